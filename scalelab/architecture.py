@@ -1,0 +1,154 @@
+"""The shape of a Qwen2-style decoder with streams, and its parameter counts.
+
+Pure arithmetic: the training side builds models from it, the analysis side prices them.
+Widths follow the paper (arXiv 2505.10475): gated MLP with intermediate = 128·round(5.4·hidden/128),
+QKV bias, no output bias, 48 prefix tokens a stream and layer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from scalelab.errors import UsageError
+from scalelab.units import format_count
+
+PREFIX_TOKENS = 48  # the paper's choice
+MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One decoder. `P` streams; P = 1 is the plain model, without prefixes or aggregator.
+
+    Raises `UsageError` on construction if the numbers make no model.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    vocab_size: int
+    P: int = 1
+    prefix_tokens: int = PREFIX_TOKENS
+    tied_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("num_kv_heads", "vocab_size", "P"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.prefix_tokens < 0:
+            raise UsageError(f"prefix_tokens must not be negative, not {self.prefix_tokens}")
+        if self.hidden_size % self.num_heads:
+            raise UsageError(
+                f"hidden size {self.hidden_size} does not divide into {self.num_heads} heads; "
+                "give a multiple of the number of heads"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise UsageError(
+                f"{self.num_heads} heads do not divide among {self.num_kv_heads} KV heads; "
+                "give a divisor of the number of heads"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def backbone_params(self) -> int:
+        """Parameters of the layers and the last norm, without embeddings and streams."""
+        h, kv = self.hidden_size, self.num_kv_heads * self.head_dim
+        attention = 2 * h * h + 2 * h * kv + h + 2 * kv  # Q, O, K, V and the QKV biases
+        return self.num_layers * (attention + 3 * h * self.intermediate_size + 2 * h) + h
+
+    @property
+    def stream_params(self) -> int:
+        """Parameters of the prefixes and of the aggregator; 0 for P = 1."""
+        if self.P == 1:
+            return 0
+        h, P = self.hidden_size, self.P
+        prefixes = self.num_layers * 2 * P * self.num_kv_heads * self.prefix_tokens * self.head_dim
+        return prefixes + P * h * h + h + h * P + P
+
+    @property
+    def embedding_params(self) -> int:
+        return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+
+    @property
+    def n_params(self) -> int:
+        """The paper's N: everything but the embeddings, streams included."""
+        return self.backbone_params + self.stream_params
+
+    @property
+    def total_params(self) -> int:
+        return self.n_params + self.embedding_params
+
+    def with_streams(self, P: int) -> Architecture:
+        return replace(self, P=P)
+
+
+def mlp_width(hidden_size: int) -> int:
+    """Intermediate size for a hidden size: 5.4·hidden, rounded to a multiple of 128.
+
+    Below hidden 512 the multiple shrinks with the width (a quarter of it, as a power of two,
+    at least 8): at hidden 64 a step of 128 would be more than a third of the whole MLP.
+    """
+    multiple = 128
+    while multiple > 8 and multiple * 4 > hidden_size:
+        multiple //= 2
+    return multiple * max(1, round(MLP_RATIO * hidden_size / multiple))
+
+
+def _heads(hidden_size: int) -> tuple[int, int]:
+    """Heads and KV heads of the size dial: head_dim grows with width, 8 heads a KV head."""
+    if hidden_size >= 896:  # the paper's six sizes: 16 heads, 2 KV heads
+        return 16, 2
+    wish = 16 if hidden_size < 128 else 32 if hidden_size < 512 else 64
+    # RoPE rotates pairs, so the head dimension is even.
+    dims = [d for d in range(8, hidden_size + 1, 2) if hidden_size % d == 0]
+    heads = hidden_size // min(dims, key=lambda d: abs(math.log(d / wish)))
+    kv_heads = max(d for d in range(1, max(1, heads // 8) + 1) if heads % d == 0)
+    return heads, kv_heads
+
+
+def _ladder(vocab_size: int, prefix_tokens: int) -> list[Architecture]:
+    """Every architecture the size dial can choose, from about 7 thousand to 100 billion."""
+    rungs = []
+    hidden = 16
+    while hidden <= 12288:
+        heads, kv_heads = _heads(hidden)
+        # Small models are kept shallow (a layer costs time, width hardly does); the paper
+        # keeps 36 layers at every width from 896 up.
+        centre = min(36, max(2, round(hidden / 24)))
+        for layers in range(max(2, centre - 1), centre + 2):
+            rungs.append(
+                Architecture(
+                    hidden, mlp_width(hidden), layers, heads, kv_heads, vocab_size,
+                    prefix_tokens=prefix_tokens,
+                )
+            )
+        hidden += 8 if hidden < 128 else 32 if hidden < 512 else 64
+        if hidden > 896:
+            hidden = (hidden + 127) // 128 * 128
+    return rungs
+
+
+def architecture_for(n_params: float, vocab_size: int, prefix_tokens: int = PREFIX_TOKENS) -> Architecture:
+    """The architecture of the ladder whose backbone is nearest to `n_params` (in ratio), P = 1.
+
+    The real count is within a quarter of the wish; records hold it exactly. Raises
+    `UsageError` where no architecture comes that near.
+    """
+    rungs = _ladder(vocab_size, prefix_tokens)
+    best = min(rungs, key=lambda a: max(a.backbone_params / n_params, n_params / a.backbone_params))
+    if not 1 / 1.25 < best.backbone_params / n_params < 1.25:
+        low, high = (f(a.backbone_params for a in rungs) for f in (min, max))
+        raise UsageError(
+            f"no architecture near N = {format_count(n_params)}: "
+            f"choose between {format_count(low)} and {format_count(high)}"
+        )
+    return best

@@ -1,0 +1,23 @@
+"""The two errors a user can meet, each one clear line.
+
+`UsageError` means the request was wrong (exit code 2); `ScalelabError` means that the
+request was fine and could not be carried out (exit code 1).
+"""
+
+from __future__ import annotations
+
+
+class ScalelabError(Exception):
+    """Something failed. The message names the file, column or value and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(ScalelabError):
+    """The request itself is wrong: a flag, a value or an impossible combination."""
+
+    exit_code = 2
+
+
+class DataError(ScalelabError):
+    """A file or table cannot be used. The message names the file and the column."""
