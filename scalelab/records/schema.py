@@ -1,0 +1,58 @@
+"""The run record: one row a run, the only thing that training and analysis share."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+KIND_KEY = b"scalelab.kind"
+RECORD_KIND = b"record"
+CURVE_KIND = b"curve"
+
+# (name, type, what it is). The first three are what a law is fitted to and must be present and
+# positive in every table; the rest may be missing or null.
+_FIELDS: list[tuple[str, pa.DataType, str]] = [
+    ("n_params", pa.int64(), "N of the paper: non-embedding parameters, streams included"),
+    ("n_streams", pa.int64(), "P, parallel streams; 1 is the plain model"),
+    ("loss", pa.float64(), "validation loss, nats per token"),
+    ("n_tokens", pa.int64(), "D, training tokens"),
+    ("key", pa.string(), "unique key: hash of the resolved config"),
+    ("corpus", pa.string(), "name of the text"),
+    ("corpus_digest", pa.string(), "hash of the text's content"),
+    ("tokenizer", pa.string(), "name of the tokenizer"),
+    ("tokenizer_digest", pa.string(), "hash of the tokenizer"),
+    ("setup", pa.string(), "hash of the training set-up without N, P, D and seed"),
+    ("seed", pa.int64(), "seed of initialisation and data order"),
+    ("loss_stderr", pa.float64(), "standard error of loss over validation text, nats per token"),
+    ("bits_per_byte", pa.float64(), "the same loss per byte of text, in bits"),
+    ("val_tokens", pa.int64(), "tokens the loss was measured on"),
+    ("n_params_backbone", pa.int64(), "non-embedding parameters without streams"),
+    ("n_params_total", pa.int64(), "all parameters, tied embeddings counted once"),
+    ("hidden_size", pa.int64(), ""),
+    ("intermediate_size", pa.int64(), ""),
+    ("num_layers", pa.int64(), ""),
+    ("num_heads", pa.int64(), ""),
+    ("num_kv_heads", pa.int64(), ""),
+    ("prefix_tokens", pa.int64(), "prefix length of each stream and layer"),
+    ("vocab_size", pa.int64(), ""),
+    ("mixture_weights", pa.list_(pa.float64()), "mean weight of each stream; null for P = 1"),
+    ("stream_cosine", pa.float64(), "mean cosine between streams' final states; null for P = 1"),
+    ("config", pa.string(), "the resolved config as JSON"),
+    ("device", pa.string(), ""),
+    ("dtype", pa.string(), ""),
+    ("train_seconds", pa.float64(), "seconds of training, without evaluation"),
+    ("tokens_per_s", pa.float64(), "training tokens a second"),
+    ("created_utc", pa.string(), "when the run ended, ISO 8601"),
+    ("versions", pa.string(), "library versions as JSON"),
+]
+
+REQUIRED = ("n_params", "n_streams", "loss")
+
+RECORD_SCHEMA = pa.schema(
+    [pa.field(n, t, nullable=n not in REQUIRED, metadata={"description": d}) for n, t, d in _FIELDS],
+    metadata={KIND_KEY: RECORD_KIND},
+)
+
+CURVE_SCHEMA = pa.schema(
+    [("step", pa.int64()), ("n_tokens", pa.int64()), ("loss", pa.float64())],
+    metadata={KIND_KEY: CURVE_KIND},
+)

@@ -1,0 +1,179 @@
+"""The training loop: one resolved config in, one result out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import Qwen2ForCausalLM
+
+from scalelab.errors import ScalelabError
+from scalelab.model import Qwen2ParScaleConfig, Qwen2ParScaleForCausalLM
+from scalelab.train.data import training_batches, validation_windows
+from scalelab.train.evaluate import Evaluation, evaluate
+from scalelab.train.recipe import Recipe, RunConfig
+from scalelab.train.tokens import TokenData
+
+Progress = Callable[[int, float, float], None]  # step, loss in nats a token, tokens a second
+
+_CURVE_POINTS = 100
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What one run measured. `curve` rows are (step, n_tokens, mean training loss since the last)."""
+
+    evaluation: Evaluation
+    curve: list[tuple[int, int, float]]
+    seconds: float  # of training, without evaluation
+    model: nn.Module
+
+
+def build_model(config: RunConfig) -> Qwen2ParScaleForCausalLM:
+    """The model of a run, initialised so that for one seed every P shares the backbone's weights."""
+    shape, recipe = config.architecture, config.recipe
+    settings = Qwen2ParScaleConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        tie_word_embeddings=shape.tied_embeddings,
+        initializer_range=recipe.init_gain / math.sqrt(shape.hidden_size),
+        max_position_embeddings=max(512, recipe.seq_len),
+        parscale_n=shape.P,
+        parscale_n_tokens=shape.prefix_tokens,
+        parscale_attn_smooth=recipe.smooth,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        backbone = Qwen2ForCausalLM(settings)
+        torch.manual_seed(config.seed + 1_000_003)
+        model = Qwen2ParScaleForCausalLM(settings)
+        model.load_state_dict(backbone.state_dict(), strict=False)
+        if shape.P > 1:
+            _init_streams(model, recipe)
+    return model
+
+
+@torch.no_grad()
+def _init_streams(model: Qwen2ParScaleForCausalLM, recipe: Recipe) -> None:
+    """Prefixes wide enough to make streams differ, and a mixture that starts uniform.
+
+    With the ordinary N(0, 0.02) the streams of a small model stay copies of each other and the
+    mixture falls onto one of them (docs/LOG.md).
+    """
+    for layer in model.model.layers:
+        layer.self_attn.prefix_k.normal_(std=recipe.prefix_std)
+        layer.self_attn.prefix_v.normal_(std=recipe.prefix_std)
+    last = model.model.aggregate_layer[2]
+    last.weight.zero_()
+    last.bias.zero_()
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW; matrices decay, and the streams' parameters have learning rates of their own."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if "prefix_" in name:
+            scale, decay = recipe.prefix_lr_scale, 0.0
+        elif "aggregate_layer" in name:
+            scale, decay = recipe.aggregator_lr_scale, 0.0
+        else:
+            scale, decay = 1.0, recipe.weight_decay if parameter.ndim == 2 else 0.0
+        groups.setdefault((scale, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": p, "lr": recipe.lr * s, "weight_decay": d} for (s, d), p in groups.items()],
+        betas=(recipe.beta1, recipe.beta2),
+        fused=True,
+    )
+
+
+def learning_rate_factor(step: int, steps: int, warmup_fraction: float) -> float:
+    """Linear warm-up to 1, then linear decay, reaching 0 one step after the last."""
+    warmup = max(1, round(steps * warmup_fraction))
+    if step < warmup:
+        return (step + 1) / warmup
+    return (steps - step) / max(1, steps - warmup)
+
+
+def train_run(
+    config: RunConfig,
+    data: TokenData,
+    device: str = "cpu",
+    compile_model: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train and evaluate one run.
+
+    `progress` is called about twice a second. Raises `ScalelabError` if the loss stops being
+    a number: a diverged run has no loss to record.
+    """
+    recipe, steps = config.recipe, config.steps
+    bf16 = recipe.dtype == "bf16"
+    model = build_model(config).to(device)
+    optimizer = _optimizer(model, recipe)
+    factor = learning_rate_factor
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: factor(step, steps, recipe.warmup_fraction)
+    )
+    forward: Any = torch.compile(model) if compile_model else model
+    batches = training_batches(data.train(), recipe.seq_len, recipe.batch_size, steps, config.seed)
+    meter = _Meter(config, progress)
+    model.train()
+    started = time.perf_counter()
+    for step, windows in enumerate(batches, 1):
+        batch = torch.from_numpy(windows).to(device, non_blocking=True)
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bf16):
+            logits = forward(batch[:, :-1], use_cache=False).logits
+        loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
+        optimizer.step()
+        schedule.step()
+        meter.update(step, loss.detach())
+    seconds = time.perf_counter() - started
+    windows, documents = validation_windows(
+        data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
+    )
+    evaluation = evaluate(model, windows, documents, device, bf16)
+    if not math.isfinite(evaluation.loss):
+        raise ScalelabError(f"run {config.key}: the validation loss is not a number; try a lower --lr")
+    return TrainResult(evaluation, meter.curve, seconds, model)
+
+
+class _Meter:
+    """Collects the loss curve and reports progress, reading the loss off the device rarely."""
+
+    def __init__(self, config: RunConfig, progress: Progress | None) -> None:
+        self.config, self.progress = config, progress
+        self.every = max(1, config.steps // _CURVE_POINTS)
+        self.curve: list[tuple[int, int, float]] = []
+        self.pending: list[torch.Tensor] = []
+        self.tokens_a_step = config.recipe.seq_len * config.recipe.batch_size
+        self.reported_at, self.reported_step = time.perf_counter(), 0
+
+    def update(self, step: int, loss: torch.Tensor) -> None:
+        self.pending.append(loss)
+        if step % self.every == 0 or step == self.config.steps:
+            mean = float(torch.stack(self.pending).mean())
+            if not np.isfinite(mean):
+                raise ScalelabError(
+                    f"run {self.config.key}: the loss stopped being a number by step {step}; try a lower --lr"
+                )
+            self.curve.append((step, step * self.tokens_a_step, mean))
+            self.pending.clear()
+        now = time.perf_counter()
+        if self.progress is not None and self.curve and now - self.reported_at > 0.5:
+            speed = (step - self.reported_step) * self.tokens_a_step / (now - self.reported_at)
+            self.progress(step, self.curve[-1][2], speed)
+            self.reported_at, self.reported_step = now, step

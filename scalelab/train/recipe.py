@@ -1,0 +1,106 @@
+"""What a run is: the resolved config that decides its loss, and the key that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+
+from scalelab.architecture import Architecture
+from scalelab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. Everything but its size, streams, tokens and seed.
+
+    `lr` is the peak of a linear warm-up and linear decay to zero. The stream options and why
+    they differ from the paper's at this scale: docs/LOG.md.
+    """
+
+    seq_len: int = 64
+    batch_size: int = 8  # sequences a step
+    lr: float = 4e-3
+    warmup_fraction: float = 0.05
+    weight_decay: float = 0.1  # on matrices only
+    beta1: float = 0.9
+    beta2: float = 0.95
+    grad_clip: float = 1.0
+    init_gain: float = 1.0  # weights start at N(0, (gain/√hidden)²); 0.02 at hidden 2500
+    # Streams
+    smooth: float = 0.01  # ε of the aggregator
+    prefix_std: float = 1.0
+    prefix_lr_scale: float = 3.0
+    aggregator_lr_scale: float = 0.1
+    # Validation
+    val_tokens: int = 131_072
+    dtype: str = "fp32"  # or bf16: autocast over fp32 weights
+
+    def __post_init__(self) -> None:
+        for name in ("seq_len", "batch_size", "lr", "val_tokens", "grad_clip", "prefix_std"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} must be positive, not {value}")
+        for name in ("warmup_fraction", "beta1", "beta2", "smooth"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        for name in ("weight_decay", "prefix_lr_scale", "aggregator_lr_scale"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UsageError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.dtype not in ("fp32", "bf16"):
+            raise UsageError(f"dtype must be fp32 or bf16, not {self.dtype!r}")
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Which text, as which tokens. Digests are of the content, so a moved folder is the same."""
+
+    corpus: str
+    corpus_digest: str
+    tokenizer: str
+    tokenizer_digest: str
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One resolved run. Equal configs have equal keys and, on one machine, equal losses."""
+
+    architecture: Architecture
+    n_tokens: int  # D, a whole number of steps
+    seed: int
+    text: TextSource
+    recipe: Recipe = field(default_factory=Recipe)
+
+    @property
+    def steps(self) -> int:
+        return self.n_tokens // (self.recipe.seq_len * self.recipe.batch_size)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @property
+    def key(self) -> str:
+        """The record's unique key: 16 hex digits of the config's SHA-256.
+
+        The text counts by content, not by name, so a renamed folder is the same corpus.
+        """
+        config = asdict(self)
+        config["text"] = [self.text.corpus_digest, self.text.tokenizer_digest]
+        return _digest(config)
+
+    @property
+    def setup(self) -> str:
+        """Names all that must agree before losses may be compared over N, P, D and seeds."""
+        shared = {name: getattr(self.architecture, name) for name in ("prefix_tokens", "tied_embeddings")}
+        return _digest({"recipe": asdict(self.recipe), "architecture": shared})[:8]
+
+
+def whole_steps(n_tokens: float, recipe: Recipe) -> int:
+    """`n_tokens` rounded to a whole number of steps, at least one."""
+    step = recipe.seq_len * recipe.batch_size
+    return max(1, round(n_tokens / step)) * step
+
+
+def _digest(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,156 @@
+"""Text to token ids on disk, once: tokenizer, memory-mapped cache, keyed by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from scalelab import __version__
+from scalelab.errors import DataError, UsageError
+from scalelab.train.corpus import Corpus
+from scalelab.train.recipe import TextSource
+
+END_OF_TEXT = "<|endoftext|>"
+_FORMAT = 1  # of the cache; a change makes old caches be built anew
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """A tokenised corpus on disk. Arrays are memory-mapped when asked for."""
+
+    folder: Path
+    text: TextSource
+    vocab_size: int
+    train_tokens: int
+    validation_tokens: int
+    bytes_per_token: float  # over the whole validation split
+
+    def train(self) -> np.ndarray:
+        """Token ids of the training split, [train_tokens]."""
+        return np.load(self.folder / "train.npy", mmap_mode="r")
+
+    def validation(self) -> np.ndarray:
+        """Token ids of the validation split, [validation_tokens]."""
+        return np.load(self.folder / "validation.npy", mmap_mode="r")
+
+    def validation_starts(self) -> np.ndarray:
+        """Where each validation document begins, [documents], ascending from 0."""
+        return np.load(self.folder / "validation_starts.npy", mmap_mode="r")
+
+
+def cache_folder() -> Path:
+    """The user's cache folder, or the environment's SCALELAB_CACHE."""
+    return Path(os.environ.get("SCALELAB_CACHE") or platformdirs.user_cache_dir("scalelab"))
+
+
+def tokenise(corpus: Corpus, tokenizer: str | int) -> TokenData:
+    """`corpus` as token ids, from the cache where it has been done before.
+
+    `tokenizer` is the vocabulary size of a byte-level BPE to train on the training split, or
+    the path of a Hugging Face tokenizer. Raises `UsageError` where it is neither.
+    """
+    name, tokenizer_digest = _identify(tokenizer, corpus)
+    text = TextSource(corpus.name, corpus.digest, name, tokenizer_digest)
+    key = hashlib.sha256(f"{_FORMAT} {corpus.digest} {tokenizer_digest}".encode()).hexdigest()[:16]
+    folder = cache_folder() / "tokens" / key
+    if not (folder / "meta.json").exists():
+        _build(folder, corpus, tokenizer, text)
+    meta = json.loads((folder / "meta.json").read_text())
+    return TokenData(folder, text, **{k: meta[k] for k in TokenData.__dataclass_fields__ if k in meta and k != "text"})
+
+
+def _identify(tokenizer: str | int, corpus: Corpus) -> tuple[str, str]:
+    if isinstance(tokenizer, int):
+        if not 257 <= tokenizer <= 1_000_000:
+            raise UsageError(f"--tokenizer {tokenizer}: a vocabulary needs 257 tokens or more (256 bytes and one)")
+        name = f"bpe-{tokenizer}"
+        return name, hashlib.sha256(f"{name} {corpus.digest}".encode()).hexdigest()[:16]
+    path = Path(tokenizer)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"--tokenizer {tokenizer}: neither a vocabulary size nor a path to a tokenizer.json")
+    return path.resolve().name, hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _load_or_train(tokenizer: str | int, corpus: Corpus) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if isinstance(tokenizer, str):
+        path = Path(tokenizer)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            loaded = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"{file}: not a tokenizer ({error})") from None
+        loaded.no_truncation()
+        loaded.no_padding()
+        return loaded
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=tokenizer,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(corpus.train, trainer)
+    return bpe
+
+
+def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource) -> None:
+    """Write everything beside the target, then rename: a reader sees all of it or nothing."""
+    model = _load_or_train(tokenizer, corpus)
+    vocab_size = model.get_vocab_size()
+    dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+    try:
+        counts = {}
+        for side in ("train", "validation"):
+            ids, starts = _encode(model, getattr(corpus, side), dtype)
+            np.save(building / f"{side}.npy", ids)
+            counts[side] = len(ids)
+            if side == "validation":
+                np.save(building / "validation_starts.npy", starts)
+        validation_bytes = sum(len(document.encode()) for document in corpus.validation)
+        model.save(str(building / "tokenizer.json"))
+        meta = {
+            "vocab_size": vocab_size,
+            "train_tokens": counts["train"],
+            "validation_tokens": counts["validation"],
+            "bytes_per_token": validation_bytes / counts["validation"],
+            "text": asdict(text),
+            "scalelab_version": __version__,
+        }
+        (building / "meta.json").write_text(json.dumps(meta, indent=1))
+        try:
+            building.rename(folder)
+        except OSError:  # another process was faster; its content is the same
+            if not (folder / "meta.json").exists():
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _encode(model: Any, documents: list[str], dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of all documents, each followed by the end-of-text token if there is one, and starts."""
+    end = model.token_to_id(END_OF_TEXT)
+    tail = [] if end is None else [end]
+    pieces, starts, position = [], [], 0
+    for first in range(0, len(documents), 256):
+        for encoding in model.encode_batch(documents[first : first + 256], add_special_tokens=False):
+            piece = np.asarray(encoding.ids + tail, dtype=dtype)
+            pieces.append(piece)
+            starts.append(position)
+            position += len(piece)
+    return np.concatenate(pieces), np.asarray(starts, dtype=np.int64)
