@@ -1,0 +1,71 @@
+"""Fit a law to one group of records."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scalelab.errors import ScalelabError
+from scalelab.fit.bootstrap import DRAWS, residual_bootstrap
+from scalelab.fit.groups import Group, n_values
+from scalelab.fit.notes import data_notes, result_notes
+from scalelab.fit.objective import DELTA, Objective
+from scalelab.fit.result import FitResult
+from scalelab.fit.solver import STARTS, minimise
+from scalelab.laws import Law, ParallelLaw, Points
+
+
+def fit_group(
+    group: Group,
+    law: Law | None = None,
+    convention: str = "paper",
+    delta: float = DELTA,
+    starts: int = STARTS,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> FitResult:
+    """Fit `law` (default: the parallel law) with N counted by `convention`.
+
+    Raises `ScalelabError` if there are fewer different (N, P) than parameters, or no start
+    reaches a finite objective.
+    """
+    law = law or ParallelLaw()
+    N = n_values(group, convention).to_numpy()
+    P = group.records["n_streams"].to_numpy(dtype=float)
+    loss = group.records["loss"].to_numpy(dtype=float)
+    points = Points(N, P)
+    names = [p.name for p in law.parameters]
+    # With one P, k only rescales A: leave it at 0 rather than print a number from nowhere.
+    fixed = ("k",) if "k" in names and len(np.unique(P)) == 1 else ()
+    free = np.array([name not in fixed for name in names])
+    configs = len({(n, p) for n, p in zip(N, P, strict=True)})
+    if configs < free.sum():
+        raise ScalelabError(
+            f"{group.title}: {configs} different (N, P) cannot determine {free.sum()} parameters; add runs"
+        )
+    objective = Objective(law, points, free, np.zeros(len(names)), delta)
+    optimum = minimise(objective, np.log(loss), starts, seed)
+    if not np.isfinite(optimum.value):
+        raise ScalelabError(f"{group.title}: no start reached a valid fit; check the losses and N")
+    params = objective.to_params(optimum.z)
+    sample = residual_bootstrap(objective, optimum.z, np.log(loss), draws, seed)
+    predicted = law.loss(params, points)
+    spread = ((loss - loss.mean()) ** 2).sum()
+    return FitResult(
+        law=law.name,
+        group=group.title,
+        params=tuple(map(float, params)),
+        fixed=fixed,
+        objective=optimum.value,
+        r_squared=float(1 - ((loss - predicted) ** 2).sum() / spread) if spread > 0 else 0.0,
+        n_runs=len(loss),
+        agreement=optimum.agreement,
+        N_range=(float(N.min()), float(N.max())),
+        P_levels=tuple(int(p) for p in np.unique(P)),
+        residuals=tuple(map(float, np.log(predicted / loss))),
+        runs=tuple((float(n), float(p), float(v)) for n, p, v in zip(N, P, loss, strict=True)),
+        draws=tuple(tuple(map(float, row)) for row in sample),
+        notes=(
+            *data_notes(points, int(free.sum())),
+            *result_notes(law, params, sample, fixed, optimum.agreement, float(loss.min())),
+        ),
+    )
