@@ -1,0 +1,144 @@
+"""llm-analysis as the paper used it: its roofline, with streams as rows of the batch.
+
+The paper's model of a request with P streams, prompt i, output o, batch B (reproduced to 1e-9 on
+all 192 reference values):
+
+- every layer runs at batch P·B; for P > 1 the prompt is longer by the prefix, i + n;
+- the aggregator turns P·B rows into B before the output embedding; its weights P·h² + h·P are
+  kept in memory and cost 2 FLOPs a weight and token; the prefixes count as KV cache;
+- decoding pays for layers, embeddings and twice the whole KV cache (load and store) each token.
+
+llm-analysis 0.2.2 is older than the version the paper used: it has no gated MLP. `_gated`
+supplies the two missing formulas.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import cache
+from importlib.resources import files
+from types import ModuleType
+from typing import Any
+
+from scalelab.architecture import Architecture
+from scalelab.cost.model import Cost, Device, Workload
+from scalelab.errors import ScalelabError, UsageError
+
+_BYTES = 2  # 16-bit weights, activations and cache throughout
+
+MISSING = (
+    "llm-analysis is not installed; mend it with: pip install --no-deps llm-analysis==0.2.2 "
+    "(--no-deps because it asks for a transformers older than scalelab's)"
+)
+
+
+def gpu_names() -> list[str]:
+    """The GPUs llm-analysis knows. Raises `ScalelabError` if it is not installed."""
+    try:
+        folder = files("llm_analysis") / "gpu_configs"
+    except ModuleNotFoundError:
+        raise ScalelabError(MISSING) from None
+    return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
+
+
+def price(architecture: Architecture, workload: Workload, device: Device) -> Cost:
+    """Memory and latency of `workload`. Raises `UsageError` for a GPU that is not known."""
+    if device.gpu not in gpu_names():
+        raise UsageError(f"--gpu {device.gpu}: unknown; choose one of {', '.join(gpu_names())}")
+    analysis = _analysis(architecture, device)
+    P, B = architecture.P, workload.batch
+    i, o = workload.tokens_in, workload.tokens_out
+    prompt = i + (architecture.prefix_tokens if P > 1 else 0)
+    aggregator = P * architecture.hidden_size**2 + architecture.hidden_size * P if P > 1 else 0
+
+    kv_cache = architecture.num_layers * analysis.get_memory_kv_cache_per_layer(P * B, prompt + o, _BYTES)
+    activation = max(
+        analysis.get_activation_memory_per_layer(
+            P * B, prompt, is_inference=True, layernorm_dtype_bytes=_BYTES
+        ),
+        analysis.get_activation_memory_output_embedding(B, prompt),
+    )
+    flops_a_second = analysis.get_TFLOPS_per_gpu() * 1e12
+    bytes_a_second = analysis.get_gpu_hbm_bandwidth() * 1e9
+    aggregate_s = 2 * aggregator * B / flops_a_second  # one token of each of B rows
+
+    def forward_s(length: int, tokens: int) -> float:
+        """One pass over P·B rows of `length`, `tokens` of which are aggregated before logits."""
+        latency, _ = analysis.get_latency_fwd(P * B, length, is_inference=True, layernorm_dtype_bytes=_BYTES)
+        spared = analysis.get_latency_fwd_output_embedding_loss((P - 1) * B, tokens)
+        return latency - spared + aggregate_s * tokens
+
+    return Cost(
+        architecture=architecture,
+        workload=workload,
+        weight_bytes=analysis.get_num_params_total() * _BYTES,
+        kv_cache_bytes=kv_cache,
+        activation_bytes=activation,
+        aggregator_bytes=aggregator * _BYTES,
+        prefill_s=forward_s(prompt, i),
+        decode_s=o * (forward_s(1, 1) + 2 * kv_cache / bytes_a_second),
+        device_bytes=analysis.gpu_config.mem_per_GPU_in_GB * 2**30,
+    )
+
+
+def _analysis(architecture: Architecture, device: Device) -> Any:
+    """An llm-analysis object for the plain decoder of `architecture`."""
+    engine = _gated()
+    config = sys.modules["llm_analysis.config"]
+    model = config.ModelConfig(
+        name="decoder",
+        num_layers=architecture.num_layers,
+        n_head=architecture.num_heads,
+        hidden_dim=architecture.hidden_size,
+        vocab_size=architecture.vocab_size,
+        num_key_value_heads=architecture.num_kv_heads,
+        # Both, since it insists that one divides the other when only one is given.
+        ffn_embed_dim=architecture.intermediate_size,
+        expansion_ratio=architecture.intermediate_size / architecture.hidden_size,
+    )
+    return engine(
+        model,
+        config.get_gpu_config_by_name(device.gpu),
+        config.DtypeConfig(),
+        flops_efficiency=device.flops_efficiency,
+        hbm_memory_efficiency=device.memory_efficiency,
+    )
+
+
+@cache
+def _gated() -> type:
+    """LLMAnalysis with a gated MLP: three matrices of hidden × intermediate."""
+    base = _import_llm_analysis().LLMAnalysis
+
+    class GatedAnalysis(base):
+        def get_num_params_per_layer_mlp(self) -> int:
+            return 3 * self.model_config.hidden_dim * self.model_config.ffn_embed_dim
+
+        def get_num_flops_fwd_per_layer_mlp(self, batch_size: int, seq_len: int) -> int:
+            return 2 * batch_size * seq_len * self.get_num_params_per_layer_mlp()
+
+    return GatedAnalysis
+
+
+def _import_llm_analysis() -> ModuleType:
+    """Import it quietly and without transformers, which it wants only for looking up models.
+
+    transformers would bring torch with it: three seconds instead of a fifth of one.
+    """
+    try:
+        import llm_analysis.logger
+    except ImportError:
+        raise ScalelabError(MISSING) from None
+    llm_analysis.logger.logger.setLevel(logging.ERROR)
+    loaded = sys.modules.get("transformers")
+    if loaded is None:
+        sys.modules["transformers"] = None  # type: ignore[assignment]  # makes importing it an ImportError
+    try:
+        import llm_analysis.analysis
+    except ImportError as error:
+        raise ScalelabError(f"llm-analysis cannot be imported ({error}); install what it names") from None
+    finally:
+        if loaded is None:
+            del sys.modules["transformers"]
+    return llm_analysis.analysis
