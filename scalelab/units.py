@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from scalelab.errors import UsageError
 
+_T = TypeVar("_T")
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _COUNT = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmbgt]?)\s*$", re.IGNORECASE)
 
@@ -31,6 +34,12 @@ def format_count(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def format_number(value: float, digits: int = 4) -> str:
+    """A number to `digits` figures, large and small ones as 1.131e7 rather than 1.131e+07."""
+    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
 def format_seconds(seconds: float) -> str:
     """A duration as a person reads it: ``42s``, ``3m05s`` or ``2h10m``."""
     seconds = max(0, round(seconds))
@@ -39,3 +48,30 @@ def format_seconds(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60}m{seconds % 60:02d}s"
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+def counts(values: Sequence[Any], flag: str) -> tuple[float, ...]:
+    """Positive counts such as 50k from values that may hold commas. Raises `UsageError`."""
+    return tuple(_named(flag, parse_count, item) for item in _items(values))
+
+
+def whole_numbers(values: Sequence[Any], flag: str, least: int = 1) -> tuple[int, ...]:
+    """Whole numbers of at least `least` from values that may hold commas. Raises `UsageError`."""
+
+    def parse(item: str) -> int:
+        if not item.lstrip("-").isdigit() or int(item) < least:
+            raise UsageError(f"{item!r} is not a whole number of at least {least}")
+        return int(item)
+
+    return tuple(_named(flag, parse, item) for item in _items(values))
+
+
+def _items(values: Sequence[Any]) -> list[str]:
+    return [item.strip() for value in values for item in str(value).split(",") if item.strip()]
+
+
+def _named(flag: str, parse: Callable[[str], _T], item: str) -> _T:
+    try:
+        return parse(item)
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from None

@@ -53,6 +53,7 @@ def fit_group(
     return FitResult(
         law=law.name,
         group=group.title,
+        convention=convention,
         params=tuple(map(float, params)),
         fixed=fixed,
         objective=optimum.value,

@@ -36,6 +36,7 @@ class FitResult:
 
     law: str
     group: str
+    convention: str  # how N is counted: a name of `groups.N_COLUMNS`
     params: tuple[float, ...]
     fixed: tuple[str, ...]
     objective: float

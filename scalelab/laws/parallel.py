@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from scalelab.laws.base import Array, Parameter, Points
+from scalelab.units import format_number
 
 
 class ParallelLaw:
@@ -50,10 +51,8 @@ class ParallelLaw:
         return np.stack(columns, axis=-1)
 
     def equation(self, params: Mapping[str, float]) -> str:
-        return (
-            f"L = {params['E']:.4g} + ({params['A']:.4g} / "
-            f"(N·({params['k']:.4g}·ln P + 1)))^{params['alpha']:.4g}"
-        )
+        E, A, k, alpha = (format_number(params[p.name]) for p in self.parameters)
+        return f"L = {E} + ({A} / (N·({k}·ln P + 1)))^{alpha}"
 
     def _reducible(self, params: Array, at: Points) -> Array:
         _, A, k, alpha = _columns(params)

@@ -72,14 +72,14 @@ def _init_streams(model: Qwen2ParScaleForCausalLM, recipe: Recipe) -> None:
     mixture falls onto one of them (docs/LOG.md).
     """
     for layer in model.model.layers:
-        layer.self_attn.prefix_k.normal_(std=recipe.prefix_std)
-        layer.self_attn.prefix_v.normal_(std=recipe.prefix_std)
+        layer.self_attn.prefix_k.normal_(std=recipe.prefix_key_std)
+        layer.self_attn.prefix_v.normal_(std=recipe.prefix_value_std)
     last = model.model.aggregate_layer[2]
     last.weight.zero_()
     last.bias.zero_()
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def _optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.AdamW:
     """AdamW; matrices decay, and the streams' parameters have learning rates of their own."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -91,7 +91,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
             scale, decay = 1.0, recipe.weight_decay if parameter.ndim == 2 else 0.0
         groups.setdefault((scale, decay), []).append(parameter)
     return torch.optim.AdamW(
-        [{"params": p, "lr": recipe.lr * s, "weight_decay": d} for (s, d), p in groups.items()],
+        [{"params": p, "lr": lr * s, "weight_decay": d} for (s, d), p in groups.items()],
         betas=(recipe.beta1, recipe.beta2),
         fused=True,
     )
@@ -120,7 +120,7 @@ def train_run(
     recipe, steps = config.recipe, config.steps
     bf16 = recipe.dtype == "bf16"
     model = build_model(config).to(device)
-    optimizer = _optimizer(model, recipe)
+    optimizer = _optimizer(model, recipe, config.peak_lr)
     factor = learning_rate_factor
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: factor(step, steps, recipe.warmup_fraction)

@@ -11,17 +11,21 @@ from scalelab.architecture import Architecture
 from scalelab.errors import UsageError
 
 
+LR_WIDTH = 64  # the hidden size that `Recipe.lr` is for
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a model is trained. Everything but its size, streams, tokens and seed.
 
-    `lr` is the peak of a linear warm-up and linear decay to zero. The stream options and why
-    they differ from the paper's at this scale: docs/LOG.md.
+    `lr` is the peak of a linear warm-up and linear decay to zero, for hidden size 64; other
+    widths train at lr·64/hidden, so that one number serves a grid over N. The stream options,
+    and why they differ from the paper's at this scale: docs/LOG.md.
     """
 
     seq_len: int = 64
     batch_size: int = 8  # sequences a step
-    lr: float = 4e-3
+    lr: float = 1e-2
     warmup_fraction: float = 0.05
     weight_decay: float = 0.1  # on matrices only
     beta1: float = 0.9
@@ -30,7 +34,8 @@ class Recipe:
     init_gain: float = 1.0  # weights start at N(0, (gain/√hidden)²); 0.02 at hidden 2500
     # Streams
     smooth: float = 0.01  # ε of the aggregator
-    prefix_std: float = 1.0
+    prefix_key_std: float = 1.0
+    prefix_value_std: float = 1.0
     prefix_lr_scale: float = 3.0
     aggregator_lr_scale: float = 0.1
     # Validation
@@ -38,7 +43,7 @@ class Recipe:
     dtype: str = "fp32"  # or bf16: autocast over fp32 weights
 
     def __post_init__(self) -> None:
-        for name in ("seq_len", "batch_size", "lr", "val_tokens", "grad_clip", "prefix_std"):
+        for name in ("seq_len", "batch_size", "lr", "val_tokens", "grad_clip", "prefix_key_std", "prefix_value_std"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} must be positive, not {value}")
@@ -71,6 +76,10 @@ class RunConfig:
     seed: int
     text: TextSource
     recipe: Recipe = field(default_factory=Recipe)
+
+    @property
+    def peak_lr(self) -> float:
+        return self.recipe.lr * LR_WIDTH / self.architecture.hidden_size
 
     @property
     def steps(self) -> int:

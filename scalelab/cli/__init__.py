@@ -1,0 +1,5 @@
+"""The `scalelab` command."""
+
+from scalelab.cli.main import main
+
+__all__ = ["main"]

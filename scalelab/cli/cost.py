@@ -1,0 +1,123 @@
+"""`scalelab cost`: memory and latency of a decoder with P streams."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
+from scalelab.cli.console import make_table, stdout
+from scalelab.cost.model import (
+    GIB,
+    PAPER_HEADS,
+    PAPER_KV_HEADS,
+    PAPER_LAYERS,
+    PAPER_VOCAB,
+    Device,
+    Workload,
+)
+from scalelab.errors import UsageError
+from scalelab.units import format_count, whole_numbers
+
+if TYPE_CHECKING:
+    from scalelab.cost import Cost
+
+
+def cost(
+    hidden: Annotated[int, typer.Option(help="Hidden size.")],
+    P: Annotated[list[str] | None, typer.Option("--P", help="Parallel streams, e.g. --P 1 2 4 8.")] = None,
+    batch: Annotated[list[str] | None, typer.Option(help="Requests at once, e.g. --batch 1 8.")] = None,
+    tokens_in: Annotated[int, typer.Option(help="Prompt tokens.")] = 64,
+    tokens_out: Annotated[int, typer.Option(help="Generated tokens.")] = 64,
+    intermediate: Annotated[
+        int | None, typer.Option(help="MLP width; 128·round(5.4·hidden/128) when not given.")
+    ] = None,
+    layers: Annotated[int, typer.Option(help="Decoder layers.")] = PAPER_LAYERS,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = PAPER_HEADS,
+    kv_heads: Annotated[int, typer.Option(help="Key/value heads.")] = PAPER_KV_HEADS,
+    vocab: Annotated[int, typer.Option(help="Vocabulary size.")] = PAPER_VOCAB,
+    prefix_tokens: Annotated[int, typer.Option(help="Prefix length of each stream.")] = PREFIX_TOKENS,
+    gpu: Annotated[str, typer.Option(help="A GPU by llm-analysis' name.")] = Device.gpu,
+    flops_efficiency: Annotated[float, typer.Option(help="Share of peak FLOP/s reached.")] = Device.flops_efficiency,
+    memory_efficiency: Annotated[
+        float, typer.Option(help="Share of peak memory bandwidth reached.")
+    ] = Device.memory_efficiency,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Memory and latency of inference by llm-analysis, at 16 bits, for each P and batch.
+
+    The defaults are the paper's: 36 layers, 16 heads, 2 KV heads, A100 SXM 80GB at 0.7 of its
+    FLOP/s and 0.9 of its bandwidth.
+    """
+    from scalelab.cost import price
+
+    streams = whole_numbers(P or ["1", "2", "4", "8"], "--P")
+    batches = whole_numbers(batch or ["1"], "--batch")
+    if intermediate is None:
+        if hidden < 1:
+            raise UsageError(f"--hidden {hidden}: must be at least 1")
+        intermediate = mlp_width(hidden)
+    plain = Architecture(hidden, intermediate, layers, heads, kv_heads, vocab, 1, prefix_tokens)
+    device = Device(gpu, flops_efficiency, memory_efficiency)
+    costs = [
+        [price(plain.with_streams(p), Workload(size, tokens_in, tokens_out), device) for p in (1, *streams)]
+        for size in batches
+    ]
+    if as_json:
+        typer.echo(json.dumps([_row(c, row[0]) for row in costs for c in row[1:]], indent=1))
+        return
+    console = stdout()
+    for base, *rest in costs:
+        console.print(_table(base, rest, device))
+    if not all(c.fits for row in costs for c in row):
+        console.print("[yellow]note[/] rows marked * need more memory than the GPU has: they cannot run there")
+
+
+def _row(cost: Cost, base: Cost) -> dict[str, float | int | bool]:
+    return {
+        "hidden": cost.architecture.hidden_size,
+        "intermediate": cost.architecture.intermediate_size,
+        "P": cost.architecture.P,
+        "batch": cost.workload.batch,
+        "n_params": cost.architecture.n_params,
+        "memory_bytes": cost.memory_bytes,
+        "latency_s": cost.latency_s,
+        "weight_bytes": cost.weight_bytes,
+        "kv_cache_bytes": cost.kv_cache_bytes,
+        "activation_bytes": cost.activation_bytes,
+        "aggregator_bytes": cost.aggregator_bytes,
+        "prefill_s": cost.prefill_s,
+        "decode_s": cost.decode_s,
+        "memory_over_P1_bytes": cost.memory_bytes - base.memory_bytes,
+        "latency_over_P1_s": cost.latency_s - base.latency_s,
+        "fits": cost.fits,
+    }
+
+
+def _table(base: Cost, costs: list[Cost], device: Device):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """A row for each P, P = 1 first for comparison."""
+    shape, work = base.architecture, base.workload
+    table = make_table(
+        "P", "N", "memory GiB", "over P = 1", "latency s", "over P = 1", "weights GiB", "KV cache GiB",
+        title=(
+            f"hidden {shape.hidden_size}, intermediate {shape.intermediate_size}, {shape.num_layers} layers; "
+            f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {device.gpu}"
+        ),
+    )
+    if all(c.architecture.P != 1 for c in costs):
+        costs = [base, *costs]
+    for c in costs:
+        plain = c.architecture.P == 1
+        table.add_row(
+            str(c.architecture.P),
+            format_count(c.architecture.n_params),
+            f"{c.memory_bytes / GIB:.3f}{'' if c.fits else ' *'}",
+            "" if plain else f"{(c.memory_bytes - base.memory_bytes) / GIB:+.3f} ({c.memory_bytes / base.memory_bytes - 1:+.1%})",
+            f"{c.latency_s:.3f}",
+            "" if plain else f"{c.latency_s - base.latency_s:+.3f} ({c.latency_s / base.latency_s - 1:+.1%})",
+            f"{c.weight_bytes / GIB:.3f}",
+            f"{c.kv_cache_bytes / GIB:.4f}",
+        )
+    return table

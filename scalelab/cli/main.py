@@ -1,0 +1,63 @@
+"""The command line: parse, call the library, print; one line for every error."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from scalelab import __version__
+from scalelab.cli.cost import cost
+from scalelab.cli.fit import fit
+from scalelab.cli.lists import ListCommand
+from scalelab.cli.sweep import sweep
+from scalelab.errors import ScalelabError
+
+app = typer.Typer(
+    name="scalelab",
+    help="How many parameters N and parallel streams P to train and serve, and how sure.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command(cls=ListCommand)(sweep)
+app.command(cls=ListCommand)(fit)
+app.command(cls=ListCommand)(cost)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"scalelab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    try:
+        code = app(args=args, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except ScalelabError as error:
+        return _complain(str(error), error.exit_code)
+    except typer.TyperException as error:
+        message = error.format_message()
+        return _complain(message, error.exit_code) if message else error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        return 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"scalelab: {' '.join(message.split())}", file=sys.stderr)
+    return code

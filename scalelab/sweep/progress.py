@@ -1,0 +1,170 @@
+"""What a person sees of a running sweep: a live table in a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from scalelab.sweep.resolve import relative_cost
+from scalelab.sweep.workers import Event
+from scalelab.train.recipe import RunConfig
+from scalelab.units import format_count, format_seconds
+
+
+class Progress(Protocol):
+    """Receives the events of a sweep; a context manager around the whole of it."""
+
+    def __call__(self, event: Event) -> None: ...
+    def __enter__(self) -> Progress: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def make_progress(configs: list[RunConfig], console: Console) -> Progress:
+    """A live table if the console is a terminal, else a line an event."""
+    return (_LiveTable if console.is_terminal else _Lines)(configs, console)
+
+
+@dataclass
+class _State:
+    step: int = 0
+    loss: float | None = None
+    tokens_per_s: float | None = None
+
+
+class _Tracker:
+    """Which runs are where, and how long the rest will take."""
+
+    def __init__(self, configs: list[RunConfig]) -> None:
+        self.total = len(configs)
+        self.finished = 0
+        self.failed = 0
+        self.running: dict[str, tuple[RunConfig, _State]] = {}
+        self.cost = {c.key: relative_cost(c) for c in configs}
+        self.cost_done = 0.0
+        self.started = time.monotonic()
+
+    def update(self, event: Event) -> None:
+        key = event.config.key
+        if event.kind == "started":
+            self.running[key] = (event.config, _State())
+        elif event.kind == "progress":
+            self.running[key] = (event.config, _State(**event.values))
+        else:
+            self.running.pop(key, None)
+            self.cost_done += self.cost[key]
+            self.finished += event.kind == "done"
+            self.failed += event.kind == "failed"
+
+    @property
+    def fraction(self) -> float:
+        parts = sum(self.cost[k] * s.step / c.steps for k, (c, s) in self.running.items())
+        return (self.cost_done + parts) / sum(self.cost.values())
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left by the rate so far; None until there is something to go by."""
+        done = self.fraction
+        return None if done < 0.01 else self.elapsed_s * (1 - done) / done
+
+    def summary(self) -> str:
+        left = "…" if self.left_s is None else format_seconds(self.left_s)
+        failed = f", {self.failed} failed" if self.failed else ""
+        return (
+            f"{self.finished} of {self.total} runs done{failed}, {self.fraction:.0%}, "
+            f"{format_seconds(self.elapsed_s)} gone, about {left} left"
+        )
+
+
+def describe(config: RunConfig) -> str:
+    """A run in a few words, N as the paper counts it."""
+    return (
+        f"N {format_count(config.architecture.n_params)}  P {config.architecture.P}  "
+        f"D {format_count(config.n_tokens)}  seed {config.seed}"
+    )
+
+
+class _Lines:
+    """One line a finished run, and a sign of life every half minute."""
+
+    _QUIET_S = 30
+
+    def __init__(self, configs: list[RunConfig], console: Console) -> None:
+        self.tracker, self.console = _Tracker(configs), console
+        self.spoke = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        self.tracker.update(event)
+        if event.kind == "done":
+            values = event.values
+            self._say(
+                f"done    {describe(event.config)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
+                f"{format_count(values['tokens_per_s'])} tokens/s  ({self.tracker.summary()})"
+            )
+        elif event.kind == "failed":
+            self._say(f"FAILED  {describe(event.config)}  {event.values['message']}")
+        elif time.monotonic() - self.spoke > self._QUIET_S:
+            self._say(f"running ({self.tracker.summary()})")
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.spoke = time.monotonic()
+
+
+class _LiveTable:
+    """The total, and a row for each running run; finished runs scroll by above."""
+
+    def __init__(self, configs: list[RunConfig], console: Console) -> None:
+        self.tracker, self.console = _Tracker(configs), console
+        self.live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
+
+    def __call__(self, event: Event) -> None:
+        self.tracker.update(event)
+        if event.kind == "done":
+            values = event.values
+            self.live.console.print(
+                f"[green]✓[/] {describe(event.config)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
+                f"{format_count(values['tokens_per_s'])} tokens/s",
+                highlight=False,
+            )
+        elif event.kind == "failed":
+            self.live.console.print(f"✗ {describe(event.config)}  {event.values['message']}", style="red", markup=False)
+
+    def __enter__(self) -> _LiveTable:
+        self.live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.live.stop()
+
+    def _render(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("run", "step", "", "loss", "tokens/s", "left"):
+            table.add_column(name, justify="left" if name in ("run", "") else "right", no_wrap=True)
+        for config, state in self.tracker.running.values():
+            speed = state.tokens_per_s
+            per_step = config.n_tokens / config.steps
+            table.add_row(
+                describe(config),
+                f"{state.step}/{config.steps}",
+                ProgressBar(config.steps, state.step, width=18),
+                "…" if state.loss is None else f"{state.loss:.3f}",
+                "…" if speed is None else format_count(speed),
+                "…" if speed is None else format_seconds((config.steps - state.step) * per_step / speed),
+            )
+        return Group(table, ProgressBar(1.0, self.tracker.fraction, width=60), self.tracker.summary())

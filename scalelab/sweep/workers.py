@@ -1,0 +1,148 @@
+"""Local workers: one process a run, as many at once as there are places to run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from scalelab.errors import ScalelabError
+from scalelab.train.recipe import RunConfig
+from scalelab.train.tokens import TokenData
+
+# Two-thread matrix products collapse when the other core is busy, so each run has one thread.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker tells: `kind` is started, progress, done or failed."""
+
+    kind: str
+    config: RunConfig
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every run of a sweep."""
+
+    data: TokenData
+    out: Path
+    compile_model: bool = False
+
+
+def default_places(device: str) -> list[str]:
+    """Where runs can go: every GPU once, or the CPU once a core.
+
+    `device` is auto, cpu or cuda. Raises `ScalelabError` if cuda is asked for and not there.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if device == "cuda" and gpus == 0:
+        raise ScalelabError("--device cuda: no CUDA device is visible to torch; use --device cpu")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [f"cuda:{i}" for i in range(gpus)] or ["cpu"] * cores
+
+
+def run_all(
+    configs: list[RunConfig], job: Job, places: list[str], on_event: Callable[[Event], None]
+) -> list[Event]:
+    """Run every config, one process each, and return the events of those that failed.
+
+    A failed or killed run does not stop the others. On KeyboardInterrupt all workers are
+    ended; runs that had finished keep their records.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scalelab.train.run"])  # torch is imported once, not a run
+    waiting, free = list(configs), list(places)
+    running: dict[Connection, tuple[Any, RunConfig, str]] = {}
+    failures: list[Event] = []
+    with _environment(_ONE_THREAD):
+        try:
+            while waiting or running:
+                while waiting and free:
+                    config, place = waiting.pop(0), free.pop(0)
+                    reader, writer = context.Pipe(duplex=False)
+                    process = context.Process(target=_work, args=(config, job, place, writer), daemon=True)
+                    process.start()
+                    writer.close()
+                    running[reader] = (process, config, place)
+                    on_event(Event("started", config))
+                for reader in wait(list(running)):
+                    process, config, place = running[reader]  # type: ignore[index]
+                    event = _receive(reader, process, config)  # type: ignore[arg-type]
+                    on_event(event)
+                    if event.kind in ("done", "failed"):
+                        process.join()
+                        free.append(place)
+                        del running[reader]  # type: ignore[arg-type]
+                    if event.kind == "failed":
+                        failures.append(event)
+        finally:
+            for process, _, _ in running.values():
+                process.terminate()
+            for process, _, _ in running.values():
+                process.join()
+    return failures
+
+
+def _receive(reader: Connection, process: Any, config: RunConfig) -> Event:
+    try:
+        kind, values = reader.recv()
+    except EOFError:  # it ended without a last word
+        process.join()
+        code = process.exitcode
+        how = f"killed by {signal.Signals(-code).name} (out of memory?)" if code and code < 0 else f"ended with code {code}"
+        return Event("failed", config, {"message": f"the worker was {how}" if code and code < 0 else f"the worker {how}"})
+    return Event(kind, config, values)
+
+
+def _work(config: RunConfig, job: Job, place: str, writer: Connection) -> None:
+    """In the worker's process: train, write the record, tell the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    import torch
+
+    from scalelab.train.run import run_and_record
+
+    torch.set_num_threads(1)
+
+    def progress(step: int, loss: float, tokens_per_s: float) -> None:
+        writer.send(("progress", {"step": step, "loss": loss, "tokens_per_s": tokens_per_s}))
+
+    try:
+        record = run_and_record(config, job.data, job.out, place, job.compile_model, progress)
+        writer.send(("done", record))
+    except ScalelabError as error:
+        writer.send(("failed", {"message": str(error)}))
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: tell, and keep the details
+        log = job.out / "logs" / f"{config.key}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc())
+        first = (str(error).splitlines() or [""])[0]
+        writer.send(("failed", {"message": f"{type(error).__name__}: {first} (details: {log})"}))
+    finally:
+        writer.close()
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for processes started within."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
