@@ -124,13 +124,11 @@ def _ladder(vocab_size: int, prefix_tokens: int) -> list[Architecture]:
         # Small models are kept shallow (a layer costs time, width hardly does); the paper
         # keeps 36 layers at every width from 896 up.
         centre = min(36, max(2, round(hidden / 24)))
-        for layers in range(max(2, centre - 1), centre + 2):
-            rungs.append(
-                Architecture(
-                    hidden, mlp_width(hidden), layers, heads, kv_heads, vocab_size,
-                    prefix_tokens=prefix_tokens,
-                )
-            )
+        widths = (hidden, mlp_width(hidden))
+        rungs += [
+            Architecture(*widths, layers, heads, kv_heads, vocab_size, prefix_tokens=prefix_tokens)
+            for layers in range(max(2, centre - 1), centre + 2)
+        ]
         hidden += 8 if hidden < 128 else 32 if hidden < 512 else 64
         if hidden > 896:
             hidden = (hidden + 127) // 128 * 128

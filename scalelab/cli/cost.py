@@ -22,6 +22,8 @@ from scalelab.errors import UsageError
 from scalelab.units import format_count, whole_numbers
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from scalelab.cost import Cost
 
 
@@ -96,11 +98,18 @@ def _row(cost: Cost, base: Cost) -> dict[str, float | int | bool]:
     }
 
 
-def _table(base: Cost, costs: list[Cost], device: Device):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _table(base: Cost, costs: list[Cost], device: Device) -> Table:
     """A row for each P, P = 1 first for comparison."""
     shape, work = base.architecture, base.workload
     table = make_table(
-        "P", "N", "memory GiB", "over P = 1", "latency s", "over P = 1", "weights GiB", "KV cache GiB",
+        "P",
+        "N",
+        "memory GiB",
+        "over P = 1",
+        "latency s",
+        "over P = 1",
+        "weights GiB",
+        "KV cache GiB",
         title=(
             f"hidden {shape.hidden_size}, intermediate {shape.intermediate_size}, {shape.num_layers} layers; "
             f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {device.gpu}"
@@ -114,7 +123,9 @@ def _table(base: Cost, costs: list[Cost], device: Device):  # type: ignore[no-un
             str(c.architecture.P),
             format_count(c.architecture.n_params),
             f"{c.memory_bytes / GIB:.3f}{'' if c.fits else ' *'}",
-            "" if plain else f"{(c.memory_bytes - base.memory_bytes) / GIB:+.3f} ({c.memory_bytes / base.memory_bytes - 1:+.1%})",
+            ""
+            if plain
+            else f"{(c.memory_bytes - base.memory_bytes) / GIB:+.3f} ({c.memory_bytes / base.memory_bytes - 1:+.1%})",
             f"{c.latency_s:.3f}",
             "" if plain else f"{c.latency_s - base.latency_s:+.3f} ({c.latency_s / base.latency_s - 1:+.1%})",
             f"{c.weight_bytes / GIB:.3f}",

@@ -75,8 +75,11 @@ def _show(console: Console, group: Group, result: FitResult) -> None:
         table.add_row(
             parameter.name,
             format_number(result.values[parameter.name]) if interval else "not estimated",
-            "–".join(format_number(end, 3) for end in interval) if interval and min(interval) >= 0
-            else " to ".join(format_number(end, 3) for end in interval) if interval else "",
+            "–".join(format_number(end, 3) for end in interval)
+            if interval and min(interval) >= 0
+            else " to ".join(format_number(end, 3) for end in interval)
+            if interval
+            else "",
             parameter.unit,
         )
     console.print(table)

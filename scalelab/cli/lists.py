@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from typer.core import TyperCommand, TyperOption
 
@@ -13,10 +14,8 @@ _NUMBER = re.compile(r"^-?[0-9.]")
 class ListCommand(TyperCommand):
     """A command whose repeatable options also take several values after one flag."""
 
-    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        flags = {
-            flag for p in self.params if isinstance(p, TyperOption) and p.multiple for flag in p.opts
-        }
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        flags = {flag for p in self.params if isinstance(p, TyperOption) and p.multiple for flag in p.opts}
         takes_path = any(not isinstance(p, TyperOption) for p in self.params)
         return super().parse_args(ctx, spread(list(args), flags, takes_path))
 

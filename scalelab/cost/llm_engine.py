@@ -54,9 +54,7 @@ def price(architecture: Architecture, workload: Workload, device: Device) -> Cos
 
     kv_cache = architecture.num_layers * analysis.get_memory_kv_cache_per_layer(P * B, prompt + o, _BYTES)
     activation = max(
-        analysis.get_activation_memory_per_layer(
-            P * B, prompt, is_inference=True, layernorm_dtype_bytes=_BYTES
-        ),
+        analysis.get_activation_memory_per_layer(P * B, prompt, is_inference=True, layernorm_dtype_bytes=_BYTES),
         analysis.get_activation_memory_output_embedding(B, prompt),
     )
     flops_a_second = analysis.get_TFLOPS_per_gpu() * 1e12

@@ -11,9 +11,7 @@ from scalelab.laws.base import Array
 DRAWS = 1000
 
 
-def residual_bootstrap(
-    objective: Objective, z: Array, log_loss: Array, draws: int = DRAWS, seed: int = 0
-) -> Array:
+def residual_bootstrap(objective: Objective, z: Array, log_loss: Array, draws: int = DRAWS, seed: int = 0) -> Array:
     """Refitted parameters [draws, k] (natural scale) around the optimum z [f].
 
     Residuals are centred and divided by √(1 − leverage) before they are drawn with replacement,

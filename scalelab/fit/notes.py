@@ -38,17 +38,27 @@ def data_notes(points: Points, n_free: int) -> Iterator[Note]:
         yield Note("repeats", f"{runs} runs at {configs} different (N, P): repeated seeds count as runs of their own")
 
 
-def result_notes(law: Law, params: Array, draws: Array, fixed: tuple[str, ...], agreement: float, smallest_loss: float) -> Iterator[Note]:
+def result_notes(
+    law: Law, params: Array, draws: Array, fixed: tuple[str, ...], agreement: float, smallest_loss: float
+) -> Iterator[Note]:
     """Notes that follow from how the fit came out. `draws` [b, k], `params` [k]."""
     index = {p.name: i for i, p in enumerate(law.parameters)}
     if agreement < MIN_AGREEMENT:
-        yield Note("starts_disagree", f"only {agreement:.1%} of the starts found this optimum; there may be a better one")
+        yield Note(
+            "starts_disagree", f"only {agreement:.1%} of the starts found this optimum; there may be a better one"
+        )
     if "k" in index and "k" not in fixed:
         low, high = np.quantile(draws[:, index["k"]], [0.025, 0.975])
         if low <= 0 <= high:
-            yield Note("k_unresolved", f"the interval of k [{low:.3g}, {high:.3g}] holds 0: these runs show no sure effect of P")
+            yield Note(
+                "k_unresolved",
+                f"the interval of k [{low:.3g}, {high:.3g}] holds 0: these runs show no sure effect of P",
+            )
         elif high < 0:
-            yield Note("k_negative", f"k is below 0 [{low:.3g}, {high:.3g}]: in these runs streams made the loss worse for their N")
+            yield Note(
+                "k_negative",
+                f"k is below 0 [{low:.3g}, {high:.3g}]: in these runs streams made the loss worse for their N",
+            )
     if "E" in index:
         E = draws[:, index["E"]]
         low, high = np.quantile(E, [0.025, 0.975])

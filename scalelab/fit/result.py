@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ class FitResult:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        path.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
     def _evaluate(self, params: Array, N: Array | float, P: Array | float) -> Array:
         N, P = np.broadcast_arrays(np.asarray(N, dtype=float), np.asarray(P, dtype=float))
@@ -95,7 +96,7 @@ def load_fit(path: str | Path) -> FitResult:
     try:
         saved = json.loads(path.read_text())
         notes = tuple(Note(**note) for note in saved.pop("notes"))
-        frozen = {name: _tuples(value) for name, value in saved.items()}
+        frozen: dict[str, Any] = {name: _tuples(value) for name, value in saved.items()}
         return FitResult(**frozen, notes=notes)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not a saved fit ({error})") from None

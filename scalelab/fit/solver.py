@@ -98,7 +98,7 @@ def minimise(objective: Objective, log_loss: Array, starts: int = STARTS, seed: 
     polished = least_squares(
         lambda z: objective.residuals(z, log_loss),
         best,
-        jac=lambda z: objective.jacobian(z),
+        jac=objective.jacobian,  # pyright: ignore[reportArgumentType]  # the stubs know only names
         bounds=objective.bounds(),
         loss="huber",
         f_scale=objective.delta,

@@ -7,6 +7,11 @@ take no position, and the KV cache holds ordinary tokens only, so positions, pad
 stay what they are without streams. Rows are stream-major: row = p·B + b.
 """
 
+# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
+
 from __future__ import annotations
 
 import sys

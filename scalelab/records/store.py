@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,15 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
     """Write rows to `path` so that a reader sees the whole file or none."""
     table = pa.Table.from_pylist(list(rows), schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=".tmp")
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with beside.open("wb") as file:
             pq.write_table(table, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        beside.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
 
 
@@ -98,6 +98,6 @@ def _check_positive(file: Path, name: str, column: pd.Series) -> None:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise DataError(
-            f"{file}: column {name!r}, row {row + 1}: {column.iloc[row]!r} is not a positive number "
+            f"{file}: column {name!r}, row {row + 1}: {column.tolist()[row]!r} is not a positive number "
             f"({int(bad.sum())} such of {len(bad)} rows); remove or mend the row"
         )

@@ -18,7 +18,7 @@ from scalelab.train.recipe import RunConfig
 from scalelab.train.tokens import TokenData
 
 # Two-thread matrix products collapse when the other core is busy, so each run has one thread.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,7 @@ def default_places(device: str) -> list[str]:
     return [f"cuda:{i}" for i in range(gpus)] or ["cpu"] * cores
 
 
-def run_all(
-    configs: list[RunConfig], job: Job, places: list[str], on_event: Callable[[Event], None]
-) -> list[Event]:
+def run_all(configs: list[RunConfig], job: Job, places: list[str], on_event: Callable[[Event], None]) -> list[Event]:
     """Run every config, one process each, and return the events of those that failed.
 
     A failed or killed run does not stop the others. On KeyboardInterrupt all workers are
@@ -101,8 +99,14 @@ def _receive(reader: Connection, process: Any, config: RunConfig) -> Event:
     except EOFError:  # it ended without a last word
         process.join()
         code = process.exitcode
-        how = f"killed by {signal.Signals(-code).name} (out of memory?)" if code and code < 0 else f"ended with code {code}"
-        return Event("failed", config, {"message": f"the worker was {how}" if code and code < 0 else f"the worker {how}"})
+        how = (
+            f"killed by {signal.Signals(-code).name} (out of memory?)"
+            if code and code < 0
+            else f"ended with code {code}"
+        )
+        return Event(
+            "failed", config, {"message": f"the worker was {how}" if code and code < 0 else f"the worker {how}"}
+        )
     return Event(kind, config, values)
 
 
@@ -123,7 +127,7 @@ def _work(config: RunConfig, job: Job, place: str, writer: Connection) -> None:
         writer.send(("done", record))
     except ScalelabError as error:
         writer.send(("failed", {"message": str(error)}))
-    except Exception as error:  # noqa: BLE001 - the boundary of the process: tell, and keep the details
+    except Exception as error:  # the boundary of the process: tell, and keep the details
         log = job.out / "logs" / f"{config.key}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc())

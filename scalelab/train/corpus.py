@@ -13,6 +13,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scalelab.errors import DataError, UsageError
 
@@ -154,7 +155,7 @@ def _dataset_documents(name: str, text_column: str) -> Iterator[str]:
             loaded = datasets.load_dataset(name)
     except Exception as error:  # the library raises many kinds, over file systems and networks
         raise DataError(f"--corpus hf:{name}: {str(error).splitlines()[0]}") from None
-    parts = loaded.values() if isinstance(loaded, dict) else [loaded]
+    parts: list[Any] = list(loaded.values()) if isinstance(loaded, dict) else [loaded]
     for part in parts:
         if text_column not in part.column_names:
             have = ", ".join(part.column_names)

@@ -14,9 +14,7 @@ def _windows(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> np.ndarray
     return tokens[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
 
 
-def training_batches(
-    tokens: np.ndarray, seq_len: int, batch_size: int, steps: int, seed: int
-) -> Iterator[np.ndarray]:
+def training_batches(tokens: np.ndarray, seq_len: int, batch_size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
     """`steps` batches [batch_size, seq_len + 1] of token ids.
 
     Windows do not overlap; each pass over the text has a new order, drawn from `seed` alone.

