@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -33,16 +34,25 @@ def group_records(records: pd.DataFrame) -> list[Group]:
     # Foreign tables may know their corpus by name alone.
     records["corpus_digest"] = records["corpus_digest"].fillna(records["corpus"])
     pieces = [rows for _, rows in records.groupby(_MUST_AGREE, dropna=False, sort=False)]
-    names = [_name(rows) for rows in pieces]
+    names = _distinct_names(pieces)
     groups = []
     for rows, name in zip(pieces, names, strict=True):
-        setup = rows["setup"].iloc[0]
-        # The set-up's hash tells people nothing, so it appears only where names would collide.
-        if names.count(name) > 1 and isinstance(setup, str):
-            name = (*name, f"setup {setup}")
-        slug = "-".join(name).replace(" ", "-").replace("/", "-").replace(":", "-").lower()
+        slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(name).lower()).strip("-.")
         groups.append(Group(", ".join(name), slug, rows.reset_index(drop=True)))
     return sorted(groups, key=lambda g: g.title)
+
+
+def _distinct_names(pieces: list[pd.DataFrame]) -> list[tuple[str, ...]]:
+    """A name for each group. Hashes tell people nothing, so they appear only where names collide."""
+    names = [_name(rows) for rows in pieces]
+    for column, label in (("setup", "setup"), ("tokenizer_digest", "tokenizer"), ("corpus_digest", "corpus")):
+        if len(set(names)) == len(names):
+            break
+        names = [
+            (*name, f"{label} {str(rows[column].iloc[0])[:8]}") if names.count(name) > 1 else name
+            for rows, name in zip(pieces, names, strict=True)
+        ]
+    return names
 
 
 def _name(rows: pd.DataFrame) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from scalelab.records.schema import RECORD_SCHEMA
+from scalelab.records.schema import conform
 
 NAME = "paper"
 
@@ -35,4 +35,4 @@ def paper_records() -> pd.DataFrame:
     records["setup"] = "paper"
     backbone = records.groupby(["corpus", "hidden_size"])["n_params"].transform("min")
     records["n_params_backbone"] = backbone
-    return records.reindex(columns=RECORD_SCHEMA.names)
+    return conform(records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pyarrow as pa
 
 KIND_KEY = b"scalelab.kind"
@@ -51,6 +52,15 @@ RECORD_SCHEMA = pa.schema(
     [pa.field(n, t, nullable=n not in REQUIRED, metadata={"description": d}) for n, t, d in _FIELDS],
     metadata={KIND_KEY: RECORD_KIND},
 )
+
+_TEXT = [name for name, type_, _ in _FIELDS if type_ == pa.string()]
+
+
+def conform(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with the columns of `RECORD_SCHEMA` and no others; missing ones null, text as text."""
+    table = table.reindex(columns=RECORD_SCHEMA.names)
+    return table.astype(dict.fromkeys(_TEXT, "string"))
+
 
 CURVE_SCHEMA = pa.schema(
     [("step", pa.int64()), ("n_tokens", pa.int64()), ("loss", pa.float64())],

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scalelab.errors import DataError, UsageError
-from scalelab.records.schema import CURVE_KIND, CURVE_SCHEMA, KIND_KEY, RECORD_SCHEMA, REQUIRED
+from scalelab.records.schema import CURVE_KIND, CURVE_SCHEMA, KIND_KEY, RECORD_SCHEMA, REQUIRED, conform
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
@@ -88,8 +88,7 @@ def _read_file(file: Path) -> pd.DataFrame | None:
     frame = table.to_pandas()
     for name in REQUIRED:
         _check_positive(file, name, frame[name])
-    frame["file"] = str(file)
-    return frame.reindex(columns=[*RECORD_SCHEMA.names, "file"])
+    return conform(frame).assign(file=str(file))
 
 
 def _check_positive(file: Path, name: str, column: pd.Series) -> None:

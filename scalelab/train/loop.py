@@ -85,15 +85,12 @@ def _init_streams(model: Qwen2ParScaleForCausalLM, recipe: Recipe) -> None:
 
 
 def _optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.AdamW:
-    """AdamW; matrices decay, and the streams' parameters have learning rates of their own."""
+    """AdamW; the backbone's matrices decay, and the aggregator has a learning rate of its own."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if "prefix_" in name:
-            scale, decay = recipe.prefix_lr_scale, 0.0
-        elif "aggregate_layer" in name:
+        scale, decay = 1.0, recipe.weight_decay if parameter.ndim == 2 else 0.0
+        if "aggregate_layer" in name:
             scale, decay = recipe.aggregator_lr_scale, 0.0
-        else:
-            scale, decay = 1.0, recipe.weight_decay if parameter.ndim == 2 else 0.0
         groups.setdefault((scale, decay), []).append(parameter)
     return torch.optim.AdamW(
         [{"params": p, "lr": lr * s, "weight_decay": d} for (s, d), p in groups.items()],

@@ -34,8 +34,7 @@ class Recipe:
     # Streams
     smooth: float = 0.01  # ε of the aggregator
     prefix_key_std: float = 1.0
-    prefix_value_std: float = 1.0
-    prefix_lr_scale: float = 3.0
+    prefix_value_std: float = 0.3
     aggregator_lr_scale: float = 0.1
     # Validation
     val_tokens: int = 131_072
@@ -49,7 +48,7 @@ class Recipe:
         for name in ("warmup_fraction", "beta1", "beta2", "smooth"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
-        for name in ("weight_decay", "prefix_lr_scale", "aggregator_lr_scale"):
+        for name in ("weight_decay", "aggregator_lr_scale"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.dtype not in ("fp32", "bf16"):

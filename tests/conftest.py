@@ -1,0 +1,60 @@
+"""Shared by all tests: one thread, a cache of their own, and small real text."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Never touch the user's cache; shared by the tests of one process."""
+    os.environ["SCALELAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory) -> Path:
+    """60 modules of the standard library: real text, small enough to tokenise in a moment."""
+    folder = tmp_path_factory.mktemp("text")
+    source = Path(json.__file__).parent.parent
+    files = [p for p in sorted(source.glob("*.py")) if 2_000 < p.stat().st_size < 40_000][:60]
+    for path in files:
+        (folder / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def make_records():
+    """Records whose losses follow the parallel law with known parameters, and maybe noise."""
+
+    def make(
+        E=0.7, A=1.1e7, k=0.4, alpha=0.2, N=(5e8, 7e8, 1.1e9, 1.6e9, 2.8e9, 4.4e9), P=(1, 2, 4, 8), noise=0.0, seed=0
+    ) -> pd.DataFrame:
+        rng = np.random.default_rng(seed)
+        rows = [
+            {
+                "n_params": int(n),
+                "n_streams": p,
+                "loss": (E + (A / (n * (k * np.log(p) + 1))) ** alpha) * np.exp(noise * rng.standard_normal()),
+                "n_tokens": 10**9,
+                "corpus": "made",
+                "setup": "made",
+            }
+            for n in N
+            for p in P
+        ]
+        return pd.DataFrame(rows)
+
+    return make

@@ -1,0 +1,36 @@
+import pytest
+
+from scalelab.errors import UsageError
+from scalelab.units import counts, format_count, format_number, format_seconds, parse_count, whole_numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("50k", 50e3), ("0.2M", 0.2e6), ("7B", 7e9), ("1.5T", 1.5e12), ("1e6", 1e6), (1000, 1000.0), (" 3K ", 3e3)],
+)
+def test_counts_are_read(text, value):
+    assert parse_count(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["x", "", "-5k", "0", "nan", "inf", "5q", "1e999"])
+def test_what_is_no_count_is_named(text):
+    with pytest.raises(UsageError, match="positive count"):
+        parse_count(text)
+
+
+def test_lists_take_commas_and_repeats():
+    assert whole_numbers(["1", "2,4", "8"], "--P") == (1, 2, 4, 8)
+    assert counts(["50k,0.1M"], "--N") == (50e3, 100e3)
+    with pytest.raises(UsageError, match="--P: '0'"):
+        whole_numbers(["1", "0"], "--P")
+
+
+@pytest.mark.parametrize(("value", "text"), [(137_000, "137k"), (4.35e9, "4.35B"), (999_999, "1M"), (12, "12")])
+def test_counts_are_written(value, text):
+    assert format_count(value) == text
+
+
+def test_numbers_and_durations_are_written_short():
+    assert format_number(11307073.2) == "1.131e7"
+    assert format_number(0.69120) == "0.6912"
+    assert [format_seconds(s) for s in (5.4, 185, 7800)] == ["5s", "3m05s", "2h10m"]
