@@ -19,5 +19,11 @@ class UsageError(ScalelabError):
     exit_code = 2
 
 
+class Interrupted(ScalelabError):
+    """A person stopped it. The message says what is kept."""
+
+    exit_code = 130  # as shells report SIGINT
+
+
 class DataError(ScalelabError):
     """A file or table cannot be used. The message names the file and the column."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scalelab.cli.console import stdout
-from scalelab.errors import ScalelabError, UsageError
+from scalelab.errors import Interrupted, ScalelabError, UsageError
 from scalelab.units import counts, whole_numbers
 
 if TYPE_CHECKING:
@@ -108,14 +108,11 @@ def _run(
         with make_progress(left, console) as progress:
             failures = run_all(left, Job(resolved.data, out, compile_model), places, progress)
     except KeyboardInterrupt:
-        still = len(missing(resolved.runs, out))
-        console.print(
-            f"interrupted: {len(resolved.runs) - still} of {len(resolved.runs)} runs are recorded below {out}; "
-            "the same command goes on from there",
-            markup=False,
-            soft_wrap=True,
-        )
-        raise
+        kept = len(resolved.runs) - len(missing(resolved.runs, out))
+        raise Interrupted(
+            f"interrupted: {kept} of {len(resolved.runs)} runs are recorded below {out}; "
+            "the same command goes on from there"
+        ) from None
     if failures:
         first = failures[0].values["message"]
         raise ScalelabError(f"{len(failures)} of {len(left)} runs failed, the first with: {first}")

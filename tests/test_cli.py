@@ -1,0 +1,259 @@
+"""The commands as a person types them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scalelab import records
+from scalelab.cli.lists import spread
+from tests.conftest import DATA
+
+ROOT = DATA.parent.parent
+
+
+def run(*args, cwd=None, timeout=300):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "scalelab", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def complaint(result, code):
+    """The one line of an error."""
+    assert result.returncode == code, result.stderr + result.stdout
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("scalelab: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--P 1 2 4", "--P=1 --P=2 --P=4"),
+        ("--P 1 --P 2", "--P=1 --P=2"),
+        ("--P 1,2,4", "--P=1,2,4"),
+        ("--P=1 2", "--P=1 --P=2"),
+        ("--P 1 2 --out x", "--P=1 --P=2 --out x"),
+        ("--P 1 2 specs/a.yaml", "--P=1 --P=2 specs/a.yaml"),
+        ("a.yaml --P 1 2", "a.yaml --P=1 --P=2"),
+        ("--P 1 x", "--P=1 --P=x"),
+        ("--P -1", "--P=-1"),
+        ("--P", "--P"),
+        ("--P --out x", "--P --out x"),
+        ("--N 50k 0.2M --P 1 2", "--N=50k --N=0.2M --P=1 --P=2"),
+        ("--out x y", "--out x y"),
+        ("--P 1 -- 2", "--P=1 -- 2"),
+    ],
+)
+def test_lists_after_one_option(typed, meant):
+    assert spread(typed.split(), {"--P", "--N"}, takes_path=True) == [*meant.replace("--P=1=", "--P=1").split()]
+
+
+def test_help_version_and_no_torch():
+    code = (
+        "import sys; from scalelab.cli import main; assert main({args}) == 0; "
+        "print('torch' in sys.modules, 'transformers' in sys.modules, file=sys.stderr)"
+    )
+    for args in (
+        ["--help"],
+        ["sweep", "--help"],
+        ["fit", "--help"],
+        ["cost", "--help"],
+        ["--version"],
+        ["cost", "--hidden", "2560", "--P", "2"],
+        ["fit", "paper", "--draws", "100"],
+    ):
+        folder = DATA.parent / ".." if args[0] != "fit" else Path(os.environ["SCALELAB_CACHE"])
+        result = subprocess.run(
+            [sys.executable, "-c", code.format(args=args)], capture_output=True, text=True, check=True, cwd=folder
+        )
+        assert result.stderr.split() == ["False", "False"], (args, result.stderr)
+
+
+def test_cost_as_typed_in_the_readme():
+    result = run("cost", "--hidden", 2560, "--P", 2, "--batch", 2)
+    assert result.returncode == 0, result.stderr
+    assert "8.951" in result.stdout
+    assert "0.354" in result.stdout
+
+
+def test_cost_json_holds_all_p_and_batches():
+    rows = json.loads(run("cost", "--hidden", 2560, "--P", 1, 2, 4, "--batch", 1, 2, "--json").stdout)
+    assert [(r["P"], r["batch"]) for r in rows] == [(p, b) for b in (1, 2) for p in (1, 2, 4)]
+    (row,) = [r for r in rows if (r["P"], r["batch"]) == (2, 2)]
+    assert row["memory_bytes"] == pytest.approx(9_610_820_608, rel=1e-9)
+    assert row["latency_s"] == pytest.approx(0.35350382062801405, rel=1e-9)
+    assert row["memory_over_P1_bytes"] == pytest.approx(row["memory_bytes"] - 9_534_780_416)
+
+
+def test_cost_flags_act_and_are_checked():
+    plain = json.loads(run("cost", "--hidden", 1024, "--P", 2, "--json").stdout)[0]
+    assert plain["intermediate"] == 5504
+    other = json.loads(
+        run("cost", "--hidden", 1024, "--P", 2, "--intermediate", 4096, "--gpu", "h100-sxm-80gb", "--json").stdout
+    )[0]
+    assert other["intermediate"] == 4096
+    assert other["latency_s"] < plain["latency_s"]
+    assert "--gpu abacus: unknown" in complaint(run("cost", "--hidden", 1024, "--gpu", "abacus"), 2)
+    assert "1025 does not divide into 16 heads" in complaint(run("cost", "--hidden", 1025), 2)
+    assert "Missing option '--hidden'" in complaint(run("cost"), 2)
+    assert "'0' is not a whole number" in complaint(run("cost", "--hidden", 1024, "--batch", 0), 2)
+
+
+def test_fit_prints_and_saves_both_corpora(tmp_path):
+    result = run("fit", ROOT / "results" / "paper", "--out", tmp_path, "--draws", 200)
+    assert result.returncode == 0, result.stderr
+    for text in ("0.6912", "1.131e7", "0.3935", "0.1894", "R² 0.9978", "0.3344", "0.1963", "R² 0.9987"):
+        assert text in result.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "pile-d-42b.json",
+        "pile-d-42b.png",
+        "stack-v2-python-d-42b.json",
+        "stack-v2-python-d-42b.png",
+    ]
+    assert (tmp_path / "pile-d-42b.png").stat().st_size > 20_000
+
+
+def _table(folder, **columns):
+    good = {"n_params": [10, 20, 40, 80, 160], "n_streams": [1, 2, 1, 2, 4], "loss": [5.0, 4.0, 3.5, 3.0, 2.8]}
+    pd.DataFrame({k: v for k, v in (good | columns).items() if v is not None}).to_parquet(folder / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message", "code"),
+    [
+        ({"loss": [5.0, -4.0, 3.5, 3.0, 2.8]}, "column 'loss', row 2: -4.0 is not a positive number", 1),
+        ({"loss": [5.0, 4.0, float("nan"), 3.0, 2.8]}, "column 'loss', row 3", 1),
+        ({"n_streams": None}, "no column 'n_streams'", 1),
+    ],
+)
+def test_fit_names_bad_columns(tmp_path, columns, message, code):
+    _table(tmp_path, **columns)
+    said = complaint(run("fit", tmp_path, cwd=tmp_path), code)
+    assert message in said
+    assert "t.parquet" in said
+
+
+def test_fit_refuses_what_holds_no_records(tmp_path):
+    assert "no records here" in complaint(run("fit", tmp_path), 2)
+    assert "no such file or folder" in complaint(run("fit", tmp_path / "nowhere"), 2)
+    assert "--count nothing" in complaint(run("fit", "paper", "--count", "nothing"), 2)
+    (tmp_path / "t.parquet").write_text("hello")
+    assert "not a readable Parquet file" in complaint(run("fit", tmp_path), 1)
+
+
+def test_too_few_runs_is_a_failure_that_names_the_group(tmp_path):
+    _table(tmp_path, **{"n_params": [10, 20], "n_streams": [1, 2], "loss": [3.0, 2.0]})
+    result = run("fit", tmp_path, cwd=tmp_path)
+    assert "none of 1 groups" in complaint(result, 1)
+    assert "2 different (N, P) cannot determine 4 parameters" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--P", "1", "x"], "--P: 'x' is not a whole number"),
+        (["--P", "0"], "--P: '0' is not a whole number"),
+        (["--P", "1", "1"], "P holds a value twice"),
+        (["--N", "50q"], "--N: '50q' is not a positive count"),
+        (["--N", "3"], "no architecture near N = 3"),
+        (["--lr", "0"], "lr must be positive"),
+        (["--device", "tpu"], "--device tpu"),
+        (["--corpus", "nowhere"], "--corpus nowhere: no such file"),
+        (["--tokenizer", "7"], "--tokenizer 7: a vocabulary needs 257"),
+        (["nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["--bogus"], "No such option: --bogus"),
+    ],
+)
+def test_sweep_names_the_bad_value(args, message, text_folder):
+    corpus = [] if "--corpus" in args else ["--corpus", text_folder]
+    assert message in complaint(run("sweep", *args, *corpus), 2)
+
+
+@pytest.fixture
+def small(text_folder):
+    return ["sweep", "--N", "12k", "25k", "--P", "1", "2", "--D", "20k", "--corpus", text_folder]
+
+
+def test_sweep_trains_resumes_and_fits(small, tmp_path):
+    first = run(*small[:4], "--P", "1", *small[7:], "--out", tmp_path / "s")
+    assert first.returncode == 0, first.stderr
+    assert "2 runs to train" in first.stdout
+    before = {p: p.read_bytes() for p in (tmp_path / "s" / "runs").iterdir()}
+    second = run(*small, "--out", tmp_path / "s")
+    assert second.returncode == 0, second.stderr
+    assert "2 runs to train" in second.stdout
+    assert "2 of 4 runs are recorded already" in second.stdout
+    assert all(p.read_bytes() == content for p, content in before.items())
+    third = run(*small, "--out", tmp_path / "s")
+    assert "all 4 runs are recorded" in third.stdout
+    assert "nothing to do" in third.stdout
+    table = records.load(tmp_path / "s")
+    assert sorted(table["n_streams"]) == [1, 1, 2, 2]
+    assert table["loss"].between(1, 6).all()
+    assert (table["loss_stderr"] > 0).all()
+    assert len(list((tmp_path / "s" / "curves").iterdir())) == 4
+    fitted = run("fit", tmp_path / "s", "--out", tmp_path / "fits", "--draws", 100)
+    assert fitted.returncode == 0, fitted.stderr
+    assert "few_runs" in fitted.stdout
+
+
+def test_a_record_of_another_run_is_not_taken_for_done(small, tmp_path):
+    run(*small[:3], "--P", "1", *small[7:], "--out", tmp_path)
+    (path,) = (tmp_path / "runs").iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    said = complaint(run(*small, "--out", tmp_path), 1)
+    assert path.name in said
+    assert path.stat().st_size == 100
+
+
+def test_ctrl_c_leaves_finished_runs_and_the_same_command_goes_on(small, tmp_path):
+    command = [sys.executable, "-m", "scalelab", *map(str, small)]
+    command += ["--seed", "0", "1", "2", "--D", "60k", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("runs/*.parquet"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the parent and its workers
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    done = records.load(tmp_path)
+    assert 2 <= len(done) < 12
+    kept = f"{len(done)} of 12 runs are recorded below {tmp_path}"
+    assert errors.strip() == f"scalelab: interrupted: {kept}; the same command goes on from there"
+    after = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{len(done)} of 12 runs are recorded already" in after.stdout
+    assert len(records.load(tmp_path)) == 12
+
+
+def test_a_failing_run_does_not_stop_the_others(small, tmp_path):
+    """A record's place taken by a folder makes that one run fail when it writes."""
+    from dataclasses import replace
+
+    from scalelab.sweep.resolve import resolve
+    from scalelab.sweep.spec import SweepSpec
+
+    spec = SweepSpec(N=(12e3, 25e3), P=(1, 2), D=(20e3,), corpus=str(small[-1]))
+    victim = resolve(replace(spec, N=(12e3,), P=(1,))).runs[0]
+    (tmp_path / "curves" / f"{victim.key}.parquet").mkdir(parents=True)
+    result = run(*small, "--out", tmp_path)
+    assert "1 of 4 runs failed" in complaint(result, 1)
+    assert len(list(tmp_path.glob("runs/*.parquet"))) == 3
+    assert "Traceback" in (tmp_path / "logs" / f"{victim.key}.txt").read_text()
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -1,0 +1,154 @@
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scalelab.errors import DataError, UsageError
+from scalelab.train.corpus import load_corpus
+from scalelab.train.tokens import END_OF_TEXT, tokenise
+
+SENTENCES = [f"def f{i}(x):\n    return x + {i}  # the {i}th\n" * 5 for i in range(120)]
+
+
+def sides(corpus):
+    return set(corpus.train), set(corpus.validation)
+
+
+def test_stdlib_is_the_interpreters_own_source_split_without_overlap():
+    corpus = load_corpus()
+    train, validation = sides(corpus)
+    assert not train & validation
+    assert 10e6 < sum(map(len, train)) < 100e6
+    assert 0.01 < sum(map(len, validation)) / sum(map(len, train)) < 0.15
+    assert any("class JSONDecoder" in text for text in train | validation)
+    assert corpus.name == f"stdlib-{sys.version.split()[0]}"
+
+
+def test_copies_of_a_file_stand_on_one_side(tmp_path):
+    for copy in range(4):
+        for i, text in enumerate(SENTENCES):
+            (tmp_path / f"{copy}-{i}.txt").write_text(text)
+    corpus = load_corpus(str(tmp_path))
+    train, validation = sides(corpus)
+    assert not train & validation
+    assert len(train) + len(validation) == len(corpus.train) + len(corpus.validation) == len(SENTENCES)
+
+
+def test_digest_is_of_the_content_not_of_names(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for i, text in enumerate(SENTENCES):
+            (tmp_path / folder / f"{folder}{i}.txt").write_text(text)
+    first, second = (load_corpus(str(tmp_path / f)) for f in ("a", "b"))
+    assert first.digest == second.digest
+    (tmp_path / "b" / "more.txt").write_text("something else")
+    assert load_corpus(str(tmp_path / "b")).digest != first.digest
+
+
+def test_jsonl_parquet_text_and_saved_dataset_hold_the_same_corpus(tmp_path):
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"text": s}) + "\n" for s in SENTENCES))
+    pd.DataFrame({"body": SENTENCES}).to_parquet(tmp_path / "c.parquet")
+    (tmp_path / "texts").mkdir()
+    for i, text in enumerate(SENTENCES):
+        (tmp_path / "texts" / f"{i}.txt").write_text(text)
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": SENTENCES}).save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": SENTENCES})}).save_to_disk(tmp_path / "many")
+    digests = {
+        load_corpus(str(tmp_path / "c.jsonl")).digest,
+        load_corpus(str(tmp_path / "c.parquet"), text_column="body").digest,
+        load_corpus(str(tmp_path / "texts")).digest,
+        load_corpus(f"hf:{tmp_path / 'saved'}").digest,
+        load_corpus(f"hf:{tmp_path / 'many'}").digest,
+    }
+    assert len(digests) == 1
+
+
+def test_one_long_file_is_cut_into_pieces(tmp_path):
+    (tmp_path / "book.txt").write_text("".join(f"line {i} of a long book\n" for i in range(40_000)))
+    corpus = load_corpus(str(tmp_path / "book.txt"))
+    assert len(corpus.train) > 40
+    assert not set(corpus.train) & set(corpus.validation)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "ok"}\n{"other": 1}\n', r"a\.jsonl, line 2: no JSON object with a text 'text'"),
+        ("a.jsonl", b"not json\n", r"a\.jsonl, line 1"),
+        ("a.parquet", b"hello", r"a\.parquet: not a readable Parquet file"),
+        ("a.txt", b"\xff\xfe\x00", r"a\.txt: not UTF-8 text"),
+        ("a.txt", b"too little", r"different documents are too few"),
+    ],
+)
+def test_bad_text_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_corpus(str(tmp_path))
+
+
+def test_missing_text_and_columns_are_named(tmp_path):
+    with pytest.raises(UsageError, match="--corpus nowhere: no such file"):
+        load_corpus("nowhere")
+    pd.DataFrame({"body": SENTENCES}).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"no column 'text' \(it has: body\); name it with --text-column"):
+        load_corpus(str(tmp_path / "c.parquet"))
+    pytest.importorskip("datasets")
+    with pytest.raises(DataError, match="--corpus hf:no-such-data-set"):
+        load_corpus("hf:no-such-data-set")
+
+
+def test_tokens_are_the_text_and_come_from_the_cache_the_second_time(text_folder):
+    from tokenizers import Tokenizer
+
+    corpus = load_corpus(str(text_folder))
+    data = tokenise(corpus, 300)
+    assert data.vocab_size == 300
+    tokenizer = Tokenizer.from_file(str(data.folder / "tokenizer.json"))
+    validation = data.validation()
+    assert isinstance(validation, np.memmap)
+    text = tokenizer.decode(validation.tolist(), skip_special_tokens=False)
+    assert text == "".join(t + END_OF_TEXT for t in corpus.validation)
+    starts = data.validation_starts()
+    assert starts[0] == 0
+    assert len(starts) == len(corpus.validation)
+    ends = np.append(starts[1:], len(validation)) - 1
+    assert (validation[ends] == tokenizer.token_to_id(END_OF_TEXT)).all()
+    size = sum(len(t.encode()) for t in corpus.validation)
+    assert data.bytes_per_token == pytest.approx(size / len(validation))
+    stamp = (data.folder / "meta.json").stat().st_mtime_ns
+    assert tokenise(corpus, 300) == data
+    assert (data.folder / "meta.json").stat().st_mtime_ns == stamp
+
+
+def test_bpe_is_trained_on_the_training_split_alone(text_folder):
+    from dataclasses import replace
+
+    from tokenizers import Tokenizer
+
+    corpus = load_corpus(str(text_folder))
+    other = replace(corpus, validation=["zzqq " * 10_000], digest="0" * 16)
+    vocabularies = [
+        Tokenizer.from_file(str(tokenise(c, 320).folder / "tokenizer.json")).get_vocab() for c in (corpus, other)
+    ]
+    assert vocabularies[0] == vocabularies[1]
+
+
+def test_any_saved_tokenizer_by_path(text_folder, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    corpus = load_corpus(str(text_folder))
+    trained = tokenise(corpus, 300)
+    PreTrainedTokenizerFast(tokenizer_file=str(trained.folder / "tokenizer.json")).save_pretrained(tmp_path / "mine")
+    data = tokenise(corpus, str(tmp_path / "mine"))
+    assert (np.asarray(data.train()) == np.asarray(trained.train())).all()
+    assert data.text.tokenizer == "mine"
+    with pytest.raises(UsageError, match="--tokenizer 12: a vocabulary needs 257"):
+        tokenise(corpus, 12)
+    with pytest.raises(UsageError, match="--tokenizer nowhere"):
+        tokenise(corpus, "nowhere")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match="not a tokenizer"):
+        tokenise(corpus, str(tmp_path))
