@@ -19,7 +19,7 @@ class UsageError(ScalelabError):
     exit_code = 2
 
 
-class Interrupted(ScalelabError):
+class InterruptedSweepError(ScalelabError):
     """A person stopped it. The message says what is kept."""
 
     exit_code = 130  # as shells report SIGINT

@@ -223,7 +223,7 @@ def test_a_record_of_another_run_is_not_taken_for_done(small, tmp_path):
 
 def test_ctrl_c_leaves_finished_runs_and_the_same_command_goes_on(small, tmp_path):
     command = [sys.executable, "-m", "scalelab", *map(str, small)]
-    command += ["--seed", "0", "1", "2", "--D", "60k", "--out", str(tmp_path)]
+    command += ["--seed", "0", "1", "2", "--out", str(tmp_path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scalelab.cli.console import stdout
-from scalelab.errors import Interrupted, ScalelabError, UsageError
-from scalelab.units import counts, whole_numbers
+from scalelab.cli.console import make_table, stdout
+from scalelab.errors import InterruptedSweepError, ScalelabError, UsageError
+from scalelab.units import counts, format_count, whole_numbers
 
 if TYPE_CHECKING:
     from scalelab.sweep.spec import SweepSpec
@@ -101,6 +101,7 @@ def _run(
     if not left:
         return
 
+    from scalelab.records.store import read_records, record_path
     from scalelab.sweep.progress import make_progress
 
     out.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def _run(
             failures = run_all(left, Job(resolved.data, out, compile_model), places, progress)
     except KeyboardInterrupt:
         kept = len(resolved.runs) - len(missing(resolved.runs, out))
-        raise Interrupted(
+        raise InterruptedSweepError(
             f"interrupted: {kept} of {len(resolved.runs)} runs are recorded below {out}; "
             "the same command goes on from there"
         ) from None
@@ -117,11 +118,10 @@ def _run(
         first = failures[0].values["message"]
         raise ScalelabError(f"{len(failures)} of {len(left)} runs failed, the first with: {first}")
     console.print(f"all {len(resolved.runs)} runs are recorded below {out}; next: scalelab fit {out}", markup=False)
+    _show_losses(console, [read_records(record_path(out, config.key)) for config in resolved.runs])
 
 
 def _announce(console: Any, spec: SweepSpec, resolved: Any, left: list[Any], places: list[str], out: Path) -> None:
-    from scalelab.units import format_count
-
     data = resolved.data
     console.print(
         f"{data.text.corpus}: {format_count(data.train_tokens)} training and "
@@ -140,6 +140,35 @@ def _announce(console: Any, spec: SweepSpec, resolved: Any, left: list[Any], pla
     console.print(
         f"{len(left)} runs to train, {len(places)} at once on {places[0].split(':')[0]}: "
         f"N {sizes} × P {', '.join(map(str, spec.P))}{already}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _show_losses(console: Any, rows: list[Any]) -> None:
+    """Mean loss by size and streams, a table for each number of tokens."""
+    import pandas as pd
+
+    records = pd.concat(rows, ignore_index=True)
+    for n_tokens, same in records.groupby("n_tokens"):
+        seeds = same["seed"].nunique()
+        table = make_table(
+            "N of backbone",
+            *(f"P = {P}" for P in sorted(same["n_streams"].unique())),
+            title=f"validation loss, nats per token, D {format_count(float(n_tokens))}"
+            + (f", mean of {seeds} seeds" if seeds > 1 else ""),
+        )
+        for size, losses in same.pivot_table("loss", "n_params_backbone", "n_streams", aggfunc="mean").iterrows():
+            table.add_row(format_count(float(size)), *("" if pd.isna(v) else f"{v:.4f}" for v in losses))
+        console.print(table)
+    console.print(
+        f"The validation text itself leaves ± {records['loss_stderr'].mean():.3f} (one standard error, over files), "
+        "but that is common to all runs.\nWhat separates runs is also how they were seeded: "
+        + (
+            "compare the seeds."
+            if records["seed"].nunique() > 1
+            else "one seed cannot show how much; more would, with --seed 0 1 2."
+        ),
         markup=False,
         soft_wrap=True,
     )

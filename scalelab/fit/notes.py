@@ -43,6 +43,11 @@ def result_notes(
 ) -> Iterator[Note]:
     """Notes that follow from how the fit came out. `draws` [b, k], `params` [k]."""
     index = {p.name: i for i, p in enumerate(law.parameters)}
+    for parameter in law.parameters:
+        value = params[index[parameter.name]]
+        ends = [end for end in parameter.bounds if np.isclose(value, end, rtol=1e-6, atol=0)]
+        if ends and parameter.name not in fixed:
+            yield Note("at_bound", f"{parameter.name} ended at its bound {ends[0]:g}: the data do not determine it")
     if agreement < MIN_AGREEMENT:
         yield Note(
             "starts_disagree", f"only {agreement:.1%} of the starts found this optimum; there may be a better one"

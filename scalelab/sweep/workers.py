@@ -60,7 +60,9 @@ def run_all(configs: list[RunConfig], job: Job, places: list[str], on_event: Cal
     ended; runs that had finished keep their records.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scalelab.train.run"])  # torch is imported once, not a run
+    # Imported once rather than once a run; and a sweep of hours keeps the code it began with,
+    # whatever is edited or upgraded meanwhile.
+    context.set_forkserver_preload(["__main__", __name__, "scalelab.train.run"])
     waiting, free = list(configs), list(places)
     running: dict[Connection, tuple[Any, RunConfig, str]] = {}
     failures: list[Event] = []
@@ -98,15 +100,9 @@ def _receive(reader: Connection, process: Any, config: RunConfig) -> Event:
         kind, values = reader.recv()
     except EOFError:  # it ended without a last word
         process.join()
-        code = process.exitcode
-        how = (
-            f"killed by {signal.Signals(-code).name} (out of memory?)"
-            if code and code < 0
-            else f"ended with code {code}"
-        )
-        return Event(
-            "failed", config, {"message": f"the worker was {how}" if code and code < 0 else f"the worker {how}"}
-        )
+        code = process.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name} (out of memory?)" if code < 0 else f"ended with code {code}"
+        return Event("failed", config, {"message": f"the worker {how}"})
     return Event(kind, config, values)
 
 
@@ -119,20 +115,26 @@ def _work(config: RunConfig, job: Job, place: str, writer: Connection) -> None:
 
     torch.set_num_threads(1)
 
+    def tell(kind: str, values: dict[str, Any]) -> None:
+        try:
+            writer.send((kind, values))
+        except OSError:  # the parent is gone or going: nobody waits for this run
+            raise SystemExit(1) from None
+
     def progress(step: int, loss: float, tokens_per_s: float) -> None:
-        writer.send(("progress", {"step": step, "loss": loss, "tokens_per_s": tokens_per_s}))
+        tell("progress", {"step": step, "loss": loss, "tokens_per_s": tokens_per_s})
 
     try:
         record = run_and_record(config, job.data, job.out, place, job.compile_model, progress)
-        writer.send(("done", record))
+        tell("done", record)
     except ScalelabError as error:
-        writer.send(("failed", {"message": str(error)}))
+        tell("failed", {"message": str(error)})
     except Exception as error:  # the boundary of the process: tell, and keep the details
         log = job.out / "logs" / f"{config.key}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc())
         first = (str(error).splitlines() or [""])[0]
-        writer.send(("failed", {"message": f"{type(error).__name__}: {first} (details: {log})"}))
+        tell("failed", {"message": f"{type(error).__name__}: {first} (details: {log})"})
     finally:
         writer.close()
 
