@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -59,14 +62,11 @@ def run_all(configs: list[RunConfig], job: Job, places: list[str], on_event: Cal
     A failed or killed run does not stop the others. On KeyboardInterrupt all workers are
     ended; runs that had finished keep their records.
     """
-    context = multiprocessing.get_context("forkserver")
-    # Imported once rather than once a run; and a sweep of hours keeps the code it began with,
-    # whatever is edited or upgraded meanwhile.
-    context.set_forkserver_preload(["__main__", __name__, "scalelab.train.run"])
     waiting, free = list(configs), list(places)
     running: dict[Connection, tuple[Any, RunConfig, str]] = {}
     failures: list[Event] = []
     with _environment(_ONE_THREAD):
+        context = _worker_context()
         try:
             while waiting or running:
                 while waiting and free:
@@ -95,6 +95,22 @@ def run_all(configs: list[RunConfig], job: Job, places: list[str], on_event: Cal
     return failures
 
 
+def _worker_context() -> multiprocessing.context.ForkServerContext:
+    """Processes that begin with everything imported, and deaf to Ctrl-C, which is the parent's."""
+    context = multiprocessing.get_context("forkserver")
+    # Imported once rather than once a run; and a sweep of hours keeps the code it began with,
+    # whatever is edited or upgraded meanwhile.
+    context.set_forkserver_preload(["__main__", __name__, "scalelab.train.run"])
+    if threading.current_thread() is threading.main_thread():
+        # The server inherits the ignored signal and hands it on: no moment is left uncovered.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, before)
+    return context
+
+
 def _receive(reader: Connection, process: Any, config: RunConfig) -> Event:
     try:
         kind, values = reader.recv()
@@ -108,7 +124,6 @@ def _receive(reader: Connection, process: Any, config: RunConfig) -> Event:
 
 def _work(config: RunConfig, job: Job, place: str, writer: Connection) -> None:
     """In the worker's process: train, write the record, tell the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     import torch
 
     from scalelab.train.run import run_and_record
