@@ -87,7 +87,7 @@ class FitResult:
     def _evaluate(self, params: Array, N: Array | float, P: Array | float) -> Array:
         N, P = np.broadcast_arrays(np.asarray(N, dtype=float), np.asarray(P, dtype=float))
         losses = self.law_object.loss(params, Points(N.ravel(), P.ravel()))
-        return losses.reshape(*params.shape[:-1], *N.shape)
+        return losses.reshape((*params.shape[:-1], *N.shape))
 
 
 def load_fit(path: str | Path) -> FitResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -14,9 +15,18 @@ from scalelab.units import format_count
 _COLOURS = ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 
 
+class ShownFigure(Figure):
+    """A figure that Jupyter shows, though pyplot (with its global state) never saw it."""
+
+    def _repr_png_(self) -> bytes:
+        png = BytesIO()
+        self.savefig(png, format="png", dpi=110)
+        return png.getvalue()
+
+
 def new_axes(width: float = 6.4, height: float = 4.4) -> tuple[Figure, Axes]:
     """A figure without pyplot, so that making one changes nothing global and needs no display."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     tidy(axes)
     return figure, axes

@@ -167,4 +167,6 @@ class _LiveTable:
                 "…" if speed is None else format_count(speed),
                 "…" if speed is None else format_seconds((config.steps - state.step) * per_step / speed),
             )
-        return Group(table, ProgressBar(1.0, self.tracker.fraction, width=60), self.tracker.summary())
+        total = Table.grid(padding=(0, 2))
+        total.add_row(ProgressBar(1.0, self.tracker.fraction, width=30), self.tracker.summary())
+        return Group(table, total)
