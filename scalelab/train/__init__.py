@@ -1,0 +1,1 @@
+"""Training: one resolved config in, one record out."""
