@@ -19,12 +19,18 @@ def stdout() -> Console:
     return console
 
 
-def make_table(*columns: str, title: str | None = None) -> Table:
+def make_table(*columns: str) -> Table:
     """A plain table, numbers to the right; a column named with a leading ``<`` goes left."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column.removeprefix("<"), justify="left" if column.startswith("<") else "right")
     return table
+
+
+def print_table(console: Console, title: str, table: Table) -> None:
+    """A heading, never wrapped to the table's width, and the table."""
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    console.print(table)

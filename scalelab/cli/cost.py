@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
-from scalelab.cli.console import make_table, stdout
+from scalelab.cli.console import make_table, print_table, stdout
 from scalelab.cost.model import (
     GIB,
     PAPER_HEADS,
@@ -22,7 +22,7 @@ from scalelab.errors import UsageError
 from scalelab.units import format_count, whole_numbers
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from scalelab.cost import Cost
 
@@ -72,7 +72,7 @@ def cost(
         return
     console = stdout()
     for base, *rest in costs:
-        console.print(_table(base, rest, device))
+        _show(console, base, rest, device)
     if not all(c.fits for row in costs for c in row):
         console.print("[yellow]note[/] rows marked * need more memory than the GPU has: they cannot run there")
 
@@ -98,37 +98,32 @@ def _row(cost: Cost, base: Cost) -> dict[str, float | int | bool]:
     }
 
 
-def _table(base: Cost, costs: list[Cost], device: Device) -> Table:
+def _show(console: Console, base: Cost, costs: list[Cost], device: Device) -> None:
     """A row for each P, P = 1 first for comparison."""
     shape, work = base.architecture, base.workload
     table = make_table(
-        "P",
-        "N",
-        "memory GiB",
-        "over P = 1",
-        "latency s",
-        "over P = 1",
-        "weights GiB",
-        "KV cache GiB",
-        title=(
-            f"hidden {shape.hidden_size}, intermediate {shape.intermediate_size}, {shape.num_layers} layers; "
-            f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {device.gpu}"
-        ),
-    )
+        "P", "N", "memory GiB", "over P = 1", "latency s", "over P = 1", "weights GiB", "KV cache GiB"
+    )  # fmt: skip
     if all(c.architecture.P != 1 for c in costs):
         costs = [base, *costs]
     for c in costs:
-        plain = c.architecture.P == 1
+        memory, latency = c.memory_bytes / GIB, c.latency_s
+        more = latency_more = ""
+        if c.architecture.P > 1:
+            more = f"{memory - base.memory_bytes / GIB:+.3f} ({c.memory_bytes / base.memory_bytes - 1:+.1%})"
+            latency_more = f"{latency - base.latency_s:+.3f} ({latency / base.latency_s - 1:+.1%})"
         table.add_row(
             str(c.architecture.P),
             format_count(c.architecture.n_params),
-            f"{c.memory_bytes / GIB:.3f}{'' if c.fits else ' *'}",
-            ""
-            if plain
-            else f"{(c.memory_bytes - base.memory_bytes) / GIB:+.3f} ({c.memory_bytes / base.memory_bytes - 1:+.1%})",
-            f"{c.latency_s:.3f}",
-            "" if plain else f"{c.latency_s - base.latency_s:+.3f} ({c.latency_s / base.latency_s - 1:+.1%})",
+            f"{memory:.3f}{'' if c.fits else ' *'}",
+            more,
+            f"{latency:.3f}",
+            latency_more,
             f"{c.weight_bytes / GIB:.3f}",
             f"{c.kv_cache_bytes / GIB:.4f}",
         )
-    return table
+    title = (
+        f"hidden {shape.hidden_size}, intermediate {shape.intermediate_size}, {shape.num_layers} layers; "
+        f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {device.gpu}"
+    )
+    print_table(console, title, table)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scalelab.cli.console import make_table, stdout
+from scalelab.cli.console import make_table, print_table, stdout
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from scalelab.fit import FitResult, Group
 
@@ -69,7 +70,7 @@ def _draw(result: FitResult, path: Path) -> Path:
 
 
 def _show(console: Console, group: Group, result: FitResult) -> None:
-    table = make_table("<parameter", "value", "<95 % interval", "<unit", title=group.title)
+    table = make_table("<parameter", "value", "<95 % interval", "<unit")
     for parameter in result.law_object.parameters:
         interval = result.interval(parameter.name)
         table.add_row(
@@ -82,7 +83,7 @@ def _show(console: Console, group: Group, result: FitResult) -> None:
             else "",
             parameter.unit,
         )
-    console.print(table)
+    print_table(console, group.title, table)
     console.print(
         f"{result.law_object.equation(result.values)}   (N: {result.convention} convention)\n"
         f"R² {result.r_squared:.4f}, objective {result.objective:.6e}, {result.n_runs} runs, "
@@ -90,16 +91,16 @@ def _show(console: Console, group: Group, result: FitResult) -> None:
         markup=False,
         soft_wrap=True,
     )
-    console.print(_residuals(group, result))
+    print_table(console, "predicted over measured, %", _residuals(group, result))
     for note in result.notes:
         console.print(f"[yellow]note[/] {note.message} [dim]({note.code})[/]", soft_wrap=True)
 
 
-def _residuals(group: Group, result: FitResult) -> Any:
+def _residuals(group: Group, result: FitResult) -> Table:
     """Relative residuals as a grid: a row a backbone, a column a P, a value a run."""
     sizes = group.records["n_params_backbone"].fillna(group.records["n_params"])
     streams = group.records["n_streams"]
-    table = make_table("N of backbone", *(f"P = {P}" for P in result.P_levels), title="predicted over measured, %")
+    table = make_table("N of backbone", *(f"P = {P}" for P in result.P_levels))
     for size in sorted(sizes.unique()):
         cells = []
         for P in result.P_levels:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scalelab.cli.console import make_table, stdout
+from scalelab.cli.console import make_table, print_table, stdout
 from scalelab.errors import InterruptedSweepError, ScalelabError, UsageError
 from scalelab.units import counts, format_count, whole_numbers
 
@@ -152,15 +152,12 @@ def _show_losses(console: Any, rows: list[Any]) -> None:
     records = pd.concat(rows, ignore_index=True)
     for n_tokens, same in records.groupby("n_tokens"):
         seeds = same["seed"].nunique()
-        table = make_table(
-            "N of backbone",
-            *(f"P = {P}" for P in sorted(same["n_streams"].unique())),
-            title=f"validation loss, nats per token, D {format_count(float(n_tokens))}"
-            + (f", mean of {seeds} seeds" if seeds > 1 else ""),
-        )
+        title = f"validation loss, nats per token, D {format_count(float(n_tokens))}"
+        title += f", mean of {seeds} seeds" if seeds > 1 else ""
+        table = make_table("N of backbone", *(f"P = {P}" for P in sorted(same["n_streams"].unique())))
         for size, losses in same.pivot_table("loss", "n_params_backbone", "n_streams", aggfunc="mean").iterrows():
             table.add_row(format_count(float(size)), *("" if pd.isna(v) else f"{v:.4f}" for v in losses))
-        console.print(table)
+        print_table(console, title, table)
     console.print(
         f"The validation text itself leaves ± {records['loss_stderr'].mean():.3f} (one standard error, over files), "
         "but that is common to all runs.\nWhat separates runs is also how they were seeded: "
