@@ -115,38 +115,48 @@ def _heads(hidden_size: int) -> tuple[int, int]:
     return heads, kv_heads
 
 
+def _preferred_layers(hidden_size: int) -> int:
+    """Small models are kept shallow, since a layer costs time and width hardly does; the paper
+    keeps 36 layers at every width from 896 up."""
+    return min(36, max(2, round(hidden_size / 24)))
+
+
 def _ladder(vocab_size: int, prefix_tokens: int) -> list[Architecture]:
-    """Every architecture the size dial can choose, from about 7 thousand to 100 billion."""
+    """Every architecture the size dial can choose, from about 10 thousand to 100 billion."""
     rungs = []
     hidden = 16
     while hidden <= 12288:
         heads, kv_heads = _heads(hidden)
-        # Small models are kept shallow (a layer costs time, width hardly does); the paper
-        # keeps 36 layers at every width from 896 up.
-        centre = min(36, max(2, round(hidden / 24)))
         widths = (hidden, mlp_width(hidden))
+        centre = _preferred_layers(hidden)
         rungs += [
             Architecture(*widths, layers, heads, kv_heads, vocab_size, prefix_tokens=prefix_tokens)
             for layers in range(max(2, centre - 1), centre + 2)
         ]
-        hidden += 8 if hidden < 128 else 32 if hidden < 512 else 64
+        hidden += 4 if hidden < 128 else 32 if hidden < 512 else 64
         if hidden > 896:
             hidden = (hidden + 127) // 128 * 128
     return rungs
 
 
 def architecture_for(n_params: float, vocab_size: int, prefix_tokens: int = PREFIX_TOKENS) -> Architecture:
-    """The architecture of the ladder whose backbone is nearest to `n_params` (in ratio), P = 1.
+    """The architecture of the ladder nearest to `n_params`, counted for the backbone; P = 1.
 
-    The real count is within a quarter of the wish; records hold it exactly. Raises
-    `UsageError` where no architecture comes that near.
+    Nearest in the logarithm of N, with depth kept by: half the logarithm of its distance from the
+    depth usual at that width counts too, since a law over N wants models of one family. The
+    real count is within 30 % of the wish, and records hold it exactly. Raises `UsageError`
+    outside the ladder.
     """
     rungs = _ladder(vocab_size, prefix_tokens)
-    best = min(rungs, key=lambda a: max(a.backbone_params / n_params, n_params / a.backbone_params))
-    if not 1 / 1.25 < best.backbone_params / n_params < 1.25:
-        low, high = (f(a.backbone_params for a in rungs) for f in (min, max))
+
+    def distance(a: Architecture) -> float:
+        off_depth = abs(math.log(a.num_layers / _preferred_layers(a.hidden_size)))
+        return abs(math.log(a.backbone_params / n_params)) + 0.5 * off_depth
+
+    low, high = (f(a.backbone_params for a in rungs) for f in (min, max))
+    if not low / 1.25 < n_params < high * 1.25:
         raise UsageError(
             f"no architecture near N = {format_count(n_params)}: "
             f"choose between {format_count(low)} and {format_count(high)}"
         )
-    return best
+    return min(rungs, key=distance)

@@ -52,22 +52,25 @@ def format_seconds(seconds: float) -> str:
 
 def counts(values: Sequence[Any], flag: str) -> tuple[float, ...]:
     """Positive counts such as 50k from values that may hold commas. Raises `UsageError`."""
-    return tuple(_named(flag, parse_count, item) for item in _items(values))
+    return tuple(_named(flag, parse_count, item) for item in _items(values, flag))
 
 
 def whole_numbers(values: Sequence[Any], flag: str, least: int = 1) -> tuple[int, ...]:
     """Whole numbers of at least `least` from values that may hold commas. Raises `UsageError`."""
 
     def parse(item: str) -> int:
-        if not item.lstrip("-").isdigit() or int(item) < least:
+        if not re.fullmatch(r"-?[0-9]{1,18}", item) or int(item) < least:
             raise UsageError(f"{item!r} is not a whole number of at least {least}")
         return int(item)
 
-    return tuple(_named(flag, parse, item) for item in _items(values))
+    return tuple(_named(flag, parse, item) for item in _items(values, flag))
 
 
-def _items(values: Sequence[Any]) -> list[str]:
-    return [item.strip() for value in values for item in str(value).split(",") if item.strip()]
+def _items(values: Sequence[Any], flag: str) -> list[str]:
+    items = [item.strip() for value in values for item in str(value).split(",") if item.strip()]
+    if not items:
+        raise UsageError(f"{flag} needs at least one value")
+    return items
 
 
 def _named(flag: str, parse: Callable[[str], _T], item: str) -> _T:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -10,13 +12,19 @@ if TYPE_CHECKING:
 
 
 def stdout() -> Console:
-    """The console of standard output; 100 columns where it is no terminal."""
+    """The console of standard output: 100 columns where it is no terminal, and text as it is.
+
+    Names of corpora are text, so nothing in square brackets is taken for markup.
+    """
     from rich.console import Console
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=100)
-    return console
+    class _Output(Console):
+        def on_broken_pipe(self) -> NoReturn:  # `scalelab … | head`; rich would end with code 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0)
+
+    width = None if sys.stdout.isatty() else 100
+    return _Output(highlight=False, markup=False, width=width)
 
 
 def make_table(*columns: str) -> Table:
@@ -32,5 +40,5 @@ def make_table(*columns: str) -> Table:
 
 def print_table(console: Console, title: str, table: Table) -> None:
     """A heading, never wrapped to the table's width, and the table."""
-    console.print(title, style="bold", markup=False, soft_wrap=True)
+    console.print(title, style="bold", soft_wrap=True)
     console.print(table)

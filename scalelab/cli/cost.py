@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from scalelab.cost import Cost
 
 
+MAX_SIZE = 10_000_000  # beyond this nothing is a size, and integers stop fitting into floats
+
+
 def cost(
     hidden: Annotated[int, typer.Option(help="Hidden size.")],
     P: Annotated[list[str] | None, typer.Option("--P", help="Parallel streams, e.g. --P 1 2 4 8.")] = None,
@@ -34,7 +37,7 @@ def cost(
     tokens_in: Annotated[int, typer.Option(help="Prompt tokens.")] = 64,
     tokens_out: Annotated[int, typer.Option(help="Generated tokens.")] = 64,
     intermediate: Annotated[
-        int | None, typer.Option(help="MLP width; 128·round(5.4·hidden/128) when not given.")
+        int | None, typer.Option(help="MLP width; about 5.4·hidden when not given, as in the paper.")
     ] = None,
     layers: Annotated[int, typer.Option(help="Decoder layers.")] = PAPER_LAYERS,
     heads: Annotated[int, typer.Option(help="Attention heads.")] = PAPER_HEADS,
@@ -57,11 +60,21 @@ def cost(
 
     streams = whole_numbers(P or ["1", "2", "4", "8"], "--P")
     batches = whole_numbers(batch or ["1"], "--batch")
+    sizes = {"--hidden": hidden, "--layers": layers, "--vocab": vocab, "--intermediate": intermediate or 1}
+    for flag, value in sizes.items():
+        if not 1 <= value <= MAX_SIZE:
+            raise UsageError(f"{flag} {value}: choose between 1 and {MAX_SIZE:,}")
     if intermediate is None:
-        if hidden < 1:
-            raise UsageError(f"--hidden {hidden}: must be at least 1")
         intermediate = mlp_width(hidden)
-    plain = Architecture(hidden, intermediate, layers, heads, kv_heads, vocab, 1, prefix_tokens)
+    plain = Architecture(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        vocab_size=vocab,
+        prefix_tokens=prefix_tokens,
+    )
     device = Device(gpu, flops_efficiency, memory_efficiency)
     costs = [
         [price(plain.with_streams(p), Workload(size, tokens_in, tokens_out), device) for p in (1, *streams)]
@@ -74,7 +87,7 @@ def cost(
     for base, *rest in costs:
         _show(console, base, rest, device)
     if not all(c.fits for row in costs for c in row):
-        console.print("[yellow]note[/] rows marked * need more memory than the GPU has: they cannot run there")
+        console.print("note: rows marked * need more memory than the GPU has: they cannot run there", style="yellow")
 
 
 def _row(cost: Cost, base: Cost) -> dict[str, float | int | bool]:

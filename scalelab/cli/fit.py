@@ -40,8 +40,8 @@ def fit(
 
     if count not in N_COLUMNS:
         raise UsageError(f"--count {count}: choose one of {', '.join(N_COLUMNS)}")
-    if not 0 < delta < float("inf"):
-        raise UsageError(f"--delta {delta}: must be positive")
+    if not 1e-8 <= delta <= 1e3:
+        raise UsageError(f"--delta {delta}: choose between 1e-8 and 1e3")
     console = stdout()
     failures = []
     groups = group_records(records.load(source))
@@ -49,7 +49,7 @@ def fit(
         try:
             result = fit_group(group, None, count, delta, starts, draws, seed)
         except ScalelabError as error:
-            console.print(f"[red]not fitted:[/] {error}")
+            console.print(f"not fitted: {error}", style="red", soft_wrap=True)
             failures.append(error)
             continue
         paths = [out / f"{group.slug}.json"]
@@ -57,7 +57,7 @@ def fit(
         if figure:
             paths.append(_draw(result, paths[0].with_suffix(".png")))
         _show(console, group, result)
-        console.print(f"saved {' and '.join(map(str, paths))}\n", markup=False, soft_wrap=True)
+        console.print(f"saved {' and '.join(map(str, paths))}\n", soft_wrap=True)
     if len(failures) == len(groups):
         raise ScalelabError(f"{source}: none of {len(groups)} groups of records could be fitted")
 
@@ -88,12 +88,11 @@ def _show(console: Console, group: Group, result: FitResult) -> None:
         f"{result.law_object.equation(result.values)}   (N: {result.convention} convention)\n"
         f"R² {result.r_squared:.4f}, objective {result.objective:.6e}, {result.n_runs} runs, "
         f"{result.agreement:.0%} of starts agree",
-        markup=False,
         soft_wrap=True,
     )
     print_table(console, "predicted over measured, %", _residuals(group, result))
     for note in result.notes:
-        console.print(f"[yellow]note[/] {note.message} [dim]({note.code})[/]", soft_wrap=True)
+        console.print(f"note: {note.message} ({note.code})", style="yellow", soft_wrap=True)
 
 
 def _residuals(group: Group, result: FitResult) -> Table:

@@ -53,9 +53,8 @@ def main(args: list[str] | None = None) -> int:
         return _complain(message, error.exit_code) if message else error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
-        return 0
+    except OSError as error:
+        return _complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
 
 
 def _complain(message: str, code: int) -> int:

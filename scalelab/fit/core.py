@@ -7,7 +7,7 @@ import numpy as np
 from scalelab.errors import ScalelabError
 from scalelab.fit.bootstrap import DRAWS, residual_bootstrap
 from scalelab.fit.groups import Group, n_values
-from scalelab.fit.notes import data_notes, result_notes
+from scalelab.fit.notes import count_configs, data_notes, interval_notes, optimum_notes
 from scalelab.fit.objective import DELTA, Objective
 from scalelab.fit.result import FitResult
 from scalelab.fit.solver import STARTS, minimise
@@ -37,19 +37,21 @@ def fit_group(
     # With one P, k only rescales A: leave it at 0 rather than print a number from nowhere.
     fixed = ("k",) if "k" in names and len(np.unique(P)) == 1 else ()
     free = np.array([name not in fixed for name in names])
-    configs = len({(n, p) for n, p in zip(N, P, strict=True)})
+    configs = count_configs(points)
     if configs < free.sum():
         raise ScalelabError(
             f"{group.title}: {configs} different (N, P) cannot determine {free.sum()} parameters; add runs"
         )
+    if loss.min() == loss.max():
+        raise ScalelabError(f"{group.title}: all {len(loss)} losses are {loss[0]:g}: there is nothing to fit")
     objective = Objective(law, points, free, np.zeros(len(names)), delta)
-    optimum = minimise(objective, np.log(loss), starts, seed)
-    if not np.isfinite(optimum.value):
-        raise ScalelabError(f"{group.title}: no start reached a valid fit; check the losses and N")
+    try:
+        optimum = minimise(objective, np.log(loss), starts, seed)
+    except ScalelabError as error:
+        raise ScalelabError(f"{group.title}: {error}") from None
     params = objective.to_params(optimum.z)
     sample = residual_bootstrap(objective, optimum.z, np.log(loss), draws, seed)
     predicted = law.loss(params, points)
-    spread = ((loss - loss.mean()) ** 2).sum()
     return FitResult(
         law=law.name,
         group=group.title,
@@ -57,7 +59,7 @@ def fit_group(
         params=tuple(map(float, params)),
         fixed=fixed,
         objective=optimum.value,
-        r_squared=float(1 - ((loss - predicted) ** 2).sum() / spread) if spread > 0 else 0.0,
+        r_squared=float(1 - ((loss - predicted) ** 2).sum() / ((loss - loss.mean()) ** 2).sum()),
         n_runs=len(loss),
         agreement=optimum.agreement,
         N_range=(float(N.min()), float(N.max())),
@@ -67,6 +69,7 @@ def fit_group(
         draws=tuple(tuple(map(float, row)) for row in sample),
         notes=(
             *data_notes(points, int(free.sum())),
-            *result_notes(law, params, sample, fixed, optimum.agreement, float(loss.min())),
+            *optimum_notes(law, params, fixed, optimum),
+            *interval_notes(law, sample, fixed, float(loss.min())),
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -31,32 +32,46 @@ class Group:
 def group_records(records: pd.DataFrame) -> list[Group]:
     """Split records so that corpora, tokenizers and set-ups are never mixed in one fit."""
     records = records.copy()
-    # Foreign tables may know their corpus by name alone.
+    # Foreign tables may know their corpus and tokenizer by name alone, or not at all: then what
+    # stands in one file belongs together.
+    records["tokenizer_digest"] = records["tokenizer_digest"].fillna(records["tokenizer"])
     records["corpus_digest"] = records["corpus_digest"].fillna(records["corpus"])
+    if "file" in records:
+        records["corpus_digest"] = records["corpus_digest"].fillna(records["file"])
     pieces = [rows for _, rows in records.groupby(_MUST_AGREE, dropna=False, sort=False)]
-    names = _distinct_names(pieces)
-    groups = []
-    for rows, name in zip(pieces, names, strict=True):
-        slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(name).lower()).strip("-.")
-        groups.append(Group(", ".join(name), slug, rows.reset_index(drop=True)))
-    return sorted(groups, key=lambda g: g.title)
+    groups: dict[str, Group] = {}
+    for rows, name in zip(pieces, _distinct_names(pieces), strict=True):
+        slug = base = re.sub(r"[^\w.]+", "-", "-".join(name).lower()).strip("-.") or "records"
+        while slug in groups:
+            slug = f"{base}-{len(groups) + 1}"
+        groups[slug] = Group(", ".join(name), slug, rows.reset_index(drop=True))
+    return sorted(groups.values(), key=lambda g: g.title)
 
 
 def _distinct_names(pieces: list[pd.DataFrame]) -> list[tuple[str, ...]]:
-    """A name for each group. Hashes tell people nothing, so they appear only where names collide."""
-    names = [_name(rows) for rows in pieces]
-    for column, label in (("setup", "setup"), ("tokenizer_digest", "tokenizer"), ("corpus_digest", "corpus")):
+    """A name for each group. What tells people little appears only where names collide."""
+    names = [_name(rows.iloc[0]) for rows in pieces]
+    for column, label in (
+        ("n_tokens", "exactly"),
+        ("setup", "setup"),
+        ("tokenizer_digest", "tokenizer"),
+        ("corpus_digest", "corpus"),
+    ):
         if len(set(names)) == len(names):
             break
+        firsts = [rows[column].iloc[0] for rows in pieces]
         names = [
-            (*name, f"{label} {str(rows[column].iloc[0])[:8]}") if names.count(name) > 1 else name
-            for rows, name in zip(pieces, names, strict=True)
+            (*name, f"{label} {_short(value)}") if names.count(name) > 1 and pd.notna(value) else name
+            for value, name in zip(firsts, names, strict=True)
         ]
     return names
 
 
-def _name(rows: pd.DataFrame) -> tuple[str, ...]:
-    first = rows.iloc[0]
+def _short(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, (int, float)) else Path(str(value)).name[:20]
+
+
+def _name(first: pd.Series) -> tuple[str, ...]:
     parts = [str(first[c]) for c in ("corpus", "tokenizer") if pd.notna(first[c])]
     if pd.notna(first["n_tokens"]):
         parts.append(f"D {format_count(float(first['n_tokens']))}")

@@ -6,19 +6,31 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from scalelab.fit.result import Note
+from scalelab.fit.result import LEVEL, Note, tails
+from scalelab.fit.solver import Optimum
 from scalelab.laws.base import Array, Law, Points
 from scalelab.units import format_count
 
 MIN_N_SPAN = 4.0
 MIN_AGREEMENT = 0.05
+MAX_GRADIENT = 1e-3
+
+
+def count_configs(points: Points) -> int:
+    """How many different (N, P) there are."""
+    return len(np.unique(np.stack([points.N, points.P]), axis=1).T)
 
 
 def data_notes(points: Points, n_free: int) -> Iterator[Note]:
     """Notes that follow from which runs there are."""
-    runs = len(points.N)
-    configs = len(np.unique(np.stack([points.N, points.P]), axis=1).T)
-    if configs < 3 * n_free:
+    runs, configs = len(points.N), count_configs(points)
+    if runs <= n_free:
+        yield Note(
+            "no_freedom",
+            f"{runs} runs for {n_free} parameters: the law passes through them whatever the truth is, "
+            "so R² means nothing and there are no intervals; add runs",
+        )
+    elif configs < 3 * n_free:
         yield Note(
             "few_runs",
             f"{configs} different (N, P) for {n_free} parameters: intervals from so few are rough; "
@@ -38,36 +50,34 @@ def data_notes(points: Points, n_free: int) -> Iterator[Note]:
         yield Note("repeats", f"{runs} runs at {configs} different (N, P): repeated seeds count as runs of their own")
 
 
-def result_notes(
-    law: Law, params: Array, draws: Array, fixed: tuple[str, ...], agreement: float, smallest_loss: float
-) -> Iterator[Note]:
-    """Notes that follow from how the fit came out. `draws` [b, k], `params` [k]."""
-    index = {p.name: i for i, p in enumerate(law.parameters)}
-    for parameter in law.parameters:
-        value = params[index[parameter.name]]
+def optimum_notes(law: Law, params: Array, fixed: tuple[str, ...], optimum: Optimum) -> Iterator[Note]:
+    """Notes that follow from where the optimiser ended. `params` [k]."""
+    for parameter, value in zip(law.parameters, params, strict=True):
         ends = [end for end in parameter.bounds if np.isclose(value, end, rtol=1e-6, atol=0)]
         if ends and parameter.name not in fixed:
             yield Note("at_bound", f"{parameter.name} ended at its bound {ends[0]:g}: the data do not determine it")
-    if agreement < MIN_AGREEMENT:
-        yield Note(
-            "starts_disagree", f"only {agreement:.1%} of the starts found this optimum; there may be a better one"
-        )
-    if "k" in index and "k" not in fixed:
-        low, high = np.quantile(draws[:, index["k"]], [0.025, 0.975])
+    if optimum.agreement < MIN_AGREEMENT:
+        share = f"{optimum.agreement:.1%}"
+        yield Note("starts_disagree", f"only {share} of the starts found this optimum; there may be a better one")
+    if optimum.gradient_norm > MAX_GRADIENT:
+        yield Note("not_converged", f"the objective still falls here (scaled gradient {optimum.gradient_norm:.1e})")
+
+
+def interval_notes(law: Law, draws: Array, fixed: tuple[str, ...], smallest_loss: float) -> Iterator[Note]:
+    """Notes that follow from the intervals. `draws` [b, k]; none without draws."""
+    index = {p.name: i for i, p in enumerate(law.parameters) if p.name not in fixed}
+    if not len(draws):
+        return
+    if "k" in index:
+        low, high = np.quantile(draws[:, index["k"]], tails(LEVEL))
+        ends = f"[{low:.3g}, {high:.3g}]"
         if low <= 0 <= high:
-            yield Note(
-                "k_unresolved",
-                f"the interval of k [{low:.3g}, {high:.3g}] holds 0: these runs show no sure effect of P",
-            )
+            yield Note("k_unresolved", f"the interval of k {ends} holds 0: these runs show no sure effect of P")
         elif high < 0:
-            yield Note(
-                "k_negative",
-                f"k is below 0 [{low:.3g}, {high:.3g}]: in these runs streams made the loss worse for their N",
-            )
+            yield Note("k_negative", f"k is below 0 {ends}: in these runs streams made the loss worse for their N")
     if "E" in index:
-        E = draws[:, index["E"]]
-        low, high = np.quantile(E, [0.025, 0.975])
-        if (high - low) > 0.5 * smallest_loss:
+        low, high = np.quantile(draws[:, index["E"]], tails(LEVEL))
+        if high - low > 0.5 * smallest_loss:
             yield Note(
                 "E_unresolved",
                 f"the interval of E [{low:.3g}, {high:.3g}] is more than half the smallest loss {smallest_loss:.3g}: "

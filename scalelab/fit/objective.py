@@ -41,12 +41,6 @@ class Objective:
         params[..., self.free] = np.where(self._log, np.exp(z), z)
         return params
 
-    def from_params(self, params: Array) -> Array:
-        """Fitting coordinates of the free parameters."""
-        free = params[..., self.free]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(self._log, np.log(free), free)
-
     def bounds(self) -> tuple[Array, Array]:
         """Lower and upper bounds of the fitting coordinates, [f] each."""
         chosen = [p for p, free in zip(self.law.parameters, self.free, strict=True) if free]

@@ -63,11 +63,11 @@ class FitResult:
         return dict(zip(names, self.params, strict=True))
 
     def interval(self, name: str, level: float = LEVEL) -> tuple[float, float] | None:
-        """Percentile bootstrap interval of a parameter; None for one that was not fitted."""
-        if name in self.fixed:
+        """Percentile bootstrap interval of a parameter; None if it was not fitted or cannot have one."""
+        if name in self.fixed or not self.draws:
             return None
         index = [p.name for p in self.law_object.parameters].index(name)
-        low, high = np.quantile(np.array(self.draws)[:, index], _tails(level))
+        low, high = np.quantile(np.array(self.draws)[:, index], tails(level))
         return float(low), float(high)
 
     def predict(self, N: Array | float, P: Array | float) -> Array:
@@ -75,9 +75,15 @@ class FitResult:
         return self._evaluate(np.array(self.params), N, P)
 
     def band(self, N: Array | float, P: Array | float, level: float = LEVEL) -> tuple[Array, Array]:
-        """Bootstrap interval of the law's loss at each point: of the mean, without run noise."""
+        """Bootstrap interval of the law's loss at each point: of the mean, without run noise.
+
+        Infinitely wide where the fit has no draws (as many parameters as runs).
+        """
+        if not self.draws:
+            shape = np.broadcast(np.asarray(N), np.asarray(P)).shape
+            return np.full(shape, -np.inf), np.full(shape, np.inf)
         losses = self._evaluate(np.array(self.draws), N, P)
-        low, high = np.nanquantile(losses, _tails(level), axis=0)
+        low, high = np.nanquantile(losses, tails(level), axis=0)
         return low, high
 
     def save(self, path: Path) -> None:
@@ -94,17 +100,26 @@ def load_fit(path: str | Path) -> FitResult:
     """A saved fit. Raises `DataError` naming the file if it is none."""
     path = Path(path)
     try:
-        saved = json.loads(path.read_text())
+        saved: dict[str, Any] = json.loads(path.read_text(), parse_constant=_refuse)
         notes = tuple(Note(**note) for note in saved.pop("notes"))
         frozen: dict[str, Any] = {name: _tuples(value) for name, value in saved.items()}
-        return FitResult(**frozen, notes=notes)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        fit = FitResult(**frozen, notes=notes)
+        if fit.law not in LAWS:
+            raise ValueError(f"unknown law {fit.law!r}")
+        if len(fit.values) != len(fit.params) or any(len(row) != len(fit.params) for row in fit.draws):
+            raise ValueError("wrong number of parameters")
+        return fit
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: not a saved fit ({error})") from None
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} stands in it")
 
 
 def _tuples(value: object) -> object:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _tails(level: float) -> list[float]:
+def tails(level: float) -> list[float]:
     return [(1 - level) / 2, (1 + level) / 2]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
+from scalelab.errors import ScalelabError
 from scalelab.fit.objective import Objective
 from scalelab.laws.base import Array
 
@@ -90,10 +91,12 @@ def descend(objective: Objective, z: Array, log_loss: Array, steps: int = 300) -
 def minimise(objective: Objective, log_loss: Array, starts: int = STARTS, seed: int = 0) -> Optimum:
     """The best optimum from many starts, polished by SciPy's trust-region least squares.
 
-    The polish is independent of the descent above: it never makes the result worse, and a
-    result it could still improve has a gradient that shows.
+    The polish is independent of the descent above and never makes the result worse. Raises
+    `ScalelabError` if no start reaches a finite objective.
     """
     points, values = descend(objective, draw_starts(objective, log_loss, starts, seed), log_loss)
+    if not np.isfinite(values).any():
+        raise ScalelabError("no start reached a valid fit; check that N, P and losses are what they should be")
     best = points[int(np.argmin(values))]
     polished = least_squares(
         lambda z: objective.residuals(z, log_loss),

@@ -1,4 +1,4 @@
-"""Scaling laws as pure functions of (N, P, D)."""
+"""Scaling laws as pure functions of (N, P)."""
 
 from scalelab.laws.base import Law, Parameter, Points
 from scalelab.laws.parallel import ParallelLaw

@@ -1,4 +1,4 @@
-"""What a law is: a pure function of (N, P, D) with named parameters and its derivatives."""
+"""What a law is: a pure function of (N, P) with named parameters and its derivatives."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Points:
-    """Where a law is evaluated: arrays [n]. D is None where a law does not use it."""
+    """Where a law is evaluated: arrays [n]."""
 
     N: Array
     P: Array
-    D: Array | None = None
 
 
 class Law(Protocol):
@@ -44,7 +43,6 @@ class Law(Protocol):
 
     name: str
     parameters: tuple[Parameter, ...]
-    uses_tokens: bool
     latex: str
     source: str
 

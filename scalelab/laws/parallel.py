@@ -19,7 +19,6 @@ class ParallelLaw:
     """L(N, P) = E + (A / (N·(k·ln P + 1)))^α, at one number of training tokens."""
 
     name = "parallel"
-    uses_tokens = False
     latex = r"L(N,P) = E + \left(\frac{A}{N\,(k \ln P + 1)}\right)^{\alpha}"
     source = "Chen et al. 2025, arXiv 2505.10475, equation 5"
     # k may be negative: data in which streams hurt must be able to say so. The law ends where

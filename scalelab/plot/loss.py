@@ -32,11 +32,11 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
         curve = fit.predict(grid, P)
         axes.plot(grid, curve, "--", color=colour, linewidth=0.9, alpha=0.7)
         axes.plot(grid[inside], curve[inside], "-", color=colour, linewidth=1.4)
-        band = fit.band(grid, P)
-        axes.fill_between(grid, *band, color=colour, alpha=0.12, linewidth=0)
+        if fit.draws:
+            axes.fill_between(grid, *fit.band(grid, P), color=colour, alpha=0.12, linewidth=0)
     count_axis(axes)
     axes.set_xlabel(N_LABELS[fit.convention])
     axes.set_ylabel("validation loss, nats per token")
-    axes.set_title(f"{fit.group}\n{fit.law_object.equation(fit.values)}", fontsize=9)
+    axes.set_title(f"{fit.group}\n{fit.law_object.equation(fit.values)}", fontsize=9, parse_math=False)
     axes.legend(frameon=False)
     return figure  # type: ignore[return-value]

@@ -47,6 +47,8 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
 ]
 
 REQUIRED = ("n_params", "n_streams", "loss")
+POSITIVE = (*REQUIRED, "n_tokens", "n_params_backbone", "n_params_total")
+PLAUSIBLE_LOSS = (1e-6, 1e6)  # nats a token; anything else is a unit error or a mistake
 
 RECORD_SCHEMA = pa.schema(
     [pa.field(n, t, nullable=n not in REQUIRED, metadata={"description": d}) for n, t, d in _FIELDS],

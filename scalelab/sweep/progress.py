@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console, Group
@@ -11,7 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from scalelab.sweep.resolve import relative_cost
+from scalelab.sweep.resolve import ResolvedSweep, relative_cost
 from scalelab.sweep.workers import Event
 from scalelab.train.recipe import RunConfig
 from scalelab.units import format_count, format_seconds
@@ -85,6 +86,29 @@ class _Tracker:
         )
 
 
+def announce(console: Console, resolved: ResolvedSweep, left: list[RunConfig], places: list[str], out: Path) -> None:
+    """What there is to read and to do, before it is done."""
+    data, total = resolved.data, len(resolved.runs)
+    console.print(
+        f"{data.text.corpus}: {format_count(data.train_tokens)} training and "
+        f"{format_count(data.validation_tokens)} validation tokens of {data.text.tokenizer}, "
+        f"{data.bytes_per_token:.2f} bytes each",
+        soft_wrap=True,
+    )
+    if not left:
+        console.print(f"all {total} runs are recorded below {out} already; nothing to do", soft_wrap=True)
+        return
+    done = total - len(left)
+    already = f"; {done} of {total} runs are recorded already" if done else ""
+    sizes = sorted({c.architecture.backbone_params for c in resolved.runs})
+    streams = sorted({c.architecture.P for c in resolved.runs})
+    console.print(
+        f"{len(left)} runs to train, {len(places)} at once on {places[0].split(':')[0]}: "
+        f"N {', '.join(map(format_count, sizes))} × P {', '.join(map(str, streams))}{already}",
+        soft_wrap=True,
+    )
+
+
 def describe(config: RunConfig) -> str:
     """A run in a few words, N as the paper counts it."""
     return (
@@ -122,7 +146,7 @@ class _Lines:
         pass
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
         self.spoke = time.monotonic()
 
 
@@ -138,12 +162,13 @@ class _LiveTable:
         if event.kind == "done":
             values = event.values
             self.live.console.print(
-                f"[green]✓[/] {describe(event.config)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
+                f"✓ {describe(event.config)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
                 f"{format_count(values['tokens_per_s'])} tokens/s",
-                highlight=False,
+                style="green",
+                soft_wrap=True,
             )
         elif event.kind == "failed":
-            self.live.console.print(f"✗ {describe(event.config)}  {event.values['message']}", style="red", markup=False)
+            self.live.console.print(f"✗ {describe(event.config)}  {event.values['message']}", style="red")
 
     def __enter__(self) -> _LiveTable:
         self.live.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ class SweepSpec:
             values = getattr(self, key)
             if not values:
                 raise UsageError(f"{key} needs at least one value")
+            least = 0 if key == "seeds" else 1
+            if min(values) < least:
+                raise UsageError(f"{key}: {min(values):g} is less than {least}")
             if len(set(values)) < len(values):
                 raise UsageError(f"{key} holds a value twice: {', '.join(map(str, values))}")
         if self.prefix_tokens < 1:
@@ -46,7 +50,7 @@ class SweepSpec:
 
 def tokenizer_choice(value: str | int) -> str | int:
     """A vocabulary size where the text is a number, else a path."""
-    return int(value) if str(value).isdigit() else str(value)
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", str(value)) else str(value)
 
 
 def load_spec(path: Path) -> SweepSpec:
@@ -96,12 +100,14 @@ def _parse_recipe(content: Any) -> Recipe:
     for key, value in content.items():
         if key not in kinds:
             raise UsageError(f"recipe: unknown key {key!r}; use one of {', '.join(kinds)}")
-        # YAML reads 4e-3 as text: it wants 4.0e-3.
-        convert = {"int": int, "float": float, "str": str}[str(kinds[key])]
+        kind = str(kinds[key])
         try:
-            values[key] = convert(value)
+            if isinstance(value, bool) or (kind == "int" and not isinstance(value, int)):
+                raise TypeError
+            # YAML reads 4e-3 as text: it wants 4.0e-3.
+            values[key] = {"int": int, "float": float, "str": str}[kind](value)
         except (TypeError, ValueError):
-            raise UsageError(f"recipe: {key}: {value!r} is not of type {kinds[key]}") from None
+            raise UsageError(f"recipe: {key}: {value!r} is not of type {kind}") from None
     return Recipe(**values)
 
 

@@ -58,6 +58,8 @@ def _split(name: str, documents: list[str], source: str) -> Corpus:
     documents = [text for text in documents if text.strip()]
     if len(documents) < _FEW_DOCUMENTS:
         documents = [piece for text in documents for piece in _pieces(text)]
+    # "replace": JSON can spell lone surrogates, which are no characters and no UTF-8.
+    documents = [text.encode("utf-8", "replace").decode() for text in documents]
     by_hash = {hashlib.sha256(text.encode()).hexdigest(): text for text in documents}
     corpus_hash = hashlib.sha256("".join(sorted(by_hash)).encode()).hexdigest()[:16]
     sides: tuple[list[str], list[str]] = ([], [])
@@ -101,7 +103,7 @@ def _path_documents(path: Path, text_column: str) -> Iterator[str]:
     if path.is_file():
         files: Iterable[Path] = [path]
     else:
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
     for file in files:
         if file.suffix == ".parquet":
             yield from _parquet_documents(file, text_column)
@@ -112,6 +114,10 @@ def _path_documents(path: Path, text_column: str) -> Iterator[str]:
                 yield file.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _parquet_documents(file: Path, text_column: str) -> Iterator[str]:
@@ -126,17 +132,21 @@ def _parquet_documents(file: Path, text_column: str) -> Iterator[str]:
         have = ", ".join(table.schema_arrow.names)
         raise DataError(f"{file}: no column {text_column!r} (it has: {have}); name it with --text-column")
     for batch in table.iter_batches(columns=[text_column]):
-        yield from (text for text in batch.column(0).to_pylist() if text is not None)
+        for text in batch.column(0).to_pylist():
+            if text is not None and not isinstance(text, str):
+                raise DataError(f"{file}: column {text_column!r} holds {type(text).__name__}, not text")
+            if text:
+                yield text
 
 
 def _jsonl_documents(file: Path, text_column: str) -> Iterator[str]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 text = json.loads(line)[text_column]
-            except (json.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):  # ValueError: no JSON, or no UTF-8
                 text = None
             if not isinstance(text, str):
                 raise DataError(f"{file}, line {number}: no JSON object with a text {text_column!r}")
@@ -149,17 +159,22 @@ def _dataset_documents(name: str, text_column: str) -> Iterator[str]:
     except ImportError:
         raise UsageError("--corpus hf:… needs the datasets library: pip install 'scalelab[datasets]'") from None
     try:
-        if Path(name).is_dir() and list(Path(name).glob("*.json")):  # written by save_to_disk
+        saved = ("dataset_info.json", "dataset_dict.json")  # what save_to_disk writes
+        if any((Path(name) / file).is_file() for file in saved):
             loaded = datasets.load_from_disk(name)
         else:
             loaded = datasets.load_dataset(name)
     except Exception as error:  # the library raises many kinds, over file systems and networks
-        raise DataError(f"--corpus hf:{name}: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"--corpus hf:{name}: {reason}") from None
     parts: list[Any] = list(loaded.values()) if isinstance(loaded, dict) else [loaded]
     for part in parts:
         if text_column not in part.column_names:
             have = ", ".join(part.column_names)
             raise DataError(f"hf:{name}: no column {text_column!r} (it has: {have}); name it with --text-column")
         for row in part.select_columns([text_column]):
-            if row[text_column]:
-                yield row[text_column]
+            text = row[text_column]
+            if text is not None and not isinstance(text, str):
+                raise DataError(f"hf:{name}: column {text_column!r} holds {type(text).__name__}, not text")
+            if text:
+                yield text

@@ -40,12 +40,12 @@ def validation_windows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A fixed validation set, spread evenly over the split.
 
-    Returns windows [w, seq_len + 1], w ≤ n_tokens / seq_len, and for each the index of the
+    Returns windows [w, seq_len + 1], at least two of them, and for each the index of the
     document in which it begins [w].
     """
     available = (len(tokens) - 1) // seq_len
-    count = min(max(1, n_tokens // seq_len), available)
-    if count < 2:
+    count = min(max(2, n_tokens // seq_len), available)
+    if available < 2:
         raise DataError(f"the validation text has only {len(tokens)} tokens; give more text")
     starts = np.arange(count) * available // count * seq_len
     documents = np.searchsorted(document_starts, starts, side="right") - 1

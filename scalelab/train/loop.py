@@ -73,8 +73,8 @@ def build_model(config: RunConfig) -> Qwen2ParScaleForCausalLM:
 def _init_streams(model: Qwen2ParScaleForCausalLM, recipe: Recipe) -> None:
     """Prefixes wide enough to make streams differ, and a mixture that starts uniform.
 
-    With the ordinary N(0, 0.02) the streams of a small model stay copies of each other and the
-    mixture falls onto one of them (docs/LOG.md).
+    With the ordinary N(0, 0.02) the streams of a small model stay copies of each other, and the
+    mixture falls onto one of them.
     """
     for layer in model.model.layers:
         layer.self_attn.prefix_k.normal_(std=recipe.prefix_key_std)
@@ -127,6 +127,10 @@ def train_run(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, steps, recipe.warmup_fraction))
     forward: Any = torch.compile(model) if compile_model else model
     batches = training_batches(data.train(), recipe.seq_len, recipe.batch_size, steps, config.seed)
+    # Before training, not after it: a text that is too short is told at once.
+    validation, documents = validation_windows(
+        data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
+    )
     meter = _Meter(config, progress)
     model.train()
     started = time.perf_counter()
@@ -142,10 +146,7 @@ def train_run(
         schedule.step()
         meter.update(step, loss.detach())
     seconds = time.perf_counter() - started
-    windows, documents = validation_windows(
-        data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
-    )
-    evaluation = evaluate(model, windows, documents, device, bf16)
+    evaluation = evaluate(model, validation, documents, device, bf16)
     if not math.isfinite(evaluation.loss):
         raise ScalelabError(f"run {config.key}: the validation loss is not a number; try a lower --lr")
     return TrainResult(evaluation, meter.curve, seconds, model)

@@ -38,10 +38,13 @@ class Recipe:
     aggregator_lr_scale: float = 0.1
     # Validation
     val_tokens: int = 131_072
-    dtype: str = "fp32"  # or bf16: autocast over fp32 weights
+    dtype: str = "auto"  # fp32, or bf16: autocast over fp32 weights; auto becomes one of them
 
     def __post_init__(self) -> None:
-        for name in ("seq_len", "batch_size", "lr", "val_tokens", "grad_clip", "prefix_key_std", "prefix_value_std"):
+        for name in (
+            *("seq_len", "batch_size", "lr", "val_tokens", "grad_clip"),
+            *("init_gain", "prefix_key_std", "prefix_value_std"),
+        ):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} must be positive, not {value}")
@@ -51,8 +54,8 @@ class Recipe:
         for name in ("weight_decay", "aggregator_lr_scale"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} must not be negative, not {getattr(self, name)}")
-        if self.dtype not in ("fp32", "bf16"):
-            raise UsageError(f"dtype must be fp32 or bf16, not {self.dtype!r}")
+        if self.dtype not in ("auto", "fp32", "bf16"):
+            raise UsageError(f"dtype must be auto, fp32 or bf16, not {self.dtype!r}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class TextSource:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One resolved run. Equal configs have equal keys and, on one machine, equal losses."""
+    """One resolved run. Equal configs have equal keys and, on one kind of device, equal losses."""
 
     architecture: Architecture
     n_tokens: int  # D, a whole number of steps

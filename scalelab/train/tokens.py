@@ -56,7 +56,8 @@ def tokenise(corpus: Corpus, tokenizer: str | int) -> TokenData:
     """`corpus` as token ids, from the cache where it has been done before.
 
     `tokenizer` is the vocabulary size of a byte-level BPE to train on the training split, or
-    the path of a Hugging Face tokenizer. Raises `UsageError` where it is neither.
+    the path of a Hugging Face tokenizer (its folder or tokenizer.json). Raises `UsageError`
+    where it is neither.
     """
     name, tokenizer_digest = _identify(tokenizer, corpus)
     text = TextSource(corpus.name, corpus.digest, name, tokenizer_digest)
@@ -69,24 +70,30 @@ def tokenise(corpus: Corpus, tokenizer: str | int) -> TokenData:
 
 
 def _identify(tokenizer: str | int, corpus: Corpus) -> tuple[str, str]:
+    """Name and digest of a tokenizer, trained or not."""
     if isinstance(tokenizer, int):
         if not 257 <= tokenizer <= 1_000_000:
             raise UsageError(f"--tokenizer {tokenizer}: a vocabulary needs 257 tokens or more (256 bytes and one)")
         name = f"bpe-{tokenizer}"
         return name, hashlib.sha256(f"{name} {corpus.digest}".encode()).hexdigest()[:16]
+    file = _tokenizer_file(tokenizer)
+    name = file.resolve().parent.name if file.name == "tokenizer.json" else file.stem
+    return name, hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _tokenizer_file(tokenizer: str) -> Path:
     path = Path(tokenizer)
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise UsageError(f"--tokenizer {tokenizer}: neither a vocabulary size nor a path to a tokenizer.json")
-    return path.resolve().name, hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return file
 
 
 def _load_or_train(tokenizer: str | int, corpus: Corpus) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if isinstance(tokenizer, str):
-        path = Path(tokenizer)
-        file = path / "tokenizer.json" if path.is_dir() else path
+        file = _tokenizer_file(tokenizer)
         try:
             loaded = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
@@ -143,9 +150,13 @@ def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource)
 
 
 def _encode(model: Any, documents: list[str], dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of all documents, each followed by the end-of-text token if there is one, and starts."""
-    end = model.token_to_id(END_OF_TEXT)
-    tail = [] if end is None else [end]
+    """Ids of all documents and where each starts.
+
+    A document ends with the first of the usual end tokens that the vocabulary has; with none of
+    them documents follow each other unmarked.
+    """
+    ends = [model.token_to_id(token) for token in (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>")]
+    tail = [end for end in ends if end is not None][:1]
     pieces, starts, position = [], [], 0
     for first in range(0, len(documents), 256):
         for encoding in model.encode_batch(documents[first : first + 256], add_special_tokens=False):
