@@ -52,8 +52,14 @@ def test_counts_agree_with_the_real_model():
 @pytest.mark.parametrize("n", [12e3, 50e3, 100e3, 0.2e6, 5e6, 1e8, 1.5e9, 7e9])
 def test_dial_finds_a_model_near_the_wish(n):
     shape = architecture_for(n, 512)
-    assert 0.8 < shape.backbone_params / n < 1.25
+    assert 1 / 1.3 < shape.backbone_params / n < 1.3
     assert shape.head_dim % 2 == 0  # RoPE
+
+
+def test_every_wish_inside_the_ladder_is_met_within_30_percent():
+    for exponent in range(100):
+        n = 1.1e4 * 10 ** (exponent * 0.07)
+        assert 1 / 1.3 < architecture_for(n, 512).backbone_params / n < 1.3
 
 
 def test_dial_is_monotone():

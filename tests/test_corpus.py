@@ -81,12 +81,28 @@ def test_one_long_file_is_cut_into_pieces(tmp_path):
         ("a.parquet", b"hello", r"a\.parquet: not a readable Parquet file"),
         ("a.txt", b"\xff\xfe\x00", r"a\.txt: not UTF-8 text"),
         ("a.txt", b"too little", r"different documents are too few"),
+        ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl, line 1"),
     ],
 )
 def test_bad_text_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         load_corpus(str(tmp_path))
+
+
+def test_columns_of_something_else_than_text_are_named(tmp_path):
+    pd.DataFrame({"text": [1, 2, 3]}).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"c\.parquet: column 'text' holds int, not text"):
+        load_corpus(str(tmp_path / "c.parquet"))
+
+
+def test_hidden_folders_are_left_out_and_lone_surrogates_survive(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "object").write_bytes(b"\xff\xfe")
+    lines = [json.dumps({"text": s}) for s in [*SENTENCES, "a lone \ud800 surrogate"]]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    corpus = load_corpus(str(tmp_path))
+    assert len(corpus.train) + len(corpus.validation) == len(SENTENCES) + 1
 
 
 def test_missing_text_and_columns_are_named(tmp_path):

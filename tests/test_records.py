@@ -76,6 +76,56 @@ def test_bad_loss_names_file_column_and_row(tmp_path, bad):
         records.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("n_streams", [1, 2.5], "column 'n_streams', row 2: 2.5 is not a positive whole number"),
+        ("n_streams", ["1", "two"], "column 'n_streams', row 2: 'two' is not a positive whole number"),
+        ("n_params", [10, 1e300], "column 'n_params', row 2"),
+        ("n_tokens", [5, -5], "column 'n_tokens', row 2: -5 is not a positive whole number"),
+        ("n_params_backbone", ["x", "y"], "column 'n_params_backbone', row 1"),
+        ("loss", [3.0, 1e300], "column 'loss', row 2"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(tmp_path, column, values, message):
+    good = {"n_params": [10, 20], "n_streams": [1, 2], "loss": [3.0, 2.0]}
+    pd.DataFrame(good | {column: values}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=message):
+        records.load(tmp_path)
+
+
+def test_numbers_written_as_text_are_numbers(tmp_path):
+    table = pd.DataFrame({"n_params": ["10", "20"], "n_streams": ["1", "2"], "loss": ["3.0", "2.0"]})
+    table.to_parquet(tmp_path / "t.parquet")
+    assert records.load(tmp_path)["n_streams"].tolist() == [1, 2]
+
+
+def test_an_index_that_was_saved_is_a_column(tmp_path):
+    table = pd.DataFrame({"n_params": [10, 25, 30], "n_streams": [1, 2, 4], "loss": [3.0, 2.0, 1.9]})
+    table.set_index("n_params").to_parquet(tmp_path / "t.parquet")
+    assert records.load(tmp_path)["n_params"].tolist() == [10, 25, 30]
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    columns = [pa.array([10]), pa.array([1]), pa.array([3.0]), pa.array([2.0])]
+    pq.write_table(pa.table(columns, ["n_params", "n_streams", "loss", "loss"]), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="more than one column 'loss'"):
+        records.load(tmp_path)
+
+
+def test_two_runs_with_one_key_are_not_silently_one(tmp_path):
+    write_record(tmp_path / "a", ROW, [])
+    write_record(tmp_path / "b", ROW | {"loss": 9.0}, [])
+    with pytest.raises(DataError, match=r"a/runs/abc\.parquet and .*b/runs/abc\.parquet: two different records"):
+        records.load(tmp_path)
+
+
+def test_a_table_without_rows_holds_no_records(tmp_path):
+    pd.DataFrame({"n_params": [], "n_streams": [], "loss": []}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match="no records here"):
+        records.load(tmp_path)
+
+
 def test_missing_column_is_named_with_what_is_there(tmp_path):
     pd.DataFrame({"N": [10], "n_streams": [1], "loss": [3.0]}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"t\.parquet: no column 'n_params' \(it has: N, n_streams, loss\)"):

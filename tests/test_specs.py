@@ -26,6 +26,10 @@ def test_demo_is_the_default():
         ("N: huge", r"a\.yaml: N: 'huge' is not a positive count"),
         ("recipe: {lrr: 1}", r"a\.yaml: recipe: unknown key 'lrr'"),
         ("recipe: {lr: fast}", r"a\.yaml: recipe: lr: 'fast' is not of type float"),
+        ("recipe: {batch_size: 8.9}", r"a\.yaml: recipe: batch_size: 8\.9 is not of type int"),
+        ("recipe: {seq_len: true}", r"a\.yaml: recipe: seq_len: True is not of type int"),
+        ("recipe: {init_gain: -1.0}", r"a\.yaml: init_gain must be positive"),
+        ("prefix_tokens: ''", r"a\.yaml: prefix_tokens needs at least one value"),
         ("recipe: {lr: -1.0}", r"a\.yaml: lr must be positive"),
     ],
 )
@@ -42,6 +46,12 @@ def test_what_is_no_spec_is_named(tmp_path, text, message):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(DataError, match=message):
         load_spec(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("bad", [{"P": (0,)}, {"N": (-5.0,)}, {"D": (0.0,)}, {"seeds": (-1,)}, {"prefix_tokens": 0}])
+def test_specs_made_in_python_are_checked_too(bad):
+    with pytest.raises(UsageError, match=next(iter(bad))):
+        SweepSpec(**bad)
 
 
 def test_exponents_without_a_point_are_numbers(tmp_path):

@@ -93,6 +93,22 @@ def test_divergence_is_an_error_not_a_nan(config, data):
         train_run(wild, data)
 
 
+def test_a_validation_text_that_is_too_short_is_told_before_training(config, data, monkeypatch):
+    monkeypatch.setattr(type(data), "validation", lambda self: np.zeros(50, dtype=np.uint16))
+    steps = []
+    with pytest.raises(DataError, match="the validation text has only 50 tokens"):
+        train_run(config, data, progress=lambda *values: steps.append(values))
+    assert steps == []
+
+
+def test_bf16_autocast_trains_to_about_the_same_loss(config, data):
+    half = replace(config, recipe=replace(config.recipe, dtype="bf16"))
+    assert half.key != config.key
+    losses = [train_run(c, data).evaluation.loss for c in (config, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
 def test_batches_are_disjoint_and_depend_on_the_seed_alone():
     tokens = np.arange(64 * 40 + 1, dtype=np.uint16)
     first = list(training_batches(tokens, 64, 8, 5, seed=3))
@@ -151,7 +167,7 @@ def test_keys_name_configs_and_setups_name_what_may_be_compared(config):
 
 
 @pytest.mark.parametrize(
-    "change", [{"lr": 0.0}, {"lr": float("nan")}, {"beta1": 1.0}, {"dtype": "fp8"}, {"seq_len": 0}]
+    "change", [{"lr": 0.0}, {"lr": float("nan")}, {"beta1": 1.0}, {"dtype": "fp8"}, {"init_gain": -1.0}, {"seq_len": 0}]
 )
 def test_recipes_that_cannot_train_are_refused(change):
     with pytest.raises(UsageError, match=next(iter(change))):

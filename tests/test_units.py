@@ -21,8 +21,11 @@ def test_what_is_no_count_is_named(text):
 def test_lists_take_commas_and_repeats():
     assert whole_numbers(["1", "2,4", "8"], "--P") == (1, 2, 4, 8)
     assert counts(["50k,0.1M"], "--N") == (50e3, 100e3)
-    with pytest.raises(UsageError, match="--P: '0'"):
-        whole_numbers(["1", "0"], "--P")
+    for bad in ("0", "²", "--5", "1.5", "9" * 400, "x"):
+        with pytest.raises(UsageError, match=r"--P: .* is not a whole number of at least 1"):
+            whole_numbers(["1", bad], "--P")
+    with pytest.raises(UsageError, match="--P needs at least one value"):
+        whole_numbers([","], "--P")
 
 
 @pytest.mark.parametrize(("value", "text"), [(137_000, "137k"), (4.35e9, "4.35B"), (999_999, "1M"), (12, "12")])

@@ -86,9 +86,9 @@ def _show_losses(console: Console, records: pd.DataFrame) -> None:
     """Mean loss by size and streams, a table for each number of tokens."""
     import numpy as np
 
-    for n_tokens, same in records.groupby("n_tokens"):
+    for _, same in records.groupby("n_tokens"):
         seeds = same["seed"].nunique()
-        title = f"validation loss, nats per token, D {format_count(float(n_tokens))}"
+        title = f"validation loss, nats per token, D {format_count(same['n_tokens'].iloc[0])}"
         title += f", mean of {seeds} seeds" if seeds > 1 else ""
         table = make_table("N of backbone", *(f"P = {P}" for P in sorted(same["n_streams"].unique())))
         means = same.pivot_table("loss", "n_params_backbone", "n_streams", aggfunc="mean")

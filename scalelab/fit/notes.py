@@ -12,6 +12,7 @@ from scalelab.laws.base import Array, Law, Points
 from scalelab.units import format_count
 
 MIN_N_SPAN = 4.0
+MANY = 4  # different (N, P) a parameter: simulated intervals hold about what they say (docs/LOG.md)
 MIN_AGREEMENT = 0.05
 MAX_GRADIENT = 1e-3
 
@@ -30,11 +31,11 @@ def data_notes(points: Points, n_free: int) -> Iterator[Note]:
             f"{runs} runs for {n_free} parameters: the law passes through them whatever the truth is, "
             "so R² means nothing and there are no intervals; add runs",
         )
-    elif configs < 3 * n_free:
+    elif configs < MANY * n_free:
         yield Note(
             "few_runs",
-            f"{configs} different (N, P) for {n_free} parameters: intervals from so few are rough; "
-            f"{3 * n_free} or more would be better",
+            f"{configs} different (N, P) for {n_free} parameters: intervals from so few are rough, those of E "
+            f"and A too narrow; {MANY * n_free} or more would be better",
         )
     levels = np.unique(points.P)
     if len(levels) == 1:
