@@ -60,7 +60,7 @@ def complaint(result, code):
     ],
 )
 def test_lists_after_one_option(typed, meant):
-    assert spread(typed.split(), {"--P", "--N"}, takes_path=True) == [*meant.replace("--P=1=", "--P=1").split()]
+    assert spread(typed.split(), {"--P", "--N"}, takes_path=True) == meant.split()
 
 
 def test_help_version_and_no_torch():
@@ -112,6 +112,45 @@ def test_cost_flags_act_and_are_checked():
     assert "1025 does not divide into 16 heads" in complaint(run("cost", "--hidden", 1025), 2)
     assert "Missing option '--hidden'" in complaint(run("cost"), 2)
     assert "'0' is not a whole number" in complaint(run("cost", "--hidden", 1024, "--batch", 0), 2)
+    assert "--batch needs at least one value" in complaint(run("cost", "--hidden", 1024, "--batch", ","), 2)
+    assert "--layers 0: choose between 1 and" in complaint(run("cost", "--hidden", 1024, "--layers", 0), 2)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--tokens-in", 512),
+        ("--tokens-out", 256),
+        ("--layers", 12),
+        ("--heads", 32),
+        ("--kv-heads", 4),
+        ("--vocab", 32_000),
+        ("--prefix-tokens", 480),
+        ("--flops-efficiency", 0.1),
+        ("--memory-efficiency", 0.3),
+    ],
+)
+def test_every_cost_flag_reaches_its_own_place(flag, value, capsys):
+    from scalelab.architecture import Architecture, mlp_width
+    from scalelab.cli import main
+    from scalelab.cost import Device, Workload, price
+
+    assert main(["cost", "--hidden", "1024", "--P", "2", flag, str(value), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    place = flag.removeprefix("--").replace("-", "_")
+    shape = {"layers": "num_layers", "heads": "num_heads", "kv_heads": "num_kv_heads", "vocab": "vocab_size"}
+    sizes = {"num_layers": 36, "num_heads": 16, "num_kv_heads": 2, "vocab_size": 151_936, "prefix_tokens": 48}
+    work, device = {}, {}
+    if place.startswith("tokens"):
+        work[place] = value
+    elif place.endswith("efficiency"):
+        device[place] = value
+    else:
+        sizes[shape.get(place, place)] = value
+    cost = price(Architecture(1024, mlp_width(1024), P=2, **sizes), Workload(**work), Device(**device))
+    assert row["latency_s"] == cost.latency_s
+    assert row["memory_bytes"] == cost.memory_bytes
+    assert row["n_params"] == cost.architecture.n_params
 
 
 def test_fit_prints_and_saves_both_corpora(tmp_path):
@@ -156,6 +195,29 @@ def test_fit_refuses_what_holds_no_records(tmp_path):
     assert "not a readable Parquet file" in complaint(run("fit", tmp_path), 1)
 
 
+def test_places_that_cannot_be_written_are_named(tmp_path, text_folder):
+    (tmp_path / "file").write_text("")
+    assert f"{tmp_path / 'file'}: File exists" in complaint(run("fit", "paper", "--out", tmp_path / "file"), 1)
+    swept = run("sweep", "--corpus", text_folder, "--out", tmp_path / "file")
+    assert f"{tmp_path / 'file'}: File exists" in complaint(swept, 1)
+
+
+def test_names_are_text_and_not_markup(tmp_path):
+    for name in ("wiki[en]", "wiki[/en]", "a$b$c", "x/../y"):
+        _table(tmp_path, corpus=name, loss=[5.0, 4.0, 3.5, 3.0, 2.9])
+        result = run("fit", tmp_path, "--out", tmp_path / "out", "--draws", 100)
+        assert result.returncode == 0, result.stderr
+        assert name in result.stdout
+    assert {p.parent for p in (tmp_path / "out").rglob("*.png")} == {tmp_path / "out"}
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    command = f"{sys.executable} -W error -m scalelab fit paper --out {tmp_path} --draws 100 | head -1"
+    result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert result.stderr == ""
+
+
 def test_too_few_runs_is_a_failure_that_names_the_group(tmp_path):
     _table(tmp_path, **{"n_params": [10, 20], "n_streams": [1, 2], "loss": [3.0, 2.0]})
     result = run("fit", tmp_path, cwd=tmp_path)
@@ -177,6 +239,10 @@ def test_too_few_runs_is_a_failure_that_names_the_group(tmp_path):
         (["--tokenizer", "7"], "--tokenizer 7: a vocabulary needs 257"),
         (["nowhere.yaml"], "nowhere.yaml: No such file"),
         (["--bogus"], "No such option: --bogus"),
+        (["--P", "²"], "--P: '²' is not a whole number"),
+        (["--tokenizer", "²"], "--tokenizer ²: neither a vocabulary size nor a path"),
+        (["--dtype", "fp8"], "dtype must be auto, fp32 or bf16"),
+        (["--seed", "-1"], "--seed: '-1' is not a whole number of at least 0"),
     ],
 )
 def test_sweep_names_the_bad_value(args, message, text_folder):
@@ -200,8 +266,7 @@ def test_sweep_trains_resumes_and_fits(small, tmp_path):
     assert "2 of 4 runs are recorded already" in second.stdout
     assert all(p.read_bytes() == content for p, content in before.items())
     third = run(*small, "--out", tmp_path / "s")
-    assert "all 4 runs are recorded" in third.stdout
-    assert "nothing to do" in third.stdout
+    assert "nothing to do: all 4 runs are recorded" in third.stdout
     table = records.load(tmp_path / "s")
     assert sorted(table["n_streams"]) == [1, 1, 2, 2]
     assert table["loss"].between(1, 6).all()
@@ -209,16 +274,22 @@ def test_sweep_trains_resumes_and_fits(small, tmp_path):
     assert len(list((tmp_path / "s" / "curves").iterdir())) == 4
     fitted = run("fit", tmp_path / "s", "--out", tmp_path / "fits", "--draws", 100)
     assert fitted.returncode == 0, fitted.stderr
-    assert "few_runs" in fitted.stdout
+    assert "no_freedom" in fitted.stdout
 
 
-def test_a_record_of_another_run_is_not_taken_for_done(small, tmp_path):
+def test_a_record_that_cannot_be_trusted_is_neither_done_nor_overwritten(small, tmp_path):
     run(*small[:3], "--P", "1", *small[7:], "--out", tmp_path)
     (path,) = (tmp_path / "runs").iterdir()
-    path.write_bytes(path.read_bytes()[:100])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
     said = complaint(run(*small, "--out", tmp_path), 1)
-    assert path.name in said
+    assert f"{path}: not a readable Parquet file" in said
     assert path.stat().st_size == 100
+    path.write_bytes(whole)
+    other = next(iter({"0" * 16} - {path.stem}))
+    table = records.load(path).drop(columns="file").assign(key=other)
+    table.to_parquet(path)
+    assert f"{path}: holds another run's record" in complaint(run(*small, "--out", tmp_path), 1)
 
 
 def test_ctrl_c_leaves_finished_runs_and_the_same_command_goes_on(small, tmp_path):
@@ -248,8 +319,9 @@ def test_a_failing_run_does_not_stop_the_others(small, tmp_path):
 
     from scalelab.sweep.resolve import resolve
     from scalelab.sweep.spec import SweepSpec
+    from scalelab.train.recipe import Recipe
 
-    spec = SweepSpec(N=(12e3, 25e3), P=(1, 2), D=(20e3,), corpus=str(small[-1]))
+    spec = SweepSpec(D=(20e3,), corpus=str(small[-1]), recipe=Recipe(dtype="fp32"))
     victim = resolve(replace(spec, N=(12e3,), P=(1,))).runs[0]
     (tmp_path / "curves" / f"{victim.key}.parquet").mkdir(parents=True)
     result = run(*small, "--out", tmp_path)

@@ -74,7 +74,7 @@ def sweep(
 
     console = stdout()
     records = run_sweep(chosen, out, device, workers, compile_model, console)
-    console.print(f"all {len(records)} runs are recorded below {out}; next: scalelab fit {out}", soft_wrap=True)
+    console.print(f"{len(records)} runs are recorded below {out}; next: scalelab fit {out}", soft_wrap=True)
     _show_losses(console, records)
 
 

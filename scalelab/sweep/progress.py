@@ -96,7 +96,7 @@ def announce(console: Console, resolved: ResolvedSweep, left: list[RunConfig], p
         soft_wrap=True,
     )
     if not left:
-        console.print(f"all {total} runs are recorded below {out} already; nothing to do", soft_wrap=True)
+        console.print(f"nothing to do: all {total} runs are recorded below {out} already", soft_wrap=True)
         return
     done = total - len(left)
     already = f"; {done} of {total} runs are recorded already" if done else ""
