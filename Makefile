@@ -15,6 +15,7 @@ test: $(READY)  ## the tests
 	$(BIN)/pytest -n auto
 
 check: $(READY)  ## style, types, and who may import whom
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -29,7 +30,7 @@ setup: $(READY)  ## only install, into .venv
 # llm-analysis asks for a transformers before 5 and cannot be resolved beside ours: by itself it works.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-analysis
 	touch $(READY)
 

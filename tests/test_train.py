@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -172,3 +173,11 @@ def test_keys_name_configs_and_setups_name_what_may_be_compared(config):
 def test_recipes_that_cannot_train_are_refused(change):
     with pytest.raises(UsageError, match=next(iter(change))):
         Recipe(**change)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_compiled_training_ends_at_the_same_loss(config, data):
+    short = streams(replace(config, n_tokens=whole_steps(5e3, config.recipe)), 2)
+    plain, compiled = (train_run(short, data, compile_model=c).evaluation.loss for c in (False, True))
+    assert compiled == pytest.approx(plain, rel=1e-4)
