@@ -35,11 +35,10 @@ def fit(
     Records are fitted in groups of one corpus, tokenizer, training set-up and number of tokens.
     """
     from scalelab import records
-    from scalelab.fit import fit_group, group_records
-    from scalelab.fit.groups import N_COLUMNS
+    from scalelab.fit import CONVENTIONS, fit_group, group_records
 
-    if count not in N_COLUMNS:
-        raise UsageError(f"--count {count}: choose one of {', '.join(N_COLUMNS)}")
+    if count not in CONVENTIONS:
+        raise UsageError(f"--count {count}: choose one of {', '.join(CONVENTIONS)}")
     if not 1e-8 <= delta <= 1e3:
         raise UsageError(f"--delta {delta}: choose between 1e-8 and 1e3")
     console = stdout()
@@ -70,22 +69,16 @@ def _draw(result: FitResult, path: Path) -> Path:
 
 
 def _show(console: Console, group: Group, result: FitResult) -> None:
+    from scalelab.fit import CONVENTIONS
+
     table = make_table("<parameter", "value", "<95 % interval", "<unit")
     for parameter in result.law_object.parameters:
-        interval = result.interval(parameter.name)
-        table.add_row(
-            parameter.name,
-            format_number(result.values[parameter.name]) if interval else "not estimated",
-            "–".join(format_number(end, 3) for end in interval)
-            if interval and min(interval) >= 0
-            else " to ".join(format_number(end, 3) for end in interval)
-            if interval
-            else "",
-            parameter.unit,
-        )
+        name = parameter.name
+        value = "not estimated" if name in result.fixed else format_number(result.values[name])
+        table.add_row(name, value, _interval_text(result.interval(name)), parameter.unit)
     print_table(console, group.title, table)
     console.print(
-        f"{result.law_object.equation(result.values)}   (N: {result.convention} convention)\n"
+        f"{result.law_object.equation(result.values)}   (N: {CONVENTIONS[result.convention].meaning})\n"
         f"R² {result.r_squared:.4f}, objective {result.objective:.6e}, {result.n_runs} runs, "
         f"{result.agreement:.0%} of starts agree",
         soft_wrap=True,
@@ -93,6 +86,13 @@ def _show(console: Console, group: Group, result: FitResult) -> None:
     print_table(console, "predicted over measured, %", _residuals(group, result))
     for note in result.notes:
         console.print(f"note: {note.message} ({note.code})", style="yellow", soft_wrap=True)
+
+
+def _interval_text(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return "none"
+    dash = "–" if interval[0] >= 0 else " to "
+    return dash.join(format_number(end, 3) for end in interval)
 
 
 def _residuals(group: Group, result: FitResult) -> Table:

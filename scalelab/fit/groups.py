@@ -13,10 +13,19 @@ from scalelab.units import format_count
 
 _MUST_AGREE = ["corpus_digest", "tokenizer_digest", "setup", "n_tokens"]
 
-N_COLUMNS = {
-    "paper": "n_params",
-    "backbone": "n_params_backbone",
-    "total": "n_params_total",
+
+@dataclass(frozen=True)
+class Convention:
+    """A way to count N: the record's column, and what it counts."""
+
+    column: str
+    meaning: str
+
+
+CONVENTIONS = {
+    "paper": Convention("n_params", "non-embedding parameters with streams"),
+    "backbone": Convention("n_params_backbone", "non-embedding parameters without streams"),
+    "total": Convention("n_params_total", "all parameters"),
 }
 
 
@@ -79,8 +88,8 @@ def _name(first: pd.Series) -> tuple[str, ...]:
 
 
 def n_values(group: Group, convention: str) -> pd.Series:
-    """N of each record under a convention of `N_COLUMNS`. Raises `DataError` if not recorded."""
-    column = N_COLUMNS[convention]
+    """N of each record under one of `CONVENTIONS`. Raises `DataError` if not recorded."""
+    column = CONVENTIONS[convention].column
     values = group.records[column]
     if values.isna().any():
         raise DataError(f"{group.title}: {int(values.isna().sum())} records have no {column!r}; use --count paper")

@@ -37,7 +37,7 @@ class FitResult:
 
     law: str
     group: str
-    convention: str  # how N is counted: a name of `groups.N_COLUMNS`
+    convention: str  # how N is counted: a name of `CONVENTIONS`
     params: tuple[float, ...]
     fixed: tuple[str, ...]
     objective: float

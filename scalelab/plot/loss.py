@@ -6,14 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scalelab.fit import FitResult
+from scalelab.fit import CONVENTIONS, FitResult
 from scalelab.plot.style import colours, count_axis, new_axes
-
-N_LABELS = {
-    "paper": "N, non-embedding parameters with streams",
-    "backbone": "N, non-embedding parameters without streams",
-    "total": "N, all parameters",
-}
 
 
 def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
@@ -35,7 +29,7 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
         if fit.draws:
             axes.fill_between(grid, *fit.band(grid, P), color=colour, alpha=0.12, linewidth=0)
     count_axis(axes)
-    axes.set_xlabel(N_LABELS[fit.convention])
+    axes.set_xlabel(f"N, {CONVENTIONS[fit.convention].meaning}")
     axes.set_ylabel("validation loss, nats per token")
     axes.set_title(f"{fit.group}\n{fit.law_object.equation(fit.values)}", fontsize=9, parse_math=False)
     axes.legend(frameon=False)
