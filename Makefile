@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check notebook setup clean
+.PHONY: demo test check benchmark notebook setup clean
 
 demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
 	$(BIN)/scalelab sweep --P 1 2 4 8
@@ -20,6 +20,9 @@ check: $(READY)  ## style, types, and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+benchmark: $(READY)  ## speeds as ratios to a baseline in the same run
+	$(BIN)/python benchmarks/fit.py
 
 notebook: $(READY)  ## Jupyter, with the notebooks
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[notebook]'

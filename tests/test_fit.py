@@ -185,6 +185,15 @@ def test_a_parameter_at_its_bound_is_said(make_records):
     assert "E ended at its bound 1e-08" in notes["at_bound"]
 
 
+def test_stream_parameters_that_weigh_in_n_are_noted(make_records):
+    table = make_records(noise=1e-3).assign(n_params_backbone=lambda t: t["n_params"])
+    assert "streams_in_N" not in {n.code for n in fit_group(group_of(table), draws=100).notes}
+    table["n_params"] += table["n_params"] * table["n_streams"] // 40
+    assert "streams_in_N" in {n.code for n in fit_group(group_of(table), draws=100).notes}
+    notes = {n.code for n in fit_group(group_of(table), convention="backbone", draws=100).notes}
+    assert "streams_in_N" not in notes
+
+
 def test_repeated_seeds_are_noted(make_records):
     table = make_records(E=1e-9, A=1e9, alpha=0.1, noise=2e-3)
     twice = pd.concat([table, make_records(E=1e-9, A=1e9, alpha=0.1, noise=2e-3, seed=1)], ignore_index=True)

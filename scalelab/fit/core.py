@@ -7,7 +7,7 @@ import numpy as np
 from scalelab.errors import ScalelabError
 from scalelab.fit.bootstrap import DRAWS, residual_bootstrap
 from scalelab.fit.groups import Group, n_values
-from scalelab.fit.notes import count_configs, data_notes, interval_notes, optimum_notes
+from scalelab.fit.notes import count_configs, count_notes, data_notes, interval_notes, optimum_notes
 from scalelab.fit.objective import DELTA, Objective
 from scalelab.fit.result import FitResult
 from scalelab.fit.solver import STARTS, minimise
@@ -69,6 +69,7 @@ def fit_group(
         draws=tuple(tuple(map(float, row)) for row in sample),
         notes=(
             *data_notes(points, int(free.sum())),
+            *count_notes(group.records, convention),
             *optimum_notes(law, params, fixed, optimum),
             *interval_notes(law, sample, fixed, float(loss.min())),
         ),

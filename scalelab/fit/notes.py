@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from scalelab.fit.result import LEVEL, Note, tails
 from scalelab.fit.solver import Optimum
@@ -15,6 +16,7 @@ MIN_N_SPAN = 4.0
 MANY = 4  # different (N, P) a parameter: simulated intervals hold about what they say (docs/LOG.md)
 MIN_AGREEMENT = 0.05
 MAX_GRADIENT = 1e-3
+MAX_STREAM_SHARE = 0.05
 
 
 def count_configs(points: Points) -> int:
@@ -49,6 +51,17 @@ def data_notes(points: Points, n_free: int) -> Iterator[Note]:
         )
     if runs > configs:
         yield Note("repeats", f"{runs} runs at {configs} different (N, P): repeated seeds count as runs of their own")
+
+
+def count_notes(records: pd.DataFrame, convention: str) -> Iterator[Note]:
+    """A note if N holds so many stream parameters that it is no longer the backbone's size."""
+    share = (records["n_params"] / records["n_params_backbone"] - 1).max()
+    if convention == "paper" and share > MAX_STREAM_SHARE:
+        yield Note(
+            "streams_in_N",
+            f"the streams' own parameters add up to {share:.0%} to N here (1 % in the paper), which this way of "
+            "counting sets against P; --count backbone leaves them out",
+        )
 
 
 def optimum_notes(law: Law, params: Array, fixed: tuple[str, ...], optimum: Optimum) -> Iterator[Note]:
