@@ -9,6 +9,7 @@ import typer
 
 from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
 from scalelab.cli.console import make_table, print_table, stdout
+from scalelab.cli.lists import list_option
 from scalelab.cost.model import (
     GIB,
     PAPER_HEADS,
@@ -27,13 +28,19 @@ if TYPE_CHECKING:
     from scalelab.cost import Cost
 
 
+_STREAMS, _BATCHES = (1, 2, 4, 8), (1,)
 MAX_SIZE = 10_000_000  # beyond this nothing is a size, and integers stop fitting into floats
 
 
 def cost(
     hidden: Annotated[int, typer.Option(help="Hidden size.")],
-    P: Annotated[list[str] | None, typer.Option("--P", help="Parallel streams, e.g. --P 1 2 4 8.")] = None,
-    batch: Annotated[list[str] | None, typer.Option(help="Requests at once, e.g. --batch 1 8.")] = None,
+    P: Annotated[
+        list[str] | None,
+        list_option("--P", "Parallel streams, e.g. --P 1 2 4 8.", _STREAMS),
+    ] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option(help="Requests at once, e.g. --batch 1 8.", metavar="VALUE…", show_default="1")
+    ] = None,
     tokens_in: Annotated[int, typer.Option(help="Prompt tokens.")] = 64,
     tokens_out: Annotated[int, typer.Option(help="Generated tokens.")] = 64,
     intermediate: Annotated[
@@ -58,8 +65,8 @@ def cost(
     """
     from scalelab.cost import price
 
-    streams = whole_numbers(P or ["1", "2", "4", "8"], "--P")
-    batches = whole_numbers(batch or ["1"], "--batch")
+    streams = whole_numbers(P or _STREAMS, "--P")
+    batches = whole_numbers(batch or _BATCHES, "--batch")
     sizes = {"--hidden": hidden, "--layers": layers, "--vocab": vocab, "--intermediate": intermediate or 1}
     for flag, value in sizes.items():
         if not 1 <= value <= MAX_SIZE:

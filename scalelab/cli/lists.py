@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperOption
+
+from scalelab.units import format_count
 
 _NUMBER = re.compile(r"^-?[0-9.]")
 
@@ -18,6 +22,12 @@ class ListCommand(TyperCommand):
         flags = {flag for p in self.params if isinstance(p, TyperOption) and p.multiple for flag in p.opts}
         takes_path = any(not isinstance(p, TyperOption) for p in self.params)
         return super().parse_args(ctx, spread(list(args), flags, takes_path))
+
+
+def list_option(flag: str, text: str, default: Sequence[float]) -> Any:
+    """A Typer option that takes many values; the command gets them as typed, or None."""
+    shown = " ".join(format_count(value) for value in default)
+    return typer.Option(flag, help=text, metavar="VALUE…", show_default=shown)
 
 
 def spread(args: list[str], flags: set[str], takes_path: bool) -> list[str]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scalelab.cli.console import make_table, print_table, stdout
+from scalelab.cli.lists import list_option
 from scalelab.errors import UsageError
+from scalelab.sweep.spec import SweepSpec, load_spec, tokenizer_choice
 from scalelab.units import counts, format_count, whole_numbers
 
 if TYPE_CHECKING:
@@ -17,16 +19,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _Values = list[str] | None
+_DEFAULT = SweepSpec()
 
 
 def sweep(
     spec: Annotated[
         Path | None, typer.Argument(help="A YAML file such as sweeps/smoke.yaml; options go over it.")
     ] = None,
-    N: Annotated[_Values, typer.Option("--N", help="Non-embedding parameters, e.g. --N 50k 100k 0.2M.")] = None,
-    P: Annotated[_Values, typer.Option("--P", help="Parallel streams, e.g. --P 1 2 4 8.")] = None,
-    D: Annotated[_Values, typer.Option("--D", help="Training tokens, e.g. --D 1M.")] = None,
-    seed: Annotated[_Values, typer.Option("--seed", help="Seeds, e.g. --seed 0 1 2.")] = None,
+    N: Annotated[_Values, list_option("--N", "Non-embedding parameters, e.g. --N 50k 0.2M.", _DEFAULT.N)] = None,
+    P: Annotated[_Values, list_option("--P", "Parallel streams, e.g. --P 1 2 4 8.", _DEFAULT.P)] = None,
+    D: Annotated[_Values, list_option("--D", "Training tokens, e.g. --D 1M.", _DEFAULT.D)] = None,
+    seed: Annotated[_Values, list_option("--seed", "Seeds, e.g. --seed 0 1 2.", _DEFAULT.seeds)] = None,
     corpus: Annotated[
         str | None,
         typer.Option(help="stdlib (the default), hf:NAME, or a file or folder of text, JSONL or Parquet."),
@@ -50,9 +53,6 @@ def sweep(
     Finished runs are never repeated: the same command goes on where it stopped. For one seed
     all P share the backbone's initial weights and the order of the data.
     """
-    # Checked before torch is loaded, so that a mistake is told at once.
-    from scalelab.sweep.spec import SweepSpec, load_spec, tokenizer_choice
-
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {device}: choose auto, cpu or cuda")
     given = {
@@ -66,10 +66,11 @@ def sweep(
         "prefix_tokens": prefix_tokens,
     }
     recipe = {"lr": lr, "seq_len": seq_len, "batch_size": batch_size, "dtype": dtype}
-    chosen = load_spec(spec) if spec is not None else SweepSpec()
+    chosen = load_spec(spec) if spec is not None else _DEFAULT
     chosen = replace(chosen, **_given(given), recipe=replace(chosen.recipe, **_given(recipe)))
     out = out or Path("results") / chosen.name
 
+    # Only now, so that a mistake is told before torch is loaded.
     from scalelab.sweep.run import run_sweep
 
     console = stdout()
