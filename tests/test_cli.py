@@ -218,6 +218,30 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     assert result.stderr == ""
 
 
+def test_each_way_to_count_n_has_a_file_of_its_own(tmp_path):
+    for count in ("paper", "backbone"):
+        run("fit", "paper", "--out", tmp_path, "--draws", 100, "--no-figure", "--count", count)
+    names = [f"{corpus}-d-42b{end}.json" for corpus in ("pile", "stack-v2-python") for end in ("-backbone", "")]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+
+
+def test_output_that_knows_no_greek_is_no_error():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "scalelab", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+
+
+def test_an_unfinished_sweep_is_no_success_and_repeated_text_is_noted(text_folder, tmp_path):
+    sweep = f"{sys.executable} -m scalelab sweep --N 12k --P 1 --D 900k --corpus {text_folder} --out {tmp_path}"
+    result = subprocess.run(
+        ["bash", "-c", f"{sweep} | head -3; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 141
+    assert "passes over this text" in result.stdout
+
+
 def test_too_few_runs_is_a_failure_that_names_the_group(tmp_path):
     _table(tmp_path, **{"n_params": [10, 20], "n_streams": [1, 2], "loss": [3.0, 2.0]})
     result = run("fit", tmp_path, cwd=tmp_path)

@@ -168,3 +168,15 @@ def test_any_saved_tokenizer_by_path(text_folder, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(DataError, match="not a tokenizer"):
         tokenise(corpus, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["meta.json", "train.npy"])
+def test_a_damaged_cache_is_named(text_folder, name):
+    corpus = load_corpus(str(text_folder))
+    file = tokenise(corpus, 310).folder / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a damaged token cache .*; delete it"):
+        tokenise(corpus, 310)
+    file.write_bytes(whole)
+    tokenise(corpus, 310)

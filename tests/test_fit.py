@@ -194,6 +194,18 @@ def test_stream_parameters_that_weigh_in_n_are_noted(make_records):
     assert "streams_in_N" not in notes
 
 
+def test_a_run_far_off_the_law_is_named(make_records):
+    table = make_records(noise=2e-3)
+    assert "outlier" not in {n.code for n in fit_group(group_of(table), draws=100).notes}
+    table.loc[3, "loss"] *= 1.5
+    notes = {n.code: n.message for n in fit_group(group_of(table), draws=100).notes}
+    assert "the run at N 500M, P 8 lies +49.8% off" in notes["outlier"]
+
+
+def test_a_perfect_fit_has_converged(make_records):
+    assert fit_group(group_of(make_records()), draws=100).notes == ()
+
+
 def test_repeated_seeds_are_noted(make_records):
     table = make_records(E=1e-9, A=1e9, alpha=0.1, noise=2e-3)
     twice = pd.concat([table, make_records(E=1e-9, A=1e9, alpha=0.1, noise=2e-3, seed=1)], ignore_index=True)

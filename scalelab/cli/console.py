@@ -11,17 +11,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def stdout() -> Console:
+def stdout(broken_pipe_code: int = 0) -> Console:
     """The console of standard output: 100 columns where it is no terminal, and text as it is.
 
-    Names of corpora are text, so nothing in square brackets is taken for markup.
+    Names of corpora are text, so nothing in square brackets is taken for markup. Where the reader
+    goes away (`| head`), the program ends with `broken_pipe_code`.
     """
     from rich.console import Console
 
     class _Output(Console):
-        def on_broken_pipe(self) -> NoReturn:  # `scalelab … | head`; rich would end with code 1
+        def on_broken_pipe(self) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(0)
+            raise SystemExit(broken_pipe_code)
 
     width = None if sys.stdout.isatty() else 100
     return _Output(highlight=False, markup=False, width=width)

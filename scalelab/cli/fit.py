@@ -51,7 +51,8 @@ def fit(
             console.print(f"not fitted: {error}", style="red", soft_wrap=True)
             failures.append(error)
             continue
-        paths = [out / f"{group.slug}.json"]
+        name = group.slug if count == "paper" else f"{group.slug}-{count}"
+        paths = [out / f"{name}.json"]
         result.save(paths[0])
         if figure:
             paths.append(_draw(result, paths[0].with_suffix(".png")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -43,8 +44,13 @@ def _options(
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without α gets a ? and no traceback
+            stream.reconfigure(errors="replace")
     try:
         code = app(args=args, standalone_mode=False)
+        if code == 130:
+            return _complain("interrupted", code)
         return code if isinstance(code, int) else 0
     except ScalelabError as error:
         return _complain(str(error), error.exit_code)

@@ -73,7 +73,7 @@ def sweep(
     # Only now, so that a mistake is told before torch is loaded.
     from scalelab.sweep.run import run_sweep
 
-    console = stdout()
+    console = stdout(broken_pipe_code=141)  # an unfinished sweep is no success
     records = run_sweep(chosen, out, device, workers, compile_model, console)
     console.print(f"{len(records)} runs are recorded below {out}; next: scalelab fit {out}", soft_wrap=True)
     _show_losses(console, records)

@@ -7,7 +7,7 @@ import numpy as np
 from scalelab.errors import ScalelabError
 from scalelab.fit.bootstrap import DRAWS, residual_bootstrap
 from scalelab.fit.groups import Group, n_values
-from scalelab.fit.notes import count_configs, count_notes, data_notes, interval_notes, optimum_notes
+from scalelab.fit.notes import count_configs, count_notes, data_notes, interval_notes, optimum_notes, outlier_notes
 from scalelab.fit.objective import DELTA, Objective
 from scalelab.fit.result import FitResult
 from scalelab.fit.solver import STARTS, minimise
@@ -52,6 +52,7 @@ def fit_group(
     params = objective.to_params(optimum.z)
     sample = residual_bootstrap(objective, optimum.z, np.log(loss), draws, seed)
     predicted = law.loss(params, points)
+    residuals = np.log(predicted / loss)
     return FitResult(
         law=law.name,
         group=group.title,
@@ -64,12 +65,13 @@ def fit_group(
         agreement=optimum.agreement,
         N_range=(float(N.min()), float(N.max())),
         P_levels=tuple(int(p) for p in np.unique(P)),
-        residuals=tuple(map(float, np.log(predicted / loss))),
+        residuals=tuple(map(float, residuals)),
         runs=tuple((float(n), float(p), float(v)) for n, p, v in zip(N, P, loss, strict=True)),
         draws=tuple(tuple(map(float, row)) for row in sample),
         notes=(
             *data_notes(points, int(free.sum())),
             *count_notes(group.records, convention),
+            *outlier_notes(points, residuals),
             *optimum_notes(law, params, fixed, optimum),
             *interval_notes(law, sample, fixed, float(loss.min())),
         ),

@@ -16,6 +16,8 @@ MIN_N_SPAN = 4.0
 MANY = 4  # different (N, P) a parameter: simulated intervals hold about what they say (docs/LOG.md)
 MIN_AGREEMENT = 0.05
 MAX_GRADIENT = 1e-3
+PERFECT = 1e-20  # an objective of rounding errors alone, whose gradient means nothing
+OUTLIER = 10.0  # residuals in robust standard deviations
 MAX_STREAM_SHARE = 0.05
 
 
@@ -53,6 +55,17 @@ def data_notes(points: Points, n_free: int) -> Iterator[Note]:
         yield Note("repeats", f"{runs} runs at {configs} different (N, P): repeated seeds count as runs of their own")
 
 
+def outlier_notes(points: Points, residuals: Array) -> Iterator[Note]:
+    """A note for runs far off the law: the fit resists them, the bootstrap intervals do not."""
+    spread = 1.4826 * float(np.median(np.abs(residuals)))
+    for i in np.flatnonzero(np.abs(residuals) > max(OUTLIER * spread, 1e-4)):
+        yield Note(
+            "outlier",
+            f"the run at N {format_count(points.N[i])}, P {points.P[i]:g} lies {np.expm1(-residuals[i]):+.1%} off the "
+            "law, far more than the others: intervals with it in are not to be trusted; look at that run",
+        )
+
+
 def count_notes(records: pd.DataFrame, convention: str) -> Iterator[Note]:
     """A note if N holds so many stream parameters that it is no longer the backbone's size."""
     share = (records["n_params"] / records["n_params_backbone"] - 1).max()
@@ -73,7 +86,7 @@ def optimum_notes(law: Law, params: Array, fixed: tuple[str, ...], optimum: Opti
     if optimum.agreement < MIN_AGREEMENT:
         share = f"{optimum.agreement:.1%}"
         yield Note("starts_disagree", f"only {share} of the starts found this optimum; there may be a better one")
-    if optimum.gradient_norm > MAX_GRADIENT:
+    if optimum.gradient_norm > MAX_GRADIENT and optimum.value > PERFECT:
         yield Note("not_converged", f"the objective still falls here (scaled gradient {optimum.gradient_norm:.1e})")
 
 

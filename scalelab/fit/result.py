@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,15 @@ class FitResult:
         return low, high
 
     def save(self, path: Path) -> None:
+        """Write the fit as JSON, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
+        text = json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            beside.write_text(text)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
 
     def _evaluate(self, params: Array, N: Array | float, P: Array | float) -> Array:
         N, P = np.broadcast_arrays(np.asarray(N, dtype=float), np.asarray(P, dtype=float))

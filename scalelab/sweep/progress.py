@@ -95,6 +95,14 @@ def announce(console: Console, resolved: ResolvedSweep, left: list[RunConfig], p
         f"{data.bytes_per_token:.2f} bytes each",
         soft_wrap=True,
     )
+    longest = max(c.n_tokens for c in resolved.runs)
+    if longest > data.train_tokens:
+        console.print(
+            f"note: D {format_count(longest)} is {longest / data.train_tokens:.1f} passes over this text; "
+            "a law over D means tokens that are new",
+            style="yellow",
+            soft_wrap=True,
+        )
     if not left:
         console.print(f"nothing to do: all {total} runs are recorded below {out} already", soft_wrap=True)
         return

@@ -29,6 +29,8 @@ def run_sweep(
     `device` is auto, cpu or cuda; `workers` runs train at once, by default one a core or GPU.
     Progress goes to `console` (default: nowhere). Raises `ScalelabError` if runs failed, and
     `InterruptedSweepError` on Ctrl-C; the records of finished runs stay either way.
+
+    Workers are processes: in a script, call it below ``if __name__ == "__main__":``.
     """
     console = console or Console(quiet=True)
     places = default_places(device)
@@ -37,6 +39,9 @@ def run_sweep(
     if spec.recipe.dtype == "auto":
         spec = replace(spec, recipe=replace(spec.recipe, dtype="fp32" if places[0] == "cpu" else "bf16"))
     out.mkdir(parents=True, exist_ok=True)
+    probe = out / ".writable"  # better now than after the first training
+    probe.touch()
+    probe.unlink(missing_ok=True)
     console.print(f"reading {spec.corpus} …")
     resolved = resolve(spec)
     left = missing(resolved.runs, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.context
 import os
@@ -146,8 +147,9 @@ def _work(config: RunConfig, job: Job, place: str, writer: Connection) -> None:
         tell("failed", {"message": str(error)})
     except Exception as error:  # the boundary of the process: tell, and keep the details
         log = job.out / "logs" / f"{config.key}.txt"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):  # a full disk may be what failed
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(traceback.format_exc())
         first = (str(error).splitlines() or [""])[0]
         tell("failed", {"message": f"{type(error).__name__}: {first} (details: {log})"})
     finally:

@@ -65,7 +65,12 @@ def tokenise(corpus: Corpus, tokenizer: str | int) -> TokenData:
     folder = cache_folder() / "tokens" / key
     if not (folder / "meta.json").exists():
         _build(folder, corpus, tokenizer, text)
-    meta = json.loads((folder / "meta.json").read_text())
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        for name in ("train", "validation", "validation_starts"):
+            np.load(folder / f"{name}.npy", mmap_mode="r")
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{folder}: a damaged token cache ({error}); delete it to have it made anew") from None
     return TokenData(folder, text, **{k: meta[k] for k in TokenData.__dataclass_fields__ if k in meta and k != "text"})
 
 
