@@ -153,6 +153,19 @@ def test_every_cost_flag_reaches_its_own_place(flag, value, capsys):
     assert row["n_params"] == cost.architecture.n_params
 
 
+def test_the_defaults_of_fit_are_the_librarys():
+    """Written twice, since importing the library's would load SciPy for `--help`."""
+    from inspect import signature
+
+    from scalelab.cli.fit import fit
+    from scalelab.fit import fit_group
+
+    command, library = signature(fit).parameters, signature(fit_group).parameters
+    for name in ("delta", "starts", "draws", "seed"):
+        assert command[name].default == library[name].default
+    assert command["count"].default == library["convention"].default
+
+
 def test_fit_prints_and_saves_both_corpora(tmp_path):
     result = run("fit", ROOT / "results" / "paper", "--out", tmp_path, "--draws", 200)
     assert result.returncode == 0, result.stderr

@@ -259,6 +259,17 @@ def test_saved_fit_predicts_the_same_to_the_last_digit(make_records, tmp_path):
     assert (np.array(again.band(grid, 4)) == np.array(result.band(grid, 4))).all()
 
 
+def test_a_failed_save_leaves_the_old_fit_whole(make_records, tmp_path):
+    from dataclasses import replace
+
+    result = fit_group(group_of(make_records(noise=1e-3)), draws=100)
+    result.save(tmp_path / "fit.json")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        replace(result, r_squared=float("nan")).save(tmp_path / "fit.json")
+    assert load_fit(tmp_path / "fit.json") == result
+    assert [p.name for p in tmp_path.iterdir()] == ["fit.json"]
+
+
 @pytest.mark.parametrize("text", ["{}", "5", "null", "", '{"params": [NaN], "notes": []}'])
 def test_a_file_that_is_no_fit_is_named(tmp_path, text):
     (tmp_path / "fit.json").write_text(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from scalelab import __version__
 from scalelab.errors import DataError
 from scalelab.laws import Law, ParallelLaw, Points
 from scalelab.laws.base import Array
+from scalelab.records.store import whole_file
 
 LAWS: dict[str, type] = {ParallelLaw.name: ParallelLaw}
 LEVEL = 0.95
@@ -89,14 +89,9 @@ class FitResult:
 
     def save(self, path: Path) -> None:
         """Write the fit as JSON, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
-        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            beside.write_text(text)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            file.write(text.encode())
 
     def _evaluate(self, params: Array, N: Array | float, P: Array | float) -> Array:
         N, P = np.broadcast_arrays(np.asarray(N, dtype=float), np.asarray(P, dtype=float))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -26,20 +27,26 @@ from scalelab.records.schema import (
 )
 
 
-def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
-    """Write rows to `path` so that a reader sees the whole file or none."""
-    table = pa.Table.from_pylist(list(rows), schema=schema)
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write `path` through: it appears there complete, or what was there stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with beside.open("wb") as file:
-            pq.write_table(table, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except BaseException:
+    finally:
         beside.unlink(missing_ok=True)
-        raise
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write rows to `path` so that a reader sees the whole file or none."""
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+    with whole_file(path) as file:
+        pq.write_table(table, file)
 
 
 def record_path(folder: Path, key: str) -> Path:
