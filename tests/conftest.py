@@ -18,6 +18,16 @@ import pytest
 DATA = Path(__file__).parent / "data"
 
 
+def fit_table(table: pd.DataFrame, law="parallel", **options):
+    """The fit of a table that is one group; 200 bootstrap draws unless told."""
+    from scalelab.fit import FitOptions, fit_group, group_records
+    from scalelab.laws import get_law
+
+    law = get_law(law)
+    (group,) = group_records(table, by_tokens="D" not in law.variables)
+    return fit_group(group, law, FitOptions(**({"draws": 200} | options)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Never touch the user's cache; shared by the tests of one process."""

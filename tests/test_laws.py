@@ -1,39 +1,168 @@
+import math
+import re
+
 import numpy as np
 import pytest
 
-from scalelab.laws import ParallelLaw, Points
+from scalelab.errors import UsageError
+from scalelab.laws import LAWS, Law, Parameter, Points, get_law
+from scalelab.units import format_number
 
-AT = Points(N=np.array([5e8, 1e9, 4e9, 1e5]), P=np.array([1.0, 2.0, 8.0, 4.0]))
+AT = Points(N=np.array([5e8, 1e9, 4e9, 1e5]), P=np.array([1.0, 2.0, 8.0, 4.0]), D=np.array([1e9, 4e10, 1e12, 2e6]))
+E, A, ALPHA, B, BETA = 0.69, 1.1e7, 0.19, 3e8, 0.28
+# Each law once more, as its source writes it, with parameters in the law's order.
+WRITTEN = {
+    "parallel": ((E, A, 0.39, ALPHA), lambda n, p, d: E + (A / (n * (0.39 * math.log(p) + 1))) ** ALPHA),
+    "power": ((E, A, 0.3, ALPHA), lambda n, p, d: E + (A / (n * p**0.3)) ** ALPHA),
+    "diversity": ((E, A, 0.9, ALPHA), lambda n, p, d: E + (A / n) ** ALPHA * (1 + (p - 1) * 0.9) / p),
+    "additive": ((E, A, ALPHA, 0.07, 0.5), lambda n, p, d: E + (A / n) ** ALPHA + 0.07 * p**-0.5),
+    "chinchilla": ((E, A, ALPHA, B, BETA), lambda n, p, d: E + (A / n) ** ALPHA + (B / d) ** BETA),
+    "joint": (
+        (E, A, 0.39, ALPHA, B, BETA),
+        lambda n, p, d: E + (A / (n * (0.39 * math.log(p) + 1))) ** ALPHA + (B / d) ** BETA,
+    ),
+    "joint-additive": (
+        (E, A, ALPHA, B, BETA, 0.07, 0.5),
+        lambda n, p, d: E + (A / n) ** ALPHA + (B / d) ** BETA + 0.07 * p**-0.5,
+    ),
+}
 
 
-def test_value_is_the_equation():
-    E, A, k, alpha = 0.69, 1.1e7, 0.39, 0.19
-    expected = [E + (A / (n * (k * np.log(p) + 1))) ** alpha for n, p in zip(AT.N, AT.P, strict=True)]
-    assert ParallelLaw().loss(np.array([E, A, k, alpha]), AT) == pytest.approx(expected, rel=1e-14)
+def test_every_law_is_checked_here():
+    assert WRITTEN.keys() == LAWS.keys()
+    assert all(law.source and law.latex.startswith("L(") and get_law(law) is law for law in LAWS.values())
 
 
-@pytest.mark.parametrize("params", [(0.69, 1.1e7, 0.39, 0.19), (1.3, 2e8, -0.1, 0.7), (0.1, 5.0, 0.0, 1.5)])
-def test_jacobian_by_central_differences(params):
-    law, params = ParallelLaw(), np.array(params)
+@pytest.mark.parametrize("name", LAWS)
+def test_value_is_the_equation(name):
+    params, written = WRITTEN[name]
+    expected = [written(n, p, d) for n, p, d in zip(AT.N, AT.P, AT.D, strict=True)]
+    assert LAWS[name].loss(np.array(params), AT) == pytest.approx(expected, rel=1e-14)
+
+
+def test_hoffmanns_constants_give_their_losses():
+    """E 1.69, A 406.4, α 0.34, B 410.7, β 0.28 (arXiv 2203.15556, appendix D.3); our A is theirs to 1/α."""
+    chinchilla = np.array([1.69, 406.4 ** (1 / 0.34), 0.34, 410.7 ** (1 / 0.28), 0.28])
+    loss = LAWS["chinchilla"].loss(chinchilla, Points(np.array([70e9]), np.array([1.0]), np.array([1.4e12])))
+    assert loss == pytest.approx([1.69 + 406.4 / 70e9**0.34 + 410.7 / 1.4e12**0.28], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_derivatives_by_central_differences(name):
+    """Against the law's own values, which the test above holds to the equation; also the numeric default."""
+    law, params = LAWS[name], np.array(WRITTEN[name][0])
+    loss, jacobian = law.evaluate(params, AT)
+    assert loss == pytest.approx(law.loss(params, AT), rel=1e-15)
     for i, value in enumerate(params):
-        step = 1e-6 * max(abs(value), 1e-2)
-        up, down = params.copy(), params.copy()
-        up[i] += step
-        down[i] -= step
-        numeric = (law.loss(up, AT) - law.loss(down, AT)) / (2 * step)
-        scale = np.abs(law.loss(params, AT)).max() / max(abs(value), 1e-2)
-        assert law.jacobian(params, AT)[:, i] == pytest.approx(numeric, rel=1e-6, abs=1e-8 * scale)
+        step = np.zeros_like(params)
+        step[i] = 1e-6 * value
+        numeric = (law.loss(params + step, AT) - law.loss(params - step, AT)) / (2e-6 * value)
+        scale = np.abs(jacobian[:, i]).max()
+        assert jacobian[:, i] == pytest.approx(numeric, rel=1e-5, abs=1e-7 * scale)
+    numeric = Law.evaluate(law, params, AT)[1]
+    assert numeric == pytest.approx(jacobian, rel=1e-6, abs=1e-9 * np.abs(jacobian).max())
 
 
-def test_batches_of_parameters_broadcast():
-    law = ParallelLaw()
-    batch = np.array([[0.69, 1.1e7, 0.39, 0.19], [1.3, 2e8, 0.3, 0.2]])
-    assert law.loss(batch, AT).shape == (2, 4)
-    assert law.jacobian(batch, AT).shape == (2, 4, 4)
-    assert law.loss(batch, AT)[1] == pytest.approx(law.loss(batch[1], AT), rel=1e-15)
+@pytest.mark.parametrize("name", LAWS)
+def test_batches_of_parameters_broadcast(name):
+    law = LAWS[name]
+    batch = np.array([WRITTEN[name][0], WRITTEN[name][0]]) * [[1.0], [1.01]]
+    k = len(law.parameters)
+    loss, jacobian = law.evaluate(batch, AT)
+    assert (loss.shape, jacobian.shape) == ((2, 4), (2, 4, k))
+    assert loss[1] == pytest.approx(law.loss(batch[1], AT), rel=1e-15)
+    assert jacobian[1] == pytest.approx(law.evaluate(batch[1], AT)[1], rel=1e-13)
+    each = Points(*(v[:2, None] for v in (AT.N, AT.P, AT.D)))
+    assert law.loss(batch, each)[:, 0] == pytest.approx([loss[0, 0], loss[1, 1]], rel=1e-15)
 
 
-def test_outside_its_domain_the_law_is_nan_not_a_number_from_nowhere():
-    loss = ParallelLaw().loss(np.array([0.5, 1e7, -0.6, 0.2]), AT)
+@pytest.mark.parametrize("name", LAWS)
+def test_the_printed_equation_is_the_law(name):
+    """Read back as arithmetic, the line a person sees gives the law's losses."""
+    law, (params, _) = LAWS[name], WRITTEN[name]
+    text = law.equation(dict(zip(law.names, params, strict=True)), digits=12)
+    code = re.sub(r"ln (\w)", r"log(\1)", text.removeprefix("L = ").replace("·", "*").replace("^", "**"))
+    for i, expected in enumerate(law.loss(np.array(params), AT)):
+        names = {"N": AT.N[i], "P": AT.P[i], "D": AT.D[i], "log": math.log}
+        assert eval(code, {"__builtins__": {}}, names) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [-0.5, -1e-7])
+def test_negative_parameters_can_be_read_back(value):
+    for name, parameter in (("parallel", "k"), ("power", "gamma"), ("diversity", "rho"), ("additive", "B")):
+        law = LAWS[name]
+        values = dict(zip(law.names, WRITTEN[name][0], strict=True)) | {parameter: value}
+        code = re.sub(r"ln (\w)", r"log(\1)", law.equation(values, 9)[4:].replace("·", "*").replace("^", "**"))
+        at = Points(np.array([1e9]), np.array([2.0]))
+        expected = law.loss(np.array([values[n] for n in law.names]), at)[0]
+        assert format_number(value, 9) in law.equation(values, 9)
+        assert eval(code, {"__builtins__": {}}, {"N": 1e9, "P": 2.0, "log": math.log}) == pytest.approx(expected)
+
+
+def test_outside_its_domain_a_law_is_nan_not_a_number_from_nowhere():
+    loss = LAWS["parallel"].loss(np.array([0.5, 1e7, -0.6, 0.2]), AT)
     assert np.isnan(loss[2])  # 1 - 0.6 ln 8 < 0
     assert np.isfinite(loss[0])
+    assert np.isnan(LAWS["diversity"].loss(np.array([0.5, 1e7, -0.2, 0.2]), AT)[2])  # 1 - 7 · 0.2 < 0
+
+
+OWN = """
+import numpy as np
+from scalelab.laws import Law, Parameter
+
+class Saturating(Law):
+    name = "saturating"
+    variables = ("N", "P")
+    parameters = (
+        Parameter("E", "nats/token", (0.05, 0.98), (1e-8, 2.0), relative_to="loss"),
+        Parameter("A", "parameters", (1e-8, 1e2), relative_to="N"),
+        Parameter("alpha", "1", (0.05, 1.0)),
+        Parameter("s", "1", (0.01, 0.5)),
+    )
+
+    def loss(self, params, at):
+        E, A, alpha, s = (params[..., i, None] for i in range(4))
+        return E + (A / at.N) ** alpha * (1 - s * (1 - 1 / at.P))
+
+ready = Saturating()
+nothing = 5
+"""
+
+
+def test_a_law_of_ones_own_comes_from_a_file(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    for name in ("Saturating", "ready"):
+        law = get_law(f"{tmp_path}/mine.py:{name}")
+        assert law.names == ("E", "A", "alpha", "s")
+        params = np.array([0.7, 1e7, 0.2, 0.1])
+        assert law.evaluate(params, AT)[1].shape == (4, 4)
+        assert law.evaluate(params, AT)[1][:, 3] == pytest.approx(-((1e7 / AT.N) ** 0.2) * (1 - 1 / AT.P), rel=1e-7)
+
+
+class Wrong(Law):
+    name = "wrong"
+    parameters = (Parameter("a", "1", (1.0, 2.0)),)
+
+
+class Flat(Wrong):
+    def loss(self, params, at):
+        return params[..., 0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("parralel", "law 'parralel' is unknown; choose parallel, power"),
+        ("nowhere.py:law", "law nowhere.py:law: no such file"),
+        ("{}/mine.py:absent", "has no absent"),
+        ("{}/mine.py:nothing", "an? int, not a scalelab.laws.Law"),
+        ("{}/broken.py:law", "does not run: SyntaxError"),
+        (Wrong(), r"loss\(\) fails: NotImplementedError"),
+        (Flat(), r"gave shape \(2,\), not \(2, 3\)"),
+    ],
+)
+def test_what_is_no_law_is_said(tmp_path, spec, message):
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "broken.py").write_text("law = (")
+    with pytest.raises(UsageError, match=message):
+        get_law(spec.format(tmp_path) if isinstance(spec, str) else spec)

@@ -54,7 +54,7 @@ def test_foreign_table_needs_only_the_three_columns(tmp_path):
 def test_paper_records_ship_twice_and_agree():
     package, folder = records.load("paper"), records.load(ROOT / "results" / "paper")
     assert len(package) == 48
-    columns = [c for c in package.columns if package[c].notna().any()]
+    columns = [c for c in package.columns if package[c].notna().any() and c != "file"]
     pd.testing.assert_frame_equal(package[columns], folder[columns], check_dtype=False)
     assert folder.drop(columns=[*columns, "file"]).isna().all(axis=None)
     smallest = package[(package["corpus"] == "pile") & (package["n_streams"] == 1)].iloc[0]
@@ -82,7 +82,7 @@ def test_bad_loss_names_file_column_and_row(tmp_path, bad):
         ("n_streams", [1, 2.5], "column 'n_streams', row 2: 2.5 is not a positive whole number"),
         ("n_streams", ["1", "two"], "column 'n_streams', row 2: 'two' is not a positive whole number"),
         ("n_params", [10, 1e300], "column 'n_params', row 2"),
-        ("n_tokens", [5, -5], "column 'n_tokens', row 2: -5 is not a positive whole number"),
+        ("n_tokens", [5, -5], "column 'n_tokens', row 2: -5 is not a positive number"),
         ("n_params_backbone", ["x", "y"], "column 'n_params_backbone', row 1"),
         ("loss", [3.0, 1e300], "column 'loss', row 2"),
     ],

@@ -1,4 +1,4 @@
-"""`scalelab fit`: fit the parallel law to every group of records, print, save, draw."""
+"""`scalelab fit`: fit a law to every group of records, print, save, draw; or compare laws."""
 
 from __future__ import annotations
 
@@ -7,104 +7,225 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scalelab.cli.console import make_table, print_table, stdout
+from scalelab.cli.console import stdout
+from scalelab.cli.lists import list_option, pairs
 from scalelab.errors import ScalelabError, UsageError
-from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-    from scalelab.fit import FitResult, Group
+    from scalelab.fit import FitOptions, FitResult, Group
+    from scalelab.records import Table
+
+_Words = list[str] | None
+FIGURES = ("loss", "contours", "residuals", "profiles", "pairs", "predicted")
+ALL = "all"
 
 
 def fit(
-    source: Annotated[str, typer.Argument(help="A folder or file of records, or 'paper' for the published losses.")],
-    out: Annotated[Path, typer.Option(help="Folder for the fits (JSON) and figures (PNG).")] = Path("fits"),
+    source: Annotated[
+        str, typer.Argument(help="A folder of records, a Parquet, CSV or JSONL table, or 'paper'.", show_default=False)
+    ],
+    law: Annotated[
+        str,
+        typer.Option(
+            help="parallel, power, diversity, additive, chinchilla, joint, joint-additive, file.py:NAME, all."
+        ),
+    ] = "parallel",
+    columns: Annotated[
+        _Words, list_option("--map", "Columns of your own: n_params=N loss=val_loss.", (), "NAME=COLUMN…")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="Which rows, e.g. 'n_tokens > 100M and n_streams < 8'.")] = None,
     count: Annotated[
         str, typer.Option(help="Which N: paper (non-embedding with streams), backbone or total.")
     ] = "paper",
+    fix: Annotated[_Words, list_option("--fix", "Parameters not to fit: k=0.", (), "NAME=VALUE…")] = None,
+    bound: Annotated[_Words, list_option("--bound", "Limits of parameters: alpha=0.1:1.", (), "NAME=LOW:HIGH…")] = None,
+    objective: Annotated[
+        str, typer.Option(help="huber (on log residuals), log or raw (least squares of either).")
+    ] = "huber",
     delta: Annotated[float, typer.Option(help="Huber threshold on log residuals.")] = 1e-3,
     starts: Annotated[int, typer.Option(min=1, help="Starting points of the optimiser.")] = 300,
+    bootstrap: Annotated[str, typer.Option(help="residual, wild or pairs.")] = "residual",
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
+    profile: Annotated[bool, typer.Option("--profile", help="Profile likelihood intervals too.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and bootstrap.")] = 0,
-    figure: Annotated[bool, typer.Option(help="Draw loss over N, a curve for each P.")] = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if a note is serious or a group fails.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the fits (JSON) and figures (PNG).")] = Path("fits"),
+    figure: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    figures: Annotated[
+        _Words, list_option("--figures", f"Which: {', '.join(FIGURES)}, all. Default loss.", (), "NAME…")
+    ] = None,
 ) -> None:
-    """Fit L = E + (A / (N·(k ln P + 1)))^α by Huber loss on log residuals.
+    """Fit a law to losses, with intervals, and say what the data do and do not support.
 
-    Records are fitted in groups of one corpus, tokenizer, training set-up and number of tokens.
+    The default is L = E + (A / (N·(k ln P + 1)))^α by Huber loss on log residuals. Records are fitted
+    in groups of one corpus, tokenizer, training set-up and, for laws without D, number of tokens.
+    With `--law all` the laws are compared.
     """
     from scalelab import records
-    from scalelab.fit import CONVENTIONS, fit_group, group_records
+    from scalelab.fit import FitOptions, group_records
+    from scalelab.laws import get_law
 
-    if count not in CONVENTIONS:
-        raise UsageError(f"--count {count}: choose one of {', '.join(CONVENTIONS)}")
-    if not 1e-8 <= delta <= 1e3:
-        raise UsageError(f"--delta {delta}: choose between 1e-8 and 1e3")
+    options = FitOptions(
+        convention=count,
+        objective=objective,
+        delta=delta,
+        starts=starts,
+        bootstrap=bootstrap,
+        draws=draws,
+        seed=seed,
+        fix={name: _number(value, f"--fix {name}") for name, value in pairs(fix, "--fix").items()},
+        bounds={name: _limits(value, f"--bound {name}") for name, value in pairs(bound, "--bound").items()},
+    )
+    drawn = _figures(figures) if figure else ()
+    chosen = None if law == ALL else get_law(law)
+    if chosen is None and (options.fix or options.bounds or profile or figures):
+        raise UsageError("--law all fits many laws: --fix, --bound, --profile and --figures need one")
     console = stdout()
-    failures = []
-    groups = group_records(records.load(source))
+    table = records.read(source, pairs(columns, "--map"), where)
+    _show_rejected(console, table)
+    if chosen is None:
+        _compare(console, table, options, source)
+        return
+    groups = group_records(table.records, by_tokens="D" not in chosen.variables)
+    failures, serious = [], []
     for group in groups:
         try:
-            result = fit_group(group, None, count, delta, starts, draws, seed)
+            result = _fit_one(console, group, law, options, out, drawn, profile)
+        except UsageError:
+            raise
         except ScalelabError as error:
-            console.print(f"not fitted: {error}", style="red", soft_wrap=True)
             failures.append(error)
+            if len(groups) == 1:
+                raise
+            console.print(f"not fitted: {error}", style="red", soft_wrap=True)
             continue
-        name = group.slug if count == "paper" else f"{group.slug}-{count}"
-        paths = [out / f"{name}.json"]
-        result.save(paths[0])
-        if figure:
-            paths.append(_draw(result, paths[0].with_suffix(".png")))
-        _show(console, group, result)
-        console.print(f"saved {' and '.join(map(str, paths))}\n", soft_wrap=True)
-    if len(failures) == len(groups):
-        raise ScalelabError(f"{source}: none of {len(groups)} groups of records could be fitted")
+        serious += [note.code for note in result.notes if note.severity == "serious"]
+    if len(failures) == len(groups) or (strict and failures):
+        raise ScalelabError(f"{source}: {len(failures)} of {len(groups)} groups of records could not be fitted")
+    if strict and serious:
+        raise ScalelabError(f"{source}: serious notes ({', '.join(dict.fromkeys(serious))}), and --strict was given")
 
 
-def _draw(result: FitResult, path: Path) -> Path:
-    from scalelab.plot import plot_loss
+def _fit_one(
+    console: Console,
+    group: Group,
+    law: str,
+    options: FitOptions,
+    out: Path,
+    drawn: tuple[str, ...],
+    profile: bool,
+) -> FitResult:
+    from scalelab.cli.fit_tables import show_fit
+    from scalelab.fit import fit_group, save_fit
+    from scalelab.fit.profile import profile_fit
+    from scalelab.laws import get_law
 
-    plot_loss(result).savefig(path, dpi=150)
-    return path
-
-
-def _show(console: Console, group: Group, result: FitResult) -> None:
-    from scalelab.fit import CONVENTIONS
-
-    table = make_table("<parameter", "value", "<95 % interval", "<unit")
-    for parameter in result.law_object.parameters:
-        name = parameter.name
-        value = "not estimated" if name in result.fixed else format_number(result.values[name])
-        table.add_row(name, value, _interval_text(result.interval(name)), parameter.unit)
-    print_table(console, group.title, table)
-    console.print(
-        f"{result.law_object.equation(result.values)}   (N: {CONVENTIONS[result.convention].meaning})\n"
-        f"R² {result.r_squared:.4f}, objective {result.objective:.6e}, {result.n_runs} runs, "
-        f"{result.agreement:.0%} of starts agree",
-        soft_wrap=True,
-    )
-    print_table(console, "predicted over measured, %", _residuals(group, result))
-    for note in result.notes:
-        console.print(f"note: {note.message} ({note.code})", style="yellow", soft_wrap=True)
-
-
-def _interval_text(interval: tuple[float, float] | None) -> str:
-    if interval is None:
-        return "none"
-    dash = "–" if interval[0] >= 0 else " to "
-    return dash.join(format_number(end, 3) for end in interval)
+    result = fit_group(group, get_law(law), options)
+    profiles = {}
+    if profile or "profiles" in drawn:
+        profiles = {p.name: p for name in result.law.names if (p := profile_fit(result, name)) is not None}
+    words = [group.slug, *([result.law.name] if result.law.name != "parallel" else [])]
+    words += [options.convention] if options.convention != "paper" else []
+    path = out / f"{'-'.join(words)}.json"
+    save_fit(result, path)
+    paths = [path]
+    for name in drawn:
+        place = path.with_name(path.stem + ("" if name == "loss" else f"-{name}") + ".png")
+        if _draw(name, result, profiles, place):
+            paths.append(place)
+    show_fit(console, result, profiles if profile else {})
+    console.print(f"saved {', '.join(map(str, paths))}\n", soft_wrap=True)
+    return result
 
 
-def _residuals(group: Group, result: FitResult) -> Table:
-    """Relative residuals as a grid: a row a backbone, a column a P, a value a run."""
-    sizes = group.records["n_params_backbone"].fillna(group.records["n_params"])
-    streams = group.records["n_streams"]
-    table = make_table("N of backbone", *(f"P = {P}" for P in result.P_levels))
-    for size in sorted(sizes.unique()):
-        cells = []
-        for P in result.P_levels:
-            here = (sizes == size) & (streams == P)
-            cells.append(" ".join(f"{100 * r:+.2f}" for r, use in zip(result.residuals, here, strict=True) if use))
-        table.add_row(format_count(size), *cells)
-    return table
+def _draw(name: str, result: FitResult, profiles: dict, path: Path) -> bool:
+    """Draw one figure to `path`; False where this fit has none of that kind."""
+    from scalelab import plot
+
+    if name == "profiles":
+        figure = plot.plot_profiles(result, list(profiles.values())) if profiles else None
+    elif name == "contours":
+        figure = (
+            plot.plot_contours(result) if {"N", "P"} <= set(result.law.variables) and len(result.P_levels) > 1 else None
+        )
+    elif name == "pairs":
+        figure = plot.plot_draws(result) if result.draws else None
+    else:
+        figure = {"loss": plot.plot_loss, "residuals": plot.plot_residuals, "predicted": plot.plot_predicted}[name](
+            result
+        )
+    if figure is None:
+        return False
+    figure.savefig(path, dpi=150)
+    return True
+
+
+def _compare(console: Console, table: Table, options: FitOptions, source: str) -> None:
+    """Tables of laws: at each D, and over all D where it varies."""
+    from scalelab.cli.fit_tables import show_comparison
+    from scalelab.fit import group_records
+    from scalelab.fit.data import fit_data
+    from scalelab.fit.select import compare_laws
+
+    groups = group_records(table.records)
+    over_tokens = [g for g in group_records(table.records, by_tokens=False) if g.records["n_tokens"].nunique() > 1]
+    failures = []
+    for group in (*groups, *over_tokens):
+        try:
+            data = fit_data(group.records, options.convention, group.title)
+            comparison = compare_laws(data, group.title, options)
+        except ScalelabError as error:
+            failures.append(error)
+            console.print(f"not compared: {error}", style="red", soft_wrap=True)
+            continue
+        show_comparison(console, comparison)
+    if len(failures) == len(groups) + len(over_tokens):
+        raise ScalelabError(f"{source}: no group of records is large enough to compare laws")
+
+
+def _show_rejected(console: Console, table: Table) -> None:
+    for row in table.rejected[:20]:
+        console.print(f"left out: {row}", style="red", soft_wrap=True)
+    if len(table.rejected) > 20:
+        console.print(
+            f"left out: {len(table.rejected) - 20} more rows that cannot be used", style="red", soft_wrap=True
+        )
+    if table.rejected or table.left_out:
+        asked = f", {table.left_out} left out by --where" if table.left_out else ""
+        console.print(f"{len(table.records)} rows used{asked}, {len(table.rejected)} not usable\n", soft_wrap=True)
+
+
+def _figures(names: _Words) -> tuple[str, ...]:
+    chosen = [part for name in names or ["loss"] for part in name.split(",") if part]
+    for name in chosen:
+        if name not in (*FIGURES, ALL):
+            raise UsageError(f"--figures {name}: choose of {', '.join(FIGURES)}, or all")
+    return FIGURES if ALL in chosen else tuple(dict.fromkeys(chosen))
+
+
+def _number(text: str, flag: str) -> float:
+    from math import isfinite
+
+    from scalelab.units import parse_count
+
+    try:
+        value = float(text)
+    except ValueError:
+        try:
+            value = parse_count(text)
+        except UsageError:
+            raise UsageError(f"{flag}: {text!r} is not a number") from None
+    if not isfinite(value):
+        raise UsageError(f"{flag}: {text!r} is not a finite number")
+    return value
+
+
+def _limits(text: str, flag: str) -> tuple[float, float]:
+    low, colon, high = text.partition(":")
+    if not colon:
+        raise UsageError(f"{flag}: give LOW:HIGH, either of which may be left out")
+    return (_number(low, flag) if low else float("-inf"), _number(high, flag) if high else float("inf"))

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from scalelab.errors import UsageError
 from scalelab.units import format_count
 
 _NUMBER = re.compile(r"^-?[0-9.]")
@@ -24,10 +25,10 @@ class ListCommand(TyperCommand):
         return super().parse_args(ctx, spread(list(args), flags, takes_path))
 
 
-def list_option(flag: str, text: str, default: Sequence[float]) -> Any:
+def list_option(flag: str, text: str, default: Sequence[float] = (), metavar: str = "VALUE…") -> Any:
     """A Typer option that takes many values; the command gets them as typed, or None."""
     shown = " ".join(format_count(value) for value in default)
-    return typer.Option(flag, help=text, metavar="VALUE…", show_default=shown)
+    return typer.Option(flag, help=text, metavar=metavar, show_default=shown or False)
 
 
 def spread(args: list[str], flags: set[str], takes_path: bool) -> list[str]:
@@ -55,5 +56,22 @@ def spread(args: list[str], flags: set[str], takes_path: bool) -> list[str]:
     return result
 
 
+def pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
+    """NAME=VALUE words as a mapping. Raises `UsageError` naming the flag and the word."""
+    result = {}
+    for word in values or ():
+        name, sign, value = word.partition("=")
+        if not (name and sign and value):
+            raise UsageError(f"{flag} {word}: give NAME=VALUE")
+        if name in result:
+            raise UsageError(f"{flag}: {name} is given twice")
+        result[name] = value
+    return result
+
+
 def _is_path(word: str) -> bool:
-    return not _NUMBER.match(word) and ("/" in word or "\\" in word or "." in word or Path(word).exists())
+    return (
+        "=" not in word
+        and not _NUMBER.match(word)
+        and ("/" in word or "\\" in word or "." in word or Path(word).exists())
+    )

@@ -12,6 +12,7 @@ from scalelab import __version__
 from scalelab.cli.cost import cost
 from scalelab.cli.fit import fit
 from scalelab.cli.lists import ListCommand
+from scalelab.cli.predict import predict
 from scalelab.cli.sweep import sweep
 from scalelab.errors import ScalelabError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command(cls=ListCommand)(sweep)
 app.command(cls=ListCommand)(fit)
+app.command(cls=ListCommand)(predict)
 app.command(cls=ListCommand)(cost)
 
 

@@ -1,4 +1,4 @@
-"""Bootstrap: refit the law to losses with resampled residuals."""
+"""Bootstrap: refit the law to data that might as well have been seen."""
 
 from __future__ import annotations
 
@@ -6,37 +6,119 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
+from scalelab.fit.data import FitData
 from scalelab.fit.objective import Objective
 from scalelab.fit.solver import descend
 from scalelab.laws.base import Array
 
-DRAWS = 1000
+_KERNEL = 2.0  # width of the smoothing kernel over the residuals' robust spread: chosen by docs/coverage.md
 
 
-def residual_bootstrap(objective: Objective, z: Array, log_loss: Array, draws: int = DRAWS, seed: int = 0) -> Array:
+def bootstrap(objective: Objective, data: FitData, z: Array, method: str, draws: int, seed: int) -> Array:
     """Refitted parameters [draws, k] (natural scale) around the optimum z [f].
 
-    Residuals are centred and divided by √(1 − leverage) before they are drawn with replacement,
-    since fitted residuals are smaller than the errors behind them (Davison & Hinkley 1997,
-    section 6.2), and widened by t over normal quantiles for the degrees of freedom left, since
-    percentile intervals know nothing of those. The design (which N and P were run) stays fixed.
-    Without a degree of freedom left there is nothing to draw from: [0, k].
+    - residual: errors drawn from the residuals are put on the fitted losses; N, P and D stay.
+    - wild: each residual keeps its place and gets a random sign.
+    - pairs: runs are drawn with replacement.
+
+    Runs of one configuration (repeated seeds) are not independent evidence about the law's form:
+    residuals are then drawn in two levels, and signs and pairs by configuration. Without a degree
+    of freedom left there is nothing to draw from: [0, k].
     """
-    freedom = len(log_loss) - len(z)
-    if freedom < 1:
-        return np.empty((0, len(objective.free)))
-    rng = np.random.default_rng(seed)
-    residuals = objective.residuals(z, log_loss)
-    q, _ = np.linalg.qr(_scaled(objective.jacobian(z)))
-    leverage = np.minimum((q**2).sum(1), 0.99)
-    errors = residuals / np.sqrt(1 - leverage)
-    errors = (errors - errors.mean()) * student_t.ppf(0.975, freedom) / norm.ppf(0.975)
-    fitted = log_loss + residuals
-    resampled = fitted - rng.choice(errors, size=(draws, len(errors)))
-    points, values = descend(objective, np.tile(z, (draws, 1)), resampled)
+    if freedom(data, z) < 1 or not draws:
+        return np.empty((0, len(objective.law.parameters)))
+    targets, weights = resample(objective, data, z, method, draws, np.random.default_rng(seed))
+    points, values = descend(objective, np.tile(z, (draws, 1)), targets, weights)
     return objective.to_params(points[np.isfinite(values)])
 
 
-def _scaled(jacobian: Array) -> Array:
-    size = np.sqrt((jacobian**2).sum(0))
-    return jacobian / np.where(size > 0, size, 1.0)
+def resample(
+    objective: Objective, data: FitData, z: Array, method: str, draws: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Targets and weights of `draws` data sets, each [draws, n] or [n] where it is always the same."""
+    target, weights = objective.to_target(data.loss), data.weight
+    if method == "pairs":
+        counts = rng.multinomial(data.n_configs, np.full(data.n_configs, 1 / data.n_configs), size=draws)
+        return target, weights * counts[:, data.config]
+    make = wild_errors if method == "wild" else residual_errors
+    return target + objective.residuals(z, target) + make(objective, data, z, draws, rng), weights
+
+
+def freedom(data: FitData, z: Array) -> int:
+    """Degrees of freedom left: configurations less fitted parameters z [f]."""
+    return data.n_configs - len(z)
+
+
+def residual_errors(objective: Objective, data: FitData, z: Array, draws: int, rng: np.random.Generator) -> Array:
+    """Errors [draws, n] like those behind the residuals at z.
+
+    Fitted residuals are smaller than errors, and few residuals are a coarse picture of their
+    distribution, the more so under Huber's loss, which passes close to some runs. So they are divided by
+    √(1 − leverage) (Davison & Hinkley 1997, section 6.2), drawn with a random sign (so that one far
+    run does not shift all), smoothed by a kernel (section 3.4 there), set to the unbiased variance, and
+    widened by t over normal quantiles for the degrees of freedom left.
+    """
+    residuals = _standardised(objective, data, z)
+    between, within = _levels(residuals, data)
+    # A draw for each configuration (shared by its runs) and one for each run.
+    shared = _smooth_draws(between, (draws, data.n_configs), rng)[:, data.config]
+    own = _smooth_draws(within, (draws, len(residuals)), rng)
+    return (shared + own) * _widening(freedom(data, z)) / np.sqrt(data.weight)
+
+
+def wild_errors(objective: Objective, data: FitData, z: Array, draws: int, rng: np.random.Generator) -> Array:
+    """Errors [draws, n]: each run's own, with one random sign for each configuration.
+
+    Right where errors differ in size from run to run; otherwise too narrow for small sets.
+    """
+    signs = rng.choice([-1.0, 1.0], size=(draws, data.n_configs))[:, data.config]
+    return signs * _standardised(objective, data, z) * _widening(freedom(data, z)) / np.sqrt(data.weight)
+
+
+def _standardised(objective: Objective, data: FitData, z: Array) -> Array:
+    """Residuals [n] of unit weight, as large as the errors behind them."""
+    residuals, slopes = objective.evaluate(z, objective.to_target(data.loss))
+    root = np.sqrt(data.weight)
+    leverage = np.minimum(leverages(slopes * root[:, None]), 0.99)
+    if data.n_configs == len(residuals):
+        return residuals * root / np.sqrt(1 - leverage)
+    # What is common to a configuration was drawn towards the law; what differs inside it was not.
+    size = np.bincount(data.config)
+    common = (np.bincount(data.config, residuals * root) / size)[data.config]
+    together = np.minimum(np.bincount(data.config, leverage), 0.99)[data.config]
+    spread = np.sqrt(size / np.maximum(size - 1, 1))[data.config]
+    return common / np.sqrt(1 - together) + (residuals * root - common) * spread
+
+
+def leverages(slopes: Array) -> Array:
+    """Diagonal of the hat matrix of slopes [n, f], [n]."""
+    length = np.sqrt((slopes**2).sum(0))
+    q, _ = np.linalg.qr(slopes / np.where(length > 0, length, 1.0))
+    return (q**2).sum(1)
+
+
+def _levels(residuals: Array, data: FitData) -> tuple[Array, Array]:
+    """Pools of errors between configurations and between runs of one, each of its own variance."""
+    if data.n_configs == len(residuals):
+        return np.zeros(1), residuals
+    size = np.bincount(data.config)
+    common = np.bincount(data.config, residuals) / size
+    repeated = (size > 1)[data.config]
+    within = (residuals - common[data.config])[repeated]
+    noise = float((within**2).mean())
+    excess = float((common**2).mean() - (noise / size).mean())
+    return common * np.sqrt(max(excess, 0.0) / max(float((common**2).mean()), 1e-300)), within
+
+
+def _smooth_draws(pool: Array, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Draws from ± pool, smoothed, with the pool's own mean square."""
+    kernel = _KERNEL * 1.4826 * float(np.median(np.abs(pool)))
+    size = float((pool**2).mean())
+    if size == 0:
+        return np.zeros(shape)
+    draws = rng.choice(pool, size=shape) * rng.choice([-1.0, 1.0], size=shape) + kernel * rng.standard_normal(shape)
+    return draws * np.sqrt(size / (size + kernel**2))
+
+
+def _widening(degrees: int) -> float:
+    return float(student_t.ppf(0.975, degrees) / norm.ppf(0.975))

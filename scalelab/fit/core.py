@@ -4,75 +4,133 @@ from __future__ import annotations
 
 import numpy as np
 
-from scalelab.errors import ScalelabError
-from scalelab.fit.bootstrap import DRAWS, residual_bootstrap
-from scalelab.fit.groups import Group, n_values
-from scalelab.fit.notes import count_configs, count_notes, data_notes, interval_notes, optimum_notes, outlier_notes
-from scalelab.fit.objective import DELTA, Objective
-from scalelab.fit.result import FitResult
-from scalelab.fit.solver import STARTS, minimise
-from scalelab.laws import Law, ParallelLaw, Points
+from scalelab.errors import ScalelabError, UsageError
+from scalelab.fit.bootstrap import bootstrap
+from scalelab.fit.data import COLUMNS, FitData, fit_data
+from scalelab.fit.groups import Group
+from scalelab.fit.influence import MAX_CONDITION, condition_number, covariance, leave_one_out, natural_covariance
+from scalelab.fit.notes import (
+    MIN_AGREEMENT,
+    PERFECT,
+    count_notes,
+    data_notes,
+    dependence_notes,
+    interval_notes,
+    optimum_notes,
+    outlier_notes,
+    seed_notes,
+)
+from scalelab.fit.objective import Objective
+from scalelab.fit.options import FitOptions, build_objective
+from scalelab.fit.result import FitResult, Status, library_versions
+from scalelab.fit.solver import Optimum, inside_bounds, minimise
+from scalelab.laws import Law, get_law
+from scalelab.laws.base import Array
+
+_MAX_GRADIENT = 1e-3
+_MAX_SPREAD = 0.1  # of starts that agree on the objective, in logarithms of parameters
 
 
-def fit_group(
-    group: Group,
-    law: Law | None = None,
-    convention: str = "paper",
-    delta: float = DELTA,
-    starts: int = STARTS,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> FitResult:
-    """Fit `law` (default: the parallel law) with N counted by `convention`.
+def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | None = None) -> FitResult:
+    """Fit `law` (an object, one of `LAWS`, or file.py:NAME) to the records of `group`.
 
-    Raises `ScalelabError` if there are fewer different (N, P) than parameters, or no start
-    reaches a finite objective.
+    Raises `ScalelabError` if there are fewer configurations than parameters, the law needs what
+    the records do not know, or no start reaches a finite objective; `UsageError` for options that
+    do not suit the law.
     """
-    law = law or ParallelLaw()
-    N = n_values(group, convention).to_numpy()
-    P = group.records["n_streams"].to_numpy(dtype=float)
-    loss = group.records["loss"].to_numpy(dtype=float)
-    points = Points(N, P)
-    names = [p.name for p in law.parameters]
-    # With one P, k only rescales A: leave it at 0 rather than print a number from nowhere.
-    fixed = ("k",) if "k" in names and len(np.unique(P)) == 1 else ()
-    free = np.array([name not in fixed for name in names])
-    configs = count_configs(points)
-    if configs < free.sum():
-        raise ScalelabError(
-            f"{group.title}: {configs} different (N, P) cannot determine {free.sum()} parameters; add runs"
-        )
-    if loss.min() == loss.max():
-        raise ScalelabError(f"{group.title}: all {len(loss)} losses are {loss[0]:g}: there is nothing to fit")
-    objective = Objective(law, points, free, np.zeros(len(names)), delta)
+    law, options = get_law(law), options or FitOptions()
+    data = fit_data(group.records, options.convention, group.title)
     try:
-        optimum = minimise(objective, np.log(loss), starts, seed)
+        objective, optimum = fit_optimum(law, data, options)
+    except UsageError:
+        raise
     except ScalelabError as error:
         raise ScalelabError(f"{group.title}: {error}") from None
+    condition = condition_number(objective, data, optimum.z)
+    status = _status(objective, optimum, condition)
     params = objective.to_params(optimum.z)
-    sample = residual_bootstrap(objective, optimum.z, np.log(loss), draws, seed)
-    predicted = law.loss(params, points)
-    residuals = np.log(predicted / loss)
+    local = covariance(objective, data, optimum.z)
+    sample = bootstrap(objective, data, optimum.z, options.bootstrap, options.draws, options.seed)
+    sample = sample[np.isfinite(sample).all(axis=1)]
+    fitted = law.loss(params, data.points)
+    residuals = np.log(fitted / data.loss)
     return FitResult(
-        law=law.name,
+        law=law,
         group=group.title,
-        convention=convention,
-        params=tuple(map(float, params)),
-        fixed=fixed,
+        options=options,
+        status=status,
+        params=tuple(params.tolist()),
+        fixed=tuple(objective.fixed),
         objective=optimum.value,
-        r_squared=float(1 - ((loss - predicted) ** 2).sum() / ((loss - loss.mean()) ** 2).sum()),
-        n_runs=len(loss),
+        r_squared=_r_squared(data, fitted),
         agreement=optimum.agreement,
-        N_range=(float(N.min()), float(N.max())),
-        P_levels=tuple(int(p) for p in np.unique(P)),
-        residuals=tuple(map(float, residuals)),
-        runs=tuple((float(n), float(p), float(v)) for n, p, v in zip(N, P, loss, strict=True)),
-        draws=tuple(tuple(map(float, row)) for row in sample),
+        start_spread=optimum.start_spread,
+        known=data.known,
+        runs=_runs(data),
+        residuals=tuple(residuals.tolist()),
+        covariance=_rows(natural_covariance(objective, optimum.z, local)),
+        draws=_rows(sample),
         notes=(
-            *data_notes(points, int(free.sum())),
-            *count_notes(group.records, convention),
-            *outlier_notes(points, residuals),
-            *optimum_notes(law, params, fixed, optimum),
-            *interval_notes(law, sample, fixed, float(loss.min())),
+            *data_notes(objective, data),
+            *seed_notes(data, fitted),
+            *count_notes(group.records, options.convention),
+            *outlier_notes(data, residuals),
+            *optimum_notes(objective, optimum, status, condition),
+            *dependence_notes(objective, data, local, leave_one_out(objective, data, optimum.z, local)),
+            *interval_notes(objective, sample, float(data.loss.min())),
         ),
+        data_hash=data.digest,
+        versions=library_versions(),
     )
+
+
+def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective, Optimum]:
+    """The best parameters alone. Raises `ScalelabError` where the data cannot determine them."""
+    for variable in law.variables:
+        if variable not in data.known:
+            raise ScalelabError(
+                f"the law {law.name!r} needs {variable} and there is no column {COLUMNS[variable]!r}; "
+                f"name the one that holds it with --map {COLUMNS[variable]}=COLUMN, or choose another --law"
+            )
+        if variable != "P" and not data.varies(variable):
+            raise ScalelabError(
+                f"the law {law.name!r} needs more than one {variable}; add runs or choose another --law"
+            )
+    objective = build_objective(law, data, options)
+    if data.n_configs < objective.free.sum():
+        raise ScalelabError(
+            f"{data.n_configs} different ({', '.join(law.variables)}) cannot determine {objective.free.sum()} "
+            "parameters; add runs"
+        )
+    if not objective.free.any():
+        raise UsageError("every parameter is fixed: nothing is left to fit")
+    if data.loss.min() == data.loss.max():
+        raise ScalelabError(f"all {len(data.loss)} losses are {data.loss[0]:g}: there is nothing to fit")
+    target = objective.to_target(data.loss)
+    return objective, minimise(objective, target, data.weight, options.starts, options.seed)
+
+
+def _status(objective: Objective, optimum: Optimum, condition: float) -> Status:
+    if optimum.gradient_norm > _MAX_GRADIENT and optimum.value > PERFECT:
+        return "failed"
+    if optimum.agreement < MIN_AGREEMENT:
+        return "start_dependent"
+    if condition > MAX_CONDITION or (optimum.start_spread > _MAX_SPREAD and optimum.value > PERFECT):
+        return "degenerate"
+    if not inside_bounds(objective, optimum.z).all():
+        return "at_bound"
+    return "converged"
+
+
+def _r_squared(data: FitData, fitted: Array) -> float:
+    mean = np.average(data.loss, weights=data.weight)
+    return float(1 - (data.weight * (data.loss - fitted) ** 2).sum() / (data.weight * (data.loss - mean) ** 2).sum())
+
+
+def _runs(data: FitData) -> tuple[tuple[float, float, float | None, float, float, float], ...]:
+    columns = [a.tolist() for a in (data.N, data.P, data.D, data.loss, data.weight, data.size)]
+    return tuple((n, p, None if np.isnan(d) else d, *rest) for n, p, d, *rest in zip(*columns, strict=True))
+
+
+def _rows(table: Array) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in table.tolist())

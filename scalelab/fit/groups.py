@@ -8,25 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from scalelab.errors import DataError
+from scalelab.records.schema import conform
 from scalelab.units import format_count
 
-_MUST_AGREE = ["corpus_digest", "tokenizer_digest", "setup", "n_tokens"]
-
-
-@dataclass(frozen=True)
-class Convention:
-    """A way to count N: the record's column, and what it counts."""
-
-    column: str
-    meaning: str
-
-
-CONVENTIONS = {
-    "paper": Convention("n_params", "non-embedding parameters with streams"),
-    "backbone": Convention("n_params_backbone", "non-embedding parameters without streams"),
-    "total": Convention("n_params_total", "all parameters"),
-}
+_MUST_AGREE = ["corpus_digest", "tokenizer_digest", "setup"]
 
 
 @dataclass(frozen=True)
@@ -38,16 +23,20 @@ class Group:
     records: pd.DataFrame
 
 
-def group_records(records: pd.DataFrame) -> list[Group]:
-    """Split records so that corpora, tokenizers and set-ups are never mixed in one fit."""
-    records = records.copy()
+def group_records(records: pd.DataFrame, by_tokens: bool = True) -> list[Group]:
+    """Split records so that corpora, tokenizers and set-ups are never mixed in one fit.
+
+    Nor, with `by_tokens`, numbers of training tokens: for laws that do not know D.
+    """
+    files = records["file"] if "file" in records else pd.Series(pd.NA, records.index)
+    records = conform(records).assign(file=files.astype("string"))
     # Foreign tables may know their corpus and tokenizer by name alone, or not at all: then what
     # stands in one file belongs together.
     records["tokenizer_digest"] = records["tokenizer_digest"].fillna(records["tokenizer"])
     records["corpus_digest"] = records["corpus_digest"].fillna(records["corpus"])
-    if "file" in records:
-        records["corpus_digest"] = records["corpus_digest"].fillna(records["file"])
-    pieces = [rows for _, rows in records.groupby(_MUST_AGREE, dropna=False, sort=False)]
+    records["corpus_digest"] = records["corpus_digest"].fillna(records["file"])
+    by = [*_MUST_AGREE, "n_tokens"] if by_tokens else _MUST_AGREE
+    pieces = [rows for _, rows in records.groupby(by, dropna=False, sort=False)]
     groups: dict[str, Group] = {}
     for rows, name in zip(pieces, _distinct_names(pieces), strict=True):
         slug = base = re.sub(r"[^\w.]+", "-", "-".join(name).lower()).strip("-.") or "records"
@@ -59,7 +48,7 @@ def group_records(records: pd.DataFrame) -> list[Group]:
 
 def _distinct_names(pieces: list[pd.DataFrame]) -> list[tuple[str, ...]]:
     """A name for each group. What tells people little appears only where names collide."""
-    names = [_name(rows.iloc[0]) for rows in pieces]
+    names = [_name(rows) for rows in pieces]
     for column, label in (
         ("n_tokens", "exactly"),
         ("setup", "setup"),
@@ -80,17 +69,10 @@ def _short(value: object) -> str:
     return f"{value:,.0f}" if isinstance(value, (int, float)) else Path(str(value)).name[:20]
 
 
-def _name(first: pd.Series) -> tuple[str, ...]:
-    parts = [str(first[c]) for c in ("corpus", "tokenizer") if pd.notna(first[c])]
-    if pd.notna(first["n_tokens"]):
-        parts.append(f"D {format_count(float(first['n_tokens']))}")
+def _name(rows: pd.DataFrame) -> tuple[str, ...]:
+    parts = [str(rows[c].iloc[0]) for c in ("corpus", "tokenizer") if pd.notna(rows[c].iloc[0])]
+    tokens = rows["n_tokens"].dropna()
+    if len(tokens):
+        ends = dict.fromkeys(format_count(float(end)) for end in (tokens.min(), tokens.max()))
+        parts.append(f"D {'–'.join(ends)}")
     return tuple(parts) or ("records",)
-
-
-def n_values(group: Group, convention: str) -> pd.Series:
-    """N of each record under one of `CONVENTIONS`. Raises `DataError` if not recorded."""
-    column = CONVENTIONS[convention].column
-    values = group.records[column]
-    if values.isna().any():
-        raise DataError(f"{group.title}: {int(values.isna().sum())} records have no {column!r}; use --count paper")
-    return values.astype(float)

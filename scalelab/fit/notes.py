@@ -1,4 +1,8 @@
-"""What the data cannot carry: notes that stand beside the numbers."""
+"""What the data cannot carry: notes that stand beside the numbers.
+
+serious: the numbers must not be used as they are; warning: some of them mean less than they
+seem to; info: good to know.
+"""
 
 from __future__ import annotations
 
@@ -7,106 +11,237 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from scalelab.fit.result import LEVEL, Note, tails
+from scalelab.fit.data import FitData
+from scalelab.fit.objective import Objective
+from scalelab.fit.result import LEVEL, Note, Status, tails
 from scalelab.fit.solver import Optimum
-from scalelab.laws.base import Array, Law, Points
+from scalelab.laws.base import Array
 from scalelab.units import format_count
 
 MIN_N_SPAN = 4.0
-MANY = 4  # different (N, P) a parameter: simulated intervals hold about what they say (docs/LOG.md)
+MIN_P_LEVELS = 3
+MANY = 4  # configurations a parameter from which intervals hold what they say (docs/coverage.md)
 MIN_AGREEMENT = 0.05
-MAX_GRADIENT = 1e-3
 PERFECT = 1e-20  # an objective of rounding errors alone, whose gradient means nothing
 OUTLIER = 10.0  # residuals in robust standard deviations
 MAX_STREAM_SHARE = 0.05
+MAX_CORRELATION = 0.95
+MAX_SHIFT = 1.5  # standard errors that one run may move a parameter by
+UNMOVED = 1e-6
 
 
-def count_configs(points: Points) -> int:
-    """How many different (N, P) there are."""
-    return len(np.unique(np.stack([points.N, points.P]), axis=1).T)
-
-
-def data_notes(points: Points, n_free: int) -> Iterator[Note]:
+def data_notes(objective: Objective, data: FitData) -> Iterator[Note]:
     """Notes that follow from which runs there are."""
-    runs, configs = len(points.N), count_configs(points)
-    if runs <= n_free:
+    n_free, configs = int(objective.free.sum()), data.n_configs
+    figures = {"configurations": configs, "runs": len(data.loss), "parameters": n_free}
+    if configs <= n_free:
         yield Note(
             "no_freedom",
-            f"{runs} runs for {n_free} parameters: the law passes through them whatever the truth is, "
+            "serious",
+            f"{configs} configurations for {n_free} parameters: the law passes through them whatever the truth is, "
             "so R² means nothing and there are no intervals; add runs",
+            figures,
         )
     elif configs < MANY * n_free:
         yield Note(
             "few_runs",
-            f"{configs} different (N, P) for {n_free} parameters: intervals from so few are rough, those of E "
+            "warning",
+            f"{configs} configurations for {n_free} parameters: intervals from so few are rough, those of E "
             f"and A too narrow; {MANY * n_free} or more would be better",
+            figures,
         )
-    levels = np.unique(points.P)
-    if len(levels) == 1:
-        yield Note("one_P", f"only P = {levels[0]:g} was run: k cannot be estimated and is left at 0")
-    span = points.N.max() / points.N.min()
-    if span < MIN_N_SPAN:
+    knows_P = "P" in objective.law.variables
+    levels = np.unique(data.P)
+    if knows_P and len(levels) == 1:
+        left = ", ".join(f"{p.name} = {objective.fixed[p.name]:g}" for p in objective.law.parameters if p.needs == "P")
+        yield Note("one_P", "warning", f"only P = {levels[0]:g} was run: left at {left}", {"levels": 1})
+    elif knows_P and len(levels) < MIN_P_LEVELS:
+        yield Note(
+            "few_P",
+            "warning",
+            f"{len(levels)} values of P show that streams help, not how that goes on: run {MIN_P_LEVELS} or more",
+            {"levels": len(levels)},
+        )
+    elif not knows_P and len(levels) > 1:
+        yield Note(
+            "P_ignored",
+            "warning",
+            f"P runs from {levels[0]:g} to {levels[-1]:g} and the law {objective.law.name!r} does not know it: "
+            "all runs count as if it made no difference",
+            {"levels": len(levels)},
+        )
+    span = float(data.N.max() / data.N.min())
+    if span < MIN_N_SPAN and "N" in objective.law.variables:
         yield Note(
             "narrow_N",
-            f"N spans a factor of {span:.2g} ({format_count(points.N.min())} to "
-            f"{format_count(points.N.max())}), less than {MIN_N_SPAN:g}: E and α cannot be told apart well",
+            "warning",
+            f"N spans a factor of {span:.2g} ({format_count(data.N.min())} to {format_count(data.N.max())}), "
+            f"less than {MIN_N_SPAN:g}: E and α cannot be told apart well",
+            {"span": span},
         )
-    if runs > configs:
-        yield Note("repeats", f"{runs} runs at {configs} different (N, P): repeated seeds count as runs of their own")
 
 
-def outlier_notes(points: Points, residuals: Array) -> Iterator[Note]:
-    """A note for runs far off the law: the fit resists them, the bootstrap intervals do not."""
+def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:
+    """Notes on repeated seeds. `fitted` [n] are the law's losses of the runs."""
+    runs, configs = len(data.loss), data.n_configs
+    if runs == configs:
+        return
+    size = np.bincount(data.config)
+    mean = np.bincount(data.config, data.loss) / size
+    noise = float(np.sqrt(((data.loss - mean[data.config]) ** 2).sum() / (runs - configs)))
+    yield Note(
+        "repeats",
+        "info",
+        f"{runs} runs of {configs} configurations: seeds of one differ by {noise:.2g} (standard deviation); "
+        "intervals are drawn by configuration",
+        {"runs": runs, "configurations": configs, "seed_noise": noise},
+    )
+    least, most = (fitted[end == data.P].mean() for end in (data.P.min(), data.P.max()))
+    effect = float(abs(least - most))
+    if data.varies("P") and noise > effect:
+        yield Note(
+            "seed_noise",
+            "warning",
+            f"the effect of P in the fit ({effect:.2g} from P = {data.P.min():g} to {data.P.max():g}) is smaller than "
+            f"what seeds of one configuration differ by ({noise:.2g}): only many seeds can show it",
+            {"effect": effect, "seed_noise": noise},
+        )
+
+
+def outlier_notes(data: FitData, residuals: Array) -> Iterator[Note]:
+    """Notes on runs far off the law. `residuals` [n] in logarithms."""
     spread = 1.4826 * float(np.median(np.abs(residuals)))
     for i in np.flatnonzero(np.abs(residuals) > max(OUTLIER * spread, 1e-4)):
+        off = float(np.expm1(-residuals[i]))
         yield Note(
             "outlier",
-            f"the run at N {format_count(points.N[i])}, P {points.P[i]:g} lies {np.expm1(-residuals[i]):+.1%} off the "
-            "law, far more than the others: intervals with it in are not to be trusted; look at that run",
+            "warning",
+            f"{_run(data, int(i))} lies {off:+.1%} off the law, far more than the others; look at that run",
+            {"run": int(i), "off": off, "spread": spread},
         )
 
 
 def count_notes(records: pd.DataFrame, convention: str) -> Iterator[Note]:
     """A note if N holds so many stream parameters that it is no longer the backbone's size."""
-    share = (records["n_params"] / records["n_params_backbone"] - 1).max()
+    if "n_params_backbone" not in records or records["n_params_backbone"].isna().all():
+        return
+    share = float((records["n_params"] / records["n_params_backbone"] - 1).max())
     if convention == "paper" and share > MAX_STREAM_SHARE:
         yield Note(
             "streams_in_N",
+            "warning",
             f"the streams' own parameters add up to {share:.0%} to N here (1 % in the paper), which this way of "
             "counting sets against P; --count backbone leaves them out",
+            {"share": share},
         )
 
 
-def optimum_notes(law: Law, params: Array, fixed: tuple[str, ...], optimum: Optimum) -> Iterator[Note]:
-    """Notes that follow from where the optimiser ended. `params` [k]."""
-    for parameter, value in zip(law.parameters, params, strict=True):
-        ends = [end for end in parameter.bounds if np.isclose(value, end, rtol=1e-6, atol=0)]
-        if ends and parameter.name not in fixed:
-            yield Note("at_bound", f"{parameter.name} ended at its bound {ends[0]:g}: the data do not determine it")
+def optimum_notes(objective: Objective, optimum: Optimum, status: Status, condition: float) -> Iterator[Note]:
+    """Notes that follow from where the optimiser ended."""
+    lower, upper = objective.bounds()
+    for i, name in enumerate(objective.free_names):
+        if not lower[i] + 1e-6 < optimum.z[i] < upper[i] - 1e-6:
+            value = float(objective.to_params(optimum.z)[objective.law.names.index(name)])
+            yield Note(
+                "at_bound",
+                "serious",
+                f"{name} ended at its bound {value:.4g}: the data do not determine it",
+                {"value": value},
+            )
     if optimum.agreement < MIN_AGREEMENT:
-        share = f"{optimum.agreement:.1%}"
-        yield Note("starts_disagree", f"only {share} of the starts found this optimum; there may be a better one")
-    if optimum.gradient_norm > MAX_GRADIENT and optimum.value > PERFECT:
-        yield Note("not_converged", f"the objective still falls here (scaled gradient {optimum.gradient_norm:.1e})")
+        yield Note(
+            "starts_disagree",
+            "serious",
+            f"only {optimum.agreement:.1%} of the starts found this optimum; there may be a better one",
+            {"agreement": optimum.agreement},
+        )
+    if optimum.moved < UNMOVED:
+        yield Note(
+            "start_is_optimum",
+            "warning",
+            "the optimum is the very point that its start was drawn at: has the optimiser moved at all?",
+            {"moved": optimum.moved},
+        )
+    if status == "degenerate":
+        yield Note(
+            "degenerate",
+            "serious",
+            "a combination of parameters makes no difference to these losses, so their values mean nothing alone "
+            f"(condition number {condition:.1e}, starts that agree {optimum.start_spread:.1e} apart in logarithms)",
+            {"condition": condition, "start_spread": optimum.start_spread},
+        )
+    if status == "failed":
+        yield Note(
+            "not_converged",
+            "serious",
+            f"the objective still falls here (scaled gradient {optimum.gradient_norm:.1e})",
+            {"gradient": optimum.gradient_norm},
+        )
 
 
-def interval_notes(law: Law, draws: Array, fixed: tuple[str, ...], smallest_loss: float) -> Iterator[Note]:
+def dependence_notes(
+    objective: Objective, data: FitData, local: Array, pull: tuple[int, str, float] | None
+) -> Iterator[Note]:
+    """Notes on parameters that cannot be told apart and on runs that the fit hangs on. `local` [f, f]."""
+    names = objective.free_names
+    if "E" in names and "alpha" in names:
+        i, j = names.index("E"), names.index("alpha")
+        size = float(np.sqrt(local[i, i] * local[j, j]))
+        correlation = float(local[i, j]) / size if size > 0 else 0.0
+        if abs(correlation) > MAX_CORRELATION:
+            yield Note(
+                "E_alpha_tied",
+                "info",
+                f"E and α are tied (correlation {correlation:.3f}): another E with another α fits about as well, so "
+                "neither means much alone; a wider range of N unties them",
+                {"correlation": correlation},
+            )
+    if pull is not None and pull[2] > MAX_SHIFT:
+        run, name, shift = pull
+        yield Note(
+            "leverage",
+            "warning",
+            f"without {_run(data, run)}, {name} would move by {shift:.1f} standard errors: repeat that run",
+            {"run": run, "shift": shift},
+        )
+
+
+def interval_notes(objective: Objective, draws: Array, smallest_loss: float) -> Iterator[Note]:
     """Notes that follow from the intervals. `draws` [b, k]; none without draws."""
-    index = {p.name: i for i, p in enumerate(law.parameters) if p.name not in fixed}
     if not len(draws):
         return
-    if "k" in index:
-        low, high = np.quantile(draws[:, index["k"]], tails(LEVEL))
-        ends = f"[{low:.3g}, {high:.3g}]"
-        if low <= 0 <= high:
-            yield Note("k_unresolved", f"the interval of k {ends} holds 0: these runs show no sure effect of P")
-        elif high < 0:
-            yield Note("k_negative", f"k is below 0 {ends}: in these runs streams made the loss worse for their N")
-    if "E" in index:
-        low, high = np.quantile(draws[:, index["E"]], tails(LEVEL))
+    ends = {
+        name: [float(v) for v in np.quantile(draws[:, objective.law.names.index(name)], tails(LEVEL))]
+        for name in objective.free_names
+    }
+    effect = next((p for p in objective.law.parameters if p.needs == "P" and not p.positive and p.name in ends), None)
+    if effect is not None:
+        name, none = effect.name, effect.neutral
+        low, high = ends[name]
+        figures, text = {"low": low, "high": high}, f"[{low:.3g}, {high:.3g}]"
+        worse = low > none if name == "rho" else high < none
+        if low <= none <= high:
+            message = f"the interval of {name} {text} holds {none:g}: these runs show no sure effect of P"
+            yield Note(f"{name}_unresolved", "warning", message, figures)
+        elif worse:
+            message = (
+                f"{name} {text} is on the far side of {none:g}: in these runs streams made the loss worse for their N"
+            )
+            yield Note(f"{name}_against", "info", message, figures)
+    if "E" in ends:
+        low, high = ends["E"]
         if high - low > 0.5 * smallest_loss:
             yield Note(
                 "E_unresolved",
+                "warning",
                 f"the interval of E [{low:.3g}, {high:.3g}] is more than half the smallest loss {smallest_loss:.3g}: "
                 "the loss floor cannot be told from these sizes, and predictions far beyond them mean little",
+                {"low": low, "high": high},
             )
+
+
+def _run(data: FitData, i: int) -> str:
+    parts = [f"N {format_count(data.N[i])}"]
+    parts += [f"P {data.P[i]:g}"] if "P" in data.known else []
+    parts += [f"D {format_count(data.D[i])}"] if data.varies("D") else []
+    return f"the run at {', '.join(parts)}"

@@ -1,20 +1,27 @@
-"""What a fit minimises: the sum of Huber losses of log residuals.
+"""What a fit minimises: a sum over runs of a loss of residuals.
 
-    Σ_i huber_δ(ln L(x_i; θ) − ln loss_i),  huber_δ(r) = r²/2 for |r| ≤ δ, δ(|r| − δ/2) beyond
+    huber: Σ w_i·huber_δ(r_i),  r = ln L − ln loss;  huber_δ(r) = r²/2 for |r| ≤ δ, δ(|r| − δ/2) beyond
+    log:   Σ w_i·r_i²/2 with the same r
+    raw:   Σ w_i·r_i²/2 with r = L − loss
 
-δ = 0.001 as in Hoffmann et al. (arXiv 2203.15556) and the ParScale paper; the sum, not the mean.
-Parameters are in fitting coordinates: the logarithm of positive ones, the rest as they are.
+Huber with δ = 0.001 is the objective of Hoffmann et al. (arXiv 2203.15556) and of the ParScale
+paper; the sum, not the mean. Parameters are in fitting coordinates: the logarithm of positive
+ones, each in units of the data's own scale.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from scalelab.laws.base import Array, Law, Points
+from scalelab.laws import Law
+from scalelab.laws.base import Array, Points
 
 DELTA = 1e-3
+KINDS = ("huber", "log", "raw")
 
 
 def huber(residuals: Array, delta: float) -> Array:
@@ -24,47 +31,91 @@ def huber(residuals: Array, delta: float) -> Array:
 
 @dataclass(frozen=True)
 class Objective:
-    """The objective of one law on points and log losses.
+    """The objective of one law at fixed points.
 
-    `free` [k] says which parameters are fitted; the others keep the value in `fixed` [k].
+    `scale`, `lower` and `upper` [k] are in the parameters' own units; parameters in `fixed` keep
+    the value given there. The data enter as `target` [n] (`to_target` of losses) and `weights`
+    [n], or a row of each for every point of a batch.
     """
 
     law: Law
     points: Points
-    free: np.ndarray
-    fixed: Array
+    scale: Array
+    lower: Array
+    upper: Array
+    fixed: Mapping[str, float]
+    kind: str = "huber"
     delta: float = DELTA
+
+    @cached_property
+    def free(self) -> np.ndarray:
+        """Which parameters are fitted, bool [k]; their number is f below."""
+        return np.array([name not in self.fixed for name in self.law.names])
+
+    @property
+    def free_names(self) -> list[str]:
+        return [name for name in self.law.names if name not in self.fixed]
+
+    def to_target(self, loss: Array) -> Array:
+        return loss if self.kind == "raw" else np.log(loss)
+
+    def to_loss(self, target: Array) -> Array:
+        return target if self.kind == "raw" else np.exp(target)
 
     def to_params(self, z: Array) -> Array:
         """Natural parameters [..., k] from fitting coordinates of the free ones [..., f]."""
-        params = np.broadcast_to(self.fixed, (*z.shape[:-1], len(self.fixed))).copy()
-        params[..., self.free] = np.where(self._log, np.exp(z), z)
+        params = np.broadcast_to(self._constants, (*z.shape[:-1], len(self.scale))).copy()
+        with np.errstate(over="ignore"):
+            params[..., self.free] = np.where(self._log, np.exp(z), z) * self.scale[self.free]
         return params
+
+    def from_params(self, params: Array) -> Array:
+        """Fitting coordinates [..., f] of natural parameters [..., k]."""
+        relative = params[..., self.free] / self.scale[self.free]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(self._log, np.log(relative), relative)
 
     def bounds(self) -> tuple[Array, Array]:
         """Lower and upper bounds of the fitting coordinates, [f] each."""
-        chosen = [p for p, free in zip(self.law.parameters, self.free, strict=True) if free]
-        scale = [np.log if p.positive else float for p in chosen]
-        ends = [[f(p.bounds[i]) for p, f in zip(chosen, scale, strict=True)] for i in (0, 1)]
-        return np.array(ends[0]), np.array(ends[1])
+        return self.from_params(self.lower), self.from_params(self.upper)
 
-    def residuals(self, z: Array, log_loss: Array) -> Array:
-        """Log residuals [..., n]; NaN where the law is undefined."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.log(self.law.loss(self.to_params(z), self.points)) - log_loss
+    def residuals(self, z: Array, target: Array) -> Array:
+        """Residuals [..., n]; NaN where the law is undefined."""
+        with np.errstate(all="ignore"):
+            return self._link(self.law.loss(self.to_params(z), self.points)) - target
 
-    def jacobian(self, z: Array) -> Array:
-        """∂residuals/∂z, [..., n, f]."""
+    def evaluate(self, z: Array, target: Array) -> tuple[Array, Array]:
+        """Residuals [..., n] and ∂residuals/∂z [..., n, f]."""
         params = self.to_params(z)
-        chain = np.where(self._log, params[..., self.free], 1.0)
-        slopes = self.law.jacobian(params, self.points)[..., self.free] * chain[..., None, :]
-        return slopes / self.law.loss(params, self.points)[..., None]
+        with np.errstate(all="ignore"):
+            loss, slopes = self.law.evaluate(params, self.points)
+            chain = np.where(self._log, params[..., self.free], self.scale[self.free])
+            slopes = (slopes if self.free.all() else slopes[..., self.free]) * chain[..., None, :]
+            if self.kind != "raw":
+                slopes /= loss[..., None]
+            return self._link(loss) - target, slopes
 
-    def value(self, residuals: Array) -> Array:
+    def value(self, residuals: Array, weights: Array) -> Array:
         """The objective [...] of residuals [..., n]; infinite where the law is undefined."""
-        total = huber(residuals, self.delta).sum(-1)
+        with np.errstate(all="ignore"):
+            each = huber(residuals, self.delta) if self.kind == "huber" else residuals**2 / 2
+            total = (weights * each).sum(-1)
         return np.where(np.isfinite(total), total, np.inf)
 
-    @property
+    def influence(self, residuals: Array) -> Array:
+        """How much each residual counts against one of its size in least squares: ψ(r)/r, [..., n]."""
+        if self.kind != "huber":
+            return np.ones_like(residuals)
+        with np.errstate(divide="ignore"):
+            return np.minimum(1.0, self.delta / np.abs(residuals))
+
+    @cached_property
     def _log(self) -> np.ndarray:
         return np.array([p.positive for p in self.law.parameters])[self.free]
+
+    @cached_property
+    def _constants(self) -> Array:
+        return np.array([self.fixed.get(name, 0.0) for name in self.law.names])
+
+    def _link(self, loss: Array) -> Array:
+        return loss if self.kind == "raw" else np.log(loss)

@@ -1,128 +1,136 @@
-"""The fitted law: a frozen object that predicts, saves itself, and reloads to the same digits."""
+"""The fitted law: a frozen object that predicts, and says how sure it is."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+import scipy
 
 from scalelab import __version__
-from scalelab.errors import DataError
-from scalelab.laws import Law, ParallelLaw, Points
-from scalelab.laws.base import Array
-from scalelab.records.store import whole_file
+from scalelab.errors import UsageError
+from scalelab.fit.data import FitData
+from scalelab.fit.options import FitOptions
+from scalelab.laws import Law, Points
+from scalelab.laws.base import Array, Variable
 
-LAWS: dict[str, type] = {ParallelLaw.name: ParallelLaw}
 LEVEL = 0.95
+Severity = Literal["info", "warning", "serious"]
+Status = Literal["converged", "at_bound", "start_dependent", "degenerate", "failed"]
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something the reader must know before believing the numbers."""
+    """Something the reader must know before believing the numbers, and the figures behind it."""
 
     code: str
+    severity: Severity
     message: str
+    figures: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class FitResult:
     """A law fitted to one group of records.
 
-    `params`, and `draws` row by row, follow the order of the law's parameters; a parameter in
-    `fixed` was not fitted. Objective, R² (of losses, unweighted) and residuals (ln predicted −
-    ln observed) are at `params`.
+    `params`, `covariance` and `draws` row by row follow the order of the law's parameters; one
+    in `fixed` was not fitted. Objective, R² (of losses, weighted) and residuals (ln predicted −
+    ln observed) are at `params`. `covariance` [k, k] is the linear approximation at the optimum, for
+    orientation; intervals come from the bootstrap `draws`.
     """
 
-    law: str
+    law: Law
     group: str
-    convention: str  # how N is counted: a name of `CONVENTIONS`
+    options: FitOptions
+    status: Status
     params: tuple[float, ...]
     fixed: tuple[str, ...]
     objective: float
     r_squared: float
-    n_runs: int
-    agreement: float
-    N_range: tuple[float, float]
-    P_levels: tuple[int, ...]
+    agreement: float  # share of the starts that ended at this optimum
+    start_spread: float  # widest range of a parameter (in logarithms) over those starts
+    known: tuple[Variable, ...]  # which of N, P and D the table held
+    runs: tuple[tuple[float, float, float | None, float, float, float], ...]  # N, P, D, loss, weight, N of backbone
     residuals: tuple[float, ...]
-    runs: tuple[tuple[float, float, float], ...]  # N, P, loss
+    covariance: tuple[tuple[float, ...], ...]
     draws: tuple[tuple[float, ...], ...]
     notes: tuple[Note, ...]
-    version: str = __version__
-
-    @property
-    def law_object(self) -> Law:
-        return LAWS[self.law]()
+    data_hash: str
+    versions: Mapping[str, str]
 
     @property
     def values(self) -> dict[str, float]:
         """Parameters by name."""
-        names = [p.name for p in self.law_object.parameters]
-        return dict(zip(names, self.params, strict=True))
+        return dict(zip(self.law.names, self.params, strict=True))
+
+    @property
+    def data(self) -> FitData:
+        """The runs that were fitted."""
+        columns = np.array([[np.nan if v is None else v for v in run] for run in self.runs], dtype=float).T
+        return FitData(*columns, known=self.known)
+
+    @property
+    def P_levels(self) -> tuple[int, ...]:
+        return tuple(sorted({int(run[1]) for run in self.runs}))
+
+    def equation(self, digits: int = 4) -> str:
+        return self.law.equation(self.values, digits)
 
     def interval(self, name: str, level: float = LEVEL) -> tuple[float, float] | None:
         """Percentile bootstrap interval of a parameter; None if it was not fitted or cannot have one."""
         if name in self.fixed or not self.draws:
             return None
-        index = [p.name for p in self.law_object.parameters].index(name)
-        low, high = np.quantile(np.array(self.draws)[:, index], tails(level))
+        low, high = np.quantile(np.array(self.draws)[:, self.law.names.index(name)], tails(level))
         return float(low), float(high)
 
-    def predict(self, N: Array | float, P: Array | float) -> Array:
-        """Predicted loss in nats a token, shape of N and P broadcast."""
-        return self._evaluate(np.array(self.params), N, P)
+    def predict(self, N: Any, P: Any = 1.0, D: Any = None) -> Array:
+        """Predicted loss in nats a token, shape of N, P and D broadcast.
 
-    def band(self, N: Array | float, P: Array | float, level: float = LEVEL) -> tuple[Array, Array]:
+        D is needed by laws that know it and refused by others, which hold for the D of their
+        data only; P other than 1 is refused by laws that do not know P. Raises `UsageError`.
+        """
+        return self.evaluate(np.array(self.params), N, P, D)
+
+    def band(self, N: Any, P: Any = 1.0, D: Any = None, level: float = LEVEL) -> tuple[Array, Array]:
         """Bootstrap interval of the law's loss at each point: of the mean, without run noise.
 
-        Infinitely wide where the fit has no draws (as many parameters as runs).
+        Infinitely wide where the fit has no draws (as many parameters as configurations).
         """
         if not self.draws:
-            shape = np.broadcast(np.asarray(N), np.asarray(P)).shape
+            shape = np.broadcast(np.asarray(N), np.asarray(P), np.asarray(D)).shape
             return np.full(shape, -np.inf), np.full(shape, np.inf)
-        losses = self._evaluate(np.array(self.draws), N, P)
+        losses = self.evaluate(np.array(self.draws), N, P, D)
         low, high = np.nanquantile(losses, tails(level), axis=0)
         return low, high
 
-    def save(self, path: Path) -> None:
-        """Write the fit as JSON, whole or not at all."""
-        text = json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
-        with whole_file(path) as file:
-            file.write(text.encode())
-
-    def _evaluate(self, params: Array, N: Array | float, P: Array | float) -> Array:
-        N, P = np.broadcast_arrays(np.asarray(N, dtype=float), np.asarray(P, dtype=float))
-        losses = self.law_object.loss(params, Points(N.ravel(), P.ravel()))
+    def evaluate(self, params: Array, N: Any, P: Any = 1.0, D: Any = None) -> Array:
+        """Loss [..., *shape] of params [..., k], such as the draws, over the broadcast shape of N, P and D."""
+        if D is None and "D" in self.law.variables:
+            raise UsageError(f"the law {self.law.name!r} depends on D: give it (--D)")
+        if D is not None and "D" not in self.law.variables:
+            raise UsageError(f"the law {self.law.name!r} does not know D: it holds for the D of its data, {self.group}")
+        if "P" not in self.law.variables and (np.asarray(P) != 1).any():
+            raise UsageError(f"the law {self.law.name!r} does not know P")
+        given = [np.asarray(v, dtype=float) for v in (N, P, np.nan if D is None else D)]
+        if any((v <= 0).any() for v in given):
+            raise UsageError("N, P and D must be positive")
+        N, P, D = np.broadcast_arrays(*given)
+        losses = self.law.loss(params, Points(N.ravel(), P.ravel(), D.ravel()))
         return losses.reshape((*params.shape[:-1], *N.shape))
-
-
-def load_fit(path: str | Path) -> FitResult:
-    """A saved fit. Raises `DataError` naming the file if it is none."""
-    path = Path(path)
-    try:
-        saved: dict[str, Any] = json.loads(path.read_text(), parse_constant=_refuse)
-        notes = tuple(Note(**note) for note in saved.pop("notes"))
-        frozen: dict[str, Any] = {name: _tuples(value) for name, value in saved.items()}
-        fit = FitResult(**frozen, notes=notes)
-        if fit.law not in LAWS:
-            raise ValueError(f"unknown law {fit.law!r}")
-        if len(fit.values) != len(fit.params) or any(len(row) != len(fit.params) for row in fit.draws):
-            raise ValueError("wrong number of parameters")
-        return fit
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: not a saved fit ({error})") from None
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} stands in it")
-
-
-def _tuples(value: object) -> object:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def tails(level: float) -> list[float]:
     return [(1 - level) / 2, (1 + level) / 2]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {
+        "scalelab": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }

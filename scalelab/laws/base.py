@@ -1,59 +1,103 @@
-"""What a law is: a pure function of (N, P) with named parameters and its derivatives."""
+"""What a law is: a pure function of N, P and D with named parameters and its derivatives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scalelab.units import format_number
+
 Array = NDArray[np.float64]
+Variable = Literal["N", "P", "D"]
+
+_STEP = 6e-6  # about the cube root of the rounding error, best for central differences
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a law.
 
-    `positive` parameters are fitted as their logarithm; `start` is the range from which
-    starting values are drawn, on that same scale (log-uniform for positive ones).
+    `positive` parameters are fitted as their logarithm; starting values are drawn from `start`
+    on that same scale (log-uniform for positive ones). With `relative_to`, `start` and `bounds`
+    are multiples of the data's own scale (geometric mean of N or D, smallest loss), so that the
+    fit does not depend on the units of the table. A parameter that `needs` a variable which the
+    data do not vary cannot be estimated and is left at `neutral`, where that variable has no effect.
     """
 
     name: str
     unit: str
     start: tuple[float, float]
-    bounds: tuple[float, float]
+    bounds: tuple[float, float] = (0.0, np.inf)
     positive: bool = True
+    relative_to: Literal["N", "D", "loss"] | None = None
+    needs: Variable | None = None
+    neutral: float = 0.0
 
 
 @dataclass(frozen=True)
 class Points:
-    """Where a law is evaluated: arrays [n]."""
+    """Where a law is evaluated: arrays [n], or [..., n] with points of its own for each row of params.
+
+    D may be left out for laws that do not know it.
+    """
 
     N: Array
     P: Array
+    D: Array | None = None
+
+    @cached_property
+    def ln_N(self) -> Array:
+        return np.log(self.N)
+
+    @cached_property
+    def ln_P(self) -> Array:
+        return np.log(self.P)
+
+    @cached_property
+    def ln_D(self) -> Array:
+        if self.D is None:
+            raise ValueError("this law depends on D, and the points have none")
+        return np.log(self.D)
 
 
-class Law(Protocol):
-    """A law without solver or I/O; see `scalelab.laws.parallel` for one.
+class Law:
+    """A law without solver or I/O. Subclass it with a `loss`; the rest has defaults.
 
-    `params` is [..., k] in the order of `parameters`; leading axes are batches.
+    `params` is [..., k] in the order of `parameters`; leading axes are batches: take a parameter
+    as params[..., i, None], and it broadcasts against the points. Where nothing better is given,
+    derivatives are central differences.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
-    latex: str
-    source: str
+    variables: ClassVar[tuple[Variable, ...]] = ("N", "P")
+    latex: str = ""
+    source: str = ""
 
     def loss(self, params: Array, at: Points) -> Array:
         """Loss in nats a token, [..., n]; NaN where the parameters are outside the law's domain."""
-        ...
+        raise NotImplementedError
 
-    def jacobian(self, params: Array, at: Points) -> Array:
-        """∂loss/∂params, [..., n, k], in the parameters' own (not logarithmic) scale."""
-        ...
+    def evaluate(self, params: Array, at: Points) -> tuple[Array, Array]:
+        """Loss [..., n] and ∂loss/∂params [..., n, k], in the parameters' own (not logarithmic) scale."""
+        columns = []
+        for i in range(params.shape[-1]):
+            step = np.zeros_like(params)
+            step[..., i] = _STEP * np.maximum(np.abs(params[..., i]), 1e-6)
+            rise = self.loss(params + step, at) - self.loss(params - step, at)
+            columns.append(rise / (2 * step[..., i, None]))
+        return self.loss(params, at), np.stack(columns, axis=-1)
 
-    def equation(self, params: Mapping[str, float]) -> str:
-        """The law with constants, as a line to read and to compute with."""
-        ...
+    def equation(self, params: Mapping[str, float], digits: int = 4) -> str:
+        """The law with constants, as a line to read."""
+        constants = ", ".join(f"{p.name} = {format_number(params[p.name], digits)}" for p in self.parameters)
+        return f"{self.name}({', '.join(self.variables)}) with {constants}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.parameters)

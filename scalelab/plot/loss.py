@@ -1,36 +1,95 @@
-"""Loss over N, a curve for each P: the picture of a fit (Figure 2 of arXiv 2505.10475)."""
+"""Loss over N, a curve for each P (Figure 2 of arXiv 2505.10475), and its contours (Figure 3)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from scalelab.errors import UsageError
 from scalelab.fit import CONVENTIONS, FitResult
-from scalelab.plot.style import colours, count_axis, new_axes
+from scalelab.plot.style import colours, count_axis, new_axes, title
+from scalelab.units import format_count
+
+_MOST_CURVES = 8
 
 
 def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
-    """Measured losses, the fitted law, and its 95 % bootstrap band, by P.
+    """Measured losses, the fitted law, and its 95 % bootstrap band: a colour for each P, or D.
 
-    Curves run a little past the measured N; dashes mark where they are extrapolation.
+    Curves run a little past the measured N; dashes mark where they are extrapolation. Where both P
+    and D vary, colours are P, and curves are drawn for the smallest and the largest D.
     """
     figure, axes = (axes.figure, axes) if axes is not None else new_axes()  # type: ignore[assignment]
-    runs = np.array(fit.runs)
-    low, high = fit.N_range
+    data = fit.data
+    low, high = data.N.min(), data.N.max()
     grid = np.geomspace(low / 1.25, high * 1.6, 200)
     inside = (grid >= low * 0.999) & (grid <= high * 1.001)
-    for P, colour in colours(fit.P_levels).items():
-        mine = runs[runs[:, 1] == P]
-        axes.plot(mine[:, 0], mine[:, 2], "o", color=colour, markersize=5, label=f"P = {P}")
-        curve = fit.predict(grid, P)
-        axes.plot(grid, curve, "--", color=colour, linewidth=0.9, alpha=0.7)
-        axes.plot(grid[inside], curve[inside], "-", color=colour, linewidth=1.4)
-        if fit.draws:
-            axes.fill_between(grid, *fit.band(grid, P), color=colour, alpha=0.12, linewidth=0)
+    by_P = "P" in fit.law.variables
+    shown = np.unique(data.P if by_P else data.D)
+    shade = colours(shown)
+    ends = np.unique(data.D)[[0, -1]] if "D" in fit.law.variables and by_P else [None]
+    for value in shown:
+        mine = (data.P if by_P else data.D) == value
+        label = f"P = {value:g}" if by_P else f"D = {format_count(value)}"
+        many = len(shown) > _MOST_CURVES
+        axes.plot(data.N[mine], data.loss[mine], "o", color=shade[value], markersize=5, label=None if many else label)
+        for tokens in dict.fromkeys(ends):
+            at = (value, tokens) if by_P else (1.0, value)
+            curve = fit.predict(grid, *at)
+            axes.plot(grid, curve, "--", color=shade[value], linewidth=0.9, alpha=0.7)
+            axes.plot(grid[inside], curve[inside], "-", color=shade[value], linewidth=1.4)
+            if fit.draws and not many:
+                axes.fill_between(grid, *fit.band(grid, *at), color=shade[value], alpha=0.12, linewidth=0)
     count_axis(axes)
-    axes.set_xlabel(f"N, {CONVENTIONS[fit.convention].meaning}")
+    axes.set_xlabel(_n_label(fit))
     axes.set_ylabel("validation loss, nats per token")
-    axes.set_title(f"{fit.group}\n{fit.law_object.equation(fit.values)}", fontsize=9, parse_math=False)
-    axes.legend(frameon=False)
+    title(axes, f"{fit.group}\n{fit.equation()}")
+    if len(shown) <= _MOST_CURVES:
+        axes.legend(frameon=False)
     return figure  # type: ignore[return-value]
+
+
+def plot_contours(fit: FitResult, D: float | None = None, axes: Axes | None = None) -> Figure:
+    """Lines of equal predicted loss over N and P, with the runs; the box holds what was measured.
+
+    A law with D is drawn at `D`, by default the largest of the runs. Raises `UsageError` for a law
+    without N and P.
+    """
+    if not {"N", "P"} <= set(fit.law.variables):
+        raise UsageError(f"the law {fit.law.name!r} has no N and P to draw contours over")
+    figure, axes = (axes.figure, axes) if axes is not None else new_axes()  # type: ignore[assignment]
+    data = fit.data
+    if "D" in fit.law.variables:
+        D = D or float(data.D.max())
+    N = np.geomspace(data.N.min() / 1.5, data.N.max() * 2.5, 120)
+    P = np.geomspace(1, max(2.0, 2 * data.P.max()), 100)
+    losses = fit.predict(N[None, :], P[:, None], D)
+    shades: Any = {"cmap": "viridis_r", "norm": Normalize(float(losses.min()), float(losses.max()))}
+    axes.contourf(N, P, losses, levels=14, alpha=0.3, **shades)
+    lines = axes.contour(N, P, losses, levels=14, colors="black", linewidths=0.7)
+    axes.clabel(lines, fmt="%.3g", fontsize=7)
+    here = np.ones(len(data.N), bool) if D is None else data.D == D
+    points = axes.scatter(data.N[here], data.P[here], c=data.loss[here], edgecolors="black", zorder=3, **shades)
+    figure.colorbar(points, ax=axes, label="validation loss, nats per token")
+    corners = [data.N.min(), data.N.max(), data.N.max(), data.N.min(), data.N.min()]
+    axes.plot(
+        corners, np.repeat([data.P.min(), data.P.max()], [2, 3])[[0, 1, 2, 3, 0]], ":", color="grey", linewidth=0.9
+    )
+    count_axis(axes)
+    axes.set_yscale("log", base=2)
+    levels = 2.0 ** np.arange(0, np.ceil(np.log2(P[-1])) + 1)
+    axes.set_yticks(levels, [f"{level:g}" for level in levels])
+    axes.set_ylim(1 / 1.1, P[-1] * 1.05)
+    axes.set_xlabel(_n_label(fit))
+    axes.set_ylabel("P, parallel streams")
+    at = "" if D is None else f", D {format_count(D)}"
+    title(axes, f"{fit.group}{at if 'D' in fit.law.variables else ''}\n{fit.equation()}")
+    return figure  # type: ignore[return-value]
+
+
+def _n_label(fit: FitResult) -> str:
+    return f"N, {CONVENTIONS[fit.options.convention].meaning}"

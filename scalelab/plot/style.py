@@ -32,14 +32,30 @@ def new_axes(width: float = 6.4, height: float = 4.4) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def grid_of_axes(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` small plots, side by side."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure = ShownFigure(figsize=(2.9 * columns, 2.5 * rows + 0.4), layout="constrained")
+    all_axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+    for axes in all_axes:
+        tidy(axes)
+    return figure, all_axes
+
+
+def title(axes: Axes, text: str) -> None:
+    """A title of plain text: names of corpora are not mathematics."""
+    axes.set_title(text, fontsize=9, parse_math=False)
+
+
 def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, which="major", alpha=0.25, linewidth=0.6)
 
 
-def colours(P_levels: Any) -> dict[int, str]:
-    """A colour for each P, in order."""
-    return {int(P): _COLOURS[i % len(_COLOURS)] for i, P in enumerate(sorted(P_levels))}
+def colours(levels: Any) -> dict[Any, str]:
+    """A colour for each level of P or D, in order."""
+    return {level: _COLOURS[i % len(_COLOURS)] for i, level in enumerate(sorted(levels))}
 
 
 def count_axis(axes: Axes) -> None:

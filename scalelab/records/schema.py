@@ -9,13 +9,13 @@ KIND_KEY = b"scalelab.kind"
 RECORD_KIND = b"record"
 CURVE_KIND = b"curve"
 
-# (name, type, what it is). The first three are what a law is fitted to and must be present and
-# positive in every table; the rest may be missing or null.
+# (name, type, what it is). The first three are what a law is fitted to; the rest may be missing or null.
 _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("n_params", pa.int64(), "N of the paper: non-embedding parameters, streams included"),
     ("n_streams", pa.int64(), "P, parallel streams; 1 is the plain model"),
     ("loss", pa.float64(), "validation loss, nats per token"),
     ("n_tokens", pa.int64(), "D, training tokens"),
+    ("weight", pa.float64(), "how many runs this one counts for in a fit; 1 where missing"),
     ("key", pa.string(), "unique key: hash of the resolved config"),
     ("corpus", pa.string(), "name of the text"),
     ("corpus_digest", pa.string(), "hash of the text's content"),
@@ -46,9 +46,12 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("versions", pa.string(), "library versions as JSON"),
 ]
 
-REQUIRED = ("n_params", "n_streams", "loss")
-POSITIVE = (*REQUIRED, "n_tokens", "n_params_backbone", "n_params_total")
-PLAUSIBLE_LOSS = (1e-6, 1e6)  # nats a token; anything else is a unit error or a mistake
+REQUIRED = ("n_params", "n_streams", "loss")  # of a record that a sweep wrote
+NEEDED = ("n_params", "loss")  # of anyone's table; P is needed by the laws that know it
+POSITIVE = (*REQUIRED, "n_tokens", "weight", "n_params_backbone", "n_params_total")
+COUNTS = ("n_params", "n_tokens", "n_params_backbone", "n_params_total")  # in any unit, 7e9 or 7 billions
+# Outside of these a number is a unit error or a mistake.
+PLAUSIBLE = {"loss": (1e-6, 1e6), "n_streams": (1, 1e6), "weight": (1e-9, 1e9)} | dict.fromkeys(COUNTS, (1e-9, 1e18))
 
 RECORD_SCHEMA = pa.schema(
     [pa.field(n, t, nullable=n not in REQUIRED, metadata={"description": d}) for n, t, d in _FIELDS],

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from scalelab.architecture import architecture_for
 from scalelab.errors import DataError
-from scalelab.records.store import read_records, record_path
+from scalelab.records import load
+from scalelab.records.store import record_path
 from scalelab.sweep.spec import SweepSpec
 from scalelab.train.corpus import load_corpus
 from scalelab.train.recipe import RunConfig, whole_steps
@@ -62,6 +63,6 @@ def missing(runs: tuple[RunConfig, ...], out: Path) -> list[RunConfig]:
         path = record_path(out, config.key)
         if not path.exists():
             left.append(config)
-        elif read_records(path)["key"].iloc[0] != config.key:
+        elif load(path)["key"].iloc[0] != config.key:
             raise DataError(f"{path}: holds another run's record; move it away")
     return left

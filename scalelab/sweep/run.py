@@ -9,7 +9,8 @@ import pandas as pd
 from rich.console import Console
 
 from scalelab.errors import InterruptedSweepError, ScalelabError
-from scalelab.records.store import read_records, record_path
+from scalelab.records import load
+from scalelab.records.store import record_path
 from scalelab.sweep.progress import announce, make_progress
 from scalelab.sweep.resolve import missing, resolve
 from scalelab.sweep.spec import SweepSpec
@@ -60,4 +61,4 @@ def run_sweep(
             first = failures[0].values["message"]
             raise ScalelabError(f"{len(failures)} of {len(left)} runs failed, the first with: {first}")
     files = [record_path(out, config.key) for config in resolved.runs]
-    return pd.concat([read_records(file) for file in files], ignore_index=True)
+    return pd.concat([load(file) for file in files], ignore_index=True)

@@ -74,9 +74,10 @@ def run_all(configs: list[RunConfig], job: Job, places: list[str], on_event: Cal
                     config, place = waiting.pop(0), free.pop(0)
                     reader, writer = context.Pipe(duplex=False)
                     process = context.Process(target=_work, args=(config, job, place, writer), daemon=True)
-                    process.start()
+                    with _interrupted_later():  # or a worker could live on that nobody knows of
+                        process.start()
+                        running[reader] = (process, config, place)
                     writer.close()
-                    running[reader] = (process, config, place)
                     on_event(Event("started", config))
                 for reader in wait(list(running)):
                     process, config, place = running[reader]  # type: ignore[index]
@@ -94,6 +95,22 @@ def run_all(configs: list[RunConfig], job: Job, places: list[str], on_event: Cal
             for process, _, _ in running.values():
                 process.join()
     return failures
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C in here takes effect at the end."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _worker_context() -> multiprocessing.context.ForkServerContext:

@@ -1,0 +1,110 @@
+"""A fit and a comparison of laws as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scalelab.cli.console import make_table, print_table
+from scalelab.fit import CONVENTIONS, FitResult
+from scalelab.fit.profile import Profile
+from scalelab.fit.select import Comparison
+from scalelab.units import format_count, format_number
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_STYLES = {"serious": "bold red", "warning": "yellow", "info": "dim"}
+_MAX_ROWS = 40  # of the residual grid
+
+
+def show_fit(console: Console, result: FitResult, profiles: Mapping[str, Profile]) -> None:
+    """Parameters with intervals, the equation, how good it is, residuals, notes."""
+    headings = ["<parameter", "value", "<95 % interval", *(["<by profile"] if profiles else []), "<unit"]
+    table = make_table(*headings)
+    for parameter in result.law.parameters:
+        name = parameter.name
+        value = format_number(result.values[name])
+        cells = [name, f"{value} (fixed)" if name in result.fixed else value, interval_text(result.interval(name))]
+        if profiles:
+            cells.append(interval_text(profiles[name].interval) if name in profiles else "none")
+        table.add_row(*cells, parameter.unit)
+    print_table(console, result.group, table)
+    console.print(
+        f"{result.equation(digits=7)}   (N: {CONVENTIONS[result.options.convention].meaning})\n"
+        f"R² {result.r_squared:.4f}, objective {result.objective:.6e} ({result.options.objective}), "
+        f"{len(result.runs)} runs; {result.status}, {result.agreement:.0%} of {result.options.starts} starts agree",
+        soft_wrap=True,
+    )
+    _show_residuals(console, result)
+    for note in result.notes:
+        show_note(console, note.severity, note.message, note.code)
+
+
+def show_note(console: Console, severity: str, message: str, code: str) -> None:
+    label = "note" if severity == "info" else severity
+    console.print(f"{label}: {message} ({code})", style=_STYLES[severity], soft_wrap=True)
+
+
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """The table of laws, best first, and the verdict."""
+    names = [f"{name} {format_count(value)}" for name, value in comparison.left_out.items()]
+    table = make_table(
+        "<law", "fitted", "RMSE", "AICc", "over best", "BIC", "Akaike weight", *(f"without {name}" for name in names)
+    )
+    for row in comparison.rows:
+        errors = [row.held_out[name] for name in comparison.left_out]
+        table.add_row(
+            row.label,
+            str(row.n_free),
+            f"{row.rmse:.4f}",
+            f"{row.aicc:.1f}",
+            f"{row.delta:.1f}",
+            f"{row.bic:.1f}",
+            f"{row.weight:.3f}",
+            *("–" if e is None else f"{e:.4f}" for e in errors),
+        )
+    print_table(console, comparison.group, table)
+    if names:
+        explained = "; without …: RMSE of predictions for these runs by a fit to all others"
+        console.print(f"RMSE in nats a token{explained}", soft_wrap=True)
+    console.print(f"{comparison.verdict}\n", style="bold", soft_wrap=True)
+
+
+def interval_text(interval: tuple[float | None, float | None] | None) -> str:
+    """An interval; an end that is open, or infinite, is said to be."""
+    if interval is None:
+        return "none"
+    low, high = (None if end is None or not np.isfinite(end) else end for end in interval)
+    if low is None and high is None:
+        return "open"
+    if low is None or high is None:
+        return f"above {format_number(low, 3)}" if low is not None else f"below {format_number(high, 3)}"  # type: ignore[arg-type]
+    dash = "–" if low >= 0 else " to "
+    return dash.join(format_number(end, 3) for end in (low, high))
+
+
+def _show_residuals(console: Console, result: FitResult) -> None:
+    """Relative residuals: a row a backbone and D, a column a P, a value a run; the largest, where there are many."""
+    data = result.data
+    several = data.varies("D")
+    places = sorted(
+        {(size, d if several else 0.0) for size, d in zip(data.size.tolist(), data.D.tolist(), strict=True)}
+    )
+    percent = 100 * np.array(result.residuals)
+    if len(places) > _MAX_ROWS:
+        worst = np.argsort(-np.abs(percent))[:5]
+        said = ", ".join(f"{percent[i]:+.2f} at N {format_count(float(data.N[i]))}" for i in worst)
+        console.print(f"predicted over measured, %: largest {said}", soft_wrap=True)
+        return
+    table: Table = make_table("N of backbone", *(["D"] if several else []), *(f"P = {P}" for P in result.P_levels))
+    for size, tokens in places:
+        cells = [format_count(size), *([format_count(tokens)] if several else [])]
+        for P in result.P_levels:
+            here = (data.size == size) & (data.P == P) & (not several or tokens == data.D)
+            cells.append(" ".join(f"{r:+.2f}" for r in percent[here]))
+        table.add_row(*cells)
+    print_table(console, "predicted over measured, %", table)

@@ -1,0 +1,141 @@
+"""`scalelab predict`: what a saved fit says about an N and P, and how surely."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scalelab.cli.console import make_table, print_table, stdout
+from scalelab.cli.lists import list_option
+from scalelab.errors import UsageError
+from scalelab.units import counts, format_count, format_number, whole_numbers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from scalelab.fit import FitResult
+    from scalelab.fit.derived import Estimate
+
+_Words = list[str] | None
+
+
+def predict(
+    source: Annotated[Path, typer.Argument(metavar="FIT", help="A saved fit (JSON), or a folder of them.")],
+    N: Annotated[_Words, list_option("--N", "Parameters, e.g. --N 1.6B 7B, counted as in the fit.")] = None,
+    P: Annotated[_Words, list_option("--P", "Parallel streams, e.g. --P 1 16.", (1,))] = None,
+    D: Annotated[str | None, typer.Option("--D", help="Training tokens, for laws that know D.")] = None,
+    flops: Annotated[
+        str | None, typer.Option(help="Training budget, e.g. 1e21: the best N and D for it, for laws that know D.")
+    ] = None,
+    law: Annotated[str | None, typer.Option(help="file.py:NAME, for a fit of a law of your own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
+) -> None:
+    """Predict losses with intervals, the plain N they are worth, and what more streams would gain."""
+    from scalelab.fit import load_fit
+    from scalelab.laws import get_law
+
+    if (N is None) == (flops is None):
+        raise UsageError("give --N for predictions, or --flops for the best N and D of a training budget")
+    own = None if law is None else get_law(law)
+    files = sorted(source.glob("*.json")) if source.is_dir() else [source]
+    if not files:
+        raise UsageError(f"{source}: no saved fits here; make some with: scalelab fit DATA --out {source}")
+    streams = whole_numbers(P or ["1"], "--P")
+    tokens = None if D is None else counts([D], "--D")[0]
+    console = stdout()
+    results = []
+    for file in files:
+        fit = load_fit(file, own)
+        if flops is None:
+            rows = [_row(fit, n, p, tokens) for n in counts(N or [], "--N") for p in streams]
+        else:
+            rows = [_best(fit, counts([flops], "--flops")[0], p) for p in streams]
+        results += [{"fit": str(file), "group": fit.group, "law": fit.law.name} | row for row in rows]
+        if not as_json:
+            _show(console, fit, rows)
+    if as_json:
+        console.print(json.dumps([_plain(row) for row in results], indent=1), soft_wrap=True)
+
+
+def _row(fit: FitResult, N: float, P: int, D: float | None) -> dict[str, Any]:
+    from scalelab.fit.derived import doubling_gain, extrapolation_notes, n_equivalent, predicted
+
+    row: dict[str, Any] = {"N": N, "P": P, "D": D, "loss": predicted(fit, N, P, D)}
+    if "P" in fit.law.variables:
+        row |= {"n_equivalent": n_equivalent(fit, N, P, D), "doubling_gain": doubling_gain(fit, N, P, D)}
+    return row | {"notes": extrapolation_notes(fit, N, P, D)}
+
+
+def _best(fit: FitResult, flops: float, P: int) -> dict[str, Any]:
+    from scalelab.fit.derived import compute_optimal, extrapolation_notes
+
+    best = compute_optimal(fit, flops, P)
+    notes = extrapolation_notes(fit, best.N.value, P, best.D.value)
+    return {"flops": flops, "P": P, "best_N": best.N, "best_D": best.D, "loss": best.loss, "notes": notes}
+
+
+def _show(console: Console, fit: FitResult, rows: list[dict[str, Any]]) -> None:
+    from scalelab.cli.fit_tables import show_note
+    from scalelab.fit import CONVENTIONS
+
+    if "flops" in rows[0]:
+        table = make_table(
+            "FLOPs", "P", "best N", "<95 % interval", "best D", "<95 % interval", "loss", "<95 % interval"
+        )
+        for row in rows:
+            cells = [c for name in ("best_N", "best_D") for c in _cells(row[name], format_count)]
+            table.add_row(format_number(row["flops"], 3), str(row["P"]), *cells, *_cells(row["loss"], _loss))
+    else:
+        knows_P, knows_D = "P" in fit.law.variables, "D" in fit.law.variables
+        headings = ["N", *(["P"] if knows_P else []), *(["D"] if knows_D else []), "loss", "<95 % interval"]
+        headings += ["plain N of this loss", "<95 % interval", "2P would gain", "<95 % interval"] if knows_P else []
+        table = make_table(*headings)
+        for row in rows:
+            cells = [format_count(row["N"], 4), *([str(row["P"])] if knows_P else [])]
+            cells += [format_count(row["D"], 4)] if knows_D else []
+            cells += _cells(row["loss"], _loss)
+            if knows_P:
+                cells += [*_cells(row["n_equivalent"], format_count), *_cells(row["doubling_gain"], _loss)]
+            table.add_row(*cells)
+    print_table(console, fit.group, table)
+    meaning = CONVENTIONS[fit.options.convention].meaning
+    console.print(f"{fit.equation(digits=7)}   (N: {meaning})", soft_wrap=True)
+    serious = [note for note in fit.notes if note.severity == "serious"]
+    notes = {(n.code, n.message): n for n in (*serious, *(note for row in rows for note in row["notes"]))}
+    for note in notes.values():
+        show_note(console, note.severity, note.message, note.code)
+    console.print()
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _cells(estimate: Estimate, form: Any) -> list[str]:
+    """A value and its interval, open where it is infinite."""
+    from math import isinf
+
+    value = "beyond any" if isinf(estimate.value) else form(estimate.value)
+    if estimate.low is None or estimate.high is None:
+        return [value, "none"]
+    if isinf(estimate.high):
+        return [value, "open" if isinf(estimate.low) else f"above {form(estimate.low)}"]
+    dash = " to " if estimate.low < 0 else "–"
+    return [value, f"{form(estimate.low)}{dash}{form(estimate.high)}"]
+
+
+def _plain(value: Any) -> Any:
+    """Objects as JSON: dataclasses as mappings, infinities as null."""
+    from dataclasses import asdict, is_dataclass
+    from math import isfinite
+
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

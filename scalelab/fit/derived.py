@@ -1,0 +1,134 @@
+"""What follows from a fitted law, with intervals from its bootstrap draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalelab.errors import UsageError
+from scalelab.fit.result import LEVEL, FitResult, Note, tails
+from scalelab.laws import Points
+from scalelab.laws.base import Array
+
+_FAR = 10.0  # times the range of N, P or D from which an extrapolation is serious
+_STEPS = 80  # of bisection and golden section: enough for the last digit
+FLOPS_PER_TOKEN = 6.0  # for each parameter, forward and backward; Hoffmann et al., arXiv 2203.15556
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its interval. An end that the draws do not close is infinite; None without draws."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How to spend a training budget at one P: N, D, and the loss that the law gives there."""
+
+    flops: float
+    P: float
+    N: Estimate
+    D: Estimate
+    loss: Estimate
+
+
+def predicted(fit: FitResult, N: float, P: float = 1.0, D: float | None = None, level: float = LEVEL) -> Estimate:
+    """The law's loss, nats a token."""
+    return _estimate(fit, lambda params: fit.evaluate(params, N, P, D), level)
+
+
+def n_equivalent(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:
+    """The number of parameters at P = 1 whose loss equals that of N with P streams.
+
+    Infinite where no plain model gets there, which laws with a gain of P apart from N allow.
+    """
+
+    def solve(params: Array) -> Array:
+        wanted = fit.evaluate(params, N, P, D)
+        low, high = np.full(wanted.shape, np.log(N) - 30.0), np.full(wanted.shape, np.log(N) + 60.0)
+        with np.errstate(over="ignore"):
+            beyond = _along(fit, params, np.exp(high), 1.0, D) > wanted
+            for _ in range(_STEPS):
+                middle = (low + high) / 2
+                above = _along(fit, params, np.exp(middle), 1.0, D) > wanted
+                low, high = np.where(above, middle, low), np.where(above, high, middle)
+        return np.where(beyond, np.inf, np.exp((low + high) / 2))
+
+    return _estimate(fit, solve, level)
+
+
+def doubling_gain(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:
+    """Loss gained by going from P to 2P streams, nats a token; below 0 where streams hurt."""
+    return _estimate(fit, lambda q: fit.evaluate(q, N, P, D) - fit.evaluate(q, N, 2 * P, D), level)
+
+
+def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float = LEVEL) -> Allocation:
+    """N and D with the least loss for a training budget of 6·N·D·P floating-point operations.
+
+    P streams multiply the computation of every token; embedding and aggregation are left out, as
+    they are from N. Raises `UsageError` for a law without D.
+    """
+    if "D" not in fit.law.variables or "N" not in fit.law.variables:
+        raise UsageError(f"the law {fit.law.name!r} does not know D, so it cannot trade N against D")
+    tokens_times_n = flops / (FLOPS_PER_TOKEN * P)
+
+    def losses(params: Array, ln_N: Array) -> Array:
+        return _along(fit, params, np.exp(ln_N), P, tokens_times_n / np.exp(ln_N))
+
+    def best(params: Array) -> Array:
+        shape = params.shape[:-1]
+        low, high = np.zeros(shape), np.full(shape, np.log(tokens_times_n))
+        ratio = (np.sqrt(5.0) - 1) / 2
+        for _ in range(_STEPS):
+            left, right = high - ratio * (high - low), low + ratio * (high - low)
+            falls = losses(params, left) > losses(params, right)
+            low, high = np.where(falls, left, low), np.where(falls, high, right)
+        return np.exp((low + high) / 2)
+
+    N = _estimate(fit, best, level)
+    D = _estimate(fit, lambda q: tokens_times_n / best(q), level)
+    return Allocation(flops, P, N, D, _estimate(fit, lambda q: losses(q, np.log(best(q))), level))
+
+
+def extrapolation_notes(fit: FitResult, N: float, P: float = 1.0, D: float | None = None) -> list[Note]:
+    """A note for each variable that lies outside the range of the runs, with the factor."""
+    notes = []
+    data = fit.data
+    for name, value in (("N", N), ("P", P), ("D", D)):
+        if value is None or name not in fit.law.variables:
+            continue
+        seen = data.values(name)
+        factor = float(max(value / seen.max(), seen.min() / value))
+        if factor > 1.0005:
+            notes.append(
+                Note(
+                    "extrapolation",
+                    "serious" if factor >= _FAR else "warning",
+                    f"{name} is a factor of {factor:.3g} outside the runs: the interval holds if the law does there",
+                    {f"{name}_factor": factor},
+                )
+            )
+    return notes
+
+
+def _along(fit: FitResult, params: Array, N: Array, P: float, D: Array | float | None) -> Array:
+    """Loss of each row of params [..., k] at its own N and D [...]."""
+    given = [np.asarray(v, dtype=float) for v in (N, P, np.nan if D is None else D)]
+    points = [np.broadcast_to(v, params.shape[:-1])[..., None] for v in given]
+    return fit.law.loss(params, Points(*points))[..., 0]
+
+
+def _estimate(fit: FitResult, of: Callable[[Array], Array], level: float) -> Estimate:
+    value = float(of(np.array(fit.params)))
+    if not fit.draws:
+        return Estimate(value, None, None)
+    draws = of(np.array(fit.draws))
+    draws = draws[~np.isnan(draws)]
+    # The nearest draws themselves, since between a number and infinity there is no mean.
+    low, high = np.quantile(draws, tails(level), method="closest_observation")
+    return Estimate(value, float(low), float(high))

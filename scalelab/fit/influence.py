@@ -1,0 +1,81 @@
+"""What the fit hangs on: the local covariance of the parameters, and the pull of single runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scalelab.fit.bootstrap import freedom, leverages
+from scalelab.fit.data import FitData
+from scalelab.fit.objective import Objective
+from scalelab.fit.solver import descend, inside_bounds
+from scalelab.laws.base import Array
+
+MAX_CONDITION = 1e6  # of the scaled slopes: beyond, a combination of parameters is not determined
+_REFITS = 20  # runs left out in earnest: those with the largest approximate pull
+
+
+def condition_number(objective: Objective, data: FitData, z: Array) -> float:
+    """Condition number of the scaled, weighted slopes at z [f], over parameters off their bounds."""
+    slopes = objective.evaluate(z, objective.to_target(data.loss))[1] * np.sqrt(data.weight)[:, None]
+    slopes = slopes[:, inside_bounds(objective, z)]
+    if not slopes.shape[1]:
+        return 1.0
+    length = np.sqrt((slopes**2).sum(0))
+    if not (length > 0).all():
+        return np.inf
+    singular = np.linalg.svd(slopes / length, compute_uv=False)
+    return float(singular[0] / singular[-1]) if singular[-1] > 0 and len(singular) == slopes.shape[1] else np.inf
+
+
+def covariance(objective: Objective, data: FitData, z: Array) -> Array:
+    """Linear approximation s²(J'WJ)⁻¹ in fitting coordinates, [f, f]; s² = Σ w r² / (n − f).
+
+    Rows of parameters at a bound are 0; everything is 0 where no degree of freedom is left.
+    """
+    result = np.zeros((len(z), len(z)))
+    degrees = len(data.loss) - len(z)
+    inside = inside_bounds(objective, z)
+    if degrees < 1 or not inside.any():
+        return result
+    residuals, slopes = objective.evaluate(z, objective.to_target(data.loss))
+    variance = float((data.weight * residuals**2).sum()) / degrees
+    slopes = slopes[:, inside] * np.sqrt(data.weight)[:, None]
+    length = np.sqrt((slopes**2).sum(0))
+    length = np.where(length > 0, length, 1.0)
+    inverse = np.linalg.pinv((slopes / length).T @ (slopes / length), rcond=1e-15, hermitian=True)
+    result[np.ix_(inside, inside)] = variance * inverse / np.outer(length, length)
+    return result
+
+
+def natural_covariance(objective: Objective, z: Array, local: Array) -> Array:
+    """`local` [f, f] in the parameters' own units, [k, k]; rows of fixed parameters are 0."""
+    params = objective.to_params(z)[objective.free]
+    positive = np.array([p.positive for p in objective.law.parameters])[objective.free]
+    chain = np.where(positive, params, objective.scale[objective.free])
+    result = np.zeros((len(objective.free), len(objective.free)))
+    result[np.ix_(objective.free, objective.free)] = local * np.outer(chain, chain)
+    return result
+
+
+def leave_one_out(objective: Objective, data: FitData, z: Array, local: Array) -> tuple[int, str, float] | None:
+    """The run whose absence moves a parameter most: (run, parameter, shift over its standard error).
+
+    Runs are first ranked by the linear approximation to that shift, then the law is refitted
+    without each of the first 20. None where nothing can be left out.
+    """
+    errors = np.sqrt(np.diag(local))
+    if freedom(data, z) < 2 or not (errors > 0).any():
+        return None
+    target = objective.to_target(data.loss)
+    residuals, slopes = objective.evaluate(z, target)
+    pull = data.weight * objective.influence(residuals) * residuals
+    steepness = leverages(slopes * np.sqrt(data.weight)[:, None])
+    scores = np.abs(slopes @ local * (pull / (1 - np.minimum(steepness, 0.99)))[:, None])
+    usable = errors > 0
+    ranked = np.argsort(-(scores[:, usable] / errors[usable]).max(1), kind="stable")[:_REFITS]
+    weights = np.tile(data.weight, (len(ranked), 1))
+    weights[np.arange(len(ranked)), ranked] = 0.0
+    moved = descend(objective, np.tile(z, (len(ranked), 1)), target, weights)[0] - z
+    shifts = np.where(usable, np.abs(moved) / np.where(usable, errors, 1.0), 0.0)
+    i, j = np.unravel_index(int(np.argmax(shifts)), shifts.shape)
+    return int(ranked[i]), objective.free_names[j], float(shifts[i, j])

@@ -1,0 +1,87 @@
+"""How a law is fitted: everything that changes the numbers, in one frozen object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scalelab.errors import UsageError
+from scalelab.fit.data import CONVENTIONS, FitData
+from scalelab.fit.objective import DELTA, KINDS, Objective
+from scalelab.fit.solver import STARTS
+from scalelab.laws import Law
+
+DRAWS = 1000
+BOOTSTRAPS = ("residual", "wild", "pairs")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of a fit, checked when made. Raises `UsageError` naming the option.
+
+    `fix` holds parameters that are not fitted, `bounds` limits for those that are, both by name in
+    the parameters' own units.
+    """
+
+    convention: str = "paper"  # which N: a name of CONVENTIONS
+    objective: str = "huber"  # huber, log or raw
+    delta: float = DELTA  # Huber threshold
+    starts: int = STARTS
+    bootstrap: str = "residual"  # residual, wild or pairs
+    draws: int = DRAWS
+    seed: int = 0
+    fix: Mapping[str, float] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("count", self.convention, tuple(CONVENTIONS)),
+            ("objective", self.objective, KINDS),
+            ("bootstrap", self.bootstrap, BOOTSTRAPS),
+        ):
+            if value not in allowed:
+                raise UsageError(f"--{name} {value}: choose one of {', '.join(allowed)}")
+        if not 1e-8 <= self.delta <= 1e3:
+            raise UsageError(f"--delta {self.delta}: choose between 1e-8 and 1e3")
+        if self.starts < 1 or self.draws < 0:
+            raise UsageError("--starts must be 1 or more and --draws 0 or more")
+        for name, (low, high) in self.bounds.items():
+            if not low < high:
+                raise UsageError(f"--bound {name}: {low:g} is not below {high:g}")
+            if name in self.fix:
+                raise UsageError(f"parameter {name} cannot be both fixed and bounded")
+
+
+def build_objective(law: Law, data: FitData, options: FitOptions) -> Objective:
+    """The objective of `law` for `data`, scaled by them.
+
+    Parameters whose variable the data do not vary are fixed at their neutral value. Raises
+    `UsageError` for a fixed or bounded parameter that the law does not have or cannot take.
+    """
+    for flag, given in (("--fix", options.fix), ("--bound", options.bounds)):
+        for name in given:
+            if name not in law.names:
+                raise UsageError(f"{flag} {name}: the law {law.name!r} has {', '.join(law.names)}")
+    fixed = dict(options.fix)
+    scale, lower, upper = np.ones(len(law.parameters)), [], []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own = {"loss": data.loss.min(), "N": np.exp(np.log(data.N).mean()), "D": np.exp(np.log(data.D).mean())}
+    for i, p in enumerate(law.parameters):
+        if p.relative_to is not None:
+            scale[i] = own[p.relative_to]
+        low, high = (end * scale[i] for end in p.bounds)
+        if p.name in options.bounds:
+            wish = options.bounds[p.name]
+            low, high = max(low, wish[0]), min(high, wish[1])
+            if not low < high:
+                raise UsageError(f"--bound {p.name}: {wish[0]:g} to {wish[1]:g} lies outside what the law can take")
+        if p.name in fixed and not (math.isfinite(fixed[p.name]) and (fixed[p.name] >= 0 or not p.positive)):
+            raise UsageError(f"--fix {p.name}={fixed[p.name]:g}: {p.name} must be positive")
+        if p.needs == "P" and not data.varies("P"):
+            fixed.setdefault(p.name, p.neutral)
+        lower.append(low)
+        upper.append(high)
+    return Objective(law, data.points, scale, np.array(lower), np.array(upper), fixed, options.objective, options.delta)

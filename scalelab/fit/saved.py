@@ -1,0 +1,71 @@
+"""A fit on disk: JSON that reloads to the same digits."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from scalelab.errors import DataError, UsageError
+from scalelab.fit.options import FitOptions
+from scalelab.fit.result import FitResult, Note
+from scalelab.laws import LAWS, Law
+from scalelab.records.store import whole_file
+
+_FORMAT = 2
+
+
+def save_fit(fit: FitResult, path: Path) -> None:
+    """Write `fit` as JSON, whole or not at all."""
+    saved = asdict(replace(fit, law=None))  # type: ignore[arg-type]  # a law is an object, not data
+    saved |= {"format": _FORMAT, "law": fit.law.name, "latex": fit.law.latex, "parameters": list(fit.law.names)}
+    saved["equation"] = fit.equation(digits=17)
+    text = json.dumps(saved, indent=1, allow_nan=False) + "\n"
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
+    """A saved fit. A fit of a law of one's own needs that `law` again: no code is run from a file.
+
+    Raises `DataError` naming the file if it is no fit, `UsageError` if the law is not the fit's.
+    """
+    path = Path(path)
+    try:
+        saved: dict[str, Any] = json.loads(path.read_text(), parse_constant=_refuse)
+        if saved.pop("format", None) != _FORMAT:
+            raise ValueError("not of this version; fit again")
+        name, names = saved.pop("law"), tuple(saved.pop("parameters"))
+        notes = tuple(Note(**note) for note in saved.pop("notes"))
+        options = FitOptions(**{k: _tuples(v) for k, v in saved.pop("options").items()})
+        known = {f.name for f in fields(FitResult)}
+        values: dict[str, Any] = {k: _tuples(v) for k, v in saved.items() if k in known}
+        law = law or LAWS.get(name)
+        fit = FitResult(law=law, options=options, notes=notes, **values)  # type: ignore[arg-type]
+        rows = (fit.params, *fit.draws, *fit.covariance)
+        if any(len(row) != len(names) for row in rows) or not all(math.isfinite(v) for row in rows for v in row):
+            raise ValueError("wrong number of parameters")
+        if any(len(run) != 6 for run in fit.runs) or len(fit.runs) != len(fit.residuals):
+            raise ValueError("runs are incomplete")
+    except UsageError as error:
+        raise DataError(f"{path}: not a saved fit ({error})") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: not a saved fit ({error})") from None
+    if law is None:
+        raise UsageError(f"{path}: of the law {name!r}, which is not scalelab's; name it with --law file.py:NAME")
+    if law.name != name or law.names != names:
+        raise UsageError(f"{path}: of the law {name!r} ({', '.join(names)}), not of {law.name!r}")
+    return fit
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} stands in it")
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, also inside mappings, as the frozen dataclasses hold them."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

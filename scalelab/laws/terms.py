@@ -1,0 +1,243 @@
+"""The pieces that laws are sums of: a floor, a power of N, of D, and of P.
+
+Each term knows its parameters, its value, its derivatives, and how it is written. Sources:
+Hoffmann et al. (arXiv 2203.15556, equation 2) for the powers of N and D; Chen et al. (arXiv
+2505.10475, proposition 1 and equation 5) for what P streams do to the power of N. Powers stand
+as (A/N)^α, so that A is a number of parameters; Hoffmann's A is this A to the α.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from scalelab.laws.base import Array, Law, Parameter, Points, Variable
+from scalelab.units import format_number
+
+EXPONENT_BOUNDS = (1e-3, 5.0)
+_SIZE_BOUNDS = (1e-100, 1e100)
+
+
+class Term(Protocol):
+    """One summand. `values` are its parameters as [..., 1] each, to broadcast against points [n]."""
+
+    parameters: tuple[Parameter, ...]
+    latex: str
+
+    def value(self, values: Sequence[Array], at: Points) -> Array:
+        """[..., n]; NaN outside the term's domain."""
+        ...
+
+    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        """Derivatives by each parameter, [..., n] each; `value` is what `value` gave."""
+        ...
+
+    def text(self, values: Sequence[str]) -> str:
+        """With constants, as a line that can be computed."""
+        ...
+
+
+class SumLaw(Law):
+    """A law that is a sum of terms."""
+
+    def __init__(self, name: str, variables: tuple[Variable, ...], terms: Sequence[Term], source: str) -> None:
+        self.name = name
+        self.variables = variables  # pyright: ignore[reportAttributeAccessIssue]  # per object here
+        self.source = source
+        self.terms = tuple(terms)
+        self.parameters = tuple(p for term in self.terms for p in term.parameters)
+        self.latex = f"L({','.join(variables)}) = " + " + ".join(term.latex for term in self.terms)
+
+    def loss(self, params: Array, at: Points) -> Array:
+        columns = self._columns(params)
+        total = sum(term.value(mine, at) for term, mine in zip(self.terms, columns, strict=True))
+        return np.asarray(total) + np.zeros(np.shape(at.N))
+
+    def evaluate(self, params: Array, at: Points) -> tuple[Array, Array]:
+        total = np.zeros(np.broadcast_shapes((*params.shape[:-1], 1), np.shape(at.N)))
+        jacobian = np.empty((*total.shape, params.shape[-1]))
+        place = 0
+        for term, mine in zip(self.terms, self._columns(params), strict=True):
+            value = term.value(mine, at)
+            total += value
+            for slope in term.slopes(mine, at, value):
+                jacobian[..., place] = slope
+                place += 1
+        return total, jacobian
+
+    def equation(self, params: dict[str, float], digits: int = 4) -> str:  # type: ignore[override]
+        shown = {p.name: format_number(params[p.name], digits) for p in self.parameters}
+        return "L = " + " + ".join(term.text([shown[p.name] for p in term.parameters]) for term in self.terms)
+
+    def _columns(self, params: Array) -> list[list[Array]]:
+        columns, place = [], 0
+        for term in self.terms:
+            width = len(term.parameters)
+            columns.append([params[..., i, None] for i in range(place, place + width)])
+            place += width
+        return columns
+
+
+class Floor:
+    """E, the loss that no size and no data go below."""
+
+    parameters = (Parameter("E", "nats/token", (0.05, 0.98), (1e-8, 2.0), relative_to="loss"),)
+    latex = "E"
+
+    def value(self, values: Sequence[Array], at: Points) -> Array:
+        return values[0]
+
+    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        return (np.ones_like(value),)
+
+    def text(self, values: Sequence[str]) -> str:
+        return values[0]
+
+
+class Power:
+    """(A/N)^α, or (B/D)^β."""
+
+    def __init__(self, variable: Literal["N", "D"] = "N", names: tuple[str, str] = ("A", "alpha")) -> None:
+        self.variable = variable
+        unit = {"N": "parameters", "D": "tokens"}[variable]
+        self.parameters: tuple[Parameter, ...] = (
+            Parameter(names[0], unit, (1e-8, 1e2), _SIZE_BOUNDS, relative_to=variable, needs=variable),
+            Parameter(names[1], "1", (0.05, 1.0), EXPONENT_BOUNDS, needs=variable),
+        )
+        self.latex = rf"\left(\frac{{{names[0]}}}{{{variable}}}\right)^{{\{names[1]}}}"
+
+    def value(self, values: Sequence[Array], at: Points) -> Array:
+        return np.exp(values[1] * self._log_ratio(values, at))
+
+    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        return value * values[1] / values[0], value * self._log_ratio(values, at)
+
+    def text(self, values: Sequence[str]) -> str:
+        return f"({values[0]} / {self.variable})^{values[1]}"
+
+    def _log_ratio(self, values: Sequence[Array], at: Points) -> Array:
+        return np.log(values[0]) - (at.ln_N if self.variable == "N" else at.ln_D)
+
+
+class _GainedPower(Power):
+    """(A/(N·g(P)))^α for a gain g with one parameter between A and α: streams act like parameters."""
+
+    gain_parameter: Parameter
+    gain_latex: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        A, alpha = self.parameters
+        self.parameters = (A, self.gain_parameter, alpha)
+        self.latex = rf"\left(\frac{{A}}{{N\,{self.gain_latex}}}\right)^{{\alpha}}"
+
+    def log_gain(self, parameter: Array, at: Points) -> Array:
+        raise NotImplementedError
+
+    def log_gain_slope(self, parameter: Array, at: Points) -> Array:
+        raise NotImplementedError
+
+    def value(self, values: Sequence[Array], at: Points) -> Array:
+        return np.exp(values[2] * self._log_ratio(values, at))
+
+    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        A, gain, alpha = values
+        steep = value * alpha
+        return steep / A, -steep * self.log_gain_slope(gain, at), value * self._log_ratio(values, at)
+
+    def _log_ratio(self, values: Sequence[Array], at: Points) -> Array:
+        return np.log(values[0]) - at.ln_N - self.log_gain(values[1], at)
+
+
+class LogGain(_GainedPower):
+    """(A/(N·(k ln P + 1)))^α, equation 5 of arXiv 2505.10475.
+
+    k may be negative: data in which streams hurt must be able to say so. The law ends where
+    k ln P + 1 reaches 0.
+    """
+
+    gain_parameter = Parameter("k", "1", (0.0, 1.0), (-10.0, 100.0), positive=False, needs="P")
+    gain_latex = r"(k \ln P + 1)"
+
+    def log_gain(self, parameter: Array, at: Points) -> Array:
+        gain = parameter * at.ln_P + 1
+        return np.log(np.where(gain > 0, gain, np.nan))
+
+    def log_gain_slope(self, parameter: Array, at: Points) -> Array:
+        return at.ln_P / (parameter * at.ln_P + 1)
+
+    def text(self, values: Sequence[str]) -> str:
+        return f"({values[0]} / (N·({values[1]}·ln P + 1)))^{values[2]}"
+
+
+class PowerGain(_GainedPower):
+    """(A/(N·P^γ))^α: each doubling of P is worth the same factor of N."""
+
+    gain_parameter = Parameter("gamma", "1", (0.0, 0.5), (-5.0, 5.0), positive=False, needs="P")
+    gain_latex = r"P^{\gamma}"
+
+    def log_gain(self, parameter: Array, at: Points) -> Array:
+        return parameter * at.ln_P
+
+    def log_gain_slope(self, parameter: Array, at: Points) -> Array:
+        return at.ln_P + np.zeros_like(parameter)
+
+    def text(self, values: Sequence[str]) -> str:
+        return f"({values[0]} / (N·P^{_signed(values[1])}))^{values[2]}"
+
+
+class Diversity(Power):
+    """(A/N)^α·(1 + (P − 1)ρ)/P, proposition 1 of arXiv 2505.10475: ρ is the correlation of stream errors.
+
+    ρ = 1 is no gain, ρ = 0 divides the reducible loss by P. Above 1 streams hurt.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        rho = Parameter("rho", "1", (0.0, 1.0), (-1.0, 10.0), positive=False, needs="P", neutral=1.0)
+        A, alpha = self.parameters
+        self.parameters = (A, rho, alpha)
+        self.latex += r"\frac{1 + (P - 1)\rho}{P}"
+
+    def value(self, values: Sequence[Array], at: Points) -> Array:
+        A, rho, alpha = values
+        share = (1 + (at.P - 1) * rho) / at.P
+        return np.where(share > 0, super().value((A, alpha), at) * share, np.nan)
+
+    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        A, rho, alpha = values
+        steep = value * (at.P - 1) / (1 + (at.P - 1) * rho)
+        return value * alpha / A, steep, value * self._log_ratio((A, alpha), at)
+
+    def text(self, values: Sequence[str]) -> str:
+        return f"({values[0]} / N)^{values[2]}·(1 + (P - 1)·{_signed(values[1])})/P"
+
+
+class StreamPower:
+    """B·P^(−c): streams lower the loss by an amount of their own, whatever N is.
+
+    B may be negative: data in which streams hurt must be able to say so.
+    """
+
+    def __init__(self, name: str = "B") -> None:
+        self.parameters = (
+            Parameter(name, "nats/token", (0.0, 0.3), (-10.0, 10.0), positive=False, relative_to="loss", needs="P"),
+            Parameter("c", "1", (0.05, 2.0), (1e-3, 20.0), needs="P", neutral=0.5),
+        )
+        self.latex = rf"{name}\,P^{{-c}}"
+
+    def value(self, values: Sequence[Array], at: Points) -> Array:
+        return values[0] * np.exp(-values[1] * at.ln_P)
+
+    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        return np.exp(-values[1] * at.ln_P), -value * at.ln_P
+
+    def text(self, values: Sequence[str]) -> str:
+        return f"{values[0]}·P^-{values[1]}"
+
+
+def _signed(number: str) -> str:
+    """A number that may follow an operator."""
+    return f"({number})" if number.startswith("-") else number
