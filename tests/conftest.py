@@ -68,3 +68,18 @@ def make_records():
         return pd.DataFrame(rows)
 
     return make
+
+
+@pytest.fixture
+def table_of():
+    """Records on a grid whose losses follow any law, with noise in ln loss."""
+
+    from scalelab.laws import LAWS, Points
+
+    def make(law, params, N=(1e8, 3e8, 1e9, 3e9, 1e10), P=(1, 2, 4, 8), D=(1e10,), noise=1e-3, seed=0):
+        rng = np.random.default_rng(seed)
+        n, p, d = (a.ravel() for a in np.meshgrid(np.array(N), np.array(P, float), np.array(D)))
+        loss = LAWS[law].loss(np.array(params), Points(n, p, d)) * np.exp(noise * rng.standard_normal(len(n)))
+        return pd.DataFrame({"n_params": n, "n_streams": p, "n_tokens": d, "loss": loss})
+
+    return make

@@ -105,9 +105,12 @@ def _levels(residuals: Array, data: FitData) -> tuple[Array, Array]:
     common = np.bincount(data.config, residuals) / size
     repeated = (size > 1)[data.config]
     within = (residuals - common[data.config])[repeated]
-    noise = float((within**2).mean())
-    excess = float((common**2).mean() - (noise / size).mean())
-    return common * np.sqrt(max(excess, 0.0) / max(float((common**2).mean()), 1e-300)), within
+    # Means of configurations must differ as much as they do: what the noise of their runs does not
+    # explain is between them, and where they differ by less than that noise would have it, the noise is less.
+    means, noise = float((common**2).mean()), float((within**2).mean() * (1 / size).mean())
+    if means > noise:
+        return common * np.sqrt(1 - noise / means), within
+    return np.zeros(1), within * np.sqrt(means / max(noise, 1e-300))
 
 
 def _smooth_draws(pool: Array, shape: tuple[int, int], rng: np.random.Generator) -> Array:

@@ -11,6 +11,7 @@ from scalelab.fit.solver import descend, inside_bounds
 from scalelab.laws.base import Array
 
 MAX_CONDITION = 1e6  # of the scaled slopes: beyond, a combination of parameters is not determined
+_SINGULAR = 1e16  # no condition number is known to be larger: rounding hides the rest
 _REFITS = 20  # runs left out in earnest: those with the largest approximate pull
 
 
@@ -22,9 +23,11 @@ def condition_number(objective: Objective, data: FitData, z: Array) -> float:
         return 1.0
     length = np.sqrt((slopes**2).sum(0))
     if not (length > 0).all():
-        return np.inf
+        return _SINGULAR
     singular = np.linalg.svd(slopes / length, compute_uv=False)
-    return float(singular[0] / singular[-1]) if singular[-1] > 0 and len(singular) == slopes.shape[1] else np.inf
+    if len(singular) < slopes.shape[1]:
+        return _SINGULAR
+    return float(singular[0] / max(singular[-1], singular[0] / _SINGULAR))
 
 
 def covariance(objective: Objective, data: FitData, z: Array) -> Array:
@@ -60,8 +63,10 @@ def natural_covariance(objective: Objective, z: Array, local: Array) -> Array:
 def leave_one_out(objective: Objective, data: FitData, z: Array, local: Array) -> tuple[int, str, float] | None:
     """The run whose absence moves a parameter most: (run, parameter, shift over its standard error).
 
-    Runs are first ranked by the linear approximation to that shift, then the law is refitted
-    without each of the first 20. None where nothing can be left out.
+    The error is the linear one with the variance of the other runs, as in DFBETAS (Belsley et al.
+    1980), since the run itself may be what makes the variance large. Runs are first ranked by an
+    approximation to the shift, then the law is refitted without each of the first 20. None where
+    nothing can be left out.
     """
     errors = np.sqrt(np.diag(local))
     if freedom(data, z) < 2 or not (errors > 0).any():
@@ -75,7 +80,11 @@ def leave_one_out(objective: Objective, data: FitData, z: Array, local: Array) -
     ranked = np.argsort(-(scores[:, usable] / errors[usable]).max(1), kind="stable")[:_REFITS]
     weights = np.tile(data.weight, (len(ranked), 1))
     weights[np.arange(len(ranked)), ranked] = 0.0
-    moved = descend(objective, np.tile(z, (len(ranked), 1)), target, weights)[0] - z
-    shifts = np.where(usable, np.abs(moved) / np.where(usable, errors, 1.0), 0.0)
+    points = descend(objective, np.tile(z, (len(ranked), 1)), target, weights)[0]
+    degrees = len(data.loss) - len(z)
+    variance = (weights * objective.residuals(points, target) ** 2).sum(1) / max(degrees - 1, 1)
+    ratio = np.sqrt(variance / max(float((data.weight * residuals**2).sum()) / degrees, 1e-300))
+    own_errors = np.where(usable, errors, 1.0) * np.maximum(ratio, 1e-6)[:, None]
+    shifts = np.where(usable, np.abs(points - z) / own_errors, 0.0)
     i, j = np.unravel_index(int(np.argmax(shifts)), shifts.shape)
     return int(ranked[i]), objective.free_names[j], float(shifts[i, j])

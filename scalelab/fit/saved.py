@@ -20,6 +20,9 @@ _FORMAT = 2
 def save_fit(fit: FitResult, path: Path) -> None:
     """Write `fit` as JSON, whole or not at all."""
     saved = asdict(replace(fit, law=None))  # type: ignore[arg-type]  # a law is an object, not data
+    # An open limit is infinite, which JSON has no word for.
+    limits = fit.options.bounds.items()
+    saved["options"]["bounds"] = {k: [v if math.isfinite(v) else None for v in ends] for k, ends in limits}
     saved |= {"format": _FORMAT, "law": fit.law.name, "latex": fit.law.latex, "parameters": list(fit.law.names)}
     saved["equation"] = fit.equation(digits=17)
     text = json.dumps(saved, indent=1, allow_nan=False) + "\n"
@@ -39,7 +42,12 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
             raise ValueError("not of this version; fit again")
         name, names = saved.pop("law"), tuple(saved.pop("parameters"))
         notes = tuple(Note(**note) for note in saved.pop("notes"))
-        options = FitOptions(**{k: _tuples(v) for k, v in saved.pop("options").items()})
+        chosen: dict[str, Any] = {k: _tuples(v) for k, v in saved.pop("options").items()}
+        limits = chosen.pop("bounds", {}).items()
+        bounds = {
+            k: (-math.inf if low is None else low, math.inf if high is None else high) for k, (low, high) in limits
+        }
+        options = FitOptions(**chosen, bounds=bounds)
         known = {f.name for f in fields(FitResult)}
         values: dict[str, Any] = {k: _tuples(v) for k, v in saved.items() if k in known}
         law = law or LAWS.get(name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,11 @@ from scalelab.records.schema import CURVE_KIND, KIND_KEY, NEEDED, PLAUSIBLE, POS
 from scalelab.units import parse_count
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
-_COUNT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([kMBGT])\b")
+_COUNT = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])\d+(?:\.\d+)?[kMBGT]\b""")  # or a quoted text, to leave alone
+_CONDITION = (  # what a condition is made of: no calls, no attributes
+    *(ast.Expression, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.List, ast.Tuple),
+    *(ast.expr_context, ast.cmpop, ast.boolop, ast.operator, ast.unaryop),
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ def read_file(file: Path) -> pd.DataFrame | None:
         if suffix in (".csv", ".tsv"):
             return pd.read_csv(file, dtype=str, sep="\t" if suffix == ".tsv" else ",", skipinitialspace=True)
         if suffix in (".jsonl", ".ndjson"):
-            return pd.read_json(file, lines=True, dtype=False, convert_dates=False)
+            return pd.read_json(file, lines=True, dtype=False)
         table = pq.ParquetFile(file).read()
     except (pa.ArrowException, OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         kind = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL"}.get(suffix, "Parquet")
@@ -93,8 +100,7 @@ def _rename(table: pd.DataFrame, file: str, columns: Mapping[str, str]) -> pd.Da
             raise UsageError(
                 f"--map {name}={source}: {file} has no column {source!r}; it has {', '.join(table.columns)}"
             )
-    renamed = {name: table[source] for name, source in columns.items()}
-    return table.drop(columns=[c for c in columns.values() if c not in columns]).assign(**renamed)
+    return table.assign(**{name: table[source] for name, source in columns.items()})
 
 
 def _numbers(column: pd.Series, name: str, file: str, bad: dict[int, Rejected]) -> pd.Series:
@@ -116,38 +122,44 @@ def _numbers(column: pd.Series, name: str, file: str, bad: dict[int, Rejected]) 
         outside = ~wrong & values.notna() & ~values.between(low, high)
         _reject(bad, given, outside, name, file, f"{wish} from {low:g} to {high:g}")
     _reject(bad, given, wrong, name, file, wish)
-    whole = values.notna().all() and (values % 1 == 0).all() and (values < 2**63).all() and len(values) > 0
+    whole = values.notna().all() and (values % 1 == 0).all() and (values.abs() < 2**63).all() and len(values) > 0
     return values.astype("int64") if whole and name not in ("loss", "weight") else values
 
 
 def _reject(bad: dict[int, Rejected], given: pd.Series, wrong: pd.Series, name: str, file: str, wish: str) -> None:
     for row in np.flatnonzero(wrong):
         value = given.iloc[row]
-        shown = "an empty cell" if pd.isna(value) else repr(value)[:40]
+        empty = pd.api.types.is_scalar(value) and pd.isna(value)
+        shown = "an empty cell" if empty else " ".join(repr(value).split())[:40]
         bad.setdefault(int(row), Rejected(file, int(row) + 1, name, shown, wish))
 
 
 def _plain(value: object) -> object:
-    """7B as 7e9; anything else as it is."""
-    if isinstance(value, bool):
-        return None
+    """7B as 7e9, numbers as floats, other text as it is; None for what is neither."""
     if isinstance(value, str):
         try:
             return parse_count(value)
         except UsageError:
             return value
-    return value
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (Real, Decimal)):
+        return None  # a date, a list, a complex number
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return np.inf
 
 
 def _mask(table: pd.DataFrame, where: str) -> np.ndarray:
     """Which rows satisfy `where`, an expression such as ``n_tokens > 100M and corpus == 'c4'``."""
-    expression = _COUNT.sub(lambda m: repr(parse_count(m[0])), where)
+    expression = _COUNT.sub(lambda m: m[0] if m[0][0] in "'\"" else repr(parse_count(m[0])), where)
     table = table.copy()
     for name in table.columns:  # of text that is all numbers, the numbers
         numbers = pd.to_numeric(table[name].map(_plain), errors="coerce")
         if numbers.notna().sum() == table[name].notna().sum():
             table[name] = numbers
     try:
+        if not all(isinstance(node, _CONDITION) for node in ast.walk(ast.parse(expression.strip(), mode="eval"))):
+            raise ValueError("only names of columns, constants, comparisons and arithmetic may stand in it")
         mask = table.eval(expression, engine="python")
     except Exception as error:  # pandas raises whatever the expression makes Python raise
         reason = " ".join(str(error).split()) or type(error).__name__

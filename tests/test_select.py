@@ -1,0 +1,77 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from scalelab import records
+from scalelab.errors import ScalelabError
+from scalelab.fit import group_records
+from scalelab.fit.data import fit_data
+from scalelab.fit.select import compare_laws
+
+
+def comparison(table: pd.DataFrame, by_tokens=True):
+    (group,) = group_records(table, by_tokens)
+    return compare_laws(fit_data(group.records), group.title)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "rise", "half", "best_n"), [("pile", 39.1, 36.4, 0.0012), ("stack-v2-python", 7.8, 11.3, 0.0062)]
+)
+def test_on_the_papers_losses_the_additive_form_wins(corpus, rise, half, best_n):
+    """Figures from an independent least-squares fit by Nelder-Mead of the same two laws."""
+    (group,) = [g for g in group_records(records.load("paper")) if g.title.startswith(corpus)]
+    found = compare_laws(fit_data(group.records), group.title)
+    rows = {row.label: row for row in found.rows}
+    parallel, additive, fixed = rows["parallel"], rows["additive"], rows["additive, c = 1/2"]
+    assert parallel.aicc - additive.aicc == pytest.approx(rise, abs=0.1)
+    assert parallel.aicc - fixed.aicc == pytest.approx(half, abs=0.1)
+    assert fixed.held_out["N"] == pytest.approx(best_n, abs=6e-5)
+    assert parallel.held_out["N"] == pytest.approx({"pile": 0.0071, "stack-v2-python": 0.0077}[corpus], abs=6e-5)
+    assert found.rows[0].law == "additive"
+    assert "additive is best supported" in found.verdict
+    assert "parallel, has an AICc" in found.verdict
+    assert sum(row.weight for row in found.rows) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("law", "params"),
+    [
+        ("parallel", (0.7, 1e7, 0.5, 0.25)),
+        ("diversity", (0.7, 1e7, 0.8, 0.25)),
+        ("additive", (0.7, 1e7, 0.25, 0.08, 1.0)),
+    ],
+)
+def test_the_law_that_made_the_losses_wins_where_noise_is_small(table_of, law, params):
+    found = comparison(table_of(law, params, noise=1e-4))
+    assert found.rows[0].law == law
+    assert f"{law} is best supported" in found.verdict
+
+
+def test_with_much_noise_laws_are_not_distinguishable(table_of):
+    found = comparison(table_of("parallel", (0.7, 1e7, 0.02, 0.25), noise=2e-2))
+    assert "not distinguishable" in found.verdict
+
+
+def test_where_d_varies_the_joint_laws_compete(table_of):
+    table = table_of("joint", (0.7, 1e7, 0.5, 0.3, 1e9, 0.3), D=(1e9, 4e9, 2e10, 1e11), noise=5e-4)
+    found = comparison(table, by_tokens=False)
+    assert {row.law for row in found.rows} == {"chinchilla", "joint", "joint-additive"}
+    assert found.rows[0].law == "joint"
+    assert set(found.left_out) == {"N", "P", "D"}
+    assert found.rows[0].held_out["D"] < 0.01 < max(row.held_out["D"] for row in found.rows)
+
+
+def test_without_several_p_there_is_little_to_compare(table_of):
+    found = comparison(table_of("parallel", (0.7, 1e7, 0.5, 0.25), P=(1,), N=np.geomspace(1e8, 1e10, 8)))
+    assert [row.label for row in found.rows] == ["power of N"]
+    assert "Only power of N" in found.verdict
+
+
+def test_too_few_runs_for_any_law(table_of):
+    with pytest.raises(ScalelabError, match="2 configurations are too few for any law"):
+        comparison(table_of("parallel", (0.7, 1e7, 0.5, 0.25), N=(1e8, 1e9), P=(1,)))
+
+
+def test_what_cannot_be_left_out_is_not_scored(table_of):
+    found = comparison(table_of("parallel", (0.7, 1e7, 0.5, 0.25), P=(1, 2)))
+    assert all(row.held_out["P"] is None for row in found.rows if row.label != "no effect of P")
