@@ -35,7 +35,8 @@ def make_table(*columns: str) -> Table:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column.removeprefix("<"), justify="left" if column.startswith("<") else "right")
+        left = column.startswith("<")
+        table.add_column(column.removeprefix("<"), justify="left" if left else "right", no_wrap=left)
     return table
 
 

@@ -174,7 +174,7 @@ def _compare(console: Console, table: Table, options: FitOptions, source: str) -
     groups = group_records(table.records)
     over_tokens = [g for g in group_records(table.records, by_tokens=False) if g.records["n_tokens"].nunique() > 1]
     failures = []
-    for group in (*groups, *over_tokens):
+    for group in (*over_tokens, *groups):
         try:
             data = fit_data(group.records, options.convention, group.title)
             comparison = compare_laws(data, group.title, options)

@@ -53,7 +53,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     """The table of laws, best first, and the verdict."""
     names = [f"{name} {format_count(value)}" for name, value in comparison.left_out.items()]
     table = make_table(
-        "<law", "fitted", "RMSE", "AICc", "over best", "BIC", "Akaike weight", *(f"without {name}" for name in names)
+        "<law", "free", "RMSE", "AICc", "over best", "BIC", "Akaike weight", *(f"without {name}" for name in names)
     )
     for row in comparison.rows:
         errors = [row.held_out[name] for name in comparison.left_out]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from scalelab.cli.console import make_table, print_table, stdout
 from scalelab.cli.lists import list_option
-from scalelab.errors import UsageError
+from scalelab.errors import ScalelabError, UsageError
 from scalelab.units import counts, format_count, format_number, whole_numbers
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def _row(fit: FitResult, N: float, P: int, D: float | None) -> dict[str, Any]:
 
     row: dict[str, Any] = {"N": N, "P": P, "D": D, "loss": predicted(fit, N, P, D)}
     if "P" in fit.law.variables:
-        row |= {"n_equivalent": n_equivalent(fit, N, P, D), "doubling_gain": doubling_gain(fit, N, P, D)}
+        row |= {"n_equivalent": n_equivalent(fit, N, P, D), "doubling_gain": None}
+        with suppress(ScalelabError):  # where streams hurt, the law may end before 2P
+            row["doubling_gain"] = doubling_gain(fit, N, P, D)
     return row | {"notes": extrapolation_notes(fit, N, P, D)}
 
 
@@ -98,9 +101,10 @@ def _show(console: Console, fit: FitResult, rows: list[dict[str, Any]]) -> None:
             cells += [format_count(row["D"], 4)] if knows_D else []
             cells += _cells(row["loss"], _loss)
             if knows_P:
-                cells += [*_cells(row["n_equivalent"], format_count), *_cells(row["doubling_gain"], _loss)]
+                worth = _cells(row["n_equivalent"], format_count) if row["P"] > 1 else [format_count(row["N"]), ""]
+                cells += [*worth, *_cells(row["doubling_gain"], _loss)]
             table.add_row(*cells)
-    print_table(console, fit.group, table)
+    print_table(console, f"{fit.group}, {fit.law.name} law", table)
     meaning = CONVENTIONS[fit.options.convention].meaning
     console.print(f"{fit.equation(digits=7)}   (N: {meaning})", soft_wrap=True)
     serious = [note for note in fit.notes if note.severity == "serious"]
@@ -114,10 +118,12 @@ def _loss(value: float) -> str:
     return f"{value:.4f}"
 
 
-def _cells(estimate: Estimate, form: Any) -> list[str]:
+def _cells(estimate: Estimate | None, form: Any) -> list[str]:
     """A value and its interval, open where it is infinite."""
     from math import isinf
 
+    if estimate is None:
+        return ["none", "none"]
     value = "beyond any" if isinf(estimate.value) else form(estimate.value)
     if estimate.low is None or estimate.high is None:
         return [value, "none"]

@@ -52,7 +52,8 @@ def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | N
     local = covariance(objective, data, optimum.z)
     sample = bootstrap(objective, data, optimum.z, options.bootstrap, options.draws, options.seed)
     sample = sample[np.isfinite(sample).all(axis=1)]
-    fitted = law.loss(params, data.points)
+    with np.errstate(all="ignore"):  # a parameter fixed at 0 has a logarithm of -∞
+        fitted = law.loss(params, data.points)
     residuals = np.log(fitted / data.loss)
     return FitResult(
         law=law,
@@ -86,8 +87,9 @@ def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | N
 
 def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective, Optimum]:
     """The best parameters alone. Raises `ScalelabError` where the data cannot determine them."""
+    unused = {"P"} if all(p.name in options.fix for p in law.parameters if p.needs == "P") else set()
     for variable in law.variables:
-        if variable not in data.known:
+        if variable not in data.known and variable not in unused:
             raise ScalelabError(
                 f"the law {law.name!r} needs {variable} and there is no column {COLUMNS[variable]!r}; "
                 f"name the one that holds it with --map {COLUMNS[variable]}=COLUMN, or choose another --law"

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalelab.errors import UsageError
+from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.result import LEVEL, FitResult, Note, tails
 from scalelab.laws import Points
 from scalelab.laws.base import Array
 
 _FAR = 10.0  # times the range of N, P or D from which an extrapolation is serious
 _STEPS = 80  # of bisection and golden section: enough for the last digit
+_REACH = 150.0  # how far they look for N, in its logarithm: N·P^5 for P of a million, twice over
 FLOPS_PER_TOKEN = 6.0  # for each parameter, forward and backward; Hoffmann et al., arXiv 2203.15556
 
 
@@ -38,8 +39,8 @@ class Allocation:
 
 
 def predicted(fit: FitResult, N: float, P: float = 1.0, D: float | None = None, level: float = LEVEL) -> Estimate:
-    """The law's loss, nats a token."""
-    return _estimate(fit, lambda params: fit.evaluate(params, N, P, D), level)
+    """The law's loss, nats a token. Raises `ScalelabError` where the law ends before P."""
+    return _estimate(fit, lambda params: fit.evaluate(params, N, P, D), level, P)
 
 
 def n_equivalent(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:
@@ -50,49 +51,59 @@ def n_equivalent(fit: FitResult, N: float, P: float, D: float | None = None, lev
 
     def solve(params: Array) -> Array:
         wanted = fit.evaluate(params, N, P, D)
-        low, high = np.full(wanted.shape, np.log(N) - 30.0), np.full(wanted.shape, np.log(N) + 60.0)
-        with np.errstate(over="ignore"):
-            beyond = _along(fit, params, np.exp(high), 1.0, D) > wanted
-            for _ in range(_STEPS):
-                middle = (low + high) / 2
-                above = _along(fit, params, np.exp(middle), 1.0, D) > wanted
-                low, high = np.where(above, middle, low), np.where(above, high, middle)
-        return np.where(beyond, np.inf, np.exp((low + high) / 2))
+        low, high = np.full(wanted.shape, np.log(N) - _REACH), np.full(wanted.shape, np.log(N) + _REACH)
+        beyond = _along(fit, params, np.exp(high), 1.0, D) > wanted
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            above = _along(fit, params, np.exp(middle), 1.0, D) > wanted
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        return np.where(np.isnan(wanted), np.nan, np.where(beyond, np.inf, np.exp((low + high) / 2)))
 
-    return _estimate(fit, solve, level)
+    return _estimate(fit, solve, level, P)
 
 
 def doubling_gain(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:
-    """Loss gained by going from P to 2P streams, nats a token; below 0 where streams hurt."""
-    return _estimate(fit, lambda q: fit.evaluate(q, N, P, D) - fit.evaluate(q, N, 2 * P, D), level)
+    """Loss gained by going from P to 2P streams, nats a token; below 0 where streams hurt.
+
+    Raises `ScalelabError` where the law ends before 2P.
+    """
+    return _estimate(fit, lambda q: fit.evaluate(q, N, P, D) - fit.evaluate(q, N, 2 * P, D), level, 2 * P)
 
 
 def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float = LEVEL) -> Allocation:
     """N and D with the least loss for a training budget of 6·N·D·P floating-point operations.
 
     P streams multiply the computation of every token; embedding and aggregation are left out, as
-    they are from N. Raises `UsageError` for a law without D.
+    they are from N. Raises `UsageError` for a law without D or with another P than 1 for one
+    without P, `ScalelabError` where the law ends before P.
     """
     if "D" not in fit.law.variables or "N" not in fit.law.variables:
         raise UsageError(f"the law {fit.law.name!r} does not know D, so it cannot trade N against D")
+    if "P" not in fit.law.variables and P != 1:
+        raise UsageError(f"the law {fit.law.name!r} does not know P")
+    if not (0 < flops < np.inf and 0 < P < np.inf):
+        raise UsageError("a training budget and P must be positive")
     tokens_times_n = flops / (FLOPS_PER_TOKEN * P)
+    data = fit.data
+    near = np.log([data.N.min(), data.N.max(), tokens_times_n / data.D.max(), tokens_times_n / data.D.min()])
 
     def losses(params: Array, ln_N: Array) -> Array:
         return _along(fit, params, np.exp(ln_N), P, tokens_times_n / np.exp(ln_N))
 
     def best(params: Array) -> Array:
         shape = params.shape[:-1]
-        low, high = np.zeros(shape), np.full(shape, np.log(tokens_times_n))
+        low, high = np.full(shape, near.min() - _REACH), np.full(shape, near.max() + _REACH)
         ratio = (np.sqrt(5.0) - 1) / 2
         for _ in range(_STEPS):
             left, right = high - ratio * (high - low), low + ratio * (high - low)
             falls = losses(params, left) > losses(params, right)
             low, high = np.where(falls, left, low), np.where(falls, high, right)
-        return np.exp((low + high) / 2)
+        middle = (low + high) / 2
+        return np.where(np.isnan(losses(params, middle)), np.nan, np.exp(middle))
 
-    N = _estimate(fit, best, level)
-    D = _estimate(fit, lambda q: tokens_times_n / best(q), level)
-    return Allocation(flops, P, N, D, _estimate(fit, lambda q: losses(q, np.log(best(q))), level))
+    N = _estimate(fit, best, level, P)
+    D = _estimate(fit, lambda q: tokens_times_n / best(q), level, P)
+    return Allocation(flops, P, N, D, _estimate(fit, lambda q: losses(q, np.log(best(q))), level, P))
 
 
 def extrapolation_notes(fit: FitResult, N: float, P: float = 1.0, D: float | None = None) -> list[Note]:
@@ -120,15 +131,19 @@ def _along(fit: FitResult, params: Array, N: Array, P: float, D: Array | float |
     """Loss of each row of params [..., k] at its own N and D [...]."""
     given = [np.asarray(v, dtype=float) for v in (N, P, np.nan if D is None else D)]
     points = [np.broadcast_to(v, params.shape[:-1])[..., None] for v in given]
-    return fit.law.loss(params, Points(*points))[..., 0]
+    with np.errstate(all="ignore"):  # far out a law may overflow, or end
+        return fit.law.loss(params, Points(*points))[..., 0]
 
 
-def _estimate(fit: FitResult, of: Callable[[Array], Array], level: float) -> Estimate:
-    value = float(of(np.array(fit.params)))
-    if not fit.draws:
-        return Estimate(value, None, None)
-    draws = of(np.array(fit.draws))
+def _estimate(fit: FitResult, of: Callable[[Array], Array], level: float, P: float) -> Estimate:
+    with np.errstate(invalid="ignore"):  # a difference of infinities
+        value = float(of(np.array(fit.params)))
+        draws = of(np.array(fit.draws)) if fit.draws else np.empty(0)
+    if np.isnan(value):
+        raise ScalelabError(f"the law {fit.law.name!r} with the fitted parameters ends before P = {P:g}")
     draws = draws[~np.isnan(draws)]
+    if not len(draws):
+        return Estimate(value, None, None)
     # The nearest draws themselves, since between a number and infinity there is no mean.
     low, high = np.quantile(draws, tails(level), method="closest_observation")
     return Estimate(value, float(low), float(high))

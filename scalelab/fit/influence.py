@@ -12,19 +12,20 @@ from scalelab.laws.base import Array
 
 MAX_CONDITION = 1e6  # of the scaled slopes: beyond, a combination of parameters is not determined
 _SINGULAR = 1e16  # no condition number is known to be larger: rounding hides the rest
+_NO_EFFECT = 1e-14  # share of a loss that a parameter must be able to change, not to drown in rounding
 _REFITS = 20  # runs left out in earnest: those with the largest approximate pull
 
 
 def condition_number(objective: Objective, data: FitData, z: Array) -> float:
     """Condition number of the scaled, weighted slopes at z [f], over parameters off their bounds."""
-    slopes = objective.evaluate(z, objective.to_target(data.loss))[1] * np.sqrt(data.weight)[:, None]
-    slopes = slopes[:, inside_bounds(objective, z)]
-    if not slopes.shape[1]:
+    _, slopes, length, felt = _weighted_slopes(objective, data, z)
+    inside = inside_bounds(objective, z)
+    if not inside.any():
         return 1.0
-    length = np.sqrt((slopes**2).sum(0))
-    if not (length > 0).all():
+    if not felt[inside].all():
         return _SINGULAR
-    singular = np.linalg.svd(slopes / length, compute_uv=False)
+    slopes = slopes[:, inside] / length[inside]
+    singular = np.linalg.svd(slopes, compute_uv=False)
     if len(singular) < slopes.shape[1]:
         return _SINGULAR
     return float(singular[0] / max(singular[-1], singular[0] / _SINGULAR))
@@ -33,21 +34,28 @@ def condition_number(objective: Objective, data: FitData, z: Array) -> float:
 def covariance(objective: Objective, data: FitData, z: Array) -> Array:
     """Linear approximation s²(J'WJ)⁻¹ in fitting coordinates, [f, f]; s² = Σ w r² / (n − f).
 
-    Rows of parameters at a bound are 0; everything is 0 where no degree of freedom is left.
+    Rows of parameters at a bound or without effect are 0; all are 0 where no degree of freedom is left.
     """
     result = np.zeros((len(z), len(z)))
     degrees = len(data.loss) - len(z)
-    inside = inside_bounds(objective, z)
+    residuals, slopes, length, felt = _weighted_slopes(objective, data, z)
+    inside = inside_bounds(objective, z) & felt
     if degrees < 1 or not inside.any():
         return result
-    residuals, slopes = objective.evaluate(z, objective.to_target(data.loss))
     variance = float((data.weight * residuals**2).sum()) / degrees
-    slopes = slopes[:, inside] * np.sqrt(data.weight)[:, None]
-    length = np.sqrt((slopes**2).sum(0))
-    length = np.where(length > 0, length, 1.0)
-    inverse = np.linalg.pinv((slopes / length).T @ (slopes / length), rcond=1e-15, hermitian=True)
+    slopes, length = slopes[:, inside] / length[inside], length[inside]
+    inverse = np.linalg.pinv(slopes.T @ slopes, rcond=1e-15, hermitian=True)
     result[np.ix_(inside, inside)] = variance * inverse / np.outer(length, length)
     return result
+
+
+def _weighted_slopes(objective: Objective, data: FitData, z: Array) -> tuple[Array, Array, Array, np.ndarray]:
+    """Residuals [n], slopes times the root of the weight [n, f], their lengths [f], and which are felt, bool [f]."""
+    residuals, slopes = objective.evaluate(z, objective.to_target(data.loss))
+    slopes = slopes * np.sqrt(data.weight)[:, None]
+    length = np.sqrt((slopes**2).sum(0))
+    size = data.loss if objective.kind == "raw" else np.ones_like(data.loss)
+    return residuals, slopes, length, length > _NO_EFFECT * np.sqrt((data.weight * size**2).sum())
 
 
 def natural_covariance(objective: Objective, z: Array, local: Array) -> Array:

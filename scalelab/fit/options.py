@@ -78,8 +78,10 @@ def build_objective(law: Law, data: FitData, options: FitOptions) -> Objective:
             low, high = max(low, wish[0]), min(high, wish[1])
             if not low < high:
                 raise UsageError(f"--bound {p.name}: {wish[0]:g} to {wish[1]:g} lies outside what the law can take")
-        if p.name in fixed and not (math.isfinite(fixed[p.name]) and (fixed[p.name] >= 0 or not p.positive)):
-            raise UsageError(f"--fix {p.name}={fixed[p.name]:g}: {p.name} must be positive")
+        least = 0.0 if p.positive else low  # a floor or an exponent may be left out
+        if p.name in fixed and not (math.isfinite(fixed[p.name]) and least <= fixed[p.name] <= high):
+            must = "be positive" if p.positive and fixed[p.name] < 0 else f"lie between {least:g} and {high:g}"
+            raise UsageError(f"--fix {p.name}={fixed[p.name]:g}: {p.name} must {must}")
         if p.needs == "P" and not data.varies("P"):
             fixed.setdefault(p.name, p.neutral)
         lower.append(low)

@@ -97,14 +97,17 @@ class FitResult:
     def band(self, N: Any, P: Any = 1.0, D: Any = None, level: float = LEVEL) -> tuple[Array, Array]:
         """Bootstrap interval of the law's loss at each point: of the mean, without run noise.
 
-        Infinitely wide where the fit has no draws (as many parameters as configurations).
+        Infinitely wide where the fit has no draws (as many parameters as configurations) or none
+        of them has a number.
         """
         if not self.draws:
             shape = np.broadcast(np.asarray(N), np.asarray(P), np.asarray(D)).shape
             return np.full(shape, -np.inf), np.full(shape, np.inf)
         losses = self.evaluate(np.array(self.draws), N, P, D)
-        low, high = np.nanquantile(losses, tails(level), axis=0)
-        return low, high
+        losses = np.where(np.isnan(losses).all(axis=0), np.inf, losses)
+        with np.errstate(invalid="ignore"):
+            low, high = np.nanquantile(losses, tails(level), axis=0)
+        return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
 
     def evaluate(self, params: Array, N: Any, P: Any = 1.0, D: Any = None) -> Array:
         """Loss [..., *shape] of params [..., k], such as the draws, over the broadcast shape of N, P and D."""
@@ -115,10 +118,11 @@ class FitResult:
         if "P" not in self.law.variables and (np.asarray(P) != 1).any():
             raise UsageError(f"the law {self.law.name!r} does not know P")
         given = [np.asarray(v, dtype=float) for v in (N, P, np.nan if D is None else D)]
-        if any((v <= 0).any() for v in given):
+        if not all((v > 0).all() for v in given[: 2 if D is None else 3]):
             raise UsageError("N, P and D must be positive")
         N, P, D = np.broadcast_arrays(*given)
-        losses = self.law.loss(params, Points(N.ravel(), P.ravel(), D.ravel()))
+        with np.errstate(all="ignore"):  # far out a law may overflow, or end
+            losses = self.law.loss(params, Points(N.ravel(), P.ravel(), D.ravel()))
         return losses.reshape((*params.shape[:-1], *N.shape))
 
 

@@ -171,7 +171,7 @@ def _verdict(rows: tuple[Row, ...], left_out: Mapping[Variable, float]) -> str:
     if len(close) == 1:
         said = f"{names} is best supported"
     elif len({row.law for row in close}) == 1:
-        said = f"{best.law} is best supported, in which form ({names}) is not distinguishable"
+        said = f"{best.law} is best supported; between its forms ({names}) these runs do not decide"
     else:
         said = f"{names} are not distinguishable: their AICc lie within {CLEAR:g} of one another"
     if others:

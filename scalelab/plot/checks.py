@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from scalelab.fit import FitResult
 from scalelab.fit.profile import Profile
@@ -69,6 +69,7 @@ def plot_profiles(fit: FitResult, profiles: Sequence[Profile]) -> Figure:
         axes.axvline(fit.values[profile.name], color="#D55E00", linewidth=0.9)
         if _is_scale(fit, profile.name):
             count_axis(axes)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=4))
         axes.set_xlabel(profile.name)
         axes.set_ylim(0, 2.5)
     all_axes[0].set_ylabel(r"$\sqrt{\mathrm{rise\ /\ threshold}}$")

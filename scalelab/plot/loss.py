@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from scalelab.errors import UsageError
 from scalelab.fit import CONVENTIONS, FitResult
+from scalelab.laws.base import Array
 from scalelab.plot.style import colours, count_axis, new_axes, title
 from scalelab.units import format_count
 
@@ -21,7 +22,7 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
     """Measured losses, the fitted law, and its 95 % bootstrap band: a colour for each P, or D.
 
     Curves run a little past the measured N; dashes mark where they are extrapolation. Where both P
-    and D vary, colours are P, and curves are drawn for the smallest and the largest D.
+    and D vary, colours are P, with curves for up to four values of D.
     """
     figure, axes = (axes.figure, axes) if axes is not None else new_axes()  # type: ignore[assignment]
     data = fit.data
@@ -31,19 +32,23 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
     by_P = "P" in fit.law.variables
     shown = np.unique(data.P if by_P else data.D)
     shade = colours(shown)
-    ends = np.unique(data.D)[[0, -1]] if "D" in fit.law.variables and by_P else [None]
+    tokens = _some(np.unique(data.D)) if "D" in fit.law.variables and by_P else [None]
     for value in shown:
         mine = (data.P if by_P else data.D) == value
         label = f"P = {value:g}" if by_P else f"D = {format_count(value)}"
         many = len(shown) > _MOST_CURVES
         axes.plot(data.N[mine], data.loss[mine], "o", color=shade[value], markersize=5, label=None if many else label)
-        for tokens in dict.fromkeys(ends):
-            at = (value, tokens) if by_P else (1.0, value)
+        for D in tokens:
+            at = (value, D) if by_P else (1.0, value)
             curve = fit.predict(grid, *at)
             axes.plot(grid, curve, "--", color=shade[value], linewidth=0.9, alpha=0.7)
             axes.plot(grid[inside], curve[inside], "-", color=shade[value], linewidth=1.4)
             if fit.draws and not many:
                 axes.fill_between(grid, *fit.band(grid, *at), color=shade[value], alpha=0.12, linewidth=0)
+    for D in tokens:
+        if D is not None:
+            height = float(fit.predict(grid[-1], shown[0], D))
+            axes.annotate(f" D {format_count(D)}", (grid[-1], height), fontsize=8, va="center", annotation_clip=False)
     count_axis(axes)
     axes.set_xlabel(_n_label(fit))
     axes.set_ylabel("validation loss, nats per token")
@@ -89,6 +94,11 @@ def plot_contours(fit: FitResult, D: float | None = None, axes: Axes | None = No
     at = "" if D is None else f", D {format_count(D)}"
     title(axes, f"{fit.group}{at if 'D' in fit.law.variables else ''}\n{fit.equation()}")
     return figure  # type: ignore[return-value]
+
+
+def _some(levels: Array) -> list[float]:
+    """Four of the levels at most, with the ends."""
+    return levels[np.unique(np.linspace(0, len(levels) - 1, 4).round().astype(int))].tolist()
 
 
 def _n_label(fit: FitResult) -> str:

@@ -1,0 +1,188 @@
+"""`scalelab fit` and `scalelab predict` as a person types them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scalelab.cli import main
+from scalelab.cli.fit import FIGURES
+from scalelab.fit import load_fit
+from tests.test_laws import OWN
+
+
+@pytest.fixture
+def scalelab(tmp_path, monkeypatch, capsys):
+    """Runs a command in a folder of its own: (exit code, standard output, the error line)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        code = main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        assert err.count("\n") == (1 if code else 0), err
+        return code, out, err.strip()
+
+    return run
+
+
+@pytest.fixture
+def table(table_of, tmp_path):
+    """A foreign CSV of joint losses with names and units of its own."""
+    frame = table_of("joint", (0.7, 1e7, 0.5, 0.3, 1e9, 0.35), D=(1e9, 1e10, 1e11), noise=1e-3)
+    frame = frame.rename(columns={"n_params": "N", "n_streams": "P", "n_tokens": "tokens", "loss": "val_loss"})
+    frame["N"] = [f"{n / 1e9}B" for n in frame["N"]]
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    return frame
+
+
+COLUMNS = ("--map", "n_params=N", "n_streams=P", "n_tokens=tokens", "loss=val_loss")
+
+
+def test_a_foreign_table_is_fitted_with_a_joint_law_and_predicts(scalelab, table):
+    code, out, _ = scalelab("fit", "mine.csv", "--law", "joint", *COLUMNS, "--draws", 200, "--out", "o")
+    assert code == 0
+    assert "60 runs; converged, 100% of 300 starts agree" in out
+    assert "saved o/mine.csv" not in out
+    (path,) = [line.split()[1].rstrip(",") for line in out.splitlines() if line.startswith("saved")]
+    code, out, _ = scalelab("predict", path, "--N", "7B", "--P", 1, 16, "--D", "1T")
+    assert code == 0
+    assert "serious: D is a factor of 10 outside the runs" in out
+    assert "7B    16   1T" in out
+    code, out, _ = scalelab("predict", path, "--flops", "1e22", "--P", 4)
+    assert code == 0
+    assert "best N" in out
+
+
+def test_the_printed_equation_gives_the_printed_prediction(scalelab):
+    scalelab("fit", "paper", "--draws", 100, "--no-figure")
+    for name in ("pile-d-42b", "stack-v2-python-d-42b"):
+        _, out, _ = scalelab("predict", f"fits/{name}.json", "--N", "536M", "7B", "--P", 1, 16)
+        (equation,) = [line for line in out.splitlines() if line.startswith("L = ")]
+        code = re.sub(r"ln (\w)", r"log(\1)", equation.split("   ")[0][4:].replace("·", "*").replace("^", "**"))
+        rows = [line.split() for line in out.splitlines() if re.match(r"\s*(536M|7B)\s", line)]
+        assert len(rows) == 4
+        for size, streams, loss, *_ in rows:
+            names = {"N": {"536M": 536e6, "7B": 7e9}[size], "P": int(streams), "log": math.log}
+            assert f"{eval(code, {'__builtins__': {}}, names):.4f}" == loss
+
+
+def test_saved_json_predicts_to_the_last_digit(scalelab):
+    scalelab("fit", "paper", "--draws", 100, "--no-figure")
+    fit = load_fit("fits/pile-d-42b.json")
+    _, out, _ = scalelab("predict", "fits/pile-d-42b.json", "--N", "7B", "--P", 16, "--json")
+    (row,) = json.loads(out)
+    assert row["loss"]["value"] == float(fit.predict(7e9, 16))
+    saved = json.loads(Path("fits/pile-d-42b.json").read_text())
+    assert saved["data_hash"] == fit.data_hash == fit.data.digest
+    assert {"scalelab", "numpy", "scipy", "python"} <= set(saved["versions"])
+    assert len(saved["draws"]) == 100
+    assert len(saved["covariance"]) == 4
+
+
+def test_law_all_prints_tables_and_a_verdict_and_saves_nothing(scalelab, tmp_path):
+    code, out, _ = scalelab("fit", "paper", "--law", "all")
+    assert code == 0
+    text = " ".join(out.split())
+    assert text.count("additive is best supported") == 2
+    assert re.search(r"parallel\s+4\s+0\.0034\s+-291\.4\s+39\.1\s+-288\.8\s+0\.000\s+0\.0071\s+0\.0055", out)
+    assert not (tmp_path / "fits").exists()
+
+
+def test_law_all_over_d(scalelab, table):
+    code, out, _ = scalelab("fit", "mine.csv", "--law", "all", *COLUMNS)
+    assert code == 0
+    assert out.index("joint is best supported") < out.index("parallel")
+    assert "chinchilla" in out
+
+
+def test_a_law_of_ones_own(scalelab, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    code, out, _ = scalelab("fit", "paper", "--law", "mine.py:Saturating", "--draws", 100, "--no-figure")
+    assert code == 0
+    assert "saturating(N, P) with E = " in out
+    code, _, error = scalelab("predict", "fits/pile-d-42b-saturating.json", "--N", "7B")
+    assert code == 2
+    assert "name it with --law file.py:NAME" in error
+    code, out, _ = scalelab("predict", "fits/pile-d-42b-saturating.json", "--N", "7B", "--law", "mine.py:ready")
+    assert code == 0
+    code, _, error = scalelab("predict", "fits/pile-d-42b-saturating.json", "--N", "7B", "--law", "power")
+    assert (code, "not of 'power'" in error) == (2, True)
+
+
+def test_fix_bound_where_and_strict(scalelab):
+    code, out, _ = scalelab(
+        "fit", "paper", "--fix", "k=0", "--where", "corpus == 'pile'", "--no-figure", "--draws", 100
+    )
+    assert code == 0
+    assert "0 (fixed)" in out
+    assert "24 rows used, 24 left out by --where, 0 not usable" in out
+    args = ("--bound", "alpha=0.3:1", "E=0.1:", "--no-figure", "--draws", 100)
+    code, out, _ = scalelab("fit", "paper", *args)
+    assert (code, "serious: alpha ended at its bound 0.3" in out) == (0, True)
+    code, _, error = scalelab("fit", "paper", *args, "--strict")
+    assert (code, error) == (1, "scalelab: paper: serious notes (at_bound), and --strict was given")
+    assert scalelab("fit", "paper", "--no-figure", "--draws", 100, "--strict")[0] == 0
+
+
+def test_profile_intervals_and_every_figure(scalelab, tmp_path):
+    pd.DataFrame(
+        {"n_params": np.repeat([1e9, 2e9, 4e9, 8e9], 3), "n_streams": [1, 2, 4] * 4, "loss": np.linspace(1.2, 1.0, 12)}
+    ).to_csv(tmp_path / "t.csv", index=False)
+    code, out, _ = scalelab("fit", "t.csv", "--profile", "--figures", "all", "--draws", 100)
+    assert code == 0
+    assert "by profile" in out
+    names = {f"records{'' if name == 'loss' else f'-{name}'}.png" for name in FIGURES}
+    assert {p.name for p in (tmp_path / "fits").glob("*.png")} == names
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--law", "parralel"], "law 'parralel' is unknown; choose parallel"),
+        (["--law", "all", "--fix", "k=0"], "--law all fits many laws"),
+        (["--fix", "k"], "--fix k: give NAME=VALUE"),
+        (["--fix", "k=x"], "--fix k: 'x' is not a number"),
+        (["--fix", "k=nan"], "--fix k: 'nan' is not a finite number"),
+        (["--fix", "k=1", "k=2"], "--fix: k is given twice"),
+        (["--fix", "q=1"], "--fix q: the law 'parallel' has E, A, k, alpha"),
+        (["--bound", "k=1"], "--bound k: give LOW:HIGH"),
+        (["--bound", "k=2:1"], "--bound k: 2 is not below 1"),
+        (["--map", "n_params=nope"], "--map n_params=nope: paper has no column 'nope'"),
+        (["--where", "n_params >"], "--where 'n_params >'"),
+        (["--where", "n_params > 1T"], "no row satisfies --where 'n_params > 1T' (48 do not)"),
+        (["--objective", "l2"], "--objective l2: choose one of huber, log, raw"),
+        (["--bootstrap", "none"], "--bootstrap none: choose one of residual, wild, pairs"),
+        (["--figures", "pie"], "--figures pie: choose of loss, contours"),
+        (["--delta", "0"], "--delta 0.0: choose between"),
+    ],
+)
+def test_misuse_of_fit_is_one_line(scalelab, args, message):
+    code, _, error = scalelab("fit", "paper", *args)
+    assert code == 2
+    assert message in error
+
+
+def test_misuse_of_predict_is_one_line(scalelab, tmp_path):
+    scalelab("fit", "paper", "--draws", 100, "--no-figure")
+    fit = "fits/pile-d-42b.json"
+    for args, message in (
+        ((fit,), "give --N for predictions, or --flops"),
+        ((fit, "--N", "x"), "--N: 'x' is not a positive count"),
+        ((fit, "--N", "1B", "--P", "0"), "--P: '0' is not a whole number"),
+        ((fit, "--N", "1B", "--D", "1B"), "does not know D"),
+        ((fit, "--flops", "1e20"), "does not know D"),
+        ((tmp_path, "--N", "1B"), "no saved fits here"),
+    ):
+        code, _, error = scalelab("predict", *args)
+        assert (code, message in error) == (2, True), error
+    (tmp_path / "bad.json").write_text("{}")
+    code, _, error = scalelab("predict", "bad.json", "--N", "1B")
+    assert (code, "bad.json: not a saved fit" in error) == (1, True)
+    code, _, error = scalelab("predict", "nowhere.json", "--N", "1B")
+    assert (code, "nowhere.json: not a saved fit" in error) == (1, True)
