@@ -114,7 +114,8 @@ def extrapolation_notes(fit: FitResult, N: float, P: float = 1.0, D: float | Non
         if value is None or name not in fit.law.variables:
             continue
         seen = data.values(name)
-        factor = float(max(value / seen.max(), seen.min() / value))
+        with np.errstate(over="ignore"):
+            factor = float(max(value / seen.max(), seen.min() / value))
         if factor > 1.0005:
             notes.append(
                 Note(
@@ -136,7 +137,7 @@ def _along(fit: FitResult, params: Array, N: Array, P: float, D: Array | float |
 
 
 def _estimate(fit: FitResult, of: Callable[[Array], Array], level: float, P: float) -> Estimate:
-    with np.errstate(invalid="ignore"):  # a difference of infinities
+    with np.errstate(all="ignore"):  # overflow far out, differences of infinities
         value = float(of(np.array(fit.params)))
         draws = of(np.array(fit.draws)) if fit.draws else np.empty(0)
     if np.isnan(value):

@@ -50,6 +50,17 @@ def data_notes(objective: Objective, data: FitData) -> Iterator[Note]:
             f"and A too narrow; {MANY * n_free} or more would be better",
             figures,
         )
+    for variable, values in (("N", data.size), ("D", data.D)):
+        shape = [p.name for p in objective.law.parameters if p.needs == variable and p.name not in objective.fixed]
+        levels = len(np.unique(values))
+        if shape and levels <= len(shape):
+            yield Note(
+                f"few_{variable}",
+                "warning",
+                f"{levels} values of {variable} for {', '.join(shape)} and the floor below them: run {len(shape) + 1} "
+                "or more",
+                {"levels": levels},
+            )
     knows_P = "P" in objective.law.variables
     levels = np.unique(data.P)
     if knows_P and len(levels) == 1:

@@ -118,4 +118,5 @@ class Objective:
         return np.array([self.fixed.get(name, 0.0) for name in self.law.names])
 
     def _link(self, loss: Array) -> Array:
-        return loss if self.kind == "raw" else np.log(loss)
+        # A negative loss is outside of every law's domain, also where no logarithm says so.
+        return np.where(loss > 0, loss, np.nan) if self.kind == "raw" else np.log(loss)

@@ -121,10 +121,11 @@ def _splits(data: FitData) -> dict[Variable, tuple[float, np.ndarray]]:
 def _held_out(law: Law, data: FitData, keep: np.ndarray, options: FitOptions) -> float | None:
     """RMSE on the runs left out; None where the others could not determine the law."""
     rest = data.subset(keep)
-    if not all(rest.varies(v) for v in law.variables if data.varies(v)) or rest.n_configs <= len(law.parameters) - len(
-        options.fix
-    ):
-        return None
+    # A law with m parameters for a variable, and a floor, needs m + 1 of its values.
+    for variable, values in (("N", rest.size), ("P", rest.P), ("D", rest.D)):
+        free = [p for p in law.parameters if p.needs == variable and p.name not in options.fix]
+        if free and len(np.unique(values)) <= len(free):
+            return None
     fitted = _fit(law, rest, options)
     if fitted is None:
         return None
