@@ -36,7 +36,8 @@ def show_fit(console: Console, result: FitResult, profiles: Mapping[str, Profile
     console.print(
         f"{result.equation(digits=7)}   (N: {CONVENTIONS[result.options.convention].meaning})\n"
         f"R² {result.r_squared:.4f}, objective {result.objective:.6e} ({result.options.objective}), "
-        f"{len(result.runs)} runs; {result.status}, {result.agreement:.0%} of {result.options.starts} starts agree",
+        f"{len(result.runs)} runs; {result.status}, {result.agreement:.0%} of {result.options.starts} starts agree "
+        f"within {result.start_spread:.0e}",
         soft_wrap=True,
     )
     _show_residuals(console, result)

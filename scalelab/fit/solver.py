@@ -70,6 +70,7 @@ def descend(
     return z, values
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a start far out may overflow: it then takes no step
 def _descend(
     objective: Objective,
     z: Array,
@@ -163,18 +164,19 @@ def _polish(objective: Objective, z: Array, value: float, target: Array, weights
             bend = np.where(inside, 0.0, -influence / (2 * squares))
         return weights * np.stack([2 * _each(objective, np.sqrt(squares)), influence, bend])
 
-    polished = least_squares(
-        lambda p: objective.residuals(p, target),
-        z,
-        jac=lambda p: objective.evaluate(p, target)[1],  # pyright: ignore[reportArgumentType]  # stubs know only names
-        bounds=(lower, upper),
-        loss=rho,  # pyright: ignore[reportArgumentType]
-        x_scale="jac",
-        xtol=1e-15,
-        ftol=1e-15,
-        gtol=1e-15,
-        max_nfev=200,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # a step too far, which SciPy takes back
+        polished = least_squares(
+            lambda p: objective.residuals(p, target),
+            z,
+            jac=lambda p: objective.evaluate(p, target)[1],  # pyright: ignore[reportArgumentType]  # stubs know only names
+            bounds=(lower, upper),
+            loss=rho,  # pyright: ignore[reportArgumentType]
+            x_scale="jac",
+            xtol=1e-15,
+            ftol=1e-15,
+            gtol=1e-15,
+            max_nfev=200,
+        )
     found = float(objective.value(objective.residuals(polished.x, target), weights))
     return (polished.x, found) if found <= value else (z, value)
 
