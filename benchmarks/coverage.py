@@ -116,7 +116,7 @@ def row(design: Design, shares: dict[str, float], head: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", type=int, default=1000, help="data sets a design")
+    parser.add_argument("--sets", type=int, default=600, help="data sets a design")
     parser.add_argument("--draws", type=int, default=500, help="bootstrap draws a fit")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
@@ -151,9 +151,10 @@ HEADER = """# Coverage of the intervals
 
 How often nominal 95 % intervals hold the truth, in percent of {sets} simulated data sets a design ({draws}
 bootstrap draws each, standard error of a share about {error:.1f} points). Truth: {truth}; N from 500M to
-4.4B, P = 1, 2, 4, 8; normal noise in ln loss; fitted with the defaults. *prediction* is the law's loss at
-three (N, P) inside the range of the runs; *width of k* the median width of its interval; the last two columns
-how many of the data sets got that note. Made by `make coverage`.
+4.4B, P = 1, 2, 4, 8; normal noise in ln loss; fitted with the defaults but 30 starts. *prediction* is the law's loss at
+three (N, P) inside the range of the runs; *width of k* the median width of its interval; the last two columns how
+many of the data sets got that note, which is how a fit says that its intervals of E and A, or of anything far
+outside, may be off. Made by `make coverage`.
 
 {first}
 

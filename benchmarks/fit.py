@@ -102,9 +102,9 @@ def against_baseline() -> list[str]:
         for _ in range(ROUNDS):  # in turn, so that all meet the same machine
             taken, theirs = seconds(lambda o=objective, d=data: baseline(o, d), 1)
             slow.append(taken)
-            taken, optimum = seconds(ours, 3)
+            taken, optimum = seconds(ours, 1)
             quick.append(taken)
-            with_draws.append(seconds(both, 3)[0])
+            with_draws.append(seconds(both, 1)[0])
         a, b, c = (float(np.median(times)) for times in (slow, quick, with_draws))
         lines.append(
             f"| {group.title} | {a:.2f} | {b:.3f} | {a / b:.0f} | {c:.3f} | {a / c:.0f} "

@@ -206,7 +206,7 @@ def test_a_column_that_the_law_needs_is_asked_for(tmp_path):
 
 
 def test_fit_refuses_what_holds_no_records(tmp_path):
-    assert "no records here" in complaint(run("fit", tmp_path), 2)
+    assert "no records (*.parquet) here" in complaint(run("fit", tmp_path), 2)
     assert "no such file or folder" in complaint(run("fit", tmp_path / "nowhere"), 2)
     assert "--count nothing" in complaint(run("fit", "paper", "--count", "nothing"), 2)
     (tmp_path / "t.parquet").write_text("hello")

@@ -106,6 +106,15 @@ def test_outside_its_domain_a_law_is_nan_not_a_number_from_nowhere():
     assert np.isnan(LAWS["diversity"].loss(np.array([0.5, 1e7, -0.2, 0.2]), AT)[2])  # 1 - 7 · 0.2 < 0
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"start": (0.0, 1.0)}, {"start": (2.0, 1.0)}, {"bounds": (-1.0, 1.0)}, {"relative_to": "Q"}, {"needs": "Q"}],
+)
+def test_a_parameter_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="parameter a: "):
+        Parameter(**({"name": "a", "unit": "1", "start": (0.1, 1.0)} | wrong))
+
+
 OWN = """
 import numpy as np
 from scalelab.laws import Law, Parameter
@@ -149,9 +158,25 @@ class Flat(Wrong):
         return params[..., 0]
 
 
+class Clash(Flat):
+    name = "power"
+
+
+class Complex(Flat):
+    def loss(self, params, at):
+        return params[..., 0, None] * np.ones(np.shape(at.N)) * 1j
+
+
+class Listed(Flat):
+    parameters = 5
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        (Clash(), "the name 'power' is one of scalelab's own"),
+        (Complex(), "gave complex128, not real numbers"),
+        (Listed(), "`parameters` must be a tuple"),
         ("parralel", "law 'parralel' is unknown; choose parallel, power"),
         ("nowhere.py:law", "law nowhere.py:law: no such file"),
         ("{}/mine.py:absent", "has no absent"),

@@ -75,3 +75,12 @@ def test_too_few_runs_for_any_law(table_of):
 def test_what_cannot_be_left_out_is_not_scored(table_of):
     found = comparison(table_of("parallel", (0.7, 1e7, 0.5, 0.25), P=(1, 2)))
     assert all(row.held_out["P"] is None for row in found.rows if row.label != "no effect of P")
+
+
+def test_repeating_runs_is_no_new_evidence(table_of):
+    table = table_of("parallel", (0.7, 1e7, 0.5, 0.25), noise=5e-3)
+    once, often = comparison(table), comparison(pd.concat([table] * 10, ignore_index=True))
+    assert [row.label for row in often.rows] == [row.label for row in once.rows]
+    assert [row.delta for row in often.rows] == pytest.approx([row.delta for row in once.rows], abs=1e-4)
+    weighted = comparison(table.assign(weight=7.0))
+    assert [row.delta for row in weighted.rows] == pytest.approx([row.delta for row in once.rows], abs=1e-4)

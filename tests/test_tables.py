@@ -47,6 +47,7 @@ def test_every_format_gives_the_same_records(tmp_path, form):
         ("streams == 1", 2),
         ("name in ['a', '1B']", 2),
         ("not name == 'a'", 3),
+        ("n_params > .1b", 3),
         ("n_tokens > 1", None),
     ],
 )
@@ -60,7 +61,9 @@ def test_where_chooses_rows(where, left):
     assert (len(read.records), read.left_out) == (left, 4 - left)
 
 
-@pytest.mark.parametrize("where", ["loss", "loss +", "1", "loss > ", "nothing == 1", "loss.to_csv('written')"])
+@pytest.mark.parametrize(
+    "where", ["loss", "loss +", "1", "loss > ", "nothing == 1", "9**9**9 > loss", "loss.to_csv('written')"]
+)
 def test_a_where_that_is_no_condition_is_said(where):
     with pytest.raises(UsageError, match="--where"):
         records.read(pd.DataFrame(FOREIGN), MAP, where)
@@ -112,6 +115,53 @@ def test_a_broken_file_is_named_with_its_kind(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=rf"{name}: not a readable"):
         records.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "n_params,n_tokens,loss\n1000000000,20000000000,3.0,1.1\n", "not a readable CSV file"),
+        ("t.csv", "n_params,loss,loss\n1000000000,3.0,2.0\n", "more than one column 'loss'"),
+        ("t.csv", "n_params,loss\n", "no rows in it"),
+        ("t.csv", "", "not a readable CSV file"),
+        ("t.jsonl", '{"n_params": 1, "loss": 2}\n5\n', "not a readable JSONL file .line 2 is no JSON object"),
+        ("t.jsonl", '[{"n_params": 1}]', "line 1 is no JSON object"),
+    ],
+)
+def test_tables_that_could_be_misread_are_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises((DataError, UsageError), match=message):
+        records.load(tmp_path / name)
+
+
+def test_a_comma_at_the_end_of_rows_is_no_cell(tmp_path):
+    (tmp_path / "t.csv").write_text("n_params,loss\n1000000000,3.0,\n")
+    assert records.load(tmp_path / "t.csv")["loss"].tolist() == [3.0]
+
+
+def test_jsonl_keeps_every_digit(tmp_path):
+    losses = np.random.default_rng(0).uniform(1, 4, 500)
+    lines = [json.dumps({"n_params": 10**9, "loss": loss}) for loss in losses]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    assert records.load(tmp_path / "t.jsonl")["loss"].tolist() == losses.tolist()
+
+
+def test_what_a_fit_does_not_use_is_no_reason_to_refuse_a_row():
+    frame = pd.DataFrame(FOREIGN).assign(seed="a", train_seconds="1h20", key="exp1")
+    assert len(records.load(frame, MAP)) == 4
+
+
+def test_rows_that_where_does_not_ask_for_are_not_missed():
+    frame = pd.DataFrame(FOREIGN).assign(run=[1, 2, 3, 4], val_loss=["3.9", "3.5", "diverged", "3.0"])
+    read = records.read(frame, MAP, "run != 3")
+    assert (len(read.records), len(read.rejected), read.left_out) == (3, 0, 1)
+    read = records.read(frame, MAP, "loss > 3.1")  # of this row nobody knows
+    assert (len(read.records), len(read.rejected), read.left_out) == (2, 1, 1)
+
+
+def test_a_file_gives_its_name_to_what_is_fitted(tmp_path):
+    (group,) = group_records(records.load(written(tmp_path, "csv"), MAP))
+    assert (group.title, group.slug) == ("table", "table")
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path):

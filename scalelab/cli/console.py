@@ -42,5 +42,14 @@ def make_table(*columns: str) -> Table:
 
 def print_table(console: Console, title: str, table: Table) -> None:
     """A heading, never wrapped to the table's width, and the table."""
+    from rich.measure import Measurement
+
     console.print(title, style="bold", soft_wrap=True)
-    console.print(table)
+    # Rather a line too long for the terminal than figures cut short: headings wrap, at words, and nothing else.
+    for column in table.columns:
+        texts = [str(column.header), *map(str, column.cells)]
+        column.min_width = max(
+            len(part) for text in texts for part in ([text] if column.no_wrap else text.split() or [""])
+        )
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).minimum
+    console.print(table, width=max(needed, console.width), crop=False)

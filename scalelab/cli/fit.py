@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scalelab.fit import FitOptions, FitResult, Group
+    from scalelab.laws import Law
     from scalelab.records import Table
 
 _Words = list[str] | None
@@ -80,21 +81,26 @@ def fit(
         fix={name: _number(value, f"--fix {name}") for name, value in pairs(fix, "--fix").items()},
         bounds={name: _limits(value, f"--bound {name}") for name, value in pairs(bound, "--bound").items()},
     )
+    if figures and not figure:
+        raise UsageError("--figures and --no-figure: choose one")
     drawn = _figures(figures) if figure else ()
     chosen = None if law == ALL else get_law(law)
-    if chosen is None and (options.fix or options.bounds or profile or figures):
-        raise UsageError("--law all fits many laws: --fix, --bound, --profile and --figures need one")
+    if chosen is None and (profile or figures or options != FitOptions(convention=count, starts=starts, seed=seed)):
+        raise UsageError(
+            "--law all compares laws by least squares on log losses and saves no fit: of the options "
+            "only --map, --where, --count, --starts, --seed and --strict apply to it"
+        )
     console = stdout()
     table = records.read(source, pairs(columns, "--map"), where)
     _show_rejected(console, table)
     if chosen is None:
-        _compare(console, table, options, source)
+        _compare(console, table, options, source, strict)
         return
     groups = group_records(table.records, by_tokens="D" not in chosen.variables)
     failures, serious = [], []
     for group in groups:
         try:
-            result = _fit_one(console, group, law, options, out, drawn, profile)
+            result = _fit_one(console, group, chosen, options, out, drawn, profile)
         except UsageError:
             raise
         except ScalelabError as error:
@@ -113,7 +119,7 @@ def fit(
 def _fit_one(
     console: Console,
     group: Group,
-    law: str,
+    law: Law,
     options: FitOptions,
     out: Path,
     drawn: tuple[str, ...],
@@ -122,14 +128,15 @@ def _fit_one(
     from scalelab.cli.fit_tables import show_fit
     from scalelab.fit import fit_group, save_fit
     from scalelab.fit.profile import profile_fit
-    from scalelab.laws import get_law
 
-    result = fit_group(group, get_law(law), options)
+    result = fit_group(group, law, options)
     profiles = {}
     if profile or "profiles" in drawn:
         profiles = {p.name: p for name in result.law.names if (p := profile_fit(result, name)) is not None}
     words = [group.slug, *([result.law.name] if result.law.name != "parallel" else [])]
     words += [options.convention] if options.convention != "paper" else []
+    words += [options.objective] if options.objective != "huber" else []
+    words += [f"{name}-{value:g}" for name, value in options.fix.items()]
     path = out / f"{'-'.join(words)}.json"
     save_fit(result, path)
     paths = [path]
@@ -164,7 +171,7 @@ def _draw(name: str, result: FitResult, profiles: dict, path: Path) -> bool:
     return True
 
 
-def _compare(console: Console, table: Table, options: FitOptions, source: str) -> None:
+def _compare(console: Console, table: Table, options: FitOptions, source: str, strict: bool) -> None:
     """Tables of laws: at each D, and over all D where it varies."""
     from scalelab.cli.fit_tables import show_comparison
     from scalelab.fit import group_records
@@ -183,8 +190,9 @@ def _compare(console: Console, table: Table, options: FitOptions, source: str) -
             console.print(f"not compared: {error}", style="red", soft_wrap=True)
             continue
         show_comparison(console, comparison)
-    if len(failures) == len(groups) + len(over_tokens):
-        raise ScalelabError(f"{source}: no group of records is large enough to compare laws")
+    tried = len(groups) + len(over_tokens)
+    if len(failures) == tried or (strict and failures):
+        raise ScalelabError(f"{source}: {len(failures)} of {tried} groups of records are too small to compare laws")
 
 
 def _show_rejected(console: Console, table: Table) -> None:

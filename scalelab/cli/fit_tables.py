@@ -54,7 +54,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     """The table of laws, best first, and the verdict."""
     names = [f"{name} {format_count(value)}" for name, value in comparison.left_out.items()]
     table = make_table(
-        "<law", "free", "RMSE", "AICc", "over best", "BIC", "Akaike weight", *(f"without {name}" for name in names)
+        "<law", "free", "RMSE", "AICc", "over best", "BIC", "weight", *(f"without {name}" for name in names)
     )
     for row in comparison.rows:
         errors = [row.held_out[name] for name in comparison.left_out]
@@ -70,8 +70,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         )
     print_table(console, comparison.group, table)
     if names:
-        explained = "; without …: RMSE of predictions for these runs by a fit to all others"
-        console.print(f"RMSE in nats a token{explained}", soft_wrap=True)
+        explained = "Akaike weight; without …: RMSE of predictions for these runs by a fit to all others"
+        console.print(f"RMSE in nats a token; {explained}", soft_wrap=True)
     console.print(f"{comparison.verdict}\n", style="bold", soft_wrap=True)
 
 

@@ -40,6 +40,8 @@ def predict(
 
     if (N is None) == (flops is None):
         raise UsageError("give --N for predictions, or --flops for the best N and D of a training budget")
+    if flops is not None and D is not None:
+        raise UsageError("--flops finds the best D itself: leave --D out")
     own = None if law is None else get_law(law)
     files = sorted(source.glob("*.json")) if source.is_dir() else [source]
     if not files:
@@ -47,16 +49,27 @@ def predict(
     streams = whole_numbers(P or ["1"], "--P")
     tokens = None if D is None else counts([D], "--D")[0]
     console = stdout()
-    results = []
+    results, left_out = [], []
+    sizes, budget = counts(N, "--N") if N else (), counts([flops], "--flops")[0] if flops else 0.0
     for file in files:
-        fit = load_fit(file, own)
-        if flops is None:
-            rows = [_row(fit, n, p, tokens) for n in counts(N or [], "--N") for p in streams]
-        else:
-            rows = [_best(fit, counts([flops], "--flops")[0], p) for p in streams]
-        results += [{"fit": str(file), "group": fit.group, "law": fit.law.name} | row for row in rows]
+        try:
+            fit = load_fit(file, own)
+            rows = [_row(fit, n, p, tokens) for n in sizes for p in streams]
+            rows = rows or [_best(fit, budget, p) for p in streams]
+        except ScalelabError as error:
+            if len(files) == 1:
+                raise
+            left_out.append(str(error))  # one of a folder may be of another kind
+            continue
+        about: dict[str, Any] = {"fit": str(file), "group": fit.group, "law": fit.law.name, "status": fit.status}
+        about["fit_notes"] = [note for note in fit.notes if note.severity == "serious"]
+        results += [about | row for row in rows]
         if not as_json:
             _show(console, fit, rows)
+    if not results:
+        raise ScalelabError(f"{source}: none of {len(files)} fits can answer that; the first: {left_out[0]}")
+    for reason in left_out if not as_json else ():
+        console.print(f"left out: {reason}", style="red", soft_wrap=True)
     if as_json:
         console.print(json.dumps([_plain(row) for row in results], indent=1), soft_wrap=True)
 
@@ -134,7 +147,7 @@ def _cells(estimate: Estimate | None, form: Any) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Objects as JSON: dataclasses as mappings, infinities as null."""
+    """Objects as JSON: dataclasses as mappings, infinities, for which JSON has no number, as "inf"."""
     from dataclasses import asdict, is_dataclass
     from math import isfinite
 
@@ -144,4 +157,4 @@ def _plain(value: Any) -> Any:
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    return str(value) if isinstance(value, float) and not isfinite(value) else value

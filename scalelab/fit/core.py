@@ -24,8 +24,8 @@ from scalelab.fit.objective import Objective
 from scalelab.fit.options import FitOptions, build_objective
 from scalelab.fit.result import FitResult, Status, library_versions
 from scalelab.fit.solver import Optimum, inside_bounds, minimise
-from scalelab.laws import Law, get_law
-from scalelab.laws.base import Array
+from scalelab.laws import LAWS, Law, get_law
+from scalelab.laws.base import Array, Variable
 
 _MAX_GRADIENT = 1e-3
 _MAX_SPREAD = 0.1  # of starts that agree on the objective, in logarithms of parameters
@@ -46,11 +46,18 @@ def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | N
         raise
     except ScalelabError as error:
         raise ScalelabError(f"{group.title}: {error}") from None
+    except Exception as error:
+        if law.name in LAWS:
+            raise
+        # The user's code may raise anything.
+        raise ScalelabError(f"{group.title}: the law {law.name!r} fails: {type(error).__name__}: {error}") from error
     condition = condition_number(objective, data, optimum.z)
     status = _status(objective, optimum, condition)
     params = objective.to_params(optimum.z)
     local = covariance(objective, data, optimum.z)
-    sample = bootstrap(objective, data, optimum.z, options.bootstrap, options.draws, options.seed)
+    # Where a valley is flat, refits started on it would stay where they start: no interval then.
+    draws = options.draws if status != "degenerate" else 0
+    sample = bootstrap(objective, data, optimum.z, options.bootstrap, draws, options.seed)
     sample = sample[np.isfinite(sample).all(axis=1)]
     with np.errstate(all="ignore"):  # a parameter fixed at 0 has a logarithm of -∞
         fitted = law.loss(params, data.points)
@@ -87,7 +94,9 @@ def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | N
 
 def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective, Optimum]:
     """The best parameters alone. Raises `ScalelabError` where the data cannot determine them."""
-    unused = {"P"} if all(p.name in options.fix for p in law.parameters if p.needs == "P") else set()
+    unused: set[Variable] = set()
+    if all(p.name in options.fix for p in law.parameters if p.needs == "P"):
+        unused.add("P")
     for variable in law.variables:
         if variable not in data.known and variable not in unused:
             raise ScalelabError(
@@ -99,10 +108,11 @@ def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective
                 f"the law {law.name!r} needs more than one {variable}; add runs or choose another --law"
             )
     objective = build_objective(law, data, options)
-    if data.n_configs < objective.free.sum():
+    felt: list[Variable] = [v for v in law.variables if v not in unused]
+    different = len(np.unique(np.stack([data.values(v) for v in felt]), axis=1).T)
+    if different < objective.free.sum():
         raise ScalelabError(
-            f"{data.n_configs} different ({', '.join(law.variables)}) cannot determine {objective.free.sum()} "
-            "parameters; add runs"
+            f"{different} different ({', '.join(felt)}) cannot determine {objective.free.sum()} parameters; add runs"
         )
     if not objective.free.any():
         raise UsageError("every parameter is fixed: nothing is left to fit")

@@ -73,6 +73,13 @@ class FitData:
     def varies(self, variable: Variable) -> bool:
         return variable in self.known and len(np.unique(self.values(variable))) > 1
 
+    def means(self) -> FitData:
+        """One run a configuration: the geometric mean of its losses, with the sum of their weights."""
+        weight = np.bincount(self.config, self.weight).astype(float)
+        loss = np.exp(np.bincount(self.config, self.weight * np.log(self.loss)) / weight)
+        first = np.unique(self.config, return_index=True)[1]
+        return FitData(self.N[first], self.P[first], self.D[first], loss, weight, self.size[first], known=self.known)
+
     def subset(self, keep: np.ndarray) -> FitData:
         """The runs where `keep` [n] is true."""
         columns = (a[keep] for a in (self.N, self.P, self.D, self.loss, self.weight, self.size))

@@ -102,6 +102,10 @@ def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float =
         return np.where(np.isnan(losses(params, middle)), np.nan, np.exp(middle))
 
     N = _estimate(fit, best, level, P)
+    if not near.min() - _REACH + 1 < np.log(N.value) < near.max() + _REACH - 1:
+        raise ScalelabError(
+            "this fit has no best N and D for a training budget: its loss keeps falling towards one side"
+        )
     D = _estimate(fit, lambda q: tokens_times_n / best(q), level, P)
     return Allocation(flops, P, N, D, _estimate(fit, lambda q: losses(q, np.log(best(q))), level, P))
 
@@ -145,6 +149,7 @@ def _estimate(fit: FitResult, of: Callable[[Array], Array], level: float, P: flo
     draws = draws[~np.isnan(draws)]
     if not len(draws):
         return Estimate(value, None, None)
-    # The nearest draws themselves, since between a number and infinity there is no mean.
-    low, high = np.quantile(draws, tails(level), method="closest_observation")
+    # Between a number and infinity there is no mean: there the nearest draws themselves.
+    method = "linear" if np.isfinite(draws).all() else "closest_observation"
+    low, high = np.quantile(draws, tails(level), method=method)
     return Estimate(value, float(low), float(high))

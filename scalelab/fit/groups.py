@@ -75,4 +75,7 @@ def _name(rows: pd.DataFrame) -> tuple[str, ...]:
     if len(tokens):
         ends = dict.fromkeys(format_count(float(end)) for end in (tokens.min(), tokens.max()))
         parts.append(f"D {'–'.join(ends)}")
-    return tuple(parts) or ("records",)
+    if not parts or pd.isna(rows["corpus"].iloc[0]):  # nothing but its file says what text it is of
+        file = rows["file"].iloc[0]
+        parts.insert(0, Path(str(file)).stem if pd.notna(file) else "records")
+    return tuple(parts)

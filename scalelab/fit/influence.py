@@ -32,17 +32,21 @@ def condition_number(objective: Objective, data: FitData, z: Array) -> float:
 
 
 def covariance(objective: Objective, data: FitData, z: Array) -> Array:
-    """Linear approximation s²(J'WJ)⁻¹ in fitting coordinates, [f, f]; s² = Σ w r² / (n − f).
+    """Linear approximation s²(J'WJ)⁻¹ in fitting coordinates, [f, f]; s² = Σ w r̄² / (c − f).
 
-    Rows of parameters at a bound or without effect are 0; all are 0 where no degree of freedom is left.
+    The sum is over c configurations and their mean residuals: repeated seeds are no new evidence
+    about the law's form. Rows of parameters at a bound or without effect are 0; all are 0 where no
+    degree of freedom is left.
     """
     result = np.zeros((len(z), len(z)))
-    degrees = len(data.loss) - len(z)
+    degrees = freedom(data, z)
     residuals, slopes, length, felt = _weighted_slopes(objective, data, z)
     inside = inside_bounds(objective, z) & felt
     if degrees < 1 or not inside.any():
         return result
-    variance = float((data.weight * residuals**2).sum()) / degrees
+    weight = np.bincount(data.config, data.weight)
+    means = np.bincount(data.config, data.weight * residuals) / weight
+    variance = float((weight * means**2).sum()) / degrees
     slopes, length = slopes[:, inside] / length[inside], length[inside]
     inverse = np.linalg.pinv(slopes.T @ slopes, rcond=1e-15, hermitian=True)
     result[np.ix_(inside, inside)] = variance * inverse / np.outer(length, length)
@@ -89,7 +93,7 @@ def leave_one_out(objective: Objective, data: FitData, z: Array, local: Array) -
     weights = np.tile(data.weight, (len(ranked), 1))
     weights[np.arange(len(ranked)), ranked] = 0.0
     points = descend(objective, np.tile(z, (len(ranked), 1)), target, weights)[0]
-    degrees = len(data.loss) - len(z)
+    degrees = len(data.loss) - len(z)  # of all runs, on both sides of the ratio
     variance = (weights * objective.residuals(points, target) ** 2).sum(1) / max(degrees - 1, 1)
     ratio = np.sqrt(variance / max(float((data.weight * residuals**2).sum()) / degrees, 1e-300))
     own_errors = np.where(usable, errors, 1.0) * np.maximum(ratio, 1e-6)[:, None]

@@ -152,13 +152,15 @@ def optimum_notes(objective: Objective, optimum: Optimum, status: Status, condit
     lower, upper = objective.bounds()
     for i, name in enumerate(objective.free_names):
         if not lower[i] + 1e-6 < optimum.z[i] < upper[i] - 1e-6:
-            value = float(objective.to_params(optimum.z)[objective.law.names.index(name)])
-            yield Note(
-                "at_bound",
-                "serious",
-                f"{name} ended at its bound {value:.4g}: the data do not determine it",
-                {"value": value},
+            place = objective.law.names.index(name)
+            value = float(objective.to_params(optimum.z)[place])
+            own = np.array(objective.law.parameters[place].bounds) * objective.scale[place]
+            why = (
+                "the data do not determine it"
+                if np.isclose(value, own, rtol=1e-5).any()
+                else "without it, it would go on"
             )
+            yield Note("at_bound", "serious", f"{name} ended at its bound {value:.4g}: {why}", {"value": value})
     if optimum.agreement < MIN_AGREEMENT:
         yield Note(
             "starts_disagree",

@@ -59,9 +59,6 @@ class Objective:
     def to_target(self, loss: Array) -> Array:
         return loss if self.kind == "raw" else np.log(loss)
 
-    def to_loss(self, target: Array) -> Array:
-        return target if self.kind == "raw" else np.exp(target)
-
     def to_params(self, z: Array) -> Array:
         """Natural parameters [..., k] from fitting coordinates of the free ones [..., f]."""
         params = np.broadcast_to(self._constants, (*z.shape[:-1], len(self.scale))).copy()

@@ -6,11 +6,13 @@ import json
 import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
 
 from scalelab.errors import DataError, UsageError
 from scalelab.fit.options import FitOptions
-from scalelab.fit.result import FitResult, Note
+from scalelab.fit.result import FitResult, Note, Severity, Status
 from scalelab.laws import LAWS, Law
 from scalelab.records.store import whole_file
 
@@ -55,16 +57,24 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
         rows = (fit.params, *fit.draws, *fit.covariance)
         if any(len(row) != len(names) for row in rows) or not all(math.isfinite(v) for row in rows for v in row):
             raise ValueError("wrong number of parameters")
-        if any(len(run) != 6 for run in fit.runs) or len(fit.runs) != len(fit.residuals):
-            raise ValueError("runs are incomplete")
-    except UsageError as error:
-        raise DataError(f"{path}: not a saved fit ({error})") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: not a saved fit ({error})") from None
+        data = fit.data
+        if not len(data.loss) == len(fit.residuals) > 0 or fit.data_hash != data.digest:
+            raise ValueError("its runs are incomplete or were changed")
+        if fit.status not in get_args(Status) or any(n.severity not in get_args(Severity) for n in notes):
+            raise ValueError("unknown status or severity")
+        if not {*fit.known} <= {"N", "P", "D"} or not {*fit.fixed} <= {*names}:
+            raise ValueError("unknown variable or parameter")
+    except (UsageError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: not a saved fit ({reason})") from None
     if law is None:
         raise UsageError(f"{path}: of the law {name!r}, which is not scalelab's; name it with --law file.py:NAME")
     if law.name != name or law.names != names:
         raise UsageError(f"{path}: of the law {name!r} ({', '.join(names)}), not of {law.name!r}")
+    with np.errstate(all="ignore"):
+        residuals = np.log(law.loss(np.array(fit.params), data.points) / data.loss)
+    if not np.allclose(residuals, fit.residuals, rtol=0, atol=1e-9):
+        raise DataError(f"{path}: the law {name!r} is no longer what was fitted: it predicts other losses; fit again")
     return fit
 
 

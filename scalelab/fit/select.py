@@ -80,8 +80,10 @@ def compare_laws(data: FitData, title: str, options: FitOptions | None = None, o
     The likelihood is that of normal errors in ln loss, whose variance is a parameter too; the same
     for all laws, whatever objective a fit uses. For the hold-outs the law is refitted without the runs of the
     largest N (its backbone's, where that is known), P or D. Raises `ScalelabError` if no candidate
-    can be fitted.
+    can be fitted. Repeated seeds count as one run, their mean: they are no new evidence about the
+    law's form.
     """
+    data = data.means()
     options = replace(options or FitOptions(), objective="log", starts=_STARTS, fix={}, bounds={}, draws=0)
     splits = _splits(data)
     cases = []
@@ -177,7 +179,7 @@ def _verdict(rows: tuple[Row, ...], left_out: Mapping[Variable, float]) -> str:
         said = f"{names} are not distinguishable: their AICc lie within {CLEAR:g} of one another"
     if others:
         said += f"; the best of the other laws, {others[0].label}, has an AICc {others[0].delta:.1f} higher"
-    elif len(close) == len(rows):
+    else:
         said += "; these runs rule no law out"
     return " ".join([f"{said}.", *_held_out_sentences(rows, {row.label for row in close}, left_out)])
 

@@ -17,6 +17,7 @@ from scalelab.laws.base import Array
 
 STARTS = 300
 _AGREE = 1e-3  # starts within this relative distance of the best objective agree with it
+_SAME = 1e-6  # and within this one their objectives are the same
 _MEMORY = 4_000_000  # numbers in the largest array of one batch
 _STALLS = 8  # steps without gain until a point is at rest
 _PERFECT = 1e-24  # objective a run below which only rounding errors are left
@@ -29,7 +30,7 @@ class Optimum:
     z: Array  # [f]
     value: float
     agreement: float  # share of the starts that ended at this objective
-    start_spread: float  # widest range of a fitting coordinate over the starts that agree
+    start_spread: float  # widest range of a fitting coordinate over the starts whose objective is the same
     moved: float  # largest change of a coordinate from the winning start to its end
     gradient_norm: float  # of the objective over its value; about 0 at an optimum
 
@@ -81,6 +82,7 @@ def _descend(
     hold: int | None,
 ) -> tuple[Array, Array]:
     moving = np.arange(z.shape[1]) != (-1 if hold is None else hold)
+    low, high = (bound[moving] for bound in bounds)
     residuals, slopes = objective.evaluate(z, target)
     value = objective.value(residuals, weights)
     damping, growth = np.full(len(z), 1e-2), np.full(len(z), 2.0)
@@ -92,11 +94,17 @@ def _descend(
     identity = np.eye(moving.sum())
     for _ in range(steps):
         active = active[(stalled[active] < _STALLS) & (value[active] > rest[active])]
-        if not len(active):
+        if not (len(active) and moving.any()):
             break
         r, J = residuals[active], slopes[active] if hold is None else slopes[active][..., moving]
         weighted = J * (weights[active] * objective.influence(r))[..., None]
         gradient = (weighted * r[..., None]).sum(1)
+        # A coordinate at a bound that the objective pushes it against stays out of the step: what
+        # the others would do together with its move is not what they should do without.
+        here = z[active][:, moving]
+        against = ((here <= low) & (gradient > 0)) | ((here >= high) & (gradient < 0))
+        gradient = np.where(against, 0.0, gradient)
+        J, weighted = (np.where(against[:, None], 0.0, a) for a in (J, weighted))
         normal = weighted.swapaxes(1, 2) @ J
         diagonal = np.einsum("sff->sf", normal)
         scale = np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300)
@@ -142,12 +150,12 @@ def minimise(objective: Objective, target: Array, weights: Array, starts: int = 
         raise ScalelabError("no start reached a valid fit; check that N, P, D and losses are what they should be")
     winner = int(np.argmin(values))
     best, value = _polish(objective, points[winner], float(values[winner]), target, weights)
-    agree = values <= value * (1 + _AGREE) + _PERFECT * weights.sum()
+    agree, same = (values <= value * (1 + close) + _PERFECT * weights.sum() for close in (_AGREE, _SAME))
     return Optimum(
         z=best,
         value=value,
         agreement=float(agree.mean()),
-        start_spread=float(np.ptp(points[agree], axis=0).max()) if agree.any() else 0.0,
+        start_spread=float(np.ptp(points[same], axis=0).max()) if same.any() else 0.0,
         moved=float(np.abs(best - begin[winner]).max()),
         gradient_norm=_gradient_norm(objective, best, target, weights, value),
     )

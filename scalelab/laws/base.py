@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,15 @@ class Parameter:
     relative_to: Literal["N", "D", "loss"] | None = None
     needs: Variable | None = None
     neutral: float = 0.0
+
+    def __post_init__(self) -> None:
+        for what, ends in (("start", self.start), ("bounds", self.bounds)):
+            if len(ends) != 2 or not ends[0] <= ends[1] or (self.positive and ends[0] < 0):
+                raise ValueError(f"parameter {self.name}: {what} {ends} must be (low, high), not negative if positive")
+        if self.positive and self.start[0] == 0:
+            raise ValueError(f"parameter {self.name}: a positive parameter cannot start at 0")
+        if self.relative_to not in (None, "N", "D", "loss") or self.needs not in (None, "N", "P", "D"):
+            raise ValueError(f"parameter {self.name}: relative_to is N, D or loss, needs is N, P or D")
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Law:
 
     name: str
     parameters: tuple[Parameter, ...]
-    variables: ClassVar[tuple[Variable, ...]] = ("N", "P")
+    variables: tuple[Variable, ...] = ("N", "P")
     latex: str = ""
     source: str = ""
 

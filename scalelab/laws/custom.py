@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -39,14 +40,14 @@ def _from_file(file: Path, name: str) -> object:
     sys.modules[module_name] = module  # dataclasses look their module up
     try:
         description.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise UsageError(f"law {file}:{name}: {file} does not run: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise UsageError(f"law {file}:{name}: {file} has no {name}")
     found = getattr(module, name)
     try:
         return found() if isinstance(found, type) else found
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"law {file}:{name}: {name}() fails: {type(error).__name__}: {error}") from error
 
 
@@ -54,19 +55,20 @@ def _checked(law: object, spec: str) -> Law:
     """`law`, once evaluated: what is wrong with it is told before a fit begins."""
     if not isinstance(law, Law):
         raise UsageError(f"law {spec}: a {type(law).__name__}, not a scalelab.laws.Law")
-    parameters = getattr(law, "parameters", ())
-    if not parameters or not all(isinstance(p, Parameter) for p in parameters):
+    if LAWS.get(getattr(law, "name", "")) is law:
+        return law
+    parameters, variables = getattr(law, "parameters", ()), law.variables
+    if not (isinstance(parameters, tuple) and parameters and all(isinstance(p, Parameter) for p in parameters)):
         raise UsageError(f"law {spec}: `parameters` must be a tuple of scalelab.laws.Parameter")
-    if not isinstance(getattr(law, "name", None), str) or not set(law.variables) <= {"N", "P", "D"}:
-        raise UsageError(f"law {spec}: needs a `name`, and `variables` out of N, P and D")
+    if not (isinstance(variables, tuple) and variables and set(variables) <= {"N", "P", "D"}):
+        raise UsageError(f"law {spec}: `variables` must be a tuple out of N, P and D")
+    name = getattr(law, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError(f"law {spec}: needs a `name` of letters, digits, - and _")
+    if name in LAWS or name == "all":
+        raise UsageError(f"law {spec}: the name {name!r} is one of scalelab's own; choose another")
     if len(set(law.names)) < len(parameters):
         raise UsageError(f"law {spec}: two parameters have one name")
-    for p in parameters:
-        low, high = p.start
-        if not (p.bounds[0] < p.bounds[1] and low <= high) or (p.positive and (low <= 0 or p.bounds[0] < 0)):
-            raise UsageError(
-                f"law {spec}: parameter {p.name}: start {p.start} and bounds {p.bounds} do not fit together"
-            )
     middle = [np.sqrt(p.start[0] * p.start[1]) if p.positive else np.mean(p.start) for p in parameters]
     params, columns = np.array([middle] * 2), [np.array([v, 2 * v, 4 * v]) for v in (1e6, 1.0, 1e9)]
     for points, what in (
@@ -75,9 +77,12 @@ def _checked(law: object, spec: str) -> Law:
     ):
         wanted = (2, np.shape(points.N)[-1])
         try:
-            shape = np.shape(law.loss(params, points))
-        except Exception as error:  # the user's code may raise anything
+            losses = np.asarray(law.loss(params, points))
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise UsageError(f"law {spec}: loss() fails: {type(error).__name__}: {error}") from error
+        shape = losses.shape
+        if losses.dtype.kind != "f":
+            raise UsageError(f"law {spec}: loss() gave {losses.dtype}, not real numbers")
         if shape != wanted:
             raise UsageError(
                 f"law {spec}: loss() of params [2, {len(parameters)}] {what} gave shape {shape}, not {wanted}; "

@@ -8,7 +8,7 @@ as (A/N)^α, so that A is a number of parameters; Hoffmann's A is this A to the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -44,7 +44,7 @@ class SumLaw(Law):
 
     def __init__(self, name: str, variables: tuple[Variable, ...], terms: Sequence[Term], source: str) -> None:
         self.name = name
-        self.variables = variables  # pyright: ignore[reportAttributeAccessIssue]  # per object here
+        self.variables = variables
         self.source = source
         self.terms = tuple(terms)
         self.parameters = tuple(p for term in self.terms for p in term.parameters)
@@ -67,7 +67,7 @@ class SumLaw(Law):
                 place += 1
         return total, jacobian
 
-    def equation(self, params: dict[str, float], digits: int = 4) -> str:  # type: ignore[override]
+    def equation(self, params: Mapping[str, float], digits: int = 4) -> str:
         shown = {p.name: format_number(params[p.name], digits) for p in self.parameters}
         return "L = " + " + ".join(term.text([shown[p.name] for p in term.parameters]) for term in self.terms)
 
@@ -112,7 +112,7 @@ class Power:
         return np.exp(values[1] * self._log_ratio(values, at))
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
-        return value * values[1] / values[0], value * self._log_ratio(values, at)
+        return value * values[1] / values[0], _times_log(value, self._log_ratio(values, at))
 
     def text(self, values: Sequence[str]) -> str:
         return f"({values[0]} / {self.variable})^{values[1]}"
@@ -145,7 +145,7 @@ class _GainedPower(Power):
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
         A, gain, alpha = values
         steep = value * alpha
-        return steep / A, -steep * self.log_gain_slope(gain, at), value * self._log_ratio(values, at)
+        return steep / A, -steep * self.log_gain_slope(gain, at), _times_log(value, self._log_ratio(values, at))
 
     def _log_ratio(self, values: Sequence[Array], at: Points) -> Array:
         return np.log(values[0]) - at.ln_N - self.log_gain(values[1], at)
@@ -209,7 +209,7 @@ class Diversity(Power):
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
         A, rho, alpha = values
         steep = value * (at.P - 1) / (1 + (at.P - 1) * rho)
-        return value * alpha / A, steep, value * self._log_ratio((A, alpha), at)
+        return value * alpha / A, steep, _times_log(value, self._log_ratio((A, alpha), at))
 
     def text(self, values: Sequence[str]) -> str:
         return f"({values[0]} / N)^{values[2]}·(1 + (P - 1)·{_signed(values[1])})/P"
@@ -236,6 +236,11 @@ class StreamPower:
 
     def text(self, values: Sequence[str]) -> str:
         return f"{values[0]}·P^-{values[1]}"
+
+
+def _times_log(value: Array, log: Array) -> Array:
+    """value·log, 0 where value is 0: a term that was fixed at nothing has a logarithm of −∞."""
+    return np.where(value == 0, 0.0, value * log)
 
 
 def _signed(number: str) -> str:

@@ -29,7 +29,7 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
     low, high = data.N.min(), data.N.max()
     grid = np.geomspace(low / 1.25, high * 1.6, 200)
     inside = (grid >= low * 0.999) & (grid <= high * 1.001)
-    by_P = "P" in fit.law.variables
+    by_P = "D" not in fit.law.variables or "P" in fit.law.variables
     shown = np.unique(data.P if by_P else data.D)
     shade = colours(shown)
     tokens = _some(np.unique(data.D)) if "D" in fit.law.variables and by_P else [None]
@@ -39,7 +39,7 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
         many = len(shown) > _MOST_CURVES
         axes.plot(data.N[mine], data.loss[mine], "o", color=shade[value], markersize=5, label=None if many else label)
         for D in tokens:
-            at = (value, D) if by_P else (1.0, value)
+            at = (value if "P" in fit.law.variables else 1.0, D) if by_P else (1.0, value)
             curve = fit.predict(grid, *at)
             axes.plot(grid, curve, "--", color=shade[value], linewidth=0.9, alpha=0.7)
             axes.plot(grid[inside], curve[inside], "-", color=shade[value], linewidth=1.4)

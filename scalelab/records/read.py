@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from scalelab.errors import DataError, UsageError
@@ -31,23 +32,25 @@ def read(source: Source, columns: Mapping[str, str] | None = None, where: str | 
     A folder is read for the Parquet files below it; a file may also be CSV, TSV or JSONL. `columns`
     says where to find what: ``{"n_params": "N", "loss": "val_loss"}``. `where` chooses rows:
     ``"n_tokens > 100M"``. Columns of the result are those of `RECORD_SCHEMA` (missing ones null)
-    and `file`. A record found twice (same key, same numbers) counts once. Raises `UsageError` for a
+    and `file`. A sweep's record found twice (same key, same numbers) counts once. Raises `UsageError` for a
     source, column name or condition that is none, `DataError` naming the file that cannot be used.
     """
     columns = columns or {}
     for name in columns:
         if name not in RECORD_SCHEMA.names:
             raise UsageError(f"--map {name}: no such column; choose one of {', '.join(RECORD_SCHEMA.names)}")
-    frames, rejected, left_out = [], [], 0
-    for table, file in _tables(source):
+    frames, own, rejected, left_out = [], [], [], 0
+    for table, file, sweeps in _tables(source):
         records, bad, unwanted = to_records(table, file, columns, where)
         frames.append(records)
+        own += [sweeps] * len(records)
         rejected += bad
         left_out += unwanted
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         raise _nothing(source, rejected, left_out, where)
-    return Table(_without_copies(pd.concat(frames, ignore_index=True)), tuple(rejected), left_out)
+    records = _without_copies(pd.concat(frames, ignore_index=True), np.array(own))
+    return Table(records, tuple(rejected), left_out)
 
 
 def load(source: Source, columns: Mapping[str, str] | None = None, where: str | None = None) -> pd.DataFrame:
@@ -58,13 +61,14 @@ def load(source: Source, columns: Mapping[str, str] | None = None, where: str | 
     return table.records
 
 
-def _tables(source: Source) -> Iterator[tuple[pd.DataFrame, str]]:
+def _tables(source: Source) -> Iterator[tuple[pd.DataFrame, str, bool]]:
+    """Each table, its name, and whether a sweep wrote it."""
     if isinstance(source, pd.DataFrame):
-        yield source, "table"
+        yield source, "table", False
         return
     path = Path(source)
     if str(source) == NAME and not path.exists():
-        yield paper_records(), NAME
+        yield paper_records(), NAME, True
         return
     if path.is_file():
         files = [path]
@@ -75,9 +79,9 @@ def _tables(source: Source) -> Iterator[tuple[pd.DataFrame, str]]:
     else:
         raise UsageError(f"{path}: no such file or folder")
     for file in files:
-        table = read_file(file)
-        if table is not None:
-            yield table, str(file)
+        found = read_file(file)
+        if found is not None:
+            yield found[0], str(file), found[1]
 
 
 def _nothing(source: Source, rejected: list[Rejected], left_out: int, where: str | None) -> Exception:
@@ -86,13 +90,16 @@ def _nothing(source: Source, rejected: list[Rejected], left_out: int, where: str
         return UsageError(f"{name}: no row satisfies --where {where!r} ({left_out} do not)")
     if rejected:
         return DataError(f"{rejected[0]}; none of {len(rejected)} rows can be used")
-    return UsageError(f"{name}: no records here; make some with: scalelab sweep --out {name}")
+    if isinstance(source, pd.DataFrame) or not Path(source).is_dir():
+        return UsageError(f"{name}: no rows in it")
+    return UsageError(f"{name}: no records (*.parquet) here; make some with: scalelab sweep --out {name}")
 
 
-def _without_copies(records: pd.DataFrame) -> pd.DataFrame:
-    keyed = records[records["key"].notna()]
-    copies = keyed.duplicated(["key", *REQUIRED])
-    rest = keyed[~copies]
+def _without_copies(records: pd.DataFrame, sweeps: np.ndarray) -> pd.DataFrame:
+    """Each record of a sweep once; foreign tables may mean anything by `key`. `sweeps` says which are, bool [n]."""
+    own = records[records["key"].notna() & sweeps]
+    copies = own.duplicated(["key", *REQUIRED])
+    rest = own[~copies]
     conflict = rest[rest.duplicated("key", keep=False)]
     if len(conflict):
         key, files = conflict["key"].iloc[0], conflict["file"].iloc[:2].tolist()
@@ -100,4 +107,4 @@ def _without_copies(records: pd.DataFrame) -> pd.DataFrame:
             f"{files[0]} and {files[1]}: two different records have the key {key!r}; "
             "a key names one run: keep one of them"
         )
-    return records.drop(index=keyed.index[copies]).reset_index(drop=True)
+    return records.drop(index=own.index[copies]).reset_index(drop=True)

@@ -48,7 +48,8 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
 
 REQUIRED = ("n_params", "n_streams", "loss")  # of a record that a sweep wrote
 NEEDED = ("n_params", "loss")  # of anyone's table; P is needed by the laws that know it
-POSITIVE = (*REQUIRED, "n_tokens", "weight", "n_params_backbone", "n_params_total")
+USED = (*REQUIRED, "n_tokens", "weight", "n_params_backbone")  # by a fit
+POSITIVE = (*USED, "n_params_total")
 COUNTS = ("n_params", "n_tokens", "n_params_backbone", "n_params_total")  # in any unit, 7e9 or 7 billions
 # Outside of these a number is a unit error or a mistake.
 PLAUSIBLE = {"loss": (1e-6, 1e6), "n_streams": (1, 1e6), "weight": (1e-9, 1e9)} | dict.fromkeys(COUNTS, (1e-9, 1e18))

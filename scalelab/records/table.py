@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,14 +18,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scalelab.errors import DataError, UsageError
-from scalelab.records.schema import CURVE_KIND, KIND_KEY, NEEDED, PLAUSIBLE, POSITIVE, RECORD_SCHEMA, conform
+from scalelab.records.schema import (
+    CURVE_KIND,
+    KIND_KEY,
+    NEEDED,
+    PLAUSIBLE,
+    POSITIVE,
+    RECORD_KIND,
+    RECORD_SCHEMA,
+    USED,
+    conform,
+)
 from scalelab.units import parse_count
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
-_COUNT = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])\d+(?:\.\d+)?[kMBGT]\b""")  # or a quoted text, to leave alone
+_COUNT = re.compile(
+    r"""'[^']*'|"[^"]*"|(?<![\w.])(?:\d+\.?\d*|\.\d+)[kmbgtKMBGT]\b"""
+)  # or a quoted text, to leave alone
 _CONDITION = (  # what a condition is made of: no calls, no attributes
     *(ast.Expression, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.List, ast.Tuple),
-    *(ast.expr_context, ast.cmpop, ast.boolop, ast.operator, ast.unaryop),
+    *(ast.expr_context, ast.cmpop, ast.boolop, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.unaryop),
 )
 
 
@@ -41,30 +55,52 @@ class Rejected:
         return f"{self.file}: column {self.column!r}, row {self.row}: {self.value} is not {self.reason}"
 
 
-def read_file(file: Path) -> pd.DataFrame | None:
-    """The table in a file as it stands there, all text if it is text; None for a loss curve.
+def read_file(file: Path) -> tuple[pd.DataFrame, bool] | None:
+    """The table in a file as it stands there, all text if it is text, and whether a sweep wrote it.
+
+    None for a loss curve.
 
     Raises `DataError` naming the file.
     """
     suffix = file.suffix.lower()
     try:
         if suffix in (".csv", ".tsv"):
-            return pd.read_csv(file, dtype=str, sep="\t" if suffix == ".tsv" else ",", skipinitialspace=True)
+            return _read_csv(file, "\t" if suffix == ".tsv" else ","), False
         if suffix in (".jsonl", ".ndjson"):
-            return pd.read_json(file, lines=True, dtype=False)
+            return _read_jsonl(file), False
         table = pq.ParquetFile(file).read()
-    except (pa.ArrowException, OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+    except (pa.ArrowException, OSError, ValueError, pd.errors.ParserWarning) as error:
         kind = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL"}.get(suffix, "Parquet")
         reason = (str(error).splitlines() or ["unknown"])[0]
-        raise DataError(f"{file}: not a readable {kind} file ({reason}); move it away or restore it") from None
-    if (table.schema.metadata or {}).get(KIND_KEY) == CURVE_KIND:
+        raise DataError(f"{file}: not a readable {kind} file ({reason}); move it away or mend it") from None
+    kind = (table.schema.metadata or {}).get(KIND_KEY)
+    if kind == CURVE_KIND:
         return None
-    names = table.column_names
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if set(twice) & set(NEEDED):
-        raise DataError(f"{file}: more than one column {twice[0]!r}; rename or remove one")
     # Without pandas' own metadata: an index that was saved stays a column.
-    return table.select([name for name in names if name not in twice]).to_pandas(ignore_metadata=True)
+    names = [f"column {i}" for i in range(len(table.column_names))]
+    frame = table.rename_columns(names).to_pandas(ignore_metadata=True)
+    return frame.set_axis(table.column_names, axis=1), kind == RECORD_KIND
+
+
+def _read_csv(file: Path, separator: str) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        # pandas would take the first column for an index where rows are longer than the headings.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        options: dict = {"dtype": str, "sep": separator, "skipinitialspace": True, "index_col": False}
+        frame = pd.read_csv(file, **options)
+        headings = pd.read_csv(file, header=None, nrows=1, **options).iloc[0].fillna("")
+    return frame.set_axis(headings.tolist(), axis=1)
+
+
+def _read_jsonl(file: Path) -> pd.DataFrame:
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no JSON object")
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def to_records(
@@ -86,15 +122,23 @@ def to_records(
     bad: dict[int, Rejected] = {}
     for field in RECORD_SCHEMA:
         if field.name in table and (pa.types.is_integer(field.type) or pa.types.is_floating(field.type)):
-            table[field.name] = _numbers(table[field.name], field.name, file, bad)
-    rejected = [bad[row] for row in sorted(bad)]
-    usable = table.drop(index=[r.row - 1 for r in rejected])
-    chosen = usable if where is None else usable[_mask(usable, where)]
-    return conform(chosen).assign(file=file), rejected, len(usable) - len(chosen)
+            # What a fit does not use is no reason to refuse a row.
+            faults = bad if field.name in USED else {}
+            table[field.name] = _numbers(table[field.name], field.name, file, faults)
+    wanted, names = (np.ones(len(table), dtype=bool), set()) if where is None else _mask(table, where)
+    # A row that `where` does not ask for is not missed, unless the fault is what `where` looks at.
+    rejected = [bad[row] for row in sorted(bad) if wanted[row] or bad[row].column in names]
+    usable = np.ones(len(table), dtype=bool)
+    usable[list(bad)] = False
+    chosen = table[wanted & usable]
+    return conform(chosen).assign(file=file), rejected, len(table) - len(rejected) - len(chosen)
 
 
 def _rename(table: pd.DataFrame, file: str, columns: Mapping[str, str]) -> pd.DataFrame:
     table = table.rename(columns=str)
+    twice = table.columns[table.columns.duplicated()].tolist()
+    if twice:
+        raise DataError(f"{file}: more than one column {twice[0]!r}; rename or remove one")
     for name, source in columns.items():
         if source not in table:
             raise UsageError(
@@ -149,8 +193,8 @@ def _plain(value: object) -> object:
         return np.inf
 
 
-def _mask(table: pd.DataFrame, where: str) -> np.ndarray:
-    """Which rows satisfy `where`, an expression such as ``n_tokens > 100M and corpus == 'c4'``."""
+def _mask(table: pd.DataFrame, where: str) -> tuple[np.ndarray, set[str]]:
+    """Which rows satisfy `where`, and the columns it names: ``n_tokens > 100M and corpus == 'c4'``."""
     expression = _COUNT.sub(lambda m: m[0] if m[0][0] in "'\"" else repr(parse_count(m[0])), where)
     table = table.copy()
     for name in table.columns:  # of text that is all numbers, the numbers
@@ -158,12 +202,13 @@ def _mask(table: pd.DataFrame, where: str) -> np.ndarray:
         if numbers.notna().sum() == table[name].notna().sum():
             table[name] = numbers
     try:
-        if not all(isinstance(node, _CONDITION) for node in ast.walk(ast.parse(expression.strip(), mode="eval"))):
-            raise ValueError("only names of columns, constants, comparisons and arithmetic may stand in it")
+        nodes = list(ast.walk(ast.parse(expression.strip(), mode="eval")))
+        if not all(isinstance(node, _CONDITION) for node in nodes):
+            raise ValueError("only names of columns, constants, comparisons and + - * / may stand in it")
         mask = table.eval(expression, engine="python")
     except Exception as error:  # pandas raises whatever the expression makes Python raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"--where {where!r}: {reason}; columns are {', '.join(table.columns)}") from None
     if not (isinstance(mask, pd.Series) and pd.api.types.is_bool_dtype(mask)):
         raise UsageError(f"--where {where!r}: not a condition such as 'n_tokens > 100M'")
-    return mask.fillna(False).to_numpy(dtype=bool)
+    return mask.fillna(False).to_numpy(dtype=bool), {node.id for node in nodes if isinstance(node, ast.Name)}
