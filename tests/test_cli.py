@@ -263,7 +263,7 @@ def test_an_unfinished_sweep_is_no_success_and_repeated_text_is_noted(text_folde
 def test_too_few_runs_is_a_failure_that_names_the_group(tmp_path):
     _table(tmp_path, **{"n_params": [10, 20], "n_streams": [1, 2], "loss": [3.0, 2.0]})
     result = run("fit", tmp_path, cwd=tmp_path)
-    assert "records: 2 different (N, P) cannot determine 4 parameters; add runs" in complaint(result, 1)
+    assert "t: 2 different (N, P) cannot determine 4 parameters; add runs" in complaint(result, 1)
 
 
 @pytest.mark.parametrize(
