@@ -206,7 +206,8 @@ def dependence_notes(
                 "E_alpha_tied",
                 "info",
                 f"E and α are tied (correlation {correlation:.3f}): another E with another α fits about as well, so "
-                "neither means much alone; a wider range of N unties them",
+                "neither means much alone, and A's interval is rather narrow (--profile gives one that holds); a wider "
+                "range of N unties them",
                 {"correlation": correlation},
             )
     if pull is not None and pull[2] > MAX_SHIFT:
