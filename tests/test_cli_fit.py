@@ -47,7 +47,7 @@ COLUMNS = ("--map", "n_params=N", "n_streams=P", "n_tokens=tokens", "loss=val_lo
 def test_a_foreign_table_is_fitted_with_a_joint_law_and_predicts(scalelab, table):
     code, out, _ = scalelab("fit", "mine.csv", "--law", "joint", *COLUMNS, "--draws", 200, "--out", "o")
     assert code == 0
-    assert re.search(r"60 runs; converged, \d+% of 300 starts agree", out)
+    assert re.search(r"60 runs; converged, \d+ of 300 starts agree within", out)
     (path,) = [line.split()[1].rstrip(",") for line in out.splitlines() if line.startswith("saved")]
     code, out, _ = scalelab("predict", path, "--N", "7B", "--P", 1, 16, "--D", "1T")
     assert code == 0
@@ -96,7 +96,7 @@ def test_law_all_prints_tables_and_a_verdict_and_saves_nothing(scalelab, tmp_pat
 def test_law_all_over_d(scalelab, table):
     code, out, _ = scalelab("fit", "mine.csv", "--law", "all", *COLUMNS)
     assert code == 0
-    assert out.index("joint is best supported") < out.index("parallel")
+    assert out.rindex("joint is best supported") > out.rindex("parallel is best supported")
     assert "chinchilla" in out
 
 
@@ -227,7 +227,7 @@ def test_misuse_of_predict_is_one_line(scalelab, tmp_path):
     scalelab("fit", "paper", "--draws", 100, "--no-figure")
     fit = "fits/pile-d-42b.json"
     for args, message in (
-        ((fit,), "give --N for predictions, or --flops"),
+        ((fit,), "give either --N for predictions, or --flops"),
         ((fit, "--N", "x"), "--N: 'x' is not a positive count"),
         ((fit, "--N", "1B", "--P", "0"), "--P: '0' is not a whole number"),
         ((fit, "--N", "1B", "--D", "1B"), "does not know D"),

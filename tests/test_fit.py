@@ -187,7 +187,7 @@ def test_a_run_far_off_the_law_is_named(make_records):
     assert "outlier" not in {n.code for n in fit_table(table, draws=100).notes}
     table.loc[3, "loss"] *= 1.5
     notes = {n.code: n.message for n in fit_table(table, draws=100).notes}
-    assert "the run at N 500M, P 8 lies +49.8% off" in notes["outlier"]
+    assert "the run at N 500M, P 8, loss 1.67, lies 49.8% above the law" in notes["outlier"]
 
 
 def test_a_perfect_fit_has_converged(make_records):

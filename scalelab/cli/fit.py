@@ -178,10 +178,11 @@ def _compare(console: Console, table: Table, options: FitOptions, source: str, s
     from scalelab.fit.data import fit_data
     from scalelab.fit.select import compare_laws
 
-    groups = group_records(table.records)
     over_tokens = [g for g in group_records(table.records, by_tokens=False) if g.records["n_tokens"].nunique() > 1]
+    # One D at a time says something about P; without several P, all D together say it all.
+    groups = [g for g in group_records(table.records) if not over_tokens or g.records["n_streams"].nunique() > 1]
     failures = []
-    for group in (*over_tokens, *groups):
+    for group in (*groups, *over_tokens):
         try:
             data = fit_data(group.records, options.convention, group.title)
             comparison = compare_laws(data, group.title, options)

@@ -36,7 +36,8 @@ def show_fit(console: Console, result: FitResult, profiles: Mapping[str, Profile
     console.print(
         f"{result.equation(digits=7)}   (N: {CONVENTIONS[result.options.convention].meaning})\n"
         f"R² {result.r_squared:.4f}, objective {result.objective:.6e} ({result.options.objective}), "
-        f"{len(result.runs)} runs; {result.status}, {result.agreement:.0%} of {result.options.starts} starts agree "
+        f"{len(result.runs)} runs; {result.status}, "
+        f"{round(result.agreement * result.options.starts)} of {result.options.starts} starts agree "
         f"within {result.start_spread:.0e}",
         soft_wrap=True,
     )
@@ -62,10 +63,9 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
             row.label,
             str(row.n_free),
             f"{row.rmse:.4f}",
-            f"{row.aicc:.1f}",
-            f"{row.delta:.1f}",
+            *(f"{v:.1f}" if np.isfinite(row.aicc) else "–" for v in (row.aicc, row.delta)),
             f"{row.bic:.1f}",
-            f"{row.weight:.3f}",
+            f"{row.weight:.3f}" if np.isfinite(row.aicc) else "–",
             *("–" if e is None else f"{e:.4f}" for e in errors),
         )
     print_table(console, comparison.group, table)

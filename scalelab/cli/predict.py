@@ -29,7 +29,8 @@ def predict(
     P: Annotated[_Words, list_option("--P", "Parallel streams, e.g. --P 1 16.", (1,))] = None,
     D: Annotated[str | None, typer.Option("--D", help="Training tokens, for laws that know D.")] = None,
     flops: Annotated[
-        str | None, typer.Option(help="Training budget, e.g. 1e21: the best N and D for it, for laws that know D.")
+        str | None,
+        typer.Option(help="Training budget 6·N·D·P, e.g. 1e21: its best N and D, for laws that know D."),
     ] = None,
     law: Annotated[str | None, typer.Option(help="file.py:NAME, for a fit of a law of your own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
@@ -39,7 +40,7 @@ def predict(
     from scalelab.laws import get_law
 
     if (N is None) == (flops is None):
-        raise UsageError("give --N for predictions, or --flops for the best N and D of a training budget")
+        raise UsageError("give either --N for predictions, or --flops for the best N and D of a training budget")
     if flops is not None and D is not None:
         raise UsageError("--flops finds the best D itself: leave --D out")
     own = None if law is None else get_law(law)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from scalelab.records.schema import conform
+from scalelab.errors import DataError
+from scalelab.records import Table
+from scalelab.records.schema import NEEDED, conform
 from scalelab.units import format_count
 
 _MUST_AGREE = ["corpus_digest", "tokenizer_digest", "setup"]
@@ -23,11 +25,18 @@ class Group:
     records: pd.DataFrame
 
 
-def group_records(records: pd.DataFrame, by_tokens: bool = True) -> list[Group]:
+def group_records(records: pd.DataFrame | Table, by_tokens: bool = True) -> list[Group]:
     """Split records so that corpora, tokenizers and set-ups are never mixed in one fit.
 
     Nor, with `by_tokens`, numbers of training tokens: for laws that do not know D.
     """
+    if isinstance(records, Table):
+        records = records.records
+    missing = [name for name in NEEDED if name not in records]
+    if missing:
+        raise DataError(
+            f"no column {missing[0]!r} (there are: {', '.join(map(str, records.columns))}); see records.read"
+        )
     files = records["file"] if "file" in records else pd.Series(pd.NA, records.index)
     records = conform(records).assign(file=files.astype("string"))
     # Foreign tables may know their corpus and tokenizer by name alone, or not at all: then what

@@ -127,7 +127,8 @@ def outlier_notes(data: FitData, residuals: Array) -> Iterator[Note]:
         yield Note(
             "outlier",
             "warning",
-            f"{_run(data, int(i))} lies {off:+.1%} off the law, far more than the others; look at that run",
+            f"{_run(data, int(i))}, loss {data.loss[i]:.4g}, lies {abs(off):.1%} {'above' if off > 0 else 'below'} the "
+            "law, far more than the others; look at that run",
             {"run": int(i), "off": off, "spread": spread},
         )
 
@@ -206,8 +207,7 @@ def dependence_notes(
                 "E_alpha_tied",
                 "info",
                 f"E and α are tied (correlation {correlation:.3f}): another E with another α fits about as well, so "
-                "neither means much alone, and A's interval is rather narrow (--profile gives one that holds); a wider "
-                "range of N unties them",
+                "neither means much alone; a wider range of N unties them",
                 {"correlation": correlation},
             )
     if pull is not None and pull[2] > MAX_SHIFT:

@@ -61,6 +61,10 @@ class FitResult:
     data_hash: str
     versions: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        said = f"{self.status}, {len(self.runs)} runs, {len(self.notes)} notes"
+        return f"<FitResult {self.group}: {self.equation()}; {said}>"
+
     @property
     def values(self) -> dict[str, float]:
         """Parameters by name."""
@@ -80,7 +84,12 @@ class FitResult:
         return self.law.equation(self.values, digits)
 
     def interval(self, name: str, level: float = LEVEL) -> tuple[float, float] | None:
-        """Percentile bootstrap interval of a parameter; None if it was not fitted or cannot have one."""
+        """Percentile bootstrap interval of a parameter; None if it was not fitted or cannot have one.
+
+        Raises `UsageError` for a name that is no parameter.
+        """
+        if name not in self.law.names:
+            raise UsageError(f"no parameter {name!r}: the law {self.law.name!r} has {', '.join(self.law.names)}")
         if name in self.fixed or not self.draws:
             return None
         low, high = np.quantile(np.array(self.draws)[:, self.law.names.index(name)], tails(level))

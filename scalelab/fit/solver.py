@@ -96,15 +96,17 @@ def _descend(
         active = active[(stalled[active] < _STALLS) & (value[active] > rest[active])]
         if not (len(active) and moving.any()):
             break
-        r, J = residuals[active], slopes[active] if hold is None else slopes[active][..., moving]
-        weighted = J * (weights[active] * objective.influence(r))[..., None]
+        part = active if len(active) < len(z) else slice(None)  # a slice spares the copies
+        r, J = residuals[part], slopes[part] if hold is None else slopes[part][..., moving]
+        weighted = J * (weights[part] * objective.influence(r))[..., None]
         gradient = (weighted * r[..., None]).sum(1)
         # A coordinate at a bound that the objective pushes it against stays out of the step: what
         # the others would do together with its move is not what they should do without.
-        here = z[active][:, moving]
+        here = z[part][:, moving]
         against = ((here <= low) & (gradient > 0)) | ((here >= high) & (gradient < 0))
-        gradient = np.where(against, 0.0, gradient)
-        J, weighted = (np.where(against[:, None], 0.0, a) for a in (J, weighted))
+        if against.any():
+            gradient = np.where(against, 0.0, gradient)
+            J, weighted = (np.where(against[:, None], 0.0, a) for a in (J, weighted))
         normal = weighted.swapaxes(1, 2) @ J
         diagonal = np.einsum("sff->sf", normal)
         scale = np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300)
@@ -112,8 +114,8 @@ def _descend(
         trial = z[active]
         trial[:, moving] -= np.clip(_solve(damped, gradient), -3.0, 3.0)
         trial = np.clip(trial, *bounds)
-        trial_residuals, trial_slopes = objective.evaluate(trial, target[active])
-        trial_value = objective.value(trial_residuals, weights[active])
+        trial_residuals, trial_slopes = objective.evaluate(trial, target[part])
+        trial_value = objective.value(trial_residuals, weights[part])
         better = (trial_value < value[active]) & np.isfinite(trial_slopes).all(axis=(1, 2))
         gained = better & ((value[active] - trial_value) > 1e-10 * value[active])
         rows = active[better]
@@ -147,7 +149,11 @@ def minimise(objective: Objective, target: Array, weights: Array, starts: int = 
     begin = draw_starts(objective, starts, seed)
     points, values = descend(objective, begin.copy(), target, weights)
     if not np.isfinite(values).any():
-        raise ScalelabError("no start reached a valid fit; check that N, P, D and losses are what they should be")
+        held = ", ".join(f"{name} = {value:g}" for name, value in objective.fixed.items())
+        raise ScalelabError(
+            f"the law {objective.law.name!r} has no value at these N, P and D from any start"
+            + (f" with {held}" if held else "; check that they are what they should be")
+        )
     winner = int(np.argmin(values))
     best, value = _polish(objective, points[winner], float(values[winner]), target, weights)
     agree, same = (values <= value * (1 + close) + _PERFECT * weights.sum() for close in (_AGREE, _SAME))

@@ -112,7 +112,7 @@ class Power:
         return np.exp(values[1] * self._log_ratio(values, at))
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
-        return value * values[1] / values[0], _times_log(value, self._log_ratio(values, at))
+        return value * values[1] / values[0], _times_log(value, np.log(value)) / values[1]
 
     def text(self, values: Sequence[str]) -> str:
         return f"({values[0]} / {self.variable})^{values[1]}"
@@ -145,7 +145,7 @@ class _GainedPower(Power):
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
         A, gain, alpha = values
         steep = value * alpha
-        return steep / A, -steep * self.log_gain_slope(gain, at), _times_log(value, self._log_ratio(values, at))
+        return steep / A, -steep * self.log_gain_slope(gain, at), _times_log(value, np.log(value)) / alpha
 
     def _log_ratio(self, values: Sequence[Array], at: Points) -> Array:
         return np.log(values[0]) - at.ln_N - self.log_gain(values[1], at)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from scalelab.fit import FitResult
 from scalelab.fit.profile import Profile
 from scalelab.plot.style import colours, count_axis, grid_of_axes, new_axes, title
-from scalelab.units import format_number
+from scalelab.units import format_count, format_number
 
 
 def plot_residuals(fit: FitResult, axes: Axes | None = None) -> Figure:
@@ -69,7 +70,7 @@ def plot_profiles(fit: FitResult, profiles: Sequence[Profile]) -> Figure:
         axes.axvline(fit.values[profile.name], color="#D55E00", linewidth=0.9)
         if _is_scale(fit, profile.name):
             count_axis(axes)
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=4))
+            _few_ticks(axes.xaxis)
         axes.set_xlabel(profile.name)
         axes.set_ylim(0, 2.5)
     all_axes[0].set_ylabel(r"$\sqrt{\mathrm{rise\ /\ threshold}}$")
@@ -93,6 +94,8 @@ def plot_draws(fit: FitResult) -> Figure:
             low, high = np.quantile(draws[:, k], [0.005, 0.995])
             if _is_scale(fit, names[k]):
                 scale("log")
+                (axes.set_xlim if k == j else axes.set_ylim)(low / 1.02, high * 1.02)
+                _few_ticks(axes.xaxis if k == j else axes.yaxis)
             else:
                 margin = 0.05 * (high - low) or 1.0
                 (axes.set_xlim if k == j else axes.set_ylim)(low - margin, high + margin)
@@ -101,6 +104,14 @@ def plot_draws(fit: FitResult) -> Figure:
     values = ", ".join(f"{name} {format_number(fit.values[name])}" for name in names)
     figure.suptitle(f"{fit.group}: {len(draws)} bootstrap refits; + {values}", fontsize=9)
     return figure
+
+
+def _few_ticks(axis: Axis) -> None:
+    """Three labels on a logarithmic axis of a small plot, also where it spans less than a decade."""
+    low, high = np.log(axis.get_view_interval())
+    axis.set_major_locator(FixedLocator(list(np.exp(np.linspace(low, high, 7)[1:6:2]))))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value, 2)))
+    axis.set_minor_locator(NullLocator())
 
 
 def _is_scale(fit: FitResult, name: str) -> bool:

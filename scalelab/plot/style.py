@@ -34,7 +34,7 @@ def new_axes(width: float = 6.4, height: float = 4.4) -> tuple[Figure, Axes]:
 
 def grid_of_axes(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
     """A figure of `count` small plots, side by side."""
-    columns = min(count, columns)
+    columns = 2 if count == 4 else min(count, columns)
     rows = -(-count // columns)
     figure = ShownFigure(figsize=(2.9 * columns, 2.5 * rows + 0.4), layout="constrained")
     all_axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]

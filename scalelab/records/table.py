@@ -208,6 +208,8 @@ def _mask(table: pd.DataFrame, where: str) -> tuple[np.ndarray, set[str]]:
         mask = table.eval(expression, engine="python")
     except Exception as error:  # pandas raises whatever the expression makes Python raise
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, SyntaxError):
+            reason = "not a condition such as \"corpus == 'pile' and n_tokens > 100M\""
         raise UsageError(f"--where {where!r}: {reason}; columns are {', '.join(table.columns)}") from None
     if not (isinstance(mask, pd.Series) and pd.api.types.is_bool_dtype(mask)):
         raise UsageError(f"--where {where!r}: not a condition such as 'n_tokens > 100M'")
