@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from scipy.special import ndtri, stdtrit  # quantiles of the normal and of t; scipy.stats takes 0.3 s to import
 
 from scalelab.fit.data import FitData
 from scalelab.fit.objective import Objective
@@ -124,4 +123,4 @@ def _smooth_draws(pool: Array, shape: tuple[int, int], rng: np.random.Generator)
 
 
 def _widening(degrees: int) -> float:
-    return float(student_t.ppf(0.975, degrees) / norm.ppf(0.975))
+    return float(stdtrit(degrees, 0.975) / ndtri(0.975))

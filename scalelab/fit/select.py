@@ -17,6 +17,7 @@ from scalelab.units import format_count
 
 CLEAR = 4.0  # AICc that a law must lead by: a likelihood ratio of about 7 (Burnham & Anderson 2002, section 2.6)
 _STARTS = 100
+_STARTS_HELD_OUT = 30
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _held_out(law: Law, data: FitData, keep: np.ndarray, options: FitOptions) ->
         free = [p for p in law.parameters if p.needs == variable and p.name not in options.fix]
         if free and len(np.unique(values)) <= len(free):
             return None
-    fitted = _fit(law, rest, options)
+    fitted = _fit(law, rest, replace(options, starts=_STARTS_HELD_OUT))
     if fitted is None:
         return None
     away = data.subset(~keep)
