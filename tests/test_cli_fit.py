@@ -51,7 +51,7 @@ def test_a_foreign_table_is_fitted_with_a_joint_law_and_predicts(scalelab, table
     (path,) = [line.split()[1].rstrip(",") for line in out.splitlines() if line.startswith("saved")]
     code, out, _ = scalelab("predict", path, "--N", "7B", "--P", 1, 16, "--D", "1T")
     assert code == 0
-    assert "serious: D is a factor of 10 outside the runs" in out
+    assert "serious: D 1T is a factor of 10 outside the runs" in out
     assert re.search(r"7B +16 +1T", out)
     code, out, _ = scalelab("predict", path, "--flops", "1e22", "--P", 4)
     assert code == 0

@@ -201,6 +201,9 @@ def test_repeated_seeds_are_noted(make_records):
     twice = pd.concat([table, make_records(E=1e-9, A=1e9, alpha=0.1, noise=2e-3, seed=1)], ignore_index=True)
     notes = {n.code: n.message for n in fit_table(twice, draws=100).notes}
     assert "48 runs of 24 configurations" in notes["repeats"]
+    assert "copies" not in notes
+    notes = {n.code: n.message for n in fit_table(pd.concat([twice, table]), draws=100).notes}
+    assert "24 runs repeat the N, P, D and loss of another" in notes["copies"]
 
 
 def test_foreign_tokenizers_known_by_name_are_not_mixed(make_records):

@@ -101,7 +101,8 @@ def _show_residuals(console: Console, result: FitResult) -> None:
         said = ", ".join(f"{percent[i]:+.2f} at N {format_count(float(data.N[i]))}" for i in worst)
         console.print(f"predicted over measured, %: largest {said}", soft_wrap=True)
         return
-    table: Table = make_table("N of backbone", *(["D"] if several else []), *(f"P = {P}" for P in result.P_levels))
+    heading = "N" if (data.size == data.N).all() else "N of backbone"
+    table: Table = make_table(heading, *(["D"] if several else []), *(f"P = {P}" for P in result.P_levels))
     for size, tokens in places:
         cells = [format_count(size), *([format_count(tokens)] if several else [])]
         for P in result.P_levels:

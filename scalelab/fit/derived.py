@@ -11,6 +11,7 @@ from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.result import LEVEL, FitResult, Note, tails
 from scalelab.laws import Points
 from scalelab.laws.base import Array
+from scalelab.units import format_count
 
 _FAR = 10.0  # times the range of N, P or D from which an extrapolation is serious
 _STEPS = 80  # of bisection and golden section: enough for the last digit
@@ -125,7 +126,8 @@ def extrapolation_notes(fit: FitResult, N: float, P: float = 1.0, D: float | Non
                 Note(
                     "extrapolation",
                     "serious" if factor >= _FAR else "warning",
-                    f"{name} is a factor of {factor:.3g} outside the runs: the interval holds if the law does there",
+                    f"{name} {format_count(value)} is a factor of {factor:.3g} outside the runs: the interval holds if "
+                    "the law does there",
                     {f"{name}_factor": factor},
                 )
             )

@@ -107,6 +107,15 @@ def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:
         "intervals are drawn by configuration",
         {"runs": runs, "configurations": configs, "seed_noise": noise},
     )
+    rows = np.stack([data.config, data.loss])
+    copies = runs - np.unique(rows, axis=1).shape[1]
+    if copies:
+        yield Note(
+            "copies",
+            "warning",
+            f"{copies} runs repeat the N, P, D and loss of another to the last digit: if they are copies, remove them",
+            {"copies": copies},
+        )
     least, most = (fitted[end == data.P].mean() for end in (data.P.min(), data.P.max()))
     effect = float(abs(least - most))
     if data.varies("P") and noise > effect:
