@@ -146,7 +146,7 @@ def hostile_fits(draw, **kinds):
     return law, [fit for group in groups[:3] if (fit := ask(fit_group, group, law, options)) is not None]
 
 
-@settings(quick, max_examples=1000)
+@settings(quick, max_examples=1600)
 @given(hostile_tables(nasty=(0.1, 0.5)))
 def test_every_row_is_used_refused_or_a_copy(table):
     read_table(table)
