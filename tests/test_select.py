@@ -75,6 +75,8 @@ def test_too_few_runs_for_any_law(table_of):
 def test_what_cannot_be_left_out_is_not_scored(table_of):
     found = comparison(table_of("parallel", (0.7, 1e7, 0.5, 0.25), P=(1, 2)))
     assert all(row.held_out["P"] is None for row in found.rows if row.label != "no effect of P")
+    three = comparison(table_of("parallel", (0.7, 1e7, 0.5, 0.25), N=(1e8, 1e9, 1e10)))
+    assert {row.held_out["N"] for row in three.rows} == {None}  # two sizes are left, and three are needed
 
 
 def test_repeating_runs_is_no_new_evidence(table_of):

@@ -170,6 +170,13 @@ def test_few_levels_of_p_and_one_are_noted(make_records):
     assert "left at B = 0, c = 0.5" in notes_of(one)["one_P"].message
 
 
+def test_two_sizes_are_too_few_for_a_floor_and_a_power(make_records):
+    note = notes_of(fit_table(make_records(N=(1e9, 8e9), noise=1e-3)))["few_N"]
+    assert note.figures == {"levels": 2}
+    assert "run 3 or more" in note.message
+    assert "few_N" not in notes_of(fit_table(make_records(N=(1e9, 3e9, 8e9), noise=1e-3)))
+
+
 def test_seed_noise_above_the_effect_of_p_is_noted(make_records):
     tables = [make_records(k=0.01, noise=2e-2, seed=seed) for seed in range(3)]
     note = notes_of(fit_table(pd.concat(tables, ignore_index=True)))["seed_noise"]

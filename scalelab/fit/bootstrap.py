@@ -10,7 +10,7 @@ from scalelab.fit.objective import Objective
 from scalelab.fit.solver import descend
 from scalelab.laws.base import Array
 
-_KERNEL = 2.0  # width of the smoothing kernel over the residuals' robust spread: chosen by docs/coverage.md
+_KERNEL = 2.0  # width of the smoothing kernel over the residuals' robust spread: chosen in docs/LOG.md
 
 
 def bootstrap(objective: Objective, data: FitData, z: Array, method: str, draws: int, seed: int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scalelab.errors import DataError
-from scalelab.laws import Points
+from scalelab.laws import Law, Points
 from scalelab.laws.base import Array, Variable
 
 COLUMNS: dict[Variable, str] = {"N": "n_params", "P": "n_streams", "D": "n_tokens"}
@@ -72,6 +73,22 @@ class FitData:
 
     def varies(self, variable: Variable) -> bool:
         return variable in self.known and len(np.unique(self.values(variable))) > 1
+
+    def levels(self, variable: Variable) -> Array:
+        """The different values of a variable, ascending; of N the backbones, which P does not change."""
+        return np.unique(self.size if variable == "N" else self.values(variable))
+
+    def too_few(self, law: Law, fixed: Container[str]) -> dict[Variable, list[str]]:
+        """Variables with too few values for the free parameters that depend on them, and those parameters.
+
+        A law with m parameters for a variable, and a floor, needs m + 1 of its values.
+        """
+        found: dict[Variable, list[str]] = {}
+        for variable in COLUMNS:
+            names = [p.name for p in law.parameters if p.needs == variable and p.name not in fixed]
+            if names and len(self.levels(variable)) <= len(names):
+                found[variable] = names
+        return found
 
     def means(self) -> FitData:
         """One run a configuration: the geometric mean of its losses, with the sum of their weights."""

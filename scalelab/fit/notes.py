@@ -50,10 +50,9 @@ def data_notes(objective: Objective, data: FitData) -> Iterator[Note]:
             f"and A too narrow; {MANY * n_free} or more would be better",
             figures,
         )
-    for variable, values in (("N", data.size), ("D", data.D)):
-        shape = [p.name for p in objective.law.parameters if p.needs == variable and p.name not in objective.fixed]
-        levels = len(np.unique(values))
-        if shape and levels <= len(shape):
+    for variable, shape in data.too_few(objective.law, objective.fixed).items():
+        levels = len(data.levels(variable))
+        if variable != "P":  # of which more below
             yield Note(
                 f"few_{variable}",
                 "warning",

@@ -124,11 +124,8 @@ def _splits(data: FitData) -> dict[Variable, tuple[float, np.ndarray]]:
 def _held_out(law: Law, data: FitData, keep: np.ndarray, options: FitOptions) -> float | None:
     """RMSE on the runs left out; None where the others could not determine the law."""
     rest = data.subset(keep)
-    # A law with m parameters for a variable, and a floor, needs m + 1 of its values.
-    for variable, values in (("N", rest.size), ("P", rest.P), ("D", rest.D)):
-        free = [p for p in law.parameters if p.needs == variable and p.name not in options.fix]
-        if free and len(np.unique(values)) <= len(free):
-            return None
+    if rest.too_few(law, options.fix):
+        return None
     fitted = _fit(law, rest, replace(options, starts=_STARTS_HELD_OUT))
     if fitted is None:
         return None

@@ -32,9 +32,8 @@ from scalelab.records.schema import (
 from scalelab.units import parse_count
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
-_COUNT = re.compile(
-    r"""'[^']*'|"[^"]*"|(?<![\w.])(?:\d+\.?\d*|\.\d+)[kmbgtKMBGT]\b"""
-)  # or a quoted text, to leave alone
+# 100M, 7b or .5T, or a quoted text, which is to be left alone.
+_COUNT = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])(?:\d+\.?\d*|\.\d+)[kmbgtKMBGT]\b""")
 _CONDITION = (  # what a condition is made of: no calls, no attributes
     *(ast.Expression, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.List, ast.Tuple),
     *(ast.expr_context, ast.cmpop, ast.boolop, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.unaryop),
