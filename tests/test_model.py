@@ -6,8 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-import scalelab.model  # registers qwen2_parscale
-from scalelab.model import Qwen2ParScaleConfig, Qwen2ParScaleForCausalLM
+from scalelab.model import lm_class
 from tests.conftest import DATA
 
 GOLDENS = ("P1", "P2_hot", "P4_t5")
@@ -91,8 +90,9 @@ def test_plain_model_is_p_1():
     torch.manual_seed(0)
     settings = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     settings |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    streamed = lm_class(Qwen2ForCausalLM)
     plain = Qwen2ForCausalLM(Qwen2Config(**settings)).eval()
-    ours = Qwen2ParScaleForCausalLM(Qwen2ParScaleConfig(**settings)).eval()
+    ours = streamed(streamed.config_class(**settings)).eval()
     ours.load_state_dict(plain.state_dict())
     ids = torch.randint(0, 97, (2, 11))
     assert torch.equal(ours(ids).logits, plain(ids).logits)
@@ -130,4 +130,3 @@ def test_an_attention_that_would_drop_the_prefixes_is_refused():
         model(torch.tensor([[1, 2, 3]]))
     model.set_attn_implementation("eager")
     assert model.config._attn_implementation == "parscale_eager"
-    assert scalelab.model.Qwen2ParScaleModel is type(model.model)

@@ -1,14 +1,15 @@
-"""Parallel streams on a decoder. Importing this registers model_type ``qwen2_parscale``."""
+"""Parallel streams on any causal language model of transformers.
 
-from transformers import AutoConfig, AutoModelForCausalLM
+Importing this registers the model types that end in ``_parscale``, such as ``qwen2_parscale``, the
+type of the released checkpoints, with transformers' Auto classes.
+"""
 
-from scalelab.model.qwen2 import (
-    Qwen2ParScaleConfig,
-    Qwen2ParScaleForCausalLM,
-    Qwen2ParScaleModel,
-)
+import transformers
 
-AutoConfig.register("qwen2_parscale", Qwen2ParScaleConfig)
-AutoModelForCausalLM.register(Qwen2ParScaleConfig, Qwen2ParScaleForCausalLM)
+from scalelab.model.add import add_streams
+from scalelab.model.classes import FAMILIES, lm_class, register_type
 
-__all__ = ["Qwen2ParScaleConfig", "Qwen2ParScaleForCausalLM", "Qwen2ParScaleModel"]
+for _name in FAMILIES:
+    lm_class(getattr(transformers, _name))
+
+__all__ = ["FAMILIES", "add_streams", "lm_class", "register_type"]

@@ -1,4 +1,4 @@
-"""From P streams of hidden states to one: a learned, smoothed mixture per token."""
+"""From P streams of hidden states to one: a mixture per token, by kinds with names."""
 
 # torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Aggregator(nn.Sequential):
+class DynamicMixture(nn.Sequential):
     """w = softmax(Linear(P·h→h) → SiLU → Linear(h→P)), smoothed to w(1−ε) + ε/P; Σ w_p x_p.
 
     Parameters are named ``0.weight`` … ``2.bias`` as in the released checkpoints, and the first
@@ -32,3 +32,38 @@ class Aggregator(nn.Sequential):
         """Mixed hidden states [B, T, h] of streams [P, B, T, h]."""
         weights = self.weights(streams).to(streams.dtype)
         return torch.einsum("btp,pbth->bth", weights, streams)
+
+    @torch.no_grad()
+    def start_uniform(self) -> None:
+        """Equal weights for all streams, whatever they hold, until training moves them."""
+        self[2].weight.zero_()
+        self[2].bias.zero_()
+
+
+class MeanMixture(nn.Module):
+    """The plain average: no parameters, and no stream can be left behind."""
+
+    def __init__(self, hidden_size: int, P: int, smooth: float) -> None:
+        super().__init__()
+        self.P = P
+
+    def weights(self, streams: Tensor) -> Tensor:
+        """1/P for every token, [B, T, P]."""
+        return torch.full((*streams.shape[1:3], self.P), 1 / self.P, device=streams.device)
+
+    def forward(self, streams: Tensor) -> Tensor:
+        """Mixed hidden states [B, T, h] of streams [P, B, T, h]."""
+        return streams.mean(0)
+
+    def start_uniform(self) -> None:
+        """Nothing to do: it is uniform."""
+
+
+MIXTURES: dict[str, type[nn.Module]] = {"dynamic": DynamicMixture, "mean": MeanMixture}
+
+
+def make_mixture(kind: str, hidden_size: int, P: int, smooth: float) -> nn.Module:
+    """A mixture by its name in `MIXTURES`. Raises ValueError for another."""
+    if kind not in MIXTURES:
+        raise ValueError(f"aggregation {kind!r}: choose one of {', '.join(MIXTURES)}")
+    return MIXTURES[kind](hidden_size, P, smooth)

@@ -1,10 +1,10 @@
 """Attention that sees each stream's prefix: learned keys and values before the sequence's own.
 
 The functions are registered with transformers' attention and mask interfaces under the names
-``parscale_sdpa`` and ``parscale_eager``. A module that carries `prefix_k` and `prefix_v`
-([P, kv_heads, n, head_dim]) attends to them from every query. The prefixes are not rotated and
-take no position, and the KV cache holds ordinary tokens only, so positions, padding and caches
-stay what they are without streams. Rows are stream-major: row = p·B + b.
+``parscale_sdpa`` and ``parscale_eager``. A module with an active bank (`banks.active_bank`) attends
+to its prefix from every query. The prefixes are not rotated and take no position, and the KV cache
+holds ordinary tokens only, so positions, padding and caches stay what they are without streams.
+Rows are stream-major: row = p·B + b.
 """
 
 # torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
@@ -15,19 +15,25 @@ stay what they are without streams. Rows are stream-major: row = p·B + b.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
+from scalelab.model.banks import active_bank
+
 NAMES = {"sdpa": "parscale_sdpa", "eager": "parscale_eager"}
 
 # With no mask given, n zero queries and `is_causal` beat an explicit mask on CPU from about this
-# length on (1.5-1.7 times at 1024-2048 tokens); below it the explicit mask wins.
+# length on (docs/benchmarks.md); below it the explicit mask wins.
 _ZERO_QUERY_LENGTH = 512
 
 
@@ -44,13 +50,47 @@ def attention_name(implementation: str | None) -> str:
     return NAMES[implementation]
 
 
-def _with_prefix(module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
+@dataclass
+class Calls:
+    """What went through the attention functions: per call, the module and its keys and values."""
+
+    keep: bool  # keys and values too, not only the modules
+    modules: list[nn.Module] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)  # [rows, kv_heads, T, head_dim], rotated
+    values: list[Tensor] = field(default_factory=list)
+
+    def note(self, module: nn.Module, key: Tensor, value: Tensor) -> None:
+        self.modules.append(module)
+        if self.keep:
+            self.keys.append(key)
+            self.values.append(value)
+
+
+_watching: list[Calls] = []
+
+
+@contextmanager
+def watch_calls(keep: bool = False) -> Iterator[Calls]:
+    """Collects every call of our attention functions; not for compiled code."""
+    calls = Calls(keep)
+    _watching.append(calls)
+    try:
+        yield calls
+    finally:
+        _watching.remove(calls)
+
+
+def _note(module: nn.Module, key: Tensor, value: Tensor) -> None:
+    for calls in _watching:
+        calls.note(module, key, value)
+
+
+def _with_prefix(bank: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
     """Keys and values [P·B, kv_heads, n + T, head_dim] and n."""
-    P, kv_heads, n, head_dim = module.prefix_k.shape
-    batch = key.shape[0] // P
     joined = []
-    for prefix, own in ((module.prefix_k, key), (module.prefix_v, value)):
-        rows = prefix.unsqueeze(1).expand(P, batch, kv_heads, n, head_dim).flatten(0, 1)
+    for prefix, own in ((bank.prefix_k, key), (bank.prefix_v, value)):
+        P, kv_heads, n, head_dim = prefix.shape
+        rows = prefix.unsqueeze(1).expand(P, own.shape[0] // P, kv_heads, n, head_dim).flatten(0, 1)
         joined.append(torch.cat([rows.to(own.dtype), own], dim=2))
     return joined[0], joined[1], n
 
@@ -59,15 +99,21 @@ def parscale_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """`sdpa_attention_forward` over prefix and sequence. Query [P·B, heads, T, head_dim]."""
-    if not hasattr(module, "prefix_k"):
+    _note(module, key, value)
+    bank = active_bank(module)
+    if bank is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     length = query.shape[2]
+    if length == 1 and _can_split(attention_mask, kwargs):
+        return _one_query(bank, query, key, value, attention_mask, kwargs.get("scaling")), None
     causal = attention_mask is None and length > 1
     if causal and key.shape[2] > length:  # an empty static cache: its tail is all future
         key, value = key[:, :, :length], value[:, :, :length]
-    key, value, n = _with_prefix(module, key, value)
+    key, value, n = _with_prefix(bank, key, value)
     if attention_mask is not None:
-        attention_mask = F.pad(attention_mask, (n, 0), value=True)
+        attention_mask = F.pad(attention_mask, (n, 0), value=True if attention_mask.dtype == torch.bool else 0.0)
+    elif causal and query.device.type == "cuda":
+        return _flash_causal(module, query, key, value, **kwargs), None
     elif causal and length >= _ZERO_QUERY_LENGTH:
         # n dummy queries stand where the prefix keys stand, so plain causality is right.
         output, _ = sdpa_attention_forward(module, F.pad(query, (0, 0, n, 0)), key, value, None, **kwargs)
@@ -78,15 +124,75 @@ def parscale_sdpa(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
+def _flash_causal(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
+    """Causality aligned to the last key, without a mask in memory: CUDA's flash kernel knows it."""
+    output = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=causal_lower_right(query.shape[2], key.shape[2]),
+        dropout_p=kwargs.get("dropout", 0.0),
+        scale=kwargs.get("scaling"),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.transpose(1, 2).contiguous()
+
+
+def _can_split(attention_mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
+    """Only plain softmax attention: the rest is left to the library, which refuses what it lacks."""
+    if attention_mask is not None and attention_mask.shape[1] != 1:  # a mask of its own for each head
+        return False
+    unusual = ("softcap", "position_bias", "s_aux", "cache")
+    return not kwargs.get("dropout") and all(kwargs.get(name) is None for name in unusual)
+
+
+def _one_query(
+    bank: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
+) -> Tensor:
+    """Attention [P·B, 1, heads, head_dim] of one query a row, with one softmax over two sources.
+
+    Prefix and cache are read where they lie; joining them would copy the whole cache at each
+    token and layer.
+    """
+    rows, heads, _, head_dim = query.shape
+    prefix_k, prefix_v = bank.prefix_k.to(query.dtype), bank.prefix_v.to(query.dtype)
+    P, kv_heads, n, _ = prefix_k.shape
+    batch, group = rows // P, heads // kv_heads
+    query = query.reshape(rows, kv_heads, group, head_dim) * (head_dim**-0.5 if scaling is None else scaling)
+    # [P, kv_heads, B·group, head_dim]: all rows of one stream ask the same prefix.
+    by_stream = query.view(P, batch, kv_heads, group, head_dim).transpose(1, 2).flatten(2, 3)
+    of_prefix = (by_stream @ prefix_k.transpose(-1, -2)).view(P, kv_heads, batch, group, n)
+    of_prefix = of_prefix.transpose(1, 2).reshape(rows, kv_heads, group, n)
+    of_cache = query @ key.transpose(-1, -2)
+    if mask is not None:
+        of_cache = of_cache.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else of_cache + mask
+    weights = torch.softmax(torch.cat([of_prefix, of_cache], dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)
+    to_prefix = weights[..., :n].view(P, batch, kv_heads, group, n).transpose(1, 2).flatten(2, 3)
+    from_prefix = (to_prefix @ prefix_v).view(P, kv_heads, batch, group, -1).transpose(1, 2)
+    output = weights[..., n:] @ value + from_prefix.reshape(rows, kv_heads, group, -1)
+    return output.reshape(rows, 1, heads, -1)
+
+
 def parscale_eager(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **kwargs: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     """The architecture's own eager attention over prefix and sequence; the mask is additive."""
-    eager = sys.modules[type(module).__module__].eager_attention_forward
-    if hasattr(module, "prefix_k"):
-        key, value, n = _with_prefix(module, key, value)
-        attention_mask = F.pad(attention_mask, (n, 0), value=0.0)
+    _note(module, key, value)
+    eager = sys.modules[_home(module)].eager_attention_forward
+    bank = active_bank(module)
+    if bank is not None:
+        key, value, n = _with_prefix(bank, key, value)
+        if attention_mask is not None:
+            attention_mask = F.pad(attention_mask, (n, 0), value=0.0)
     return eager(module, query, key, value, attention_mask, **kwargs)
+
+
+def _home(module: nn.Module) -> str:
+    """The file of the attention class that has an eager function of its own."""
+    for kind in type(module).__mro__:
+        if hasattr(sys.modules.get(kind.__module__), "eager_attention_forward"):
+            return kind.__module__
+    raise ValueError(f"{type(module).__name__} has no eager attention to put prefixes into")
 
 
 AttentionInterface.register("parscale_sdpa", parscale_sdpa)

@@ -28,7 +28,7 @@ def evaluate(model: Any, windows: np.ndarray, documents: np.ndarray, device: str
     """Loss of `model` on `windows` [w, seq_len + 1], which begin in `documents` [w]."""
     model.eval()
     probe = _StreamProbe()
-    aggregator = getattr(model.model, "aggregate_layer", None)
+    aggregator = model.get_decoder().mixture
     hook = aggregator.register_forward_hook(probe) if aggregator is not None else None
     losses = []
     for first in range(0, len(windows), _BATCH):

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM
 
 from scalelab.errors import ScalelabError
-from scalelab.model import Qwen2ParScaleConfig, Qwen2ParScaleForCausalLM
+from scalelab.model import lm_class
+from scalelab.model.banks import active_bank, attention_modules
 from scalelab.train.data import training_batches, validation_windows
 from scalelab.train.evaluate import Evaluation, evaluate
 from scalelab.train.recipe import Recipe, RunConfig
@@ -29,6 +30,7 @@ from scalelab.train.tokens import TokenData
 Progress = Callable[[int, float, float], None]  # step, loss in nats a token, tokens a second
 
 _CURVE_POINTS = 100
+_StreamedQwen2 = lm_class(Qwen2ForCausalLM)
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class TrainResult:
     model: nn.Module
 
 
-def build_model(config: RunConfig) -> Qwen2ParScaleForCausalLM:
+def build_model(config: RunConfig) -> Any:
     """The model of a run, initialised so that for one seed every P shares the backbone's weights."""
     shape, recipe = config.architecture, config.recipe
-    settings = Qwen2ParScaleConfig(
+    settings = _StreamedQwen2.config_class(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -62,7 +64,7 @@ def build_model(config: RunConfig) -> Qwen2ParScaleForCausalLM:
         torch.manual_seed(config.seed)
         backbone = Qwen2ForCausalLM(settings)
         torch.manual_seed(config.seed + 1_000_003)
-        model = Qwen2ParScaleForCausalLM(settings)
+        model = _StreamedQwen2(settings)
         model.load_state_dict(backbone.state_dict(), strict=False)
         if shape.P > 1:
             _init_streams(model, recipe)
@@ -70,18 +72,18 @@ def build_model(config: RunConfig) -> Qwen2ParScaleForCausalLM:
 
 
 @torch.no_grad()
-def _init_streams(model: Qwen2ParScaleForCausalLM, recipe: Recipe) -> None:
+def _init_streams(model: Any, recipe: Recipe) -> None:
     """Prefixes wide enough to make streams differ, and a mixture that starts uniform.
 
     With the ordinary N(0, 0.02) the streams of a small model stay copies of each other, and the
     mixture falls onto one of them.
     """
-    for layer in model.model.layers:
-        layer.self_attn.prefix_k.normal_(std=recipe.prefix_key_std)
-        layer.self_attn.prefix_v.normal_(std=recipe.prefix_value_std)
-    last = model.model.aggregate_layer[2]
-    last.weight.zero_()
-    last.bias.zero_()
+    decoder = model.get_decoder()
+    for module in attention_modules(decoder):
+        bank = active_bank(module)
+        bank.prefix_k.normal_(std=recipe.prefix_key_std)
+        bank.prefix_v.normal_(std=recipe.prefix_value_std)
+    decoder.mixture.start_uniform()
 
 
 def _optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.AdamW:

@@ -1,0 +1,142 @@
+"""Streams for a model that has none: checked first, then added in place."""
+
+# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from scalelab.model.attention import attention_name, watch_calls
+from scalelab.model.banks import active_bank, attention_modules, bank_sizes, kv_shapes
+from scalelab.model.classes import adopt, config_class, lm_class
+from scalelab.model.decoder import StreamedDecoder
+from scalelab.model.language_model import StreamedLM
+
+
+def add_streams(
+    model: PreTrainedModel,
+    P: int | Sequence[int],
+    prefix_tokens: int | None = None,
+    smooth: float = 0.01,
+    aggregation: str = "dynamic",
+    seed: int = 0,
+) -> Any:
+    """Give a causal language model banks of P streams, in place; returns it, using the last of them.
+
+    For every decoder of transformers that uses its attention interface. Prefixes start at
+    N(0, initializer_range²) and the mixture uniform (`init.start_from_text` starts better on a
+    pretrained model). On a model that has banks, more are added; `smooth` and `aggregation` are the
+    model's and count for the first. P = 1 is the plain model, unless `prefix_tokens` asks for a
+    trained prefix without mixture: prefix tuning.
+
+    Raises ValueError naming the architecture that cannot have streams, and why.
+    """
+    wanted = [P] if isinstance(P, int) else list(P)
+    if not wanted or min(wanted) < 1:
+        raise ValueError(f"P must be at least 1, not {P}")
+    if prefix_tokens is not None and prefix_tokens < 1:
+        raise ValueError(f"prefix_tokens must be at least 1, not {prefix_tokens}")
+    sizes = {p: prefix_tokens or 48 for p in wanted if p > 1 or prefix_tokens}
+    if not isinstance(model, StreamedLM):
+        _make_streamed(model)
+    new = {p: n for p, n in sizes.items() if p not in model.banks}
+    if taken := [p for p in sizes if p not in new]:
+        raise ValueError(f"the model has a bank of {taken[0]} streams already")
+    if new:
+        _declare(model, new, smooth, aggregation)
+        model.build_banks()
+        model.set_attn_implementation(model.config._attn_implementation)
+    for p in new:
+        model.set_streams(p)
+        _initialise(model, seed + p)
+    model.set_streams(wanted[-1])
+    return model
+
+
+def _declare(model: StreamedLM, new: dict[int, int], smooth: float, aggregation: str) -> None:
+    config = model.config
+    if not model.banks:
+        config.parscale_attn_smooth, config.parscale_aggregation = smooth, aggregation
+        if len(new) == 1 and 1 not in new:
+            ((config.parscale_n, config.parscale_n_tokens),) = new.items()
+            return
+        config.parscale_banks = {}
+    else:
+        model.keep_banks_in_dict()
+    banks = {**config.parscale_banks, **{str(p): n for p, n in new.items()}}
+    config.parscale_banks = banks
+    config.parscale_n = max(map(int, banks))
+    config.parscale_n_tokens = banks[str(config.parscale_n)]
+
+
+@torch.no_grad()
+def _initialise(model: StreamedLM, seed: int) -> None:
+    """The bank in use, from nothing."""
+    decoder = model.get_decoder()
+    std = getattr(model.config, "initializer_range", 0.02)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in attention_modules(decoder):
+            bank = active_bank(module)
+            for prefix in (bank.prefix_k, bank.prefix_v):
+                # Drawn on the CPU in fp32, so that devices and dtypes start alike.
+                prefix.copy_(torch.randn(prefix.shape) * std)
+        if decoder.mixture is not None:
+            for part in decoder.mixture.modules():
+                if isinstance(part, nn.Linear):
+                    part.weight.copy_(torch.randn(part.weight.shape) * std)
+                    part.bias.zero_()
+            decoder.mixture.start_uniform()
+
+
+def _make_streamed(model: PreTrainedModel) -> None:
+    """Turn `model` into its class with streams, without a bank yet, if its layers can see prefixes."""
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{name}: an encoder–decoder has no single stream of text to run P times")
+    decoder = model.get_decoder()
+    if decoder is model or not isinstance(decoder, PreTrainedModel) or decoder.config is not model.config:
+        raise ValueError(f"{name}: no decoder of its own between embedding and head to put streams around")
+    if not name.endswith(("ForCausalLM", "LMHeadModel")):
+        raise ValueError(f"{name}: not a causal language model")
+    modules = attention_modules(decoder)
+    shapes = _probe(model, modules)
+    config = model.config
+    config.__class__ = config_class(type(config))
+    if shapes != kv_shapes(config, len(modules)):
+        config.parscale_kv_shapes = [list(shape) for shape in shapes]
+    model.__class__ = lm_class(type(model))
+    adopt(model)
+
+
+def _probe(model: PreTrainedModel, modules: list[nn.Module]) -> list[tuple[int, int, int]]:
+    """(kv_heads, key_dim, value_dim) of each layer, from a run of two tokens.
+
+    Raises ValueError where a layer's attention does not come through the interface: its prefixes
+    would have no effect.
+    """
+    name, layers = type(model).__name__, model.config.num_hidden_layers
+    own = model.config._attn_implementation
+    training = model.training
+    try:
+        model.set_attn_implementation(attention_name(own))
+        with watch_calls(keep=True) as calls, torch.no_grad():
+            model.eval()(torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        model.train(training)
+        model.config._attn_implementation = own
+    seen = {id(m): (k, v) for m, k, v in zip(calls.modules, calls.keys, calls.values, strict=True)}
+    if len(modules) != layers or set(seen) != {id(m) for m in modules} or len(calls.modules) != layers:
+        raise ValueError(
+            f"{name}: only {len(seen)} of its {layers} layers attend through the attention interface of "
+            "transformers, so prefixes would have no effect on the others; streams need all of them"
+        )
+    return [(seen[id(m)][0].shape[1], seen[id(m)][0].shape[3], seen[id(m)][1].shape[3]) for m in modules]

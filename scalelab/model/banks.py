@@ -1,0 +1,74 @@
+"""Where the learned prefixes live: one bank of keys and values for each P, in every attention module.
+
+A model with one bank keeps it as the released checkpoints do, ``self_attn.prefix_k`` and
+``prefix_v``; one with several keeps them in a `ModuleDict`, ``self_attn.prefix_banks.4.prefix_k``,
+so that optimisers, ``.to()`` and checkpoints see them all.
+"""
+
+# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+OWN = "own"  # the active bank is the attention module itself
+
+
+class PrefixBank(nn.Module):
+    """Keys and values [P, kv_heads, n, head_dim] that P streams see before the sequence."""
+
+    def __init__(self, P: int, n_tokens: int, kv_heads: int, key_dim: int, value_dim: int, like: torch.Tensor) -> None:
+        super().__init__()
+        put_prefix(self, P, n_tokens, (kv_heads, key_dim, value_dim), like)
+
+
+def put_prefix(
+    module: nn.Module, P: int, n_tokens: int, shape: tuple[int, int, int], like: torch.Tensor
+) -> None:
+    """Give `module` uninitialised prefixes; `shape` is (kv_heads, key_dim, value_dim)."""
+    kv_heads, *dims = shape
+    for name, dim in zip(("prefix_k", "prefix_v"), dims, strict=True):
+        empty = torch.empty((P, kv_heads, n_tokens, dim), dtype=like.dtype, device=like.device)
+        setattr(module, name, nn.Parameter(empty))
+    module._is_hf_initialized = False
+
+
+def active_bank(module: nn.Module) -> nn.Module | None:
+    """What holds the prefixes in use by an attention module; None where it is plain."""
+    name = getattr(module, "active_streams", None)
+    if name is None:
+        return None
+    return module if name == OWN else module.prefix_banks[name]
+
+
+def bank_sizes(config: Any) -> dict[int, int]:
+    """{P: prefix tokens} of the banks that a config declares."""
+    if config.parscale_banks:
+        return {int(P): n for P, n in config.parscale_banks.items()}
+    return {config.parscale_n: config.parscale_n_tokens} if config.parscale_n > 1 else {}
+
+
+def attention_modules(decoder: nn.Module) -> list[nn.Module]:
+    """The self-attention of each layer, by transformers' conventions; cross-attention left out."""
+    return [
+        module
+        for module in decoder.modules()
+        if "Attention" in type(module).__name__
+        and getattr(module, "layer_idx", None) is not None
+        and not getattr(module, "is_cross_attention", False)
+    ]
+
+
+def kv_shapes(config: Any, count: int) -> list[tuple[int, int, int]]:
+    """(kv_heads, key_dim, value_dim) of each of `count` attention modules."""
+    if config.parscale_kv_shapes:
+        return [tuple(shape) for shape in config.parscale_kv_shapes]
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return [(kv_heads, head_dim, head_dim)] * count

@@ -1,0 +1,130 @@
+"""For each causal language model of transformers, the class that has streams.
+
+``LlamaForCausalLM`` gets ``LlamaParScaleForCausalLM`` with model_type ``llama_parscale``; of Qwen2
+that is the format of the released ParScale checkpoints. The model type is one of its own, so that
+a checkpoint with streams can never be loaded as the plain architecture with its streams dropped.
+"""
+
+# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from scalelab.model.attention import attention_name
+from scalelab.model.decoder import StreamedDecoder
+from scalelab.model.language_model import StreamedLM
+
+SUFFIX = "_parscale"
+
+# Registered on import, so that AutoModelForCausalLM knows them; the tests cover each.
+FAMILIES = (
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM",
+    "Olmo2ForCausalLM",
+    "Phi3ForCausalLM",
+    "SmolLM3ForCausalLM",
+)
+
+
+@cache
+def config_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+    """`base` with the keys of streams."""
+
+    class ParScaleConfig(base):
+        model_type = base.model_type + SUFFIX
+
+        # Of the released checkpoints
+        parscale_n: int = 1
+        parscale_n_tokens: int = 48
+        parscale_attn_smooth: float = 0.01  # ε of the mixture
+        # Ours
+        parscale_aggregation: str = "dynamic"
+        parscale_banks: dict[str, int] | None = None  # {P: prefix tokens}; None: just the bank above
+        parscale_active: int | None = None  # P in use where it is not parscale_n
+        parscale_kv_shapes: list | None = None  # where the config does not tell
+
+        def to_dict(self) -> dict[str, Any]:
+            content = super().to_dict()
+            # Readers older than transformers 5 look for it here; the original's code is one.
+            rope = content.get("rope_parameters")
+            if isinstance(rope, dict) and "rope_theta" in rope:
+                content["rope_theta"] = rope["rope_theta"]
+            return content
+
+    return _named(ParScaleConfig, base.__name__.replace("Config", "ParScaleConfig"))
+
+
+@cache
+def decoder_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """`base`, a decoder without head, with its inputs repeated and its outputs mixed."""
+
+    class ParScaleDecoder(StreamedDecoder, base):
+        argument_names = tuple(inspect.signature(base.forward).parameters)[1:]
+
+    return _named(ParScaleDecoder, base.__name__.removesuffix("Model") + "ParScaleModel")
+
+
+def adopt(model: StreamedLM) -> None:
+    """Give a model of an `lm_class` its decoder's class and what its config declares."""
+    decoder = model.get_decoder()
+    if not isinstance(decoder, StreamedDecoder):
+        decoder.__class__ = decoder_class(type(decoder))
+    if model.banks:
+        model.config._attn_implementation = attention_name(model.config._attn_implementation)
+    model.build_banks()
+    active = model.config.parscale_active
+    model.set_streams(model.config.parscale_n if active is None else active)
+
+
+@cache
+def lm_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """`base`, a causal language model, with streams; registered with the Auto classes."""
+
+    class ParScaleLM(StreamedLM, base):
+        def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+            super().__init__(config, *args, **kwargs)
+            adopt(self)
+            self.init_weights()  # of what came with the banks; the rest has been done
+
+    ParScaleLM.config_class = config_class(base.config_class)
+    for head in ("ForCausalLM", "LMHeadModel"):
+        if base.__name__.endswith(head):
+            _named(ParScaleLM, f"{base.__name__.removesuffix(head)}ParScale{head}")
+    AutoConfig.register(ParScaleLM.config_class.model_type, ParScaleLM.config_class, exist_ok=True)
+    AutoModelForCausalLM.register(ParScaleLM.config_class, ParScaleLM, exist_ok=True)
+    return ParScaleLM
+
+
+def register_type(model_type: str) -> None:
+    """Make `model_type`, such as ``cohere_parscale``, known to the Auto classes.
+
+    Raises ValueError if transformers has no causal language model of that type.
+    """
+    names = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    name = names.get(model_type.removesuffix(SUFFIX))
+    if not model_type.endswith(SUFFIX) or name is None:
+        raise ValueError(f"model type {model_type!r} is no causal language model with streams")
+    lm_class(getattr(transformers, name))
+
+
+def _named(kind: type, name: str) -> type:
+    kind.__name__ = kind.__qualname__ = name
+    return kind

@@ -1,0 +1,134 @@
+"""What streams add around a decoder: inputs repeated before it, hidden states mixed after it."""
+
+# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from scalelab.model.attention import watch_calls
+from scalelab.model.banks import OWN, attention_modules
+
+# Arguments of a decoder that have one row a sequence.
+_BY_ROW = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
+
+
+class StreamedDecoder(nn.Module):
+    """Mixed into a decoder of transformers, in front of its own class.
+
+    `P` and the active banks are set by `StreamedLM.set_streams`.
+    """
+
+    config: PreTrainedConfig
+    argument_names: tuple[str, ...]  # of the base's forward
+    P = 1
+    active_streams: str | None = None  # the bank in use, see `banks.active_bank`
+    checked = False  # every layer was seen to use its prefix
+    replayed: Any = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base's: ids [B, T] in, mixed `last_hidden_state` [B, T, h] out.
+
+        The cache, and hidden states and attentions where asked for, hold P·B rows, stream-major.
+        """
+        if self.replayed is not None:
+            return self.replayed
+        kwargs = dict(zip(self.argument_names, args, strict=False)) | kwargs
+        if self.prefixed:
+            self._refuse_other_attention()
+        kwargs = {name: self._for_streams(name, value) for name, value in kwargs.items()}
+        if self.checked or not self.prefixed or torch.compiler.is_compiling():
+            outputs = super().forward(**kwargs)
+        else:
+            with watch_calls() as calls:
+                outputs = super().forward(**kwargs)
+            self._check(calls.modules)
+        return outputs if self.P == 1 else self._mixed(outputs)
+
+    @property
+    def prefixed(self) -> bool:
+        """Whether a bank is in use: with P > 1, or with a trained prefix at P = 1."""
+        return self.active_streams is not None
+
+    @property
+    def mixture(self) -> nn.Module | None:
+        """What mixes the streams in use; None for P = 1."""
+        if self.P == 1:
+            return None
+        return self.aggregate_layer if self.active_streams == OWN else self.aggregate_banks[self.active_streams]
+
+    def _for_streams(self, name: str, value: Any) -> Any:
+        if self.P == 1 or value is None or name not in _BY_ROW:
+            return value
+        if name == "position_ids" and value.shape[0] == 1:  # one row serves all
+            return value
+        return _repeat_rows(value, self.P)
+
+    def _mixed(self, outputs: Any) -> Any:
+        hidden = outputs[0]
+        streams = hidden.view(self.P, hidden.shape[0] // self.P, *hidden.shape[1:])
+        mixed = self.mixture(streams)
+        if isinstance(outputs, tuple):
+            return (mixed, *outputs[1:])
+        outputs.last_hidden_state = mixed
+        logits = getattr(outputs, "router_logits", None)
+        if logits:
+            # One entry a layer and stream, so that the balancing loss, a mean over entries, counts
+            # each router once and its padding mask of B rows fits.
+            outputs.router_logits = tuple(part for layer in logits for part in layer.chunk(self.P))
+        return outputs
+
+    def _refuse_other_attention(self) -> None:
+        name = self.config._attn_implementation
+        if name is None or not name.startswith("parscale_"):
+            raise ValueError(
+                f"attention {name!r} would leave the streams' prefixes out; "
+                "change it with model.set_attn_implementation"
+            )
+
+    def _check(self, called: list[nn.Module]) -> None:
+        """A model whose prefixes have no effect must be impossible."""
+        missed = [m for m in attention_modules(self) if m not in set(called)]
+        if missed:
+            raise ValueError(
+                f"{type(self).__name__}: {len(missed)} of {len(attention_modules(self))} layers do not use the "
+                f"attention interface of transformers ({type(missed[0]).__name__}): their prefixes would have no effect"
+            )
+        self.checked = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        # The library knows nothing of the prefixes and would leave them as memory was found.
+        if isinstance(getattr(module, "prefix_k", None), nn.Parameter):
+            std = getattr(self.config, "initializer_range", 0.02)
+            init.normal_(module.prefix_k, std=std)
+            init.normal_(module.prefix_v, std=std)
+
+    @contextmanager
+    def replay(self, hidden: Tensor) -> Iterator[None]:
+        """Within, the decoder does not run: the head gets `hidden` [B, T, h] from it."""
+        self.replayed = BaseModelOutputWithPast(last_hidden_state=hidden)
+        try:
+            yield
+        finally:
+            self.replayed = None
+
+
+def _repeat_rows(value: Any, P: int) -> Any:
+    """Rows of `value` for P streams, stream-major; a dict of prepared masks mask by mask."""
+    if isinstance(value, dict):
+        return {name: _repeat_rows(mask, P) for name, mask in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    return value.repeat(P, *[1] * (value.ndim - 1))

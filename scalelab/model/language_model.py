@@ -1,0 +1,125 @@
+"""A causal language model with banks of streams: which there are, which is in use, what is trained."""
+
+# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedConfig
+
+from scalelab.model.aggregate import make_mixture
+from scalelab.model.attention import attention_name
+from scalelab.model.banks import (
+    OWN,
+    PrefixBank,
+    active_bank,
+    attention_modules,
+    bank_sizes,
+    kv_shapes,
+    put_prefix,
+)
+
+
+class StreamedLM(nn.Module):
+    """Mixed into a causal language model of transformers, in front of its own class."""
+
+    config: PreTrainedConfig
+
+    @property
+    def P(self) -> int:
+        """Streams in use."""
+        return self.get_decoder().P
+
+    @property
+    def banks(self) -> dict[int, int]:
+        """{P: prefix tokens} of the banks that the model holds."""
+        return bank_sizes(self.config)
+
+    def set_streams(self, P: int) -> None:
+        """Use the bank of P streams; P = 1 without one is the plain backbone.
+
+        Caches filled before do not fit. Raises ValueError naming the banks there are.
+        """
+        if P not in self.banks and P != 1:
+            have = ", ".join(map(str, self.banks)) or "none"
+            raise ValueError(f"no bank of {P} streams (there are: {have}); add it with add_streams(model, {P})")
+        name = None if P not in self.banks else str(P) if self.config.parscale_banks else OWN
+        decoder = self.get_decoder()
+        for module in (decoder, *attention_modules(decoder)):
+            module.active_streams = name
+        decoder.P = P
+        self.config.parscale_active = None if P == self.config.parscale_n else P
+
+    def build_banks(self) -> None:
+        """Make the parameters of all banks that the config declares and the model lacks, uninitialised."""
+        config, decoder = self.config, self.get_decoder()
+        modules = attention_modules(decoder)
+        for module, shape in zip(modules, kv_shapes(config, len(modules)), strict=True):
+            like = next(module.parameters())
+            for P, n_tokens in self.banks.items():
+                if not config.parscale_banks:
+                    put_prefix(module, P, n_tokens, shape, like)
+                elif str(P) not in _dict_of(module, "prefix_banks"):
+                    module.prefix_banks[str(P)] = PrefixBank(P, n_tokens, *shape, like=like)
+        like = next(decoder.parameters())
+        for P in self.banks:
+            if P == 1 or str(P) in getattr(decoder, "aggregate_banks", ()):
+                continue
+            mixture = make_mixture(config.parscale_aggregation, config.hidden_size, P, config.parscale_attn_smooth)
+            mixture.to(like.device, like.dtype)
+            if config.parscale_banks:
+                _dict_of(decoder, "aggregate_banks")[str(P)] = mixture
+            else:
+                decoder.aggregate_layer = mixture
+
+    def keep_banks_in_dict(self) -> None:
+        """From the released layout, which holds one bank, to the one that holds several."""
+        if self.config.parscale_banks is not None:
+            return
+        ((P, n_tokens),) = self.banks.items()
+        decoder = self.get_decoder()
+        for module in attention_modules(decoder):
+            bank = nn.Module.__new__(PrefixBank)
+            nn.Module.__init__(bank)
+            bank.prefix_k, bank.prefix_v = module.prefix_k, module.prefix_v
+            del module.prefix_k, module.prefix_v
+            _dict_of(module, "prefix_banks")[str(P)] = bank
+        _dict_of(decoder, "aggregate_banks")[str(P)] = decoder.aggregate_layer
+        del decoder.aggregate_layer
+        self.config.parscale_banks = {str(P): n_tokens}
+        self.set_streams(self.P)
+
+    def stream_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of the bank in use: prefixes and mixture."""
+        decoder = self.get_decoder()
+        held = {id(p) for p in (decoder.mixture.parameters() if decoder.mixture is not None else ())}
+        for module in attention_modules(decoder):
+            bank = active_bank(module)
+            if bank is not None:
+                held |= {id(bank.prefix_k), id(bank.prefix_v)}
+        yield from ((name, p) for name, p in self.named_parameters() if id(p) in held)
+
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
+        """As the library's, for the implementations that see the prefixes. Raises ValueError for another."""
+        if self.banks and isinstance(attn_implementation, str):
+            attn_implementation = attention_name(attn_implementation)
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
+    def _reorder_cache(self, cache: Cache, beam_idx: Tensor) -> Cache:
+        """Beam search permutes B rows; every stream's rows move alike."""
+        offsets = torch.arange(self.P, device=beam_idx.device).repeat_interleave(len(beam_idx)) * len(beam_idx)
+        cache.reorder_cache(beam_idx.repeat(self.P) + offsets)
+        return cache
+
+
+def _dict_of(module: nn.Module, name: str) -> nn.ModuleDict:
+    if not hasattr(module, name):
+        setattr(module, name, nn.ModuleDict())
+    return getattr(module, name)
