@@ -27,9 +27,7 @@ class PrefixBank(nn.Module):
         put_prefix(self, P, n_tokens, (kv_heads, key_dim, value_dim), like)
 
 
-def put_prefix(
-    module: nn.Module, P: int, n_tokens: int, shape: tuple[int, int, int], like: torch.Tensor
-) -> None:
+def put_prefix(module: nn.Module, P: int, n_tokens: int, shape: tuple[int, int, int], like: torch.Tensor) -> None:
     """Give `module` uninitialised prefixes; `shape` is (kv_heads, key_dim, value_dim)."""
     kv_heads, *dims = shape
     for name, dim in zip(("prefix_k", "prefix_v"), dims, strict=True):

@@ -18,6 +18,7 @@ from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import _CAN_RECORD_REGISTRY
 
 from scalelab.model.attention import attention_name
 from scalelab.model.decoder import StreamedDecoder
@@ -87,6 +88,8 @@ def adopt(model: StreamedLM) -> None:
     decoder = model.get_decoder()
     if not isinstance(decoder, StreamedDecoder):
         decoder.__class__ = decoder_class(type(decoder))
+        # What `output_hidden_states` and router logits hook into is kept by class, and noted on construction.
+        _CAN_RECORD_REGISTRY[decoder] = decoder._can_record_outputs
     if model.banks:
         model.config._attn_implementation = attention_name(model.config._attn_implementation)
     model.build_banks()

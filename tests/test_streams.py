@@ -1,0 +1,280 @@
+"""Streams on every architecture: what must hold whatever the decoder is."""
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from scalelab.model import add_streams
+from scalelab.model.banks import active_bank, attention_modules
+from tests.families import FAMILIES, make, warm
+
+NAMES = sorted(FAMILIES)
+P = 4
+N_PREFIX = 5
+
+
+def tokens(rows=2, length=11, seed=0):
+    return torch.randint(2, 97, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+def streamed(name, seed=0, P=P, **options):
+    return warm(add_streams(make(name, seed, **options), P, prefix_tokens=N_PREFIX))
+
+
+@torch.no_grad()
+def test_p_1_equals_the_base_exactly(name):
+    model, ids = make(name), tokens()
+    expected = model(ids).logits
+    add_streams(model, 1)
+    assert torch.equal(model(ids).logits, expected)
+    add_streams(model, P, prefix_tokens=N_PREFIX)
+    warm(model)
+    assert (model(ids).logits - expected).abs().max() > 0.1
+    model.set_streams(1)
+    assert torch.equal(model(ids).logits, expected)
+
+
+@torch.no_grad()
+def test_cached_decoding_equals_full_forward(name):
+    model, ids = streamed(name), tokens(length=17)  # beyond the sliding windows
+    full = model(ids).logits
+    out = model(ids[:, :7], use_cache=True)
+    parts = [out.logits]
+    for t in range(7, 17):
+        out = model(ids[:, t : t + 1], past_key_values=out.past_key_values, use_cache=True)
+        parts.append(out.logits)
+    torch.testing.assert_close(torch.cat(parts, 1), full, atol=2e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_left_padded_rows_equal_unpadded_rows(name):
+    model, ids = streamed(name), tokens()
+    padded = torch.cat([torch.zeros(2, 3, dtype=torch.long), ids], 1)
+    mask = (torch.arange(14) >= 3).long().expand(2, -1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(padded, attention_mask=mask, position_ids=positions).logits[:, 3:]
+    torch.testing.assert_close(logits, model(ids).logits, atol=2e-4, rtol=1e-4)
+    # and generation from a batch of unequal lengths is that of each row alone
+    options = {"max_new_tokens": 6, "do_sample": False}
+    mixed = torch.cat([padded[:1], tokens(1, 14, seed=3)])
+    both = torch.cat([mask[:1], torch.ones(1, 14, dtype=torch.long)])
+    batch = model.generate(mixed, attention_mask=both, **options)[:, 14:]
+    assert torch.equal(batch[:1], model.generate(ids[:1], **options)[:, 11:])
+    assert torch.equal(batch[1:], model.generate(mixed[1:], **options)[:, 14:])
+
+
+@torch.no_grad()
+def test_beam_search_moves_all_streams(name):
+    model, ids = streamed(name), tokens()
+    options = {"max_new_tokens": 6, "do_sample": False, "num_beams": 3, "attention_mask": torch.ones_like(ids)}
+    cached = model.generate(ids, use_cache=True, **options)
+    assert torch.equal(cached, model.generate(ids, use_cache=False, **options))
+
+
+@torch.no_grad()
+def test_a_later_token_never_changes_an_earlier_logit(name):
+    model, ids = streamed(name), tokens()
+    before = model(ids).logits
+    changed = ids.clone()
+    changed[:, 6] = changed[:, 6] % 95 + 2
+    after = model(changed).logits
+    assert (changed != ids).any()
+    # The mixture of experts gathers tokens by expert, so its sums may round otherwise.
+    assert (after - before)[:, :6].abs().max() < 1e-4
+    assert (after - before)[:, 6:].abs().max() > 1e-2
+
+
+def test_gradients_reach_every_prefix_with_and_without_checkpointing(name):
+    model, ids = streamed(name), tokens(length=9)
+    model.train()
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.zero_grad()
+        model(ids, labels=ids, use_cache=False).loss.backward()
+        gradients.append({k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None})
+    plain, recomputed = gradients
+    prefixes = [k for k in plain if "prefix_" in k]
+    assert len(prefixes) == 2 * model.config.num_hidden_layers
+    for key in prefixes:
+        assert (plain[key].flatten(1).norm(dim=1) > 1e-7).all(), key  # each stream of it
+    assert plain.keys() == recomputed.keys()
+    for key, gradient in plain.items():
+        torch.testing.assert_close(recomputed[key], gradient, atol=1e-5, rtol=1e-3, msg=key)
+
+
+@torch.no_grad()
+def test_what_is_saved_loads_to_the_same_numbers(name, tmp_path):
+    model, ids = streamed(name), tokens()
+    add_streams(model, 2, prefix_tokens=3)
+    warm(model)
+    expected = {2: model(ids).logits}
+    for p in (1, 4):
+        model.set_streams(p)
+        expected[p] = model(ids).logits
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert again.banks == {2: 3, 4: N_PREFIX}
+    assert again.P == 4
+    for p in (4, 2, 1):
+        again.set_streams(p)
+        assert torch.equal(again(ids).logits, expected[p])
+
+
+@torch.no_grad()
+def test_eager_and_sdpa_agree(name):
+    if name == "gemma2":
+        pytest.skip("the library has no SDPA for a softcap")
+    ids = tokens(length=13)
+    logits = [streamed(name, attn_implementation=how)(ids).logits for how in ("sdpa", "eager")]
+    torch.testing.assert_close(*logits, atol=2e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_hidden_states_come_with_a_row_for_each_stream(name):
+    model, ids = streamed(name), tokens()
+    states = model(ids, output_hidden_states=True).hidden_states
+    assert len(states) == model.config.num_hidden_layers + 1
+    assert all(state.shape == (P * len(ids), ids.shape[1], 32) for state in states)
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
+def test_router_losses_count_once(name):
+    """With streams that are copies of the plain model the balancing loss is the plain model's."""
+    model, ids = make(name), tokens()
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    plain = model(ids, attention_mask=mask, labels=ids, output_router_logits=True)
+    streamed = add_streams(model, P, prefix_tokens=2)
+    with torch.no_grad():  # keys that no query is drawn to
+        for module in attention_modules(streamed.get_decoder()):
+            bank = active_bank(module)
+            bank.prefix_v.zero_()
+            bank.prefix_k.zero_()
+    out = streamed(ids, attention_mask=mask, labels=ids, output_router_logits=True)
+    assert len(out.router_logits) == P * len(plain.router_logits)
+    assert out.router_logits[0].shape == plain.router_logits[0].shape
+    single = add_streams(make(name), 1, prefix_tokens=2)
+    with torch.no_grad():
+        for module in attention_modules(single.get_decoder()):
+            active_bank(module).prefix_k.zero_()
+            active_bank(module).prefix_v.zero_()
+    assert out.aux_loss.item() == pytest.approx(
+        single(ids, attention_mask=mask, labels=ids, output_router_logits=True).aux_loss.item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+@torch.no_grad()
+def test_static_cache_generates_the_same(name):
+    model, ids = streamed(name), tokens()
+    options = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    expected = model.generate(ids, **options)
+    assert torch.equal(model.generate(ids, cache_implementation="static", **options), expected)
+
+
+def test_training_only_the_streams_leaves_the_rest(name):
+    model, ids = streamed(name), tokens()
+    own = dict(model.stream_parameters())
+    assert len(own) == 2 * model.config.num_hidden_layers + 4
+    model.requires_grad_(False)
+    for parameter in own.values():
+        parameter.requires_grad_(True)
+    model(ids, labels=ids).loss.backward()
+    assert {k for k, p in model.named_parameters() if p.grad is not None} == set(own)
+
+
+def test_prefix_tuning_is_one_stream_with_a_prefix():
+    model, ids = make("llama"), tokens()
+    plain = model(ids).logits
+    add_streams(model, 1, prefix_tokens=8)
+    assert model.banks == {1: 8}
+    assert model.get_decoder().mixture is None
+    assert len(dict(model.stream_parameters())) == 6
+    assert (model(ids).logits - plain).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_switching_streams_and_back_changes_nothing(tmp_path):
+    model, ids = make("qwen2"), tokens()
+    options = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    add_streams(model, [2, 4, 8], prefix_tokens=N_PREFIX)
+    for p in (2, 4, 8):
+        model.set_streams(p)
+        warm(model, seed=p)
+    before = {}
+    for p in (1, 2, 4, 8):
+        model.set_streams(p)
+        before[p] = model.generate(ids, **options)
+    assert len({tuple(out.flatten().tolist()) for out in before.values()}) > 1
+    for p in (8, 2, 1, 4):
+        model.set_streams(p)
+        assert torch.equal(model.generate(ids, **options), before[p])
+    with pytest.raises(ValueError, match="no bank of 3 streams"):
+        model.set_streams(3)
+
+
+def test_a_bank_added_to_a_released_checkpoint_keeps_what_it_had():
+    from tests.conftest import DATA
+
+    model = AutoModelForCausalLM.from_pretrained(DATA / "parscale" / "P4_t5")
+    ids = tokens()
+    expected = model(ids).logits
+    add_streams(model, 2)
+    model.set_streams(4)
+    assert torch.equal(model(ids).logits, expected)
+    model(ids, labels=ids).loss.backward()
+    assert all(p.grad is not None for _, p in model.stream_parameters())
+    with pytest.raises(ValueError, match="a bank of 4 streams already"):
+        add_streams(model, 4)
+
+
+REFUSED = {
+    "BloomConfig": {"n_layer": 2, "n_head": 4, "hidden_size": 32},
+    "MambaConfig": {"num_hidden_layers": 2, "hidden_size": 32, "state_size": 4},
+    "FalconConfig": {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32},
+    "GPTJConfig": {"n_layer": 2, "n_head": 4, "n_embd": 32, "rotary_dim": 4},
+    "XGLMConfig": {"num_layers": 2, "attention_heads": 4, "d_model": 32, "ffn_dim": 32},
+    "RwkvConfig": {"num_hidden_layers": 2, "hidden_size": 32, "attention_hidden_size": 32},
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_architectures_without_the_interface_are_refused_by_name(kind):
+    model = AutoModelForCausalLM.from_config(getattr(transformers, kind)(vocab_size=97, **REFUSED[kind])).eval()
+    before = model(tokens()).logits
+    with pytest.raises(ValueError, match=type(model).__name__):
+        add_streams(model, 2)
+    assert torch.equal(model(tokens()).logits, before)  # and left as it was
+
+
+def test_encoder_decoders_are_refused_by_name():
+    config = transformers.T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4)
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration: an encoder–decoder"):
+        add_streams(transformers.T5ForConditionalGeneration(config), 2)
+
+
+def test_a_layer_that_passes_the_interface_by_is_caught_at_its_first_run():
+    """Were one to slip through the check on adding, no output would be given."""
+    model = streamed("llama")
+    model.get_decoder().checked = False
+    attention = model.model.layers[1].self_attn
+    attention.forward = lambda hidden_states, **kwargs: (hidden_states, None)
+    with pytest.raises(ValueError, match="1 of 3 layers do not use the attention interface"):
+        model(tokens())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0,), "P must be at least 1"), (([],), "P must be at least 1"), ((2, 0), "prefix_tokens must be at least 1")],
+)
+def test_senseless_numbers_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        add_streams(make("llama"), *arguments)
