@@ -8,12 +8,19 @@ QKV bias, no output bias, 48 prefix tokens a stream and layer.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from scalelab.errors import UsageError
 from scalelab.units import format_count
 
 PREFIX_TOKENS = 48  # the paper's choice
+# Parameters of what mixes P streams of width h, by its name (scalelab.model.aggregate holds them).
+MIXTURE_PARAMS: dict[str, Callable[[int, int], int]] = {
+    "dynamic": lambda h, P: P * h * h + h + h * P + P,  # the paper's
+    "mean": lambda h, P: 0,
+    "channel": lambda h, P: P * h,
+}
 MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
 
 
@@ -33,6 +40,7 @@ class Architecture:
     P: int = 1
     prefix_tokens: int = PREFIX_TOKENS
     tied_embeddings: bool = True
+    aggregation: str = "dynamic"  # one of MIXTURE_PARAMS
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads"):
@@ -43,6 +51,8 @@ class Architecture:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.prefix_tokens < 0:
             raise UsageError(f"prefix_tokens must not be negative, not {self.prefix_tokens}")
+        if self.aggregation not in MIXTURE_PARAMS:
+            raise UsageError(f"aggregation {self.aggregation!r}: choose one of {', '.join(MIXTURE_PARAMS)}")
         if self.hidden_size % self.num_heads:
             raise UsageError(
                 f"hidden size {self.hidden_size} does not divide into {self.num_heads} heads; "
@@ -70,9 +80,8 @@ class Architecture:
         """Parameters of the prefixes and of the aggregator; 0 for P = 1."""
         if self.P == 1:
             return 0
-        h, P = self.hidden_size, self.P
-        prefixes = self.num_layers * 2 * P * self.num_kv_heads * self.prefix_tokens * self.head_dim
-        return prefixes + P * h * h + h + h * P + P
+        prefixes = self.num_layers * 2 * self.P * self.num_kv_heads * self.prefix_tokens * self.head_dim
+        return prefixes + MIXTURE_PARAMS[self.aggregation](self.hidden_size, self.P)
 
     @property
     def embedding_params(self) -> int:

@@ -45,8 +45,8 @@ def test_mixture_starts_uniform_and_streams_differ(config, data):
     model = build_model(streams(config, 4))
     windows, documents = validation_windows(data.validation(), data.validation_starts(), 64, 4096)
     result = evaluate(model, windows, documents, "cpu", bf16=False)
-    assert result.mixture_weights == pytest.approx([0.25] * 4, abs=1e-6)
-    assert result.stream_cosine < 0.999
+    assert result.streams.mixture_weights == pytest.approx([0.25] * 4, abs=1e-6)
+    assert result.streams.cosine < 0.999
     assert result.loss == pytest.approx(np.log(data.vocab_size), rel=0.1)
 
 

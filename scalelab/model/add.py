@@ -15,9 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from scalelab.model.attention import attention_name, watch_calls
-from scalelab.model.banks import active_bank, attention_modules, bank_sizes, kv_shapes
+from scalelab.model.banks import active_bank, attention_modules, kv_shapes
 from scalelab.model.classes import adopt, config_class, lm_class
-from scalelab.model.decoder import StreamedDecoder
 from scalelab.model.language_model import StreamedLM
 
 

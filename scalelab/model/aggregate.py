@@ -59,7 +59,30 @@ class MeanMixture(nn.Module):
         """Nothing to do: it is uniform."""
 
 
-MIXTURES: dict[str, type[nn.Module]] = {"dynamic": DynamicMixture, "mean": MeanMixture}
+class ChannelMixture(nn.Module):
+    """Σ_p d_p ⊙ x_p / P: a learned scale for each stream and channel, the same for every token."""
+
+    def __init__(self, hidden_size: int, P: int, smooth: float) -> None:
+        super().__init__()
+        self.P = P
+        self.scale = nn.Parameter(torch.ones(P, hidden_size))
+
+    def weights(self, streams: Tensor) -> Tensor:
+        """Each stream's share of the absolute scales, [B, T, P]."""
+        share = self.scale.float().abs().sum(1)
+        return (share / share.sum()).expand(*streams.shape[1:3], self.P)
+
+    def forward(self, streams: Tensor) -> Tensor:
+        """Mixed hidden states [B, T, h] of streams [P, B, T, h]."""
+        return torch.einsum("ph,pbth->bth", (self.scale / self.P).to(streams.dtype), streams)
+
+    @torch.no_grad()
+    def start_uniform(self) -> None:
+        """The plain average."""
+        self.scale.fill_(1.0)
+
+
+MIXTURES: dict[str, type[nn.Module]] = {"dynamic": DynamicMixture, "mean": MeanMixture, "channel": ChannelMixture}
 
 
 def make_mixture(kind: str, hidden_size: int, P: int, smooth: float) -> nn.Module:

@@ -55,7 +55,7 @@ class StreamedLM(nn.Module):
         for module in (decoder, *attention_modules(decoder)):
             module.active_streams = name
         decoder.P = P
-        self.config.parscale_active = None if P == self.config.parscale_n else P
+        self.config.parscale_active = None if self.config.parscale_n == P else P
 
     def build_banks(self) -> None:
         """Make the parameters of all banks that the config declares and the model lacks, uninitialised."""

@@ -9,38 +9,40 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-_BATCH = 64
+from scalelab.train.streams import StreamProbe, StreamReport
+
+_MOST_ROWS = 64
+_MOST_LOGITS = 2**26  # at once: 256 MiB in fp32
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Nats a token over the validation set; diagnostics are None for P = 1."""
+    """Nats a token over the validation set."""
 
     loss: float
     loss_stderr: float
     n_tokens: int
-    mixture_weights: list[float] | None  # mean weight of each stream, summing to 1
-    stream_cosine: float | None  # mean cosine between two streams' final states; 1 = identical
+    streams: StreamReport | None  # None for P = 1
 
 
 @torch.no_grad()
 def evaluate(model: Any, windows: np.ndarray, documents: np.ndarray, device: str, bf16: bool) -> Evaluation:
     """Loss of `model` on `windows` [w, seq_len + 1], which begin in `documents` [w]."""
+    training = model.training
     model.eval()
-    probe = _StreamProbe()
-    aggregator = model.get_decoder().mixture
-    hook = aggregator.register_forward_hook(probe) if aggregator is not None else None
+    probe = StreamProbe(model) if model.P > 1 else None
+    rows = max(1, min(_MOST_ROWS, _MOST_LOGITS // (model.config.vocab_size * windows.shape[1])))
     losses = []
-    for first in range(0, len(windows), _BATCH):
-        batch = torch.from_numpy(windows[first : first + _BATCH]).to(device)
+    for first in range(0, len(windows), rows):
+        batch = torch.from_numpy(windows[first : first + rows]).to(device)
+        inputs, labels = batch[:, :-1], batch[:, 1:]
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bf16):
-            logits = model(batch[:, :-1], use_cache=False).logits
-        token_losses = F.cross_entropy(logits.float().transpose(1, 2), batch[:, 1:], reduction="none")
+            logits = probe.forward(inputs, labels) if probe else model(inputs, use_cache=False).logits
+        token_losses = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
         losses.append(token_losses.mean(1).double().cpu().numpy())
-    if hook is not None:
-        hook.remove()
+    model.train(training)
     loss, stderr = clustered_mean(np.concatenate(losses), documents)
-    return Evaluation(loss, stderr, windows[:, 1:].size, *probe.summary())
+    return Evaluation(loss, stderr, windows[:, 1:].size, probe.report() if probe else None)
 
 
 def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
@@ -56,25 +58,3 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, flo
     if m < 2:
         return mean, float(values.std(ddof=1) / np.sqrt(len(values)))
     return mean, float(np.sqrt(m / (m - 1) * np.sum(deviations**2)) / len(values))
-
-
-class _StreamProbe:
-    """A forward hook on the aggregator: means of its weights and of the streams' likeness."""
-
-    def __init__(self) -> None:
-        self.weights: list[torch.Tensor] = []
-        self.cosines: list[float] = []
-
-    def __call__(self, aggregator: Any, inputs: tuple, output: torch.Tensor) -> None:
-        streams = inputs[0].float()
-        self.weights.append(aggregator.weights(inputs[0]).mean((0, 1)))
-        unit = F.normalize(streams, dim=-1)
-        P = len(unit)
-        # Σ_{p≠q} cos(x_p, x_q) = |Σ_p x̂_p|² − P
-        pairs = (unit.sum(0).pow(2).sum(-1) - P) / (P * (P - 1))
-        self.cosines.append(float(pairs.mean()))
-
-    def summary(self) -> tuple[list[float] | None, float | None]:
-        if not self.weights:
-            return None, None
-        return torch.stack(self.weights).mean(0).tolist(), float(np.mean(self.cosines))

@@ -35,6 +35,7 @@ class Recipe:
     smooth: float = 0.01  # ε of the aggregator
     prefix_key_std: float = 1.0
     prefix_value_std: float = 0.3
+    prefix_lr_scale: float = 1.0
     aggregator_lr_scale: float = 0.1
     # Validation
     val_tokens: int = 131_072
@@ -43,7 +44,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in (
             *("seq_len", "batch_size", "lr", "val_tokens", "grad_clip"),
-            *("init_gain", "prefix_key_std", "prefix_value_std"),
+            *("init_gain", "prefix_key_std", "prefix_value_std", "prefix_lr_scale"),
         ):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -95,21 +96,35 @@ class RunConfig:
 
         The text counts by content, not by name, so a renamed folder is the same corpus.
         """
-        config = asdict(self)
+        config = _without_later_options(asdict(self))
         config["text"] = [self.text.corpus_digest, self.text.tokenizer_digest]
         return _digest(config)
 
     @property
     def setup(self) -> str:
         """Names all that must agree before losses may be compared over N, P, D and seeds."""
-        shared = {name: getattr(self.architecture, name) for name in ("prefix_tokens", "tied_embeddings")}
-        return _digest({"recipe": asdict(self.recipe), "architecture": shared})[:8]
+        names = ("prefix_tokens", "tied_embeddings", "aggregation")
+        shared = {name: getattr(self.architecture, name) for name in names}
+        return _digest(_without_later_options({"recipe": asdict(self.recipe), "architecture": shared}))[:8]
 
 
 def whole_steps(n_tokens: float, recipe: Recipe) -> int:
     """`n_tokens` rounded to a whole number of steps, at least one."""
     step = recipe.seq_len * recipe.batch_size
     return max(1, round(n_tokens / step)) * step
+
+
+# Options that came after records had been made: with these values a run is what it was before.
+_LATER_OPTIONS = {"recipe": {"prefix_lr_scale": 1.0}, "architecture": {"aggregation": "dynamic"}}
+
+
+def _without_later_options(config: dict) -> dict:
+    """`config` without options at the values of `_LATER_OPTIONS`, so that old keys stay good."""
+    parts = {
+        part: {k: v for k, v in config[part].items() if k not in later or v != later[k]}
+        for part, later in _LATER_OPTIONS.items()
+    }
+    return config | parts
 
 
 def _digest(value: dict) -> str:

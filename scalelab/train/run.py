@@ -37,6 +37,7 @@ def run_and_record(
 def make_record(config: RunConfig, data: TokenData, result: TrainResult, device: str) -> dict[str, Any]:
     """The row of `RECORD_SCHEMA` that this run makes."""
     shape, evaluation = config.architecture, result.evaluation
+    streams = evaluation.streams
     versions = {name: version(name) for name in ("torch", "transformers", "numpy")}
     return {
         "key": config.key,
@@ -62,8 +63,11 @@ def make_record(config: RunConfig, data: TokenData, result: TrainResult, device:
         "num_kv_heads": shape.num_kv_heads,
         "prefix_tokens": shape.prefix_tokens,
         "vocab_size": shape.vocab_size,
-        "mixture_weights": evaluation.mixture_weights,
-        "stream_cosine": evaluation.stream_cosine,
+        "mixture_weights": streams and streams.mixture_weights,
+        "mixture_entropy": streams and streams.mixture_entropy,
+        "stream_cosine": streams and streams.cosine,
+        "stream_correlation": streams and streams.correlation,
+        "stream_warnings": streams and streams.warnings,
         "config": config.to_json(),
         "device": _device_name(device),
         "dtype": config.recipe.dtype,

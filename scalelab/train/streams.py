@@ -1,0 +1,111 @@
+"""What the streams of a model do on a text: how they are mixed, how alike they are, and warnings.
+
+At small scale streams tend to become copies of each other, and the mixture to fall onto one of them; then
+P streams cost P times the computation for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+# Where the warnings begin; docs/LOG.md shows what healthy runs have.
+COLLAPSED_COSINE = 0.98
+MONOCULTURE_WEIGHT = 0.8
+COPIED_LOSSES = 0.999
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """P streams over the tokens of a validation set."""
+
+    mixture_weights: list[float]  # mean weight of each stream, summing to 1
+    mixture_entropy: float  # of the weights at a token, mean over tokens, in nats; ln P where uniform
+    cosine: float  # between the final states of two streams, mean over pairs and tokens; 1 = identical
+    correlation: float  # ρ of two streams' own losses over tokens, mean over pairs
+    losses: list[float]  # of each stream alone, nats per token
+
+    @property
+    def effective_streams(self) -> float:
+        """exp of the entropy of the mean weights: P where all count alike, 1 where one counts."""
+        weights = np.asarray(self.mixture_weights)
+        return float(np.exp(-np.sum(weights * np.log(np.maximum(weights, 1e-300)))))
+
+    @property
+    def warnings(self) -> list[str]:
+        """Names of what is wrong, see `explain`."""
+        P, names = len(self.mixture_weights), []
+        if self.cosine > COLLAPSED_COSINE or self.correlation > COPIED_LOSSES:
+            names.append("stream_collapse")
+        if max(self.mixture_weights) > MONOCULTURE_WEIGHT or self.effective_streams < 1 + (P - 1) / 4:
+            names.append("weight_monoculture")
+        return names
+
+    def explain(self, name: str) -> str:
+        """A warning in a sentence."""
+        if name == "stream_collapse":
+            return (
+                f"the streams are nearly copies (cosine of final states {self.cosine:.3f}, correlation of losses "
+                f"{self.correlation:.4f}): they can gain little over one; draw prefixes wider or train longer"
+            )
+        return (
+            f"the mixture leans on one stream (largest mean weight {max(self.mixture_weights):.2f}, "
+            f"{self.effective_streams:.1f} of {len(self.mixture_weights)} streams in effect): lower the aggregator's "
+            "learning rate, raise its smoothing, or average"
+        )
+
+
+class StreamProbe:
+    """Watches the mixture of a model's streams in use while batches go through it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.decoder = model.get_decoder()
+        self._weights: list[torch.Tensor] = []  # sums over tokens [P]
+        self._entropy = self._cosine = 0.0
+        self._tokens = 0
+        self._losses: list[np.ndarray] = []  # [P, tokens]
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Logits [B, T, vocab] of `inputs` [B, T], with what the streams did noted."""
+        seen: list[torch.Tensor] = []
+        hook = self.decoder.mixture.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+        try:
+            logits = self.model(inputs, use_cache=False).logits
+        finally:
+            hook.remove()
+        self._note(seen[0], inputs, labels)
+        return logits
+
+    def _note(self, streams: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        weights = self.decoder.mixture.weights(streams).double()
+        self._weights.append(weights.sum((0, 1)))
+        self._entropy += float(torch.special.entr(weights).sum())
+        unit = F.normalize(streams.float(), dim=-1)
+        P = len(unit)
+        # Σ_{p≠q} cos(x_p, x_q) = |Σ_p x̂_p|² − P
+        self._cosine += float(((unit.sum(0).pow(2).sum(-1) - P) / (P * (P - 1))).sum())
+        self._tokens += labels.numel()
+        alone = []
+        for hidden in streams:
+            with self.decoder.replay(hidden):
+                logits = self.model(inputs, use_cache=False).logits
+            losses = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
+            alone.append(losses.flatten().double().cpu().numpy())
+        self._losses.append(np.stack(alone))
+
+    def report(self) -> StreamReport:
+        """Of all batches so far."""
+        losses = np.concatenate(self._losses, axis=1)
+        P = len(losses)
+        correlations = np.corrcoef(losses)[np.triu_indices(P, 1)]
+        weights = torch.stack(self._weights).sum(0) / self._tokens
+        cosine, entropy = self._cosine / self._tokens, self._entropy / self._tokens
+        return StreamReport(
+            weights.tolist(), min(entropy, math.log(P)), cosine, float(correlations.mean()), losses.mean(1).tolist()
+        )
