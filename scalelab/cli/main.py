@@ -9,11 +9,15 @@ from typing import Annotated
 import typer
 
 from scalelab import __version__
+from scalelab.cli.convert import convert
 from scalelab.cli.cost import cost
+from scalelab.cli.diagnose import diagnose
 from scalelab.cli.fit import fit
+from scalelab.cli.generate import generate
 from scalelab.cli.lists import ListCommand
 from scalelab.cli.predict import predict
 from scalelab.cli.sweep import sweep
+from scalelab.cli.train import train
 from scalelab.errors import ScalelabError
 
 app = typer.Typer(
@@ -27,6 +31,10 @@ app.command(cls=ListCommand)(sweep)
 app.command(cls=ListCommand)(fit)
 app.command(cls=ListCommand)(predict)
 app.command(cls=ListCommand)(cost)
+app.command(cls=ListCommand)(convert)
+app.command()(train)
+app.command()(diagnose)
+app.command()(generate)
 
 
 def _show_version(wanted: bool) -> None:

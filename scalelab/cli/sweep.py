@@ -39,6 +39,9 @@ def sweep(
         str | None, typer.Option(help="Vocabulary size of a byte-level BPE to train, or a tokenizer's path.")
     ] = None,
     prefix_tokens: Annotated[int | None, typer.Option(help="Prefix length of each stream.")] = None,
+    aggregation: Annotated[
+        str | None, typer.Option(help="How streams are mixed: dynamic (the paper's), mean or channel.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate at hidden 64; others get lr·64/hidden.")] = None,
     seq_len: Annotated[int | None, typer.Option(help="Tokens of a sequence.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences of a step.")] = None,
@@ -47,6 +50,7 @@ def sweep(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at once; one a core or GPU by default.")] = None,
     compile_model: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    save_models: Annotated[bool, typer.Option("--save-models", help="Keep each trained model in OUT/models.")] = False,
 ) -> None:
     """Train a grid over N, P, D and seeds, and record every loss.
 
@@ -64,6 +68,7 @@ def sweep(
         "corpus": corpus,
         "text_column": text_column,
         "prefix_tokens": prefix_tokens,
+        "aggregation": aggregation,
     }
     recipe = {"lr": lr, "seq_len": seq_len, "batch_size": batch_size, "dtype": dtype}
     chosen = load_spec(spec) if spec is not None else _DEFAULT
@@ -74,7 +79,7 @@ def sweep(
     from scalelab.sweep.run import run_sweep
 
     console = stdout(broken_pipe_code=141)  # an unfinished sweep is no success
-    records = run_sweep(chosen, out, device, workers, compile_model, console)
+    records = run_sweep(chosen, out, device, workers, compile_model, save_models, console)
     console.print(f"{len(records)} runs are recorded below {out}; next: scalelab fit {out}", soft_wrap=True)
     _show_losses(console, records)
 

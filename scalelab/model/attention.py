@@ -106,14 +106,15 @@ def parscale_sdpa(
     length = query.shape[2]
     if length == 1 and _can_split(attention_mask, kwargs):
         return _one_query(bank, query, key, value, attention_mask, kwargs.get("scaling")), None
+    plain = _is_plain(kwargs)
     causal = attention_mask is None and length > 1
     if causal and key.shape[2] > length:  # an empty static cache: its tail is all future
         key, value = key[:, :, :length], value[:, :, :length]
     key, value, n = _with_prefix(bank, key, value)
     if attention_mask is not None:
         attention_mask = F.pad(attention_mask, (n, 0), value=True if attention_mask.dtype == torch.bool else 0.0)
-    elif causal and query.device.type == "cuda":
-        return _flash_causal(module, query, key, value, **kwargs), None
+    elif causal and plain and _has_flash(query):
+        return _sdpa(query, key, value, causal_lower_right(length, n + length), kwargs), None
     elif causal and length >= _ZERO_QUERY_LENGTH:
         # n dummy queries stand where the prefix keys stand, so plain causality is right.
         output, _ = sdpa_attention_forward(module, F.pad(query, (0, 0, n, 0)), key, value, None, **kwargs)
@@ -121,29 +122,43 @@ def parscale_sdpa(
     elif causal:
         attention_mask = torch.ones(length, n + length, dtype=torch.bool, device=query.device).tril(n)
         attention_mask = attention_mask[None, None]
+    if plain and query.device.type == "cpu":
+        return _sdpa(query, key, value, attention_mask, kwargs), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
-def _flash_causal(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
-    """Causality aligned to the last key, without a mask in memory: CUDA's flash kernel knows it."""
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Any, kwargs: dict[str, Any]) -> Tensor:
+    """Attention [P·B, T, heads, head_dim] with fewer key heads than query heads as they are.
+
+    With a mask the library repeats the key heads, which CUDA's kernels need and the CPU's do not.
+    """
     output = F.scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=causal_lower_right(query.shape[2], key.shape[2]),
-        dropout_p=kwargs.get("dropout", 0.0),
+        attn_mask=mask,
+        dropout_p=kwargs.get("dropout") or 0.0,
         scale=kwargs.get("scaling"),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return output.transpose(1, 2).contiguous()
 
 
+def _has_flash(query: Tensor) -> bool:
+    """Whether there is a kernel that knows causality aligned to the last key: CUDA's, in half precision."""
+    return query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16)
+
+
+def _is_plain(kwargs: dict[str, Any]) -> bool:
+    """Only softmax attention: the rest is left to the library, which refuses what it lacks."""
+    return all(kwargs.get(name) is None for name in ("softcap", "position_bias", "s_aux", "cache"))
+
+
 def _can_split(attention_mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
-    """Only plain softmax attention: the rest is left to the library, which refuses what it lacks."""
+    """Whether `_one_query` can do it."""
     if attention_mask is not None and attention_mask.shape[1] != 1:  # a mask of its own for each head
         return False
-    unusual = ("softcap", "position_bias", "s_aux", "cache")
-    return not kwargs.get("dropout") and all(kwargs.get(name) is None for name in unusual)
+    return not kwargs.get("dropout") and _is_plain(kwargs)
 
 
 def _one_query(
@@ -163,7 +178,7 @@ def _one_query(
     by_stream = query.view(P, batch, kv_heads, group, head_dim).transpose(1, 2).flatten(2, 3)
     of_prefix = (by_stream @ prefix_k.transpose(-1, -2)).view(P, kv_heads, batch, group, n)
     of_prefix = of_prefix.transpose(1, 2).reshape(rows, kv_heads, group, n)
-    of_cache = query @ key.transpose(-1, -2)
+    of_cache = (key @ query.transpose(-1, -2)).transpose(-1, -2)  # this way round reads a long cache faster
     if mask is not None:
         of_cache = of_cache.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else of_cache + mask
     weights = torch.softmax(torch.cat([of_prefix, of_cache], dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)

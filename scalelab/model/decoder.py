@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from scalelab.model.attention import watch_calls
 from scalelab.model.banks import OWN, attention_modules
+from scalelab.model.cache import let_grow
 
 # Arguments of a decoder that have one row a sequence.
 _BY_ROW = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
@@ -48,6 +49,8 @@ class StreamedDecoder(nn.Module):
         if self.prefixed:
             self._refuse_other_attention()
         kwargs = {name: self._for_streams(name, value) for name, value in kwargs.items()}
+        if self.P > 1:
+            let_grow(kwargs.get("past_key_values"))
         if self.checked or not self.prefixed or torch.compiler.is_compiling():
             outputs = super().forward(**kwargs)
         else:

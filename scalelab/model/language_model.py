@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,11 +52,25 @@ class StreamedLM(nn.Module):
             have = ", ".join(map(str, self.banks)) or "none"
             raise ValueError(f"no bank of {P} streams (there are: {have}); add it with add_streams(model, {P})")
         name = None if P not in self.banks else str(P) if self.config.parscale_banks else OWN
+        self._activate(name, P)
+        self.config.parscale_active = None if self.config.parscale_n == P else P
+
+    def _activate(self, name: str | None, P: int) -> None:
         decoder = self.get_decoder()
         for module in (decoder, *attention_modules(decoder)):
             module.active_streams = name
         decoder.P = P
-        self.config.parscale_active = None if self.config.parscale_n == P else P
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Within, the model is its backbone alone, even where there is a bank for P = 1."""
+        decoder = self.get_decoder()
+        before, P = decoder.active_streams, decoder.P
+        self._activate(None, 1)
+        try:
+            yield
+        finally:
+            self._activate(before, P)
 
     def build_banks(self) -> None:
         """Make the parameters of all banks that the config declares and the model lacks, uninitialised."""

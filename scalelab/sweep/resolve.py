@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scalelab.architecture import architecture_for
@@ -32,6 +32,7 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
     runs: dict[str, RunConfig] = {}
     for n_params in spec.N:
         plain = architecture_for(n_params, data.vocab_size, spec.prefix_tokens)
+        plain = replace(plain, aggregation=spec.aggregation)
         for P in spec.P:
             for n_tokens in spec.D:
                 for seed in spec.seeds:

@@ -23,13 +23,15 @@ def run_sweep(
     device: str = "auto",
     workers: int | None = None,
     compile_model: bool = False,
+    save_models: bool = False,
     console: Console | None = None,
 ) -> pd.DataFrame:
     """Train the runs of `spec` that have no record below `out`; return the records of all.
 
     `device` is auto, cpu or cuda; `workers` runs train at once, by default one a core or GPU.
-    Progress goes to `console` (default: nowhere). Raises `ScalelabError` if runs failed, and
-    `InterruptedSweepError` on Ctrl-C; the records of finished runs stay either way.
+    With `save_models` each trained model stays in ``out/models/KEY``. Progress goes to `console`
+    (default: nowhere). Raises `ScalelabError` if runs failed, and `InterruptedSweepError` on
+    Ctrl-C; the records of finished runs stay either way.
 
     Workers are processes: in a script, call it below ``if __name__ == "__main__":``.
     """
@@ -51,7 +53,7 @@ def run_sweep(
     if left:
         try:
             with make_progress(left, console) as progress:
-                failures = run_all(left, Job(resolved.data, out, compile_model), places, progress)
+                failures = run_all(left, Job(resolved.data, out, compile_model, save_models), places, progress)
         except KeyboardInterrupt:
             kept = total - len(missing(resolved.runs, out))
             raise InterruptedSweepError(

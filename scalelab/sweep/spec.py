@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from scalelab.architecture import MIXTURE_PARAMS
 from scalelab.errors import DataError, UsageError
 from scalelab.train.recipe import Recipe
 from scalelab.units import counts, whole_numbers
@@ -32,6 +33,7 @@ class SweepSpec:
     # The paper has 48 before 2048 tokens. Before 64 tokens, 48 draw most of the attention and make
     # streams worse than none (docs/LOG.md).
     prefix_tokens: int = 4
+    aggregation: str = "dynamic"
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
@@ -46,6 +48,8 @@ class SweepSpec:
                 raise UsageError(f"{key} holds a value twice: {', '.join(map(str, values))}")
         if self.prefix_tokens < 1:
             raise UsageError(f"prefix_tokens must be at least 1, not {self.prefix_tokens}")
+        if self.aggregation not in MIXTURE_PARAMS:
+            raise UsageError(f"aggregation {self.aggregation!r}: choose one of {', '.join(MIXTURE_PARAMS)}")
 
 
 def tokenizer_choice(value: str | int) -> str | int:

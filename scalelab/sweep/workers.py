@@ -41,6 +41,7 @@ class Job:
     data: TokenData
     out: Path
     compile_model: bool = False
+    save_models: bool = False
 
 
 def default_places(device: str) -> list[str]:
@@ -158,7 +159,7 @@ def _work(config: RunConfig, job: Job, place: str, writer: Connection) -> None:
         tell("progress", {"step": step, "loss": loss, "tokens_per_s": tokens_per_s})
 
     try:
-        record = run_and_record(config, job.data, job.out, place, job.compile_model, progress)
+        record = run_and_record(config, job.data, job.out, place, job.compile_model, job.save_models, progress)
         tell("done", record)
     except ScalelabError as error:
         tell("failed", {"message": str(error)})

@@ -55,7 +55,7 @@ def build_model(config: RunConfig) -> Any:
         num_key_value_heads=shape.num_kv_heads,
         tie_word_embeddings=shape.tied_embeddings,
         initializer_range=recipe.init_gain / math.sqrt(shape.hidden_size),
-        max_position_embeddings=max(512, recipe.seq_len),
+        max_position_embeddings=recipe.seq_len,
         parscale_n=shape.P,
         parscale_n_tokens=shape.prefix_tokens,
         parscale_attn_smooth=recipe.smooth,

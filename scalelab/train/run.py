@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from scalelab import __version__
+from scalelab.model.checkpoint import save_model
 from scalelab.records.store import write_record
 from scalelab.train.loop import Progress, TrainResult, train_run
 from scalelab.train.recipe import RunConfig
-from scalelab.train.tokens import TokenData
+from scalelab.train.tokens import END_OF_TEXT, TokenData
 
 
 def run_and_record(
@@ -25,13 +27,25 @@ def run_and_record(
     out: Path,
     device: str = "cpu",
     compile_model: bool = False,
+    save_models: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate and write the record below `out`. Returns the record."""
+    """Train, evaluate and write the record, and with `save_models` the model, below `out`. Returns the record."""
     result = train_run(config, data, device, compile_model, progress)
+    if save_models:  # before the record, whose file says that all is done
+        save_run_model(result, data, out / "models" / config.key)
     record = make_record(config, data, result, device)
     write_record(out, record, result.curve)
     return record
+
+
+def save_run_model(result: TrainResult, data: TokenData, folder: Path) -> None:
+    """The trained model and its tokenizer, in the format that transformers reads."""
+    save_model(result.model, folder)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(data.folder / "tokenizer.json"))
+    if END_OF_TEXT in tokenizer.get_vocab():
+        tokenizer.eos_token = END_OF_TEXT
+    tokenizer.save_pretrained(folder)
 
 
 def make_record(config: RunConfig, data: TokenData, result: TrainResult, device: str) -> dict[str, Any]:

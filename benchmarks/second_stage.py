@@ -1,0 +1,76 @@
+"""Streams added to a pretrained model, its backbone frozen, against what a prefix alone gives.
+
+All variants start from one model, see the same text in the same order and are measured on the same held-out
+text: the base as it is; P = 1 with a trained prefix as long as all prefixes of P streams together (prefix
+tuning, so what adaptation to the text alone gives); and P streams. Before that: how the prefixes should start.
+
+    python benchmarks/second_stage.py MODEL [TOKENS] [SEQ_LEN]
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from scalelab.cli.models import quiet_libraries
+from scalelab.model.start import STARTS
+from scalelab.train import stage
+from scalelab.units import format_count
+
+PREFIX_TOKENS = 48
+BATCH_SIZE = 4
+VAL_TOKENS = 32_768
+SEEDS = (0,)
+
+
+def starts(folder: Path, seq_len: int) -> None:
+    """Loss right after conversion to P = 4, for each way to start the prefixes."""
+    data = stage.read_text(folder, "stdlib")
+    recipe = stage.stage_recipe("streams", None, seq_len, 1, 8192, "bf16")
+    base = stage.measure(stage.open_model(folder), data, recipe, "cpu").loss
+    print(f"\n| start, P = 4 | prefix tokens | loss | over base {base:.4f} | streams alone | cosine | ρ |")
+    print("|---|---|---|---|---|---|---|")
+    for n in (16, PREFIX_TOKENS):
+        for how in STARTS:
+            model = stage.open_model(folder)
+            stage.convert(model, {4: n}, data, how)
+            seen = stage.measure(model, data, recipe, "cpu")
+            alone = ", ".join(f"{loss:.3f}" for loss in seen.streams.losses)
+            numbers = f"{seen.loss:.4f} | {seen.loss / base - 1:+.1%} | {alone}"
+            print(
+                f"| {how} | {n} | {numbers} | {seen.streams.cosine:.3f} | {seen.streams.correlation:.3f} |", flush=True
+            )
+
+
+def second_stage(folder: Path, n_tokens: float, seq_len: int) -> None:
+    """The variants after `n_tokens` tokens of training."""
+    data = stage.read_text(folder, "stdlib")
+    recipe = stage.stage_recipe("streams", None, seq_len, BATCH_SIZE, VAL_TOKENS, "bf16")
+    base = stage.measure(stage.open_model(folder), data, recipe, "cpu")
+    print(f"\nbackbone frozen, {format_count(n_tokens)} tokens, learning rate {recipe.lr:g}, sequences of {seq_len}\n")
+    print("| P | prefix | learned parameters | seed | before | after | under base | ρ | s |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"| base | | | | {base.loss:.4f} | | | | |", flush=True)
+    for P, n in ((1, 2 * PREFIX_TOKENS), (2, PREFIX_TOKENS), (1, 4 * PREFIX_TOKENS), (4, PREFIX_TOKENS)):
+        for seed in SEEDS:
+            model = stage.open_model(folder)
+            stage.convert(model, {P: n}, data, "text", seed)
+            learned = sum(p.numel() for _, p in model.stream_parameters())
+            result = stage.train_stage(model, data, recipe, n_tokens, seed=seed)
+            before, after = result.before.loss, result.after.loss
+            rho = f"{result.after.streams.correlation:.4f}" if result.after.streams else ""
+            print(
+                f"| {P} | {n} | {format_count(learned)} | {seed} | {before:.4f} | {after:.4f} | "
+                f"{base.loss - after:.4f} | {rho} | {result.seconds:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    quiet_libraries()
+    model_folder = Path(sys.argv[1])
+    tokens = float(sys.argv[2]) if len(sys.argv) > 2 else 65_536
+    length = int(sys.argv[3]) if len(sys.argv) > 3 else 256
+    starts(model_folder, length)
+    second_stage(model_folder, tokens, length)

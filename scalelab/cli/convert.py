@@ -1,0 +1,87 @@
+"""`scalelab convert`: banks of streams for a pretrained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scalelab.cli.console import make_table, print_table, stdout
+from scalelab.cli.lists import list_option
+from scalelab.cli.models import choose_device, choose_dtype, new_folder, quiet_libraries
+from scalelab.errors import UsageError
+from scalelab.units import whole_numbers
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder with config.json, safetensors, tokenizer.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the converted model.")],
+    P: Annotated[list[str] | None, list_option("--P", "Streams, a bank for each, e.g. --P 2 4 8.", (2, 4, 8))] = None,
+    prefix_tokens: Annotated[int, typer.Option(min=1, help="Prefix length of each stream.")] = 48,
+    start: Annotated[
+        str, typer.Option(help="Prefixes from keys and values of real text (text), of their moments, or normal.")
+    ] = "text",
+    aggregation: Annotated[str, typer.Option(help="How streams are mixed: dynamic, mean or channel.")] = "dynamic",
+    corpus: Annotated[
+        str, typer.Option(help="Text for prefixes and validation: stdlib, hf:NAME, or a path.")
+    ] = "stdlib",
+    text_column: Annotated[str, typer.Option(help="Where JSONL and Parquet hold the text.")] = "text",
+    seq_len: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a validation sequence; up to 512 by default.")
+    ] = None,
+    val_tokens: Annotated[int, typer.Option(min=1, help="Tokens to measure the losses on.")] = 8192,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of text.")] = 0,
+    dtype: Annotated[str, typer.Option(help="To measure in: auto, fp32 or bf16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Give a pretrained model streams, say what that does to its loss, and save it.
+
+    --P 1 adds a trained prefix without streams: prefix tuning.
+    """
+    from scalelab.architecture import MIXTURE_PARAMS
+
+    banks = dict.fromkeys(whole_numbers(P or ["2", "4", "8"], "--P"), prefix_tokens)
+    if aggregation not in MIXTURE_PARAMS:
+        raise UsageError(f"--aggregation {aggregation}: choose one of {', '.join(MIXTURE_PARAMS)}")
+    if start not in ("text", "moments", "normal"):
+        raise UsageError(f"--start {start}: choose text, moments or normal")
+    if dtype not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"--dtype {dtype}: choose auto, fp32 or bf16")
+    new_folder(out)
+
+    from scalelab.model.checkpoint import save_model
+    from scalelab.train import stage
+
+    quiet_libraries()
+    place = choose_device(device)
+    console = stdout()
+    model = stage.open_model(source, device=place)
+    if taken := sorted(set(banks) & set(model.banks)):
+        raise UsageError(f"--P {taken[0]}: {source} has that bank already")
+    data = stage.read_text(source, corpus, text_column)
+    seq_len = seq_len or stage.default_seq_len(model)
+    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, choose_dtype(dtype, place))
+    model.set_streams(1)
+    with model.plain():
+        base = stage.measure(model, data, recipe, place).loss
+    stage.convert(model, banks, data, start, seed, aggregation=aggregation)
+    table = make_table("P", "prefix", "loss", "over base", "cosine", "ρ of losses", "<warnings")
+    table.add_row("base", "", f"{base:.4f}", "", "", "", "")
+    worst = 0.0
+    for bank, n_tokens in banks.items():
+        model.set_streams(bank)
+        result = stage.measure(model, data, recipe, place)
+        over = result.loss / base - 1
+        worst = max(worst, over)
+        streams = result.streams
+        about = (f"{streams.cosine:.4f}", f"{streams.correlation:.4f}") if streams else ("", "")
+        named = ", ".join(streams.warnings) if streams else ""
+        table.add_row(str(bank), str(n_tokens), f"{result.loss:.4f}", f"{over:+.2%}", *about, named)
+    save_model(model, out, source)
+    print_table(
+        console, f"{source.resolve().name}, before any training, on {result.n_tokens} tokens of {corpus}", table
+    )
+    if worst > 0.01:
+        console.print("warning: a loss more than 1 % above the base's; --start text keeps it close", soft_wrap=True)
+    console.print(f"written to {out}; next: scalelab train {out} --P {max(banks)} -o …", soft_wrap=True)

@@ -1,0 +1,148 @@
+"""The second stage: a model that exists goes on training, with P streams, on a corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scalelab.errors import UsageError
+from scalelab.model.add import add_streams
+from scalelab.model.checkpoint import load_model
+from scalelab.model.start import start_from_text
+from scalelab.train.corpus import load_corpus
+from scalelab.train.data import validation_windows
+from scalelab.train.evaluate import Evaluation, evaluate
+from scalelab.train.loop import Progress, make_optimizer, optimise
+from scalelab.train.recipe import Recipe, whole_steps
+from scalelab.train.tokens import TokenData, tokenise
+
+PARTS = ("streams", "all")
+# A frozen backbone lets the streams take large steps; all weights together must not (docs/LOG.md).
+DEFAULT_LR = {"streams": 1e-2, "all": 1e-4}
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Validation before and after, the loss curve of `loop.optimise`, and seconds of training."""
+
+    before: Evaluation
+    after: Evaluation
+    n_tokens: int
+    curve: list[tuple[int, int, float]]
+    seconds: float
+
+
+def stage_recipe(train: str, lr: float | None, seq_len: int, batch_size: int, val_tokens: int, dtype: str) -> Recipe:
+    """The recipe of a second stage: `lr` is for every width, and streams and mixture learn at the same rate."""
+    if train not in PARTS:
+        raise UsageError(f"--train {train}: choose one of {', '.join(PARTS)}")
+    return Recipe(
+        seq_len=seq_len,
+        batch_size=batch_size,
+        lr=DEFAULT_LR[train] if lr is None else lr,
+        aggregator_lr_scale=0.1 if train == "streams" else 1.0,
+        weight_decay=0.0,
+        val_tokens=val_tokens,
+        dtype=dtype,
+    )
+
+
+def default_seq_len(model: Any) -> int:
+    """512, or what the model was made for if that is less."""
+    return min(512, getattr(model.config, "max_position_embeddings", None) or 512)
+
+
+def read_text(folder: Path, corpus: str, text_column: str = "text") -> TokenData:
+    """`corpus` in the tokens of the model in `folder`. Raises `ScalelabError`."""
+    if not (folder / "tokenizer.json").is_file():
+        raise UsageError(f"{folder}: no tokenizer.json beside the model; put its tokenizer there")
+    return tokenise(load_corpus(corpus, text_column), str(folder))
+
+
+def prefix_texts(data: TokenData, rows: int, n: int, seed: int) -> torch.Tensor:
+    """The first n tokens of `rows` stretches of training text, [rows, n], drawn by `seed`."""
+    tokens = data.train()
+    if len(tokens) < 2 * rows * n:
+        raise UsageError(f"the training text has {len(tokens)} tokens, too few for {rows} prefixes of {n}")
+    starts = np.random.default_rng([seed, 0x5EED]).choice(len(tokens) // n - 1, rows, replace=False) * n
+    return torch.from_numpy(np.stack([tokens[s : s + n] for s in starts]).astype(np.int64))
+
+
+def convert(model: Any, banks: dict[int, int], data: TokenData, how: str, seed: int = 0, **options: Any) -> None:
+    """Give `model` banks {P: prefix tokens}, started as `model.start` says, from the training text of `data`."""
+    for P, n_tokens in banks.items():
+        add_streams(model, P, n_tokens, seed=seed, **options)
+        if model.get_decoder().prefixed:
+            ids = prefix_texts(data, P, n_tokens, seed)
+            start_from_text(model, ids.to(model.device), how, seed)
+
+
+def measure(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluation:
+    """Validation loss with the streams in use."""
+    windows, documents = validation_windows(
+        data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
+    )
+    return evaluate(model, windows, documents, device, recipe.dtype == "bf16")
+
+
+def train_stage(
+    model: Any,
+    data: TokenData,
+    recipe: Recipe,
+    n_tokens: float,
+    train: str = "streams",
+    seed: int = 0,
+    device: str = "cpu",
+    compile_model: bool = False,
+    progress: Progress | None = None,
+) -> StageResult:
+    """Train `model` in place with the streams in use.
+
+    ``streams`` leaves the backbone bit for bit as it is; ``all`` trains everything but other banks. The order
+    of the data depends on `seed` alone, so runs with different P are paired. Raises `UsageError` if
+    there is nothing to train.
+    """
+    if data.vocab_size > model.config.vocab_size:
+        raise UsageError(
+            f"the text has a vocabulary of {data.vocab_size}, the model one of {model.config.vocab_size}: "
+            "use the model's own tokenizer"
+        )
+    own = {id(p) for _, p in model.stream_parameters()}
+    if train == "streams" and not own:
+        raise UsageError("P = 1 without a prefix has no streams to train: use --train all, or another --P")
+    before = measure(model, data, recipe, device)
+    for name, parameter in model.named_parameters():
+        other_bank = id(parameter) not in own and any(part in name for part in ("prefix_", "aggregate_"))
+        parameter.requires_grad_(id(parameter) in own or (train == "all" and not other_bank))
+    optimizer = make_optimizer(model, recipe, recipe.lr)
+    n_tokens = whole_steps(n_tokens, recipe)
+    steps = n_tokens // (recipe.seq_len * recipe.batch_size)
+    try:
+        curve, seconds = optimise(
+            model, optimizer, data, recipe, steps, seed, device, compile_model, "second stage", progress
+        )
+    finally:
+        model.requires_grad_(True)
+    model.eval()
+    return StageResult(before, measure(model, data, recipe, device), n_tokens, curve, seconds)
+
+
+def open_model(folder: Path, P: int | None = None, device: str = "cpu") -> Any:
+    """The model in `folder` with P streams in use; by default those it was saved with.
+
+    Raises `ScalelabError` naming the folder, and the banks there are.
+    """
+    model = load_model(folder, torch.float32)
+    if P is not None:
+        try:
+            model.set_streams(P)
+        except ValueError:
+            have = ", ".join(map(str, sorted({1, *model.banks})))
+            raise UsageError(
+                f"--P {P}: {folder} has banks for P = {have}; scalelab convert {folder} --P {P} adds one"
+            ) from None
+    return model.to(device)
