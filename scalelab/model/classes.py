@@ -63,14 +63,22 @@ def config_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
         parscale_kv_shapes: list | None = None  # where the config does not tell
 
         def to_dict(self) -> dict[str, Any]:
-            content = super().to_dict()
-            # Readers older than transformers 5 look for it here; the original's code is one.
-            rope = content.get("rope_parameters")
-            if isinstance(rope, dict) and "rope_theta" in rope:
-                content["rope_theta"] = rope["rope_theta"]
-            return content
+            return super().to_dict() | _for_older_readers(self)
 
     return _named(ParScaleConfig, base.__name__.replace("Config", "ParScaleConfig"))
+
+
+def _for_older_readers(config: PreTrainedConfig) -> dict[str, Any]:
+    """The keys that transformers 4 looks for, and with it the original's code, where 5 has others."""
+    keys: dict[str, Any] = {}
+    if config.dtype is not None:
+        keys["torch_dtype"] = str(config.dtype).removeprefix("torch.")
+    rope = getattr(config, "rope_parameters", None)
+    if isinstance(rope, dict) and "rope_theta" in rope:  # not one set for each kind of layer
+        keys["rope_theta"] = rope["rope_theta"]
+        scaling = {k: v for k, v in rope.items() if k != "rope_theta"}
+        keys["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
+    return keys
 
 
 @cache
