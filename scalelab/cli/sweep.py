@@ -84,6 +84,18 @@ def sweep(
     _show_losses(console, records)
 
 
+def _show_warnings(console: Console, records: pd.DataFrame) -> None:
+    """How many runs have streams that are copies, or a mixture of one."""
+    named = records["stream_warnings"].dropna().explode().dropna()
+    for name, count in named.value_counts().items():
+        many = (records["n_streams"] > 1).sum()
+        console.print(
+            f"warning: {count} of the {many} runs with streams: {name} "
+            "(see stream_correlation and mixture_weights in the records, or scalelab diagnose)",
+            soft_wrap=True,
+        )
+
+
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
@@ -101,6 +113,7 @@ def _show_losses(console: Console, records: pd.DataFrame) -> None:
         for size, losses in zip(means.index.tolist(), means.to_numpy(), strict=True):
             table.add_row(format_count(size), *("" if np.isnan(v) else f"{v:.4f}" for v in losses))
         print_table(console, title, table)
+    _show_warnings(console, records)
     advice = (
         "compare the seeds."
         if records["seed"].nunique() > 1

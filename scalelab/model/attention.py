@@ -36,6 +36,10 @@ NAMES = {"sdpa": "parscale_sdpa", "eager": "parscale_eager"}
 # length on (docs/benchmarks.md); below it the explicit mask wins.
 _ZERO_QUERY_LENGTH = 512
 
+# One query over prefix and cache apart takes more calls than over both joined: from about this many
+# bytes of keys on, the copy costs more than the calls.
+_SPLIT_BYTES = 2**18
+
 
 def attention_name(implementation: str | None) -> str:
     """Our name for a library attention implementation.
@@ -87,12 +91,16 @@ def _note(module: nn.Module, key: Tensor, value: Tensor) -> None:
 
 def _with_prefix(bank: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
     """Keys and values [P·B, kv_heads, n + T, head_dim] and n."""
-    joined = []
-    for prefix, own in ((bank.prefix_k, key), (bank.prefix_v, value)):
-        P, kv_heads, n, head_dim = prefix.shape
-        rows = prefix.unsqueeze(1).expand(P, own.shape[0] // P, kv_heads, n, head_dim).flatten(0, 1)
-        joined.append(torch.cat([rows.to(own.dtype), own], dim=2))
-    return joined[0], joined[1], n
+    prefix_k, prefix_v = _rows_of(bank.prefix_k, key), _rows_of(bank.prefix_v, value)
+    return torch.cat([prefix_k, key], dim=2), torch.cat([prefix_v, value], dim=2), prefix_k.shape[2]
+
+
+def _rows_of(prefix: Tensor, own: Tensor) -> Tensor:
+    """The prefix [P, kv_heads, n, head_dim] of each of the P·B rows of `own`, in its dtype."""
+    P, rows = len(prefix), len(own)
+    if rows != P:
+        prefix = prefix.unsqueeze(1).expand(P, rows // P, *prefix.shape[1:]).flatten(0, 1)
+    return prefix.to(own.dtype)
 
 
 def parscale_sdpa(
@@ -104,7 +112,7 @@ def parscale_sdpa(
     if bank is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     length = query.shape[2]
-    if length == 1 and _can_split(attention_mask, kwargs):
+    if length == 1 and key.nbytes >= _SPLIT_BYTES and _can_split(attention_mask, kwargs):
         return _one_query(bank, query, key, value, attention_mask, kwargs.get("scaling")), None
     plain = _is_plain(kwargs)
     causal = attention_mask is None and length > 1
@@ -170,22 +178,22 @@ def _one_query(
     token and layer.
     """
     rows, heads, _, head_dim = query.shape
-    prefix_k, prefix_v = bank.prefix_k.to(query.dtype), bank.prefix_v.to(query.dtype)
-    P, kv_heads, n, _ = prefix_k.shape
-    batch, group = rows // P, heads // kv_heads
-    query = query.reshape(rows, kv_heads, group, head_dim) * (head_dim**-0.5 if scaling is None else scaling)
-    # [P, kv_heads, B·group, head_dim]: all rows of one stream ask the same prefix.
-    by_stream = query.view(P, batch, kv_heads, group, head_dim).transpose(1, 2).flatten(2, 3)
-    of_prefix = (by_stream @ prefix_k.transpose(-1, -2)).view(P, kv_heads, batch, group, n)
-    of_prefix = of_prefix.transpose(1, 2).reshape(rows, kv_heads, group, n)
-    of_cache = (key @ query.transpose(-1, -2)).transpose(-1, -2)  # this way round reads a long cache faster
+    _, kv_heads, n, _ = bank.prefix_k.shape
+    # All below is [P·B·kv_heads, …], so that each product is one plain call.
+    prefix_k, prefix_v = _rows_of(bank.prefix_k, key).flatten(0, 1), _rows_of(bank.prefix_v, value).flatten(0, 1)
+    key, value = key.flatten(0, 1), value.flatten(0, 1)
+    query = query.reshape(rows * kv_heads, heads // kv_heads, head_dim)
+    query = (query * (head_dim**-0.5 if scaling is None else scaling)).transpose(1, 2)
+    # Keys times queries, not queries times keys: on CPU this reads a long cache faster.
+    scores = torch.cat([torch.bmm(prefix_k, query), torch.bmm(key, query)], dim=1).transpose(1, 2)
     if mask is not None:
-        of_cache = of_cache.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else of_cache + mask
-    weights = torch.softmax(torch.cat([of_prefix, of_cache], dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)
-    to_prefix = weights[..., :n].view(P, batch, kv_heads, group, n).transpose(1, 2).flatten(2, 3)
-    from_prefix = (to_prefix @ prefix_v).view(P, kv_heads, batch, group, -1).transpose(1, 2)
-    output = weights[..., n:] @ value + from_prefix.reshape(rows, kv_heads, group, -1)
-    return output.reshape(rows, 1, heads, -1)
+        scores = scores.view(rows, kv_heads, *scores.shape[1:])
+        seen = F.pad(mask, (n, 0), value=True if mask.dtype == torch.bool else 0.0)
+        scores = scores.masked_fill(~seen, -torch.inf) if mask.dtype == torch.bool else scores + seen
+        scores = scores.flatten(0, 1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    output = torch.baddbmm(torch.bmm(weights[..., :n], prefix_v), weights[..., n:], value)
+    return output.view(rows, 1, heads, -1)
 
 
 def parscale_eager(

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 _LEAST_ROOM = 64  # tokens
+_LEAST_BYTES = 2**18  # of keys; below, joining costs less than keeping account
 
 
 class GrowingLayer(DynamicLayer):
@@ -25,8 +26,8 @@ class GrowingLayer(DynamicLayer):
     rooms: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        grows = torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad)
-        if self.get_seq_length() == 0 or grows or torch.compiler.is_compiling():
+        taught = torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad)
+        if torch.compiler.is_compiling() or taught or not self.is_initialized or self.keys.nbytes < _LEAST_BYTES:
             return super().update(key_states, value_states, *args, **kwargs)
         held = (self.keys, self.values)
         end = self.keys.shape[-2] + key_states.shape[-2]

@@ -35,7 +35,7 @@ class Recipe:
     smooth: float = 0.01  # ε of the aggregator
     prefix_key_std: float = 1.0
     prefix_value_std: float = 0.3
-    prefix_lr_scale: float = 1.0
+    prefix_lr_scale: float = 3.0
     aggregator_lr_scale: float = 0.1
     # Validation
     val_tokens: int = 131_072

@@ -44,6 +44,7 @@ def stage_recipe(train: str, lr: float | None, seq_len: int, batch_size: int, va
         seq_len=seq_len,
         batch_size=batch_size,
         lr=DEFAULT_LR[train] if lr is None else lr,
+        prefix_lr_scale=1.0,
         aggregator_lr_scale=0.1 if train == "streams" else 1.0,
         weight_decay=0.0,
         val_tokens=val_tokens,
