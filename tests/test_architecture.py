@@ -1,8 +1,9 @@
 import csv
+from dataclasses import replace
 
 import pytest
 
-from scalelab.architecture import Architecture, architecture_for, mlp_width
+from scalelab.architecture import MIXTURE_PARAMS, Architecture, architecture_for, mlp_width
 from scalelab.errors import UsageError
 from tests.conftest import DATA
 
@@ -36,12 +37,14 @@ def test_narrow_widths_stay_near_the_ratio(hidden):
     assert mlp_width(hidden) % 8 == 0
 
 
-def test_counts_agree_with_the_real_model():
+@pytest.mark.parametrize("aggregation", MIXTURE_PARAMS)
+def test_counts_agree_with_the_real_model(aggregation):
     from scalelab.train.loop import build_model
     from scalelab.train.recipe import RunConfig, TextSource
 
     for P in (1, 3):
-        shape = architecture_for(50e3, 512, prefix_tokens=4).with_streams(P)
+        plain = architecture_for(50e3, 512, prefix_tokens=4)
+        shape = replace(plain, P=P, aggregation=aggregation)
         model = build_model(RunConfig(shape, 512, 0, TextSource("", "", "", "")))
         assert sum(p.numel() for p in model.parameters()) == shape.total_params
         streams = [p.numel() for n, p in model.named_parameters() if "prefix" in n or "aggregate" in n]
