@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check benchmark smollm coverage notebook setup clean
+.PHONY: demo test check benchmark benchmark-model smollm coverage notebook setup clean
 
 demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
 	$(BIN)/scalelab sweep --P 1 2 4 8
@@ -23,6 +23,9 @@ check: $(READY)  ## style, types, and who may import whom
 
 benchmark: $(READY)  ## speeds as ratios to a baseline in the same run
 	$(BIN)/python benchmarks/fit.py
+
+benchmark-model: $(READY)  ## streams against the original's way, about 15 minutes on 2 cores
+	$(BIN)/python benchmarks/model.py
 
 coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 20 minutes on 2 cores
 	$(BIN)/python benchmarks/coverage.py

@@ -181,6 +181,7 @@ derivatives, the winner polished by SciPy.
 
 def main() -> None:
     tables = ["\n".join(lines) for lines in (against_baseline(), over_rows(), whole())]
+    _, heading, model = OUTPUT.read_text().partition("\n## Model\n")  # written by benchmarks/model.py
     OUTPUT.write_text(
         HEADER.format(
             machine=f"{os.cpu_count()} shared CPU cores",
@@ -192,6 +193,8 @@ def main() -> None:
             second=tables[1],
             third=tables[2],
         )
+        + heading
+        + model
     )
 
 

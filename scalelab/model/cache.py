@@ -5,6 +5,9 @@ cache: with P streams P times as much, a quarter of a step at P = 8 and 2,000 to
 (docs/benchmarks.md).
 """
 
+# `DynamicLayer` has no keys before its first update, and types them as if at any time.
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -20,14 +23,19 @@ _LEAST_BYTES = 2**18  # of keys; below, joining costs less than keeping account
 class GrowingLayer(DynamicLayer):
     """`DynamicLayer` whose keys and values lie at the head of tensors with a quarter more room.
 
-    To be seen from outside, `keys` and `values` are as before: [rows, kv_heads, T, head_dim].
+    Seen from outside, `keys` and `values` are as before: [rows, kv_heads, T, head_dim].
     """
 
     rooms: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        taught = torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad)
-        if torch.compiler.is_compiling() or taught or not self.is_initialized or self.keys.nbytes < _LEAST_BYTES:
+        differentiated = torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad)
+        if (
+            torch.compiler.is_compiling()
+            or differentiated
+            or not self.is_initialized
+            or self.keys.nbytes < _LEAST_BYTES
+        ):
             return super().update(key_states, value_states, *args, **kwargs)
         held = (self.keys, self.values)
         end = self.keys.shape[-2] + key_states.shape[-2]
