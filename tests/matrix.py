@@ -15,7 +15,7 @@ def pytest_runtest_logreport(report):
 
 def pytest_terminal_summary(terminalreporter):
     rows = [["", *FAMILIES], ["---"] * (len(FAMILIES) + 1)]
-    for test in dict.fromkeys(test for test, _ in _seen):
-        rows.append([test.replace("_", " "), *(_seen.get((test, family), "") for family in FAMILIES)])
+    tests = dict.fromkeys(test for test, _ in _seen)
+    rows += [[test.replace("_", " "), *(_seen.get((test, family), "") for family in FAMILIES)] for test in tests]
     for row in rows:
         terminalreporter.write_line("| " + " | ".join(row) + " |")

@@ -68,20 +68,18 @@ def convert(
     stage.convert(model, banks, data, start, seed, aggregation=aggregation)
     table = make_table("P", "prefix", "loss", "over base", "cosine", "ρ of losses", "<warnings")
     table.add_row("base", "", f"{base:.4f}", "", "", "", "")
-    worst = 0.0
+    worst, n_seen = 0.0, 0
     for bank, n_tokens in banks.items():
         model.set_streams(bank)
         result = stage.measure(model, data, recipe, place)
         over = result.loss / base - 1
-        worst = max(worst, over)
+        worst, n_seen = max(worst, over), result.n_tokens
         streams = result.streams
         about = (f"{streams.cosine:.4f}", f"{streams.correlation:.4f}") if streams else ("", "")
         named = ", ".join(streams.warnings) if streams else ""
         table.add_row(str(bank), str(n_tokens), f"{result.loss:.4f}", f"{over:+.2%}", *about, named)
     save_model(model, out, source)
-    print_table(
-        console, f"{source.resolve().name}, before any training, on {result.n_tokens} tokens of {corpus}", table
-    )
+    print_table(console, f"{source.resolve().name}, before any training, on {n_seen} tokens of {corpus}", table)
     if worst > 0.01:
         console.print("warning: a loss more than 1 % above the base's; --start text keeps it close", soft_wrap=True)
     console.print(f"written to {out}; next: scalelab train {out} --P {max(banks)} -o …", soft_wrap=True)

@@ -1,10 +1,5 @@
 """From P streams of hidden states to one: a mixture per token, by kinds with names."""
 
-# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
-# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
-
 from __future__ import annotations
 
 import torch

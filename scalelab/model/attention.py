@@ -7,11 +7,6 @@ holds ordinary tokens only, so positions, padding and caches stay what they are 
 Rows are stream-major: row = p·B + b.
 """
 
-# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
-# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
-
 from __future__ import annotations
 
 import sys

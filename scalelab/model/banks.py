@@ -5,10 +5,6 @@ A model with one bank keeps it as the released checkpoints do, ``self_attn.prefi
 so that optimisers, ``.to()`` and checkpoints see them all.
 """
 
-# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
-
 from __future__ import annotations
 
 from typing import Any

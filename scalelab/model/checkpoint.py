@@ -1,9 +1,5 @@
 """Models on disk: loaded with their streams or ready for them, and saved with their tokenizer."""
 
-# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# pyright: reportGeneralTypeIssues=false, reportReturnType=false
-
 from __future__ import annotations
 
 import json

@@ -5,11 +5,6 @@ that is the format of the released ParScale checkpoints. The model type is one o
 a checkpoint with streams can never be loaded as the plain architecture with its streams dropped.
 """
 
-# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
-# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
-
 from __future__ import annotations
 
 import inspect

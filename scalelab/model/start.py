@@ -1,9 +1,5 @@
 """How the prefixes of a pretrained model start."""
 
-# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# pyright: reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,10 +1,5 @@
 """The training loop: one resolved config in, one result out."""
 
-# torch types every attribute of a module as Tensor | Module, so these rules say nothing here.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
-# pyright: reportOptionalMemberAccess=false, reportGeneralTypeIssues=false, reportReturnType=false
-
 from __future__ import annotations
 
 import math
@@ -30,7 +25,7 @@ from scalelab.train.tokens import TokenData
 Progress = Callable[[int, float, float], None]  # step, loss in nats a token, tokens a second
 
 _CURVE_POINTS = 100
-_StreamedQwen2 = lm_class(Qwen2ForCausalLM)
+_StreamedQwen2: Any = lm_class(Qwen2ForCausalLM)
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def _init_streams(model: Any, recipe: Recipe) -> None:
     """
     decoder = model.get_decoder()
     for module in attention_modules(decoder):
-        bank = active_bank(module)
+        bank: Any = active_bank(module)
         bank.prefix_k.normal_(std=recipe.prefix_key_std)
         bank.prefix_v.normal_(std=recipe.prefix_value_std)
     decoder.mixture.start_uniform()
