@@ -24,7 +24,7 @@ check: $(READY)  ## style, types, and who may import whom
 benchmark: $(READY)  ## speeds as ratios to a baseline in the same run
 	$(BIN)/python benchmarks/fit.py
 
-benchmark-model: $(READY)  ## streams against the original's way, about 15 minutes on 2 cores
+benchmark-model: $(READY)  ## streams against the original's way, about 12 minutes on 2 cores
 	$(BIN)/python benchmarks/model.py
 
 coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 20 minutes on 2 cores
