@@ -2,7 +2,7 @@
 
 All variants start from one model, see the same text in the same order and are measured on the same held-out
 text: the base as it is; P = 1 with a trained prefix as long as all prefixes of P streams together (prefix
-tuning, so what adaptation to the text alone gives); and P streams. Before that: how the prefixes should start.
+tuning, so what adaptation to the text alone gives); and P streams. After that: how the prefixes should start.
 
     python benchmarks/second_stage.py MODEL [TOKENS] [SEQ_LEN]
 """
@@ -19,7 +19,7 @@ from scalelab.units import format_count
 
 PREFIX_TOKENS = 48
 BATCH_SIZE = 4
-VAL_TOKENS = 32_768
+VAL_TOKENS = 16_384
 SEEDS = (0,)
 
 
@@ -70,7 +70,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     quiet_libraries()
     model_folder = Path(sys.argv[1])
-    tokens = float(sys.argv[2]) if len(sys.argv) > 2 else 65_536
+    tokens = float(sys.argv[2]) if len(sys.argv) > 2 else 49_152
     length = int(sys.argv[3]) if len(sys.argv) > 3 else 256
-    starts(model_folder, length)
     second_stage(model_folder, tokens, length)
+    starts(model_folder, length)

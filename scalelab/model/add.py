@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from scalelab.model.aggregate import MIXTURES
 from scalelab.model.attention import attention_name, watch_calls
 from scalelab.model.banks import active_bank, attention_modules, kv_shapes
 from scalelab.model.classes import adopt, config_class, lm_class
@@ -38,6 +39,10 @@ def add_streams(
         raise ValueError(f"P must be at least 1, not {P}")
     if prefix_tokens is not None and prefix_tokens < 1:
         raise ValueError(f"prefix_tokens must be at least 1, not {prefix_tokens}")
+    if aggregation not in MIXTURES:
+        raise ValueError(f"aggregation {aggregation!r}: choose one of {', '.join(MIXTURES)}")
+    if not 0 <= smooth < 1:
+        raise ValueError(f"smooth must lie in [0, 1), not {smooth}")
     sizes = {p: prefix_tokens or 48 for p in wanted if p > 1 or prefix_tokens}
     if not isinstance(model, StreamedLM):
         _make_streamed(model)
@@ -45,8 +50,13 @@ def add_streams(
     if taken := [p for p in sizes if p not in new]:
         raise ValueError(f"the model has a bank of {taken[0]} streams already")
     if new:
-        _declare(model, new, smooth, aggregation)
-        model.build_banks()
+        before = {name: value for name, value in vars(model.config).items() if name.startswith("parscale_")}
+        try:
+            _declare(model, new, smooth, aggregation)
+            model.build_banks()
+        except Exception:  # no memory for them
+            vars(model.config).update(before)
+            raise
         model.set_attn_implementation(model.config._attn_implementation)
     for p in new:
         model.set_streams(p)
@@ -102,13 +112,27 @@ def _make_streamed(model: PreTrainedModel) -> None:
     if not name.endswith(("ForCausalLM", "LMHeadModel")):
         raise ValueError(f"{name}: not a causal language model")
     modules = attention_modules(decoder)
+    if not all(getattr(module, "is_causal", True) for module in modules):
+        raise ValueError(f"{name}: its attention is not causal (see its config's is_causal or is_decoder)")
+    if getattr(model.config, "add_cross_attention", False):
+        raise ValueError(f"{name}: it attends to another model's states, which have no rows for streams")
     shapes = _probe(model, modules)
     config = model.config
-    config.__class__ = config_class(type(config))
-    if shapes != kv_shapes(config, len(modules)):
+    own_config = type(config)
+    streamed = lm_class(type(model), None if own_config is type(model).config_class else own_config)
+    config.__class__ = config_class(own_config)
+    if shapes != _guessed(config, len(modules)):
         config.parscale_kv_shapes = [list(shape) for shape in shapes]
-    model.__class__ = lm_class(type(model))
+    model.__class__ = streamed
     adopt(model)
+
+
+def _guessed(config: Any, count: int) -> list[tuple[int, int, int]] | None:
+    """What a config alone says of the layers' keys and values; None where it does not say."""
+    try:
+        return kv_shapes(config, count)
+    except Exception:  # heterogeneous configs raise kinds of their own
+        return None
 
 
 def _probe(model: PreTrainedModel, modules: list[nn.Module]) -> list[tuple[int, int, int]]:
@@ -127,10 +151,14 @@ def _probe(model: PreTrainedModel, modules: list[nn.Module]) -> list[tuple[int, 
     finally:
         model.train(training)
         model.config._attn_implementation = own
+    if calls.biased:
+        raise ValueError(f"{name}: its attention adds a bias by position, which has no column for a prefix")
+    if any(keys.shape[2] != 2 for keys in calls.keys):
+        raise ValueError(f"{name}: its layers attend to more than the tokens, so a prefix has no place before them")
     seen = {id(m): (k, v) for m, k, v in zip(calls.modules, calls.keys, calls.values, strict=True)}
     if len(modules) != layers or set(seen) != {id(m) for m in modules} or len(calls.modules) != layers:
         raise ValueError(
-            f"{name}: only {len(seen)} of its {layers} layers attend through the attention interface of "
-            "transformers, so prefixes would have no effect on the others; streams need all of them"
+            f"{name}: {len(seen)} modules in {layers} layers attend through the attention interface of transformers, "
+            f"{len(calls.modules)} times a token; streams need just one a layer, or prefixes would have no effect"
         )
     return [(seen[id(m)][0].shape[1], seen[id(m)][0].shape[3], seen[id(m)][1].shape[3]) for m in modules]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +50,7 @@ def attention_name(implementation: str | None) -> str:
     return NAMES[implementation]
 
 
-@dataclass
+@dataclass(eq=False)
 class Calls:
     """What went through the attention functions: per call, the module and its keys and values."""
 
@@ -57,31 +58,35 @@ class Calls:
     modules: list[nn.Module] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)  # [rows, kv_heads, T, head_dim], rotated
     values: list[Tensor] = field(default_factory=list)
+    biased: bool = False  # with a position bias, which has no column for a prefix
 
-    def note(self, module: nn.Module, key: Tensor, value: Tensor) -> None:
+    def note(self, module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> None:
         self.modules.append(module)
+        self.biased |= kwargs.get("position_bias") is not None
         if self.keep:
             self.keys.append(key)
             self.values.append(value)
 
 
-_watching: list[Calls] = []
+_watching: ContextVar[tuple[Calls, ...]] = ContextVar("_watching", default=())  # in this thread
 
 
 @contextmanager
 def watch_calls(keep: bool = False) -> Iterator[Calls]:
     """Collects every call of our attention functions; not for compiled code."""
     calls = Calls(keep)
-    _watching.append(calls)
+    before = _watching.set((*_watching.get(), calls))
     try:
         yield calls
     finally:
-        _watching.remove(calls)
+        _watching.reset(before)
 
 
-def _note(module: nn.Module, key: Tensor, value: Tensor) -> None:
-    for calls in _watching:
-        calls.note(module, key, value)
+def _note(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for calls in _watching.get():
+        calls.note(module, key, value, kwargs)
 
 
 def _with_prefix(bank: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -102,7 +107,7 @@ def parscale_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """`sdpa_attention_forward` over prefix and sequence. Query [P·B, heads, T, head_dim]."""
-    _note(module, key, value)
+    _note(module, key, value, kwargs)
     bank = active_bank(module)
     if bank is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -110,7 +115,7 @@ def parscale_sdpa(
     if length == 1 and key.nbytes >= _SPLIT_BYTES and _can_split(attention_mask, kwargs):
         return _one_query(bank, query, key, value, attention_mask, kwargs.get("scaling")), None
     plain = _is_plain(kwargs)
-    causal = attention_mask is None and length > 1
+    causal = attention_mask is None and length > 1  # modules that are not causal have been refused
     if causal and key.shape[2] > length:  # an empty static cache: its tail is all future
         key, value = key[:, :, :length], value[:, :, :length]
     key, value, n = _with_prefix(bank, key, value)
@@ -195,7 +200,7 @@ def parscale_eager(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     """The architecture's own eager attention over prefix and sequence; the mask is additive."""
-    _note(module, key, value)
+    _note(module, key, value, kwargs)
     eager = sys.modules[_home(module)].eager_attention_forward
     bank = active_bank(module)
     if bank is not None:

@@ -26,34 +26,55 @@ class GrowingLayer(DynamicLayer):
     Seen from outside, `keys` and `values` are as before: [rows, kv_heads, T, head_dim].
     """
 
-    rooms: tuple[Tensor, Tensor] | None = None
+    room: _Room | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        differentiated = torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad)
         if (
             torch.compiler.is_compiling()
-            or differentiated
+            or torch.is_grad_enabled()  # what was written must not change before the backward pass
             or not self.is_initialized
             or self.keys.nbytes < _LEAST_BYTES
         ):
             return super().update(key_states, value_states, *args, **kwargs)
         held = (self.keys, self.values)
         end = self.keys.shape[-2] + key_states.shape[-2]
-        if self.rooms is None or not all(_fits(h, room, end) for h, room in zip(held, self.rooms, strict=True)):
-            self.rooms = (_more_room(self.keys, end), _more_room(self.values, end))
-        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
-            room[:, :, end - new.shape[-2] : end] = new
-        self.keys, self.values = (room[:, :, :end] for room in self.rooms)
+        if self.room is None or not self.room.fits(held, end):
+            self.room = _Room(held, end)
+        self.keys, self.values = self.room.write(key_states, value_states)
         return self.keys, self.values
 
 
-def _fits(held: Tensor, room: Tensor, end: int) -> bool:
-    """Whether `held` still is the head of `room` (beams may have been reordered), and `end` tokens go in."""
-    same = held.data_ptr() == room.data_ptr() and held.shape[:2] == room.shape[:2] and held.stride() == room.stride()
-    return same and end <= room.shape[2] and (torch.is_inference_mode_enabled() or not room.is_inference())
+class _Room:
+    """Two tensors with space after what they hold. Caches that came from one another may share them."""
+
+    def __init__(self, held: tuple[Tensor, Tensor], end: int) -> None:
+        self.tensors = (_enlarged(held[0], end), _enlarged(held[1], end))
+        self.end = held[0].shape[2]  # written so far
+
+    def fits(self, held: tuple[Tensor, Tensor], end: int) -> bool:
+        """Whether `held` still are the heads of these tensors, up to all that was written, and `end` tokens go in.
+
+        Beams may have been reordered; and where another cache has written on, or this one was cropped, what
+        lies behind may still be looked at.
+        """
+        if held[0].shape[2] != self.end or end > self.tensors[0].shape[2]:
+            return False
+        if self.tensors[0].is_inference() and not torch.is_inference_mode_enabled():
+            return False
+        return all(
+            h.data_ptr() == t.data_ptr() and h.shape[:2] == t.shape[:2] and h.stride() == t.stride()
+            for h, t in zip(held, self.tensors, strict=True)
+        )
+
+    def write(self, new_keys: Tensor, new_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values with the new ones behind them."""
+        start, self.end = self.end, self.end + new_keys.shape[2]
+        keys, values = self.tensors
+        keys[:, :, start : self.end], values[:, :, start : self.end] = new_keys, new_values
+        return keys[:, :, : self.end], values[:, :, : self.end]
 
 
-def _more_room(held: Tensor, end: int) -> Tensor:
+def _enlarged(held: Tensor, end: int) -> Tensor:
     rows, kv_heads, length, dim = held.shape
     room = held.new_empty(rows, kv_heads, end + max(_LEAST_ROOM, end // 4), dim)
     room[:, :, :length] = held

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from scalelab.errors import DataError, UsageError
+from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.classes import SUFFIX, register_type
 from scalelab.model.language_model import StreamedLM
@@ -39,19 +41,47 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
     try:
         if str(kind).endswith(SUFFIX):
             register_type(kind)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", use_safetensors=True, local_files_only=True, trust_remote_code=False
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         if not isinstance(model, StreamedLM):
             add_streams(model, 1)
-    except (ValueError, OSError, KeyError, ImportError, AttributeError, RuntimeError) as error:
+    except (
+        ValueError,
+        OSError,
+        LookupError,
+        ImportError,
+        AttributeError,
+        RuntimeError,
+        TypeError,
+        ArithmeticError,
+    ) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise DataError(f"{folder}: not a model that can have streams ({reason.strip()})") from None
     except Exception as error:
-        if type(error).__module__.startswith(("safetensors", "huggingface_hub")):
+        if isinstance(error, SafetensorError) or type(error).__module__.startswith("huggingface_hub"):
             raise DataError(f"{folder}: {error}") from None
         raise
+    _refuse_gaps(folder, found)
     return model.eval()
+
+
+def _refuse_gaps(folder: Path, found: dict[str, Any]) -> None:
+    """Raises `DataError` where weights and config do not belong together: random weights would stand in."""
+    for what, trouble in (
+        ("missing_keys", "config.json asks for {}, which the weights do not hold"),
+        ("unexpected_keys", "the weights hold {}, which config.json does not ask for"),
+        ("mismatched_keys", "{} has another shape in the weights than config.json asks for"),
+    ):
+        keys = sorted(map(str, found.get(what) or ()))
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise DataError(f"{folder}: {trouble.format(keys[0] + more)}; the folder is incomplete or edited")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -70,11 +100,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def save_model(model: Any, folder: Path, tokenizer_from: Path | None = None) -> None:
-    """`model` with all its banks as safetensors below `folder`, and the tokenizer's files of `tokenizer_from`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    if tokenizer_from is None or tokenizer_from.resolve() == folder.resolve():
-        return
-    for name in _TOKENIZER_FILES:
-        if (tokenizer_from / name).is_file():
-            shutil.copyfile(tokenizer_from / name, folder / name)
+    """`model` with all its banks as safetensors in a new `folder`, and the tokenizer's files of `tokenizer_from`.
+
+    The folder appears complete or not at all. Raises `ScalelabError` or OSError.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        model.save_pretrained(building)
+        for name in _TOKENIZER_FILES:
+            if tokenizer_from is not None and (tokenizer_from / name).is_file():
+                shutil.copyfile(tokenizer_from / name, building / name)
+        building.chmod(0o755)
+        if folder.is_dir():
+            folder.rmdir()  # an empty one; any other is an error, and stays
+        building.rename(folder)
+    except SafetensorError as error:  # a full disk among others
+        raise ScalelabError(f"{folder}: the model could not be written ({error})") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)

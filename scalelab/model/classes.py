@@ -20,6 +20,7 @@ from scalelab.model.decoder import StreamedDecoder
 from scalelab.model.language_model import StreamedLM
 
 SUFFIX = "_parscale"
+_HEADS = ("ForCausalLM", "LMHeadModel")
 
 # Registered on import, so that AutoModelForCausalLM knows them; the tests cover each.
 FAMILIES = (
@@ -101,8 +102,11 @@ def adopt(model: StreamedLM) -> None:
 
 
 @cache
-def lm_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """`base`, a causal language model, with streams; registered with the Auto classes."""
+def lm_class(base: type[PreTrainedModel], config: type[PreTrainedConfig] | None = None) -> type[PreTrainedModel]:
+    """`base`, a causal language model, with streams; registered with the Auto classes.
+
+    Some model types borrow another's class: then `config` is the class of their own config.
+    """
 
     class ParScaleLM(StreamedLM, base):
         def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
@@ -110,8 +114,9 @@ def lm_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
             adopt(self)
             self.init_weights()  # of what came with the banks; the rest has been done
 
-    ParScaleLM.config_class = config_class(base.config_class)
-    for head in ("ForCausalLM", "LMHeadModel"):
+    own_config = base.config_class if config is None else config
+    ParScaleLM.config_class = config_class(own_config)
+    for head in _HEADS:
         if base.__name__.endswith(head):
             _named(ParScaleLM, f"{base.__name__.removesuffix(head)}ParScale{head}")
     AutoConfig.register(ParScaleLM.config_class.model_type, ParScaleLM.config_class, exist_ok=True)
@@ -128,9 +133,24 @@ def register_type(model_type: str) -> None:
     name = names.get(model_type.removesuffix(SUFFIX))
     if not model_type.endswith(SUFFIX) or name is None:
         raise ValueError(f"model type {model_type!r} is no causal language model with streams")
-    lm_class(getattr(transformers, name))
+    config = type(AutoConfig.for_model(model_type.removesuffix(SUFFIX)))
+    base = getattr(transformers, name)
+    lm_class(base, None if config is base.config_class else config)
 
 
 def _named(kind: type, name: str) -> type:
+    """`kind` under its name in this module, where pickle looks for it."""
     kind.__name__ = kind.__qualname__ = name
+    globals()[name] = kind
     return kind
+
+
+def __getattr__(name: str) -> Any:
+    """In a process that has not made it yet: the class of a pickled model of a family not in `FAMILIES`."""
+    plain = name.replace("ParScale", "")
+    base = getattr(transformers, plain, None) if plain != name else None
+    if base is None or not isinstance(base, type):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if issubclass(base, PreTrainedConfig):
+        return config_class(base)
+    return lm_class(base) if plain.endswith(_HEADS) else decoder_class(base)

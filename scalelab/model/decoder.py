@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from scalelab.model.attention import watch_calls
 from scalelab.model.banks import OWN, attention_modules
@@ -32,6 +32,13 @@ class StreamedDecoder(nn.Module):
     active_streams: str | None = None  # the bank in use, see `banks.active_bank`
     checked = False  # every layer was seen to use its prefix
     replayed: Any = None
+    last_outputs: Any = None  # of the last run, as a shape for `replay`; only while `keep_outputs`
+    keep_outputs = False
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: on loading, transformers treats parts of custom models as done that it would initialise."""
+        return False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the base's: ids [B, T] in, mixed `last_hidden_state` [B, T, h] out.
@@ -52,7 +59,10 @@ class StreamedDecoder(nn.Module):
             with watch_calls() as calls:
                 outputs = super().forward(**kwargs)
             self._check(calls.modules)
-        return outputs if self.P == 1 else self._mixed(outputs)
+        outputs = outputs if self.P == 1 else self._mixed(outputs)
+        if self.keep_outputs:
+            self.last_outputs = outputs
+        return outputs
 
     @property
     def prefixed(self) -> bool:
@@ -69,8 +79,8 @@ class StreamedDecoder(nn.Module):
     def _for_streams(self, name: str, value: Any) -> Any:
         if self.P == 1 or value is None or name not in _BY_ROW:
             return value
-        if name == "position_ids" and value.shape[0] == 1:  # one row serves all
-            return value
+        if isinstance(value, Tensor) and value.shape[0] == 1 and (name == "position_ids" or value.ndim == 4):
+            return value  # one row of positions, or one prepared mask, serves all
         return _repeat_rows(value, self.P)
 
     def _mixed(self, outputs: Any) -> Any:
@@ -114,9 +124,19 @@ class StreamedDecoder(nn.Module):
             init.normal_(module.prefix_v, std=std)
 
     @contextmanager
+    def kept_outputs(self) -> Iterator[None]:
+        """Within, `replay` can stand in for the last run."""
+        self.keep_outputs = True
+        try:
+            yield
+        finally:
+            self.keep_outputs, self.last_outputs = False, None
+
+    @contextmanager
     def replay(self, hidden: Tensor) -> Iterator[None]:
-        """Within, the decoder does not run: the head gets `hidden` [B, T, h] from it."""
-        self.replayed = BaseModelOutputWithPast(last_hidden_state=hidden)
+        """Within, the decoder does not run: the head gets `hidden` [B, T, h] in the last run's output."""
+        self.replayed = copy.copy(self.last_outputs)
+        self.replayed.last_hidden_state = hidden
         try:
             yield
         finally:

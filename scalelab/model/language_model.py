@@ -28,6 +28,11 @@ class StreamedLM(nn.Module):
 
     config: PreTrainedConfig
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: on loading, transformers treats parts of custom models as done that it would initialise."""
+        return False
+
     @property
     def P(self) -> int:
         """Streams in use."""

@@ -76,11 +76,12 @@ class StreamProbe:
         """Logits [B, T, vocab] of `inputs` [B, T], with what the streams did noted."""
         seen: list[torch.Tensor] = []
         hook = self.decoder.mixture.register_forward_hook(lambda module, args, output: seen.append(args[0]))
-        try:
-            logits = self.model(inputs, use_cache=False).logits
-        finally:
-            hook.remove()
-        self._note(seen[0], inputs, labels)
+        with self.decoder.kept_outputs():
+            try:
+                logits = self.model(inputs, use_cache=False).logits
+            finally:
+                hook.remove()
+            self._note(seen[0], inputs, labels)
         return logits
 
     def _note(self, streams: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> None:
@@ -104,7 +105,9 @@ class StreamProbe:
         """Of all batches so far."""
         losses = np.concatenate(self._losses, axis=1)
         P = len(losses)
-        correlations = np.corrcoef(losses)[np.triu_indices(P, 1)]
+        # Without variance there is no correlation: streams that are all constant are copies.
+        constant = losses.std(1).min() == 0
+        correlations = np.ones(1) if constant else np.corrcoef(losses)[np.triu_indices(P, 1)]
         weights = torch.stack(self._weights).sum(0) / self._tokens
         cosine, entropy = self._cosine / self._tokens, self._entropy / self._tokens
         return StreamReport(
