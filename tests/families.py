@@ -3,7 +3,7 @@
 import torch
 import transformers
 
-_COMMON = {
+COMMON = {
     "vocab_size": 97,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -43,7 +43,7 @@ FAMILIES = {
 def make(name, seed=0, attn_implementation=None, **changes):
     """A model in eval mode, with weights large enough that nothing hides behind small numbers."""
     kind, own = FAMILIES[name]
-    config = getattr(transformers, kind)(**(_COMMON | own | changes))
+    config = getattr(transformers, kind)(**(COMMON | own | changes))
     torch.manual_seed(seed)
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = transformers.AutoModelForCausalLM.from_config(config, **options)

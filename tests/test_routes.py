@@ -1,5 +1,7 @@
 """Every way to the same attention: by length, by kernel, by size of the cache, and compiled."""
 
+import copy
+
 import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
@@ -126,3 +128,40 @@ def test_a_cache_filled_in_inference_mode_can_grow_outside(large):
             layer.update(torch.ones(2, 1, 3, 4), torch.ones(2, 1, 3, 4))
     with torch.no_grad():
         assert layer.update(torch.ones(2, 1, 3, 4), torch.ones(2, 1, 3, 4))[0].shape == (2, 1, 9, 4)
+
+
+@torch.no_grad()
+def test_what_others_hold_of_a_cache_is_not_overwritten(large):
+    model, ids = streamed("qwen2"), tokens(length=20)
+    start = model(ids[:, :10], use_cache=True).past_key_values
+    model(ids[:, 10:12], past_key_values=start)  # now with room to grow
+    branch = copy.copy(start)
+    branch.layers = [copy.copy(layer) for layer in start.layers]
+    held = start.layers[0].keys
+    before = held.clone()
+    one, other = ids[:, 12:13], (ids[:, 12:13] + 1) % 97
+    first = model(one, past_key_values=start).logits
+    second = model(other, past_key_values=branch).logits
+    torch.testing.assert_close(second, model(torch.cat([ids[:, :12], other], 1)).logits[:, -1:], atol=2e-4, rtol=1e-4)
+    later = model(ids[:, 13:14], past_key_values=start).logits
+    torch.testing.assert_close(later, model(ids[:, :14]).logits[:, -1:], atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(first, model(ids[:, :13]).logits[:, -1:], atol=2e-4, rtol=1e-4)
+    start.crop(-3)
+    model(other, past_key_values=start)
+    assert torch.equal(held, before)
+
+
+def test_gradients_go_through_cached_steps(large):
+    model, ids = streamed("qwen2"), tokens()
+    model.requires_grad_(False)
+    own = [p.requires_grad_(True) for _, p in model.stream_parameters()]
+    model(ids, use_cache=False).logits[:, -1].sum().backward()
+    expected = [p.grad.clone() for p in own]
+    model.zero_grad()
+    past = None
+    for t in range(ids.shape[1]):
+        out = model(ids[:, t : t + 1], past_key_values=past, use_cache=True)
+        past = out.past_key_values
+    out.logits[:, -1].sum().backward()
+    for got, want in zip((p.grad for p in own), expected, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-3)

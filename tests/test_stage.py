@@ -1,11 +1,14 @@
 """A pretrained model gets streams, and they alone learn."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, pipeline
 
 from scalelab.cli import main
@@ -19,7 +22,7 @@ from scalelab.train import stage
 from scalelab.train.recipe import Recipe
 from scalelab.train.run import run_and_record
 from scalelab.train.streams import StreamReport, weights_over_tokens
-from tests.families import make, warm
+from tests.families import FAMILIES, make, warm
 
 RECIPE = stage.stage_recipe("streams", None, 32, 4, 2048, "fp32")
 
@@ -86,7 +89,7 @@ def test_moments_are_those_of_the_text():
 
 
 def test_conversion_keeps_the_loss_and_separates_streams(converted, folder, text_folder, capsys):
-    data = stage.read_text(folder, str(text_folder))
+    data = stage.read_text(stage.open_model(folder), folder, str(text_folder))
     base = stage.measure(stage.open_model(folder), data, RECIPE, "cpu").loss
     for P in (2, 4):
         seen = stage.measure(stage.open_model(converted, P), data, RECIPE, "cpu")
@@ -117,7 +120,7 @@ def test_frozen_backbone_stays_bit_for_bit(P, converted, folder, text_folder, tm
 def test_training_all_moves_the_backbone_and_not_the_other_bank(converted, text_folder):
     model = stage.open_model(converted, 4)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    data = stage.read_text(converted, str(text_folder))
+    data = stage.read_text(stage.open_model(converted), converted, str(text_folder))
     result = stage.train_stage(model, data, stage.stage_recipe("all", 1e-3, 32, 4, 2048, "fp32"), 4e3, "all")
     assert result.after.loss < result.before.loss
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
@@ -128,7 +131,7 @@ def test_training_all_moves_the_backbone_and_not_the_other_bank(converted, text_
 
 def test_prefix_tuning_trains_one_stream(folder, text_folder):
     model = stage.open_model(folder)
-    data = stage.read_text(folder, str(text_folder))
+    data = stage.read_text(stage.open_model(folder), folder, str(text_folder))
     with pytest.raises(UsageError, match="no streams to train"):
         stage.train_stage(model, data, RECIPE, 4e3)
     stage.convert(model, {1: 8}, data, "text")
@@ -142,7 +145,7 @@ def test_diagnose_says_what_evaluation_found(converted, text_folder, tmp_path, c
     options = ["--corpus", str(text_folder), "--val-tokens", "2048", "--figure", str(picture)]
     assert main(["diagnose", str(converted), "--P", "2", "--json", *options]) == 0
     told = json.loads(capsys.readouterr().out)
-    data = stage.read_text(converted, str(text_folder))
+    data = stage.read_text(stage.open_model(converted), converted, str(text_folder))
     recipe = stage.stage_recipe("streams", None, 64, 1, 2048, "fp32")
     seen = stage.measure(stage.open_model(converted, 2), data, recipe, "cpu")
     assert told["loss"] == pytest.approx(seen.loss)
@@ -204,7 +207,7 @@ def test_copies_are_told(folder, text_folder):
         for name, parameter in model.stream_parameters():
             if "prefix" in name:
                 parameter[1] = parameter[0]
-    seen = stage.measure(model, stage.read_text(folder, str(text_folder)), RECIPE, "cpu")
+    seen = stage.measure(model, stage.read_text(stage.open_model(folder), folder, str(text_folder)), RECIPE, "cpu")
     assert seen.streams.warnings == ["stream_collapse"]
     assert seen.streams.correlation == pytest.approx(1)
     assert seen.streams.cosine == pytest.approx(1)
@@ -229,6 +232,129 @@ def test_a_pipeline_takes_the_checkpoint(converted):
     assert made[0]["generated_text"].startswith("def f(")
 
 
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_architecture_can_be_evaluated(name):
+    from scalelab.train.evaluate import evaluate
+
+    model = warm(add_streams(make(name), 2, prefix_tokens=4))
+    windows = np.random.default_rng(0).integers(2, 97, (5, 10))
+    seen = evaluate(model, windows, np.arange(5), "cpu", bf16=False)
+    with torch.no_grad():
+        ids = torch.from_numpy(windows)
+        own = torch.nn.functional.cross_entropy(model(ids[:, :-1]).logits.transpose(1, 2), ids[:, 1:])
+    assert seen.loss == pytest.approx(own.item(), rel=1e-5)
+    assert seen.streams.losses[0] != seen.streams.losses[1]
+    assert model.get_decoder().replayed is None
+    assert model.get_decoder().last_outputs is None
+
+
+def test_constant_losses_are_copies():
+    from scalelab.train.evaluate import evaluate
+
+    model = add_streams(make("qwen2", tie_word_embeddings=False), 2, prefix_tokens=4)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    seen = evaluate(model, np.random.default_rng(0).integers(2, 97, (4, 10)), np.arange(4), "cpu", bf16=False)
+    assert seen.streams.warnings == ["stream_collapse"]
+
+
+def test_generation_stops_at_the_tokenizers_end(converted, tmp_path, capsys):
+    """Also where only the tokenizer knows it: a model that answers everything with the end makes one token."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(converted)
+
+    def always_the_end(tensors):
+        states = tensors["model.norm.weight"]
+        states.zero_()
+        return tensors
+
+    config = json.loads((converted / "config.json").read_text())
+    assert config.get("eos_token_id") is None
+    folder = _edited(converted, tmp_path / "ends", always_the_end)
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    # With all logits the same the first token is the likeliest: let that be the end of text.
+    first = tokenizer.convert_ids_to_tokens(0)
+    assert content["added_tokens"][0]["content"] == first == tokenizer.eos_token
+    assert main(["generate", str(folder), "--prompt", "a b", "--max-new-tokens", "9"]) == 0
+    assert "P = 4: 1 tokens" in capsys.readouterr().err
+
+
+def test_a_precision_is_kept(converted, text_folder, tmp_path):
+    """A bf16 backbone comes out in bf16, to the last bit, and its rotations stay in fp32."""
+    half = tmp_path / "half"
+    save_model(load_model(converted).to(torch.bfloat16), half, converted)
+    out = tmp_path / "out"
+    options = ["--tokens", "1k", "--batch-size", "4", "--val-tokens", "512", "--corpus", str(text_folder)]
+    assert main(["train", str(half), "--P", "2", "-o", str(out), *options]) == 0
+    before, after = (load_file(f / "model.safetensors") for f in (half, out))
+    assert {t.dtype for t in after.values()} == {torch.bfloat16}
+    assert all(torch.equal(after[k], before[k]) for k in before if "_banks.2" not in k)
+    assert stage.open_model(half, dtype=torch.bfloat16).model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_a_loss_that_is_no_number_is_never_saved(converted, text_folder, tmp_path, capsys):
+    options = ["--tokens", "2k", "--batch-size", "4", "--val-tokens", "512", "--corpus", str(text_folder)]
+    out = tmp_path / "x"
+    assert main(["train", str(converted), "--P", "2", "-o", str(out), "--lr", "1e39", *options]) == 1
+    assert "a number" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(converted, text_folder, tmp_path):
+    """With files limited to 20 kB, as on a full disk: one line, and no folder."""
+    options = ["--P", "8", "--prefix-tokens", "3", "--corpus", str(text_folder)]
+    script = f"""
+import resource, signal, sys
+from scalelab.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+sys.exit(main(["convert", {str(converted)!r}, "-o", "copy", *{options!r}]))
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "could not be written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def _edited(folder, into, weights=lambda tensors: tensors, **config):
+    """A copy of a checkpoint with changed weights or config."""
+    shutil.copytree(folder, into)
+    file = into / "model.safetensors"
+    save_file(weights(load_file(file)), file, metadata={"format": "pt"})
+    content = json.loads((into / "config.json").read_text())
+    (into / "config.json").write_text(json.dumps(content | config))
+    return into
+
+
+@pytest.mark.parametrize(
+    ("weights", "config", "message"),
+    [
+        (
+            lambda t: {k: v for k, v in t.items() if "layers.1.mlp.up" not in k},
+            {},
+            r"asks for model\.layers\.1\.mlp\.up",
+        ),
+        (lambda t: {k: v for k, v in t.items() if "0.self_attn.prefix" not in k}, {}, "prefix_k and . more"),
+        (lambda t: t, {"parscale_banks": None}, "aggregate_banks|aggregate_layer"),
+        (lambda t: t, {"parscale_banks": None, "parscale_n": 1}, "the weights hold"),
+        (lambda t: t, {"parscale_aggregation": "mean"}, "the weights hold model.aggregate_banks"),
+        (lambda t: t, {"num_hidden_layers": 1}, r"the weights hold model\.layers\.1"),
+        (lambda t: t, {"parscale_banks": {"2": 5, "4": 3}}, "not a model|another shape"),
+        (lambda t: t, {"parscale_active": 7}, "no bank of 7 streams"),
+        (lambda t: t, {"parscale_attn_smooth": None}, "parscale_attn_smooth must lie in"),
+        (lambda t: t, {"parscale_banks": [2]}, "parscale_banks must be a mapping"),
+        (lambda t: t, {"parscale_n": "4"}, "not a model that can have streams"),
+        (lambda t: t, {"num_attention_heads": 0}, "not a model that can have streams"),
+    ],
+)
+def test_weights_and_config_must_belong_together(weights, config, message, converted, tmp_path):
+    """Or random weights would stand in for the missing without a word."""
+    with pytest.raises(DataError, match=message):
+        load_model(_edited(converted, tmp_path / "edited", weights, **config))
+
+
 WRONG = [
     (["convert", "nowhere", "-o", "x"], 2, "nowhere: no such folder"),
     (["convert", "{folder}", "-o", "{folder}"], 2, "is there already and not empty"),
@@ -241,6 +367,14 @@ WRONG = [
     (["train", "{converted}", "-o", "x", "--train", "head"], 2, "--train head: choose streams or all"),
     (["train", "{converted}", "-o", "x", "--tokens", "many"], 2, "--tokens: 'many' is not a positive count"),
     (["train", "{converted}", "-o", "x", "--corpus", "nothing"], 2, "--corpus nothing: no such file"),
+    (["train", "{converted}", "-o", "{file}/x", "--P", "2"], 1, "config.json"),
+    (["convert", "{converted}", "-o", "x", "--P", "8", "--aggregation", "mean"], 2, "have dynamic"),
+    (["convert", "{folder}", "-o", "x", "--P", "9999999999999", "--corpus", "{text}"], 2, "too few for"),
+    (["convert", "{gpt2}", "-o", "x", "--corpus", "{text}", "--seq-len", "64"], 2, "the model has positions for 48"),
+    (["convert", "{gpt2}", "-o", "x", "--corpus", "{text}", "--prefix-tokens", "49"], 2, "--prefix-tokens: 49 tokens"),
+    (["generate", "{gpt2}", "--prompt", "a", "--max-new-tokens", "48"], 2, "the model has positions for 48"),
+    (["convert", "{small}", "-o", "x", "--corpus", "{text}"], 2, "its tokenizer has 300 tokens, its model embeds 97"),
+    (["diagnose", "{converted}", "--figure", "f.xyz"], 2, "--figure f.xyz: end it in one of"),
     (["diagnose", "{folder}"], 2, "one stream has nothing to compare"),
     (["diagnose", "{empty}"], 1, "no config.json, so no model"),
     (["generate", "{converted}", "--prompt", ""], 2, "--prompt is empty"),
@@ -263,8 +397,12 @@ def test_mistakes_get_one_line(words, code, message, folder, converted, text_fol
         file.write_bytes(file.read_bytes()[:200])
     if "{bloom}" in words:
         BloomForCausalLM(BloomConfig(vocab_size=97, n_layer=2, n_head=4, hidden_size=32)).save_pretrained("bloom")
-    places = {"folder": folder, "converted": converted, "text": text_folder}
-    places |= {name: tmp_path / name for name in ("empty", "broken", "bloom")}
+    for name, family, size in (("gpt2", "gpt2", 300), ("small", "llama", 97)):
+        if f"{{{name}}}" in words:
+            model = add_streams(make(family, vocab_size=size, max_position_embeddings=48), 1)
+            save_model(model, tmp_path / name, folder)
+    places = {"file": folder / "config.json", "folder": folder, "converted": converted, "text": text_folder}
+    places |= {name: tmp_path / name for name in ("empty", "broken", "bloom", "gpt2", "small")}
     assert main([word.format(**places) for word in words]) == code
     err = capsys.readouterr().err
     assert message in err

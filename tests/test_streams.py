@@ -1,13 +1,19 @@
 """Streams on every architecture: what must hold whatever the decoder is."""
 
+import copy
+import pickle
+import threading
+
 import pytest
 import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
 from scalelab.model import add_streams
+from scalelab.model.attention import watch_calls
 from scalelab.model.banks import active_bank, attention_modules
-from tests.families import FAMILIES, make, warm
+from scalelab.model.checkpoint import load_model
+from tests.families import COMMON, FAMILIES, make, warm
 
 NAMES = sorted(FAMILIES)
 P = 4
@@ -254,6 +260,101 @@ def test_encoder_decoders_are_refused_by_name():
     config = transformers.T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4)
     with pytest.raises(ValueError, match="T5ForConditionalGeneration: an encoder–decoder"):
         add_streams(transformers.T5ForConditionalGeneration(config), 2)
+
+
+NOT_CAUSAL = [
+    (transformers.LlamaConfig, {"is_causal": False}, "its attention is not causal"),
+    (transformers.BertConfig, {"is_decoder": False}, "its attention is not causal"),
+    (transformers.GPT2Config, {"add_cross_attention": True}, "attends to another model's states"),
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "message"), NOT_CAUSAL)
+def test_what_is_no_causal_decoder_is_refused(kind, change, message):
+    common = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = AutoModelForCausalLM.from_config(kind(**common, intermediate_size=48, **change)).eval()
+    with pytest.raises(ValueError, match=message):
+        add_streams(model, 2)
+
+
+@torch.no_grad()
+def test_layers_of_unequal_shape(tmp_path):
+    """Gemma 4 has other heads in its global layers; the config then says so, and a checkpoint comes back."""
+    config = transformers.Gemma4TextConfig(
+        vocab_size=97, vocab_size_per_layer_input=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, global_head_dim=16, hidden_size_per_layer_input=8,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"], sliding_window=6, pad_token_id=0,
+    )  # fmt: skip
+    model = warm(add_streams(AutoModelForCausalLM.from_config(config).eval(), 2, prefix_tokens=4))
+    assert len({tuple(shape) for shape in model.config.parscale_kv_shapes}) == 2
+    expected = model(tokens()).logits
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(load_model(tmp_path)(tokens()).logits, expected)
+
+
+@torch.no_grad()
+def test_a_model_type_that_borrows_a_class_comes_back(tmp_path):
+    """InternLM3 is Llama's class with a config of its own, which is no family that is registered."""
+    config = transformers.AutoConfig.for_model("internlm3", **COMMON, head_dim=8)
+    model = warm(add_streams(AutoModelForCausalLM.from_config(config).eval(), 2, prefix_tokens=4))
+    expected = model(tokens()).logits
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert torch.equal(again(tokens()).logits, expected)
+    assert again.config.model_type == "internlm3_parscale"
+
+
+@torch.no_grad()
+def test_buffers_that_are_not_saved_come_back(tmp_path):
+    """Falcon-H1 computes a buffer when its weights are initialised; left out it made NaN of everything."""
+    config = transformers.FalconH1Config(
+        **COMMON, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8
+    )
+    model = warm(add_streams(AutoModelForCausalLM.from_config(config).eval(), 2, prefix_tokens=4))
+    expected = model(tokens()).logits
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(load_model(tmp_path)(tokens()).logits, expected)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+@torch.no_grad()
+def test_models_can_be_copied_and_pickled(name):
+    model = streamed(name)
+    expected = model(tokens()).logits
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(again(tokens()).logits, expected)
+
+
+def test_wrong_options_leave_the_model_as_it_was(tmp_path):
+    model = make("llama")
+    for options in ({"aggregation": "sum"}, {"smooth": 1.0}, {"smooth": float("nan")}):
+        with pytest.raises(ValueError, match=r"aggregation 'sum'|smooth must lie"):
+            add_streams(model, 2, **options)
+    assert type(model) is transformers.LlamaForCausalLM
+    add_streams(model, 2)
+    assert model.banks == {2: 48}
+
+
+def test_watching_is_of_one_thread_and_one_block():
+    model = streamed("llama")
+    with watch_calls() as outer:
+        with watch_calls() as inner:
+            threading.Thread(target=model, args=(tokens(),)).run()  # in this thread
+            other = threading.Thread(target=model, args=(tokens(),))
+            other.start()
+            other.join()
+        model(tokens())
+    assert len(inner.modules) == 3
+    assert len(outer.modules) == 6
+    model(tokens())
+    assert len(outer.modules) == 6
+
+
+@torch.no_grad()
+def test_one_prepared_mask_serves_all_rows():
+    model, ids = streamed("llama"), tokens()
+    causal = torch.ones(1, 1, 11, 11).tril() == 1
+    torch.testing.assert_close(model(ids, attention_mask=causal).logits, model(ids).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_a_layer_that_passes_the_interface_by_is_caught_at_its_first_run():

@@ -22,7 +22,9 @@ def convert(
     start: Annotated[
         str, typer.Option(help="Prefixes from keys and values of real text (text), of their moments, or normal.")
     ] = "text",
-    aggregation: Annotated[str, typer.Option(help="How streams are mixed: dynamic, mean or channel.")] = "dynamic",
+    aggregation: Annotated[
+        str | None, typer.Option(help="How streams are mixed: dynamic (the paper's, the default), mean or channel.")
+    ] = None,
     corpus: Annotated[
         str, typer.Option(help="Text for prefixes and validation: stdlib, hf:NAME, or a path.")
     ] = "stdlib",
@@ -42,7 +44,7 @@ def convert(
     from scalelab.architecture import MIXTURE_PARAMS
 
     banks = dict.fromkeys(whole_numbers(P or ["2", "4", "8"], "--P"), prefix_tokens)
-    if aggregation not in MIXTURE_PARAMS:
+    if aggregation not in (None, *MIXTURE_PARAMS):
         raise UsageError(f"--aggregation {aggregation}: choose one of {', '.join(MIXTURE_PARAMS)}")
     if start not in ("text", "moments", "normal"):
         raise UsageError(f"--start {start}: choose text, moments or normal")
@@ -50,7 +52,7 @@ def convert(
         raise UsageError(f"--dtype {dtype}: choose auto, fp32 or bf16")
     new_folder(out)
 
-    from scalelab.model.checkpoint import save_model
+    from scalelab.model.checkpoint import save_model, saved_dtype
     from scalelab.train import stage
 
     quiet_libraries()
@@ -59,13 +61,15 @@ def convert(
     model = stage.open_model(source, device=place)
     if taken := sorted(set(banks) & set(model.banks)):
         raise UsageError(f"--P {taken[0]}: {source} has that bank already")
-    data = stage.read_text(source, corpus, text_column)
+    if model.banks and aggregation not in (None, model.config.parscale_aggregation):
+        raise UsageError(f"--aggregation {aggregation}: the banks of {source} have {model.config.parscale_aggregation}")
+    data = stage.read_text(model, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(model)
     recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, choose_dtype(dtype, place))
     model.set_streams(1)
     with model.plain():
         base = stage.measure(model, data, recipe, place).loss
-    stage.convert(model, banks, data, start, seed, aggregation=aggregation)
+    stage.convert(model, banks, data, start, seed, aggregation=aggregation or "dynamic")
     table = make_table("P", "prefix", "loss", "over base", "cosine", "ρ of losses", "<warnings")
     table.add_row("base", "", f"{base:.4f}", "", "", "", "")
     worst, n_seen = 0.0, 0
@@ -78,7 +82,7 @@ def convert(
         about = (f"{streams.cosine:.4f}", f"{streams.correlation:.4f}") if streams else ("", "")
         named = ", ".join(streams.warnings) if streams else ""
         table.add_row(str(bank), str(n_tokens), f"{result.loss:.4f}", f"{over:+.2%}", *about, named)
-    save_model(model, out, source)
+    save_model(model.to(saved_dtype(source)), out, source)
     print_table(console, f"{source.resolve().name}, before any training, on {n_seen} tokens of {corpus}", table)
     if worst > 0.01:
         console.print("warning: a loss more than 1 % above the base's; --start text keeps it close", soft_wrap=True)

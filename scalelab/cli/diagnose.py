@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from scalelab.cli.console import make_table, print_table, stdout
-from scalelab.cli.models import choose_device, choose_dtype, load_tokenizer, quiet_libraries
+from scalelab.cli.models import check_figure, choose_device, choose_dtype, load_tokenizer, quiet_libraries
 from scalelab.errors import UsageError
 
 
@@ -34,6 +34,9 @@ def diagnose(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
 ) -> None:
     """Mixture weights, how alike the streams are, warnings, and a picture of the weights over tokens."""
+    if figure is not None:
+        check_figure(figure)
+
     import torch
 
     from scalelab.plot.streams import plot_weights
@@ -46,7 +49,8 @@ def diagnose(
     if model.P == 1:
         have = ", ".join(map(str, sorted(p for p in model.banks if p > 1))) or "none"
         raise UsageError(f"{source}: one stream has nothing to compare; choose --P (banks: {have})")
-    data = stage.read_text(source, corpus, text_column)
+    picture = figure or check_figure(Path(f"streams-P{model.P}.png"))
+    data = stage.read_text(model, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(model)
     recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, choose_dtype(dtype, place))
     seen = stage.measure(model, data, recipe, place)
@@ -55,11 +59,9 @@ def diagnose(
     content = {"P": model.P, "loss": seen.loss, "loss_stderr": seen.loss_stderr, "n_tokens": seen.n_tokens}
     content |= asdict(report) | {"effective_streams": report.effective_streams, "warnings": report.warnings}
     console = stdout()
-    picture = figure or Path(f"streams-P{model.P}.png")
     ids = torch.from_numpy(data.validation()[: min(seq_len, 64)].astype("int64"))
     words = load_tokenizer(source).convert_ids_to_tokens(ids.tolist())
     drawn = plot_weights(weights_over_tokens(model, ids), words, f"{source.resolve().name}, P = {model.P}")
-    picture.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(picture, dpi=150)
     if as_json:
         typer.echo(json.dumps(content, indent=1))

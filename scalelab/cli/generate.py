@@ -37,13 +37,11 @@ def generate(
     import torch
     from transformers import TextStreamer
 
-    from scalelab.train.stage import open_model
+    from scalelab.train.stage import check_length, open_model
 
     quiet_libraries()
     place = choose_device(device)
-    model = open_model(source, P, place)
-    if dtype == "bf16":
-        model = model.to(torch.bfloat16)
+    model = open_model(source, P, place, torch.bfloat16 if dtype == "bf16" else torch.float32)
     tokenizer = load_tokenizer(source)
     if chat:
         if not tokenizer.chat_template:
@@ -57,20 +55,22 @@ def generate(
         raise UsageError("--prompt: the tokenizer makes no token of it")
     if ids.max() >= model.config.vocab_size:
         raise UsageError(f"{source}: its tokenizer has tokens that the model has no embedding for")
+    check_length(model, ids.shape[1] + max_new_tokens, "--prompt and --max-new-tokens")
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
     )
     torch.manual_seed(seed)
     ids = ids.to(place)
     started = time.perf_counter()
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else model.generation_config.eos_token_id
-    padding = end[0] if isinstance(end, list) else end
+    own = model.generation_config.eos_token_id
+    ends = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
     out = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=max_new_tokens,
         streamer=TextStreamer(tokenizer, skip_prompt=not chat and prompt == "-", skip_special_tokens=True),
-        pad_token_id=padding if padding is not None else 0,
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else 0,
         **sampling,
     )
     seconds = time.perf_counter() - started

@@ -54,10 +54,34 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def new_folder(out: Path) -> Path:
-    """`out` if nothing is there that would be overwritten. Raises `UsageError`."""
+    """`out` if it can be written and nothing is there that would be overwritten.
+
+    Before the work, not after it. Raises `UsageError` or OSError.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"-o {out}: is there already and not empty; name a new folder")
+    check_writable(out.parent)
     return out
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` if need be. Raises OSError if nothing can be written in it."""
+    import tempfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def check_figure(path: Path) -> Path:
+    """`path` if a figure can be written there. Raises `UsageError` or OSError."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise UsageError(f"--figure {path}: end it in one of {', '.join(f'.{kind}' for kind in sorted(kinds))}")
+    check_writable(path.parent)
+    return path
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def train(
         raise UsageError(f"--train {part}: choose streams or all")
     new_folder(out)
 
-    from scalelab.model.checkpoint import save_model
+    from scalelab.model.checkpoint import save_model, saved_dtype
     from scalelab.train import stage
 
     quiet_libraries()
@@ -61,7 +61,7 @@ def train(
     model = stage.open_model(source, P, place)
     seq_len = seq_len or stage.default_seq_len(model)
     recipe = stage.stage_recipe(part, lr, seq_len, batch_size, val_tokens, choose_dtype(dtype, place))
-    data = stage.read_text(source, corpus, text_column)
+    data = stage.read_text(model, source, corpus, text_column)
     learning = sum(p.numel() for _, p in model.stream_parameters())
     total = sum(p.numel() for p in model.parameters())
     console.print(
@@ -72,6 +72,8 @@ def train(
     steps = max(1, round(n_tokens / (seq_len * batch_size)))
     with training_progress(console, steps) as progress:
         result = stage.train_stage(model, data, recipe, n_tokens, part, seed, place, compile_model, progress)
+    if part == "streams":  # so that the backbone is the source's to the last bit
+        model = model.to(saved_dtype(source))
     save_model(model, out, source)
     settings = {"source": source.name, "P": model.P, "train": part, "n_tokens": result.n_tokens, "seed": seed}
     content = {

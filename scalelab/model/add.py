@@ -112,7 +112,7 @@ def _make_streamed(model: PreTrainedModel) -> None:
     if not name.endswith(("ForCausalLM", "LMHeadModel")):
         raise ValueError(f"{name}: not a causal language model")
     modules = attention_modules(decoder)
-    if not all(getattr(module, "is_causal", True) for module in modules):
+    if not all(getattr(part, "is_causal", True) for part in (model.config, *modules)):
         raise ValueError(f"{name}: its attention is not causal (see its config's is_causal or is_decoder)")
     if getattr(model.config, "add_cross_attention", False):
         raise ValueError(f"{name}: it attends to another model's states, which have no rows for streams")

@@ -47,6 +47,22 @@ def bank_sizes(config: Any) -> dict[int, int]:
     return {config.parscale_n: config.parscale_n_tokens} if config.parscale_n > 1 else {}
 
 
+def check_keys(config: Any) -> None:
+    """Raises ValueError naming a key about streams that makes no sense, before anything is built from it."""
+    counts = {"parscale_n": config.parscale_n, "parscale_n_tokens": config.parscale_n_tokens}
+    banks = {} if config.parscale_banks is None else config.parscale_banks
+    if not isinstance(banks, dict):
+        raise ValueError(f"parscale_banks must be a mapping of P to prefix tokens, not {banks!r}")
+    for P, n_tokens in banks.items():
+        counts |= {f"parscale_banks {P}": n_tokens, f"P {P!r} in parscale_banks": int(P) if str(P).isdigit() else P}
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    smooth = config.parscale_attn_smooth
+    if not isinstance(smooth, int | float) or not 0 <= smooth < 1:
+        raise ValueError(f"parscale_attn_smooth must lie in [0, 1), not {smooth!r}")
+
+
 def attention_modules(decoder: nn.Module) -> list[nn.Module]:
     """The self-attention of each layer, by transformers' conventions; cross-attention left out."""
     return [

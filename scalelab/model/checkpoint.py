@@ -99,6 +99,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def saved_dtype(folder: str | Path) -> torch.dtype:
+    """The precision that the model in `folder` was saved in; fp32 where its config does not say."""
+    content = _read_config(Path(folder))
+    name = content.get("dtype") or content.get("torch_dtype")
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.bfloat16, torch.float16, torch.float32)}
+    return known.get(str(name), torch.float32)
+
+
 def save_model(model: Any, folder: Path, tokenizer_from: Path | None = None) -> None:
     """`model` with all its banks as safetensors in a new `folder`, and the tokenizer's files of `tokenizer_from`.
 

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.modeling_utils import _CAN_RECORD_REGISTRY
 
 from scalelab.model.attention import attention_name
+from scalelab.model.banks import check_keys
 from scalelab.model.decoder import StreamedDecoder
 from scalelab.model.language_model import StreamedLM
 
@@ -89,6 +90,7 @@ def decoder_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 def adopt(model: StreamedLM) -> None:
     """Give a model of an `lm_class` its decoder's class and what its config declares."""
+    check_keys(model.config)
     decoder = model.get_decoder()
     if not isinstance(decoder, StreamedDecoder):
         decoder.__class__ = decoder_class(type(decoder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,7 @@ def run_and_record(
 
 def save_run_model(result: TrainResult, data: TokenData, folder: Path) -> None:
     """The trained model and its tokenizer, in the format that transformers reads."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that ended between its model and its record
     save_model(result.model, folder)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(data.folder / "tokenizer.json"))
     if END_OF_TEXT in tokenizer.get_vocab():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scalelab.errors import UsageError
+from scalelab.errors import ScalelabError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
 from scalelab.model.start import start_from_text
@@ -57,11 +58,24 @@ def default_seq_len(model: Any) -> int:
     return min(512, getattr(model.config, "max_position_embeddings", None) or 512)
 
 
-def read_text(folder: Path, corpus: str, text_column: str = "text") -> TokenData:
-    """`corpus` in the tokens of the model in `folder`. Raises `ScalelabError`."""
+def read_text(model: Any, folder: Path, corpus: str, text_column: str = "text") -> TokenData:
+    """`corpus` in the tokens of `model`, which is in `folder`. Raises `ScalelabError`."""
     if not (folder / "tokenizer.json").is_file():
         raise UsageError(f"{folder}: no tokenizer.json beside the model; put its tokenizer there")
-    return tokenise(load_corpus(corpus, text_column), str(folder))
+    data = tokenise(load_corpus(corpus, text_column), str(folder))
+    if data.vocab_size > model.config.vocab_size:
+        raise UsageError(
+            f"{folder}: its tokenizer has {data.vocab_size} tokens, its model embeds {model.config.vocab_size}; "
+            "put the model's own tokenizer there"
+        )
+    return data
+
+
+def check_length(model: Any, n_tokens: int, what: str) -> None:
+    """Raises `UsageError` naming `what` if learned positions end before `n_tokens`."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most and n_tokens > most and getattr(model.config, "rope_parameters", None) is None:
+        raise UsageError(f"{what}: {n_tokens} tokens, but the model has positions for {most}; give fewer")
 
 
 def prefix_texts(data: TokenData, rows: int, n: int, seed: int) -> torch.Tensor:
@@ -76,18 +90,24 @@ def prefix_texts(data: TokenData, rows: int, n: int, seed: int) -> torch.Tensor:
 def convert(model: Any, banks: dict[int, int], data: TokenData, how: str, seed: int = 0, **options: Any) -> None:
     """Give `model` banks {P: prefix tokens}, started as `model.start` says, from the training text of `data`."""
     for P, n_tokens in banks.items():
+        check_length(model, n_tokens, "--prefix-tokens")
+        ids = prefix_texts(data, P, n_tokens, seed)  # first, since it refuses what is out of all proportion
         add_streams(model, P, n_tokens, seed=seed, **options)
-        if model.get_decoder().prefixed:
-            ids = prefix_texts(data, P, n_tokens, seed)
-            start_from_text(model, ids.to(model.device), how, seed)
+        start_from_text(model, ids.to(model.device), how, seed)
 
 
 def measure(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluation:
-    """Validation loss with the streams in use."""
+    """Validation loss with the streams in use. Raises `ScalelabError` if it is not a number."""
+    check_length(model, recipe.seq_len, "--seq-len")
     windows, documents = validation_windows(
         data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
     )
-    return evaluate(model, windows, documents, device, recipe.dtype == "bf16")
+    seen = evaluate(model, windows, documents, device, recipe.dtype == "bf16")
+    if not math.isfinite(seen.loss):
+        raise ScalelabError(
+            f"P = {model.P}: the validation loss is not a number; was the model sound, or is --lr too high?"
+        )
+    return seen
 
 
 def train_stage(
@@ -107,11 +127,6 @@ def train_stage(
     of the data depends on `seed` alone, so runs with different P are paired. Raises `UsageError` if
     there is nothing to train.
     """
-    if data.vocab_size > model.config.vocab_size:
-        raise UsageError(
-            f"the text has a vocabulary of {data.vocab_size}, the model one of {model.config.vocab_size}: "
-            "use the model's own tokenizer"
-        )
     own = {id(p) for _, p in model.stream_parameters()}
     if train == "streams" and not own:
         raise UsageError("P = 1 without a prefix has no streams to train: use --train all, or another --P")
@@ -132,12 +147,12 @@ def train_stage(
     return StageResult(before, measure(model, data, recipe, device), n_tokens, curve, seconds)
 
 
-def open_model(folder: Path, P: int | None = None, device: str = "cpu") -> Any:
+def open_model(folder: Path, P: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The model in `folder` with P streams in use; by default those it was saved with.
 
     Raises `ScalelabError` naming the folder, and the banks there are.
     """
-    model = load_model(folder, torch.float32)
+    model = load_model(folder, dtype)
     if P is not None:
         try:
             model.set_streams(P)
