@@ -31,7 +31,7 @@ class Recipe:
     beta2: float = 0.95
     grad_clip: float = 1.0
     init_gain: float = 1.0  # weights start at N(0, (gain/√hidden)²); 0.02 at hidden 2500
-    # Streams
+    # Streams; measured on paired seeds: docs/LOG.md, "Which recipe lets streams pay at small N?"
     smooth: float = 0.01  # ε of the aggregator
     prefix_key_std: float = 1.0
     prefix_value_std: float = 0.3
