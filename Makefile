@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check benchmark benchmark-model smollm coverage notebook setup clean
+.PHONY: demo test check benchmark benchmark-model architectures smollm coverage notebook setup clean
 
 demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
 	$(BIN)/scalelab sweep --P 1 2 4 8
@@ -26,6 +26,9 @@ benchmark: $(READY)  ## speeds as ratios to a baseline in the same run
 
 benchmark-model: $(READY)  ## streams against the original's way, about 12 minutes on 2 cores
 	$(BIN)/python benchmarks/model.py
+
+architectures: $(READY)  ## which models of transformers can have streams, about 2 minutes on one core
+	$(BIN)/python -m benchmarks.architectures
 
 coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 20 minutes on 2 cores
 	$(BIN)/python benchmarks/coverage.py

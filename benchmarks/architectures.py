@@ -1,0 +1,297 @@
+"""Which causal language models of transformers can have streams, and do they work there?
+
+Builds a tiny random model of every architecture that transformers knows, adds streams to it and checks what
+they promise; writes docs/architectures.md. Run with `make architectures`, or look at a few by name:
+
+    python -m benchmarks.architectures llama gpt2
+"""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import re
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
+
+from scalelab.errors import DataError
+from scalelab.model import add_streams
+from scalelab.model.checkpoint import load_model
+from scalelab.train.evaluate import evaluate
+from tests.families import COMMON, warm
+
+OUTPUT = Path(__file__).parent.parent / "docs" / "architectures.md"
+SECONDS = 60  # for one architecture
+LARGEST = 30e6  # parameters of what still counts as tiny
+
+# What a config has of these fields is set. Weights start large enough that nothing hides behind small numbers.
+GENERIC = COMMON | {"num_hidden_layers": 4, "head_dim": 8, "sliding_window": 6, "initializer_range": 0.3}
+GENERIC |= {"num_layers": 4, "num_heads": 4, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}
+GENERIC |= {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "ffn_dim": 48, "init_std": 0.3}
+GENERIC |= {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+GENERIC |= {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+GENERIC |= {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12}
+GENERIC |= {"d_model": 32, "is_decoder": True, "decoder_start_token_id": 1}
+
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8}
+_GEMMA = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2}
+_GEMMA |= {"vocab_size_per_layer_input": 97, "hidden_size_per_layer_input": 8}
+
+# What some need besides, by the model type of the config or of its part
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "bamba": {**_MAMBA, "attn_layer_indices": [1, 2]},
+    "blt": {"encoder_hash_byte_group_vocab": 97},
+    "blt_global_transformer": {"hidden_size": 64},
+    "blt_local_decoder": {"hidden_size_global": 64},
+    "blt_local_encoder": {"hidden_size_global": 64},
+    "codegen": {"rotary_dim": 4},
+    "cohere_compass_text": {
+        "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}, "full_attention": None}
+    },
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}},
+    "dots3_note_text": {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_q_lora_rank": 16}
+    | {"swa_kv_lora_rank": 16, "swa_head_dim": 16, "swa_qk_nope_head_dim": 8, "swa_v_head_dim": 12},
+    "falcon_h1": {**_MAMBA, "mamba_d_ssm": 64, "mamba_chunk_size": 8},
+    "gemma3n_text": {**_GEMMA, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
+    "gemma4_text": {**_GEMMA, "global_head_dim": 16},
+    "gemma4_unified_text": {**_GEMMA, "global_head_dim": 16},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "gptj": {"rotary_dim": 4},
+    "granitemoehybrid": {**_MAMBA, "layer_types": ["attention"] * 4},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "mamba2": {"num_heads": 8},
+    "moshi": {"sliding_window": 64},  # the library's own mask leaves the window out, its cache does not
+    "qwen4_exp_text": {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 8}
+    | {"indexer_budget": 8, "indexer_compress_ratio": 4},
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"] * 2},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"attn_layer_period": 2, "attn_layer_offset": 0, "attention_head_dim": 16},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
+}
+
+_DRAFTS = "drafts from another model's keys and values, not from tokens"
+_SOUND = "reads several codes of sound at each position, not tokens"
+NOT_OF_TOKENS = {"gemma4_assistant": _DRAFTS, "gemma4_unified_assistant": _DRAFTS}
+NOT_OF_TOKENS |= {"musicgen": _SOUND, "musicgen_melody": _SOUND}
+
+# What the tiny model does not show
+REMARKS = {"granitemoehybrid": "with attention layers only; with Mamba layers it is refused"}
+
+OUTCOMES = {"FAILS": "accepted but failing", "works": "work", "refused": "refused", "not built": "not built"}
+INTRODUCTION = """# Architectures
+
+Of the {total} causal language models that transformers {version} knows: {summary}.
+
+Made by `make architectures`: for each a tiny random model, with 2 streams of 5 prefix tokens on it. *Works* means
+that at P = 1 the logits are the plain model's bit for bit; with streams, decoding with a cache equals the full
+forward pass, a later token never changes an earlier logit, left-padded rows equal unpadded ones at the same
+positions, gradients reach every stream of every prefix, beam search is the same with and without a cache, a saved
+model has the same logits when loaded, and validation runs; where the plain model does not hold to one of these
+either, the notes say so. *Refused* means that `add_streams` raises an error with the reason and leaves type, config
+and logits as they were. *Not built* means that no tiny model could be made, or that it failed without streams. Models
+that can be encoders are made with `is_decoder`; of those that see or hear, the part for text is made where
+transformers has a causal language model of it.
+
+| model type | class | outcome | notes |
+|---|---|---|---|
+"""
+
+IDS = torch.randint(2, 97, (2, 11), generator=torch.Generator().manual_seed(0))
+
+
+def build(model_type: str) -> Any:
+    """A tiny random model in eval mode, the same at every call."""
+    if model_type in NOT_OF_TOKENS:
+        raise ValueError(NOT_OF_TOKENS[model_type])
+    kind = getattr(transformers, CLASSES[model_type])
+    config_class = CONFIG_MAPPING[model_type]
+    if kind.config_class in config_class.sub_configs.values():  # the text part of a model of more than text
+        config_class = kind.config_class
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in kind(configure(config_class)).parameters())
+    if size > LARGEST:
+        raise ValueError(f"still {size / 1e6:.0f}M parameters")
+    torch.manual_seed(0)
+    return kind(configure(config_class)).eval()
+
+
+def configure(kind: type) -> Any:
+    """A config with the generic settings in all its parts."""
+    fields, names = kind.__dataclass_fields__, kind.attribute_map
+    settings = {names[k] if names.get(k) in fields else k: v for k, v in GENERIC.items()}
+    if "kv_lora_rank" in fields:  # keys and values are compressed, so each head has its own
+        settings["num_key_value_heads"] = 4
+    parts = {name: type(part) for name in kind.sub_configs if (part := getattr(kind(), name, None)) is not None}
+    settings |= {name: configure(part) for name, part in parts.items()}
+    return kind(**{k: v for k, v in settings.items() if k in fields} | OVERRIDES.get(kind.model_type, {}))
+
+
+def logits(model: Any, ids: Tensor = IDS, **kwargs: Any) -> Tensor:
+    with torch.no_grad():
+        return model(ids, **{"use_cache": False} | kwargs).logits
+
+
+def same(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> str:
+    """Empty where they are; NaN differs from all."""
+    difference = (a - b).abs().max().item()
+    return "" if difference <= tolerance else f"differ by {difference:.1e}"
+
+
+def causal(model: Any) -> str:
+    changed = IDS.clone()
+    changed[:, 6] = changed[:, 6] % 95 + 2
+    return same(logits(model, changed)[:, :6], logits(model)[:, :6])
+
+
+def cached(model: Any) -> str:
+    with torch.no_grad():
+        outputs = [model(IDS[:, :6], use_cache=True)]
+        if getattr(outputs[0], "past_key_values", None) is None:
+            return "no cache"
+        for t in range(6, IDS.shape[1]):
+            cache = outputs[-1].past_key_values
+            outputs.append(model(IDS[:, t : t + 1], past_key_values=cache, use_cache=True))
+    return same(torch.cat([output.logits for output in outputs], dim=1), logits(model))
+
+
+def padded(model: Any) -> str:
+    takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
+
+    def run(pad: int) -> Tensor:
+        ids = torch.cat([torch.zeros(2, pad, dtype=torch.long), IDS], dim=1)
+        positions = (torch.arange(ids.shape[1]) - pad).expand_as(ids)
+        kwargs = {"position_ids": positions.clamp(min=0)} if takes_positions else {}
+        return logits(model, ids, attention_mask=(positions >= 0).long(), **kwargs)[:, pad:]
+
+    return same(run(3), run(0))
+
+
+def beams(model: Any) -> str:
+    options = {"attention_mask": torch.ones_like(IDS), "max_new_tokens": 4, "num_beams": 3, "do_sample": False}
+    with_cache, without = (model.generate(IDS, **options, use_cache=use) for use in (True, False))
+    return "" if torch.equal(with_cache, without) else "differ"
+
+
+def gradients(model: Any) -> str:
+    model(IDS, labels=IDS, use_cache=False).loss.backward()
+    prefixes = [p for name, p in model.stream_parameters() if name.endswith(("prefix_k", "prefix_v"))]
+    reached = [p.grad is not None and bool((p.grad.flatten(1).norm(dim=1) > 1e-9).all()) for p in prefixes]
+    return "" if prefixes and all(reached) else f"reach {sum(reached)} of {len(reached)} prefixes"
+
+
+def saved(model: Any) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return same(logits(load_model(folder)), logits(model), 1e-4)
+
+
+def evaluated(model: Any) -> str:
+    windows = np.random.default_rng(0).integers(2, 97, (4, 12))
+    result = evaluate(model, windows, np.arange(4), "cpu", bf16=False)
+    return "" if np.isfinite(result.loss) and result.streams is not None else f"loss {result.loss}"
+
+
+# Of any model; and of models with streams
+PLAIN_CHECKS = {"causality": causal, "cached decoding": cached, "left padding": padded, "beam search": beams}
+CHECKS = PLAIN_CHECKS | {"gradients": gradients, "save and load": saved, "evaluation": evaluated}
+
+
+def outcome_of(check: Any, model: Any) -> str:
+    try:
+        return check(model)
+    except Exception as error:
+        return reason(error)
+
+
+def reason(error: Exception) -> str:
+    """One short line of a table."""
+    text = re.sub(r"^/\S+: ", "", " ".join(str(error).split()).replace("|", "/"))  # without a path
+    text = text if isinstance(error, ValueError | DataError) else f"{type(error).__name__}: {text}"
+    text = text.split(". ")[0]
+    return text if len(text) <= 200 else text[:200].rsplit(" ", 1)[0] + " …"
+
+
+def state(model: Any) -> tuple:
+    return type(model), type(model.config), model.config.to_dict(), model.config._attn_implementation, model.training
+
+
+def examine(model_type: str) -> tuple[str, str]:
+    """Outcome and notes."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model = build(model_type)
+        base, before = logits(model), state(model)
+    except Exception as error:
+        return "not built", reason(error)
+    try:
+        add_streams(model, 2, prefix_tokens=5)
+    except ValueError as error:
+        kept = torch.equal(logits(model), base) and state(model) == before
+        return ("refused", reason(error)) if kept else ("FAILS", f"refused, but changed ({reason(error)})")
+    warm(model)
+    failed, notes = [], [REMARKS[model_type]] if model_type in REMARKS else []
+    for name, check in CHECKS.items():
+        trouble = outcome_of(check, model)
+        if not trouble:
+            continue
+        if trouble == "no cache" or (name in PLAIN_CHECKS and outcome_of(check, build(model_type))):
+            notes.append(trouble if trouble == "no cache" else f"{name}: not in the plain model either ({trouble})")
+        else:
+            failed.append(f"{name} ({trouble})")
+    model.set_streams(1)
+    if not torch.equal(logits(model), base):
+        failed.append("P = 1 is not the base")
+    return ("FAILS", "; ".join(failed + notes)) if failed else ("works", "; ".join(notes))
+
+
+def survey(model_types: list[str]) -> dict[str, tuple[str, str]]:
+    """Each in another process, so that one that crashes or hangs stops no other."""
+    results, pool = {}, None
+    for model_type in model_types:
+        pool = pool or multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=40)
+        try:
+            results[model_type] = pool.apply_async(examine, (model_type,)).get(SECONDS)
+        except multiprocessing.TimeoutError:  # after a crash too, which the pool does not report
+            results[model_type] = "FAILS", f"no answer in {SECONDS} s"
+            pool.terminate()
+            pool = None
+        except Exception as error:
+            results[model_type] = "FAILS", reason(error)
+        print(model_type, *results[model_type], sep="\t", flush=True)
+    if pool:
+        pool.terminate()
+    return results
+
+
+def write(results: dict[str, tuple[str, str]]) -> None:
+    counts = {outcome: sum(mine == outcome for mine, _ in results.values()) for outcome in OUTCOMES}
+    rows = sorted(results.items(), key=lambda row: (list(OUTCOMES).index(row[1][0]), row[0]))
+    table = [
+        f"| {name} | {CLASSES[name]} | {outcome} | {'FAILS: ' if outcome == 'FAILS' else ''}{notes} |"
+        for name, (outcome, notes) in rows
+    ]
+    summary = ", ".join(f"{count} {OUTCOMES[outcome]}" for outcome, count in counts.items() if count)
+    text = INTRODUCTION.format(total=len(results), summary=summary, version=transformers.__version__)
+    OUTPUT.write_text(text + "\n".join(table) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if names := sys.argv[1:]:
+        survey(names)
+    else:
+        write(survey(list(CLASSES)))
