@@ -25,9 +25,10 @@ SEEDS = (0,)
 
 def starts(folder: Path, seq_len: int) -> None:
     """Loss right after conversion to P = 4, for each way to start the prefixes."""
-    data = stage.read_text(folder, "stdlib")
+    plain = stage.open_model(folder)
+    data = stage.read_text(plain, folder, "stdlib")
     recipe = stage.stage_recipe("streams", None, seq_len, 1, 8192, "bf16")
-    base = stage.measure(stage.open_model(folder), data, recipe, "cpu").loss
+    base = stage.measure(plain, data, recipe, "cpu").loss
     print(f"\n| start, P = 4 | prefix tokens | loss | over base {base:.4f} | streams alone | cosine | ρ |")
     print("|---|---|---|---|---|---|---|")
     for n in (16, PREFIX_TOKENS):
@@ -44,9 +45,10 @@ def starts(folder: Path, seq_len: int) -> None:
 
 def second_stage(folder: Path, n_tokens: float, seq_len: int) -> None:
     """The variants after `n_tokens` tokens of training."""
-    data = stage.read_text(folder, "stdlib")
+    plain = stage.open_model(folder)
+    data = stage.read_text(plain, folder, "stdlib")
     recipe = stage.stage_recipe("streams", None, seq_len, BATCH_SIZE, VAL_TOKENS, "bf16")
-    base = stage.measure(stage.open_model(folder), data, recipe, "cpu")
+    base = stage.measure(plain, data, recipe, "cpu")
     print(f"\nbackbone frozen, {format_count(n_tokens)} tokens, learning rate {recipe.lr:g}, sequences of {seq_len}\n")
     print("| P | prefix | learned parameters | seed | before | after | under base | ρ | s |")
     print("|---|---|---|---|---|---|---|---|---|")

@@ -225,6 +225,27 @@ def test_generate_streams_the_text_that_generate_returns(converted, capsys):
     assert main(["generate", str(converted), "--prompt", "x", "--temperature", "1", "--max-new-tokens", "3"]) == 0
 
 
+@pytest.mark.parametrize(("given", "code", "message"), [(b"\xff\xfe", 1, "not UTF-8 text"), (b"def f(", 0, "P = 4: ")])
+def test_prompts_come_from_standard_input(given, code, message, converted):
+    command = [sys.executable, "-m", "scalelab", "generate", str(converted), "--prompt", "-", "--max-new-tokens", "3"]
+    done = subprocess.run(command, input=given, capture_output=True, check=False)
+    assert done.returncode == code
+    assert message in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_models_asked_for_later_are_trained_again(text_folder, tmp_path, capsys):
+    options = ["--N", "20k", "--P", "2", "--D", "5k", "--corpus", str(text_folder), "--tokenizer", "300"]
+    command = ["sweep", *options, "--batch-size", "4", "--out", str(tmp_path / "r")]
+    assert main(command) == 0
+    assert not (tmp_path / "r" / "models").exists()
+    assert main([*command, "--save-models"]) == 0
+    (kept,) = (tmp_path / "r" / "models").iterdir()
+    assert str(kept) in capsys.readouterr().out
+    assert load_model(kept).P == 2
+    assert len(list((tmp_path / "r" / "runs").iterdir())) == 1
+
+
 def test_a_pipeline_takes_the_checkpoint(converted):
     import scalelab.model  # noqa: F401  registers the model types
 
@@ -362,7 +383,7 @@ WRONG = [
     (["convert", "{folder}", "-o", "x", "--start", "zeros"], 2, "--start zeros: choose text, moments or normal"),
     (["convert", "{folder}", "-o", "x", "--aggregation", "sum"], 2, "--aggregation sum: choose one of dynamic, mean"),
     (["convert", "{converted}", "-o", "x", "--P", "4", "--corpus", "{text}"], 2, "has that bank already"),
-    (["train", "{converted}", "-o", "x", "--P", "3"], 2, "has banks for P = 1, 2, 4; scalelab convert"),
+    (["train", "{converted}", "-o", "x", "--P", "3"], 2, "can run with P = 1, 2, 4; scalelab convert"),
     (["train", "{folder}", "-o", "x", "--corpus", "{text}"], 2, "has no streams to train"),
     (["train", "{converted}", "-o", "x", "--train", "head"], 2, "--train head: choose streams or all"),
     (["train", "{converted}", "-o", "x", "--tokens", "many"], 2, "--tokens: 'many' is not a positive count"),
@@ -376,9 +397,13 @@ WRONG = [
     (["convert", "{small}", "-o", "x", "--corpus", "{text}"], 2, "its tokenizer has 300 tokens, its model embeds 97"),
     (["diagnose", "{converted}", "--figure", "f.xyz"], 2, "--figure f.xyz: end it in one of"),
     (["diagnose", "{folder}"], 2, "one stream has nothing to compare"),
+    (["generate", "{converted}", "--prompt", "a", "--temperature", "1e-320"], 2, "give 0, or a number from 0.01"),
+    (["generate", "{nan}", "--prompt", "a", "--max-new-tokens", "9"], 1, "the model's outputs are not numbers"),
+    (["diagnose", "{nan}", "--corpus", "{text}"], 1, "the validation loss is not a number"),
+    (["convert", "{file}", "-o", "x"], 2, "is a file; give the folder"),
     (["diagnose", "{empty}"], 1, "no config.json, so no model"),
     (["generate", "{converted}", "--prompt", ""], 2, "--prompt is empty"),
-    (["generate", "{converted}", "--prompt", "a", "--P", "7"], 2, "has banks for P = 1, 2, 4"),
+    (["generate", "{converted}", "--prompt", "a", "--P", "7"], 2, "can run with P = 1, 2, 4"),
     (["generate", "{converted}", "--prompt", "a", "--chat"], 2, "has no chat template"),
     (["generate", "{broken}", "--prompt", "a"], 1, "broken: "),
     (["generate", "{bloom}", "--prompt", "a"], 1, "BloomForCausalLM"),
@@ -401,8 +426,12 @@ def test_mistakes_get_one_line(words, code, message, folder, converted, text_fol
         if f"{{{name}}}" in words:
             model = add_streams(make(family, vocab_size=size, max_position_embeddings=48), 1)
             save_model(model, tmp_path / name, folder)
+    if "{nan}" in words:
+        model = load_model(converted)
+        model.model.norm.weight.data[0] = float("nan")
+        save_model(model, tmp_path / "nan", converted)
     places = {"file": folder / "config.json", "folder": folder, "converted": converted, "text": text_folder}
-    places |= {name: tmp_path / name for name in ("empty", "broken", "bloom", "gpt2", "small")}
+    places |= {name: tmp_path / name for name in ("empty", "broken", "bloom", "gpt2", "small", "nan")}
     assert main([word.format(**places) for word in words]) == code
     err = capsys.readouterr().err
     assert message in err
@@ -413,5 +442,6 @@ def test_mistakes_get_one_line(words, code, message, folder, converted, text_fol
 
 def test_a_model_type_made_up_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "nonsense_parscale"}')
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(DataError, match="'nonsense_parscale' is no causal language model"):
         load_model(tmp_path)

@@ -263,8 +263,8 @@ def test_encoder_decoders_are_refused_by_name():
 
 
 NOT_CAUSAL = [
-    (transformers.LlamaConfig, {"is_causal": False}, "its attention is not causal"),
-    (transformers.BertConfig, {"is_decoder": False}, "its attention is not causal"),
+    (transformers.LlamaConfig, {"is_causal": False}, "some of its attention is not causal"),
+    (transformers.BertConfig, {"is_decoder": False}, "some of its attention is not causal"),
     (transformers.GPT2Config, {"add_cross_attention": True}, "attends to another model's states"),
 ]
 
@@ -369,7 +369,13 @@ def test_a_layer_that_passes_the_interface_by_is_caught_at_its_first_run():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0,), "P must be at least 1"), (([],), "P must be at least 1"), ((2, 0), "prefix_tokens must be at least 1")],
+    [
+        ((0,), "P must be at least 1"),
+        (("3",), "and whole"),
+        ((2.5,), "and whole"),
+        (([],), "P must be at least 1"),
+        ((2, 0), "prefix_tokens must be at least 1"),
+    ],
 )
 def test_senseless_numbers_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -20,7 +20,7 @@ def convert(
     P: Annotated[list[str] | None, list_option("--P", "Streams, a bank for each, e.g. --P 2 4 8.", (2, 4, 8))] = None,
     prefix_tokens: Annotated[int, typer.Option(min=1, help="Prefix length of each stream.")] = 48,
     start: Annotated[
-        str, typer.Option(help="Prefixes from keys and values of real text (text), of their moments, or normal.")
+        str, typer.Option(help="How prefixes begin: text (keys and values of real text), moments (of those), normal.")
     ] = "text",
     aggregation: Annotated[
         str | None, typer.Option(help="How streams are mixed: dynamic (the paper's, the default), mean or channel.")
@@ -39,7 +39,8 @@ def convert(
 ) -> None:
     """Give a pretrained model streams, say what that does to its loss, and save it.
 
-    --P 1 adds a trained prefix without streams: prefix tuning.
+    Losses are compared with the base: the model without any prefix. Cosine is between two streams' final states, ρ the
+    correlation of their losses over tokens: at 1 they are copies. --P 1 adds a prefix without streams: prefix tuning.
     """
     from scalelab.architecture import MIXTURE_PARAMS
 
@@ -85,5 +86,9 @@ def convert(
     save_model(model.to(saved_dtype(source)), out, source)
     print_table(console, f"{source.resolve().name}, before any training, on {n_seen} tokens of {corpus}", table)
     if worst > 0.01:
-        console.print("warning: a loss more than 1 % above the base's; --start text keeps it close", soft_wrap=True)
+        advice = "a shorter --prefix-tokens" if start == "text" else "--start text"
+        console.print(f"warning: a loss more than 1 % above the base's; {advice} may keep it close", soft_wrap=True)
+    for length in (seq_len, prefix_tokens):
+        if told := stage.beyond(model, length):
+            console.print(told, soft_wrap=True)
     console.print(f"written to {out}; next: scalelab train {out} --P {max(banks)} -o …", soft_wrap=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from scalelab.cli.models import choose_device, load_tokenizer, quiet_libraries
-from scalelab.errors import UsageError
+from scalelab.errors import DataError, ScalelabError, UsageError
 
 
 def generate(
@@ -30,14 +31,16 @@ def generate(
     """Continue a prompt with P streams, streaming the text; speed goes to standard error."""
     if dtype not in ("fp32", "bf16"):
         raise UsageError(f"--dtype {dtype}: choose fp32 or bf16")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    if temperature and not 0.01 <= temperature <= 100:
+        raise UsageError(f"--temperature {temperature:g}: give 0, or a number from 0.01 to 100")
+    text = _standard_input() if prompt == "-" else prompt
     if not text:
         raise UsageError("--prompt is empty: give it some text")
 
     import torch
     from transformers import TextStreamer
 
-    from scalelab.train.stage import check_length, open_model
+    from scalelab.train.stage import beyond, check_length, open_model
 
     quiet_libraries()
     place = choose_device(device)
@@ -56,6 +59,8 @@ def generate(
     if ids.max() >= model.config.vocab_size:
         raise UsageError(f"{source}: its tokenizer has tokens that the model has no embedding for")
     check_length(model, ids.shape[1] + max_new_tokens, "--prompt and --max-new-tokens")
+    if told := beyond(model, ids.shape[1] + max_new_tokens):
+        typer.echo(told, err=True)
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
     )
@@ -64,15 +69,38 @@ def generate(
     started = time.perf_counter()
     own = model.generation_config.eos_token_id
     ends = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=max_new_tokens,
-        streamer=TextStreamer(tokenizer, skip_prompt=not chat and prompt == "-", skip_special_tokens=True),
-        eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends else 0,
-        **sampling,
-    )
+    try:
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            streamer=TextStreamer(tokenizer, skip_prompt=not chat and prompt == "-", skip_special_tokens=True),
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if ends else 0,
+            logits_processor=[_refuse_nan],
+            **sampling,
+        )
+    except BrokenPipeError:  # the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
     seconds = time.perf_counter() - started
     made = out.shape[1] - ids.shape[1]
     typer.echo(f"P = {model.P}: {made} tokens in {seconds:.1f} s, {made / seconds:.1f} a second", err=True)
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise UsageError("--prompt -: standard input is closed")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"--prompt -: standard input is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from None
+
+
+def _refuse_nan(ids: Any, scores: Any) -> Any:
+    """Stands between the model and the choice of a token: NaN would be chosen from without a word."""
+    if scores.isnan().any():
+        raise ScalelabError("the model's outputs are not numbers: its weights are not sound")
+    return scores

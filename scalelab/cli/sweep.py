@@ -82,6 +82,12 @@ def sweep(
     records = run_sweep(chosen, out, device, workers, compile_model, save_models, console)
     console.print(f"{len(records)} runs are recorded below {out}; next: scalelab fit {out}", soft_wrap=True)
     _show_losses(console, records)
+    if save_models:
+        for run in records.to_dict("records"):
+            sizes = (
+                f"N {format_count(run['n_params_backbone'])}  P {run['n_streams']}  D {format_count(run['n_tokens'])}"
+            )
+            console.print(f"{sizes}  seed {run['seed']}: {out / 'models' / str(run['key'])}", soft_wrap=True)
 
 
 def _show_warnings(console: Console, records: pd.DataFrame) -> None:

@@ -22,7 +22,7 @@ def train(
     source: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model, as scalelab convert writes it.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the trained model.")],
     P: Annotated[
-        int | None, typer.Option("--P", min=1, help="Streams; by default those the model was saved with.")
+        int | None, typer.Option("--P", min=1, help="Streams; by default those trained last, or the most.")
     ] = None,
     part: Annotated[
         str, typer.Option("--train", help="streams: only prefixes and mixture learn; all: everything does.")
@@ -62,6 +62,8 @@ def train(
     seq_len = seq_len or stage.default_seq_len(model)
     recipe = stage.stage_recipe(part, lr, seq_len, batch_size, val_tokens, choose_dtype(dtype, place))
     data = stage.read_text(model, source, corpus, text_column)
+    if part == "streams" and not dict(model.stream_parameters()):
+        raise UsageError(stage.NOTHING_TO_TRAIN)
     learning = sum(p.numel() for _, p in model.stream_parameters())
     total = sum(p.numel() for p in model.parameters())
     console.print(
@@ -100,6 +102,12 @@ def train(
         f"P = {model.P}, {part}, {format_count(result.n_tokens)} tokens, {format_seconds(result.seconds)}",
         table,
     )
+    if result.after.loss > result.before.loss:
+        console.print(
+            "warning: the loss is higher than before training; try a lower --lr or more tokens", soft_wrap=True
+        )
+    if told := stage.beyond(model, seq_len):
+        console.print(told, soft_wrap=True)
     console.print(f"written to {out}, with its loss curve in training.json", soft_wrap=True)
 
 

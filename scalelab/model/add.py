@@ -34,9 +34,11 @@ def add_streams(
 
     Raises ValueError naming the architecture that cannot have streams, and why.
     """
-    wanted = [P] if isinstance(P, int) else list(P)
-    if not wanted or min(wanted) < 1:
-        raise ValueError(f"P must be at least 1, not {P}")
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"a model of transformers is needed, not {type(model).__name__}; load it first")
+    wanted = [P] if isinstance(P, int) else list(P) if isinstance(P, Sequence) else [P]
+    if not wanted or not all(type(p) is int and p >= 1 for p in wanted):
+        raise ValueError(f"P must be at least 1, and whole, not {P!r}")
     if prefix_tokens is not None and prefix_tokens < 1:
         raise ValueError(f"prefix_tokens must be at least 1, not {prefix_tokens}")
     if aggregation not in MIXTURES:
@@ -113,7 +115,10 @@ def _make_streamed(model: PreTrainedModel) -> None:
         raise ValueError(f"{name}: not a causal language model")
     modules = attention_modules(decoder)
     if not all(getattr(part, "is_causal", True) for part in (model.config, *modules)):
-        raise ValueError(f"{name}: its attention is not causal (see its config's is_causal or is_decoder)")
+        raise ValueError(
+            f"{name}: some of its attention is not causal (across to an encoder, or by its config's is_causal "
+            "or is_decoder)"
+        )
     if getattr(model.config, "add_cross_attention", False):
         raise ValueError(f"{name}: it attends to another model's states, which have no rows for streams")
     shapes = _probe(model, modules)
@@ -148,6 +153,8 @@ def _probe(model: PreTrainedModel, modules: list[nn.Module]) -> list[tuple[int, 
         model.set_attn_implementation(attention_name(own))
         with watch_calls(keep=True) as calls, torch.no_grad():
             model.eval()(torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
+    except Exception as error:  # whatever an architecture raises that wants more than tokens
+        raise ValueError(f"{name}: it does not run on two tokens alone ({type(error).__name__}: {error})") from error
     finally:
         model.train(training)
         model.config._attn_implementation = own
@@ -158,7 +165,8 @@ def _probe(model: PreTrainedModel, modules: list[nn.Module]) -> list[tuple[int, 
     seen = {id(m): (k, v) for m, k, v in zip(calls.modules, calls.keys, calls.values, strict=True)}
     if len(modules) != layers or set(seen) != {id(m) for m in modules} or len(calls.modules) != layers:
         raise ValueError(
-            f"{name}: {len(seen)} modules in {layers} layers attend through the attention interface of transformers, "
-            f"{len(calls.modules)} times a token; streams need just one a layer, or prefixes would have no effect"
+            f"{name}: {layers} layers have {len(modules)} attention modules that can be told apart, and {len(seen)} "
+            f"of its modules attend through the interface of transformers, {len(calls.modules)} times in all; streams "
+            "need just one a layer, or prefixes would have no effect"
         )
     return [(seen[id(m)][0].shape[1], seen[id(m)][0].shape[3], seen[id(m)][1].shape[3]) for m in modules]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
 _LEAST_ROOM = 64  # tokens
 _LEAST_BYTES = 2**18  # of keys; below, joining costs less than keeping account
@@ -83,6 +83,8 @@ def _enlarged(held: Tensor, end: int) -> Tensor:
 
 def let_grow(cache: Any) -> None:
     """Give the plain dynamic layers of `cache` room to grow; all others are left as they are."""
+    if isinstance(cache, EncoderDecoderCache):  # some decoders make one for themselves
+        cache = cache.self_attention_cache
     for layer in cache.layers if isinstance(cache, Cache) else ():
         if type(layer) is DynamicLayer:
             layer.__class__ = GrowingLayer

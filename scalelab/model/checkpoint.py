@@ -38,6 +38,8 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
     folder = Path(folder)
     content = _read_config(folder)
     kind = content.get("model_type", "")
+    if not any(folder.glob("*.safetensors")):
+        raise DataError(f"{folder}: no safetensors beside config.json, so no weights")
     try:
         if str(kind).endswith(SUFFIX):
             register_type(kind)
@@ -48,6 +50,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, by name
         )
         if not isinstance(model, StreamedLM):
             add_streams(model, 1)
@@ -64,7 +67,9 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise DataError(f"{folder}: not a model that can have streams ({reason.strip()})") from None
     except Exception as error:
-        if isinstance(error, SafetensorError) or type(error).__module__.startswith("huggingface_hub"):
+        if isinstance(error, SafetensorError):
+            raise DataError(f"{folder}: its safetensors are damaged or cut short ({error})") from None
+        if type(error).__module__.startswith("huggingface_hub"):
             raise DataError(f"{folder}: {error}") from None
         raise
     _refuse_gaps(folder, found)
@@ -85,6 +90,8 @@ def _refuse_gaps(folder: Path, found: dict[str, Any]) -> None:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    if folder.is_file():
+        raise UsageError(f"{folder}: is a file; give the folder it is in")
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give one with a model's config.json and safetensors")
     file = folder / "config.json"

@@ -59,8 +59,8 @@ def config_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
         parscale_active: int | None = None  # P in use where it is not parscale_n
         parscale_kv_shapes: list | None = None  # where the config does not tell
 
-        def to_dict(self) -> dict[str, Any]:
-            return super().to_dict() | _for_older_readers(self)
+        def to_diff_dict(self) -> dict[str, Any]:  # what is written to config.json
+            return super().to_diff_dict() | _for_older_readers(self)
 
     return _named(ParScaleConfig, base.__name__.replace("Config", "ParScaleConfig"))
 
@@ -132,12 +132,18 @@ def register_type(model_type: str) -> None:
     Raises ValueError if transformers has no causal language model of that type.
     """
     names = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    name = names.get(model_type.removesuffix(SUFFIX))
+    plain = model_type.removesuffix(SUFFIX)
+    name = names.get(plain) or next((n for t, n in names.items() if _is_text_part(plain, t, n)), None)
     if not model_type.endswith(SUFFIX) or name is None:
         raise ValueError(f"model type {model_type!r} is no causal language model with streams")
-    config = type(AutoConfig.for_model(model_type.removesuffix(SUFFIX)))
     base = getattr(transformers, name)
-    lm_class(base, None if config is base.config_class else config)
+    own = base.config_class.model_type == plain
+    lm_class(base, None if own else type(AutoConfig.for_model(plain)))
+
+
+def _is_text_part(plain: str, model_type: str, name: str) -> bool:
+    """Whether `plain`, such as ``emu3_text_model``, is what the class `name` of `model_type` has as its config."""
+    return plain.startswith(model_type + "_") and getattr(transformers, name).config_class.model_type == plain
 
 
 def _named(kind: type, name: str) -> type:

@@ -48,6 +48,8 @@ class StreamedLM(nn.Module):
 
         Caches filled before do not fit. Raises ValueError naming the banks there are.
         """
+        if type(P) is not int or P < 1:
+            raise ValueError(f"P must be at least 1, and whole, not {P!r}")
         if P not in self.banks and P != 1:
             have = ", ".join(map(str, self.banks)) or "none"
             raise ValueError(f"no bank of {P} streams (there are: {have}); add it with add_streams(model, {P})")

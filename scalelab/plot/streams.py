@@ -27,12 +27,12 @@ def plot_weights(weights: np.ndarray, words: Sequence[str], heading: str) -> Fig
         # Over P = 7 colours come again: the hatch tells them apart.
         axes.bar(
             positions, mine, bottom=bottom, width=1.0, color=colour, alpha=0.85, linewidth=0,
-            hatch="//" if p > 7 else None, label=f"stream {p}",
+            hatch="///" if p > 7 else None, edgecolor="white", label=f"stream {p}",
         )  # fmt: skip
         bottom += mine
     axes.set_xlim(-0.5, T - 0.5)
     axes.set_ylim(0, 1)
-    axes.set_ylabel("mixture weight")
+    axes.set_ylabel("mixture weight after reading the token")
     if T <= _MOST_LABELS:
         shown = [_shown(word) for word in words]
         axes.set_xticks(positions, shown, rotation=90, fontsize=6, parse_math=False)
@@ -40,7 +40,7 @@ def plot_weights(weights: np.ndarray, words: Sequence[str], heading: str) -> Fig
         axes.set_xlabel("token")
     axes.grid(False)
     title(axes, heading)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, reverse=True)
     return figure
 
 

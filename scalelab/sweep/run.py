@@ -48,6 +48,8 @@ def run_sweep(
     console.print(f"reading {spec.corpus} …")
     resolved = resolve(spec)
     left = missing(resolved.runs, out)
+    if save_models:  # a record alone is not all that was asked for
+        left += [c for c in resolved.runs if c not in left and not (out / "models" / c.key / "config.json").is_file()]
     announce(console, resolved, left, places, out)
     total = len(resolved.runs)
     if left:

@@ -144,8 +144,11 @@ def _receive(reader: Connection, process: Any, config: RunConfig) -> Event:
 def _work(config: RunConfig, job: Job, place: str, writer: Connection) -> None:
     """In the worker's process: train, write the record, tell the parent."""
     import torch
+    from transformers.utils import logging
 
     from scalelab.train.run import run_and_record
+
+    logging.disable_progress_bar()  # of saved models: the sweep has one of its own
 
     torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scalelab.errors import ScalelabError, UsageError
+from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
 from scalelab.model.start import start_from_text
@@ -21,6 +21,7 @@ from scalelab.train.loop import Progress, make_optimizer, optimise
 from scalelab.train.recipe import Recipe, whole_steps
 from scalelab.train.tokens import TokenData, tokenise
 
+NOTHING_TO_TRAIN = "P = 1 without a prefix has no streams to train: use --train all, or another --P"
 PARTS = ("streams", "all")
 # A frozen backbone lets the streams take large steps; all weights together must not (docs/LOG.md).
 DEFAULT_LR = {"streams": 3e-2, "all": 1e-4}
@@ -58,10 +59,18 @@ def default_seq_len(model: Any) -> int:
     return min(512, getattr(model.config, "max_position_embeddings", None) or 512)
 
 
+def beyond(model: Any, n_tokens: int) -> str | None:
+    """A warning if `n_tokens` are more than the model was made for."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most and n_tokens > most:
+        return f"warning: {n_tokens} tokens are beyond the {most} that this model was made for"
+    return None
+
+
 def read_text(model: Any, folder: Path, corpus: str, text_column: str = "text") -> TokenData:
     """`corpus` in the tokens of `model`, which is in `folder`. Raises `ScalelabError`."""
     if not (folder / "tokenizer.json").is_file():
-        raise UsageError(f"{folder}: no tokenizer.json beside the model; put its tokenizer there")
+        raise DataError(f"{folder}: no tokenizer.json beside the model; put its tokenizer there")
     data = tokenise(load_corpus(corpus, text_column), str(folder))
     if data.vocab_size > model.config.vocab_size:
         raise UsageError(
@@ -104,9 +113,7 @@ def measure(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluat
     )
     seen = evaluate(model, windows, documents, device, recipe.dtype == "bf16")
     if not math.isfinite(seen.loss):
-        raise ScalelabError(
-            f"P = {model.P}: the validation loss is not a number; was the model sound, or is --lr too high?"
-        )
+        raise ScalelabError(f"P = {model.P}: the validation loss is not a number; the model is not sound")
     return seen
 
 
@@ -129,7 +136,7 @@ def train_stage(
     """
     own = {id(p) for _, p in model.stream_parameters()}
     if train == "streams" and not own:
-        raise UsageError("P = 1 without a prefix has no streams to train: use --train all, or another --P")
+        raise UsageError(NOTHING_TO_TRAIN)
     before = measure(model, data, recipe, device)
     for name, parameter in model.named_parameters():
         other_bank = id(parameter) not in own and any(part in name for part in ("prefix_", "aggregate_"))
@@ -139,7 +146,7 @@ def train_stage(
     steps = n_tokens // (recipe.seq_len * recipe.batch_size)
     try:
         curve, seconds = optimise(
-            model, optimizer, data, recipe, steps, seed, device, compile_model, "second stage", progress
+            model, optimizer, data, recipe, steps, seed, device, compile_model, f"P = {model.P}", progress
         )
     finally:
         model.requires_grad_(True)
@@ -159,6 +166,6 @@ def open_model(folder: Path, P: int | None = None, device: str = "cpu", dtype: t
         except ValueError:
             have = ", ".join(map(str, sorted({1, *model.banks})))
             raise UsageError(
-                f"--P {P}: {folder} has banks for P = {have}; scalelab convert {folder} --P {P} adds one"
+                f"--P {P}: {folder} can run with P = {have}; scalelab convert {folder} --P {P} -o … adds one"
             ) from None
     return model.to(device)
