@@ -4,7 +4,7 @@ All variants start from one model, see the same text in the same order and are m
 text: the base as it is; P = 1 with a trained prefix as long as all prefixes of P streams together (prefix
 tuning, so what adaptation to the text alone gives); and P streams. After that: how the prefixes should start.
 
-    python benchmarks/second_stage.py MODEL [TOKENS] [SEQ_LEN]
+    python benchmarks/second_stage.py MODEL [TOKENS] [SEQ_LEN] [PREFIX_TOKENS] [SEEDS]
 """
 
 import sys
@@ -17,13 +17,11 @@ from scalelab.model.start import STARTS
 from scalelab.train import stage
 from scalelab.units import format_count
 
-PREFIX_TOKENS = 48
 BATCH_SIZE = 4
 VAL_TOKENS = 16_384
-SEEDS = (0,)
 
 
-def starts(folder: Path, seq_len: int) -> None:
+def starts(folder: Path, seq_len: int, prefix_tokens: int) -> None:
     """Loss right after conversion to P = 4, for each way to start the prefixes."""
     plain = stage.open_model(folder)
     data = stage.read_text(plain, folder, "stdlib")
@@ -31,7 +29,7 @@ def starts(folder: Path, seq_len: int) -> None:
     base = stage.measure(plain, data, recipe, "cpu").loss
     print(f"\n| start, P = 4 | prefix tokens | loss | over base {base:.4f} | streams alone | cosine | ρ |")
     print("|---|---|---|---|---|---|---|")
-    for n in (16, PREFIX_TOKENS):
+    for n in (prefix_tokens // 3, prefix_tokens):
         for how in STARTS:
             model = stage.open_model(folder)
             stage.convert(model, {4: n}, data, how)
@@ -43,7 +41,7 @@ def starts(folder: Path, seq_len: int) -> None:
             )
 
 
-def second_stage(folder: Path, n_tokens: float, seq_len: int) -> None:
+def second_stage(folder: Path, n_tokens: float, seq_len: int, prefix_tokens: int, seeds: int) -> None:
     """The variants after `n_tokens` tokens of training."""
     plain = stage.open_model(folder)
     data = stage.read_text(plain, folder, "stdlib")
@@ -53,8 +51,8 @@ def second_stage(folder: Path, n_tokens: float, seq_len: int) -> None:
     print("| P | prefix | learned parameters | seed | before | after | under base | ρ | s |")
     print("|---|---|---|---|---|---|---|---|---|")
     print(f"| base | | | | {base.loss:.4f} | | | | |", flush=True)
-    for P, n in ((1, 2 * PREFIX_TOKENS), (2, PREFIX_TOKENS), (1, 4 * PREFIX_TOKENS), (4, PREFIX_TOKENS)):
-        for seed in SEEDS:
+    for P, n in ((1, 2 * prefix_tokens), (2, prefix_tokens), (1, 4 * prefix_tokens), (4, prefix_tokens)):
+        for seed in range(seeds):
             model = stage.open_model(folder)
             stage.convert(model, {P: n}, data, "text", seed)
             learned = sum(p.numel() for _, p in model.stream_parameters())
@@ -72,7 +70,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     quiet_libraries()
     model_folder = Path(sys.argv[1])
-    tokens = float(sys.argv[2]) if len(sys.argv) > 2 else 49_152
-    length = int(sys.argv[3]) if len(sys.argv) > 3 else 256
-    second_stage(model_folder, tokens, length)
-    starts(model_folder, length)
+    tokens, length, n_prefix, n_seeds = (
+        int(float(given)) for given in (*sys.argv[2:], *("49152", "256", "48", "1")[len(sys.argv) - 2 :])
+    )
+    second_stage(model_folder, tokens, length, n_prefix, n_seeds)
+    starts(model_folder, length, n_prefix)
