@@ -84,11 +84,16 @@ def losses(model: Any, baseline: Baseline) -> tuple[Callable[[Tensor], Tensor], 
 def shared_ms(model: Any, ids: Tensor) -> float:
     """Embedding, head and loss, forward and backward: what all streams share."""
 
+    decoder = model.get_decoder()
+
     def work() -> None:
-        with model.get_decoder().replay(model.get_input_embeddings()(ids)):
+        with decoder.replay(model.get_input_embeddings()(ids)):
             model(ids, labels=ids).loss.backward()
 
-    return in_turn(work, budget_s=2)[0]
+    with decoder.kept_outputs():
+        with torch.no_grad():
+            model(ids, use_cache=False)
+        return in_turn(work, budget_s=2)[0]
 
 
 def training() -> list[str]:
