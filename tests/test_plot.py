@@ -84,3 +84,18 @@ def test_a_figure_of_few_runs_without_intervals(make_records, tmp_path):
     fit = fit_table(make_records(N=(1e9, 4e9), P=(1, 2), noise=1e-2))
     for plot in (plot_loss, plot_contours, plot_residuals, plot_predicted):
         plot(fit).savefig(tmp_path / "figure.png")
+
+
+def test_weights_of_a_mixture_fill_the_height():
+    from scalelab.plot.streams import plot_weights
+
+    weights = np.random.default_rng(0).dirichlet(np.ones(8), 12)
+    figure = plot_weights(weights, ["Ġa", "Ċ", "x" * 20] * 4, "a_b$c")
+    axes = figure.axes[0]
+    tops = {}
+    for bar in axes.patches:
+        tops[bar.get_x()] = max(tops.get(bar.get_x(), 0), bar.get_y() + bar.get_height())
+    assert list(tops.values()) == pytest.approx([1.0] * 12)
+    assert [label.get_text() for label in axes.get_xticklabels()][:3] == ["␣a", "⏎", "x" * 11 + "…"]
+    assert next(text.get_text() for text in axes.get_legend().get_texts()) == "stream 8"
+    figure.canvas.draw()
