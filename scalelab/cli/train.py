@@ -71,7 +71,7 @@ def train(
         f"{format_count(total)} parameters learn from {format_count(n_tokens)} tokens",
         soft_wrap=True,
     )
-    steps = max(1, round(n_tokens / (seq_len * batch_size)))
+    steps = stage.whole_steps(n_tokens, recipe) // (seq_len * batch_size)
     with training_progress(console, steps) as progress:
         result = stage.train_stage(model, data, recipe, n_tokens, part, seed, place, compile_model, progress)
     if part == "streams":  # so that the backbone is the source's to the last bit

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from scalelab.architecture import PREFIX_TOKENS
 from scalelab.model.aggregate import MIXTURES
 from scalelab.model.attention import attention_name, watch_calls
 from scalelab.model.banks import active_bank, attention_modules, kv_shapes
@@ -45,13 +46,15 @@ def add_streams(
         raise ValueError(f"aggregation {aggregation!r}: choose one of {', '.join(MIXTURES)}")
     if not 0 <= smooth < 1:
         raise ValueError(f"smooth must lie in [0, 1), not {smooth}")
-    sizes = {p: prefix_tokens or 48 for p in wanted if p > 1 or prefix_tokens}
+    sizes = {p: prefix_tokens or PREFIX_TOKENS for p in wanted if p > 1 or prefix_tokens}
     if not isinstance(model, StreamedLM):
         _make_streamed(model)
     new = {p: n for p, n in sizes.items() if p not in model.banks}
     if taken := [p for p in sizes if p not in new]:
         raise ValueError(f"the model has a bank of {taken[0]} streams already")
     if new:
+        if model.banks:
+            model.keep_banks_in_dict()
         before = {name: value for name, value in vars(model.config).items() if name.startswith("parscale_")}
         try:
             _declare(model, new, smooth, aggregation)
@@ -75,8 +78,6 @@ def _declare(model: StreamedLM, new: dict[int, int], smooth: float, aggregation:
             ((config.parscale_n, config.parscale_n_tokens),) = new.items()
             return
         config.parscale_banks = {}
-    else:
-        model.keep_banks_in_dict()
     banks = {**config.parscale_banks, **{str(p): n for p, n in new.items()}}
     config.parscale_banks = banks
     config.parscale_n = max(map(int, banks))
