@@ -62,3 +62,17 @@ def warm(model, seed=1):
             scale = 1.0 if parameter.ndim == 4 else 1.5 / parameter.shape[-1] ** 0.5
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     return model
+
+
+def tokens(rows=2, length=11, seed=0):
+    return torch.randint(2, 97, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def step_by_step(model, ids):
+    """Logits of seven tokens at once and then, from the cache, of one at a time."""
+    out = model(ids[:, :7], use_cache=True)
+    parts = [out.logits]
+    for t in range(7, ids.shape[1]):
+        out = model(ids[:, t : t + 1], past_key_values=out.past_key_values, use_cache=True)
+        parts.append(out.logits)
+    return torch.cat(parts, 1)

@@ -7,13 +7,9 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from scalelab.model import add_streams, attention, cache
-from tests.families import make, warm
+from tests.families import make, step_by_step, tokens, warm
 
 P, N_PREFIX = 4, 5
-
-
-def tokens(rows=2, length=11, seed=0):
-    return torch.randint(2, 97, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -31,13 +27,7 @@ def streamed(name, **options):
 @torch.no_grad()
 def test_one_query_over_prefix_and_cache_apart(name, large):
     model, ids = streamed(name), tokens(length=90)  # longer than the first room
-    full = model(ids).logits
-    out = model(ids[:, :7], use_cache=True)
-    parts = [out.logits]
-    for t in range(7, 90):
-        out = model(ids[:, t : t + 1], past_key_values=out.past_key_values, use_cache=True)
-        parts.append(out.logits)
-    torch.testing.assert_close(torch.cat(parts, 1), full, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(step_by_step(model, ids), model(ids).logits, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"cache_implementation": "static"}])

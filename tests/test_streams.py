@@ -13,15 +13,11 @@ from scalelab.model import add_streams
 from scalelab.model.attention import watch_calls
 from scalelab.model.banks import active_bank, attention_modules
 from scalelab.model.checkpoint import load_model
-from tests.families import COMMON, FAMILIES, make, warm
+from tests.families import COMMON, FAMILIES, make, step_by_step, tokens, warm
 
 NAMES = sorted(FAMILIES)
 P = 4
 N_PREFIX = 5
-
-
-def tokens(rows=2, length=11, seed=0):
-    return torch.randint(2, 97, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(params=NAMES)
@@ -49,13 +45,7 @@ def test_p_1_equals_the_base_exactly(name):
 @torch.no_grad()
 def test_cached_decoding_equals_full_forward(name):
     model, ids = streamed(name), tokens(length=17)  # beyond the sliding windows
-    full = model(ids).logits
-    out = model(ids[:, :7], use_cache=True)
-    parts = [out.logits]
-    for t in range(7, 17):
-        out = model(ids[:, t : t + 1], past_key_values=out.past_key_values, use_cache=True)
-        parts.append(out.logits)
-    torch.testing.assert_close(torch.cat(parts, 1), full, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(step_by_step(model, ids), model(ids).logits, atol=2e-4, rtol=1e-4)
 
 
 @torch.no_grad()

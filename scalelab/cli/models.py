@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalelab.errors import DataError, ScalelabError, UsageError
+from scalelab.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,13 +23,16 @@ def quiet_libraries() -> None:
 
 def choose_device(device: str) -> str:
     """auto, cpu or cuda as a device of torch. Raises `ScalelabError` where there is none."""
-    import torch
+    from scalelab.sweep.workers import default_places
 
+    check_device(device)
+    return default_places(device)[0]
+
+
+def check_device(device: str) -> None:
+    """Raises `UsageError` for a word that is no --device."""
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {device}: choose auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ScalelabError("--device cuda: no CUDA device is visible to torch; use --device cpu")
-    return "cuda:0" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def choose_dtype(dtype: str, device: str) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from scalelab.cli.console import make_table, print_table, stdout
 from scalelab.cli.lists import list_option
-from scalelab.errors import UsageError
+from scalelab.cli.models import check_device
 from scalelab.sweep.spec import SweepSpec, load_spec, tokenizer_choice
 from scalelab.units import counts, format_count, whole_numbers
 
@@ -57,8 +57,7 @@ def sweep(
     Finished runs are never repeated: the same command goes on where it stopped. For one seed
     all P share the backbone's initial weights and the order of the data.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {device}: choose auto, cpu or cuda")
+    check_device(device)
     given = {
         "N": None if N is None else counts(N, "--N"),
         "P": None if P is None else whole_numbers(P, "--P"),

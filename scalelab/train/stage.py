@@ -39,7 +39,7 @@ class StageResult:
 
 
 def stage_recipe(train: str, lr: float | None, seq_len: int, batch_size: int, val_tokens: int, dtype: str) -> Recipe:
-    """The recipe of a second stage: `lr` is for every width; with a frozen backbone the mixture learns at a tenth of it."""
+    """The recipe of a second stage: `lr` is for every width; over a frozen backbone the mixture has a tenth."""
     if train not in PARTS:
         raise UsageError(f"--train {train}: choose one of {', '.join(PARTS)}")
     return Recipe(
