@@ -39,7 +39,7 @@ def test_narrow_widths_stay_near_the_ratio(hidden):
 
 @pytest.mark.parametrize("aggregation", MIXTURE_PARAMS)
 def test_counts_agree_with_the_real_model(aggregation):
-    from scalelab.train.loop import build_model
+    from scalelab.train.build import build_model
     from scalelab.train.recipe import RunConfig, TextSource
 
     for P in (1, 3):

@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Qwen2ForCausalLM
 
 from scalelab.errors import ScalelabError
-from scalelab.model import lm_class
-from scalelab.model.banks import active_bank, attention_modules
+from scalelab.train.build import build_model
 from scalelab.train.data import training_batches, validation_windows
 from scalelab.train.evaluate import Evaluation, evaluate
 from scalelab.train.recipe import Recipe, RunConfig
@@ -25,7 +23,6 @@ from scalelab.train.tokens import TokenData
 Progress = Callable[[int, float, float], None]  # step, loss in nats a token, tokens a second
 
 _CURVE_POINTS = 100
-_StreamedQwen2: Any = lm_class(Qwen2ForCausalLM)
 
 
 @dataclass(frozen=True)
@@ -36,50 +33,6 @@ class TrainResult:
     curve: list[tuple[int, int, float]]
     seconds: float  # of training, without evaluation
     model: nn.Module
-
-
-def build_model(config: RunConfig) -> Any:
-    """The model of a run, initialised so that for one seed every P shares the backbone's weights."""
-    shape, recipe = config.architecture, config.recipe
-    settings = _StreamedQwen2.config_class(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_kv_heads,
-        tie_word_embeddings=shape.tied_embeddings,
-        initializer_range=recipe.init_gain / math.sqrt(shape.hidden_size),
-        max_position_embeddings=recipe.seq_len,
-        parscale_n=shape.P,
-        parscale_n_tokens=shape.prefix_tokens,
-        parscale_attn_smooth=recipe.smooth,
-        parscale_aggregation=shape.aggregation,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        backbone = Qwen2ForCausalLM(settings)
-        torch.manual_seed(config.seed + 1_000_003)
-        model = _StreamedQwen2(settings)
-        model.load_state_dict(backbone.state_dict(), strict=False)
-        if shape.P > 1:
-            _init_streams(model, recipe)
-    return model
-
-
-@torch.no_grad()
-def _init_streams(model: Any, recipe: Recipe) -> None:
-    """Prefixes wide enough to make streams differ, and a mixture that starts uniform.
-
-    With the ordinary N(0, 0.02) the streams of a small model stay copies of each other, and the
-    mixture falls onto one of them.
-    """
-    decoder = model.get_decoder()
-    for module in attention_modules(decoder):
-        bank: Any = active_bank(module)
-        bank.prefix_k.normal_(std=recipe.prefix_key_std)
-        bank.prefix_v.normal_(std=recipe.prefix_value_std)
-    decoder.mixture.start_uniform()
 
 
 def stream_groups(model: Any) -> dict[int, str]:
