@@ -9,14 +9,20 @@ KIND_KEY = b"scalelab.kind"
 RECORD_KIND = b"record"
 CURVE_KIND = b"curve"
 
+OK = "ok"
+# How a run ended. Only the first kind has a loss that a law may be fitted to.
+STATUSES = (OK, "diverged", "out_of_memory", "failed", "interrupted")
+
 # (name, type, what it is). The first three are what a law is fitted to; the rest may be missing or null.
 _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("n_params", pa.int64(), "N of the paper: non-embedding parameters, streams included"),
     ("n_streams", pa.int64(), "P, parallel streams; 1 is the plain model"),
-    ("loss", pa.float64(), "validation loss, nats per token"),
+    ("loss", pa.float64(), "validation loss, nats per token; a run that is not ok may have none"),
     ("n_tokens", pa.int64(), "D, training tokens"),
     ("weight", pa.float64(), "how many runs this one counts for in a fit; 1 where missing"),
     ("key", pa.string(), "unique key: hash of the resolved config"),
+    ("status", pa.string(), "ok, diverged, out_of_memory, failed or interrupted; null means ok"),
+    ("message", pa.string(), "what went wrong, where status is not ok"),
     ("corpus", pa.string(), "name of the text"),
     ("corpus_digest", pa.string(), "hash of the text's content"),
     ("tokenizer", pa.string(), "name of the tokenizer"),
@@ -28,6 +34,8 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("val_tokens", pa.int64(), "tokens the loss was measured on"),
     ("n_params_backbone", pa.int64(), "non-embedding parameters without streams"),
     ("n_params_total", pa.int64(), "all parameters, tied embeddings counted once"),
+    ("n_params_active", pa.int64(), "non-embedding parameters that a token uses; n_params but for mixture of experts"),
+    ("n_tokens_plain", pa.int64(), "of n_tokens, those trained without streams, before the P streams began"),
     ("hidden_size", pa.int64(), ""),
     ("intermediate_size", pa.int64(), ""),
     ("num_layers", pa.int64(), ""),
@@ -41,16 +49,24 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("stream_cosine", pa.float64(), "mean cosine between streams' final states"),
     ("stream_correlation", pa.float64(), "ρ: mean correlation of streams' own losses over tokens"),
     ("stream_warnings", pa.list_(pa.string()), "stream_collapse, weight_monoculture, or none"),
+    ("peak_lr", pa.float64(), "highest learning rate of the schedule"),
+    ("schedule", pa.string(), "name of the learning rate's schedule"),
+    ("micro_batch_size", pa.int64(), "sequences computed at once; gradients of a step are summed over them"),
     ("config", pa.string(), "the resolved config as JSON"),
     ("device", pa.string(), ""),
     ("dtype", pa.string(), ""),
     ("train_seconds", pa.float64(), "seconds of training, without evaluation"),
     ("tokens_per_s", pa.float64(), "training tokens a second"),
+    ("train_flops", pa.float64(), "floating-point operations of the training, a multiply-add counted as two"),
+    ("mfu", pa.float64(), "model-FLOPs utilisation: train_flops / train_seconds over the device's measured peak"),
+    ("peak_memory_bytes", pa.int64(), "most memory in use during training"),
     ("created_utc", pa.string(), "when the run ended, ISO 8601"),
     ("versions", pa.string(), "library versions as JSON"),
+    ("code", pa.string(), "hash of the package's source"),
 ]
 
-REQUIRED = ("n_params", "n_streams", "loss")  # of a record that a sweep wrote
+REQUIRED = ("n_params", "n_streams", "loss")  # of a finished run's record that a sweep wrote
+_ALWAYS = ("n_params", "n_streams")  # also of a run that is not ok
 NEEDED = ("n_params", "loss")  # of anyone's table; P is needed by the laws that know it
 USED = (*REQUIRED, "n_tokens", "weight", "n_params_backbone")  # by a fit
 POSITIVE = (*USED, "n_params_total")
@@ -59,7 +75,7 @@ COUNTS = ("n_params", "n_tokens", "n_params_backbone", "n_params_total")  # in a
 PLAUSIBLE = {"loss": (1e-6, 1e6), "n_streams": (1, 1e6), "weight": (1e-9, 1e9)} | dict.fromkeys(COUNTS, (1e-9, 1e18))
 
 RECORD_SCHEMA = pa.schema(
-    [pa.field(n, t, nullable=n not in REQUIRED, metadata={"description": d}) for n, t, d in _FIELDS],
+    [pa.field(n, t, nullable=n not in _ALWAYS, metadata={"description": d}) for n, t, d in _FIELDS],
     metadata={KIND_KEY: RECORD_KIND},
 )
 
