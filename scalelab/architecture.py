@@ -3,6 +3,9 @@
 Pure arithmetic: the training side builds models from it, the analysis side prices them.
 Widths follow the paper (arXiv 2505.10475): gated MLP with intermediate = 128·round(5.4·hidden/128),
 QKV bias, no output bias, 48 prefix tokens a stream and layer.
+
+With experts it is a Mixtral-style decoder (arXiv 2401.04088), which is the dense one with a router
+and experts in place of the MLP and without the QKV biases.
 """
 
 from __future__ import annotations
@@ -21,12 +24,30 @@ MIXTURE_PARAMS: dict[str, Callable[[int, int], int]] = {
     "mean": lambda h, P: 0,
     "channel": lambda h, P: P * h,
 }
+EXPERTS_PER_TOKEN = 2  # Mixtral's choice
 MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
+
+
+def check_experts(num_experts: int, experts_per_token: int) -> None:
+    """Raises `UsageError` if the two numbers of an `Architecture` do not fit together."""
+    if num_experts < 0:
+        raise UsageError(f"num_experts must not be negative, not {num_experts}; 0 is a dense model")
+    if num_experts == 0 and experts_per_token != EXPERTS_PER_TOKEN:
+        # It would change nothing but the run's key.
+        raise UsageError(f"experts_per_token {experts_per_token} needs num_experts; give it, or leave both out")
+    if num_experts and experts_per_token < 2:
+        # A token's weights on its experts sum to 1: one expert always has 1, whatever its router says.
+        raise UsageError(f"experts_per_token must be at least 2 for the router to learn, not {experts_per_token}")
+    if num_experts and experts_per_token > num_experts:
+        raise UsageError(f"experts_per_token {experts_per_token} exceeds num_experts {num_experts}; give more experts")
 
 
 @dataclass(frozen=True)
 class Architecture:
     """One decoder. `P` streams; P = 1 is the plain model, without prefixes or aggregator.
+
+    With `num_experts` each layer has a router and that many gated MLPs of `intermediate_size`, of
+    which every token goes through `experts_per_token`; 0 is a dense model.
 
     Raises `UsageError` on construction if the numbers make no model.
     """
@@ -41,6 +62,8 @@ class Architecture:
     prefix_tokens: int = PREFIX_TOKENS
     tied_embeddings: bool = True
     aggregation: str = "dynamic"  # one of MIXTURE_PARAMS
+    num_experts: int = 0
+    experts_per_token: int = EXPERTS_PER_TOKEN
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads"):
@@ -63,6 +86,7 @@ class Architecture:
                 f"{self.num_heads} heads do not divide among {self.num_kv_heads} KV heads; "
                 "give a divisor of the number of heads"
             )
+        check_experts(self.num_experts, self.experts_per_token)
 
     @property
     def head_dim(self) -> int:
@@ -70,10 +94,23 @@ class Architecture:
 
     @property
     def backbone_params(self) -> int:
-        """Parameters of the layers and the last norm, without embeddings and streams."""
+        """Parameters of the layers, all experts of them, and the last norm, without embeddings and streams."""
+        return self._backbone(self.num_experts)
+
+    @property
+    def active_backbone_params(self) -> int:
+        """Those of `backbone_params` that one token uses: routers, but only its own experts."""
+        return self._backbone(self.experts_per_token)
+
+    def _backbone(self, experts: int) -> int:
+        """Parameters of the backbone, counting `experts` of the experts if there are any."""
         h, kv = self.hidden_size, self.num_kv_heads * self.head_dim
-        attention = 2 * h * h + 2 * h * kv + h + 2 * kv  # Q, O, K, V and the QKV biases
-        return self.num_layers * (attention + 3 * h * self.intermediate_size + 2 * h) + h
+        attention, mlp = 2 * h * h + 2 * h * kv, 3 * h * self.intermediate_size  # Q, O, K, V; gate, up, down
+        if self.num_experts:
+            mlp = experts * mlp + self.num_experts * h  # and the router
+        else:
+            attention += h + 2 * kv  # the QKV biases
+        return self.num_layers * (attention + mlp + 2 * h) + h
 
     @property
     def stream_params(self) -> int:
@@ -89,8 +126,13 @@ class Architecture:
 
     @property
     def n_params(self) -> int:
-        """The paper's N: everything but the embeddings, streams included."""
+        """The paper's N: everything but the embeddings, streams and all experts included."""
         return self.backbone_params + self.stream_params
+
+    @property
+    def active_params(self) -> int:
+        """As `n_params`, but with only the experts that one token uses; the same for a dense model."""
+        return self.active_backbone_params + self.stream_params
 
     @property
     def total_params(self) -> int:
@@ -112,6 +154,14 @@ def mlp_width(hidden_size: int) -> int:
     return multiple * max(1, round(MLP_RATIO * hidden_size / multiple))
 
 
+def expert_width(hidden_size: int, experts_per_token: int) -> int:
+    """Intermediate size of one expert: a token's experts together are about as wide as the dense MLP.
+
+    A multiple of 8, at least 8.
+    """
+    return 8 * max(1, round(mlp_width(hidden_size) / experts_per_token / 8))
+
+
 def _heads(hidden_size: int) -> tuple[int, int]:
     """Heads and KV heads of the size dial: head_dim grows with width, 8 heads a KV head."""
     if hidden_size >= 896:  # the paper's six sizes: 16 heads, 2 KV heads
@@ -130,16 +180,17 @@ def _preferred_layers(hidden_size: int) -> int:
     return min(36, max(2, round(hidden_size / 24)))
 
 
-def _ladder(vocab_size: int, prefix_tokens: int) -> list[Architecture]:
-    """Every architecture the size dial can choose, from about 10 thousand to 100 billion."""
+def _ladder(vocab_size: int, prefix_tokens: int, num_experts: int, experts_per_token: int) -> list[Architecture]:
+    """Every architecture the size dial can choose, from about 10 thousand to 100 billion active parameters."""
     rungs = []
+    experts = {"num_experts": num_experts, "experts_per_token": experts_per_token}
     hidden = 16
     while hidden <= 12288:
         heads, kv_heads = _heads(hidden)
-        widths = (hidden, mlp_width(hidden))
+        widths = (hidden, expert_width(hidden, experts_per_token) if num_experts else mlp_width(hidden))
         centre = _preferred_layers(hidden)
         rungs += [
-            Architecture(*widths, layers, heads, kv_heads, vocab_size, prefix_tokens=prefix_tokens)
+            Architecture(*widths, layers, heads, kv_heads, vocab_size, prefix_tokens=prefix_tokens, **experts)
             for layers in range(max(2, centre - 1), centre + 2)
         ]
         hidden += 4 if hidden < 128 else 32 if hidden < 512 else 64
@@ -148,21 +199,33 @@ def _ladder(vocab_size: int, prefix_tokens: int) -> list[Architecture]:
     return rungs
 
 
-def architecture_for(n_params: float, vocab_size: int, prefix_tokens: int = PREFIX_TOKENS) -> Architecture:
+def architecture_for(
+    n_params: float,
+    vocab_size: int,
+    prefix_tokens: int = PREFIX_TOKENS,
+    num_experts: int = 0,
+    experts_per_token: int = EXPERTS_PER_TOKEN,
+) -> Architecture:
     """The architecture of the ladder nearest to `n_params`, counted for the backbone; P = 1.
 
     Nearest in the logarithm of N, with depth kept by: half the logarithm of its distance from the
     depth usual at that width counts too, since a law over N wants models of one family. The
-    real count is within 30 % of the wish, and records hold it exactly. Raises `UsageError`
-    outside the ladder.
+    real count is within 30 % of the wish, and records hold it exactly.
+
+    With experts, `n_params` is the wish for what one token uses (`active_backbone_params`), and each
+    expert is `expert_width` wide: a dense model and a mixture of experts for the same N then cost
+    about the same compute a token, while `backbone_params` of the latter grows with `num_experts`.
+
+    Raises `UsageError` outside the ladder, and for numbers of experts that make no model.
     """
-    rungs = _ladder(vocab_size, prefix_tokens)
+    check_experts(num_experts, experts_per_token)
+    rungs = _ladder(vocab_size, prefix_tokens, num_experts, experts_per_token)
 
     def distance(a: Architecture) -> float:
         off_depth = abs(math.log(a.num_layers / _preferred_layers(a.hidden_size)))
-        return abs(math.log(a.backbone_params / n_params)) + 0.5 * off_depth
+        return abs(math.log(a.active_backbone_params / n_params)) + 0.5 * off_depth
 
-    low, high = (f(a.backbone_params for a in rungs) for f in (min, max))
+    low, high = (f(a.active_backbone_params for a in rungs) for f in (min, max))
     if not low / 1.25 < n_params < high * 1.25:
         raise UsageError(
             f"no architecture near N = {format_count(n_params)}: "

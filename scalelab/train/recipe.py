@@ -153,7 +153,8 @@ _LATER_RECIPE = {
     "warmup_tokens": 51_200,
     "decay_fraction": 0.2,
 }
-_LATER_OPTIONS = {"recipe": _LATER_RECIPE, "architecture": {"aggregation": "dynamic"}}
+_LATER_SHAPE = {"aggregation": "dynamic", "num_experts": 0, "experts_per_token": 2}
+_LATER_OPTIONS = {"recipe": _LATER_RECIPE, "architecture": _LATER_SHAPE}
 _LATER_TOP = {"plain_tokens": 0}
 
 
