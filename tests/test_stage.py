@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,101 @@ def test_moments_are_those_of_the_text():
         start_from_text(model, ids, "zeros")
 
 
+@pytest.fixture(scope="module")
+def text(folder, text_folder):
+    return stage.read_text(stage.open_model(folder), folder, str(text_folder))
+
+
+def _texts(data, seed, draw, P, n):
+    """The text of a draw, by its definition: [P, n], and where each row begins."""
+    tokens = data.train()
+    rng = np.random.default_rng([seed, 0x5EED] + [draw] * (draw > 0))
+    starts = rng.choice(len(tokens) // n - 1, P, replace=False) * n
+    return torch.tensor(np.array([tokens[s : s + n] for s in starts]).astype(np.int64)), starts
+
+
+def _over(model, base, windows):
+    """Relative difference of losses, by transformers' own loss."""
+    with torch.no_grad():
+        own, plain = (m(input_ids=windows, labels=windows).loss.item() for m in (model, base))
+    return own / plain - 1
+
+
+@pytest.mark.parametrize("how", ["text", "moments"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_best_draw_of_those_tried_is_kept(how, seed, folder, text):
+    """Every draw measured anew, each on a model of its own."""
+    base, sizes = stage.open_model(folder), {2: 3, 4: 6}
+    taken = [(s, n) for P, n in sizes.items() for d in range(4) for s in _texts(text, seed, d, P, n)[1]]
+    windows = torch.from_numpy(stage.trial_windows(text.train(), 32, taken))
+    assert windows.shape == (2048 // 32, 33)
+    model = stage.open_model(folder)
+    tried = stage.convert(model, sizes, text, RECIPE, how, seed, draws=4)
+    for P, n in sizes.items():
+        own, states = [], []
+        for draw in range(len(tried[P])):
+            alone = add_streams(stage.open_model(folder), P, n, seed=seed)
+            start_from_text(alone, _texts(text, seed, draw, P, n)[0], how, seed + draw)
+            own.append(_over(alone, base, windows))
+            states.append([p.detach() for name, p in alone.stream_parameters() if "prefix" in name])
+        assert tried[P] == pytest.approx(own, abs=1e-5)
+        assert all(x > 0 for x in tried[P][:-1])
+        assert tried[P][-1] <= 0 or len(tried[P]) == 4
+        model.set_streams(P)
+        kept = [p for name, p in model.stream_parameters() if "prefix" in name]
+        assert all(torch.equal(a, b) for a, b in zip(kept, states[int(np.argmin(own))], strict=True))
+    assert list(model.banks) == [2, 4]
+
+
+def test_a_bad_first_draw_is_replaced_and_a_good_one_ends_the_search(folder, text):
+    tried = {}
+    for seed in range(8):
+        model, single, by_hand = (stage.open_model(folder) for _ in range(3))
+        tried[seed] = stage.convert(model, {2: 3}, text, RECIPE, seed=seed)[2]
+        assert stage.convert(single, {2: 3}, text, RECIPE, seed=seed, draws=1) == {2: []}
+        start_from_text(add_streams(by_hand, 2, 3, seed=seed), _texts(text, seed, 0, 2, 3)[0])
+        _assert_same(single, by_hand)
+        (k, ours), (_, first) = (next(p for p in m.stream_parameters() if "prefix" in p[0]) for m in (model, single))
+        assert torch.equal(ours, first) == (np.argmin(tried[seed]) == 0), k
+    assert [0 for t in tried.values() if t[0] <= 0 and len(t) == 1]
+    assert [0 for t in tried.values() if t[0] > 0 and min(t) < t[0]]
+
+
+def test_validation_text_and_normal_starts_choose_nothing(folder, text, tmp_path):
+    other = shutil.copytree(text.folder, tmp_path / "tokens")
+    np.save(other / "validation.npy", text.validation()[::-1])
+    models = [stage.open_model(folder) for _ in range(2)]
+    for model, data in zip(models, (text, replace(text, folder=other)), strict=True):
+        stage.convert(model, {2: 3, 4: 3}, data, RECIPE, seed=2)
+    _assert_same(*models)
+    normal = stage.open_model(folder)
+    assert stage.convert(normal, {2: 3}, text, RECIPE, "normal", seed=2) == {2: []}
+    _assert_same(normal, add_streams(stage.open_model(folder), 2, 3, seed=2))
+
+
+def _assert_same(model, other):
+    ours, theirs = model.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_trials_keep_clear_of_the_texts_tried():
+    rng = np.random.default_rng(0)
+    tokens = np.arange(9_000)  # each token says where it is
+    for _ in range(20):
+        seq_len, n = (int(x) for x in rng.integers(2, 60, 2))
+        taken = [(int(first), n) for first in rng.integers(0, len(tokens) - n, 20)]
+        windows = stage.trial_windows(tokens, seq_len, taken)
+        assert not set(windows.ravel()) & {first + i for first, n in taken for i in range(n)}
+        assert (np.diff(windows) == 1).all()
+        assert len(windows) == len(set(windows[:, 0])) <= 2048 // seq_len
+        assert windows[-1, -1] - windows[0, 0] > 0.7 * len(tokens)
+    assert len(stage.trial_windows(tokens[:100], 10, [(0, 100)])) == 9  # all is taken, so nothing is spared
+    assert len(stage.trial_windows(tokens, 4000, [])) == 2
+    with pytest.raises(DataError, match="the training text has 100 tokens, too few to try starts on two sequences of"):
+        stage.trial_windows(tokens[:100], 50, [])
+
+
 def test_conversion_keeps_the_loss_and_separates_streams(converted, folder, text_folder, capsys):
     data = stage.read_text(stage.open_model(folder), folder, str(text_folder))
     base = stage.measure(stage.open_model(folder), data, RECIPE, "cpu").loss
@@ -134,7 +230,7 @@ def test_prefix_tuning_trains_one_stream(folder, text_folder):
     data = stage.read_text(stage.open_model(folder), folder, str(text_folder))
     with pytest.raises(UsageError, match="no streams to train"):
         stage.train_stage(model, data, RECIPE, 4e3)
-    stage.convert(model, {1: 8}, data, "text")
+    stage.convert(model, {1: 8}, data, RECIPE)
     result = stage.train_stage(model, data, RECIPE, 6e3)
     assert result.after.loss < result.before.loss
     assert result.after.streams is None
@@ -381,6 +477,7 @@ WRONG = [
     (["convert", "{folder}", "-o", "{folder}"], 2, "is there already and not empty"),
     (["convert", "{folder}", "-o", "x", "--P", "0"], 2, "--P: '0' is not a whole number"),
     (["convert", "{folder}", "-o", "x", "--start", "zeros"], 2, "--start zeros: choose text, moments or normal"),
+    (["convert", "{folder}", "-o", "x", "--start", "normal", "--draws", "3"], 2, "--draws: a normal start uses no"),
     (["convert", "{folder}", "-o", "x", "--aggregation", "sum"], 2, "--aggregation sum: choose one of dynamic, mean"),
     (["convert", "{converted}", "-o", "x", "--P", "4", "--corpus", "{text}"], 2, "has that bank already"),
     (["train", "{converted}", "-o", "x", "--P", "3"], 2, "can run with P = 1, 2, 4; scalelab convert"),
@@ -399,7 +496,7 @@ WRONG = [
     (["diagnose", "{folder}"], 2, "one stream has nothing to compare"),
     (["generate", "{converted}", "--prompt", "a", "--temperature", "1e-320"], 2, "give 0, or a number from 0.01"),
     (["generate", "{nan}", "--prompt", "a", "--max-new-tokens", "9"], 1, "the model's outputs are not numbers"),
-    (["diagnose", "{nan}", "--corpus", "{text}"], 1, "the validation loss is not a number"),
+    (["diagnose", "{nan}", "--corpus", "{text}"], 1, "P = 4: the loss is not a number"),
     (["convert", "{file}", "-o", "x"], 2, "is a file; give the folder"),
     (["diagnose", "{empty}"], 1, "no config.json, so no model"),
     (["generate", "{converted}", "--prompt", ""], 2, "--prompt is empty"),

@@ -33,7 +33,11 @@ def convert(
         int | None, typer.Option(min=2, help="Tokens of a validation sequence; up to 512 by default.")
     ] = None,
     val_tokens: Annotated[int, typer.Option(min=1, help="Tokens to measure the losses on.")] = 8192,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of text.")] = 0,
+    draws: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="8", help="Choices of text to try, on training text; the best is kept."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the choice of text.")] = 0,
     dtype: Annotated[str, typer.Option(help="To measure in: auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
@@ -49,6 +53,8 @@ def convert(
         raise UsageError(f"--aggregation {aggregation}: choose one of {', '.join(MIXTURE_PARAMS)}")
     if start not in ("text", "moments", "normal"):
         raise UsageError(f"--start {start}: choose text, moments or normal")
+    if start == "normal" and draws is not None:
+        raise UsageError("--draws: a normal start uses no text; leave it out, or choose --start text")
     if dtype not in ("auto", "fp32", "bf16"):
         raise UsageError(f"--dtype {dtype}: choose auto, fp32 or bf16")
     new_folder(out)
@@ -70,9 +76,11 @@ def convert(
     model.set_streams(1)
     with model.plain():
         base = stage.measure(model, data, recipe, place).loss
-    stage.convert(model, banks, data, start, seed, aggregation=aggregation or "dynamic")
-    table = make_table("P", "prefix", "loss", "over base", "cosine", "ρ of losses", "<warnings")
-    table.add_row("base", "", f"{base:.4f}", "", "", "", "")
+    tried = stage.convert(
+        model, banks, data, recipe, start, seed, draws or stage.DRAWS, aggregation=aggregation or "dynamic"
+    )
+    table = make_table("P", "prefix", "draw", "loss", "over base", "cosine", "ρ of losses", "<warnings")
+    table.add_row("base", "", "", f"{base:.4f}", "", "", "", "")
     worst, n_seen = 0.0, 0
     for bank, n_tokens in banks.items():
         model.set_streams(bank)
@@ -82,7 +90,9 @@ def convert(
         streams = result.streams
         about = (f"{streams.cosine:.4f}", f"{streams.correlation:.4f}") if streams else ("", "")
         named = ", ".join(streams.warnings) if streams else ""
-        table.add_row(str(bank), str(n_tokens), f"{result.loss:.4f}", f"{over:+.2%}", *about, named)
+        seen = tried[bank]
+        draw = f"{seen.index(min(seen)) + 1} of {len(seen)}" if seen else ""
+        table.add_row(str(bank), str(n_tokens), draw, f"{result.loss:.4f}", f"{over:+.2%}", *about, named)
     save_model(model.to(saved_dtype(source)), out, source)
     print_table(console, f"{source.resolve().name}, before any training, on {n_seen} tokens of {corpus}", table)
     if worst > 0.01:

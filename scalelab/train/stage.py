@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ NOTHING_TO_TRAIN = "P = 1 without a prefix has no streams to train: use --train 
 PARTS = ("streams", "all")
 # A frozen backbone lets the streams take large steps; all weights together must not (docs/LOG.md).
 DEFAULT_LR = {"streams": 3e-2, "all": 1e-4}
+# Sets of texts to try as prefixes, and the tokens to try them on (docs/LOG.md).
+DRAWS = 8
+TRIAL_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -87,33 +91,117 @@ def check_length(model: Any, n_tokens: int, what: str) -> None:
         raise UsageError(f"{what}: {n_tokens} tokens, but the model has positions for {most}; give fewer")
 
 
-def prefix_texts(data: TokenData, rows: int, n: int, seed: int) -> torch.Tensor:
-    """The first n tokens of `rows` stretches of training text, [rows, n], drawn by `seed`."""
-    tokens = data.train()
+def text_starts(tokens: np.ndarray, rows: int, n: int, seed: int, draw: int = 0) -> np.ndarray:
+    """Where `rows` stretches of n tokens begin in training text, [rows], by `seed` and the number of the draw."""
     if len(tokens) < 2 * rows * n:
         raise UsageError(f"the training text has {len(tokens)} tokens, too few for {rows} prefixes of {n}")
-    starts = np.random.default_rng([seed, 0x5EED]).choice(len(tokens) // n - 1, rows, replace=False) * n
-    return torch.from_numpy(np.stack([tokens[s : s + n] for s in starts]).astype(np.int64))
+    rng = np.random.default_rng([seed, 0x5EED, draw] if draw else [seed, 0x5EED])
+    return rng.choice(len(tokens) // n - 1, rows, replace=False) * n
 
 
-def convert(model: Any, banks: dict[int, int], data: TokenData, how: str, seed: int = 0, **options: Any) -> None:
-    """Give `model` banks {P: prefix tokens}, started as `model.start` says, from the training text of `data`."""
-    for P, n_tokens in banks.items():
-        check_length(model, n_tokens, "--prefix-tokens")
-        ids = prefix_texts(data, P, n_tokens, seed)  # first, since it refuses what is out of all proportion
-        add_streams(model, P, n_tokens, seed=seed, **options)
-        start_from_text(model, ids.to(model.device), how, seed)
+def trial_windows(tokens: np.ndarray, seq_len: int, taken: list[tuple[int, int]]) -> np.ndarray:
+    """Windows [w, seq_len + 1] of training text to try starts on: `TRIAL_TOKENS`, or two windows if those are more.
+
+    They are spread evenly, apart from the stretches (first token, length) that are `taken` for prefixes: a prefix that
+    holds the very text would look better than it is. Only a text too short for that lends itself to both.
+    Raises `DataError` if it is shorter than two windows.
+    """
+    available = (len(tokens) - 1) // seq_len
+    if available < 2:
+        raise DataError(
+            f"the training text has {len(tokens)} tokens, too few to try starts on two sequences of {seq_len}; "
+            "give more text, or --draws 1"
+        )
+    free = np.ones(available, bool)
+    for first, n in taken:  # window i holds tokens i·seq_len to (i + 1)·seq_len, the last of them as a label
+        free[max(0, -(-first // seq_len) - 1) : (first + n - 1) // seq_len + 1] = False
+    places = np.flatnonzero(free) if free.sum() >= 2 else np.arange(available)
+    count = min(max(2, TRIAL_TOKENS // seq_len), len(places))
+    starts = places[np.arange(count) * len(places) // count] * seq_len
+    return _cut(tokens, starts, seq_len + 1)
+
+
+def _cut(tokens: np.ndarray, starts: np.ndarray, n: int) -> np.ndarray:
+    """The n tokens from each of `starts` on, [len(starts), n]."""
+    return tokens[starts[:, None] + np.arange(n)].astype(np.int64)
+
+
+def convert(
+    model: Any,
+    banks: dict[int, int],
+    data: TokenData,
+    recipe: Recipe,
+    how: str = "text",
+    seed: int = 0,
+    draws: int = DRAWS,
+    **options: Any,
+) -> dict[int, list[float]]:
+    """Give `model` banks {P: prefix tokens}, started as `model.start` says, from the training text of `data`.
+
+    What a start costs depends on the texts that were drawn. So up to `draws` sets of them are tried for each bank, on
+    other training text in the sequences of `recipe`: the first whose loss is no worse than the base's is kept, or else
+    the best. A single draw is taken as it comes, and the ``normal`` start uses no text.
+
+    Returns, for each bank, loss / base loss − 1 on that text for every draw that was tried, in turn.
+    """
+    tokens = data.train()
+    if how == "normal":
+        draws = 1
+    drawn = {}
+    for P, n in banks.items():  # all of them first, since this refuses what is out of all proportion
+        check_length(model, n, "--prefix-tokens")
+        drawn[P] = [text_starts(tokens, P, n, seed, draw) for draw in range(draws)]
+    over = None
+    if draws > 1:
+        taken = [(int(first), n) for P, n in banks.items() for starts in drawn[P] for first in starts]
+        over = _over_base(model, trial_windows(tokens, recipe.seq_len, taken), recipe)
+    tried = {}
+    for P, n in banks.items():
+        add_streams(model, P, n, seed=seed, **options)
+        ids = [torch.from_numpy(_cut(tokens, starts, n)).to(model.device) for starts in drawn[P]]
+        tried[P] = _start(model, ids, how, seed, over)
+    return tried
+
+
+def _over_base(model: Any, windows: np.ndarray, recipe: Recipe) -> Callable[[], float]:
+    """What tells the loss of the streams then in use over that of the plain model, less 1, on `windows`."""
+
+    def loss() -> float:
+        return _evaluate(model, windows, np.arange(len(windows)), recipe, str(model.device)).loss
+
+    with model.plain():
+        base = loss()
+    return lambda: loss() / base - 1
+
+
+def _start(model: Any, texts: list[torch.Tensor], how: str, seed: int, over: Callable[[], float] | None) -> list[float]:
+    """Start the bank in use from the best of `texts`, each [P, n], by `over`; returns what was seen of each tried."""
+    seen: list[float] = []
+    for draw, ids in enumerate(texts):
+        start_from_text(model, ids, how, seed + draw)
+        if over:
+            seen.append(over())
+            if seen[-1] <= 0:
+                break
+    best = int(np.argmin(seen)) if seen else 0
+    if best + 1 < len(seen):
+        start_from_text(model, texts[best], how, seed + best)
+    return seen
 
 
 def measure(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluation:
     """Validation loss with the streams in use. Raises `ScalelabError` if it is not a number."""
-    check_length(model, recipe.seq_len, "--seq-len")
     windows, documents = validation_windows(
         data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
     )
+    return _evaluate(model, windows, documents, recipe, device)
+
+
+def _evaluate(model: Any, windows: np.ndarray, documents: np.ndarray, recipe: Recipe, device: str) -> Evaluation:
+    check_length(model, recipe.seq_len, "--seq-len")
     seen = evaluate(model, windows, documents, device, recipe.dtype == "bf16")
     if not math.isfinite(seen.loss):
-        raise ScalelabError(f"P = {model.P}: the validation loss is not a number; the model is not sound")
+        raise ScalelabError(f"P = {model.P}: the loss is not a number; the model is not sound")
     return seen
 
 
