@@ -1,4 +1,4 @@
-"""From a resolved config to an initialised model."""
+"""From a resolved config to an initialised model, and what its experts add to forward and loss."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import math
 from typing import Any
 
 import torch
-from transformers import Qwen2ForCausalLM
+from torch import Tensor
+from transformers import MixtralForCausalLM, Qwen2ForCausalLM
 
+from scalelab.architecture import Architecture
 from scalelab.model import lm_class
 from scalelab.model.banks import active_bank, attention_modules
 from scalelab.train.recipe import Recipe, RunConfig
 
-_StreamedQwen2: Any = lm_class(Qwen2ForCausalLM)
+ROUTER_LOSS = 0.01  # weight of the balancing loss: Switch Transformer (arXiv 2101.03961), section 2.2
 
 
 def build_model(config: RunConfig) -> Any:
     """The model of a run, initialised so that for one seed every P shares the backbone's weights."""
     shape, recipe = config.architecture, config.recipe
-    settings = _StreamedQwen2.config_class(
+    base = MixtralForCausalLM if shape.num_experts else Qwen2ForCausalLM
+    streamed: Any = lm_class(base)
+    settings = streamed.config_class(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -32,16 +36,32 @@ def build_model(config: RunConfig) -> Any:
         parscale_n_tokens=shape.prefix_tokens,
         parscale_attn_smooth=recipe.smooth,
         parscale_aggregation=shape.aggregation,
+        **_experts(shape),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        backbone = Qwen2ForCausalLM(settings)
+        backbone = base(settings)
         torch.manual_seed(config.seed + 1_000_003)
-        model = _StreamedQwen2(settings)
+        model = streamed(settings)
         model.load_state_dict(backbone.state_dict(), strict=False)
         if shape.P > 1:
             _init_streams(model, recipe)
     return model
+
+
+def _experts(shape: Architecture) -> dict[str, Any]:
+    """Settings of a mixture of experts, and what else of Mixtral's defaults is not Qwen2's."""
+    if not shape.num_experts:
+        return {}
+    return {
+        "num_local_experts": shape.num_experts,
+        "num_experts_per_tok": shape.experts_per_token,
+        "router_aux_loss_coef": ROUTER_LOSS,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
 
 
 @torch.no_grad()
@@ -57,3 +77,19 @@ def _init_streams(model: Any, recipe: Recipe) -> None:
         bank.prefix_k.normal_(std=recipe.prefix_key_std)
         bank.prefix_v.normal_(std=recipe.prefix_value_std)
     decoder.mixture.start_uniform()
+
+
+def training_options(model: Any) -> dict[str, Any]:
+    """What `model.forward` needs in training, beside the tokens, for `extra_loss` to find it."""
+    # Not in the model's config: generation from a cache has a mask longer than the routers' logits.
+    return {"output_router_logits": True} if getattr(model.config, "router_aux_loss_coef", None) else {}
+
+
+def extra_loss(model: Any, outputs: Any) -> Tensor | None:
+    """What training adds to the cross entropy, in nats; None for a dense model.
+
+    The balancing loss of the routers times its weight, from the outputs of a forward with
+    `training_options`. It is a mean over layers, streams and tokens, so P streams count once.
+    """
+    balance = getattr(outputs, "aux_loss", None)
+    return None if balance is None else model.config.router_aux_loss_coef * balance
