@@ -3,54 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from scalelab.errors import DataError, UsageError
+from scalelab.records.files import FORMATS, parquet_files, read_file
 from scalelab.records.paper import NAME, paper_records
-from scalelab.records.schema import RECORD_SCHEMA, REQUIRED
-from scalelab.records.table import FORMATS, Rejected, read_file, to_records
+from scalelab.records.schema import CURVE_KIND, RECORD_KIND, RECORD_SCHEMA, REQUIRED, conform, describe_statuses
+from scalelab.records.table import Rejected, to_records
 
 Source = str | Path | pd.DataFrame
 
 
 @dataclass(frozen=True)
 class Table:
-    """What was read: usable records, the rows that are none with the reason, and a count of rows left out."""
+    """What was read: records of runs that are ok, the others, and what is no record at all.
+
+    `records` alone may be fitted. Those in `others` have the same columns, and maybe no loss.
+    """
 
     records: pd.DataFrame
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[Rejected, ...]  # rows that cannot be used, with the reason
     left_out: int  # rows that `where` did not ask for
+    others: pd.DataFrame = field(default_factory=lambda: conform(pd.DataFrame()).assign(file=""))
+
+    @property
+    def unfinished(self) -> dict[str, int]:
+        """How many runs ended otherwise than ok, by status."""
+        return {str(status): int(count) for status, count in self.others["status"].value_counts().items()}
 
 
 def read(source: Source, columns: Mapping[str, str] | None = None, where: str | None = None) -> Table:
     """Every record of `source`, in a stable order.
 
-    A folder is read for the Parquet files below it; a file may also be CSV, TSV or JSONL. `columns`
-    says where to find what: ``{"n_params": "N", "loss": "val_loss"}``. `where` chooses rows:
+    A folder is read for the Parquet files below it, but for those in quarantine; a file may also be CSV, TSV
+    or JSONL. `columns` says where to find what: ``{"n_params": "N", "loss": "val_loss"}``. `where` chooses rows:
     ``"n_tokens > 100M"``. Columns of the result are those of `RECORD_SCHEMA` (missing ones null)
     and `file`. A sweep's record found twice (same key, same numbers) counts once. Raises `UsageError` for a
-    source, column name or condition that is none, `DataError` naming the file that cannot be used.
+    source, column name or condition that is none, `DataError` naming the file that cannot be used, or
+    where no run is ok.
+    """
+    table = gather(source, columns, where)
+    if len(table.records):
+        return table
+    if len(table.others):
+        name = "the table" if isinstance(source, pd.DataFrame) else source
+        raise DataError(f"{name}: no run is ok, only such have a loss to fit ({describe_statuses(table.unfinished)})")
+    raise _nothing(source, table, where)
+
+
+def gather(
+    source: Source,
+    columns: Mapping[str, str] | None = None,
+    where: str | None = None,
+    faults: list[DataError] | None = None,
+) -> Table:
+    """As `read`, also of a source in which no run is ok, or none at all.
+
+    With `faults`, files that cannot be used are told there and passed over.
     """
     columns = columns or {}
     for name in columns:
         if name not in RECORD_SCHEMA.names:
             raise UsageError(f"--map {name}: no such column; choose one of {', '.join(RECORD_SCHEMA.names)}")
-    frames, own, rejected, left_out = [], [], [], 0
-    for table, file, sweeps in _tables(source):
-        records, bad, unwanted = to_records(table, file, columns, where)
-        frames.append(records)
-        own += [sweeps] * len(records)
-        rejected += bad
-        left_out += unwanted
-    frames = [frame for frame in frames if len(frame)]
-    if not frames:
-        raise _nothing(source, rejected, left_out, where)
-    records = _without_copies(pd.concat(frames, ignore_index=True), np.array(own))
-    return Table(records, tuple(rejected), left_out)
+    frames, others, rejected, left_out = [], [], [], 0
+    for table, file, own in _tables(source, faults):
+        try:
+            rows = to_records(table, file, columns, where)
+        except DataError as error:
+            if faults is None:
+                raise
+            faults.append(error)
+            continue
+        frames.append(rows.records.assign(own=own))
+        others.append(rows.unfinished.assign(own=own))
+        rejected += rows.rejected
+        left_out += rows.left_out
+    records = _without_copies(_stacked(frames), faults)
+    unfinished = _stacked(others)
+    # A run that failed and was then repeated, here or in another folder, is not missing.
+    again = unfinished["own"] & (unfinished["key"].isin(records["key"].dropna()) | unfinished.duplicated("key"))
+    unfinished = unfinished[~(again & unfinished["key"].notna())]
+    return Table(
+        records.drop(columns="own").reset_index(drop=True),
+        tuple(rejected),
+        left_out,
+        unfinished.drop(columns="own").reset_index(drop=True),
+    )
 
 
 def load(source: Source, columns: Mapping[str, str] | None = None, where: str | None = None) -> pd.DataFrame:
@@ -61,7 +102,7 @@ def load(source: Source, columns: Mapping[str, str] | None = None, where: str | 
     return table.records
 
 
-def _tables(source: Source) -> Iterator[tuple[pd.DataFrame, str, bool]]:
+def _tables(source: Source, faults: list[DataError] | None) -> Iterator[tuple[pd.DataFrame, str, bool]]:
     """Each table, its name, and whether a sweep wrote it."""
     if isinstance(source, pd.DataFrame):
         yield source, "table", False
@@ -75,36 +116,52 @@ def _tables(source: Source) -> Iterator[tuple[pd.DataFrame, str, bool]]:
         if path.suffix.lower() not in FORMATS:
             raise UsageError(f"{path}: not a table; give a file that ends in {', '.join(FORMATS)}")
     elif path.is_dir():
-        files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
+        files = parquet_files(path)
     else:
         raise UsageError(f"{path}: no such file or folder")
     for file in files:
-        found = read_file(file)
-        if found is not None:
-            yield found[0], str(file), found[1]
+        try:
+            found = read_file(file)
+        except DataError as error:
+            if faults is None:
+                raise
+            faults.append(error)
+            continue
+        if found.kind != CURVE_KIND.decode():
+            yield found.table, str(file), found.kind == RECORD_KIND.decode()
 
 
-def _nothing(source: Source, rejected: list[Rejected], left_out: int, where: str | None) -> Exception:
+def _nothing(source: Source, table: Table, where: str | None) -> Exception:
     name = "the table" if isinstance(source, pd.DataFrame) else source
-    if left_out:
-        return UsageError(f"{name}: no row satisfies --where {where!r} ({left_out} do not)")
-    if rejected:
-        return DataError(f"{rejected[0]}; none of {len(rejected)} rows can be used")
+    if table.left_out:
+        return UsageError(f"{name}: no row satisfies --where {where!r} ({table.left_out} do not)")
+    if table.rejected:
+        return DataError(f"{table.rejected[0]}; none of {len(table.rejected)} rows can be used")
     if isinstance(source, pd.DataFrame) or not Path(source).is_dir():
         return UsageError(f"{name}: no rows in it")
     return UsageError(f"{name}: no records (*.parquet) here; make some with: scalelab sweep --out {name}")
 
 
-def _without_copies(records: pd.DataFrame, sweeps: np.ndarray) -> pd.DataFrame:
-    """Each record of a sweep once; foreign tables may mean anything by `key`. `sweeps` says which are, bool [n]."""
-    own = records[records["key"].notna() & sweeps]
+def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    filled = [frame for frame in frames if len(frame)]
+    if filled:
+        return pd.concat(filled, ignore_index=True)
+    return conform(pd.DataFrame()).assign(file="", own=False).astype({"file": "string", "own": bool})
+
+
+def _without_copies(records: pd.DataFrame, faults: list[DataError] | None) -> pd.DataFrame:
+    """Each record of a sweep once; foreign tables may mean anything by `key`."""
+    own = records[records["key"].notna() & records["own"]]
     copies = own.duplicated(["key", *REQUIRED])
     rest = own[~copies]
     conflict = rest[rest.duplicated("key", keep=False)]
     if len(conflict):
         key, files = conflict["key"].iloc[0], conflict["file"].iloc[:2].tolist()
-        raise DataError(
+        error = DataError(
             f"{files[0]} and {files[1]}: two different records have the key {key!r}; "
             "a key names one run: keep one of them"
         )
-    return records.drop(index=own.index[copies]).reset_index(drop=True)
+        if faults is None:
+            raise error
+        faults.append(error)
+    return records.drop(index=own.index[copies])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
+
 import pandas as pd
 import pyarrow as pa
 
 KIND_KEY = b"scalelab.kind"
+DIGEST_KEY = b"scalelab.digest"  # of what the file holds: Parquet's own checksums leave its footer out
 RECORD_KIND = b"record"
 CURVE_KIND = b"curve"
 
@@ -36,6 +41,7 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("n_params_total", pa.int64(), "all parameters, tied embeddings counted once"),
     ("n_params_active", pa.int64(), "non-embedding parameters that a token uses; n_params but for mixture of experts"),
     ("n_tokens_plain", pa.int64(), "of n_tokens, those trained without streams, before the P streams began"),
+    ("n_tokens_streams", pa.int64(), "of n_tokens, those trained with the P streams"),
     ("hidden_size", pa.int64(), ""),
     ("intermediate_size", pa.int64(), ""),
     ("num_layers", pa.int64(), ""),
@@ -86,6 +92,17 @@ def conform(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with the columns of `RECORD_SCHEMA` and no others; missing ones null, text as text."""
     table = table.reindex(columns=RECORD_SCHEMA.names)
     return table.astype(dict.fromkeys(_TEXT, "string"))
+
+
+def content_digest(table: pa.Table) -> bytes:
+    """Hash of a table's column names and values, whatever file they stand in."""
+    text = json.dumps([table.column_names, [column.to_pylist() for column in table.columns]], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32].encode()
+
+
+def describe_statuses(counts: Mapping[str, int]) -> str:
+    """``{"diverged": 2, "out_of_memory": 1}`` as ``2 diverged, 1 out of memory``, in the order of `STATUSES`."""
+    return ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in STATUSES if counts.get(name))
 
 
 CURVE_SCHEMA = pa.schema(

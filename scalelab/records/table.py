@@ -1,37 +1,33 @@
-"""Anyone's table as records: Parquet, CSV, JSONL or pandas, columns renamed, rows chosen and checked."""
+"""Anyone's table as records: columns renamed, rows chosen and checked."""
 
 from __future__ import annotations
 
 import ast
-import json
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scalelab.errors import DataError, UsageError
 from scalelab.records.schema import (
-    CURVE_KIND,
-    KIND_KEY,
     NEEDED,
+    OK,
     PLAUSIBLE,
     POSITIVE,
-    RECORD_KIND,
     RECORD_SCHEMA,
+    STATUSES,
     USED,
     conform,
 )
 from scalelab.units import parse_count
 
-FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+# What trackers of experiments call the same. A run that still runs is none of these: its loss is not its last.
+_SAME = {"finished": OK, "completed": OK, "crashed": "failed", "killed": "interrupted", "oom": "out_of_memory"}
 # 100M, 7b or .5T, or a quoted text, which is to be left alone.
 _COUNT = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])(?:\d+\.?\d*|\.\d+)[kmbgtKMBGT]\b""")
 _CONDITION = (  # what a condition is made of: no calls, no attributes
@@ -54,61 +50,22 @@ class Rejected:
         return f"{self.file}: column {self.column!r}, row {self.row}: {self.value} is not {self.reason}"
 
 
-def read_file(file: Path) -> tuple[pd.DataFrame, bool] | None:
-    """The table in a file as it stands there, all text if it is text, and whether a sweep wrote it.
+@dataclass(frozen=True)
+class Rows:
+    """What became of the rows of one table."""
 
-    None for a loss curve.
-
-    Raises `DataError` naming the file.
-    """
-    suffix = file.suffix.lower()
-    try:
-        if suffix in (".csv", ".tsv"):
-            return _read_csv(file, "\t" if suffix == ".tsv" else ","), False
-        if suffix in (".jsonl", ".ndjson"):
-            return _read_jsonl(file), False
-        table = pq.ParquetFile(file).read()
-    except (pa.ArrowException, OSError, ValueError, pd.errors.ParserWarning) as error:
-        kind = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL"}.get(suffix, "Parquet")
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise DataError(f"{file}: not a readable {kind} file ({reason}); move it away or mend it") from None
-    kind = (table.schema.metadata or {}).get(KIND_KEY)
-    if kind == CURVE_KIND:
-        return None
-    # Without pandas' own metadata: an index that was saved stays a column.
-    names = [f"column {i}" for i in range(len(table.column_names))]
-    frame = table.rename_columns(names).to_pandas(ignore_metadata=True)
-    return frame.set_axis(table.column_names, axis=1), kind == RECORD_KIND
+    records: pd.DataFrame  # of runs that are ok
+    unfinished: pd.DataFrame  # of the others, which may have no loss
+    rejected: list[Rejected]
+    left_out: int  # rows that `where` did not ask for
 
 
-def _read_csv(file: Path, separator: str) -> pd.DataFrame:
-    with warnings.catch_warnings():
-        # pandas would take the first column for an index where rows are longer than the headings.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        options: dict = {"dtype": str, "sep": separator, "skipinitialspace": True, "index_col": False}
-        frame = pd.read_csv(file, **options)
-        headings = pd.read_csv(file, header=None, nrows=1, **options).iloc[0].fillna("")
-    return frame.set_axis(headings.tolist(), axis=1)
+def to_records(table: pd.DataFrame, file: str, columns: Mapping[str, str], where: str | None) -> Rows:
+    """The rows of one table as records, sorted by whether they can be used.
 
-
-def _read_jsonl(file: Path) -> pd.DataFrame:
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no JSON object")
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def to_records(
-    table: pd.DataFrame, file: str, columns: Mapping[str, str], where: str | None
-) -> tuple[pd.DataFrame, list[Rejected], int]:
-    """Records of one table, its unusable rows, and how many rows `where` left out.
-
-    `columns` says which column of the table holds which of `RECORD_SCHEMA`. Raises `DataError`
-    naming the file where a needed column is missing, `UsageError` for a `where` that is none.
+    `columns` says which column of the table holds which of `RECORD_SCHEMA`. A run that is not ok
+    needs no loss. Raises `DataError` naming the file where a needed column is missing, `UsageError`
+    for a `where` that is none.
     """
     table = _rename(table, file, columns)
     for name in NEEDED:
@@ -119,18 +76,36 @@ def to_records(
             )
     table = table.reset_index(drop=True)
     bad: dict[int, Rejected] = {}
+    table["status"] = _statuses(table, file, bad)
+    ok = (table["status"] == OK).to_numpy(dtype=bool)
+    faults: dict[int, Rejected] = {}
     for field in RECORD_SCHEMA:
         if field.name in table and (pa.types.is_integer(field.type) or pa.types.is_floating(field.type)):
             # What a fit does not use is no reason to refuse a row.
-            faults = bad if field.name in USED else {}
-            table[field.name] = _numbers(table[field.name], field.name, file, faults)
+            table[field.name] = _numbers(table[field.name], field.name, file, faults if field.name in USED else {})
+    for row, fault in faults.items():
+        if ok[row]:
+            bad.setdefault(row, fault)
     wanted, names = (np.ones(len(table), dtype=bool), set()) if where is None else _mask(table, where)
     # A row that `where` does not ask for is not missed, unless the fault is what `where` looks at.
     rejected = [bad[row] for row in sorted(bad) if wanted[row] or bad[row].column in names]
     usable = np.ones(len(table), dtype=bool)
     usable[list(bad)] = False
-    chosen = table[wanted & usable]
-    return conform(chosen).assign(file=file), rejected, len(table) - len(rejected) - len(chosen)
+    chosen, others = (conform(table[wanted & usable & which]).assign(file=file) for which in (ok, ~ok))
+    return Rows(chosen, others, rejected, len(table) - len(rejected) - len(chosen) - len(others))
+
+
+def _statuses(table: pd.DataFrame, file: str, bad: dict[int, Rejected]) -> pd.Series:
+    """How each row's run ended; ok where nothing is said. Rows that say something unknown are added to `bad`."""
+    if "status" not in table:
+        return pd.Series(OK, index=table.index, dtype="string")
+    given = table["status"].astype(object)
+    words = given.map(lambda v: v.strip().lower().replace(" ", "_") if isinstance(v, str) else v)
+    empty = words.map(lambda v: pd.api.types.is_scalar(v) and (pd.isna(v) or v == ""))
+    words = words.where(~empty.astype(bool), OK).map(lambda v: _SAME.get(v, v) if isinstance(v, str) else v)
+    unknown = words.map(lambda v: not isinstance(v, str) or v not in STATUSES).to_numpy(dtype=bool)
+    _reject(bad, given, unknown, "status", file, f"one of {', '.join(STATUSES)}")
+    return words.where(~unknown, "failed").astype("string")
 
 
 def _rename(table: pd.DataFrame, file: str, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -169,7 +144,9 @@ def _numbers(column: pd.Series, name: str, file: str, bad: dict[int, Rejected]) 
     return values.astype("int64") if whole and name not in ("loss", "weight") else values
 
 
-def _reject(bad: dict[int, Rejected], given: pd.Series, wrong: pd.Series, name: str, file: str, wish: str) -> None:
+def _reject(
+    bad: dict[int, Rejected], given: pd.Series, wrong: pd.Series | np.ndarray, name: str, file: str, wish: str
+) -> None:
     for row in np.flatnonzero(wrong):
         value = given.iloc[row]
         empty = pd.api.types.is_scalar(value) and pd.isna(value)

@@ -1,0 +1,161 @@
+"""Files of records as they stand on disk: which there are below a folder, what is in one, and is it whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scalelab.errors import DataError
+from scalelab.records.schema import (
+    CURVE_KIND,
+    CURVE_SCHEMA,
+    DIGEST_KEY,
+    KIND_KEY,
+    OK,
+    RECORD_KIND,
+    REQUIRED,
+    content_digest,
+)
+
+FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+RUNS, CURVES, QUARANTINE = "runs", "curves", "quarantine"  # folders of a sweep
+_KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL"}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds. `kind` is record or curve for what a sweep wrote, None for a table of anyone's."""
+
+    kind: str | None
+    table: pd.DataFrame
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Parquet files below `folder` in a stable order, without hidden ones and those in quarantine.
+
+    Raises `OSError` naming a folder that cannot be looked into: what is in it must not be missed.
+    """
+    return sorted(path for path in walk(folder) if path.suffix == ".parquet" and not path.name.startswith("."))
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file below `folder`, hidden ones too, without those in quarantine. Raises `OSError`."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if name != QUARANTINE]
+        yield from (Path(place) / name for name in names)
+
+
+def read_file(file: Path) -> Content:
+    """The table in a file as it stands there, all text if it is text; of a loss curve nothing but its kind.
+
+    Raises `DataError` naming the file.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in _KINDS:
+        return read_parquet(file, curves=False)
+    try:
+        return Content(None, _read_jsonl(file) if _KINDS[suffix] == "JSONL" else _read_csv(file, suffix))
+    except (OSError, ValueError, RecursionError, pd.errors.ParserWarning) as error:
+        raise _unreadable(file, _KINDS[suffix], error) from None
+
+
+def read_parquet(file: Path, curves: bool = True) -> Content:
+    """The table in a Parquet file; if a sweep wrote it, proved to be what was written.
+
+    Without `curves`, of a loss curve nothing but its kind. Raises `DataError` naming a file that cannot
+    be read, was changed since it was written, or does not hold what its place says.
+    """
+    try:
+        if not file.is_file():  # a pipe would be waited for
+            raise OSError("no such file" if not file.exists() else "no regular file")
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            metadata = opened.schema_arrow.metadata or {}
+            kind = metadata.get(KIND_KEY)
+            table = opened.read() if curves or kind != CURVE_KIND else None
+        if DIGEST_KEY in metadata and table is not None and metadata[DIGEST_KEY] != content_digest(table):
+            raise ValueError("it was changed since it was written")
+        if kind not in (RECORD_KIND, CURVE_KIND) and (kind is not None or DIGEST_KEY in metadata):
+            raise ValueError("it says that it is neither a record nor a loss curve")
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise _unreadable(file, "Parquet", error) from None
+    _check_place(file, kind, table)
+    return Content(None if kind is None else kind.decode(), pd.DataFrame() if table is None else _to_pandas(table))
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """One run's record, its status filled in. Raises `DataError` naming a file that holds no such thing."""
+    found = read_parquet(file)
+    if len(found.table) != 1 or not {*REQUIRED} <= {*found.table}:
+        raise DataError(f"{file}: not the record of a run; move it away")
+    record = {str(name): value for name, value in found.table.iloc[0].items()}
+    return record | {"status": OK if pd.isna(record.get("status")) else record["status"]}
+
+
+def read_curve(file: Path) -> pd.DataFrame:
+    """A loss curve: columns step, n_tokens and loss (nats per token). Raises `DataError` naming the file."""
+    found = read_parquet(file)
+    if found.kind != CURVE_KIND.decode() or list(found.table) != CURVE_SCHEMA.names:
+        raise DataError(f"{file}: no loss curve; move it away")
+    return found.table
+
+
+def _check_place(file: Path, kind: bytes | None, table: pa.Table | None) -> None:
+    """In a sweep's folder runs/KEY.parquet is the record of the run KEY; a folder of that name may be anyone's."""
+    folder = file.parent
+    if folder.name != RUNS or (kind is None and not (folder.parent / CURVES).is_dir()):
+        return
+    if kind == CURVE_KIND or table is None or "key" not in table.column_names:
+        what = "a loss curve" if kind == CURVE_KIND else "a table of something else"
+        raise DataError(f"{file}: {what} where a run's record should be; move it away")
+    keys = table.column("key").to_pylist()
+    if keys != [file.stem]:
+        held = repr(keys[0]) if len(keys) == 1 else f"{len(keys)} rows"
+        raise DataError(f"{file}: holds another run's record ({held}); rename it or move it away")
+
+
+def _unreadable(file: Path, kind: str, error: Exception) -> DataError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    reason = (str(reason).splitlines() or ["unknown"])[0]
+    return DataError(f"{file}: not a readable {kind} file ({reason}); move it away or mend it")
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    # Without pandas' own metadata: an index that was saved stays a column.
+    names = [f"column {i}" for i in range(len(table.column_names))]
+    frame = table.rename_columns(names).to_pandas(ignore_metadata=True)
+    return frame.set_axis(table.column_names, axis=1)
+
+
+def _read_csv(file: Path, suffix: str) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        # pandas would take the first column for an index where rows are longer than the headings.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        separator = "\t" if suffix == ".tsv" else ","
+        options: dict = {"dtype": str, "sep": separator, "skipinitialspace": True, "index_col": False}
+        frame = pd.read_csv(file, **options)
+        headings = pd.read_csv(file, header=None, nrows=1, **options).iloc[0].fillna("")
+    return frame.set_axis(headings.tolist(), axis=1)
+
+
+def _read_jsonl(file: Path) -> pd.DataFrame:
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no JSON object")
+            rows.append(row)
+    return pd.DataFrame(rows)
