@@ -19,6 +19,14 @@ class UsageError(ScalelabError):
     exit_code = 2
 
 
+class DivergedError(ScalelabError):
+    """Training ran away or into a loss that is no number. The message says where."""
+
+
+class MemoryShortError(ScalelabError):
+    """Not even the smallest piece of work fits into memory."""
+
+
 class InterruptedSweepError(ScalelabError):
     """A person stopped it. The message says what is kept."""
 

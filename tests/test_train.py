@@ -7,13 +7,15 @@ import torch
 
 from scalelab.architecture import architecture_for
 from scalelab.errors import DataError, ScalelabError, UsageError
+from scalelab.train.build import build_model
 from scalelab.train.corpus import load_corpus
 from scalelab.train.data import training_batches, validation_windows
 from scalelab.train.evaluate import clustered_mean, evaluate
-from scalelab.train.loop import build_model, learning_rate_factor, train_run
+from scalelab.train.legs import Options, train_run
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
 from scalelab.train.run import make_record
 from scalelab.train.tokens import tokenise
+from scalelab.train.trajectory import linear_factor
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_a_validation_text_that_is_too_short_is_told_before_training(config, dat
     monkeypatch.setattr(type(data), "validation", lambda self: np.zeros(50, dtype=np.uint16))
     steps = []
     with pytest.raises(DataError, match="the validation text has only 50 tokens"):
-        train_run(config, data, progress=lambda *values: steps.append(values))
+        train_run(config, data, Options(progress=lambda *values: steps.append(values)))
     assert steps == []
 
 
@@ -151,11 +153,11 @@ def test_clustered_error_against_simulation():
 
 
 def test_schedule_warms_up_and_decays():
-    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    factors = [linear_factor(step, 100, 0.1) for step in range(100)]
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == factors[9] == factors[10] == 1.0
     assert factors[-1] == pytest.approx(1 / 90)
-    assert learning_rate_factor(0, 1, 0.05) == 1.0
+    assert linear_factor(0, 1, 0.05) == 1.0
 
 
 def test_keys_name_configs_and_setups_name_what_may_be_compared(config):
@@ -179,5 +181,5 @@ def test_recipes_that_cannot_train_are_refused(change):
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 def test_compiled_training_ends_at_the_same_loss(config, data):
     short = streams(replace(config, n_tokens=whole_steps(5e3, config.recipe)), 2)
-    plain, compiled = (train_run(short, data, compile_model=c).evaluation.loss for c in (False, True))
+    plain, compiled = (train_run(short, data, Options(compile_model=c)).evaluation.loss for c in (False, True))
     assert compiled == pytest.approx(plain, rel=1e-4)

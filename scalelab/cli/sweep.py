@@ -11,8 +11,9 @@ import typer
 from scalelab.cli.console import make_table, print_table, stdout
 from scalelab.cli.lists import list_option
 from scalelab.cli.models import check_device
-from scalelab.sweep.spec import SweepSpec, load_spec, tokenizer_choice
-from scalelab.units import counts, format_count, whole_numbers
+from scalelab.errors import UsageError
+from scalelab.sweep.spec import SweepSpec, assignments, load_spec, parse
+from scalelab.units import format_count, whole_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,17 +39,44 @@ def sweep(
     tokenizer: Annotated[
         str | None, typer.Option(help="Vocabulary size of a byte-level BPE to train, or a tokenizer's path.")
     ] = None,
-    prefix_tokens: Annotated[int | None, typer.Option(help="Prefix length of each stream.")] = None,
-    aggregation: Annotated[
-        str | None, typer.Option(help="How streams are mixed: dynamic (the paper's), mean or channel.")
+    prefix_tokens: Annotated[
+        _Values, list_option("--prefix-tokens", "Prefix length of each stream.", _DEFAULT.prefix_tokens)
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate at hidden 64; others get lr·64/hidden.")] = None,
+    aggregation: Annotated[
+        _Values, list_option("--aggregation", "How streams are mixed: dynamic (the paper's), mean, channel.")
+    ] = None,
+    lr: Annotated[
+        _Values, list_option("--lr", "Peak learning rate at hidden 64; wider models get less.", (_DEFAULT.recipe.lr,))
+    ] = None,
+    plain_tokens: Annotated[
+        _Values, list_option("--plain-tokens", "Of D, tokens trained plainly before the streams begin.")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="linear, wsd (all D share one stable phase) or constant.")
+    ] = None,
     seq_len: Annotated[int | None, typer.Option(help="Tokens of a sequence.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences of a step.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fp32 or bf16; auto is bf16 on CUDA and fp32 on CPU.")] = None,
+    settings: Annotated[
+        _Values,
+        list_option("--set", "Any other key of a spec: --set num_experts=4 recipe.beta2=0.99.", metavar="KEY=VALUE…"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show every run with its size, cost, memory and time here; train nothing.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the records; results/NAME by default.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at once; one a core or GPU by default.")] = None,
+    per_gpu: Annotated[str, typer.Option(help="Runs at once on each GPU: a number, or auto for as many as fit.")] = "1",
+    executor: Annotated[str, typer.Option(help="local, or ray: on a cluster, or a new one on this machine.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster, e.g. auto or HOST:6379.")] = None,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0.0, help="How often a long run saves its state, to resume from.")
+    ] = 5.0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard logs to OUT/tensorboard.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Train runs again that diverged.")] = False,
     compile_model: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     save_models: Annotated[bool, typer.Option("--save-models", help="Keep each trained model in OUT/models.")] = False,
 ) -> None:
@@ -59,26 +87,47 @@ def sweep(
     """
     check_device(device)
     given = {
-        "N": None if N is None else counts(N, "--N"),
-        "P": None if P is None else whole_numbers(P, "--P"),
-        "D": None if D is None else counts(D, "--D"),
-        "seeds": None if seed is None else whole_numbers(seed, "--seed", least=0),
-        "tokenizer": None if tokenizer is None else tokenizer_choice(tokenizer),
+        "N": N,
+        "P": P,
+        "D": D,
+        "seeds": seed,
         "corpus": corpus,
         "text_column": text_column,
+        "tokenizer": tokenizer,
         "prefix_tokens": prefix_tokens,
         "aggregation": aggregation,
+        "lr": lr,
+        "plain_tokens": plain_tokens,
     }
-    recipe = {"lr": lr, "seq_len": seq_len, "batch_size": batch_size, "dtype": dtype}
+    recipe = {"schedule": schedule, "seq_len": seq_len, "batch_size": batch_size, "dtype": dtype}
     chosen = load_spec(spec) if spec is not None else _DEFAULT
-    chosen = replace(chosen, **_given(given), recipe=replace(chosen.recipe, **_given(recipe)))
+    chosen = _over(chosen, assignments(settings, "--set"), "--set ")
+    chosen = _over(chosen, {k: _split(v) for k, v in _given(given).items()}, "--")
+    chosen = replace(chosen, recipe=replace(chosen.recipe, **_given(recipe)))
     out = out or Path("results") / chosen.name
 
     # Only now, so that a mistake is told before torch is loaded.
-    from scalelab.sweep.run import run_sweep
+    from scalelab.sweep.run import Execution, run_sweep
 
+    execution = Execution(
+        device,
+        workers,
+        _per_gpu(per_gpu),
+        compile_model,
+        save_models,
+        checkpoint_minutes * 60,
+        tensorboard,
+        retry,
+        executor,
+        address,
+    )
     console = stdout(broken_pipe_code=141)  # an unfinished sweep is no success
-    records = run_sweep(chosen, out, device, workers, compile_model, save_models, console)
+    if dry_run:
+        from scalelab.sweep.dry import show_plan
+
+        show_plan(chosen, out, execution, console)
+        return
+    records = run_sweep(chosen, out, execution, console)
     console.print(f"{len(records)} runs are recorded below {out}; next: scalelab fit {out}", soft_wrap=True)
     _show_losses(console, records)
     if save_models:
@@ -87,6 +136,28 @@ def sweep(
                 f"N {format_count(run['n_params_backbone'])}  P {run['n_streams']}  D {format_count(run['n_tokens'])}"
             )
             console.print(f"{sizes}  seed {run['seed']}: {out / 'models' / str(run['key'])}", soft_wrap=True)
+
+
+def _over(spec: SweepSpec, content: dict[str, Any], flag: str) -> SweepSpec:
+    """`spec` with the keys of `content` instead of its own. Raises `UsageError` that begins with the flag."""
+    try:
+        return replace(spec, **parse(content, spec.recipe))
+    except UsageError as error:
+        message = str(error)
+        key = next((key for key in content if message.startswith(key)), None)
+        if flag == "--" and key is not None:  # each key has a flag of its own
+            message = ("seed" if key == "seeds" else key.replace("_", "-")) + message.removeprefix(key)
+        raise UsageError(f"{flag}{message}") from None
+
+
+def _split(value: Any) -> Any:
+    """Values of a list option, those with commas between taken apart."""
+    return [part for word in value for part in word.split(",") if part] if isinstance(value, list) else value
+
+
+def _per_gpu(text: str) -> int:
+    """Runs a GPU, 0 for auto."""
+    return 0 if text == "auto" else whole_numbers([text], "--per-gpu")[0]
 
 
 def _show_warnings(console: Console, records: pd.DataFrame) -> None:

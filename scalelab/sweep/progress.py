@@ -12,8 +12,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from scalelab.sweep.resolve import ResolvedSweep, relative_cost
-from scalelab.sweep.workers import Event
+from scalelab.records.schema import describe_statuses
+from scalelab.sweep.resolve import ResolvedSweep
+from scalelab.sweep.tasks import Event, Task
 from scalelab.train.recipe import RunConfig
 from scalelab.units import format_count, format_seconds
 
@@ -26,46 +27,56 @@ class Progress(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-def make_progress(configs: list[RunConfig], console: Console) -> Progress:
+def make_progress(tasks: list[Task], console: Console) -> Progress:
     """A live table if the console is a terminal, else a line an event."""
-    return (_LiveTable if console.is_terminal else _Lines)(configs, console)
+    return (_LiveTable if console.is_terminal else _Lines)(tasks, console)
 
 
 @dataclass
-class _State:
+class RunState:
+    """The last that a running task told."""
+
     step: int = 0
     loss: float | None = None
     tokens_per_s: float | None = None
 
 
-class _Tracker:
+class Tracker:
     """Which runs are where, and how long the rest will take."""
 
-    def __init__(self, configs: list[RunConfig]) -> None:
-        self.total = len(configs)
+    def __init__(self, tasks: list[Task]) -> None:
+        self.tasks = tasks
+        self.total = sum(not task.shared for task in tasks)
         self.finished = 0
-        self.failed = 0
-        self.running: dict[str, tuple[RunConfig, _State]] = {}
-        self.cost = {c.key: relative_cost(c) for c in configs}
+        self.ended: dict[str, int] = {}  # otherwise than well, by status
+        self.running: dict[str, tuple[Task, RunState]] = {}
+        self.cost = sum(task.cost for task in tasks)
         self.cost_done = 0.0
         self.started = time.monotonic()
 
     def update(self, event: Event) -> None:
-        key = event.config.key
+        task = event.task
         if event.kind == "started":
-            self.running[key] = (event.config, _State())
+            self.running[task.key] = (task, RunState(task.first))
         elif event.kind == "progress":
-            self.running[key] = (event.config, _State(**event.values))
+            self.running[task.key] = (task, RunState(**event.values))
         else:
-            self.running.pop(key, None)
-            self.cost_done += self.cost[key]
+            self.running.pop(task.key, None)
+            if event.kind == "busy":
+                return
+            self.cost_done += task.cost
+            if task.shared:
+                return
             self.finished += event.kind == "done"
-            self.failed += event.kind == "failed"
+            if event.kind == "failed":
+                status = event.values["status"]
+                self.ended[status] = self.ended.get(status, 0) + 1
 
     @property
     def fraction(self) -> float:
-        parts = sum(self.cost[k] * s.step / c.steps for k, (c, s) in self.running.items())
-        return (self.cost_done + parts) / sum(self.cost.values())
+        """Share of the work that is done."""
+        parts = sum(t.cost * (s.step - t.first) / (t.config.steps - t.first) for t, s in self.running.values())
+        return (self.cost_done + parts) / self.cost
 
     @property
     def elapsed_s(self) -> float:
@@ -79,9 +90,9 @@ class _Tracker:
 
     def summary(self) -> str:
         left = "…" if self.left_s is None else format_seconds(self.left_s)
-        failed = f", {self.failed} failed" if self.failed else ""
+        ended = f", {described}" if (described := describe_statuses(self.ended)) else ""
         return (
-            f"{self.finished} of {self.total} runs done{failed}, {self.fraction:.0%}, "
+            f"{self.finished} of {self.total} runs done{ended}, {self.fraction:.0%}, "
             f"{format_seconds(self.elapsed_s)} gone, about {left} left"
         )
 
@@ -117,11 +128,12 @@ def announce(console: Console, resolved: ResolvedSweep, left: list[RunConfig], p
     )
 
 
-def describe(config: RunConfig) -> str:
-    """A run in a few words, N as the paper counts it."""
+def describe(task: Task) -> str:
+    """A task in a few words, N as the paper counts it."""
+    config = task.config
     return (
         f"N {format_count(config.architecture.n_params)}  P {config.architecture.P}  "
-        f"D {format_count(config.n_tokens)}  seed {config.seed}"
+        f"D {format_count(config.n_tokens)}  seed {config.seed}{'  (shared)' if task.shared else ''}"
     )
 
 
@@ -130,20 +142,20 @@ class _Lines:
 
     _QUIET_S = 30
 
-    def __init__(self, configs: list[RunConfig], console: Console) -> None:
-        self.tracker, self.console = _Tracker(configs), console
+    def __init__(self, tasks: list[Task], console: Console) -> None:
+        self.tracker, self.console = Tracker(tasks), console
         self.spoke = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         self.tracker.update(event)
-        if event.kind == "done":
-            values = event.values
+        values = event.values
+        if event.kind == "done" and not event.task.shared:
             self._say(
-                f"done    {describe(event.config)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
+                f"done    {describe(event.task)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
                 f"{format_count(values['tokens_per_s'])} tokens/s  ({self.tracker.summary()})"
             )
         elif event.kind == "failed":
-            self._say(f"FAILED  {describe(event.config)}  {event.values['message']}")
+            self._say(f"{values['status'].replace('_', ' ').upper()}  {describe(event.task)}  {values['message']}")
         elif time.monotonic() - self.spoke > self._QUIET_S:
             self._say(f"running ({self.tracker.summary()})")
 
@@ -161,22 +173,26 @@ class _Lines:
 class _LiveTable:
     """The total, and a row for each running run; finished runs scroll by above."""
 
-    def __init__(self, configs: list[RunConfig], console: Console) -> None:
-        self.tracker, self.console = _Tracker(configs), console
+    def __init__(self, tasks: list[Task], console: Console) -> None:
+        self.tracker, self.console = Tracker(tasks), console
         self.live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
 
     def __call__(self, event: Event) -> None:
         self.tracker.update(event)
-        if event.kind == "done":
-            values = event.values
+        values = event.values
+        if event.kind == "done" and not event.task.shared:
             self.live.console.print(
-                f"✓ {describe(event.config)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
+                f"✓ {describe(event.task)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
                 f"{format_count(values['tokens_per_s'])} tokens/s",
                 style="green",
                 soft_wrap=True,
             )
         elif event.kind == "failed":
-            self.live.console.print(f"✗ {describe(event.config)}  {event.values['message']}", style="red")
+            self.live.console.print(
+                f"✗ {describe(event.task)}  {values['status'].replace('_', ' ')}: {values['message']}",
+                style="red",
+                soft_wrap=True,
+            )
 
     def __enter__(self) -> _LiveTable:
         self.live.start()
@@ -189,16 +205,15 @@ class _LiveTable:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("run", "step", "", "loss", "tokens/s", "left"):
             table.add_column(name, justify="left" if name in ("run", "") else "right", no_wrap=True)
-        for config, state in self.tracker.running.values():
-            speed = state.tokens_per_s
-            per_step = config.n_tokens / config.steps
+        for task, state in self.tracker.running.values():
+            speed, config = state.tokens_per_s, task.config
             table.add_row(
-                describe(config),
+                describe(task),
                 f"{state.step}/{config.steps}",
                 ProgressBar(config.steps, state.step, width=18),
                 "…" if state.loss is None else f"{state.loss:.3f}",
                 "…" if speed is None else format_count(speed),
-                "…" if speed is None else format_seconds((config.steps - state.step) * per_step / speed),
+                "…" if speed is None else format_seconds((config.steps - state.step) * config.step_tokens / speed),
             )
         total = Table.grid(padding=(0, 2))
         total.add_row(ProgressBar(1.0, self.tracker.fraction, width=30), self.tracker.summary())

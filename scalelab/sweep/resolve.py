@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from scalelab.architecture import architecture_for
-from scalelab.errors import DataError
-from scalelab.records import load
-from scalelab.records.store import record_path
+from scalelab.records.schema import OK
+from scalelab.records.store import record_path, record_status
 from scalelab.sweep.spec import SweepSpec
+from scalelab.sweep.tasks import relative_cost
 from scalelab.train.corpus import load_corpus
 from scalelab.train.recipe import RunConfig, whole_steps
 from scalelab.train.tokens import TokenData, tokenise
@@ -30,40 +31,32 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
     """
     data = tokenise(load_corpus(spec.corpus, spec.text_column), spec.tokenizer)
     runs: dict[str, RunConfig] = {}
-    for n_params in spec.N:
-        plain = architecture_for(n_params, data.vocab_size, spec.prefix_tokens)
-        plain = replace(plain, aggregation=spec.aggregation)
-        for P in spec.P:
-            for n_tokens in spec.D:
-                for seed in spec.seeds:
-                    tokens = whole_steps(n_tokens, spec.recipe)
-                    config = RunConfig(plain.with_streams(P), tokens, seed, data.text, spec.recipe)
-                    runs[config.key] = config
+    for n_params, prefix_tokens in product(spec.N, spec.prefix_tokens):
+        dense_or_not = {"num_experts": spec.num_experts, "experts_per_token": spec.experts_per_token}
+        plain = architecture_for(n_params, data.vocab_size, prefix_tokens, **dense_or_not)
+        for kind, P, D, seed, recipe, D1 in product(
+            spec.aggregation, spec.P, spec.D, spec.seeds, spec.recipes, spec.plain_tokens
+        ):
+            shape = replace(plain, aggregation=kind).with_streams(P)
+            first = whole_steps(D1, recipe) if D1 else 0
+            config = RunConfig(shape, whole_steps(D, recipe), seed, data.text, recipe, first)
+            runs[config.key] = config
     return ResolvedSweep(data, tuple(sorted(runs.values(), key=relative_cost, reverse=True)))
 
 
-def relative_cost(config: RunConfig) -> float:
-    """Training cost in arbitrary units, for ordering runs and guessing the time left.
+def statuses(runs: tuple[RunConfig, ...], out: Path) -> dict[str, str]:
+    """{key: status} of the runs that have a record below `out`, whatever became of them.
 
-    Each stream after the first costs about 0.78 of the plain step, and a step has a part that does
-    not shrink with the model: the constant fits speeds measured at N = 22k to 92k on CPU.
+    Raises `DataError` naming a record's file that cannot be read, or is another run's: it is neither done nor
+    may it be overwritten.
     """
-    shape = config.architecture
-    rows = 1 + 0.78 * (shape.P - 1)
-    return config.n_tokens * rows * (shape.backbone_params + shape.embedding_params + 60_000)
+    found = {config.key: record_status(record_path(out, config.key)) for config in runs}
+    return {key: status for key, status in found.items() if status is not None}
 
 
-def missing(runs: tuple[RunConfig, ...], out: Path) -> list[RunConfig]:
-    """The runs without a record below `out`.
-
-    Raises `DataError` naming a record's file that cannot be read: it is neither done nor may it
-    be overwritten.
-    """
-    left = []
-    for config in runs:
-        path = record_path(out, config.key)
-        if not path.exists():
-            left.append(config)
-        elif load(path)["key"].iloc[0] != config.key:
-            raise DataError(f"{path}: holds another run's record; move it away")
-    return left
+def missing(runs: tuple[RunConfig, ...], out: Path, retry: bool = False) -> list[RunConfig]:
+    """The runs that are still to be trained: all but the ok and, since they would only diverge again, the diverged,
+    unless `retry`."""
+    enough = (OK,) if retry else (OK, "diverged")
+    known = statuses(runs, out)
+    return [config for config in runs if known.get(config.key) not in enough]

@@ -2,67 +2,141 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
-from scalelab.errors import InterruptedSweepError, ScalelabError
+from scalelab.errors import InterruptedSweepError, ScalelabError, UsageError
 from scalelab.records import load
+from scalelab.records.schema import OK, describe_statuses
 from scalelab.records.store import record_path
-from scalelab.sweep.progress import announce, make_progress
-from scalelab.sweep.resolve import missing, resolve
+from scalelab.sweep.progress import Progress, announce, make_progress
+from scalelab.sweep.resolve import ResolvedSweep, missing, resolve, statuses
 from scalelab.sweep.spec import SweepSpec
-from scalelab.sweep.workers import Job, default_places, run_all
+from scalelab.sweep.tasks import Event, Job, Task, make_tasks
+from scalelab.sweep.workers import default_places, run_all
+from scalelab.train.device import measured_peak_flops
+from scalelab.train.source import source_digest
+
+EXECUTORS = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how runs are trained, whatever their losses.
+
+    `device` is auto, cpu or cuda; `workers` runs train at once, by default one a core or `per_gpu` a GPU
+    (0: as many as fit). With `save_models` each trained model stays in ``out/models/KEY``; runs longer than
+    `save_every_s` seconds keep a checkpoint to resume from. `retry` trains diverged runs again. The
+    executor ``ray`` trains on the cluster at `address`, or on a new one on this machine.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    per_gpu: int = 1
+    compile_model: bool = False
+    save_models: bool = False
+    save_every_s: float = 300.0
+    tensorboard: bool = False
+    retry: bool = False
+    executor: str = "local"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise UsageError(f"--executor {self.executor}: choose one of {', '.join(EXECUTORS)}")
+        if self.address is not None and self.executor != "ray":
+            raise UsageError("--address: belongs to --executor ray")
 
 
 def run_sweep(
-    spec: SweepSpec,
-    out: Path,
-    device: str = "auto",
-    workers: int | None = None,
-    compile_model: bool = False,
-    save_models: bool = False,
-    console: Console | None = None,
+    spec: SweepSpec, out: Path, execution: Execution = Execution(), console: Console | None = None
 ) -> pd.DataFrame:
-    """Train the runs of `spec` that have no record below `out`; return the records of all.
+    """Train the runs of `spec` that have no record below `out`; return the records of all that are ok.
 
-    `device` is auto, cpu or cuda; `workers` runs train at once, by default one a core or GPU.
-    With `save_models` each trained model stays in ``out/models/KEY``. Progress goes to `console`
-    (default: nowhere). Raises `ScalelabError` if runs failed, and `InterruptedSweepError` on
-    Ctrl-C; the records of finished runs stay either way.
+    Progress goes to `console` (default: nowhere). Raises `ScalelabError` if runs failed, and
+    `InterruptedSweepError` on Ctrl-C; the records of finished runs stay either way. A diverged run is a
+    result, and no failure.
 
     Workers are processes: in a script, call it below ``if __name__ == "__main__":``.
     """
     console = console or Console(quiet=True)
-    places = default_places(device)
-    if workers is not None:
-        places = (places * workers)[:workers]
-    if spec.recipe.dtype == "auto":
-        spec = replace(spec, recipe=replace(spec.recipe, dtype="fp32" if places[0] == "cpu" else "bf16"))
+    places = default_places(execution.device)
+    spec = with_dtype(spec, places[0])
     out.mkdir(parents=True, exist_ok=True)
     probe = out / ".writable"  # better now than after the first training
     probe.touch()
     probe.unlink(missing_ok=True)
     console.print(f"reading {spec.corpus} …")
     resolved = resolve(spec)
-    left = missing(resolved.runs, out)
-    if save_models:  # a record alone is not all that was asked for
-        left += [c for c in resolved.runs if c not in left and not (out / "models" / c.key / "config.json").is_file()]
+    left = missing(resolved.runs, out, execution.retry)
+    if execution.save_models:  # a record alone is not all that was asked for
+        kept = {c.key for c in resolved.runs if (out / "models" / c.key / "config.json").is_file()}
+        known = statuses(resolved.runs, out)
+        left += [c for c in resolved.runs if c not in left and c.key not in kept and known[c.key] == OK]
+    places = _places(execution, places)
     announce(console, resolved, left, places, out)
-    total = len(resolved.runs)
+    failures: list[Event] = []
     if left:
+        tasks = make_tasks(left)
+        job = Job(
+            resolved.data,
+            out,
+            execution.compile_model,
+            execution.save_models,
+            execution.save_every_s,
+            execution.tensorboard,
+            measured_peak_flops(places[0], spec.recipe.dtype),
+            source_digest(),
+        )
         try:
-            with make_progress(left, console) as progress:
-                failures = run_all(left, Job(resolved.data, out, compile_model, save_models), places, progress)
+            with make_progress(tasks, console) as progress:
+                failures = _train(tasks, job, places, execution, progress)
         except KeyboardInterrupt:
-            kept = total - len(missing(resolved.runs, out))
+            kept = sum(status == OK for status in statuses(resolved.runs, out).values())
             raise InterruptedSweepError(
-                f"interrupted: {kept} of {total} runs are recorded below {out}; the same command goes on from there"
+                f"interrupted: {kept} of {len(resolved.runs)} runs are recorded below {out}; "
+                "the same command goes on from there"
             ) from None
-        if failures:
-            first = failures[0].values["message"]
-            raise ScalelabError(f"{len(failures)} of {len(left)} runs failed, the first with: {first}")
-    files = [record_path(out, config.key) for config in resolved.runs]
+    return _records(resolved, out, failures)
+
+
+def _places(execution: Execution, places: list[str]) -> list[str]:
+    if execution.workers is not None:
+        return (places * execution.workers)[: execution.workers]
+    return places if places[0] == "cpu" else places * execution.per_gpu
+
+
+def _train(tasks: list[Task], job: Job, places: list[str], execution: Execution, progress: Progress) -> list[Event]:
+    if execution.executor == "local":
+        return run_all(tasks, job, places, progress)
+    from scalelab.sweep import ray_executor
+
+    return ray_executor.run_all(
+        tasks, job, progress, execution.address, execution.device, execution.workers, execution.per_gpu
+    )
+
+
+def _records(resolved: ResolvedSweep, out: Path, failures: list[Event]) -> pd.DataFrame:
+    """The records of the runs that are ok. Raises `ScalelabError` if any failed, or none is ok."""
+    found = statuses(resolved.runs, out)
+    others = Counter(status for status in found.values() if status != OK)
+    lost = [event for event in failures if event.values["status"] != "diverged"]
+    if lost or (len(others) and OK not in found.values()):
+        first = (lost or failures)[0].values["message"] if failures else "see scalelab results"
+        count = len({event.task.key for event in lost}) or others.total()
+        raise ScalelabError(
+            f"{count} of {len(resolved.runs)} runs have no loss ({describe_statuses(others)}), the first: {first}"
+        )
+    files = [record_path(out, config.key) for config in resolved.runs if found.get(config.key) == OK]
     return pd.concat([load(file) for file in files], ignore_index=True)
+
+
+def with_dtype(spec: SweepSpec, place: str) -> SweepSpec:
+    """`spec` with the precision that ``auto`` means at `place`."""
+    if spec.recipe.dtype != "auto":
+        return spec
+    return replace(spec, recipe=replace(spec.recipe, dtype="fp32" if place == "cpu" else "bf16"))

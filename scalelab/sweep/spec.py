@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from scalelab.architecture import MIXTURE_PARAMS
+from scalelab.architecture import EXPERTS_PER_TOKEN, MIXTURE_PARAMS, check_experts
 from scalelab.errors import DataError, UsageError
 from scalelab.train.recipe import Recipe
-from scalelab.units import counts, whole_numbers
+from scalelab.units import counts, format_count, whole_numbers
+
+# What a sweep can have several values of: it trains every combination.
+AXES = ("N", "P", "D", "seeds", "lr", "prefix_tokens", "aggregation", "plain_tokens")
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """What to run. The defaults are the demo: minutes on two CPU cores.
+    """What to run: every combination of `AXES`. The defaults are the demo: minutes on two CPU cores.
 
     Raises `UsageError` on construction, naming the value that makes no sense.
     """
@@ -32,24 +37,40 @@ class SweepSpec:
     tokenizer: str | int = 512  # a vocabulary size to train, or a path
     # The paper has 48 before 2048 tokens. Before 64 tokens, 48 draw most of the attention and make
     # streams worse than none (docs/LOG.md).
-    prefix_tokens: int = 4
-    aggregation: str = "dynamic"
+    prefix_tokens: tuple[int, ...] = (4,)
+    aggregation: tuple[str, ...] = ("dynamic",)
+    lr: tuple[float, ...] = ()  # the recipe's, unless there are several to try
+    plain_tokens: tuple[float, ...] = (0,)  # of D, before the streams begin
+    num_experts: int = 0
+    experts_per_token: int = EXPERTS_PER_TOKEN
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
-        for key in ("N", "P", "D", "seeds"):
+        for key in AXES:
             values = getattr(self, key)
-            if not values:
+            if not values and key != "lr":
                 raise UsageError(f"{key} needs at least one value")
-            least = 0 if key == "seeds" else 1
-            if min(values) < least:
-                raise UsageError(f"{key}: {min(values):g} is less than {least}")
             if len(set(values)) < len(values):
                 raise UsageError(f"{key} holds a value twice: {', '.join(map(str, values))}")
-        if self.prefix_tokens < 1:
-            raise UsageError(f"prefix_tokens must be at least 1, not {self.prefix_tokens}")
-        if self.aggregation not in MIXTURE_PARAMS:
-            raise UsageError(f"aggregation {self.aggregation!r}: choose one of {', '.join(MIXTURE_PARAMS)}")
+        for key, least in (("N", 1), ("P", 1), ("D", 1), ("seeds", 0), ("prefix_tokens", 1), ("plain_tokens", 0)):
+            if min(getattr(self, key)) < least:
+                raise UsageError(f"{key}: {min(getattr(self, key)):g} is less than {least}")
+        for kind in self.aggregation:
+            if kind not in MIXTURE_PARAMS:
+                raise UsageError(f"aggregation {kind!r}: choose one of {', '.join(MIXTURE_PARAMS)}")
+        if self.lr and not all(math.isfinite(lr) and lr > 0 for lr in self.lr):
+            raise UsageError(f"lr must be positive, not {', '.join(map(str, self.lr))}")
+        if max(self.plain_tokens) >= min(self.D):
+            raise UsageError(
+                f"plain_tokens {format_count(max(self.plain_tokens))} must be less than the least D, "
+                f"{format_count(min(self.D))}: the rest is for streams"
+            )
+        check_experts(self.num_experts, self.experts_per_token)
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """The recipe, once for each learning rate to try."""
+        return [replace(self.recipe, lr=lr) for lr in self.lr or (self.recipe.lr,)]
 
 
 def tokenizer_choice(value: str | int) -> str | int:
@@ -70,25 +91,35 @@ def load_spec(path: Path) -> SweepSpec:
     if not isinstance(content, dict):
         raise DataError(f"{path}: a spec is a list of `key: value` lines")
     try:
-        return replace(SweepSpec(name=path.stem), **_parse(content))
+        return replace(SweepSpec(name=path.stem), **parse(content))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _parse(content: dict[str, Any]) -> dict[str, Any]:
-    known = {f.name for f in fields(SweepSpec)} - {"name"}
+def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, Any]:
+    """Fields of a `SweepSpec` from the keys and values of YAML; recipe options go over `base`.
+
+    Raises `UsageError` naming the key and what it may hold.
+    """
+    known = [f.name for f in fields(SweepSpec) if f.name != "name"]
     parsed: dict[str, Any] = {}
     for key, value in content.items():
         if key not in known:
             raise UsageError(f"unknown key {key!r}; use one of {', '.join(sorted(known))}")
         if key == "recipe":
-            parsed[key] = _parse_recipe(value)
+            parsed[key] = _parse_recipe(value, base or Recipe())
         elif key in ("N", "D"):
             parsed[key] = counts(_listed(value), key)
-        elif key in ("P", "seeds"):
-            parsed[key] = whole_numbers(_listed(value), key, least=1 if key == "P" else 0)
-        elif key == "prefix_tokens":
-            parsed[key] = whole_numbers([value], key)[0]
+        elif key == "plain_tokens":
+            parsed[key] = tuple(0.0 if v in (0, "0") else counts([v], key)[0] for v in _listed(value))
+        elif key in ("P", "seeds", "prefix_tokens"):
+            parsed[key] = whole_numbers(_listed(value), key, least=0 if key == "seeds" else 1)
+        elif key in ("num_experts", "experts_per_token"):
+            parsed[key] = whole_numbers([value], key, least=0)[0]
+        elif key == "lr":
+            parsed[key] = tuple(_number(v, key) for v in _listed(value))
+        elif key == "aggregation":
+            parsed[key] = tuple(map(str, _listed(value)))
         elif key == "tokenizer":
             parsed[key] = tokenizer_choice(value)
         else:
@@ -96,7 +127,28 @@ def _parse(content: dict[str, Any]) -> dict[str, Any]:
     return parsed
 
 
-def _parse_recipe(content: Any) -> Recipe:
+def assignments(words: Sequence[str] | None, flag: str) -> dict[str, Any]:
+    """KEY=VALUE words as the keys and values of a spec: ``recipe.beta2=0.99``, ``N=50k,100k``.
+
+    Values are read as YAML, several of them with commas between. Raises `UsageError` naming the word.
+    """
+    content: dict[str, Any] = {}
+    for word in words or ():
+        name, sign, text = word.partition("=")
+        if not (name and sign and text):
+            raise UsageError(f"{flag} {word}: give KEY=VALUE, such as recipe.lr=0.005 or N=50k,100k")
+        try:
+            value = yaml.safe_load(f"[{text}]" if "," in text else text)
+        except yaml.YAMLError:
+            raise UsageError(f"{flag} {word}: {text!r} is no value") from None
+        if name.startswith("recipe."):
+            content.setdefault("recipe", {})[name.removeprefix("recipe.")] = value
+        else:
+            content[name] = value
+    return content
+
+
+def _parse_recipe(content: Any, base: Recipe) -> Recipe:
     kinds = {f.name: f.type for f in fields(Recipe)}
     if not isinstance(content, dict):
         raise UsageError("recipe must be a list of `key: value` lines")
@@ -112,7 +164,16 @@ def _parse_recipe(content: Any) -> Recipe:
             values[key] = {"int": int, "float": float, "str": str}[kind](value)
         except (TypeError, ValueError):
             raise UsageError(f"recipe: {key}: {value!r} is not of type {kind}") from None
-    return Recipe(**values)
+    return replace(base, **values)
+
+
+def _number(value: Any, key: str) -> float:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{key}: {value!r} is not a number") from None
 
 
 def _listed(value: Any) -> list[Any]:

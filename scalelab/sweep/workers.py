@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import multiprocessing.context
 import os
 import signal
 import threading
-import traceback
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from scalelab.errors import ScalelabError
-from scalelab.train.recipe import RunConfig
-from scalelab.train.tokens import TokenData
+from scalelab.sweep.queue import Queue
+from scalelab.sweep.tasks import Event, Job, Task
 
 # Two-thread matrix products collapse when the other core is busy, so each run has one thread.
-_ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a worker tells: `kind` is started, progress, done or failed."""
-
-    kind: str
-    config: RunConfig
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is the same for every run of a sweep."""
-
-    data: TokenData
-    out: Path
-    compile_model: bool = False
-    save_models: bool = False
+ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 def default_places(device: str) -> list[str]:
@@ -58,44 +37,83 @@ def default_places(device: str) -> list[str]:
     return [f"cuda:{i}" for i in range(gpus)] or ["cpu"] * cores
 
 
-def run_all(configs: list[RunConfig], job: Job, places: list[str], on_event: Callable[[Event], None]) -> list[Event]:
-    """Run every config, one process each, and return the events of those that failed.
+def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[Event], None]) -> list[Event]:
+    """Carry out every task, one process each, and return the events of those that failed.
 
-    A failed or killed run does not stop the others. On KeyboardInterrupt all workers are
-    ended; runs that had finished keep their records.
+    A failed or killed run does not stop the others, but for those that begin where it would have ended. On
+    KeyboardInterrupt all workers are ended and their runs recorded as interrupted; runs that had
+    finished keep their records.
     """
-    waiting, free = list(configs), list(places)
-    running: dict[Connection, tuple[Any, RunConfig, str]] = {}
+    queue, free = Queue(tasks), list(places)
+    running: dict[Connection, tuple[Any, Task, str]] = {}
     failures: list[Event] = []
-    with _environment(_ONE_THREAD):
+
+    def settle(event: Event, place: str) -> None:
+        on_event(event)
+        if event.kind == "done":
+            queue.done(event.task)
+        elif event.kind == "busy":
+            queue.later(event.task)
+        elif event.kind == "failed":
+            failures.append(event)
+            for lost in queue.failed(event.task):
+                message = f"what it begins with failed: {event.values['message']}"
+                _record_lost(lost, job.out, event.values["status"], message, place)
+                settle(Event("failed", lost, event.values | {"message": message}), place)
+
+    with _environment(ONE_THREAD):
         context = _worker_context()
         try:
-            while waiting or running:
-                while waiting and free:
-                    config, place = waiting.pop(0), free.pop(0)
+            while queue or running:
+                while free and (task := queue.take()) is not None:
+                    place = free.pop(0)
                     reader, writer = context.Pipe(duplex=False)
-                    process = context.Process(target=_work, args=(config, job, place, writer), daemon=True)
+                    process = context.Process(target=_work, args=(task, job, place, writer), daemon=True)
                     with _interrupted_later():  # or a worker could live on that nobody knows of
                         process.start()
-                        running[reader] = (process, config, place)
+                        running[reader] = (process, task, place)
                     writer.close()
-                    on_event(Event("started", config))
-                for reader in wait(list(running)):
-                    process, config, place = running[reader]  # type: ignore[index]
-                    event = _receive(reader, process, config)  # type: ignore[arg-type]
-                    on_event(event)
-                    if event.kind in ("done", "failed"):
-                        process.join()
-                        free.append(place)
-                        del running[reader]  # type: ignore[arg-type]
-                    if event.kind == "failed":
-                        failures.append(event)
+                    on_event(Event("started", task))
+                for reader in wait(list(running), queue.wait_s()) if running else _pause(queue):
+                    process, task, place = running[reader]  # type: ignore[index]
+                    event = _receive(reader, process, task)  # type: ignore[arg-type]
+                    if event.kind == "progress":
+                        on_event(event)
+                        continue
+                    process.join()
+                    if event.kind == "failed" and "status" not in event.values:  # it could not record that itself
+                        event.values["status"] = "failed"
+                        _record_lost(task, job.out, "failed", event.values["message"], place)
+                    free.append(place)
+                    del running[reader]  # type: ignore[arg-type]
+                    settle(event, place)
+        except KeyboardInterrupt:
+            _end(running)
+            for _, task, place in running.values():
+                _record_lost(task, job.out, "interrupted", "stopped by Ctrl-C; the same command goes on", place)
+            raise
         finally:
-            for process, _, _ in running.values():
-                process.terminate()
-            for process, _, _ in running.values():
-                process.join()
+            _end(running)
     return failures
+
+
+def _record_lost(task: Task, out: Path, status: str, message: str, place: str) -> None:
+    from scalelab.sweep.perform import record_lost  # and torch with it: the parent needs neither until something fails
+
+    record_lost(task, out, status, message, place)
+
+
+def _end(running: dict[Connection, tuple[Any, Task, str]]) -> None:
+    for process, _, _ in running.values():
+        process.terminate()
+    for process, _, _ in running.values():
+        process.join()
+
+
+def _pause(queue: Queue) -> list[Connection]:
+    """Wait for what another sweep has; nobody here has anything to tell."""
+    time.sleep(queue.wait_s() or 0.0)
+    return []
 
 
 @contextmanager
@@ -119,7 +137,7 @@ def _worker_context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # Imported once rather than once a run; and a sweep of hours keeps the code it began with,
     # whatever is edited or upgraded meanwhile.
-    context.set_forkserver_preload(["__main__", __name__, "scalelab.train.run"])
+    context.set_forkserver_preload(["__main__", __name__, "scalelab.sweep.perform"])
     if threading.current_thread() is threading.main_thread():
         # The server inherits the ignored signal and hands it on: no moment is left uncovered.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -130,26 +148,25 @@ def _worker_context() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def _receive(reader: Connection, process: Any, config: RunConfig) -> Event:
+def _receive(reader: Connection, process: Any, task: Task) -> Event:
     try:
         kind, values = reader.recv()
     except EOFError:  # it ended without a last word
         process.join()
         code = process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name} (out of memory?)" if code < 0 else f"ended with code {code}"
-        return Event("failed", config, {"message": f"the worker {how}"})
-    return Event(kind, config, values)
+        return Event("failed", task, {"message": f"the worker {how}"})
+    return Event(kind, task, values)
 
 
-def _work(config: RunConfig, job: Job, place: str, writer: Connection) -> None:
-    """In the worker's process: train, write the record, tell the parent."""
+def _work(task: Task, job: Job, place: str, writer: Connection) -> None:
+    """In the worker's process."""
     import torch
     from transformers.utils import logging
 
-    from scalelab.train.run import run_and_record
+    from scalelab.sweep.perform import perform
 
     logging.disable_progress_bar()  # of saved models: the sweep has one of its own
-
     torch.set_num_threads(1)
 
     def tell(kind: str, values: dict[str, Any]) -> None:
@@ -158,23 +175,8 @@ def _work(config: RunConfig, job: Job, place: str, writer: Connection) -> None:
         except OSError:  # the parent is gone or going: nobody waits for this run
             raise SystemExit(1) from None
 
-    def progress(step: int, loss: float, tokens_per_s: float) -> None:
-        tell("progress", {"step": step, "loss": loss, "tokens_per_s": tokens_per_s})
-
-    try:
-        record = run_and_record(config, job.data, job.out, place, job.compile_model, job.save_models, progress)
-        tell("done", record)
-    except ScalelabError as error:
-        tell("failed", {"message": str(error)})
-    except Exception as error:  # the boundary of the process: tell, and keep the details
-        log = job.out / "logs" / f"{config.key}.txt"
-        with contextlib.suppress(OSError):  # a full disk may be what failed
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(traceback.format_exc())
-        first = (str(error).splitlines() or [""])[0]
-        tell("failed", {"message": f"{type(error).__name__}: {first} (details: {log})"})
-    finally:
-        writer.close()
+    tell(*perform(task, job, place, tell))
+    writer.close()
 
 
 @contextmanager

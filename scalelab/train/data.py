@@ -14,8 +14,10 @@ def _windows(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> np.ndarray
     return tokens[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
 
 
-def training_batches(tokens: np.ndarray, seq_len: int, batch_size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
-    """`steps` batches [batch_size, seq_len + 1] of token ids.
+def training_batches(
+    tokens: np.ndarray, seq_len: int, batch_size: int, steps: int, seed: int, first: int = 0
+) -> Iterator[np.ndarray]:
+    """Batches [batch_size, seq_len + 1] of token ids, those from the number `first` up to `steps`.
 
     Windows do not overlap; each pass over the text has a new order, drawn from `seed` alone.
     Raises `DataError` if the text is shorter than one batch.
@@ -28,10 +30,11 @@ def training_batches(tokens: np.ndarray, seq_len: int, batch_size: int, steps: i
         )
     rng = np.random.default_rng([seed, 0x5CA1E])
     order = rng.permutation(count)
-    for _ in range(steps):
+    for number in range(steps):
         if len(order) < batch_size:
             order = np.concatenate([order, rng.permutation(count)])
-        yield _windows(tokens, order[:batch_size] * seq_len, seq_len)
+        if number >= first:
+            yield _windows(tokens, order[:batch_size] * seq_len, seq_len)
         order = order[batch_size:]
 
 

@@ -1,161 +1,171 @@
-"""The training loop: one resolved config in, one result out."""
+"""The training loop: a model, its optimizer and the data in, the same model further on out."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scalelab.errors import ScalelabError
-from scalelab.train.build import build_model
-from scalelab.train.data import training_batches, validation_windows
-from scalelab.train.evaluate import Evaluation, evaluate
-from scalelab.train.recipe import Recipe, RunConfig
+from scalelab.errors import DivergedError, MemoryShortError
+from scalelab.train.build import extra_loss, training_options
+from scalelab.train.checkpoint import TrainState
+from scalelab.train.data import training_batches
+from scalelab.train.memory import free_memory, is_out_of_memory
+from scalelab.train.recipe import Recipe
 from scalelab.train.tokens import TokenData
 
 Progress = Callable[[int, float, float], None]  # step, loss in nats a token, tokens a second
+Observer = Callable[[TrainState], None]
 
-_CURVE_POINTS = 100
+CURVE_POINTS = 100
+DIVERGED_NATS = 2.0  # above the first loss: a model that knows nothing does not get that bad
 
 
 @dataclass(frozen=True)
-class TrainResult:
-    """What one run measured. `curve` rows are (step, n_tokens, mean training loss since the last)."""
+class Course:
+    """What a stretch of training is: to which step, at which learning rate, on which order of the data.
 
-    evaluation: Evaluation
-    curve: list[tuple[int, int, float]]
-    seconds: float  # of training, without evaluation
-    model: nn.Module
-
-
-def stream_groups(model: Any) -> dict[int, str]:
-    """{id of parameter: "prefix" or "mixture"} of the streams in use."""
-    mixture = model.get_decoder().mixture
-    mixing = {id(p) for p in mixture.parameters()} if mixture is not None else set()
-    return {id(p): "mixture" if id(p) in mixing else "prefix" for _, p in model.stream_parameters()}
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.AdamW:
-    """AdamW over what requires gradients; matrices of the backbone decay, streams have rates of their own."""
-    scales = {"prefix": recipe.prefix_lr_scale, "mixture": recipe.aggregator_lr_scale}
-    kinds = stream_groups(model)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        kind = kinds.get(id(parameter))
-        decay = recipe.weight_decay if kind is None and parameter.ndim == 2 else 0.0
-        groups.setdefault((scales.get(kind or "", 1.0), decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": p, "lr": lr * s, "weight_decay": d} for (s, d), p in groups.items()],
-        betas=(recipe.beta1, recipe.beta2),
-        fused=True,
-    )
-
-
-def learning_rate_factor(step: int, steps: int, warmup_fraction: float) -> float:
-    """Linear warm-up to 1, then linear decay, reaching 0 one step after the last."""
-    warmup = max(1, round(steps * warmup_fraction))
-    if step < warmup:
-        return (step + 1) / warmup
-    return (steps - step) / max(1, steps - warmup)
-
-
-def train_run(
-    config: RunConfig,
-    data: TokenData,
-    device: str = "cpu",
-    compile_model: bool = False,
-    progress: Progress | None = None,
-) -> TrainResult:
-    """Train and evaluate one run.
-
-    `progress` is called about twice a second. Raises `ScalelabError` if the loss stops being
-    a number: a diverged run has no loss to record.
+    `factor` is the share of the peak learning rate at a step, counted from 0. The curve gets a point
+    every `every` steps. Errors begin with `name`.
     """
-    recipe = config.recipe
-    model = build_model(config).to(device)
-    # Before training, not after it: a text that is too short is told at once.
-    validation, documents = validation_windows(
-        data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
-    )
-    optimizer = make_optimizer(model, recipe, config.peak_lr)
-    name = f"run {config.key}"
-    curve, seconds = optimise(
-        model, optimizer, data, recipe, config.steps, config.seed, device, compile_model, name, progress
-    )
-    evaluation = evaluate(model, validation, documents, device, recipe.dtype == "bf16")
-    if not math.isfinite(evaluation.loss):
-        raise ScalelabError(f"{name}: the validation loss is not a number; try a lower --lr")
-    return TrainResult(evaluation, curve, seconds, model)
+
+    recipe: Recipe
+    steps: int
+    seed: int
+    factor: Callable[[int], float]
+    every: int
+    name: str
+
+    @property
+    def step_tokens(self) -> int:
+        return self.recipe.seq_len * self.recipe.batch_size
 
 
 def optimise(
     model: Any,
     optimizer: torch.optim.Optimizer,
     data: TokenData,
-    recipe: Recipe,
-    steps: int,
-    seed: int,
+    course: Course,
+    state: TrainState,
     device: str,
     compile_model: bool,
-    name: str,
     progress: Progress | None,
-) -> tuple[list[tuple[int, int, float]], float]:
-    """`steps` steps on `data` in the order of `seed`: the loss curve, and seconds.
+    observers: Sequence[Observer] = (),
+) -> None:
+    """Take `model` from `state` to the end of `course`; both move along.
 
-    Raises `ScalelabError` beginning with `name` if the loss stops being a number.
+    `observers` are called at every point of the curve. Where memory does not suffice the batch is split
+    into ever smaller micro-batches with the same sum of gradients. Raises `DivergedError` and
+    `MemoryShortError` beginning with the course's name.
     """
-    factor = learning_rate_factor
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, steps, recipe.warmup_fraction))
+    recipe = course.recipe
     forward: Any = torch.compile(model) if compile_model else model
     trained = [p for p in model.parameters() if p.requires_grad]
-    meter = _Meter(name, recipe, steps, progress)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    state.micro_batch = state.micro_batch or recipe.batch_size
+    meter = _Meter(course, state, progress)
     model.train()
-    started = time.perf_counter()
-    batches = training_batches(data.train(), recipe.seq_len, recipe.batch_size, steps, seed)
-    for step, windows in enumerate(batches, 1):
-        batch = torch.from_numpy(windows).to(device, non_blocking=True)
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=recipe.dtype == "bf16"):
-            logits = forward(batch[:, :-1], use_cache=False).logits
-        loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+    batches = training_batches(data.train(), recipe.seq_len, recipe.batch_size, course.steps, course.seed, state.step)
+    try:
+        for windows in batches:
+            factor = course.factor(state.step)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            batch = torch.from_numpy(windows).to(device, non_blocking=True)
+            loss = _gradients(forward, model, optimizer, batch, recipe.dtype == "bf16", state, course.name)
+            nn.utils.clip_grad_norm_(trained, recipe.grad_clip)
+            optimizer.step()
+            state.step += 1
+            if meter.update(loss):
+                for observer in observers:
+                    observer(state)
+    finally:
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak
+
+
+def _gradients(
+    forward: Any,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    batch: torch.Tensor,
+    bf16: bool,
+    state: TrainState,
+    name: str,
+) -> torch.Tensor:
+    """Gradients of the mean loss over `batch` [b, seq_len + 1], in micro-batches that fit; returns that loss."""
+    while True:
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, recipe.grad_clip)
-        optimizer.step()
-        schedule.step()
-        meter.update(step, loss.detach())
-    return meter.curve, time.perf_counter() - started
+        try:
+            return _accumulate(forward, model, batch, bf16, state.micro_batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if state.micro_batch == 1:
+                raise MemoryShortError(
+                    f"{name}: out of memory with one sequence at a time; try a smaller N or P"
+                ) from None
+        # Out here the error, and with it what its frames hold, is gone.
+        state.micro_batch = (state.micro_batch + 1) // 2
+        optimizer.zero_grad(set_to_none=True)
+        free_memory()
+
+
+def _accumulate(forward: Any, model: Any, batch: torch.Tensor, bf16: bool, rows: int) -> torch.Tensor:
+    total = torch.zeros((), device=batch.device)
+    for part in batch.split(rows):
+        share = len(part) / len(batch)
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
+            outputs = forward(part[:, :-1], use_cache=False, **training_options(model))
+        loss = F.cross_entropy(outputs.logits.float().flatten(0, 1), part[:, 1:].flatten()) * share
+        balance = extra_loss(model, outputs)
+        (loss if balance is None else loss + balance * share).backward()
+        total += loss.detach()
+    return total
 
 
 class _Meter:
-    """Collects the loss curve and reports progress, reading the loss off the device rarely."""
+    """Collects the loss curve and seconds into a state, and reports progress, with few looks at the device."""
 
-    def __init__(self, name: str, recipe: Recipe, steps: int, progress: Progress | None) -> None:
-        self.name, self.steps, self.progress = name, steps, progress
-        self.every = max(1, steps // _CURVE_POINTS)
-        self.curve: list[tuple[int, int, float]] = []
+    def __init__(self, course: Course, state: TrainState, progress: Progress | None) -> None:
+        self.course, self.state, self.progress = course, state, progress
         self.pending: list[torch.Tensor] = []
-        self.tokens_a_step = recipe.seq_len * recipe.batch_size
-        self.reported_at, self.reported_step = time.perf_counter(), 0
+        self.since = self.reported_at = time.perf_counter()
+        self.reported_step = state.step
 
-    def update(self, step: int, loss: torch.Tensor) -> None:
+    def update(self, loss: torch.Tensor) -> bool:
+        """Take the loss of a step; true where the curve got a point."""
+        state = self.state
         self.pending.append(loss)
-        if step % self.every == 0 or step == self.steps:
+        # The first step is a point of its own: it is what a model knows that has learned nothing.
+        point = state.step % self.course.every == 0 or state.step in (1, self.course.steps)
+        if point:
             mean = float(torch.stack(self.pending).mean())
-            if not np.isfinite(mean):
-                raise ScalelabError(f"{self.name}: the loss stopped being a number by step {step}; try a lower --lr")
-            self.curve.append((step, step * self.tokens_a_step, mean))
+            state.curve.append((state.step, state.step * self.course.step_tokens, mean))
             self.pending.clear()
+            self._check(mean)
         now = time.perf_counter()
-        if self.progress is not None and self.curve and now - self.reported_at > 0.5:
-            speed = (step - self.reported_step) * self.tokens_a_step / (now - self.reported_at)
-            self.progress(step, self.curve[-1][2], speed)
-            self.reported_at, self.reported_step = now, step
+        if point:
+            state.seconds += now - self.since
+            self.since = now
+        if self.progress is not None and state.curve and now - self.reported_at > 0.5:
+            speed = (state.step - self.reported_step) * self.course.step_tokens / (now - self.reported_at)
+            self.progress(state.step, state.curve[-1][2], speed)
+            self.reported_at, self.reported_step = now, state.step
+        return point
+
+    def _check(self, mean: float) -> None:
+        step, first = self.state.step, self.state.curve[0][2]
+        if not math.isfinite(mean):
+            raise DivergedError(f"{self.course.name}: the loss stopped being a number by step {step}; try a lower --lr")
+        if mean > first + DIVERGED_NATS:
+            raise DivergedError(
+                f"{self.course.name}: diverged, a loss of {mean:.2f} at step {step} after {first:.2f} at first; "
+                "try a lower --lr"
+            )

@@ -1,4 +1,4 @@
-"""One run from resolved config to record on disk."""
+"""One run from resolved config to record on disk, whatever becomes of it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,47 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from scalelab import __version__
+import scalelab
+from scalelab.errors import DivergedError, MemoryShortError
 from scalelab.model.checkpoint import save_model
 from scalelab.records.store import write_record
-from scalelab.train.loop import Progress, TrainResult, train_run
+from scalelab.train.cost import train_flops
+from scalelab.train.device import peak_memory_bytes
+from scalelab.train.legs import DEFAULT, Options, TrainResult, train_run
 from scalelab.train.recipe import RunConfig
+from scalelab.train.source import source_digest
 from scalelab.train.tokens import END_OF_TEXT, TokenData
+from scalelab.train.trajectory import trajectory
+
+CHECKPOINTS = "checkpoints"  # below a folder of results, in folders named by trajectory
 
 
 def run_and_record(
     config: RunConfig,
     data: TokenData,
     out: Path,
-    device: str = "cpu",
-    compile_model: bool = False,
+    options: Options = DEFAULT,
     save_models: bool = False,
-    progress: Progress | None = None,
+    peak_flops: float | None = None,
+    code: str | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate and write the record, and with `save_models` the model, below `out`. Returns the record."""
-    result = train_run(config, data, device, compile_model, progress)
+    """Train, evaluate and write the record, and with `save_models` the model, below `out`. Returns the record.
+
+    Utilisation is recorded against `peak_flops` a second, and `code` as what the run was made with. A
+    run that diverges or finds no memory is recorded too, and its error raised.
+    """
+    try:
+        result = train_run(config, data, options)
+    except (DivergedError, MemoryShortError) as error:
+        status = "diverged" if isinstance(error, DivergedError) else "out_of_memory"
+        record_failure(config, out, status, str(error), options.device)
+        raise
     if save_models:  # before the record, whose file says that all is done
         save_run_model(result, data, out / "models" / config.key)
-    record = make_record(config, data, result, device)
+    record = make_record(config, data, result, options.device, peak_flops, code)
     write_record(out, record, result.curve)
+    if options.checkpoints is not None and trajectory(config) == config.key:  # others may begin with shared ones
+        shutil.rmtree(options.checkpoints / trajectory(config), ignore_errors=True)
     return record
 
 
@@ -50,28 +68,63 @@ def save_run_model(result: TrainResult, data: TokenData, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def make_record(config: RunConfig, data: TokenData, result: TrainResult, device: str) -> dict[str, Any]:
+def record_failure(config: RunConfig, out: Path, status: str, message: str, device: str) -> None:
+    """Write that a run has ended without a loss. A record that is ok stays."""
+    write_record(out, _about(config, device) | {"status": status, "message": message}, [])
+
+
+def make_record(
+    config: RunConfig,
+    data: TokenData,
+    result: TrainResult,
+    device: str,
+    peak_flops: float | None = None,
+    code: str | None = None,
+) -> dict[str, Any]:
     """The row of `RECORD_SCHEMA` that this run makes."""
-    shape, evaluation = config.architecture, result.evaluation
+    evaluation = result.evaluation
     streams = evaluation.streams
-    versions = {name: version(name) for name in ("torch", "transformers", "numpy")}
-    return {
-        "key": config.key,
-        "corpus": data.text.corpus,
-        "corpus_digest": data.text.corpus_digest,
-        "tokenizer": data.text.tokenizer,
-        "tokenizer_digest": data.text.tokenizer_digest,
-        "setup": config.setup,
-        "n_params": shape.n_params,
-        "n_params_backbone": shape.backbone_params,
-        "n_params_total": shape.total_params,
-        "n_streams": shape.P,
-        "n_tokens": config.n_tokens,
-        "seed": config.seed,
+    flops = train_flops(config)
+    return _about(config, device, code) | {
+        "status": "ok",
         "loss": evaluation.loss,
         "loss_stderr": evaluation.loss_stderr,
         "bits_per_byte": evaluation.loss / data.bytes_per_token / math.log(2),
         "val_tokens": evaluation.n_tokens,
+        "mixture_weights": streams and streams.mixture_weights,
+        "mixture_entropy": streams and streams.mixture_entropy,
+        "stream_cosine": streams and streams.cosine,
+        "stream_correlation": streams and streams.correlation,
+        "stream_warnings": streams and streams.warnings,
+        "micro_batch_size": result.micro_batch,
+        "train_seconds": result.seconds,
+        "tokens_per_s": config.n_tokens / result.seconds,
+        "train_flops": flops,
+        "mfu": flops / result.seconds / peak_flops if peak_flops else None,
+        "peak_memory_bytes": peak_memory_bytes(device),
+    }
+
+
+def _about(config: RunConfig, device: str, code: str | None = None) -> dict[str, Any]:
+    """The columns that are known of a run whatever its end."""
+    shape, text = config.architecture, config.text
+    versions = {name: version(name) for name in ("torch", "transformers", "numpy")}
+    return {
+        "key": config.key,
+        "corpus": text.corpus,
+        "corpus_digest": text.corpus_digest,
+        "tokenizer": text.tokenizer,
+        "tokenizer_digest": text.tokenizer_digest,
+        "setup": config.setup,
+        "n_params": shape.n_params,
+        "n_params_backbone": shape.backbone_params,
+        "n_params_total": shape.total_params,
+        "n_params_active": shape.active_params,
+        "n_streams": shape.P,
+        "n_tokens": config.n_tokens,
+        "n_tokens_plain": config.plain_tokens,
+        "n_tokens_streams": config.n_tokens - config.plain_tokens,
+        "seed": config.seed,
         "hidden_size": shape.hidden_size,
         "intermediate_size": shape.intermediate_size,
         "num_layers": shape.num_layers,
@@ -79,20 +132,16 @@ def make_record(config: RunConfig, data: TokenData, result: TrainResult, device:
         "num_kv_heads": shape.num_kv_heads,
         "prefix_tokens": shape.prefix_tokens,
         "vocab_size": shape.vocab_size,
-        "mixture_weights": streams and streams.mixture_weights,
-        "mixture_entropy": streams and streams.mixture_entropy,
-        "stream_cosine": streams and streams.cosine,
-        "stream_correlation": streams and streams.correlation,
-        "stream_warnings": streams and streams.warnings,
+        "peak_lr": config.peak_lr,
+        "schedule": config.recipe.schedule,
         "config": config.to_json(),
-        "device": _device_name(device),
+        "device": device_name(device),
         "dtype": config.recipe.dtype,
-        "train_seconds": result.seconds,
-        "tokens_per_s": config.n_tokens / result.seconds,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": json.dumps({"scalelab": __version__, "python": platform.python_version(), **versions}),
+        "versions": json.dumps({"scalelab": scalelab.__version__, "python": platform.python_version(), **versions}),
+        "code": code or source_digest(),
     }
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({platform.machine()})"

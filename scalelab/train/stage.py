@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
 from scalelab.model.start import start_from_text
+from scalelab.train.checkpoint import TrainState
 from scalelab.train.corpus import load_corpus
 from scalelab.train.data import validation_windows
 from scalelab.train.evaluate import Evaluation, evaluate
-from scalelab.train.loop import Progress, make_optimizer, optimise
+from scalelab.train.loop import CURVE_POINTS, Course, Progress, optimise
+from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, whole_steps
 from scalelab.train.tokens import TokenData, tokenise
+from scalelab.train.trajectory import linear_factor
 
 NOTHING_TO_TRAIN = "P = 1 without a prefix has no streams to train: use --train all, or another --P"
 PARTS = ("streams", "all")
@@ -232,14 +236,15 @@ def train_stage(
     optimizer = make_optimizer(model, recipe, recipe.lr)
     n_tokens = whole_steps(n_tokens, recipe)
     steps = n_tokens // (recipe.seq_len * recipe.batch_size)
+    factor = partial(linear_factor, steps=steps, warmup_fraction=recipe.warmup_fraction)
+    course = Course(recipe, steps, seed, factor, max(1, steps // CURVE_POINTS), f"P = {model.P}")
+    state = TrainState()
     try:
-        curve, seconds = optimise(
-            model, optimizer, data, recipe, steps, seed, device, compile_model, f"P = {model.P}", progress
-        )
+        optimise(model, optimizer, data, course, state, device, compile_model, progress)
     finally:
         model.requires_grad_(True)
     model.eval()
-    return StageResult(before, measure(model, data, recipe, device), n_tokens, curve, seconds)
+    return StageResult(before, measure(model, data, recipe, device), n_tokens, state.curve, state.seconds)
 
 
 def open_model(folder: Path, P: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:

@@ -1,0 +1,113 @@
+"""One task in the process that carries it out, on whatever machine: train, record, say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from scalelab.errors import DivergedError, MemoryShortError, ScalelabError
+from scalelab.records.files import read_record
+from scalelab.records.schema import OK
+from scalelab.records.store import record_path, record_status
+from scalelab.sweep.tasks import Job, Task
+from scalelab.train.legs import Options, train_legs
+from scalelab.train.run import CHECKPOINTS, record_failure, run_and_record
+
+Tell = Callable[[str, dict[str, Any]], None]  # kind and values of an `Event`
+
+
+def perform(task: Task, job: Job, place: str, tell: Tell) -> tuple[str, dict[str, Any]]:
+    """Carry out `task` at `place` (cpu, cuda:0, …), telling progress.
+
+    Returns the kind and values of the last event: done with the record; failed with status and message, which are
+    recorded; or busy. A record that is there already is not made again, and two processes never train one run
+    at once: a lock that ends with its process sees to that.
+    """
+
+    def progress(step: int, loss: float, tokens_per_s: float) -> None:
+        tell("progress", {"step": step, "loss": loss, "tokens_per_s": tokens_per_s})
+
+    try:
+        with _claimed(task, job.out):
+            if not task.shared and (record := finished(task, job)) is not None:
+                return "done", record
+            with _observer(task, job) as observer:
+                options = Options(place, job.compile_model, job.out / CHECKPOINTS, job.save_every_s, progress, observer)
+                try:
+                    return "done", _train(task, job, options)
+                except Exception as error:  # the boundary of the process: tell, and keep the details
+                    status, message = _describe(error, task, job.out)
+                    if not task.shared and status == "failed":  # the others are recorded where they are raised
+                        record_failure(task.config, job.out, status, message, place)
+                    return "failed", {"status": status, "message": message}
+    except Timeout:
+        return "busy", {}
+    except (ScalelabError, OSError) as error:  # a record that cannot be read, or not be written
+        return "failed", {"status": "failed", "message": str(error)}
+
+
+def finished(task: Task, job: Job) -> dict[str, Any] | None:
+    """The record of a run that is done, and whose model is kept if it should be. Raises `DataError`."""
+    path = record_path(job.out, task.config.key)
+    if record_status(path) != OK:
+        return None
+    if job.save_models and not (job.out / "models" / task.config.key / "config.json").is_file():
+        return None
+    return read_record(path)
+
+
+def record_lost(task: Task, out: Path, status: str, message: str, place: str) -> None:
+    """Record that `task` ended without a last word of its own, unless another process has taken it up."""
+    if task.shared:
+        return
+    with contextlib.suppress(Timeout, OSError, ScalelabError), _claimed(task, out):
+        record_failure(task.config, out, status, message, place)
+
+
+def _train(task: Task, job: Job, options: Options) -> dict[str, Any]:
+    if task.shared:
+        train_legs(task.config, job.data, options)
+        return {}
+    return run_and_record(task.config, job.data, job.out, options, job.save_models, job.peak_flops, job.code)
+
+
+def _describe(error: Exception, task: Task, out: Path) -> tuple[str, str]:
+    """Status and message for `error`; the details of one that was not foreseen go into a file."""
+    if isinstance(error, DivergedError):
+        return "diverged", str(error)
+    if isinstance(error, MemoryShortError):
+        return "out_of_memory", str(error)
+    if isinstance(error, ScalelabError):
+        return "failed", str(error)
+    log = out / "logs" / f"{task.key}.txt"
+    with contextlib.suppress(OSError):  # a full disk may be what failed
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(traceback.format_exception(error)))
+    first = (str(error).splitlines() or [""])[0]
+    return "failed", f"{type(error).__name__}: {first} (details: {log})"
+
+
+@contextmanager
+def _claimed(task: Task, out: Path) -> Iterator[None]:
+    """Nobody else has `task` meanwhile. Raises Timeout at once if somebody has."""
+    folder = out / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{task.key}.lock", timeout=0):
+        yield
+
+
+@contextmanager
+def _observer(task: Task, job: Job) -> Iterator[Any]:
+    if not job.tensorboard:
+        yield None
+        return
+    from scalelab.train.tensorboard import writing
+
+    with writing(job.out / "tensorboard" / task.key, task.config) as observer:
+        yield observer

@@ -1,0 +1,25 @@
+"""Running out of memory: what it looks like, and how to make room again."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+# How torch words it where it raises a plain RuntimeError: its CPU allocator, and libraries below it.
+_WORDS = ("can't allocate memory", "out of memory", "not enough memory", "std::bad_alloc", "could not allocate")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` means that memory, of the host or of a device, did not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
+
+
+def free_memory() -> None:
+    """Give back what no tensor uses any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
