@@ -1,55 +1,105 @@
-"""What a device can do and has used: its peak by measurement, and memory."""
+"""What a device can do and what a process takes of it: peak speed, peak memory, room for runs."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 
 import torch
 
-_SIZES = {"cpu": 512, "cuda": 8192}  # of square matrices whose product is near the device's best
-_LEAST_S = 0.2
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_GEMM_SIZE = {"cpu": 512, "cuda": 8192}
+_GEMM_SECONDS = 0.2
+_LEAST_GEMMS = 3
+_FREE_MARGIN = 0.9  # of the free memory is planned with
 
 
 @cache
 def measured_peak_flops(device: str, dtype: str = "fp32") -> float:
-    """Operations a second of large matrix products in `dtype` (fp32 or bf16), on one thread of a CPU.
+    """Operations a second of the best of a few square matrix products, a multiply-add counted as two.
 
-    The best of some tenths of a second. A bound that this device really reaches, whatever its data sheet says.
+    On CPU on one thread, as runs are trained. Takes a fifth of a second on the first call in a
+    process; where other processes keep the device busy the peak reads low.
+    `dtype` is fp32 or bf16.
     """
-    size = _SIZES[device.split(":")[0]]
-    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        a = torch.ones(size, size, device=device, dtype=kind)
-        best, spent = float("inf"), 0.0
-        a @ a
-        while spent < _LEAST_S:
-            _wait(device)
-            start = time.perf_counter()
-            a @ a
-            _wait(device)
-            taken = time.perf_counter() - start
-            best, spent = min(best, taken), spent + taken
-    finally:
-        torch.set_num_threads(threads)
+    kind = device.split(":")[0]
+    size = _GEMM_SIZE.get(kind, 2048)
+    with one_thread():
+        # Numbers of no special kind, without a draw from a generator.
+        values = torch.linspace(-1, 1, size * size, device=device).reshape(size, size).to(_DTYPES[dtype])
+        out = torch.mm(values, values)
+        best, count, started = float("inf"), 0, time.perf_counter()
+        while count < _LEAST_GEMMS or time.perf_counter() - started < _GEMM_SECONDS:
+            synchronize(device)
+            begun = time.perf_counter()
+            torch.mm(values, values, out=out)
+            synchronize(device)
+            best, count = min(best, time.perf_counter() - begun), count + 1
     return 2 * size**3 / best
 
 
+def utilisation(flops: float, seconds: float, device: str, dtype: str = "fp32") -> float:
+    """Model-FLOPs utilisation: `flops` in `seconds`, over the device's measured peak."""
+    return flops / seconds / measured_peak_flops(device, dtype)
+
+
 def peak_memory_bytes(device: str) -> int | None:
-    """Most memory that this process has used: of the device, or where that is a CPU of its host. None where unknown."""
+    """The most memory this process has used so far, in bytes; None where the system does not tell.
+
+    On CUDA what tensors took of `device`, else the resident memory of the whole process.
+    """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
+    # Not ru_maxrss: after fork and exec that begins with the parent's.
+    with suppress(OSError, ValueError, StopIteration, IndexError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows
         return None
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _wait(device: str) -> None:
+def reset_peak_memory(device: str) -> None:
+    """Let `peak_memory_bytes` begin anew, for a process that trains several runs; where it cannot, nothing happens."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def runs_per_gpu(free_bytes: float, needs: Sequence[int]) -> int:
+    """How many runs fit at once into `free_bytes`, whichever of those with the `needs` given meet; at least 1.
+
+    `needs` are `scalelab.train.cost.resident_bytes`. A tenth of the memory stays free.
+    """
+    room, count = _FREE_MARGIN * free_bytes, 0
+    for need in sorted(needs, reverse=True):
+        room -= need
+        if room < 0:
+            break
+        count += 1
+    return max(1, count)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch computes on one thread of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def synchronize(device: str) -> None:
+    """Wait until `device` has done what it was told."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
