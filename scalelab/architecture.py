@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from scalelab.errors import UsageError
 from scalelab.units import format_count
@@ -183,7 +184,7 @@ def _preferred_layers(hidden_size: int) -> int:
 def _ladder(vocab_size: int, prefix_tokens: int, num_experts: int, experts_per_token: int) -> list[Architecture]:
     """Every architecture the size dial can choose, from about 10 thousand to 100 billion active parameters."""
     rungs = []
-    experts = {"num_experts": num_experts, "experts_per_token": experts_per_token}
+    experts: dict[str, Any] = {"num_experts": num_experts, "experts_per_token": experts_per_token}
     hidden = 16
     while hidden <= 12288:
         heads, kv_heads = _heads(hidden)

@@ -26,7 +26,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.A
         if not parameter.requires_grad:
             continue
         kind = kinds.get(id(parameter))
-        decay = recipe.weight_decay if kind is None and parameter.ndim == 2 else 0.0
+        decay = recipe.weight_decay if kind is None and parameter.ndim >= 2 else 0.0
         groups.setdefault((scales.get(kind or "", 1.0), decay), []).append(parameter)
     return torch.optim.AdamW(
         [{"params": p, "lr": lr * s, "weight_decay": d} for (s, d), p in groups.items()],
