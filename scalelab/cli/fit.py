@@ -197,15 +197,20 @@ def _compare(console: Console, table: Table, options: FitOptions, source: str, s
 
 
 def _show_rejected(console: Console, table: Table) -> None:
+    from scalelab.records.schema import describe_statuses
+
     for row in table.rejected[:20]:
         console.print(f"left out: {row}", style="red", soft_wrap=True)
     if len(table.rejected) > 20:
         console.print(
             f"left out: {len(table.rejected) - 20} more rows that cannot be used", style="red", soft_wrap=True
         )
-    if table.rejected or table.left_out:
-        asked = f", {table.left_out} left out by --where" if table.left_out else ""
-        console.print(f"{len(table.records)} rows used{asked}, {len(table.rejected)} not usable\n", soft_wrap=True)
+    told = [f", {table.left_out} left out by --where"] if table.left_out else []
+    told += [f", not ok: {describe_statuses(table.unfinished)}"] if table.unfinished else []
+    if told or table.rejected:
+        console.print(
+            f"{len(table.records)} rows used{''.join(told)}, {len(table.rejected)} not usable\n", soft_wrap=True
+        )
 
 
 def _figures(names: _Words) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from scalelab.fit.notes import (
     optimum_notes,
     outlier_notes,
     seed_notes,
+    unfinished_notes,
 )
 from scalelab.fit.objective import Objective
 from scalelab.fit.options import FitOptions, build_objective
@@ -80,6 +81,7 @@ def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | N
         draws=_rows(sample),
         notes=(
             *data_notes(objective, data),
+            *unfinished_notes(group.unfinished),
             *seed_notes(data, fitted),
             *count_notes(group.records, options.convention),
             *outlier_notes(data, residuals),

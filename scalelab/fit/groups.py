@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from scalelab.errors import DataError
 from scalelab.records import Table
-from scalelab.records.schema import NEEDED, conform
+from scalelab.records.schema import NEEDED, STATUSES, conform
 from scalelab.units import format_count
 
 _MUST_AGREE = ["corpus_digest", "tokenizer_digest", "setup"]
@@ -23,15 +24,17 @@ class Group:
     title: str
     slug: str
     records: pd.DataFrame
+    unfinished: Mapping[str, int] = field(default_factory=dict)  # runs of this kind that are not ok, by status
 
 
 def group_records(records: pd.DataFrame | Table, by_tokens: bool = True) -> list[Group]:
     """Split records so that corpora, tokenizers and set-ups are never mixed in one fit.
 
-    Nor, with `by_tokens`, numbers of training tokens: for laws that do not know D.
+    Nor, with `by_tokens`, numbers of training tokens: for laws that do not know D. Runs that are not
+    ok are counted and left out.
     """
     if isinstance(records, Table):
-        records = records.records
+        records = pd.concat([records.records, records.others]) if len(records.others) else records.records
     missing = [name for name in NEEDED if name not in records]
     if missing:
         raise DataError(
@@ -45,14 +48,25 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True) -> list
     records["corpus_digest"] = records["corpus_digest"].fillna(records["corpus"])
     records["corpus_digest"] = records["corpus_digest"].fillna(records["file"])
     by = [*_MUST_AGREE, "n_tokens"] if by_tokens else _MUST_AGREE
-    pieces = [rows for _, rows in records.groupby(by, dropna=False, sort=False)]
+    kinds = [rows for _, rows in records.groupby(by, dropna=False, sort=False)]
+    kinds = [rows for rows in kinds if _is_ok(rows).any()]
+    pieces = [rows[_is_ok(rows)] for rows in kinds]
     groups: dict[str, Group] = {}
-    for rows, name in zip(pieces, _distinct_names(pieces), strict=True):
+    for rows, name, every in zip(pieces, _distinct_names(pieces), kinds, strict=True):
         slug = base = re.sub(r"[^\w.]+", "-", "-".join(name).lower()).strip("-.") or "records"
         while slug in groups:
             slug = f"{base}-{len(groups) + 1}"
-        groups[slug] = Group(", ".join(name), slug, rows.reset_index(drop=True))
+        groups[slug] = Group(", ".join(name), slug, rows.reset_index(drop=True), _unfinished(every))
     return sorted(groups.values(), key=lambda g: g.title)
+
+
+def _is_ok(rows: pd.DataFrame) -> pd.Series:
+    return ~rows["status"].isin(STATUSES[1:])
+
+
+def _unfinished(rows: pd.DataFrame) -> dict[str, int]:
+    counts = rows.loc[~_is_ok(rows), "status"].value_counts()
+    return {str(status): int(count) for status, count in counts.items()}
 
 
 def _distinct_names(pieces: list[pd.DataFrame]) -> list[tuple[str, ...]]:

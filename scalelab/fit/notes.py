@@ -6,7 +6,7 @@ seem to; info: good to know.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from scalelab.fit.objective import Objective
 from scalelab.fit.result import LEVEL, Note, Status, tails
 from scalelab.fit.solver import Optimum
 from scalelab.laws.base import Array
+from scalelab.records.schema import describe_statuses
 from scalelab.units import format_count
 
 MIN_N_SPAN = 4.0
@@ -89,6 +90,21 @@ def data_notes(objective: Objective, data: FitData) -> Iterator[Note]:
             f"less than {MIN_N_SPAN:g}: E and α cannot be told apart well",
             {"span": span},
         )
+
+
+def unfinished_notes(unfinished: Mapping[str, int]) -> Iterator[Note]:
+    """A note if runs of this group are not ok, by status: they have no loss to fit."""
+    if not unfinished:
+        return
+    # A run that was stopped can be run again; one that diverged or did not fit is missing for a reason.
+    chosen = any(unfinished.get(status) for status in ("diverged", "out_of_memory"))
+    why = "; what the law says of such runs rests on the others" if chosen else ""
+    yield Note(
+        "unfinished",
+        "warning" if chosen else "info",
+        f"besides these runs there are {describe_statuses(unfinished)}, which have no loss to fit{why}",
+        dict(unfinished),
+    )
 
 
 def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:

@@ -99,7 +99,7 @@ def read_record(file: Path) -> dict[str, Any]:
     """One run's record, its status filled in. Raises `DataError` naming a file that holds no such thing."""
     found = read_parquet(file)
     if len(found.table) != 1 or not {*REQUIRED} <= {*found.table}:
-        raise DataError(f"{file}: not the record of a run; move it away")
+        raise DataError(f"{file}: not the record of a run; {_advice(file)}")
     record = {str(name): value for name, value in found.table.iloc[0].items()}
     return record | {"status": OK if pd.isna(record.get("status")) else record["status"]}
 
@@ -108,28 +108,47 @@ def read_curve(file: Path) -> pd.DataFrame:
     """A loss curve: columns step, n_tokens and loss (nats per token). Raises `DataError` naming the file."""
     found = read_parquet(file)
     if found.kind != CURVE_KIND.decode() or list(found.table) != CURVE_SCHEMA.names:
-        raise DataError(f"{file}: no loss curve; move it away")
+        raise DataError(f"{file}: no loss curve; {_advice(file)}")
     return found.table
 
 
+def sweep_folder(file: Path) -> Path | None:
+    """The folder of the sweep that `file` belongs to, if it stands among its records or loss curves.
+
+    What is called runs or curves by itself may be anyone's.
+    """
+    place = file.absolute().parent
+    partner = {RUNS: CURVES, CURVES: RUNS}.get(place.name)
+    return file.parent.parent if partner and (place.parent / partner).is_dir() else None
+
+
 def _check_place(file: Path, kind: bytes | None, table: pa.Table | None) -> None:
-    """In a sweep's folder runs/KEY.parquet is the record of the run KEY; a folder of that name may be anyone's."""
-    folder = file.parent
-    if folder.name != RUNS or (kind is None and not (folder.parent / CURVES).is_dir()):
+    """In a sweep's folder runs/KEY.parquet is the record of the run KEY, and curves/KEY.parquet its loss curve."""
+    place = file.absolute().parent.name
+    if place not in (RUNS, CURVES) or ((place == CURVES or kind is None) and sweep_folder(file) is None):
+        return
+    if place == CURVES:
+        if kind != CURVE_KIND:
+            raise DataError(f"{file}: no loss curve; {_advice(file)}")
         return
     if kind == CURVE_KIND or table is None or "key" not in table.column_names:
         what = "a loss curve" if kind == CURVE_KIND else "a table of something else"
-        raise DataError(f"{file}: {what} where a run's record should be; move it away")
+        raise DataError(f"{file}: {what} where a run's record should be; {_advice(file)}")
     keys = table.column("key").to_pylist()
     if keys != [file.stem]:
         held = repr(keys[0]) if len(keys) == 1 else f"{len(keys)} rows"
-        raise DataError(f"{file}: holds another run's record ({held}); rename it or move it away")
+        raise DataError(f"{file}: holds another run's record ({held}); rename it, or {_advice(file)}")
 
 
 def _unreadable(file: Path, kind: str, error: Exception) -> DataError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     reason = (str(reason).splitlines() or ["unknown"])[0]
-    return DataError(f"{file}: not a readable {kind} file ({reason}); move it away or mend it")
+    return DataError(f"{file}: not a readable {kind} file ({reason}); {_advice(file)}")
+
+
+def _advice(file: Path) -> str:
+    folder = sweep_folder(file)
+    return f"move it away{f' (scalelab results check {folder} --quarantine)' if folder else ' or mend it'}"
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
