@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from scalelab.errors import ScalelabError
+from scalelab.sweep.ledger import Ledger, record_lost
 from scalelab.sweep.queue import Queue
 from scalelab.sweep.tasks import Event, Job, Task
 
@@ -44,24 +44,10 @@ def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[
     KeyboardInterrupt all workers are ended and their runs recorded as interrupted; runs that had
     finished keep their records.
     """
-    queue, free = Queue(tasks), list(places)
+    ledger, free = Ledger(tasks, job.out, on_event), list(places)
+    queue = ledger.queue
     running: dict[Connection, tuple[Any, Task, str]] = {}
-    failures: list[Event] = []
-
-    def settle(event: Event, place: str) -> None:
-        on_event(event)
-        if event.kind == "done":
-            queue.done(event.task)
-        elif event.kind == "busy":
-            queue.later(event.task)
-        elif event.kind == "failed":
-            failures.append(event)
-            for lost in queue.failed(event.task):
-                message = f"what it begins with failed: {event.values['message']}"
-                _record_lost(lost, job.out, event.values["status"], message, place)
-                settle(Event("failed", lost, event.values | {"message": message}), place)
-
-    with _environment(ONE_THREAD):
+    with environment(ONE_THREAD):
         context = _worker_context()
         try:
             while queue or running:
@@ -83,24 +69,18 @@ def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[
                     process.join()
                     if event.kind == "failed" and "status" not in event.values:  # it could not record that itself
                         event.values["status"] = "failed"
-                        _record_lost(task, job.out, "failed", event.values["message"], place)
+                        record_lost(task, job.out, "failed", event.values["message"], place)
                     free.append(place)
                     del running[reader]  # type: ignore[arg-type]
-                    settle(event, place)
+                    ledger.settle(event, place)
         except KeyboardInterrupt:
             _end(running)
             for _, task, place in running.values():
-                _record_lost(task, job.out, "interrupted", "stopped by Ctrl-C; the same command goes on", place)
+                record_lost(task, job.out, "interrupted", "stopped by Ctrl-C; the same command goes on", place)
             raise
         finally:
             _end(running)
-    return failures
-
-
-def _record_lost(task: Task, out: Path, status: str, message: str, place: str) -> None:
-    from scalelab.sweep.perform import record_lost  # and torch with it: the parent needs neither until something fails
-
-    record_lost(task, out, status, message, place)
+    return ledger.failures
 
 
 def _end(running: dict[Connection, tuple[Any, Task, str]]) -> None:
@@ -180,7 +160,7 @@ def _work(task: Task, job: Job, place: str, writer: Connection) -> None:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
     """Environment variables for processes started within."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
