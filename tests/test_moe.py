@@ -8,6 +8,7 @@ import torch
 
 from scalelab.architecture import Architecture, architecture_for, expert_width, mlp_width
 from scalelab.errors import UsageError
+from scalelab.model.add import add_streams
 from scalelab.model.banks import active_bank, attention_modules
 from scalelab.train.build import build_model, extra_loss, training_options
 from scalelab.train.corpus import load_corpus
@@ -15,6 +16,7 @@ from scalelab.train.legs import train_run
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig, TextSource, whole_steps
 from scalelab.train.tokens import tokenise
+from tests.families import make, tokens
 
 NO_TEXT = TextSource("", "", "", "")
 MOE = architecture_for(20e3, 97, prefix_tokens=4, num_experts=4)
@@ -185,6 +187,18 @@ def test_a_dense_model_has_no_extra_loss():
     model = build(shape)
     assert training_options(model) == {}
     assert extra_loss(model, training_forward(model, some_tokens(shape))) is None
+
+
+@pytest.mark.parametrize("mlp_only", [[], [0, 2], [0, 1, 2]])
+def test_families_with_experts_may_have_dense_layers(mlp_only):
+    """Also with only such layers, of which the library cannot make a balancing loss."""
+    model = add_streams(make("qwen3_moe", mlp_only_layers=mlp_only), 2, prefix_tokens=2)
+    outputs = training_forward(model, tokens())
+    loss = extra_loss(model, outputs)
+    assert (loss is None) == (len(mlp_only) == 3)
+    if loss is not None:
+        assert len(outputs.router_logits) == 2 * (3 - len(mlp_only))
+        assert 0.1 * 1.9 < loss.item() < 0.1 * 4  # its weight, times about 2 when even, 4 with all on the same two
 
 
 def test_experts_decay_like_other_matrices():

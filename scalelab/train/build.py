@@ -82,7 +82,16 @@ def _init_streams(model: Any, recipe: Recipe) -> None:
 def training_options(model: Any) -> dict[str, Any]:
     """What `model.forward` needs in training, beside the tokens, for `extra_loss` to find it."""
     # Not in the model's config: generation from a cache has a mask longer than the routers' logits.
-    return {"output_router_logits": True} if getattr(model.config, "router_aux_loss_coef", None) else {}
+    return {"output_router_logits": True} if _has_routers(model) else {}
+
+
+def _has_routers(model: Any) -> bool:
+    """Whether there is something to balance: a family with experts has dense models too, which fail if asked."""
+    if not getattr(model.config, "router_aux_loss_coef", None):
+        return False
+    recorder = model.get_decoder()._can_record_outputs.get("router_logits")
+    router = getattr(recorder, "target_class", recorder)
+    return router is not None and any(isinstance(module, router) for module in model.modules())
 
 
 def extra_loss(model: Any, outputs: Any) -> Tensor | None:
