@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from scalelab.train.streams import StreamProbe, StreamReport
 
-_MOST_ROWS = 64
+MOST_ROWS = 64
 _MOST_LOGITS = 2**26  # at once: 256 MiB in fp32
 
 
@@ -26,12 +26,14 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: Any, windows: np.ndarray, documents: np.ndarray, device: str, bf16: bool) -> Evaluation:
-    """Loss of `model` on `windows` [w, seq_len + 1], which begin in `documents` [w]."""
+def evaluate(
+    model: Any, windows: np.ndarray, documents: np.ndarray, device: str, bf16: bool, most_rows: int = MOST_ROWS
+) -> Evaluation:
+    """Loss of `model` on `windows` [w, seq_len + 1], `most_rows` at once, which begin in `documents` [w]."""
     training = model.training
     model.eval()
     probe = StreamProbe(model) if model.P > 1 else None
-    rows = max(1, min(_MOST_ROWS, _MOST_LOGITS // (model.config.vocab_size * windows.shape[1])))
+    rows = max(1, min(most_rows, _MOST_LOGITS // (model.config.vocab_size * windows.shape[1])))
     losses = []
     for first in range(0, len(windows), rows):
         batch = torch.from_numpy(windows[first : first + rows]).to(device)

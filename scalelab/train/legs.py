@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from scalelab.errors import DivergedError
+from scalelab.errors import DivergedError, MemoryShortError
 from scalelab.train.build import build_model
 from scalelab.train.checkpoint import TrainState, load_newest, save_state
 from scalelab.train.data import validation_windows
-from scalelab.train.evaluate import Evaluation, evaluate
+from scalelab.train.evaluate import MOST_ROWS, Evaluation, evaluate
 from scalelab.train.loop import CURVE_POINTS, Course, Observer, Progress, optimise
+from scalelab.train.memory import is_out_of_memory
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import RunConfig
 from scalelab.train.tokens import TokenData
@@ -63,16 +64,28 @@ def train_run(config: RunConfig, data: TokenData, options: Options = DEFAULT) ->
     Raises `DivergedError` where the loss stops being a number or runs away, `MemoryShortError` if
     not even one sequence fits.
     """
+    try:
+        return _train_run(config, data, options)
+    except Exception as error:  # wherever it ran out: in building, training, evaluation
+        if is_out_of_memory(error):
+            first = str(error).splitlines() or ["no more memory"]
+            raise MemoryShortError(f"run {config.key}: out of memory ({first[0]}); try a smaller N or P") from None
+        raise
+
+
+def _train_run(config: RunConfig, data: TokenData, options: Options) -> TrainResult:
     recipe = config.recipe
     # Before training, not after it: a text that is too short is told at once.
     validation, documents = validation_windows(
         data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
     )
     model, state = train_legs(config, data, options)
-    evaluation = evaluate(model, validation, documents, options.device, recipe.dtype == "bf16")
+    # Where the batch was too large, the usual number of rows may be, too.
+    rows = MOST_ROWS if state.micro_batch == recipe.batch_size else state.micro_batch
+    evaluation = evaluate(model, validation, documents, options.device, recipe.dtype == "bf16", rows)
     if not math.isfinite(evaluation.loss):
         raise DivergedError(f"run {config.key}: the validation loss is not a number; try a lower --lr")
-    return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch or recipe.batch_size)
+    return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch)
 
 
 def train_legs(config: RunConfig, data: TokenData, options: Options = DEFAULT) -> tuple[Any, TrainState]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 
 import torch
@@ -14,6 +15,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` means that memory, of the host or of a device, did not suffice."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
 

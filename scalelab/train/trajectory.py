@@ -79,7 +79,7 @@ def _constant(config: RunConfig, n_tokens: int) -> RunConfig:
 
 
 def _without_streams(config: RunConfig) -> RunConfig:
-    shape = replace(config.architecture, P=1, prefix_tokens=0, aggregation="dynamic")
+    shape = replace(config.architecture, P=1, prefix_tokens=1, aggregation="dynamic")  # whatever they are
     recipe = replace(config.recipe, **{name: _DEFAULTS[name] for name in _STREAM_OPTIONS})
     return replace(config, architecture=shape, recipe=recipe, plain_tokens=0)
 
