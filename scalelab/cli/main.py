@@ -16,8 +16,10 @@ from scalelab.cli.fit import fit
 from scalelab.cli.generate import generate
 from scalelab.cli.lists import ListCommand
 from scalelab.cli.predict import predict
+from scalelab.cli.results import ResultsCommand, results
 from scalelab.cli.sweep import sweep
 from scalelab.cli.train import train
+from scalelab.cli.watch import watch
 from scalelab.errors import ScalelabError
 
 app = typer.Typer(
@@ -28,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(cls=ListCommand)(sweep)
+app.command(cls=ResultsCommand)(results)
+app.command()(watch)
 app.command(cls=ListCommand)(fit)
 app.command(cls=ListCommand)(predict)
 app.command(cls=ListCommand)(cost)

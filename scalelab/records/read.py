@@ -51,7 +51,7 @@ def read(source: Source, columns: Mapping[str, str] | None = None, where: str | 
     if len(table.others):
         name = "the table" if isinstance(source, pd.DataFrame) else source
         raise DataError(f"{name}: no run is ok, only such have a loss to fit ({describe_statuses(table.unfinished)})")
-    raise _nothing(source, table, where)
+    raise nothing_there(source, table, where)
 
 
 def gather(
@@ -131,7 +131,8 @@ def _tables(source: Source, faults: list[DataError] | None) -> Iterator[tuple[pd
             yield found.table, str(file), found.kind == RECORD_KIND.decode()
 
 
-def _nothing(source: Source, table: Table, where: str | None) -> Exception:
+def nothing_there(source: Source, table: Table, where: str | None) -> Exception:
+    """The error to raise where `table`, read of `source`, holds no run at all: why it does not."""
     name = "the table" if isinstance(source, pd.DataFrame) else source
     if table.left_out:
         return UsageError(f"{name}: no row satisfies --where {where!r} ({table.left_out} do not)")

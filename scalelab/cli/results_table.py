@@ -1,0 +1,174 @@
+"""Records as a person reads them, and as other programs do: which columns, in what words."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+
+from scalelab.cli.console import make_table, print_table
+from scalelab.errors import UsageError
+from scalelab.records.schema import OK, RECORD_SCHEMA
+from scalelab.units import format_count, format_number, format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_MOST_MESSAGES = 20
+
+
+@dataclass(frozen=True)
+class _Column:
+    heading: str  # a leading < puts it to the left
+    name: str  # in the record
+    show: Callable[[Any], str]
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 2**30:.3g} GiB" if value >= 2**30 else f"{value / 2**20:.3g} MiB"
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}"
+
+
+_USUAL = (
+    _Column("N", "n_params", format_count),
+    _Column("backbone", "n_params_backbone", format_count),
+    _Column("active", "n_params_active", format_count),
+    _Column("P", "n_streams", _whole),
+    _Column("D", "n_tokens", format_count),
+    _Column("plain D", "n_tokens_plain", format_count),
+    _Column("seed", "seed", _whole),
+    _Column("<status", "status", lambda value: str(value).replace("_", " ")),
+    _Column("loss", "loss", _loss),
+    _Column("±", "loss_stderr", _loss),
+    _Column("bits/byte", "bits_per_byte", _loss),
+    _Column("tokens/s", "tokens_per_s", format_count),
+    _Column("memory", "peak_memory_bytes", _bytes),
+    _Column("MFU", "mfu", lambda value: f"{value:.1%}"),
+    _Column("time", "train_seconds", format_seconds),
+)
+# Shown where the runs differ in them.
+_TELLING = (
+    _Column("<corpus", "corpus", str),
+    _Column("<tokenizer", "tokenizer", str),
+    _Column("<setup", "setup", lambda value: str(value)[:8]),
+    _Column("<schedule", "schedule", str),
+    _Column("peak lr", "peak_lr", format_number),
+    _Column("<dtype", "dtype", str),
+    _Column("<device", "device", str),
+)
+_NAMES = {column.heading.removeprefix("<"): column.name for column in (*_USUAL, *_TELLING)}
+
+
+def column_name(word: str, flag: str) -> str:
+    """The record's column for a name or heading. Raises `UsageError` naming the flag and what there is."""
+    if word in (*RECORD_SCHEMA.names, "file"):
+        return word
+    if word not in _NAMES:
+        raise UsageError(
+            f"{flag} {word}: no such column; choose of {', '.join(_NAMES)}, {', '.join(RECORD_SCHEMA.names)}, file"
+        )
+    return _NAMES[word]
+
+
+def sort_runs(runs: pd.DataFrame, column: str | None, descending: bool) -> pd.DataFrame:
+    """`runs` by a column, those without it last; by default the newest first."""
+    by = column or "created_utc"
+    if not runs[by].notna().any():
+        return runs
+    numeric = pd.api.types.is_numeric_dtype(runs[by])
+    return runs.sort_values(
+        by,
+        ascending=not (descending or column is None),
+        kind="stable",
+        na_position="last",
+        key=None if numeric else lambda values: values.astype("string"),
+        ignore_index=True,
+    )
+
+
+def show_runs(console: Console, title: str, runs: pd.DataFrame, names: Sequence[str] | None) -> None:
+    """A table of `runs`, a row each; of the usual columns those that hold something, or the columns `names`."""
+    columns = _chosen(names) if names else _telling(runs)
+    table = make_table(*(column.heading for column in columns))
+    for run in runs.to_dict("records"):
+        table.add_row(*("" if _is_empty(run[column.name]) else column.show(run[column.name]) for column in columns))
+    print_table(console, title, table)
+    lost = runs[(runs["status"] != OK) & runs["message"].notna()]
+    for run in lost.head(_MOST_MESSAGES).to_dict("records"):
+        sizes = [("N", "n_params"), ("P", "n_streams"), ("D", "n_tokens")]
+        words = [f"{short} {format_count(run[name])}" for short, name in sizes if not _is_empty(run[name])]
+        words += [] if _is_empty(run["seed"]) else [f"seed {run['seed']:.0f}"]
+        message = " ".join(str(run["message"]).split())
+        console.print(f"{run['status'].replace('_', ' ')}: {'  '.join(words)}: {message}", soft_wrap=True)
+    if len(lost) > _MOST_MESSAGES:
+        console.print(f"and {len(lost) - _MOST_MESSAGES} more messages: --columns key status message")
+
+
+def as_csv(runs: pd.DataFrame, names: Sequence[str] | None) -> str:
+    """Runs as CSV that `records.read` reads to the same digits; lists as JSON."""
+    rows = [
+        {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+        for row in _plain_rows(runs, names)
+    ]
+    text = io.StringIO()
+    pd.DataFrame(rows, dtype=object).to_csv(text, index=False)
+    return text.getvalue()
+
+
+def as_json(runs: pd.DataFrame, names: Sequence[str] | None) -> str:
+    """Runs as a JSON list of objects, without a value null."""
+    return json.dumps(_plain_rows(runs, names), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain_rows(runs: pd.DataFrame, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Rows of plain values, None where there is none; without `names` the columns that hold something."""
+    chosen = list(dict.fromkeys(names)) if names else [str(name) for name in runs if runs[name].notna().any()]
+    return [{name: _plain(name, row[name]) for name in chosen} for row in runs.to_dict("records")]
+
+
+def _plain(name: str, value: Any) -> Any:
+    if _is_empty(value):
+        return None
+    if hasattr(value, "tolist"):  # of NumPy
+        value = value.tolist()
+    whole = name in RECORD_SCHEMA.names and pa.types.is_integer(RECORD_SCHEMA.field(name).type)
+    # A column of whole numbers with gaps has become one of floats.
+    return int(value) if whole and isinstance(value, float) and value.is_integer() else value
+
+
+def _is_empty(value: Any) -> bool:
+    return bool(pd.api.types.is_scalar(value) and (pd.isna(value) or value in (float("inf"), float("-inf"))))
+
+
+def _chosen(names: Sequence[str]) -> list[_Column]:
+    known = {column.name: column for column in (*_USUAL, *_TELLING)}
+    return [known.get(name, _Column(f"<{name}", name, _text)) for name in names]
+
+
+def _telling(runs: pd.DataFrame) -> list[_Column]:
+    columns = [column for column in _USUAL if runs[column.name].notna().any()]
+    if (runs["n_params_active"].fillna(runs["n_params"]) == runs["n_params"]).all():
+        columns = [column for column in columns if column.name != "n_params_active"]
+    if (runs["n_tokens_plain"].fillna(0) == 0).all():
+        columns = [column for column in columns if column.name != "n_tokens_plain"]
+    return columns + [column for column in _TELLING if runs[column.name].nunique(dropna=False) > 1]
+
+
+def _text(value: Any) -> str:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_text, value))
+    return format_number(value, 6) if isinstance(value, float) else str(value)
