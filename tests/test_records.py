@@ -1,3 +1,8 @@
+import errno
+import os
+import threading
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -6,8 +11,10 @@ import pytest
 
 from scalelab import records
 from scalelab.errors import DataError, UsageError
-from scalelab.records.schema import RECORD_SCHEMA
-from scalelab.records.store import record_path, write_record, write_table
+from scalelab.fit import FitOptions, fit_group, group_records
+from scalelab.records.files import read_curve, read_parquet
+from scalelab.records.schema import RECORD_SCHEMA, STATUSES
+from scalelab.records.store import curve_path, record_path, record_status, write_record, write_table
 from tests.conftest import DATA
 
 ROOT = DATA.parent.parent
@@ -143,3 +150,192 @@ def test_truncated_record_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"abc\.parquet: not a readable Parquet file"):
         records.load(tmp_path)
+
+
+def test_a_run_that_is_not_ok_is_recorded_and_never_fitted(tmp_path, make_records):
+    for i, row in enumerate(make_records(noise=1e-3).to_dict("records")):
+        write_record(tmp_path, row | {"key": f"k{i}"}, [])
+    lost = {"n_params": 10**10, "n_streams": 1, "n_tokens": 10**9, "corpus": "made", "setup": "made", "loss": None}
+    for i, status in enumerate(("diverged", "diverged", "out_of_memory", "failed", "interrupted")):
+        write_record(tmp_path, lost | {"key": f"x{i}", "status": status, "message": "why", "mfu": 0.5}, [])
+    write_record(tmp_path, lost | {"key": "other", "status": "failed", "corpus": "another"}, [])
+    table = records.read(tmp_path)
+    assert (len(table.records), len(table.rejected), table.left_out) == (24, 0, 0)
+    assert table.unfinished == {"diverged": 2, "failed": 2, "out_of_memory": 1, "interrupted": 1}
+    assert table.others["message"].dropna().tolist() == ["why"] * 5
+    assert set(table.records["status"]) == {"ok"}
+    (group,) = group_records(table)
+    assert group.unfinished == {"diverged": 2, "failed": 1, "out_of_memory": 1, "interrupted": 1}
+    fit = fit_group(group, options=FitOptions(starts=20, draws=100))
+    assert len(fit.runs) == 24
+    (note,) = [note for note in fit.notes if note.code == "unfinished"]
+    assert "there are 2 diverged, 1 out of memory, 1 failed, 1 interrupted" in note.message
+    assert note.severity == "warning"
+    # Also where somebody puts them together again.
+    (again,) = group_records(pd.concat([table.records, table.others], ignore_index=True))
+    assert (len(again.records), again.unfinished) == (24, group.unfinished)
+    assert records.read(tmp_path, where="status == 'ok'").left_out == 6
+    assert records.read(tmp_path, where="n_params < 10B").unfinished == {}
+
+
+def test_where_no_run_is_ok_a_reader_says_why(tmp_path):
+    write_record(tmp_path, ROW | {"loss": None, "status": "diverged"}, [])
+    with pytest.raises(DataError, match=r"no run is ok, only such have a loss to fit \(1 diverged\)"):
+        records.read(tmp_path)
+    assert records.gather(tmp_path).unfinished == {"diverged": 1}
+
+
+def test_a_repeated_run_is_not_missing(tmp_path):
+    write_record(tmp_path / "a", ROW | {"loss": None, "status": "failed"}, [])
+    write_record(tmp_path / "b", ROW | {"loss": None, "status": "interrupted"}, [])
+    assert records.gather(tmp_path).unfinished == {"failed": 1}
+    write_record(tmp_path / "c", ROW, [])
+    table = records.read(tmp_path)
+    assert (len(table.records), table.unfinished) == (1, {})
+
+
+def test_a_finished_run_is_never_replaced_by_one_that_is_not(tmp_path):
+    path = record_path(tmp_path, "abc")
+    assert record_status(path) is None
+    for status in STATUSES[1:]:
+        write_record(tmp_path, ROW | {"loss": None, "status": status}, [])
+        assert record_status(path) == status
+    write_record(tmp_path, ROW, [(1, 512, 6.0)])
+    before = {file: file.read_bytes() for file in (path, curve_path(tmp_path, "abc"))}
+    write_record(tmp_path, ROW | {"loss": None, "status": "interrupted"}, [(1, 512, 9.0)])
+    assert {file: file.read_bytes() for file in before} == before
+    assert record_status(path) == "ok"
+
+
+@pytest.mark.parametrize("bad", [{"loss": None}, {"loss": float("nan")}, {"status": "fine"}, {"loss": float("inf")}])
+def test_a_record_that_readers_would_refuse_is_not_written(tmp_path, bad):
+    with pytest.raises(ValueError, match=r"status 'fine' is none of|is ok and its loss is"):
+        write_record(tmp_path, ROW | bad, [])
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_records_of_before_statuses_read_as_ever(tmp_path):
+    """As they were written before: neither the newer columns nor a digest."""
+    names = ["n_params", "n_streams", "loss", "key", "corpus"]
+    schema = pa.schema([RECORD_SCHEMA.field(name) for name in names], metadata={b"scalelab.kind": b"record"})
+    path = record_path(tmp_path, "old")
+    path.parent.mkdir()
+    row = {"n_params": 10, "n_streams": 1, "loss": 3.0, "key": "old", "corpus": "c4"}
+    pq.write_table(pa.Table.from_pylist([row], schema=schema), path)
+    (read,) = records.load(tmp_path).to_dict("records")
+    assert {name: read[name] for name in names} == row
+    assert read["status"] == record_status(path) == "ok"
+
+
+def test_any_damage_to_a_record_is_named_or_harmless(tmp_path):
+    """Cut at any length, with any bit turned: what is read is what was written, or the file is named."""
+    path = write_record(tmp_path, ROW | {"corpus": "c4", "seed": 3, "message": "x" * 300}, [(1, 512, 6.0)])
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    expected = repr(read_parquet(path).table.to_dict("records"))
+    damaged = [whole[:length] for length in (*range(16), *rng.integers(0, len(whole), 80), len(whole) - 1)]
+    for position in (*rng.integers(0, len(whole), 200), *range(len(whole) - 12, len(whole))):
+        turned = bytearray(whole)
+        turned[position] ^= 1 << rng.integers(8)
+        damaged.append(bytes(turned))
+    named = []
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            assert repr(read_parquet(path).table.to_dict("records")) == expected
+        except DataError as error:
+            named.append(str(error))
+    assert len(named) > len(damaged) / 2
+    assert all(line.startswith(f"{path}: ") and "\n" not in line for line in named)
+
+
+def test_what_is_no_record_where_one_should_be_is_named(tmp_path):
+    path = write_record(tmp_path, ROW, [(1, 512, 6.0)])
+    curve = curve_path(tmp_path, "abc")
+    strange = path.with_name("strange.parquet")
+    table = pd.DataFrame({"n_params": [10], "n_streams": [1], "loss": [3.0]})
+    for make, message in (
+        (lambda: strange.write_bytes(b""), "not a readable Parquet file .*0 bytes"),
+        (lambda: table.to_csv(strange), "not a readable Parquet file"),
+        (lambda: table.to_parquet(strange), "a table of something else where a run's record should be"),
+        (lambda: strange.write_bytes(curve.read_bytes()), "a loss curve where a run's record should be"),
+        (lambda: strange.write_bytes(path.read_bytes()), r"holds another run's record \('abc'\)"),
+        (lambda: strange.symlink_to(tmp_path / "nowhere"), "no such file"),
+        (lambda: os.mkfifo(strange), "no regular file"),
+    ):
+        make()
+        with pytest.raises(DataError, match=rf"strange\.parquet: .*{message}"):
+            records.load(tmp_path)
+        strange.unlink()
+    strange.mkdir()  # as other tools write a table in parts
+    table.to_parquet(strange / "part-0.parquet")
+    assert len(records.load(tmp_path)) == 2
+    with pytest.raises(DataError, match=r"abc\.parquet: no loss curve"):
+        read_curve(path)
+    curve.write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match=r"curves/abc\.parquet: no loss curve"):
+        records.load(tmp_path)
+
+
+def test_a_folder_called_runs_may_be_anyones(tmp_path):
+    (tmp_path / "runs").mkdir()
+    pd.DataFrame({"n_params": [10], "n_streams": [1], "loss": [3.0]}).to_parquet(tmp_path / "runs" / "t.parquet")
+    assert len(records.load(tmp_path)) == 1
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_named(tmp_path):
+    path = write_record(tmp_path, ROW, [])
+    path.chmod(0)
+    with pytest.raises(DataError, match=r"abc\.parquet: not a readable Parquet file .Permission denied"):
+        records.load(tmp_path)
+    path.parent.chmod(0)  # not passed over, as if there were no records
+    try:
+        with pytest.raises(OSError, match="Permission denied"):
+            records.load(tmp_path)
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_what_a_killed_process_leaves_trips_no_reader(tmp_path):
+    path = write_record(tmp_path, ROW, [])
+    for folder in (path.parent, tmp_path / "curves"):
+        (folder / f".abc.parquet.{'0' * 32}.tmp").write_bytes(b"half a file")
+    assert len(records.load(tmp_path)) == 1
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
+    path = write_record(tmp_path, ROW, [])
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_record(tmp_path, ROW | {"loss": 2.0}, [(1, 512, 6.0)])
+    assert path.read_bytes() == before
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_reader_beside_a_writer_sees_whole_records(tmp_path):
+    losses = [1.0 + i / 100 for i in range(60)]
+
+    def write():
+        for loss in losses:
+            write_record(tmp_path, ROW | {"loss": loss}, [(1, 512, loss)])
+
+    write_record(tmp_path, ROW | {"loss": losses[0]}, [])
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        assert records.load(tmp_path)["loss"].item() in losses
+    writer.join()
+    assert records.load(tmp_path)["loss"].item() == losses[-1]
+
+
+def test_a_folder_is_known_by_its_own_name(tmp_path, monkeypatch):
+    path = write_record(tmp_path, ROW, [])
+    path.rename(path.with_name("named.parquet"))
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(DataError, match=r"named\.parquet: holds another run's record"):
+        records.load(Path())

@@ -151,6 +151,21 @@ def test_what_a_fit_does_not_use_is_no_reason_to_refuse_a_row():
     assert len(records.load(frame, MAP)) == 4
 
 
+def test_rows_say_how_their_run_ended():
+    words = ["ok", None, " OK ", "", "finished", "diverged", "Out of memory", "crashed", "running", 5]
+    table = pd.DataFrame({"n_params": 1e9, "loss": [3.0] * 5 + [None, np.inf, "x", 3.0, 3.0], "status": words})
+    read = records.read(table)
+    assert read.records["status"].tolist() == ["ok"] * 5
+    assert read.others["status"].tolist() == ["diverged", "out_of_memory", "failed"]
+    assert [str(row).split(": ", 1)[1] for row in read.rejected] == [
+        f"column 'status', row {row}: {value} is not one of ok, diverged, out_of_memory, failed, interrupted"
+        for row, value in ((9, "'running'"), (10, "5"))
+    ]
+    assert len(records.read(table, where="status in ['ok', 'failed']").others) == 1
+    with pytest.raises(DataError, match=r"row 9: 'running' is not one of ok, .* .2 such rows"):
+        records.load(table)
+
+
 def test_rows_that_where_does_not_ask_for_are_not_missed():
     frame = pd.DataFrame(FOREIGN).assign(run=[1, 2, 3, 4], val_loss=["3.9", "3.5", "diverged", "3.0"])
     read = records.read(frame, MAP, "run != 3")
