@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from scalelab.records.schema import describe_statuses
 from scalelab.sweep.resolve import ResolvedSweep
 from scalelab.sweep.tasks import Event, Task
+from scalelab.sweep.tracker import RunningTask, Snapshot, Tracker
 from scalelab.train.recipe import RunConfig
 from scalelab.units import format_count, format_seconds
 
@@ -32,69 +32,25 @@ def make_progress(tasks: list[Task], console: Console) -> Progress:
     return (_LiveTable if console.is_terminal else _Lines)(tasks, console)
 
 
-@dataclass
-class RunState:
-    """The last that a running task told."""
+class Several:
+    """Hands each event of a sweep to several receivers, in order."""
 
-    step: int = 0
-    loss: float | None = None
-    tokens_per_s: float | None = None
+    def __init__(self, *receivers: Progress) -> None:
+        self._receivers, self._stack = receivers, ExitStack()
 
+    def __call__(self, event: Event) -> None:
+        for receiver in self._receivers:
+            receiver(event)
 
-class Tracker:
-    """Which runs are where, and how long the rest will take."""
+    def __enter__(self) -> Several:
+        with ExitStack() as stack:
+            for receiver in self._receivers:
+                stack.enter_context(receiver)
+            self._stack = stack.pop_all()
+        return self
 
-    def __init__(self, tasks: list[Task]) -> None:
-        self.tasks = tasks
-        self.total = sum(not task.shared for task in tasks)
-        self.finished = 0
-        self.ended: dict[str, int] = {}  # otherwise than well, by status
-        self.running: dict[str, tuple[Task, RunState]] = {}
-        self.cost = sum(task.cost for task in tasks)
-        self.cost_done = 0.0
-        self.started = time.monotonic()
-
-    def update(self, event: Event) -> None:
-        task = event.task
-        if event.kind == "started":
-            self.running[task.key] = (task, RunState(task.first))
-        elif event.kind == "progress":
-            self.running[task.key] = (task, RunState(**event.values))
-        else:
-            self.running.pop(task.key, None)
-            if event.kind == "busy":
-                return
-            self.cost_done += task.cost
-            if task.shared:
-                return
-            self.finished += event.kind == "done"
-            if event.kind == "failed":
-                status = event.values["status"]
-                self.ended[status] = self.ended.get(status, 0) + 1
-
-    @property
-    def fraction(self) -> float:
-        """Share of the work that is done."""
-        parts = sum(t.cost * (s.step - t.first) / (t.config.steps - t.first) for t, s in self.running.values())
-        return (self.cost_done + parts) / self.cost
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self.started
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds left by the rate so far; None until there is something to go by."""
-        done = self.fraction
-        return None if done < 0.01 else self.elapsed_s * (1 - done) / done
-
-    def summary(self) -> str:
-        left = "…" if self.left_s is None else format_seconds(self.left_s)
-        ended = f", {described}" if (described := describe_statuses(self.ended)) else ""
-        return (
-            f"{self.finished} of {self.total} runs done{ended}, {self.fraction:.0%}, "
-            f"{format_seconds(self.elapsed_s)} gone, about {left} left"
-        )
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
 
 
 def announce(console: Console, resolved: ResolvedSweep, left: list[RunConfig], places: list[str], out: Path) -> None:
@@ -128,13 +84,27 @@ def announce(console: Console, resolved: ResolvedSweep, left: list[RunConfig], p
     )
 
 
-def describe(task: Task) -> str:
-    """A task in a few words, N as the paper counts it."""
-    config = task.config
-    return (
-        f"N {format_count(config.architecture.n_params)}  P {config.architecture.P}  "
-        f"D {format_count(config.n_tokens)}  seed {config.seed}{'  (shared)' if task.shared else ''}"
-    )
+def render(snapshot: Snapshot) -> Group:
+    """A row for each running task, and the total."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("run", "step", "", "loss", "tokens/s", "left"):
+        table.add_column(name, justify="left" if name in ("run", "") else "right", no_wrap=True)
+    for run in snapshot.running:
+        table.add_row(
+            run.title,
+            f"{run.step}/{run.steps}",
+            ProgressBar(run.steps, run.step, width=18),
+            "…" if run.loss is None else f"{run.loss:.3f}",
+            "…" if run.tokens_per_s is None else format_count(run.tokens_per_s),
+            "…" if run.left_s is None else format_seconds(run.left_s),
+        )
+    total = Table.grid(padding=(0, 2))
+    total.add_row(ProgressBar(1.0, snapshot.fraction, width=30), snapshot.summary)
+    return Group(table, total) if snapshot.running else Group(total)
+
+
+def _describe(task: Task) -> str:
+    return RunningTask.begun(task).title
 
 
 class _Lines:
@@ -151,13 +121,15 @@ class _Lines:
         values = event.values
         if event.kind == "done" and not event.task.shared:
             self._say(
-                f"done    {describe(event.task)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
-                f"{format_count(values['tokens_per_s'])} tokens/s  ({self.tracker.summary()})"
+                f"done    {_describe(event.task)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
+                f"{format_count(values['tokens_per_s'])} tokens/s  ({self.tracker.snapshot().summary})"
             )
         elif event.kind == "failed":
-            self._say(f"{values['status'].replace('_', ' ').upper()}  {describe(event.task)}  {values['message']}")
+            self._say(f"{values['status'].replace('_', ' ').upper()}  {_describe(event.task)}  {values['message']}")
+        elif event.kind == "lost":
+            self._say(f"LOST    {_describe(event.task)}  {values['message']}; it will be done again")
         elif time.monotonic() - self.spoke > self._QUIET_S:
-            self._say(f"running ({self.tracker.summary()})")
+            self._say(f"running ({self.tracker.snapshot().summary})")
 
     def __enter__(self) -> _Lines:
         return self
@@ -182,17 +154,20 @@ class _LiveTable:
         values = event.values
         if event.kind == "done" and not event.task.shared:
             self.live.console.print(
-                f"✓ {describe(event.task)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
+                f"✓ {_describe(event.task)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
                 f"{format_count(values['tokens_per_s'])} tokens/s",
                 style="green",
                 soft_wrap=True,
             )
         elif event.kind == "failed":
             self.live.console.print(
-                f"✗ {describe(event.task)}  {values['status'].replace('_', ' ')}: {values['message']}",
+                f"✗ {_describe(event.task)}  {values['status'].replace('_', ' ')}: {values['message']}",
                 style="red",
                 soft_wrap=True,
             )
+        elif event.kind == "lost":
+            message = f"↻ {_describe(event.task)}  {values['message']}; it will be done again"
+            self.live.console.print(message, style="yellow", soft_wrap=True)
 
     def __enter__(self) -> _LiveTable:
         self.live.start()
@@ -202,19 +177,4 @@ class _LiveTable:
         self.live.stop()
 
     def _render(self) -> Group:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("run", "step", "", "loss", "tokens/s", "left"):
-            table.add_column(name, justify="left" if name in ("run", "") else "right", no_wrap=True)
-        for task, state in self.tracker.running.values():
-            speed, config = state.tokens_per_s, task.config
-            table.add_row(
-                describe(task),
-                f"{state.step}/{config.steps}",
-                ProgressBar(config.steps, state.step, width=18),
-                "…" if state.loss is None else f"{state.loss:.3f}",
-                "…" if speed is None else format_count(speed),
-                "…" if speed is None else format_seconds((config.steps - state.step) * config.step_tokens / speed),
-            )
-        total = Table.grid(padding=(0, 2))
-        total.add_row(ProgressBar(1.0, self.tracker.fraction, width=30), self.tracker.summary())
-        return Group(table, total)
+        return render(self.tracker.snapshot())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -11,14 +13,18 @@ from rich.console import Console
 
 from scalelab.errors import InterruptedSweepError, ScalelabError, UsageError
 from scalelab.records import load
+from scalelab.records.check import CHECKPOINTS
 from scalelab.records.schema import OK, describe_statuses
 from scalelab.records.store import record_path
-from scalelab.sweep.progress import Progress, announce, make_progress
+from scalelab.sweep.progress import Progress, Several, announce, make_progress
 from scalelab.sweep.resolve import ResolvedSweep, missing, resolve, statuses
 from scalelab.sweep.spec import SweepSpec
+from scalelab.sweep.state import StateFile
 from scalelab.sweep.tasks import Event, Job, Task, make_tasks
 from scalelab.sweep.workers import default_places, run_all
-from scalelab.train.device import measured_peak_flops
+from scalelab.train.cost import resident_bytes
+from scalelab.train.device import measured_peak_flops, runs_per_gpu
+from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
 
 EXECUTORS = ("local", "ray")
@@ -50,6 +56,8 @@ class Execution:
             raise UsageError(f"--executor {self.executor}: choose one of {', '.join(EXECUTORS)}")
         if self.address is not None and self.executor != "ray":
             raise UsageError("--address: belongs to --executor ray")
+        if self.tensorboard and find_spec("tensorboard") is None:
+            raise UsageError("--tensorboard needs the package tensorboard: pip install 'scalelab[tensorboard]'")
 
 
 def run_sweep(
@@ -64,20 +72,11 @@ def run_sweep(
     Workers are processes: in a script, call it below ``if __name__ == "__main__":``.
     """
     console = console or Console(quiet=True)
-    places = default_places(execution.device)
-    spec = with_dtype(spec, places[0])
     out.mkdir(parents=True, exist_ok=True)
     probe = out / ".writable"  # better now than after the first training
     probe.touch()
     probe.unlink(missing_ok=True)
-    console.print(f"reading {spec.corpus} …")
-    resolved = resolve(spec)
-    left = missing(resolved.runs, out, execution.retry)
-    if execution.save_models:  # a record alone is not all that was asked for
-        kept = {c.key for c in resolved.runs if (out / "models" / c.key / "config.json").is_file()}
-        known = statuses(resolved.runs, out)
-        left += [c for c in resolved.runs if c not in left and c.key not in kept and known[c.key] == OK]
-    places = _places(execution, places)
+    resolved, left, places = prepare(spec, out, execution, console)
     announce(console, resolved, left, places, out)
     failures: list[Event] = []
     if left:
@@ -89,11 +88,12 @@ def run_sweep(
             execution.save_models,
             execution.save_every_s,
             execution.tensorboard,
-            measured_peak_flops(places[0], spec.recipe.dtype),
+            measured_peak_flops(places[0], left[0].recipe.dtype),
             source_digest(),
         )
         try:
-            with make_progress(tasks, console) as progress:
+            state = StateFile(out, tasks, spec.name, places[0].split(":")[0], execution.executor)
+            with Several(make_progress(tasks, console), state) as progress:
                 failures = _train(tasks, job, places, execution, progress)
         except KeyboardInterrupt:
             kept = sum(status == OK for status in statuses(resolved.runs, out).values())
@@ -101,13 +101,35 @@ def run_sweep(
                 f"interrupted: {kept} of {len(resolved.runs)} runs are recorded below {out}; "
                 "the same command goes on from there"
             ) from None
-    return _records(resolved, out, failures)
+    records = _records(resolved, out, failures)
+    _tidy(out / CHECKPOINTS)
+    return records
 
 
-def _places(execution: Execution, places: list[str]) -> list[str]:
+def prepare(
+    spec: SweepSpec, out: Path, execution: Execution, console: Console
+) -> tuple[ResolvedSweep, list[RunConfig], list[str]]:
+    """The resolved sweep, those of its runs that are to be trained, and a place for each that trains at once."""
+    places = default_places(execution.device)
+    console.print(f"reading {spec.corpus} …")
+    resolved = resolve(_with_dtype(spec, places[0]))
+    left = missing(resolved.runs, out, execution.retry)
+    if execution.save_models:  # a record alone is not all that was asked for
+        kept = {c.key for c in resolved.runs if (out / "models" / c.key / "config.json").is_file()}
+        known = statuses(resolved.runs, out)
+        left += [c for c in resolved.runs if c not in left and c.key not in kept and known[c.key] == OK]
     if execution.workers is not None:
-        return (places * execution.workers)[: execution.workers]
-    return places if places[0] == "cpu" else places * execution.per_gpu
+        places = (places * execution.workers)[: execution.workers]
+    elif places[0] != "cpu":
+        places *= execution.per_gpu or fitting(places[0], left)
+    return resolved, left, places
+
+
+def fitting(place: str, left: list[RunConfig]) -> int:
+    """How many of the runs that are `left` fit on the GPU at `place` at once, whichever they are."""
+    import torch
+
+    return runs_per_gpu(torch.cuda.mem_get_info(place)[0], [resident_bytes(config, place) for config in left])
 
 
 def _train(tasks: list[Task], job: Job, places: list[str], execution: Execution, progress: Progress) -> list[Event]:
@@ -118,6 +140,14 @@ def _train(tasks: list[Task], job: Job, places: list[str], execution: Execution,
     return ray_executor.run_all(
         tasks, job, progress, execution.address, execution.device, execution.workers, execution.per_gpu
     )
+
+
+def _tidy(checkpoints: Path) -> None:
+    """Of each shared trajectory keep the latest state, from which a longer D can go on."""
+    for folder in checkpoints.glob("*"):
+        states = sorted(state for state in folder.glob("[0-9]*"))
+        for state in states[:-1]:
+            shutil.rmtree(state, ignore_errors=True)
 
 
 def _records(resolved: ResolvedSweep, out: Path, failures: list[Event]) -> pd.DataFrame:
@@ -135,7 +165,7 @@ def _records(resolved: ResolvedSweep, out: Path, failures: list[Event]) -> pd.Da
     return pd.concat([load(file) for file in files], ignore_index=True)
 
 
-def with_dtype(spec: SweepSpec, place: str) -> SweepSpec:
+def _with_dtype(spec: SweepSpec, place: str) -> SweepSpec:
     """`spec` with the precision that ``auto`` means at `place`."""
     if spec.recipe.dtype != "auto":
         return spec

@@ -1,0 +1,124 @@
+"""How far a sweep is, from the events of its tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from threading import Lock
+
+from scalelab.records.schema import describe_statuses
+from scalelab.sweep.tasks import Event, Task
+from scalelab.units import format_count, format_seconds
+
+
+@dataclass(frozen=True)
+class RunningTask:
+    """A task and the last that it told. `loss` in nats per token, and `tokens_per_s`, are None before there is one."""
+
+    n_params: int
+    n_streams: int
+    n_tokens: int
+    seed: int
+    shared: bool
+    step: int
+    steps: int
+    loss: float | None = None
+    tokens_per_s: float | None = None
+
+    @classmethod
+    def begun(cls, task: Task) -> RunningTask:
+        config, shape = task.config, task.config.architecture
+        return cls(shape.n_params, shape.P, config.n_tokens, config.seed, task.shared, task.first, config.steps)
+
+    @property
+    def title(self) -> str:
+        """The task in a few words, N as the paper counts it."""
+        return describe_run(self.n_params, self.n_streams, self.n_tokens, self.seed) + "  (shared)" * self.shared
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left at the present speed; None before there is one."""
+        if not self.tokens_per_s:
+            return None
+        return (self.steps - self.step) * self.n_tokens / self.steps / self.tokens_per_s
+
+
+def describe_run(n_params: float | None, n_streams: float | None, n_tokens: float | None, seed: float | None) -> str:
+    """A run in a few words; what is not known of it is a question mark."""
+    values = ("?" if value is None else format_count(value) for value in (n_params, n_streams, n_tokens))
+    return "N {}  P {}  D {}  seed {}".format(*values, "?" if seed is None else f"{seed:.0f}")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A sweep at one moment: `done` of its `runs` are ok, `ended` tells how many are not, by status.
+
+    `fraction` is the share of the work that is done; `left_s` the seconds that the rest takes at the
+    rate so far, None until there is something to go by.
+    """
+
+    runs: int
+    done: int
+    fraction: float
+    elapsed_s: float
+    left_s: float | None
+    ended: Mapping[str, int] = field(default_factory=dict)
+    running: tuple[RunningTask, ...] = ()
+
+    @property
+    def done_of(self) -> str:
+        ended = f", {described}" if (described := describe_statuses(self.ended)) else ""
+        return f"{self.done} of {self.runs} runs done{ended}"
+
+    @property
+    def summary(self) -> str:
+        left = "…" if self.left_s is None else format_seconds(self.left_s)
+        return f"{self.done_of}, {self.fraction:.0%}, {format_seconds(self.elapsed_s)} gone, about {left} left"
+
+
+class Tracker:
+    """Takes the events of a sweep; a snapshot may be asked for by another thread."""
+
+    def __init__(self, tasks: list[Task]) -> None:
+        self._runs = sum(not task.shared for task in tasks)
+        self._cost = sum(task.cost for task in tasks)
+        self._done, self._cost_done = 0, 0.0
+        self._ended: dict[str, int] = {}
+        self._running: dict[str, tuple[Task, RunningTask]] = {}
+        self._started = time.monotonic()
+        self._lock = Lock()
+
+    def update(self, event: Event) -> None:
+        task = event.task
+        with self._lock:
+            if event.kind == "started":
+                self._running[task.key] = (task, RunningTask.begun(task))
+            elif event.kind == "progress":
+                self._running[task.key] = (task, replace(RunningTask.begun(task), **event.values))
+            else:
+                self._running.pop(task.key, None)
+                if event.kind in ("done", "failed"):  # and not busy or lost, which are still to be done
+                    self._end(event)
+
+    def _end(self, event: Event) -> None:
+        self._cost_done += event.task.cost
+        if event.task.shared:
+            return
+        if event.kind == "done":
+            self._done += 1
+        else:
+            status = event.values["status"]
+            self._ended[status] = self._ended.get(status, 0) + 1
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            # Where what a task begins with was lost it trains that too, and has not begun until then.
+            parts = (
+                t.cost * max(0.0, (r.step - t.first) / (t.config.steps - t.first)) for t, r in self._running.values()
+            )
+            fraction = (self._cost_done + sum(parts)) / self._cost
+            elapsed = time.monotonic() - self._started
+            left = None if fraction < 0.01 else elapsed * (1 - fraction) / fraction
+            running = tuple(r for _, r in self._running.values())
+            return Snapshot(self._runs, self._done, fraction, elapsed, left, dict(self._ended), running)
