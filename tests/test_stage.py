@@ -178,6 +178,8 @@ def test_trials_keep_clear_of_the_texts_tried():
         assert (np.diff(windows) == 1).all()
         assert len(windows) == len(set(windows[:, 0])) <= 2048 // seq_len
         assert windows[-1, -1] - windows[0, 0] > 0.7 * len(tokens)
+    some = stage.trial_windows(tokens, 50, [(0, 10), (4_000, 10)])  # what is taken moves no window but those upon it
+    assert len(set(some[:, 0]) & set(stage.trial_windows(tokens, 50, [])[:, 0])) >= len(some) - 2
     assert len(stage.trial_windows(tokens[:100], 10, [(0, 100)])) == 9  # all is taken, so nothing is spared
     assert len(stage.trial_windows(tokens, 4000, [])) == 2
     with pytest.raises(DataError, match="the training text has 100 tokens, too few to try starts on two sequences of"):
@@ -193,6 +195,16 @@ def test_conversion_keeps_the_loss_and_separates_streams(converted, folder, text
         assert seen.streams.correlation < 0.9999
         assert len(set(np.round(seen.streams.losses, 6))) == P
     assert stage.measure(stage.open_model(converted, 1), data, RECIPE, "cpu").loss == base
+
+
+def test_a_costly_start_is_told(folder, text_folder, tmp_path, capsys):
+    """Prefixes drawn as wide as this drown the text."""
+    wide = _edited(folder, tmp_path / "wide", initializer_range=5.0)
+    options = ["--P", "2", "--prefix-tokens", "3", "--val-tokens", "512", "--corpus", str(text_folder)]
+    for start, warned in (("normal", True), ("text", False)):
+        assert main(["convert", str(wide), "-o", str(tmp_path / start), "--start", start, *options]) == 0
+        told = capsys.readouterr().out
+        assert ("more than 1 % above the base's; --start text may keep it close" in told) == warned
 
 
 @pytest.mark.parametrize("P", [2, 4])

@@ -95,10 +95,13 @@ def convert(
         table.add_row(str(bank), str(n_tokens), draw, f"{result.loss:.4f}", f"{over:+.2%}", *about, named)
     save_model(model.to(saved_dtype(source)), out, source)
     print_table(console, f"{source.resolve().name}, before any training, on {n_seen} tokens of {corpus}", table)
+    lengths = [seq_len, prefix_tokens]
     if worst > 0.01:
         advice = "a shorter --prefix-tokens" if start == "text" else "--start text"
         console.print(f"warning: a loss more than 1 % above the base's; {advice} may keep it close", soft_wrap=True)
-    for length in (seq_len, prefix_tokens):
+        if start == "text":
+            lengths.append(prefix_tokens + seq_len)  # it stands before the sequence: so far back the last token looks
+    for length in lengths:
         if told := stage.beyond(model, length):
             console.print(told, soft_wrap=True)
     console.print(f"written to {out}; next: scalelab train {out} --P {max(banks)} -o …", soft_wrap=True)

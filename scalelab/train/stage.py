@@ -22,6 +22,7 @@ from scalelab.train.data import validation_windows
 from scalelab.train.evaluate import Evaluation, evaluate
 from scalelab.train.loop import CURVE_POINTS, Course, Progress, optimise
 from scalelab.train.optimizer import make_optimizer
+from scalelab.train.parallel import ALONE, Parallel
 from scalelab.train.recipe import Recipe, whole_steps
 from scalelab.train.tokens import TokenData, tokenise
 from scalelab.train.trajectory import linear_factor
@@ -106,7 +107,7 @@ def text_starts(tokens: np.ndarray, rows: int, n: int, seed: int, draw: int = 0)
 def trial_windows(tokens: np.ndarray, seq_len: int, taken: list[tuple[int, int]]) -> np.ndarray:
     """Windows [w, seq_len + 1] of training text to try starts on: `TRIAL_TOKENS`, or two windows if those are more.
 
-    They are spread evenly, apart from the stretches (first token, length) that are `taken` for prefixes: a prefix that
+    They are spread evenly, and moved on where a stretch (first token, length) is `taken` for prefixes: a prefix that
     holds the very text would look better than it is. Only a text too short for that lends itself to both.
     Raises `DataError` if it is shorter than two windows.
     """
@@ -119,10 +120,11 @@ def trial_windows(tokens: np.ndarray, seq_len: int, taken: list[tuple[int, int]]
     free = np.ones(available, bool)
     for first, n in taken:  # window i holds tokens i·seq_len to (i + 1)·seq_len, the last of them as a label
         free[max(0, -(-first // seq_len) - 1) : (first + n - 1) // seq_len + 1] = False
-    places = np.flatnonzero(free) if free.sum() >= 2 else np.arange(available)
-    count = min(max(2, TRIAL_TOKENS // seq_len), len(places))
-    starts = places[np.arange(count) * len(places) // count] * seq_len
-    return _cut(tokens, starts, seq_len + 1)
+    count = min(max(2, TRIAL_TOKENS // seq_len), available)
+    even = np.arange(count) * available // count
+    places = np.flatnonzero(free)
+    moved = np.unique(places[np.searchsorted(places, even[even <= places[-1]])]) if len(places) else places
+    return _cut(tokens, (moved if len(moved) >= 2 else even) * seq_len, seq_len + 1)
 
 
 def _cut(tokens: np.ndarray, starts: np.ndarray, n: int) -> np.ndarray:
@@ -219,28 +221,33 @@ def train_stage(
     device: str = "cpu",
     compile_model: bool = False,
     progress: Progress | None = None,
+    parallel: Parallel = ALONE,
 ) -> StageResult:
     """Train `model` in place with the streams in use.
 
     ``streams`` leaves the backbone bit for bit as it is; ``all`` trains everything but other banks. The order
-    of the data depends on `seed` alone, so runs with different P are paired. Raises `UsageError` if
-    there is nothing to train.
+    of the data depends on `seed` alone, so runs with different P are paired. On several processes
+    (`parallel`) each gives the same result; with FSDP `model` stays split, and `parallel.whole` has all of it.
+    Raises `UsageError` if there is nothing to train.
     """
     own = {id(p) for _, p in model.stream_parameters()}
     if train == "streams" and not own:
         raise UsageError(NOTHING_TO_TRAIN)
-    before = measure(model, data, recipe, device)
-    for name, parameter in model.named_parameters():
-        other_bank = id(parameter) not in own and any(part in name for part in ("prefix_", "aggregate_"))
-        parameter.requires_grad_(id(parameter) in own or (train == "all" and not other_bank))
-    optimizer = make_optimizer(model, recipe, recipe.lr)
+    parallel.check(recipe.batch_size, compile_model)
     n_tokens = whole_steps(n_tokens, recipe)
     steps = n_tokens // (recipe.seq_len * recipe.batch_size)
     factor = partial(linear_factor, steps=steps, warmup_fraction=recipe.warmup_fraction)
     course = Course(recipe, steps, seed, factor, max(1, steps // CURVE_POINTS), f"P = {model.P}")
     state = TrainState()
     try:
-        optimise(model, optimizer, data, course, state, device, compile_model, progress)
+        for name, parameter in model.named_parameters():
+            other_bank = id(parameter) not in own and any(part in name for part in ("prefix_", "aggregate_"))
+            parameter.requires_grad_(id(parameter) in own or (train == "all" and not other_bank))
+        parallel.split(model)
+        before = measure(model, data, recipe, device)
+        parallel.settle(model)
+        optimizer = make_optimizer(model, recipe, recipe.lr)
+        optimise(model, optimizer, data, course, state, device, compile_model, progress, parallel=parallel)
     finally:
         model.requires_grad_(True)
     model.eval()
