@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections.abc import Iterable
@@ -13,8 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 import scalelab
-from scalelab.records.files import CURVES, RUNS
-from scalelab.records.store import curve_path, record_path
+from scalelab.records.store import curve_path, record_path, whole_file
 from scalelab.sweep.perform import perform
 from scalelab.sweep.tasks import Job, Task
 from scalelab.train.run import CHECKPOINTS
@@ -133,11 +131,8 @@ def read_files(folder: Path) -> Files:
 def write_files(files: Files, folder: Path) -> None:
     """Write `files` below `folder`, each whole or not at all."""
     for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        with whole_file(folder / name) as file:
             file.write(content)
-        os.replace(file.name, path)
 
 
 def _brought_home(task: Task, kind: str, values: dict[str, Any], folder: Path, out: Path) -> Outcome:

@@ -144,4 +144,7 @@ def _about(config: RunConfig, device: str, code: str | None = None) -> dict[str,
 
 
 def device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({platform.machine()})"
+    if not device.startswith("cuda"):
+        return f"cpu ({platform.machine()})"
+    # A run on another machine may have been lost, and is recorded by one that has no such device.
+    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "cuda"
