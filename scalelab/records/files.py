@@ -81,7 +81,7 @@ def read_parquet(file: Path, curves: bool = True) -> Content:
     try:
         if not file.is_file():  # a pipe would be waited for
             raise OSError("no such file" if not file.exists() else "no regular file")
-        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+        with file.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as opened:
             metadata = opened.schema_arrow.metadata or {}
             kind = metadata.get(KIND_KEY)
             table = opened.read() if curves or kind != CURVE_KIND else None
