@@ -57,14 +57,18 @@ def forward_flops(shape: Architecture, seq_len: int, visible: float | None = Non
     return P * layers + _mixture_flops(shape) + 2 * shape.vocab_size * h
 
 
-def train_flops(config: RunConfig) -> float:
-    """Operations of a run's training, validation left out: 3 · `forward_flops` · D.
+def train_flops(config: RunConfig, first: int = 0) -> float:
+    """Operations of a run's training from step `first` on, validation left out: 3 · `forward_flops` · tokens.
 
-    Its `plain_tokens` count with P = 1, also where another run of the sweep has trained them already.
+    Its `plain_tokens` count with P = 1; from the first step on they count, also where they are trained
+    once for several runs.
     """
     shape, seq_len = config.architecture, config.recipe.seq_len
-    streams = (config.n_tokens - config.plain_tokens) * forward_flops(shape, seq_len)
-    return _FORWARD_AND_BACKWARD * (config.plain_tokens * forward_flops(shape.with_streams(1), seq_len) + streams)
+    begun = first * config.step_tokens
+    plain = max(0, config.plain_tokens - begun)
+    streams = config.n_tokens - max(config.plain_tokens, begun)
+    plain_flops = plain * forward_flops(shape.with_streams(1), seq_len)
+    return _FORWARD_AND_BACKWARD * (plain_flops + streams * forward_flops(shape, seq_len))
 
 
 def step_flops(shape: Architecture, seq_len: int, batch_size: int) -> float:
@@ -73,10 +77,10 @@ def step_flops(shape: Architecture, seq_len: int, batch_size: int) -> float:
 
 
 def evaluation_flops(config: RunConfig) -> float:
-    """Operations of one validation: forward, and with P > 1 every stream's own logits too."""
+    """Operations of one validation: forward, with P > 1 also the logits of each stream and the mixture once more."""
     shape, recipe = config.architecture, config.recipe
-    own_logits = 2 * shape.vocab_size * shape.hidden_size * shape.P if shape.P > 1 else 0
-    return (forward_flops(shape, recipe.seq_len) + own_logits) * recipe.val_tokens
+    probe = 2 * shape.vocab_size * shape.hidden_size * shape.P + _mixture_flops(shape) if shape.P > 1 else 0
+    return (forward_flops(shape, recipe.seq_len) + probe) * recipe.val_tokens
 
 
 def train_memory_bytes(config: RunConfig, micro_batch: int | None = None) -> int:
@@ -119,17 +123,24 @@ def activation_bytes(shape: Architecture, seq_len: int, bf16: bool = False) -> i
     """What autograd keeps for the backward pass of one token of all P streams, without logits, in bytes.
 
     A layer of a stream, in fp32: two norms with 3·h + 1 numbers each, attention 2·a + 2·kv·(1 + n/T)
-    and one a head, MLP 4·m. With bf16 all is halved but the input and the scaled input of a norm. With
-    experts: `_mlp_kept`. Attention is taken to be one of the kernels that keep no scores.
+    and one a head, MLP 4·m. With bf16 all is halved but the input and the scaled input of a norm; its
+    output is kept once for each product that it enters, since autocast makes a copy for each. With
+    experts: `_mlp_kept_bytes`. Attention is taken to be one of the kernels that keep no scores.
     """
     h, kv, P = shape.hidden_size, shape.num_kv_heads * shape.head_dim, shape.P
     size = 2 if bf16 else _FP32
-    norm = _FP32 * (2 * h + 1) + size * h
+    norm = _FP32 * (2 * h + 1)
+    outputs = size * h * (_products_after_norms(shape) if bf16 else 2)
     attention = size * (2 * h + 2 * kv * (1 + _prefix_tokens(shape) / seq_len)) + _FP32 * shape.num_heads
-    layers = shape.num_layers * (2 * norm + attention + size * _mlp_kept(shape))
-    last = _FP32 * (2 * h + 1) + (size * h if P == 1 else 0)  # the last norm's output is the mixture's to keep
+    layers = shape.num_layers * (2 * norm + outputs + attention + _mlp_kept_bytes(shape, size))
+    last = norm + (size * h if P == 1 else 0)  # the last norm's output is the mixture's to keep
     mixture = 0 if P == 1 else size * (_MIXTURE_KEPT[shape.aggregation](h, P) + h)
     return round(P * (layers + last) + mixture)
+
+
+def _products_after_norms(shape: Architecture) -> int:
+    """Q, K, V, and gate and up or the router."""
+    return 3 + (1 if shape.num_experts else 2)
 
 
 def _prefix_tokens(shape: Architecture) -> int:
@@ -144,12 +155,15 @@ def _mlp_products(shape: Architecture) -> int:
     return shape.experts_per_token * one + shape.hidden_size * shape.num_experts
 
 
-def _mlp_kept(shape: Architecture) -> int:
-    """Numbers that a layer's MLP keeps for one token: 4·m; of each expert that it uses also 2·h and who uses it."""
+def _mlp_kept_bytes(shape: Architecture, size: int) -> int:
+    """What a layer's MLP keeps for one token, in numbers of `size` bytes.
+
+    Experts stay in fp32 with autocast; each that the token uses keeps 4·m + 2·h and who uses it.
+    """
     if not shape.num_experts:
-        return 4 * shape.intermediate_size
+        return size * 4 * shape.intermediate_size
     each = 4 * shape.intermediate_size + 2 * shape.hidden_size + 6
-    return shape.experts_per_token * each + 3 * shape.num_experts
+    return _FP32 * (shape.experts_per_token * each + 3 * shape.num_experts)
 
 
 def _mixture_flops(shape: Architecture) -> int:

@@ -18,7 +18,6 @@ _LEAST_GEMMS = 3
 _FREE_MARGIN = 0.9  # of the free memory is planned with
 
 
-@cache
 def measured_peak_flops(device: str, dtype: str = "fp32") -> float:
     """Operations a second of the best of a few square matrix products, a multiply-add counted as two.
 
@@ -26,6 +25,11 @@ def measured_peak_flops(device: str, dtype: str = "fp32") -> float:
     process; where other processes keep the device busy the peak reads low.
     `dtype` is fp32 or bf16.
     """
+    return _measure_peak(device, dtype)
+
+
+@cache
+def _measure_peak(device: str, dtype: str) -> float:
     kind = device.split(":")[0]
     size = _GEMM_SIZE.get(kind, 2048)
     with one_thread():
