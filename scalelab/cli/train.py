@@ -45,7 +45,8 @@ def train(
 ) -> None:
     """Continue a model with P streams on a corpus; with --train streams its backbone stays bit for bit.
 
-    For one seed every P sees the same text in the same order.
+    For one seed every P sees the same text in the same order. On several devices: accelerate launch … -m scalelab
+    train …, data parallel or with FSDP; --batch-size is of all processes together.
     """
     n_tokens = counts([tokens], "--tokens")[0]
     if part not in ("streams", "all"):
@@ -54,26 +55,35 @@ def train(
 
     from scalelab.model.checkpoint import save_model, saved_dtype
     from scalelab.train import stage
+    from scalelab.train.parallel import leave, processes
 
     quiet_libraries()
     place = choose_device(device)
+    precision = choose_dtype(dtype, place)
     console = stdout()
-    model = stage.open_model(source, P, place)
-    seq_len = seq_len or stage.default_seq_len(model)
-    recipe = stage.stage_recipe(part, lr, seq_len, batch_size, val_tokens, choose_dtype(dtype, place))
-    data = stage.read_text(model, source, corpus, text_column)
-    if part == "streams" and not dict(model.stream_parameters()):
-        raise UsageError(stage.NOTHING_TO_TRAIN)
-    learning = sum(p.numel() for _, p in model.stream_parameters())
-    total = sum(p.numel() for p in model.parameters())
-    console.print(
-        f"{source.resolve().name}, P = {model.P}: {format_count(learning if part == 'streams' else total)} of "
-        f"{format_count(total)} parameters learn from {format_count(n_tokens)} tokens",
-        soft_wrap=True,
-    )
-    steps = stage.whole_steps(n_tokens, recipe) // (seq_len * batch_size)
-    with training_progress(console, steps) as progress:
-        result = stage.train_stage(model, data, recipe, n_tokens, part, seed, place, compile_model, progress)
+    with processes(place, precision) as parallel:
+        console.quiet = not parallel.main
+        model = stage.open_model(source, P, parallel.loads_on)
+        seq_len = seq_len or stage.default_seq_len(model)
+        recipe = stage.stage_recipe(part, lr, seq_len, batch_size, val_tokens, precision)
+        data = stage.read_text(model, source, corpus, text_column)
+        if part == "streams" and not dict(model.stream_parameters()):
+            raise UsageError(stage.NOTHING_TO_TRAIN)
+        learning = sum(p.numel() for _, p in model.stream_parameters())
+        total = sum(p.numel() for p in model.parameters())
+        console.print(
+            f"{source.resolve().name}, P = {model.P}: {format_count(learning if part == 'streams' else total)} of "
+            f"{format_count(total)} parameters learn from {format_count(n_tokens)} tokens{parallel.told}",
+            soft_wrap=True,
+        )
+        steps = stage.whole_steps(n_tokens, recipe) // (seq_len * batch_size)
+        with training_progress(console, steps) as progress:
+            result = stage.train_stage(
+                model, data, recipe, n_tokens, part, seed, parallel.device, compile_model, progress, parallel
+            )
+        model = parallel.whole(model)
+    if not parallel.main:
+        leave()
     if part == "streams":  # so that the backbone is the source's to the last bit
         model = model.to(saved_dtype(source))
     save_model(model, out, source)

@@ -17,6 +17,7 @@ from scalelab.train.build import extra_loss, training_options
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.data import training_batches
 from scalelab.train.memory import free_memory, is_out_of_memory
+from scalelab.train.parallel import ALONE, Parallel
 from scalelab.train.recipe import Recipe
 from scalelab.train.tokens import TokenData
 
@@ -57,19 +58,23 @@ def optimise(
     compile_model: bool,
     progress: Progress | None,
     observers: Sequence[Observer] = (),
+    parallel: Parallel = ALONE,
 ) -> None:
     """Take `model` from `state` to the end of `course`; both move along.
 
     `observers` are called at every point of the curve. Where memory does not suffice the batch is split
-    into ever smaller micro-batches with the same sum of gradients. Raises `DivergedError` and
+    into ever smaller micro-batches with the same sum of gradients; not so on several processes (`parallel`), of which
+    one that starts anew would wait for the others. Raises `DivergedError` and
     `MemoryShortError` beginning with the course's name.
     """
     recipe = course.recipe
-    forward: Any = torch.compile(model) if compile_model else model
+    forward: Any = parallel.replicated(model)
+    if compile_model:
+        forward = torch.compile(forward)
     trained = [p for p in model.parameters() if p.requires_grad]
     peaks = [group["lr"] for group in optimizer.param_groups]
     state.micro_batch = state.micro_batch or recipe.batch_size
-    meter = _Meter(course, state, progress)
+    meter = _Meter(course, state, progress, parallel)
     model.train()
     batches = training_batches(data.train(), recipe.seq_len, recipe.batch_size, course.steps, course.seed, state.step)
     try:
@@ -77,8 +82,8 @@ def optimise(
             factor = course.factor(state.step)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-            batch = torch.from_numpy(windows).to(device, non_blocking=True)
-            loss = _gradients(forward, model, optimizer, batch, recipe.dtype == "bf16", state, course.name)
+            batch = torch.from_numpy(parallel.rows(windows)).to(device, non_blocking=True)
+            loss = _gradients(forward, model, optimizer, batch, recipe.dtype == "bf16", state, course.name, parallel)
             nn.utils.clip_grad_norm_(trained, recipe.grad_clip)
             optimizer.step()
             state.step += 1
@@ -98,6 +103,7 @@ def _gradients(
     bf16: bool,
     state: TrainState,
     name: str,
+    parallel: Parallel,
 ) -> torch.Tensor:
     """Gradients of the mean loss over `batch` [b, seq_len + 1], in micro-batches that fit; returns that loss."""
     while True:
@@ -107,6 +113,10 @@ def _gradients(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            if parallel.size > 1:
+                raise MemoryShortError(
+                    f"{name}: out of memory; try a smaller --batch-size, more processes, or FSDP"
+                ) from None
             if state.micro_batch == 1:
                 raise MemoryShortError(
                     f"{name}: out of memory with one sequence at a time; try a smaller N or P"
@@ -133,8 +143,8 @@ def _accumulate(forward: Any, model: Any, batch: torch.Tensor, bf16: bool, rows:
 class _Meter:
     """Collects the loss curve and seconds into a state, and reports progress, with few looks at the device."""
 
-    def __init__(self, course: Course, state: TrainState, progress: Progress | None) -> None:
-        self.course, self.state, self.progress = course, state, progress
+    def __init__(self, course: Course, state: TrainState, progress: Progress | None, parallel: Parallel) -> None:
+        self.course, self.state, self.progress, self.parallel = course, state, progress, parallel
         self.pending: list[torch.Tensor] = []
         self.since = self.reported_at = time.perf_counter()
         self.reported_step = state.step
@@ -146,7 +156,7 @@ class _Meter:
         # The first step is a point of its own: it is what a model knows that has learned nothing.
         point = state.step % self.course.every == 0 or state.step in (1, self.course.steps)
         if point:
-            mean = float(torch.stack(self.pending).mean())
+            mean = self.parallel.mean(torch.stack(self.pending).mean())
             state.curve.append((state.step, state.step * self.course.step_tokens, mean))
             self.pending.clear()
             self._check(mean)
