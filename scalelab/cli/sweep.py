@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from scalelab.sweep.run import Execution
+
 _Values = list[str] | None
 _DEFAULT = SweepSpec()
 
@@ -123,9 +125,7 @@ def sweep(
     )
     console = stdout(broken_pipe_code=141)  # an unfinished sweep is no success
     if dry_run:
-        from scalelab.sweep.dry import show_plan
-
-        show_plan(chosen, out, execution, console)
+        _show_plan(chosen, out, execution, console)
         return
     records = run_sweep(chosen, out, execution, console)
     console.print(f"{len(records)} runs are recorded below {out}; next: scalelab fit {out}", soft_wrap=True)
@@ -136,6 +136,18 @@ def sweep(
                 f"N {format_count(run['n_params_backbone'])}  P {run['n_streams']}  D {format_count(run['n_tokens'])}"
             )
             console.print(f"{sizes}  seed {run['seed']}: {out / 'models' / str(run['key'])}", soft_wrap=True)
+
+
+def _show_plan(spec: SweepSpec, out: Path, execution: Execution, console: Console) -> None:
+    from scalelab.cli.dry_run import print_plan
+    from scalelab.sweep.dry_run import plan_sweep
+    from scalelab.sweep.resolve import statuses
+    from scalelab.sweep.run import prepare
+
+    resolved, left, places = prepare(spec, out, execution, console)
+    console.print("timing some steps here …")
+    plan = plan_sweep(resolved.runs, left, statuses(resolved.runs, out), places[0], len(places))
+    print_plan(console, plan)
 
 
 def _over(spec: SweepSpec, content: dict[str, Any], flag: str) -> SweepSpec:
