@@ -339,3 +339,16 @@ def test_a_folder_is_known_by_its_own_name(tmp_path, monkeypatch):
     monkeypatch.chdir(path.parent)
     with pytest.raises(DataError, match=r"named\.parquet: holds another run's record"):
         records.load(Path())
+
+
+def test_of_many_records_the_one_that_cannot_be_used_is_named(tmp_path):
+    for i in range(3):
+        write_record(tmp_path, ROW | {"key": f"k{i}", "n_params": 1000 + i}, [])
+    write_table(record_path(tmp_path, "k1"), [ROW | {"key": "k1", "loss": None}], RECORD_SCHEMA)
+    table = records.read(tmp_path)
+    assert [(Path(row.file).name, row.row, row.column) for row in table.rejected] == [("k1.parquet", 1, "loss")]
+    assert table.records[["key", "n_params"]].to_numpy().tolist() == [["k0", 1000], ["k2", 1002]]
+    assert [Path(file).name for file in table.records["file"]] == ["k0.parquet", "k2.parquet"]
+    record_path(tmp_path, "k1").unlink()
+    again = records.read(tmp_path, where="n_params > 1000")
+    assert [Path(file).name for file in again.records["file"]] == ["k2.parquet"]

@@ -221,3 +221,16 @@ def test_paper_and_tables_of_others_are_shown_too(capsys, tmp_path):
     said = shown(capsys, "results", table)
     assert "2 runs: 1 ok, 1 failed" in said.out
     assert "column 'status', row 3: 'running' is not one of ok, diverged" in said.out
+
+
+def test_fit_says_how_many_runs_are_not_ok(make_records, tmp_path, capsys):
+    for i, row in enumerate(make_records(noise=1e-3).to_dict("records")):
+        lost = {"status": "diverged", "loss": None} if i == 0 else {}
+        write_record(tmp_path / "sweep", row | {"key": f"k{i}"} | lost, [])
+    out = tmp_path / "fits"
+    said = shown(capsys, "fit", tmp_path / "sweep", "--draws", "100", "--starts", "20", "--no-figure", "--out", out)
+    assert "23 rows used, not ok: 1 diverged, 0 not usable" in said.out
+    assert "warning: besides these runs there are 1 diverged, which have no loss to fit" in said.out
+    (saved,) = out.iterdir()
+    (note,) = [note for note in json.loads(saved.read_text())["notes"] if note["code"] == "unfinished"]
+    assert note["figures"] == {"diverged": 1}

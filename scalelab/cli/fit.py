@@ -96,7 +96,7 @@ def fit(
     if chosen is None:
         _compare(console, table, options, source, strict)
         return
-    groups = group_records(table.records, by_tokens="D" not in chosen.variables)
+    groups = group_records(table, by_tokens="D" not in chosen.variables)
     failures, serious = [], []
     for group in groups:
         try:
@@ -178,9 +178,9 @@ def _compare(console: Console, table: Table, options: FitOptions, source: str, s
     from scalelab.fit.data import fit_data
     from scalelab.fit.select import compare_laws
 
-    over_tokens = [g for g in group_records(table.records, by_tokens=False) if g.records["n_tokens"].nunique() > 1]
+    over_tokens = [g for g in group_records(table, by_tokens=False) if g.records["n_tokens"].nunique() > 1]
     # One D at a time says something about P; without several P, all D together say it all.
-    groups = [g for g in group_records(table.records) if not over_tokens or g.records["n_streams"].nunique() > 1]
+    groups = [g for g in group_records(table) if not over_tokens or g.records["n_streams"].nunique() > 1]
     failures = []
     for group in (*groups, *over_tokens):
         try:

@@ -29,10 +29,6 @@ class _Column:
     show: Callable[[Any], str]
 
 
-def _bytes(value: float) -> str:
-    return f"{value / 2**30:.3g} GiB" if value >= 2**30 else f"{value / 2**20:.3g} MiB"
-
-
 def _whole(value: float) -> str:
     return f"{value:.0f}"
 
@@ -54,7 +50,7 @@ _USUAL = (
     _Column("±", "loss_stderr", _loss),
     _Column("bits/byte", "bits_per_byte", _loss),
     _Column("tokens/s", "tokens_per_s", format_count),
-    _Column("memory", "peak_memory_bytes", _bytes),
+    _Column("memory GiB", "peak_memory_bytes", lambda value: f"{value / 2**30:.3g}"),
     _Column("MFU", "mfu", lambda value: f"{value:.1%}"),
     _Column("time", "train_seconds", format_seconds),
 )
