@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -184,6 +185,12 @@ def test_trials_keep_clear_of_the_texts_tried():
     assert len(stage.trial_windows(tokens, 4000, [])) == 2
     with pytest.raises(DataError, match="the training text has 100 tokens, too few to try starts on two sequences of"):
         stage.trial_windows(tokens[:100], 50, [])
+
+
+@pytest.mark.parametrize(("most", "n_tokens"), [(64, 16), (2, 1), (192, 48), (8192, 48), (None, 48)])
+def test_prefixes_are_short_for_models_of_short_sequences(most, n_tokens):
+    config = SimpleNamespace(**({} if most is None else {"max_position_embeddings": most}))
+    assert stage.default_prefix_tokens(SimpleNamespace(config=config)) == n_tokens
 
 
 def test_conversion_keeps_the_loss_and_separates_streams(converted, folder, text_folder, capsys):

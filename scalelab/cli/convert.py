@@ -18,7 +18,10 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder with config.json, safetensors, tokenizer.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the converted model.")],
     P: Annotated[list[str] | None, list_option("--P", "Streams, a bank for each, e.g. --P 2 4 8.", (2, 4, 8))] = None,
-    prefix_tokens: Annotated[int, typer.Option(min=1, help="Prefix length of each stream.")] = 48,
+    prefix_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Prefix length of each stream; 48, or a quarter of what the model was made for."),
+    ] = None,
     start: Annotated[
         str, typer.Option(help="How prefixes begin: text (keys and values of real text), moments (of those), normal.")
     ] = "text",
@@ -48,7 +51,7 @@ def convert(
     """
     from scalelab.architecture import MIXTURE_PARAMS
 
-    banks = dict.fromkeys(whole_numbers(P or ["2", "4", "8"], "--P"), prefix_tokens)
+    streams = whole_numbers(P or ["2", "4", "8"], "--P")
     if aggregation not in (None, *MIXTURE_PARAMS):
         raise UsageError(f"--aggregation {aggregation}: choose one of {', '.join(MIXTURE_PARAMS)}")
     if start not in ("text", "moments", "normal"):
@@ -66,6 +69,8 @@ def convert(
     place = choose_device(device)
     console = stdout()
     model = stage.open_model(source, device=place)
+    prefix_tokens = prefix_tokens or stage.default_prefix_tokens(model)
+    banks = dict.fromkeys(streams, prefix_tokens)
     if taken := sorted(set(banks) & set(model.banks)):
         raise UsageError(f"--P {taken[0]}: {source} has that bank already")
     if model.banks and aggregation not in (None, model.config.parscale_aggregation):

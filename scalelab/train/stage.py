@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scalelab.architecture import PREFIX_TOKENS
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
@@ -66,6 +67,13 @@ def stage_recipe(train: str, lr: float | None, seq_len: int, batch_size: int, va
 def default_seq_len(model: Any) -> int:
     """512, or what the model was made for if that is less."""
     return min(512, getattr(model.config, "max_position_embeddings", None) or 512)
+
+
+def default_prefix_tokens(model: Any) -> int:
+    """The paper's 48, or a quarter of what the model was made for if that is less: before short sequences a long
+    prefix costs more than streams can bring (docs/LOG.md)."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    return max(1, min(PREFIX_TOKENS, most // 4)) if most else PREFIX_TOKENS
 
 
 def beyond(model: Any, n_tokens: int) -> str | None:
