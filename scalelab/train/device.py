@@ -46,11 +46,6 @@ def _measure_peak(device: str, dtype: str) -> float:
     return 2 * size**3 / best
 
 
-def utilisation(flops: float, seconds: float, device: str, dtype: str = "fp32") -> float:
-    """Model-FLOPs utilisation: `flops` in `seconds`, over the device's measured peak."""
-    return flops / seconds / measured_peak_flops(device, dtype)
-
-
 def peak_memory_bytes(device: str) -> int | None:
     """The most memory this process has used so far, in bytes; None where the system does not tell.
 

@@ -19,7 +19,7 @@ from scalelab.errors import DivergedError, MemoryShortError
 from scalelab.model.checkpoint import save_model
 from scalelab.records.store import write_record
 from scalelab.train.cost import train_flops
-from scalelab.train.device import peak_memory_bytes
+from scalelab.train.device import peak_memory_bytes, reset_peak_memory
 from scalelab.train.legs import DEFAULT, Options, TrainResult, train_run
 from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
@@ -43,6 +43,7 @@ def run_and_record(
     Utilisation is recorded against `peak_flops` a second, and `code` as what the run was made with. A
     run that diverges or finds no memory is recorded too, and its error raised.
     """
+    reset_peak_memory(options.device)  # of earlier runs in this process
     try:
         result = train_run(config, data, options)
     except (DivergedError, MemoryShortError) as error:
