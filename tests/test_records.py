@@ -207,6 +207,12 @@ def test_a_finished_run_is_never_replaced_by_one_that_is_not(tmp_path):
     assert record_status(path) == "ok"
 
 
+def test_a_run_that_ended_before_its_first_point_has_no_curve(tmp_path):
+    curve_path(tmp_path, "abc").mkdir(parents=True)  # so that none can be written
+    write_record(tmp_path, ROW | {"loss": None, "status": "failed"}, [])
+    assert record_status(record_path(tmp_path, "abc")) == "failed"
+
+
 @pytest.mark.parametrize("bad", [{"loss": None}, {"loss": float("nan")}, {"status": "fine"}, {"loss": float("inf")}])
 def test_a_record_that_readers_would_refuse_is_not_written(tmp_path, bad):
     with pytest.raises(ValueError, match=r"status 'fine' is none of|is ok and its loss is"):

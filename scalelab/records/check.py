@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -83,8 +84,9 @@ def check_folder(folder: Path) -> Check:
     for same in records.values():
         findings += _doubled(sorted(same, key=lambda record: record.rank))
     every = [record for same in records.values() for record in same]
-    findings += _unpaired({record.file for record in every}, curves)
-    findings += _checkpoints(folder, files, {record.file for record in every if record.ok})
+    finished = {record.file for record in every if record.ok}
+    findings += _unpaired({record.file for record in every}, finished, curves)
+    findings += _checkpoints(folder, files, finished)
     findings.sort(key=lambda finding: (finding.action != "quarantine", str(finding.file)))
     return Check(len(every), len(curves), tuple(findings))
 
@@ -144,13 +146,13 @@ def _doubled(same: list[_Record]) -> Iterator[Finding]:
             yield Finding(other.file, f"{other.file}: not ok, but the same run is in {best.file}")
 
 
-def _unpaired(records: set[Path], curves: list[Path]) -> Iterator[Finding]:
+def _unpaired(records: set[Path], finished: set[Path], curves: list[Path]) -> Iterator[Finding]:
     known = set(curves)
     for file in curves:
         root = sweep_folder(file)
         if root is not None and record_path(root, file.stem) not in records:
             yield Finding(file, f"{file}: loss curve without a record: its run goes on, or was cut short")
-    for file in records:
+    for file in finished:
         root = sweep_folder(file)
         if root is not None and curve_path(root, file.stem) not in known:
             yield Finding(file, f"{file}: record without a readable loss curve")
@@ -162,6 +164,7 @@ def _checkpoints(folder: Path, files: list[Path], finished: set[Path]) -> Iterat
     for file in files:
         for place in file.relative_to(folder).parents:
             if place.parent.name == CHECKPOINTS and record_path(folder / place.parent.parent, place.name) in finished:
-                sizes[folder / place] = sizes.get(folder / place, 0) + file.lstat().st_size
+                with contextlib.suppress(FileNotFoundError):  # removed just now
+                    sizes[folder / place] = sizes.get(folder / place, 0) + file.lstat().st_size
     for place, size in sizes.items():
         yield Finding(place, f"{place}: checkpoints of a finished run, {size / 2**20:.1f} MiB")

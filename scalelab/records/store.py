@@ -86,7 +86,7 @@ def record_status(path: Path) -> str | None:
 
 
 def write_record(folder: Path, record: Mapping[str, Any], curve: list[tuple[int, int, float]]) -> Path:
-    """Write one run below `folder`, whatever became of it: first its loss curve, then its record.
+    """Write one run below `folder`, whatever became of it: first its loss curve, if it got so far, then its record.
 
     A record that is ok is the mark of a finished run, and is never replaced by one that is not: then
     nothing is written. Returns the record's path. Raises `ValueError` for an unknown status or a run that
@@ -100,8 +100,8 @@ def write_record(folder: Path, record: Mapping[str, Any], curve: list[tuple[int,
     path = record_path(folder, record["key"])
     if status != OK and record_status(path) == OK:
         return path
-    names = CURVE_SCHEMA.names
-    rows = [dict(zip(names, point, strict=True)) for point in curve]
-    write_table(curve_path(folder, record["key"]), rows, CURVE_SCHEMA)
+    if curve or status == OK:
+        rows = [dict(zip(CURVE_SCHEMA.names, point, strict=True)) for point in curve]
+        write_table(curve_path(folder, record["key"]), rows, CURVE_SCHEMA)
     write_table(path, [record], RECORD_SCHEMA)
     return path
