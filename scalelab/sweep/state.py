@@ -124,8 +124,8 @@ class StateFile:
             if self._ended.is_set():  # looked at last: it is set before the others
                 return
             self._write()
-            self._changed.wait(_BEAT_S)
             self._turned.wait(_SOON_S)
+            self._changed.wait(_BEAT_S)
 
     def _write(self) -> None:
         state = replace(self._state, written=time.time(), progress=self._tracker.snapshot())

@@ -19,6 +19,7 @@ from scalelab.train.recipe import RunConfig
 from scalelab.train.trajectory import learning_rate_factor, legs
 
 LOSS, LEARNING_RATE = "loss/train", "learning_rate"
+_PREFIX = "events.out.tfevents"
 
 
 @contextmanager
@@ -54,7 +55,8 @@ class _Log:
             if self.file is None:
                 # The whole curve, for it holds what an earlier attempt came to by the checkpoint: that attempt's log
                 # may lack the end of it, and has what was lost.
-                self.file, points = self._begin(), state.curve
+                self.file, points = _EventFile(self.folder), state.curve
+                self._describe(self.file)
             for step, n_tokens, loss in points:
                 self.file.add_scalar(LOSS, loss, n_tokens)
                 self.file.add_scalar(LEARNING_RATE, self._learning_rate(step), n_tokens)
@@ -67,17 +69,13 @@ class _Log:
         if self.file is not None:
             self.file.close()
 
-    def _begin(self) -> _EventFile:
+    def _describe(self, file: _EventFile) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for old in self.folder.glob("events.out.tfevents.*"):
-            old.unlink(missing_ok=True)
-        file = _EventFile(self.folder)
+        file.add_start()
         experiment, session, _ = hparams(_hyperparameters(self.config), {LOSS: None})
         file.add(summary=experiment)
         file.add(summary=session)
-        return file
 
     def _learning_rate(self, step: int) -> float:
         """The rate that step `step`, counted from 1, was made with."""
@@ -93,13 +91,21 @@ class _EventFile:
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads a folder's files by name, and a file that vanishes would be the last it reads: an
+        # earlier attempt's stays, before this one whatever the clocks say.
+        stamps = [path.name.split(".")[3] for path in folder.glob(f"{_PREFIX}.*")]
+        stamp = max(int(time.time()), *(int(text) + 1 for text in stamps if text.isdigit()), 0)
+        name = f"{_PREFIX}.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self._file: IO[bytes] = (folder / name).open("xb", buffering=0)
         self._protos: Any = event_pb2
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self._file: IO[bytes] = (folder / name).open("wb", buffering=0)
         self._records = RecordWriter(self._file)
-        self.add(file_version="brain.Event:2")
+
+    def add_start(self) -> None:
+        """Begin anew at step 0: a reader drops the points of earlier files."""
         log = self._protos.SessionLog
-        self.add(session_log=log(status=log.START))  # a TensorBoard that has read an older log drops that one's points
+        self.add(file_version="brain.Event:2")
+        self.add(session_log=log(status=log.START))
 
     def add(self, n_tokens: int = 0, **content: Any) -> None:
         event = self._protos.Event(wall_time=time.time(), step=n_tokens, **content)
