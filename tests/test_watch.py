@@ -254,6 +254,12 @@ def test_a_folder_that_no_sweep_wrote_to_is_told_in_a_line(tmp_path, capsys):
         assert message in told.err
 
 
+@pytest.mark.parametrize("interval", ["0", "nan", "-1", "inf"])
+def test_an_interval_that_is_none_is_refused(killed, interval, capsys):
+    assert main(["watch", str(killed), f"--interval={interval}"]) == 2
+    assert capsys.readouterr().err == f"scalelab: --interval {interval}: give 0.1 to 3600 seconds\n"
+
+
 def test_watch_needs_no_torch(killed):
     code = (
         "import sys; from scalelab.cli import main; code = main(sys.argv[1:]);"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def watch(
     folder: Annotated[Path, typer.Argument(help="The folder that a sweep writes to.", metavar="DIR")],
     once: Annotated[bool, typer.Option("--once", help="Print the state and end.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, max=3600.0, help="Seconds between two looks.")] = 2.0,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks.")] = 2.0,
 ) -> None:
     """Show the sweeps that run on a folder, from any machine that sees it, until none runs any more.
 
@@ -32,6 +32,8 @@ def watch(
     # Only now: --help needs neither rich nor pandas.
     from scalelab.sweep.overview import Observatory, has_sweep
 
+    if not 0.1 <= interval <= 3600:  # nor is it nan
+        raise UsageError(f"--interval {interval:g}: give 0.1 to 3600 seconds")
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     if not has_sweep(folder):
