@@ -22,6 +22,7 @@ from scalelab.sweep.spec import SweepSpec
 from scalelab.sweep.state import StateFile
 from scalelab.sweep.tasks import Event, Job, Task, make_tasks
 from scalelab.sweep.workers import default_places, run_all
+from scalelab.train.checkpoint import keep_latest
 from scalelab.train.cost import resident_bytes
 from scalelab.train.device import measured_peak_flops, runs_per_gpu
 from scalelab.train.recipe import RunConfig
@@ -102,7 +103,7 @@ def run_sweep(
                 "the same command goes on from there"
             ) from None
     records = _records(resolved, out, failures)
-    _tidy(out / CHECKPOINTS)
+    _tidy(out / CHECKPOINTS, set(records["key"]))
     return records
 
 
@@ -142,12 +143,16 @@ def _train(tasks: list[Task], job: Job, places: list[str], execution: Execution,
     )
 
 
-def _tidy(checkpoints: Path) -> None:
-    """Of each shared trajectory keep the latest state, from which a longer D can go on."""
-    for folder in checkpoints.glob("*"):
-        states = sorted(state for state in folder.glob("[0-9]*"))
-        for state in states[:-1]:
-            shutil.rmtree(state, ignore_errors=True)
+def _tidy(checkpoints: Path, finished: set[str]) -> None:
+    """Of each shared trajectory keep the latest state, from which a longer D can go on, and of `finished` runs none.
+
+    Their own process removes theirs, unless it is killed right after it wrote the record.
+    """
+    for folder in checkpoints.iterdir() if checkpoints.is_dir() else ():
+        if folder.name in finished:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            keep_latest(folder)
 
 
 def _records(resolved: ResolvedSweep, out: Path, failures: list[Event]) -> pd.DataFrame:

@@ -131,7 +131,7 @@ def _worker_context() -> multiprocessing.context.ForkServerContext:
 def _receive(reader: Connection, process: Any, task: Task) -> Event:
     try:
         kind, values = reader.recv()
-    except EOFError:  # it ended without a last word
+    except (EOFError, OSError):  # it ended without a last word, or in the midst of one
         process.join()
         code = process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name} (out of memory?)" if code < 0 else f"ended with code {code}"

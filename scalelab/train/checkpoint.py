@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
+_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_BUILDING = ".building-"
+_STALE_S = 600.0  # a checkpoint that nobody has written to for so long will never be finished
 
 
 @dataclass
@@ -36,10 +41,12 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> Path:
     """Write model, optimizer and `state` to ``folder/STEP`` and return that path.
 
-    It appears there complete or not at all, and survives a loss of power.
+    It appears there complete or not at all, survives a loss of power, and tells later whether it was changed.
+    Raises `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder, prefix=".building-"))
+    _remove_unfinished(folder)
+    building = Path(tempfile.mkdtemp(dir=folder, prefix=_BUILDING))
     try:
         weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
         moments = {
@@ -48,10 +55,12 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
             if p in optimizer.state
             for kind in _MOMENTS
         }
-        _save_tensors(weights, building / "weights.safetensors")
-        _save_tensors(moments, building / "optimizer.safetensors")
+        _save_tensors(weights, building / _WEIGHTS)
+        _save_tensors(moments, building / _OPTIMIZER)
         values = {"step": state.step, "curve": state.curve, "seconds": state.seconds, "micro_batch": state.micro_batch}
-        (building / "state.json").write_text(json.dumps(values))
+        # A tensor file with a changed bit is still a tensor file.
+        values |= {"sha256": {name: _digest_of_file(building / name) for name in (_WEIGHTS, _OPTIMIZER)}}
+        (building / _STATE).write_text(json.dumps(values | {"digest": _digest_of_values(values)}))
         for file in building.iterdir():
             _sync(file)
         target = checkpoint_path(folder, state.step)
@@ -59,7 +68,7 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         try:
             building.rename(target)
         except OSError:
-            if not (target / "state.json").exists():  # not written by another process meanwhile either
+            if not (target / _STATE).exists():  # not written by another process meanwhile either
                 raise
         _sync(folder)
         return target
@@ -74,6 +83,15 @@ def _save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
         raise OSError(f"{file}: could not be written ({error})") from None
 
 
+def _digest_of_file(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _digest_of_values(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -82,14 +100,45 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of which `folder` has a checkpoint, the latest first; none if there is no such folder."""
+    return sorted((int(path.name) for path in _entries(folder) if path.name.isdecimal()), reverse=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):  # another sweep may have removed it just now
+        return []
+
+
+def keep_latest(folder: Path) -> None:
+    """Remove what `folder` holds but its latest checkpoint, and those that are being written."""
+    for step in saved_steps(folder)[1:]:
+        shutil.rmtree(checkpoint_path(folder, step), ignore_errors=True)
+    _remove_unfinished(folder)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes had begun to write."""
+    for building in _entries(folder):
+        if not building.name.startswith(_BUILDING):
+            continue
+        try:
+            touched = max(path.stat().st_mtime for path in (building, *building.iterdir()))
+        except OSError:  # it became a checkpoint just now
+            continue
+        if time.time() - touched > _STALE_S:
+            shutil.rmtree(building, ignore_errors=True)
+
+
 def load_newest(folder: Path, at_most: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState | None:
     """Put the newest checkpoint of `folder` that is no later than `at_most` steps into model and optimizer.
 
     Returns its state, or None if there is none. Parameters that it does not hold, of streams that begin later, stay
     as they are. A checkpoint that is damaged counts as none: what was lost is trained again.
     """
-    found = sorted((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), reverse=True)
-    for step in found:
+    for step in saved_steps(folder):
         if step <= at_most:
             state = _load(checkpoint_path(folder, step), model, optimizer)
             if state is not None:
@@ -99,9 +148,12 @@ def load_newest(folder: Path, at_most: int, model: nn.Module, optimizer: torch.o
 
 def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState | None:
     try:
-        weights = load_file(path / "weights.safetensors")
-        moments = load_file(path / "optimizer.safetensors")
-        values: dict[str, Any] = json.loads((path / "state.json").read_text())
+        values: dict[str, Any] = json.loads((path / _STATE).read_text())
+        if values.pop("digest") != _digest_of_values(values):
+            return None
+        if any(_digest_of_file(path / name) != digest for name, digest in values["sha256"].items()):
+            return None
+        weights, moments = load_file(path / _WEIGHTS), load_file(path / _OPTIMIZER)
         state = TrainState(
             int(values["step"]),
             [(int(step), int(tokens), float(loss)) for step, tokens, loss in values["curve"]],
@@ -112,7 +164,7 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Tra
         parameters = dict(model.named_parameters())
         if any(parameters[name].shape != weight.shape for name, weight in weights.items()):
             return None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
         return None
     with torch.no_grad():
         for name, weight in weights.items():
