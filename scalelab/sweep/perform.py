@@ -19,6 +19,8 @@ from scalelab.sweep.tasks import Job, Task
 from scalelab.train.legs import Options, train_legs
 from scalelab.train.run import CHECKPOINTS, record_failure, run_and_record
 
+LOCKS = ".locks"  # below a folder of results: who has which run
+
 Tell = Callable[[str, dict[str, Any]], None]  # kind and values of an `Event`
 
 
@@ -96,7 +98,7 @@ def _describe(error: Exception, task: Task, out: Path) -> tuple[str, str]:
 @contextmanager
 def _claimed(task: Task, out: Path) -> Iterator[None]:
     """Nobody else has `task` meanwhile. Raises Timeout at once if somebody has."""
-    folder = out / ".locks"
+    folder = out / LOCKS
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{task.key}.lock", timeout=0):
         yield

@@ -1,13 +1,15 @@
 """Runs as tasks of a Ray cluster: one of this machine alone, or one that is there already.
 
-Nothing but this module and `ray_node` knows Ray, which is an extra: it is imported when a sweep asks for it.
+Ray is an extra: nothing but this module and `ray_node` imports it, and only when a sweep asks for it.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
+import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +21,9 @@ import scalelab
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.records.store import write_record
 from scalelab.sweep.ledger import Ledger, record_lost
-from scalelab.sweep.ray_node import Desk, Errand, Outcome, carry_out, write_files
+from scalelab.sweep.perform import LOCKS
+from scalelab.sweep.ray_desk import Desk
+from scalelab.sweep.ray_node import Errand, Outcome, carry_out, write_files
 from scalelab.sweep.tasks import Event, Job, Task
 from scalelab.sweep.workers import default_places, environment
 from scalelab.train.run import CHECKPOINTS
@@ -77,21 +81,38 @@ def connected(address: str | None = None, workers: int | None = None) -> Iterato
         if ray.is_initialized():
             yield
             return
-        # Here the address of the cluster of somebody's shell would come before ours.
-        options: dict[str, Any] = {"num_cpus": workers or len(default_places("cpu")), "include_dashboard": False}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if address is None:
+            options |= {"num_cpus": workers or len(default_places("cpu")), "include_dashboard": False}
         try:
-            ray.init(
-                address or "local", log_to_driver=False, logging_level="ERROR", **(options if address is None else {})
-            )
+            ray.init(address or "local", **options)  # nothing at all would mean RAY_ADDRESS, or what runs here already
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             what = "--executor ray" if address is None else f"--address {address}"
-            hint = "" if address is None else "; is this machine a node of that cluster (ray start --address …)?"
+            hint = "" if address is None else "; this machine must be a node of that cluster (ray start --address)"
             raise ScalelabError(f"{what}: no connection to a Ray cluster ({reason}){hint}") from None
         try:
-            yield
+            with _terminated_in_order():
+                yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """SIGTERM ends what is in here like an exit; Ray would print a stack and abort, and leave its processes."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+        yield
+        return
+
+    def leave(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def cluster_places(
@@ -131,8 +152,8 @@ class _Head:
         self.again: list[Task] = []  # lost with their node: first in turn
         self.losses: Counter[str] = Counter()
         self.running: dict[Any, Task] = {}
-        self.begun: set[str] = set()
-        self.probe = f".seen-{secrets.token_hex(8)}"
+        self.nodes: dict[str, str] = {}  # where a running task has begun, by its key
+        self.probe = job.out / LOCKS / f"seen-{secrets.token_hex(8)}"
         here = self.ray.get_runtime_context().get_node_id()
         beside = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
         # The actor has another working directory: a real path is the same in all.
@@ -145,8 +166,8 @@ class _Head:
         self.remote = self.ray.remote(max_calls=1, max_retries=0, **resources)(carry_out)
 
     def run(self) -> list[Event]:
-        self.job.out.mkdir(parents=True, exist_ok=True)
-        (self.job.out / self.probe).touch()
+        self.probe.parent.mkdir(parents=True, exist_ok=True)
+        self.probe.touch()
         empty_since: float | None = None
         try:
             while self.ledger.queue or self.again or self.running:
@@ -161,7 +182,7 @@ class _Head:
                     self.running[self.remote.remote(errand, self.desk)] = task
                 self._listen()
         except KeyboardInterrupt:
-            begun = [task for task in self.running.values() if task.key in self.begun]
+            begun = [task for task in self.running.values() if task.key in self.nodes]
             self._end()
             for task in begun:
                 message = "stopped by Ctrl-C; the same command goes on"
@@ -169,7 +190,7 @@ class _Head:
             raise
         finally:
             self._end()
-            (self.job.out / self.probe).unlink(missing_ok=True)
+            self.probe.unlink(missing_ok=True)
         return self.ledger.failures
 
     def _take(self) -> Task | None:
@@ -186,17 +207,17 @@ class _Head:
         ready, _ = self.ray.wait(list(self.running), timeout=_POLL_S)
         known = {task.key: task for task in self.running.values()}
         for key, kind, values in self.ray.get(self.desk.drain.remote()):
-            if key in known:
-                self.begun.add(key)
+            if kind == "started" and key in known:
+                self.nodes[key] = values["node"]
+            if key in self.nodes:  # or it is late, from an attempt that was lost
                 self.on_event(Event(kind, known[key], values))
         for ref in ready:
             task = self.running.pop(ref)
             self._settle(task, self._outcome(ref, task))
 
     def _settle(self, task: Task, outcome: Outcome) -> None:
-        if task.key not in self.begun:  # over before it was heard of
+        if self.nodes.pop(task.key, None) is None:  # over before it was heard of
             self.on_event(Event("started", task))
-        self.begun.discard(task.key)
         if outcome.kind == "lost":
             self.on_event(Event("lost", task, outcome.values))
             self.again.append(task)
@@ -216,7 +237,7 @@ class _Head:
         try:
             return self.ray.get(ref)
         except (errors.NodeDiedError, errors.ObjectLostError, errors.LocalRayletDiedError):
-            message = "its node was lost"
+            message = f"its node {self.nodes.get(task.key, 'of unknown address')} was lost"
         except errors.WorkerCrashedError:
             message = "its process was killed"
         except errors.RayError as error:
