@@ -187,7 +187,7 @@ def test_trials_keep_clear_of_the_texts_tried():
         stage.trial_windows(tokens[:100], 50, [])
 
 
-@pytest.mark.parametrize(("most", "n_tokens"), [(64, 16), (2, 1), (192, 48), (8192, 48), (None, 48)])
+@pytest.mark.parametrize(("most", "n_tokens"), [(64, 8), (2, 1), (512, 48), (8192, 48), (None, 48)])
 def test_prefixes_are_short_for_models_of_short_sequences(most, n_tokens):
     config = SimpleNamespace(**({} if most is None else {"max_position_embeddings": most}))
     assert stage.default_prefix_tokens(SimpleNamespace(config=config)) == n_tokens

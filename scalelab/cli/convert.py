@@ -20,7 +20,7 @@ def convert(
     P: Annotated[list[str] | None, list_option("--P", "Streams, a bank for each, e.g. --P 2 4 8.", (2, 4, 8))] = None,
     prefix_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Prefix length of each stream; 48, or a quarter of what the model was made for."),
+        typer.Option(min=1, help="Prefix length of each stream; 48, or an eighth of what the model was made for."),
     ] = None,
     start: Annotated[
         str, typer.Option(help="How prefixes begin: text (keys and values of real text), moments (of those), normal.")

@@ -70,10 +70,10 @@ def default_seq_len(model: Any) -> int:
 
 
 def default_prefix_tokens(model: Any) -> int:
-    """The paper's 48, or a quarter of what the model was made for if that is less: before short sequences a long
+    """The paper's 48, or an eighth of what the model was made for if that is less: before short sequences a long
     prefix costs more than streams can bring (docs/LOG.md)."""
     most = getattr(model.config, "max_position_embeddings", None)
-    return max(1, min(PREFIX_TOKENS, most // 4)) if most else PREFIX_TOKENS
+    return max(1, min(PREFIX_TOKENS, most // 8)) if most else PREFIX_TOKENS
 
 
 def beyond(model: Any, n_tokens: int) -> str | None:
