@@ -98,9 +98,9 @@ def train_memory_bytes(config: RunConfig, micro_batch: int | None = None) -> int
 def resident_bytes(config: RunConfig, device: str, micro_batch: int | None = None) -> int:
     """Memory of a process that trains this run on `device`: host memory for cpu, else the device's, in bytes.
 
-    On CPU the heap is left with holes between what the backward pass keeps. Against 14 runs on CPU
+    On CPU the heap is left with holes between what the backward pass keeps. Against runs on CPU
     (0.1M to 12M parameters, P 1 to 8, experts, 64 to 1024 tokens, vocabulary 512 to 8192)
-    this is off by −5 to +9 %, and by −11 % on average with micro-batches of a quarter of the batch.
+    this is off by −5 to +9 %, and by −15 and −18 % in two with micro-batches of a quarter of the batch.
     The numbers for CUDA are not measured.
     """
     heap, base = _PROCESS["cpu" if device == "cpu" else "cuda"]
