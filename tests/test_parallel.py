@@ -68,19 +68,13 @@ def _launch(folder, distributed_type, arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
 
 
 @pytest.mark.parametrize(
     ("distributed_type", "part", "P"),
-    [
-        ("MULTI_GPU", "all", 4),
-        ("MULTI_GPU", "streams", 4),
-        ("FSDP", "all", 1),
-        ("FSDP", "all", 4),
-        ("FSDP", "streams", 4),
-    ],
+    [("MULTI_GPU", "all", 1), ("MULTI_GPU", "streams", 4), ("FSDP", "all", 4), ("FSDP", "streams", 4)],
 )
 def test_two_processes_end_where_one_does(distributed_type, part, P, source, text_folder, tmp_path):
     arguments = [str(source), "--P", str(P), "--train", part, "--corpus", str(text_folder), *OPTIONS]
