@@ -103,6 +103,13 @@ def run_sweep(
                 "the same command goes on from there"
             ) from None
     records = _records(resolved, out, failures)
+    if diverged := len(resolved.runs) - len(records):
+        console.print(
+            f"warning: {diverged} of {len(resolved.runs)} runs diverged and have no loss (scalelab results {out}); "
+            "a lower --lr may keep them",
+            style="yellow",
+            soft_wrap=True,
+        )
     _tidy(out / CHECKPOINTS, set(records["key"]))
     return records
 
