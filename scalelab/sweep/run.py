@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -72,6 +73,8 @@ def run_sweep(
 
     Workers are processes: in a script, call it below ``if __name__ == "__main__":``.
     """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise UsageError("a sweep has workers of its own: start it without accelerate launch or torchrun")
     console = console or Console(quiet=True)
     out.mkdir(parents=True, exist_ok=True)
     probe = out / ".writable"  # better now than after the first training
