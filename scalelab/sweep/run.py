@@ -75,12 +75,24 @@ def run_sweep(
     """
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UsageError("a sweep has workers of its own: start it without accelerate launch or torchrun")
-    console = console or Console(quiet=True)
+    if execution.executor == "local":
+        return _run_sweep(spec, out, execution, console or Console(quiet=True))
+    from scalelab.sweep import ray_executor
+
+    # Before the text is read: an address where nobody answers is told at once.
+    with ray_executor.connected(execution.address, execution.workers):
+        places = ray_executor.cluster_places(execution.address, execution.device, execution.workers, execution.per_gpu)
+        return _run_sweep(spec, out, execution, console or Console(quiet=True), places)
+
+
+def _run_sweep(
+    spec: SweepSpec, out: Path, execution: Execution, console: Console, places: list[str] | None = None
+) -> pd.DataFrame:
     out.mkdir(parents=True, exist_ok=True)
     probe = out / ".writable"  # better now than after the first training
     probe.touch()
     probe.unlink(missing_ok=True)
-    resolved, left, places = prepare(spec, out, execution, console)
+    resolved, left, places = prepare(spec, out, execution, console, places)
     announce(console, resolved, left, places, out)
     failures: list[Event] = []
     if left:
@@ -92,7 +104,8 @@ def run_sweep(
             execution.save_models,
             execution.save_every_s,
             execution.tensorboard,
-            measured_peak_flops(places[0], left[0].recipe.dtype),
+            # A node of a cluster measures its own.
+            measured_peak_flops(places[0], left[0].recipe.dtype) if execution.executor == "local" else None,
             source_digest(),
         )
         try:
@@ -118,22 +131,25 @@ def run_sweep(
 
 
 def prepare(
-    spec: SweepSpec, out: Path, execution: Execution, console: Console
+    spec: SweepSpec, out: Path, execution: Execution, console: Console, places: list[str] | None = None
 ) -> tuple[ResolvedSweep, list[RunConfig], list[str]]:
-    """The resolved sweep, those of its runs that are to be trained, and a place for each that trains at once."""
-    places = default_places(execution.device)
+    """The resolved sweep, those of its runs that are to be trained, and a place for each that trains at once.
+
+    Without `places` these are of this machine.
+    """
+    here = default_places(execution.device) if places is None else places
     console.print(f"reading {spec.corpus} …")
-    resolved = resolve(_with_dtype(spec, places[0]))
+    resolved = resolve(_with_dtype(spec, here[0]))
     left = missing(resolved.runs, out, execution.retry)
     if execution.save_models:  # a record alone is not all that was asked for
         kept = {c.key for c in resolved.runs if (out / "models" / c.key / "config.json").is_file()}
         known = statuses(resolved.runs, out)
         left += [c for c in resolved.runs if c not in left and c.key not in kept and known[c.key] == OK]
-    if execution.workers is not None:
-        places = (places * execution.workers)[: execution.workers]
-    elif places[0] != "cpu":
-        places *= execution.per_gpu or fitting(places[0], left)
-    return resolved, left, places
+    if places is None and execution.workers is not None:
+        here = (here * execution.workers)[: execution.workers]
+    elif places is None and here[0] != "cpu":
+        here *= execution.per_gpu or fitting(here[0], left)
+    return resolved, left, here
 
 
 def fitting(place: str, left: list[RunConfig]) -> int:
