@@ -5,18 +5,36 @@ from __future__ import annotations
 from typing import Protocol
 
 from scalelab.architecture import Architecture
-from scalelab.cost import llm_engine
-from scalelab.cost.model import Cost, Device, Workload
+from scalelab.cost import llm_engine, roofline
+from scalelab.cost.model import BF16, Cost, Device, Precision, Workload
+from scalelab.cost.shape import ServedModel, as_architecture
 from scalelab.errors import UsageError
 
 
 class Engine(Protocol):
     """Memory and latency of `workload` on `device`. Raises `UsageError` for what it cannot hold."""
 
-    def __call__(self, model: Architecture, workload: Workload, device: Device, /) -> Cost: ...
+    def __call__(
+        self,
+        model: Architecture | ServedModel,
+        workload: Workload,
+        device: Device,
+        precision: Precision = ...,
+        /,
+    ) -> Cost: ...
 
 
-ENGINES: dict[str, Engine] = {"llm-analysis": llm_engine.price}
+def _llm_analysis(
+    model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision = BF16
+) -> Cost:
+    """`llm_engine.price`, which knows 16 bits and nothing else."""
+    used = (precision.weights, precision.kv_stored, precision.arithmetic)
+    if used != ("bf16", "bf16", "bf16"):
+        raise UsageError(f"llm-analysis prices bf16 only, not {'/'.join(used)}; use --engine roofline")
+    return llm_engine.price(as_architecture(model), workload, device)
+
+
+ENGINES: dict[str, Engine] = {"llm-analysis": _llm_analysis, "roofline": roofline.price}
 
 
 def get_engine(name: str) -> Engine:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scalelab.architecture import Architecture
+from scalelab.cost.hardware import WIDER, Hardware
+from scalelab.cost.shape import ServedModel
 from scalelab.errors import UsageError
 
 GIB = 2**30
@@ -32,14 +34,16 @@ class Workload:
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU by llm-analysis' name, and the share of its peaks that is reached.
+    """A device by its name, and the share of its peaks that is reached.
 
-    The defaults are those behind the paper's figures.
+    The defaults are those behind the paper's figures. `hardware` stands in for the table's entry of
+    that name; llm-analysis has a table of its own.
     """
 
     gpu: str = "a100-sxm-80gb"
     flops_efficiency: float = 0.7
     memory_efficiency: float = 0.9
+    hardware: Hardware | None = None
 
     def __post_init__(self) -> None:
         for name in ("flops_efficiency", "memory_efficiency"):
@@ -47,11 +51,49 @@ class Device:
                 raise UsageError(f"{name.replace('_', ' ')} must lie in (0, 1], not {getattr(self, name)}")
 
 
+# Bytes of one stored number. Scales of quantised groups are not counted: 3 % of int4 in groups of 128.
+STORED_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How weights and KV cache are stored and at what precision matrices are multiplied.
+
+    KV cache: fp32 with fp32 weights, else bf16. Arithmetic: fp32 with fp32 weights, else bf16, since
+    narrower weights are commonly widened on the way in (GPTQ, AWQ, llama.cpp); `compute` = fp8 or int8
+    says that activations are narrow too. bf16 stands for either 16-bit float.
+    """
+
+    weights: str = "bf16"
+    kv: str | None = None
+    compute: str | None = None
+
+    def __post_init__(self) -> None:
+        for flag, value, known in (
+            ("--weights", self.weights, STORED_BYTES),
+            ("--kv", self.kv, STORED_BYTES),
+            ("--compute", self.compute, WIDER),
+        ):
+            if value is not None and value not in known:
+                raise UsageError(f"{flag} {value}: choose one of {', '.join(known)}")
+
+    @property
+    def kv_stored(self) -> str:
+        return self.kv or ("fp32" if self.weights == "fp32" else "bf16")
+
+    @property
+    def arithmetic(self) -> str:
+        return self.compute or ("fp32" if self.weights == "fp32" else "bf16")
+
+
+BF16 = Precision()
+
+
 @dataclass(frozen=True)
 class Cost:
     """Memory in bytes and latency in seconds of one workload on one device."""
 
-    architecture: Architecture
+    architecture: Architecture | ServedModel
     workload: Workload
     weight_bytes: float
     kv_cache_bytes: float
@@ -60,10 +102,12 @@ class Cost:
     prefill_s: float
     decode_s: float
     device_bytes: float  # what the device has
+    prefix_bytes: float = 0.0  # where prefixes are priced as weights, not as cache
 
     @property
     def memory_bytes(self) -> float:
-        return self.weight_bytes + self.kv_cache_bytes + self.activation_bytes + self.aggregator_bytes
+        stored = self.weight_bytes + self.aggregator_bytes + self.prefix_bytes
+        return stored + self.kv_cache_bytes + self.activation_bytes
 
     @property
     def latency_s(self) -> float:

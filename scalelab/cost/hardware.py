@@ -1,0 +1,135 @@
+"""Devices: what they can compute, move and hold, from a table with sources and from the user's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from scalelab.errors import DataError, UsageError
+
+# Where a device has no units for a precision, the work is done at the next one here that it has.
+WIDER: dict[str, tuple[str, ...]] = {
+    "int4": ("int4", "int8", "bf16", "fp32"),
+    "int8": ("int8", "bf16", "fp32"),
+    "fp8": ("fp8", "bf16", "fp32"),
+    "bf16": ("bf16", "fp32"),
+    "tf32": ("tf32", "fp32"),
+    "fp32": ("fp32",),
+}
+_TERA, _GIGA, _GIB = 1e12, 1e9, 2**30
+_REQUIRED = ("tflops", "bandwidth", "memory", "source")
+_OPTIONAL = ("unconfirmed", "measured", "launch_us")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One device: peak FLOP/s by precision, bytes a second of its memory, bytes that it holds."""
+
+    name: str
+    flops_per_s: Mapping[str, float] = field(hash=False)
+    bytes_per_s: float
+    memory_bytes: float
+    source: str = ""
+    unconfirmed: tuple[str, ...] = ()  # keys of the table
+    measured: bool = False  # what is reached, not what the vendor promises
+    launch_s: float = 0.0  # to start one kernel
+
+    def peak(self, precision: str) -> float:
+        """FLOP/s at `precision`, or at the narrowest wider one that the device has units for."""
+        return self.flops_per_s[next(name for name in WIDER[precision] if name in self.flops_per_s)]
+
+
+@cache
+def built_in() -> dict[str, Hardware]:
+    """The devices of the package's own table, by name."""
+    return _parse((files("scalelab.cost") / "data" / "hardware.yaml").read_text(encoding="utf-8"), "hardware.yaml")
+
+
+def read_hardware(file: str | Path) -> dict[str, Hardware]:
+    """Devices of a YAML file in the format of the package's table, by name.
+
+    Raises `UsageError` for a file that is not there and `DataError` naming file, device and key.
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UsageError(f"--hardware {file}: cannot be read ({reason})") from None
+    return _parse(text, str(file))
+
+
+def find_hardware(name: str, file: str | Path | None = None) -> Hardware:
+    """The device `name`, from `file` if it is there, else from the table. Raises `UsageError` naming all there are."""
+    devices = built_in() | (read_hardware(file) if file is not None else {})
+    if name not in devices:
+        raise UsageError(f"--gpu {name}: unknown; choose one of {', '.join(devices)}, or add it with --hardware FILE")
+    return devices[name]
+
+
+def _parse(text: str, file: str) -> dict[str, Hardware]:
+    import yaml
+
+    try:
+        # The C parser, where PyYAML has it: a tenth of the time.
+        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" at line {line + 1}"
+        raise DataError(f"{file}: not YAML{where}") from None
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"{file}: give a mapping of device names to their figures")
+    return {str(name): _device(str(name), entry, f"{file}: {name}") for name, entry in content.items()}
+
+
+def _device(name: str, entry: Any, where: str) -> Hardware:
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: give a mapping with {', '.join(_REQUIRED)}")
+    for key in entry:
+        if key not in _REQUIRED + _OPTIONAL:
+            raise DataError(f"{where}: {key}: unknown; a device has {', '.join(_REQUIRED + _OPTIONAL)}")
+    for key in _REQUIRED:
+        if key not in entry:
+            raise DataError(f"{where}: {key} is missing")
+    tflops = entry["tflops"]
+    if not isinstance(tflops, dict):
+        raise DataError(f"{where}: tflops: give a mapping of precisions to figures, such as {{fp32: 19.5, bf16: 312}}")
+    for key in tflops:
+        if key not in WIDER:
+            raise DataError(f"{where}: tflops: {key}: unknown; choose among {', '.join(reversed(WIDER))}")
+    flops = {key: _TERA * _number(v, f"{where}: tflops: {key}") for key, v in tflops.items() if v is not None}
+    if "fp32" not in flops:
+        raise DataError(f"{where}: tflops: fp32 is missing; what has no units of its own is computed at it")
+    if not isinstance(entry["source"], str) or not entry["source"].strip():
+        raise DataError(f"{where}: source: say where the figures are from")
+    unconfirmed = entry.get("unconfirmed") or []
+    known = (*flops, "bandwidth", "memory")
+    if not isinstance(unconfirmed, list) or any(key not in known for key in unconfirmed):
+        raise DataError(f"{where}: unconfirmed: give a list out of {', '.join(known)}")
+    measured = entry.get("measured", False)
+    if not isinstance(measured, bool):
+        raise DataError(f"{where}: measured: give true or false, not {measured!r}")
+    return Hardware(
+        name=name,
+        flops_per_s=flops,
+        bytes_per_s=_GIGA * _number(entry["bandwidth"], f"{where}: bandwidth"),
+        memory_bytes=_GIB * _number(entry["memory"], f"{where}: memory"),
+        source=" ".join(entry["source"].split()),
+        unconfirmed=tuple(unconfirmed),
+        measured=measured,
+        launch_s=1e-6 * _number(entry.get("launch_us", 0), f"{where}: launch_us", least=0.0),
+    )
+
+
+def _number(value: Any, where: str, least: float | None = None) -> float:
+    """A finite number above 0, or from `least` on. Raises `DataError`."""
+    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not fine or (value <= 0 if least is None else value < least):
+        raise DataError(
+            f"{where}: must be a number {'above 0' if least is None else f'of at least {least:g}'}, not {value!r}"
+        )
+    return float(value)

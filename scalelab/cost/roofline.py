@@ -1,0 +1,261 @@
+"""Our own cost model: a roofline over each kernel of what really runs, streams and all.
+
+A kernel takes max(FLOPs / peak, bytes / bandwidth) (Williams, Waterman and Patterson, "Roofline", CACM
+2009) plus the device's launch time, and a pass takes the sum over its kernels: each needs the one before,
+so that memory and arithmetic overlap within a kernel and not between two. For decoding this is the
+memory-bound picture of Pope et al. (arXiv 2211.05102, section 2): a step reads all weights once and
+every row's cache. With P streams, batch B, prompt i and output o:
+
+- the layers see P·B rows; a prefix is P·n keys and values a layer, read by attention and otherwise free;
+- the prompt is one pass of i tokens a row and gives the first new token; o − 1 steps of one token give
+  the others, and the step after t tokens reads min(t + 1, window) keys a row and layer and writes one;
+- the aggregator mixes all tokens of a pass, and reads its weights in each; the output embedding sees the
+  last token of B rows, and reads its weights in each pass, too; the input embedding reads rows only;
+- T tokens that each choose k of E experts evenly touch E·(1 − (1 − k/E)^T) of them, whose weights are read;
+- attention never writes its scores (arXiv 2205.14135) and skips what causality hides.
+
+Left out: softmax and other vector arithmetic, whose traffic is counted and whose FLOPs are few, copies
+that joining prefix and cache costs some attention kernels, sampling, and traffic between host and device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from scalelab.architecture import MIXTURE_PARAMS, Architecture
+from scalelab.cost.hardware import find_hardware
+from scalelab.cost.model import BF16, STORED_BYTES, Cost, Device, Precision, Workload
+from scalelab.cost.shape import Layer, ServedModel, as_served
+
+
+class Kernel(NamedTuple):
+    """Work of one kernel: arithmetic and memory traffic, and how often it runs in a pass."""
+
+    flops: float
+    bytes: float
+    times: float = 1.0
+    attention: bool = False  # computed at 16 or 32 bits whatever the matrices are
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device reaches at a `Precision`, and the bytes of a stored weight, cached value and activation."""
+
+    matrix_flops_per_s: float
+    attention_flops_per_s: float
+    bytes_per_s: float
+    launch_s: float
+    weight: float
+    kv: float
+    activation: float
+
+    def seconds(self, kernel: Kernel) -> float:
+        flops_per_s = self.attention_flops_per_s if kernel.attention else self.matrix_flops_per_s
+        return kernel.times * (max(kernel.flops / flops_per_s, kernel.bytes / self.bytes_per_s) + self.launch_s)
+
+
+def price(model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision = BF16) -> Cost:
+    """Memory and latency of `workload`. Raises `UsageError` for a device that is not known.
+
+    Memory is all weights, the prefixes at the cache's precision, the cache of i + o − 1 ordinary tokens
+    and the peak of activations; all are taken to be held at once, which is an upper bound.
+    """
+    served, rates = as_served(model), find_rates(device, precision)
+    hardware = device.hardware or find_hardware(device.gpu)
+    B, i, o = workload.batch, workload.tokens_in, workload.tokens_out
+    return Cost(
+        architecture=model,
+        workload=workload,
+        weight_bytes=(served.backbone_params + served.embedding_params) * rates.weight,
+        kv_cache_bytes=cache_bytes(served, B, i + o - 1, rates),
+        activation_bytes=activation_bytes(served, B, i, rates),
+        aggregator_bytes=served.aggregator_params * rates.weight,
+        prefill_s=prefill_s(served, B, i, rates),
+        decode_s=decode_s(served, B, i, o - 1, rates),
+        device_bytes=hardware.memory_bytes,
+        prefix_bytes=served.prefix_params * rates.kv,
+    )
+
+
+def find_rates(device: Device, precision: Precision) -> Rates:
+    """Peaks of the device times the shares that are reached. Raises `UsageError` for an unknown device."""
+    hardware = device.hardware or find_hardware(device.gpu)
+    wide = precision.arithmetic in ("fp32", "tf32")
+    return Rates(
+        matrix_flops_per_s=hardware.peak(precision.arithmetic) * device.flops_efficiency,
+        attention_flops_per_s=hardware.peak(precision.arithmetic if wide else "bf16") * device.flops_efficiency,
+        bytes_per_s=hardware.bytes_per_s * device.memory_efficiency,
+        launch_s=hardware.launch_s,
+        weight=STORED_BYTES[precision.weights],
+        kv=STORED_BYTES[precision.kv_stored],
+        activation=4.0 if wide else 2.0,
+    )
+
+
+def prefill_s(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
+    """Seconds from a prompt of `tokens` to the logits of the first new token."""
+    return sum(map(rates.seconds, kernels(model, batch, tokens, 0, rates)))
+
+
+def decode_step_s(model: ServedModel, batch: int, cached: int, rates: Rates) -> float:
+    """Seconds of one token a row when `cached` tokens came before it."""
+    return sum(map(rates.seconds, kernels(model, batch, 1, cached, rates)))
+
+
+def decode_s(model: ServedModel, batch: int, cached: int, steps: int, rates: Rates) -> float:
+    """Seconds of `steps` tokens a row after `cached` ones: the sum of `decode_step_s`, in closed form.
+
+    Only attention depends on the length, and its FLOPs and bytes are straight lines in the keys it sees:
+    the steps fall into runs over which one of the two lines is the higher.
+    """
+    if steps == 0:
+        return 0.0
+    fixed = steps * sum(rates.seconds(k) for k in kernels(model, batch, 1, 0, rates) if not k.attention)
+    first, last = cached + 1, cached + steps  # keys seen, where no window hides any
+    total = fixed
+    for layer, count in model.layers:
+        none, one = (_attention(model, layer, batch, 1, keys, keys, rates) for keys in (0, 1))
+        flops = (none.flops / rates.attention_flops_per_s, (one.flops - none.flops) / rates.attention_flops_per_s)
+        moved = (none.bytes / rates.bytes_per_s, (one.bytes - none.bytes) / rates.bytes_per_s)
+        window = last if layer.window is None else layer.window
+        within = _sum_of_higher(flops, moved, first, min(last, window))
+        beyond = max(0, last - max(window, first - 1)) * max(f + s * window for f, s in (flops, moved))
+        total += count * (within + beyond + steps * rates.launch_s)
+    return total
+
+
+def cache_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
+    """Bytes of keys and values of `tokens` ordinary tokens a row; a layer with a window keeps no more than that."""
+    values = sum(
+        2 * layer.kv_heads * layer.head_dim * count * (tokens if layer.window is None else min(tokens, layer.window))
+        for layer, count in model.layers
+    )
+    return model.P * batch * values * rates.kv
+
+
+def activation_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
+    """Peak bytes of what lives within the pass over the prompt, the largest of four moments.
+
+    Attention: residual, its normed copy, queries, output, and keys and values, the prefix's among them.
+    MLP: residual, normed copy and, for every expert that a token goes to, gate, up and their product.
+    Aggregator: the streams and their transposed copy, its input and output. Output: logits of B rows.
+    """
+    h, rows = model.hidden_size, model.P * batch
+    moments = [batch * model.vocab_size, (2 * rows + 2 * batch) * tokens * h if model.P > 1 else 0]
+    for layer, _ in model.layers:
+        keys = tokens + model.prefix_length
+        attention = tokens * (2 * h + 2 * layer.heads * layer.head_dim) + 2 * keys * layer.kv_heads * layer.head_dim
+        mlp = tokens * (2 * h + layer.mlp_matrices * layer.mlp_width * max(1, layer.experts_per_token))
+        moments += [rows * attention, rows * mlp]
+    return max(moments) * rates.activation
+
+
+def experts_touched(num_experts: int, experts_per_token: int, tokens: float) -> float:
+    """Expected number of different experts that `tokens` go to, each to `experts_per_token` drawn evenly."""
+    return num_experts * -math.expm1(tokens * _log_spared(num_experts, experts_per_token))
+
+
+def _log_spared(num_experts: int, experts_per_token: int) -> float:
+    """ln of the chance that one token leaves a given expert alone."""
+    return -math.inf if experts_per_token >= num_experts else math.log1p(-experts_per_token / num_experts)
+
+
+def kernels(model: ServedModel, batch: int, tokens: int, cached: int, rates: Rates) -> Iterator[Kernel]:
+    """All kernels of one pass over `tokens` of each of `batch` sequences, of which `cached` came before."""
+    h, a, w = model.hidden_size, rates.activation, rates.weight
+    rows = model.P * batch
+    passed = rows * tokens  # tokens through the layers
+    yield Kernel(0, passed * h * (w + a + (w if model.position_rows else 0)))  # rows of the embedding
+    for layer, count in model.layers:
+        for kernel in _layer(model, layer, batch, tokens, cached, rates):
+            yield kernel._replace(times=count)
+    yield _norm(passed, h, a)._replace(bytes=4 * passed * h * a + model.norm_params * w)
+    if model.P > 1:
+        yield from _aggregator(model, batch * tokens, rates)
+    yield _matrix(batch, h, model.vocab_size, rates)
+
+
+def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: int, rates: Rates) -> Iterator[Kernel]:
+    h, a, d = model.hidden_size, rates.activation, layer.head_dim
+    passed = model.P * batch * tokens
+    heads, kv_heads = layer.heads * d, layer.kv_heads * d  # widths
+    norm = _norm(passed, h, a)
+    yield norm._replace(bytes=norm.bytes + layer.vectors * rates.weight)
+    yield _matrix(passed, h, heads + 2 * kv_heads, rates)
+    yield Kernel(0, passed * (2 * heads * a + 2 * kv_heads * (a + rates.kv)))  # rotated; keys, values into the cache
+    pairs, read = _keys(layer, tokens, cached)
+    yield _attention(model, layer, batch, tokens, pairs, read, rates)
+    yield _matrix(passed, heads, h, rates)
+    yield norm
+    into, width = layer.mlp_matrices - 1, layer.mlp_width
+    if layer.num_experts:
+        yield _matrix(passed, h, layer.num_experts, rates)
+        touched = experts_touched(layer.num_experts, layer.experts_per_token, passed)
+        passed *= layer.experts_per_token
+    else:
+        touched = 1.0
+    yield _matrix(passed, h, into * width, rates, copies=touched)
+    yield Kernel(0, passed * (into + 1) * width * a)  # activation, and product with the gate
+    yield _matrix(passed, width, h, rates, copies=touched)
+
+
+def _keys(layer: Layer, tokens: int, cached: int) -> tuple[float, float]:
+    """(query, key) pairs seen by `tokens` queries of one row after `cached` others, and keys read for them."""
+    window = math.inf if layer.window is None else layer.window
+    short = min(max(window - cached, 0), tokens)  # queries that the window hides nothing from
+    pairs = short * cached + short * (short + 1) / 2 + ((tokens - short) * window if tokens > short else 0)
+    return pairs, min(cached, window - 1) + tokens
+
+
+def _attention(
+    model: ServedModel, layer: Layer, batch: int, tokens: int, pairs: float, read: float, rates: Rates
+) -> Kernel:
+    """Scores and their sum over values: `pairs` and the whole prefix for each query; `read` keys a row."""
+    d, rows, n = layer.head_dim, model.P * batch, model.prefix_length
+    flops = 4 * rows * layer.heads * d * (pairs + tokens * n)
+    moved = 2 * rows * (tokens * layer.heads * d * rates.activation + (read + n) * layer.kv_heads * d * rates.kv)
+    return Kernel(flops, moved, attention=True)
+
+
+def _aggregator(model: ServedModel, tokens: float, rates: Rates) -> Iterator[Kernel]:
+    """The mixture of P streams of `tokens`: weights by two matrices where it is dynamic, then the sum."""
+    h, P, a = model.hidden_size, model.P, rates.activation
+    streams = P * tokens * h * a
+    if model.aggregation == "dynamic":
+        yield Kernel(0, 2 * streams)  # the streams of a token side by side
+        yield _matrix(tokens, P * h, h, rates)
+        yield Kernel(0, 2 * tokens * h * a)
+        yield _matrix(tokens, h, P, rates)
+        yield Kernel(2 * streams / a, streams + tokens * (h + P) * a)
+    else:
+        weights = MIXTURE_PARAMS[model.aggregation](h, P) * rates.weight  # type: ignore[arg-type]
+        yield Kernel(2 * streams / a, streams + tokens * h * a + weights)
+
+
+def _norm(tokens: float, width: float, activation: float) -> Kernel:
+    """Residual sum and norm in one: two rows in, two out."""
+    return Kernel(0, 4 * tokens * width * activation)
+
+
+def _matrix(tokens: float, inputs: float, outputs: float, rates: Rates, copies: float = 1.0) -> Kernel:
+    """`tokens` rows through a matrix, or through `copies` of it among which they are dealt."""
+    moved = copies * inputs * outputs * rates.weight + tokens * (inputs + outputs) * rates.activation
+    return Kernel(2 * tokens * inputs * outputs, moved)
+
+
+def _sum_of_higher(one: tuple[float, float], two: tuple[float, float], first: int, last: int) -> float:
+    """Σ max(one₀ + one₁·s, two₀ + two₁·s) over whole s from `first` to `last`; 0 if there are none."""
+    if last < first:
+        return 0.0
+    slope = one[1] - two[1]
+    crossing = (two[0] - one[0]) / slope if slope else math.inf
+    middle = last if not first <= crossing < last else math.floor(crossing)  # the last s before they swap
+
+    def run(start: int, end: int) -> float:
+        """Over a run in which one line stays the higher, which its middle tells."""
+        return (end - start + 1) * max(line[0] + line[1] * (start + end) / 2 for line in (one, two))
+
+    return run(first, middle) + (run(middle + 1, last) if middle < last else 0.0)

@@ -1,0 +1,171 @@
+"""What is served, as prices need it: widths, heads, windows, experts and streams of any decoder.
+
+Made from an `Architecture` (`as_served`) or from a Hugging Face config (`scalelab.cost.families`).
+Widths may be real numbers: the plain model of equal loss rarely has whole ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from scalelab.architecture import MIXTURE_PARAMS, PREFIX_TOKENS, Architecture
+from scalelab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer of a model of width h."""
+
+    heads: float
+    kv_heads: float
+    head_dim: float
+    mlp_width: float  # of one expert where there are any
+    mlp_matrices: int = 3  # gate, up and down; 2 without a gate
+    vectors: float = 0.0  # parameters of norms and biases
+    window: int | None = None  # keys a query sees, its own among them; None: all
+    num_experts: int = 0
+    experts_per_token: int = 0
+
+    def attention_params(self, hidden: float) -> float:
+        """Q, K, V and O, without biases."""
+        return 2 * hidden * (self.heads + self.kv_heads) * self.head_dim
+
+    def expert_params(self, hidden: float) -> float:
+        """One MLP, without biases."""
+        return self.mlp_matrices * hidden * self.mlp_width
+
+    def params(self, hidden: float) -> float:
+        """All parameters, the router's and all experts' included."""
+        mlps = max(1, self.num_experts) * self.expert_params(hidden) + self.num_experts * hidden
+        return self.attention_params(hidden) + mlps + self.vectors
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A decoder with P streams. P = 1 is plain, unless there is a bank for it.
+
+    `layers` holds (layer, how many of them), in no order. Of several `banks` (P, prefix tokens) only that
+    of the P in use is counted: serve a model saved with that one.
+    """
+
+    hidden_size: float
+    vocab_size: float
+    layers: tuple[tuple[Layer, float], ...]
+    norm_params: float  # of the last norm
+    tied_embeddings: bool = True
+    position_rows: int = 0  # learned position embeddings
+    P: int = 1
+    prefix_tokens: int = PREFIX_TOKENS  # where no bank says otherwise
+    aggregation: str = "dynamic"
+    banks: tuple[tuple[int, int], ...] = ()
+    name: str = "decoder"
+
+    @property
+    def num_layers(self) -> float:
+        return sum(count for _, count in self.layers)
+
+    @property
+    def prefix_length(self) -> int:
+        """Prefix tokens of each stream and layer; 0 where there are none."""
+        return dict(self.banks).get(self.P, 0 if self.P == 1 else self.prefix_tokens)
+
+    @property
+    def prefix_params(self) -> float:
+        kv = sum(2 * layer.kv_heads * layer.head_dim * count for layer, count in self.layers)
+        return self.P * self.prefix_length * kv
+
+    @property
+    def aggregator_params(self) -> float:
+        return MIXTURE_PARAMS[self.aggregation](self.hidden_size, self.P) if self.P > 1 else 0  # type: ignore[arg-type]
+
+    @property
+    def stream_params(self) -> float:
+        return self.prefix_params + self.aggregator_params
+
+    @property
+    def backbone_params(self) -> float:
+        return sum(layer.params(self.hidden_size) * count for layer, count in self.layers) + self.norm_params
+
+    @property
+    def head_params(self) -> float:
+        """Of the output embedding, which may be the input's."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def embedding_params(self) -> float:
+        return self.head_params * (1 if self.tied_embeddings else 2) + self.position_rows * self.hidden_size
+
+    @property
+    def n_params(self) -> float:
+        """The paper's N: everything but the embeddings."""
+        return self.backbone_params + self.stream_params
+
+    @property
+    def total_params(self) -> float:
+        return self.n_params + self.embedding_params
+
+    def with_streams(self, P: int) -> ServedModel:
+        return replace(self, P=P)
+
+
+def as_served(model: Architecture | ServedModel) -> ServedModel:
+    """`model` in the shape that prices need."""
+    if isinstance(model, ServedModel):
+        return model
+    h, kv = model.hidden_size, model.num_kv_heads * model.head_dim
+    layer = Layer(
+        heads=model.num_heads,
+        kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        mlp_width=model.intermediate_size,
+        vectors=2 * h + (0 if model.num_experts else h + 2 * kv),  # experts come without the QKV biases
+        num_experts=model.num_experts,
+        experts_per_token=model.experts_per_token if model.num_experts else 0,
+    )
+    return ServedModel(
+        hidden_size=h,
+        vocab_size=model.vocab_size,
+        layers=((layer, model.num_layers),),
+        norm_params=h,
+        tied_embeddings=model.tied_embeddings,
+        P=model.P,
+        prefix_tokens=model.prefix_tokens,
+        aggregation=model.aggregation,
+    )
+
+
+def as_architecture(model: Architecture | ServedModel) -> Architecture:
+    """The `Architecture` of the same matrices, for engines that know nothing else; biases may differ.
+
+    Raises `UsageError` naming what it cannot hold.
+    """
+    if isinstance(model, Architecture):
+        return model
+    layer = model.layers[0][0]
+    reason = None
+    if len(model.layers) > 1:
+        reason = "layers that differ"
+    elif layer.window is not None:
+        reason = "sliding windows"
+    elif layer.mlp_matrices != 3:
+        reason = "an MLP without a gate"
+    elif layer.heads * layer.head_dim != model.hidden_size:
+        reason = f"a head_dim of {layer.head_dim:g} where hidden / heads is {model.hidden_size / layer.heads:g}"
+    elif model.P == 1 and model.prefix_length:
+        reason = "a prefix at P = 1"
+    if reason is not None:
+        raise UsageError(f"{model.name}: llm-analysis cannot hold {reason}; use --engine roofline")
+    return Architecture(
+        hidden_size=int(model.hidden_size),
+        intermediate_size=int(layer.mlp_width),
+        num_layers=int(model.num_layers),
+        num_heads=int(layer.heads),
+        num_kv_heads=int(layer.kv_heads),
+        vocab_size=int(model.vocab_size),
+        P=model.P,
+        prefix_tokens=model.prefix_length or model.prefix_tokens,
+        tied_embeddings=model.tied_embeddings,
+        aggregation=model.aggregation,
+        num_experts=layer.num_experts,
+        **({"experts_per_token": layer.experts_per_token} if layer.num_experts else {}),
+    )
