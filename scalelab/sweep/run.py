@@ -118,7 +118,7 @@ def _run_sweep(
                 f"interrupted: {kept} of {len(resolved.runs)} runs are recorded below {out}; "
                 "the same command goes on from there"
             ) from None
-    records = _records(resolved, out, failures)
+    records = _records(resolved, out, failures, execution.save_models)
     if diverged := len(resolved.runs) - len(records):
         console.print(
             f"warning: {diverged} of {len(resolved.runs)} runs diverged and have no loss (scalelab results {out}); "
@@ -181,16 +181,22 @@ def _tidy(checkpoints: Path, finished: set[str]) -> None:
             keep_latest(folder)
 
 
-def _records(resolved: ResolvedSweep, out: Path, failures: list[Event]) -> pd.DataFrame:
-    """The records of the runs that are ok. Raises `ScalelabError` if any failed, or none is ok."""
+def _records(resolved: ResolvedSweep, out: Path, failures: list[Event], models: bool) -> pd.DataFrame:
+    """The records of the runs that are ok. Raises `ScalelabError` if any failed here, or none is ok.
+
+    A run that failed here and ended well in another sweep is no failure, unless its model was to be kept.
+    """
     found = statuses(resolved.runs, out)
     others = Counter(status for status in found.values() if status != OK)
-    lost = [event for event in failures if event.values["status"] != "diverged"]
+    failed = [event for event in failures if event.values["status"] != "diverged" and not event.task.shared]
+    lost = [event for event in failed if models or found.get(event.task.config.key) != OK]
     if lost or (len(others) and OK not in found.values()):
         first = (lost or failures)[0].values["message"] if failures else "see scalelab results"
-        count = len({event.task.key for event in lost}) or others.total()
+        unrecorded = sum(event.task.config.key not in found for event in lost)
+        kinds = [describe_statuses(others), f"{unrecorded} not recorded" if unrecorded else ""]
         raise ScalelabError(
-            f"{count} of {len(resolved.runs)} runs have no loss ({describe_statuses(others)}), the first: {first}"
+            f"{len(lost) or others.total()} of {len(resolved.runs)} runs have no loss "
+            f"({', '.join(filter(None, kinds))}), the first: {first}"
         )
     files = [record_path(out, config.key) for config in resolved.runs if found.get(config.key) == OK]
     return pd.concat([load(file) for file in files], ignore_index=True)
