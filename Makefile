@@ -31,7 +31,7 @@ benchmark-sweep: $(READY)  ## what a second worker brings and what a sweep costs
 	$(BIN)/python benchmarks/sweep.py
 
 faults: $(READY)  ## is a run ever lost? processes killed, disks filled, files cut, about 20 minutes on 2 cores
-	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python -m benchmarks.faults
 
 ray: $(READY)  ## a sweep on a cluster of two nodes, one of them killed
 	$(BIN)/python benchmarks/ray_cluster.py

@@ -6,6 +6,8 @@ request was fine and could not be carried out (exit code 1).
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ScalelabError(Exception):
     """Something failed. The message names the file, column or value and what to do."""
@@ -20,11 +22,15 @@ class UsageError(ScalelabError):
 
 
 class DivergedError(ScalelabError):
-    """Training ran away or into a loss that is no number. The message says where."""
+    """Training ran away or into a loss that is no number. The message says where, `state` how far it came."""
+
+    state: Any = None
 
 
 class MemoryShortError(ScalelabError):
-    """Not even the smallest piece of work fits into memory."""
+    """Not even the smallest piece of work fits into memory. `state` is how far training came, where it began."""
+
+    state: Any = None
 
 
 class InterruptedSweepError(ScalelabError):

@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 from scalelab.architecture import architecture_for
 from scalelab.errors import DivergedError, MemoryShortError, UsageError
 from scalelab.records import read
-from scalelab.records.files import read_record
-from scalelab.records.store import record_path
-from scalelab.train import loop
+from scalelab.records.files import read_curve, read_record
+from scalelab.records.store import curve_path, record_path
+from scalelab.train import checkpoint, loop
+from scalelab.train import legs as legs_module
 from scalelab.train.build import build_model
 from scalelab.train.checkpoint import load_newest
 from scalelab.train.corpus import load_corpus
+from scalelab.train.cost import train_flops
 from scalelab.train.legs import Options, train_legs, train_run
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
@@ -74,6 +76,68 @@ def test_a_run_that_was_cut_goes_on_to_the_same_loss(config, data, tmp_path, sch
     again = Options(checkpoints=tmp_path, save_every_s=0.0, observer=lambda state: steps.append(state.step))
     same(train_run(config, data, again), undisturbed)
     assert steps[0] > 50  # and did not begin anew
+
+
+def test_a_state_is_saved_between_points_of_the_curve_too(config, data, tmp_path):
+    """Long runs have points far apart; what was lost since the last one goes into the next all the same."""
+    config = replace(config, n_tokens=config.n_tokens * 4)  # a point every 3 steps
+    undisturbed = train_run(config, data)
+
+    state_of, optimise = [], loop._Meter.update
+
+    class Meter(loop._Meter):
+        def update(self, loss):
+            point = optimise(self, loss)
+            state_of.append((self.state.step, len(self.state.pending)))
+            if self.state.step == 23:  # two steps after a point; the checkpoint of step 22 is there
+                raise CutError
+            return point
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_Meter", Meter)
+        with pytest.raises(CutError):
+            train_run(config, data, Options(checkpoints=tmp_path, save_every_s=0.0))
+    assert state_of[-2] == (22, 1)
+    (kept,) = (tmp_path / config.key).iterdir()
+    assert int(kept.name) == 22
+    same(train_run(config, data, Options(checkpoints=tmp_path)), undisturbed)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_run(config, data, tmp_path, monkeypatch):
+    undisturbed, tried = train_run(config, data), []
+
+    def full(*args):
+        tried.append(args)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(legs_module, "save_state", full)
+    same(train_run(config, data, Options(checkpoints=tmp_path, save_every_s=0.0)), undisturbed)
+    assert len(tried) > 10
+
+
+def test_another_versions_checkpoint_counts_as_none(config, data, tmp_path, monkeypatch):
+    with pytest.raises(CutError):
+        train_run(config, data, Options(checkpoints=tmp_path, save_every_s=0.0, observer=cut_at(40)))
+    model = build_model(config)
+    optimizer = make_optimizer(model, config.recipe, 1.0)
+    assert load_newest(tmp_path / config.key, config.steps, model, optimizer) is not None
+    monkeypatch.setattr(checkpoint, "__version__", "0.0.0")
+    assert load_newest(tmp_path / config.key, config.steps, model, optimizer) is None
+
+
+def test_validation_takes_as_many_rows_as_memory_holds(config, data, monkeypatch):
+    undisturbed, tried = train_run(config, data).evaluation, []
+    whole = legs_module.evaluate
+
+    def tight(model, windows, documents, device, bf16, rows):
+        tried.append(rows)
+        if rows > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(model, windows, documents, device, bf16, rows)
+
+    monkeypatch.setattr(legs_module, "evaluate", tight)
+    assert train_run(config, data).evaluation.loss == pytest.approx(undisturbed.loss, rel=1e-6)
+    assert tried == [32, 16, 8]  # 64 rows of the model with P = 2
 
 
 def test_a_damaged_checkpoint_counts_as_none(config, data, tmp_path):
@@ -277,6 +341,10 @@ def test_a_diverged_run_ends_early_and_is_recorded(config, data, tmp_path, lr, m
     record = read_record(record_path(tmp_path, wild.key))
     assert record["status"] == "diverged"
     assert np.isnan(record["loss"])
+    # How far it came, and its curve, are there to be looked at.
+    curve = read_curve(curve_path(tmp_path, wild.key))
+    assert record["train_flops"] == pytest.approx(train_flops(wild) * curve["step"].max() / wild.steps, rel=1e-9)
+    assert record["train_seconds"] > 0
     assert message in record["message"]
     good = run_and_record(config, data, tmp_path)
     table = read(tmp_path)

@@ -125,6 +125,8 @@ def sweep(
     )
     console = stdout(broken_pipe_code=141)  # an unfinished sweep is no success
     if dry_run:
+        if executor != "local":
+            raise UsageError("--dry-run: times and memory are of this machine; leave --executor out")
         _show_plan(chosen, out, execution, console)
         return
     records = run_sweep(chosen, out, execution, console)

@@ -35,7 +35,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -45,7 +45,7 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.match(path.name) is not None
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` last through a power cut."""
     if os.name != "posix":  # elsewhere a folder cannot be opened
         return

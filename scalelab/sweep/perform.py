@@ -37,8 +37,8 @@ def perform(task: Task, job: Job, place: str, tell: Tell) -> tuple[str, dict[str
 
     try:
         with _claimed(task, job.out):
-            if not task.shared and (record := finished(task, job)) is not None:
-                return "done", record
+            if not task.shared and (record := ended(task, job)) is not None:
+                return ("done" if record["status"] in (OK, None) else "failed"), record
             with _observer(task, job) as observer:
                 options = Options(place, job.compile_model, job.out / CHECKPOINTS, job.save_every_s, progress, observer)
                 try:
@@ -46,18 +46,22 @@ def perform(task: Task, job: Job, place: str, tell: Tell) -> tuple[str, dict[str
                 except Exception as error:  # the boundary of the process: tell, and keep the details
                     status, message = _describe(error, task, job.out)
                     if not task.shared and status == "failed":  # the others are recorded where they are raised
-                        record_failure(task.config, job.out, status, message, place)
+                        record_failure(task.config, job.out, status, message, place, job.code)
                     return "failed", {"status": status, "message": message}
     except Timeout:
         return "busy", {}
     except (ScalelabError, OSError) as error:  # a record that cannot be read, or not be written
+        record_lost(task, job.out, "failed", str(error), place)
         return "failed", {"status": "failed", "message": str(error)}
 
 
-def finished(task: Task, job: Job) -> dict[str, Any] | None:
-    """The record of a run that is done, and whose model is kept if it should be. Raises `DataError`."""
+def ended(task: Task, job: Job) -> dict[str, Any] | None:
+    """The record of a run that need not be trained: another sweep has, perhaps, just now. Raises `DataError`."""
     path = record_path(job.out, task.config.key)
-    if record_status(path) != OK:
+    status = record_status(path)
+    if status == "diverged" and not job.retry:
+        return read_record(path)
+    if status != OK:
         return None
     if job.save_models and not (job.out / "models" / task.config.key / "config.json").is_file():
         return None

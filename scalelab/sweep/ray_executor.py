@@ -65,7 +65,12 @@ def run_all(
     with connected(address, workers):
         place = cluster_places(address, device, workers, per_gpu)[0]
         data = replace(job.data, folder=job.data.folder.absolute())
-        return _Head(tasks, replace(job, out=job.out.absolute(), data=data), on_event, place, workers, per_gpu).run()
+        head = _Head(tasks, replace(job, out=job.out.absolute(), data=data), on_event, place, workers, per_gpu)
+        try:
+            return head.run()
+        except _import_ray().exceptions.RayError as error:  # not of a task: of the cluster's own processes
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ScalelabError(f"--executor ray: the cluster was lost ({reason}); the same command goes on") from None
 
 
 @contextmanager

@@ -100,8 +100,9 @@ def _brought_home(task: Task, kind: str, values: dict[str, Any], folder: Path, o
     if record_path(folder, task.config.key).exists():
         (record,) = pq.ParquetFile(record_path(folder, task.config.key)).read().to_pylist()
         record |= {name: values[name] for name in ("message",) if name in values}
-        rows = pq.ParquetFile(curve_path(folder, task.config.key)).read().to_pylist()
-        curve = [tuple(row.values()) for row in rows]
+        if curve_path(folder, task.config.key).exists():  # a run that failed at once has none
+            rows = pq.ParquetFile(curve_path(folder, task.config.key)).read().to_pylist()
+            curve = [tuple(row.values()) for row in rows]
     ours = read_files(folder)
     kept = _kept_parts(task)
     files = {path: content for path, content in ours.items() if path.split("/")[0] in kept}

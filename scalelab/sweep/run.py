@@ -20,7 +20,7 @@ from scalelab.records.store import record_path
 from scalelab.sweep.progress import Progress, Several, announce, make_progress
 from scalelab.sweep.resolve import ResolvedSweep, missing, resolve, statuses
 from scalelab.sweep.spec import SweepSpec
-from scalelab.sweep.state import StateFile
+from scalelab.sweep.state import StateFile, read_states
 from scalelab.sweep.tasks import Event, Job, Task, make_tasks
 from scalelab.sweep.workers import default_places, run_all
 from scalelab.train.checkpoint import keep_latest
@@ -107,6 +107,7 @@ def _run_sweep(
             # A node of a cluster measures its own.
             measured_peak_flops(places[0], left[0].recipe.dtype) if execution.executor == "local" else None,
             source_digest(),
+            execution.retry,
         )
         try:
             state = StateFile(out, tasks, spec.name, places[0].split(":")[0], execution.executor)
@@ -126,7 +127,8 @@ def _run_sweep(
             style="yellow",
             soft_wrap=True,
         )
-    _tidy(out / CHECKPOINTS, set(records["key"]))
+    if not any(state.is_running for state in read_states(out)[0]):  # others may wait for what would go
+        _tidy(out / CHECKPOINTS, set(records["key"]))
     return records
 
 

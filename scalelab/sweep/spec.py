@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from scalelab.architecture import EXPERTS_PER_TOKEN, MIXTURE_PARAMS, check_experts
-from scalelab.errors import DataError, UsageError
+from scalelab.errors import UsageError
+from scalelab.sweep.spec_file import read_keys
 from scalelab.train.recipe import Recipe
 from scalelab.units import counts, format_count, whole_numbers
 
@@ -79,21 +80,14 @@ def tokenizer_choice(value: str | int) -> str | int:
 
 
 def load_spec(path: Path) -> SweepSpec:
-    """A spec from a YAML file. Raises `UsageError` or `DataError` naming the file and key."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise DataError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or error})") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: a spec is a list of `key: value` lines")
+    """A spec from a YAML file. Raises `UsageError` or `DataError` naming the file, and line and key if it can."""
+    content, lines = read_keys(path)
     try:
         return replace(SweepSpec(name=path.stem), **parse(content))
     except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
+        words = str(error).removeprefix("recipe: ").removeprefix("unknown key ").lstrip("'")
+        named = [line for key, line in lines.items() if re.match(rf"{re.escape(key.split(': ')[-1])}\b", words)]
+        raise UsageError(f"{path}{f', line {named[0]}' if named else ''}: {error}") from None
 
 
 def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, Any]:
@@ -108,6 +102,8 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             raise UsageError(f"unknown key {key!r}; use one of {', '.join(sorted(known))}")
         if key == "recipe":
             parsed[key] = _parse_recipe(value, base or Recipe())
+            if "lr" in value and "lr" not in content:
+                parsed["lr"] = ()  # it is to be this one
         elif key in ("N", "D"):
             parsed[key] = counts(_listed(value), key)
         elif key == "plain_tokens":

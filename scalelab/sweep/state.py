@@ -157,6 +157,8 @@ def _birth(pid: int) -> str | None:
 
     None if there is no such process, or only what is left of one that ended.
     """
+    if os.name != "posix":  # there a signal 0 is Ctrl-C
+        return ""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -47,6 +47,7 @@ class Job:
     tensorboard: bool = False
     peak_flops: float | None = None
     code: str | None = None
+    retry: bool = False  # runs that diverged
 
 
 @dataclass(frozen=True)

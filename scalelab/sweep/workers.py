@@ -60,7 +60,8 @@ def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[
                         running[reader] = (process, task, place)
                     writer.close()
                     on_event(Event("started", task))
-                for reader in wait(list(running), queue.wait_s()) if running else _pause(queue):
+                # Without a free place there is nothing to look at again.
+                for reader in wait(list(running), queue.wait_s() if free else None) if running else _pause(queue):
                     process, task, place = running[reader]  # type: ignore[index]
                     event = _receive(reader, process, task)  # type: ignore[arg-type]
                     if event.kind == "progress":
@@ -112,8 +113,10 @@ def _interrupted_later() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _worker_context() -> multiprocessing.context.ForkServerContext:
+def _worker_context() -> Any:
     """Processes that begin with everything imported, and deaf to Ctrl-C, which is the parent's."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows: slower to start, else the same
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # Imported once rather than once a run; and a sweep of hours keeps the code it began with,
     # whatever is edited or upgraded meanwhile.

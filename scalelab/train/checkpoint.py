@@ -17,18 +17,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from scalelab import __version__
+from scalelab.records.store import sync_folder
+
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 _BUILDING = ".building-"
+_PUT_ATTEMPTS = 5
 _STALE_S = 600.0  # a checkpoint that nobody has written to for so long will never be finished
 
 
 @dataclass
 class TrainState:
-    """How far a run is. `curve` rows are (step, n_tokens, mean training loss since the last)."""
+    """How far a run is.
+
+    `curve` rows are (step, n_tokens, mean training loss since the last); `pending` are the losses of the steps since.
+    """
 
     step: int = 0
     curve: list[tuple[int, int, float]] = field(default_factory=list)
+    pending: list[torch.Tensor | float] = field(default_factory=list)
     seconds: float = 0.0  # of training, all attempts that led here together
     micro_batch: int = 0  # sequences at once; 0 is the whole batch
     saved_at: float = 0.0  # `seconds` when a checkpoint was last written
@@ -57,23 +65,37 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         }
         _save_tensors(weights, building / _WEIGHTS)
         _save_tensors(moments, building / _OPTIMIZER)
-        values = {"step": state.step, "curve": state.curve, "seconds": state.seconds, "micro_batch": state.micro_batch}
+        values = {
+            "version": __version__,
+            "step": state.step,
+            "curve": state.curve,
+            "pending": [float(loss) for loss in state.pending],
+            "seconds": state.seconds,
+            "micro_batch": state.micro_batch,
+        }
         # A tensor file with a changed bit is still a tensor file.
         values |= {"sha256": {name: _digest_of_file(building / name) for name in (_WEIGHTS, _OPTIMIZER)}}
         (building / _STATE).write_text(json.dumps(values | {"digest": _digest_of_values(values)}))
         for file in building.iterdir():
             _sync(file)
         target = checkpoint_path(folder, state.step)
-        shutil.rmtree(target, ignore_errors=True)  # a damaged one, or the same of another process
-        try:
-            building.rename(target)
-        except OSError:
-            if not (target / _STATE).exists():  # not written by another process meanwhile either
-                raise
-        _sync(folder)
+        _put(building, target)
+        sync_folder(folder)
         return target
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _put(building: Path, target: Path) -> None:
+    """Rename `building` to `target`, where a damaged checkpoint may stand, or another process put the same just now."""
+    for attempt in range(_PUT_ATTEMPTS):
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            building.rename(target)
+            return
+        except OSError:
+            if attempt == _PUT_ATTEMPTS - 1:
+                raise
 
 
 def _save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
@@ -136,7 +158,7 @@ def load_newest(folder: Path, at_most: int, model: nn.Module, optimizer: torch.o
     """Put the newest checkpoint of `folder` that is no later than `at_most` steps into model and optimizer.
 
     Returns its state, or None if there is none. Parameters that it does not hold, of streams that begin later, stay
-    as they are. A checkpoint that is damaged counts as none: what was lost is trained again.
+    as they are. A checkpoint that is damaged, or another version's, counts as none: what was lost is trained again.
     """
     for step in saved_steps(folder):
         if step <= at_most:
@@ -149,7 +171,7 @@ def load_newest(folder: Path, at_most: int, model: nn.Module, optimizer: torch.o
 def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState | None:
     try:
         values: dict[str, Any] = json.loads((path / _STATE).read_text())
-        if values.pop("digest") != _digest_of_values(values):
+        if values.pop("digest") != _digest_of_values(values) or values["version"] != __version__:
             return None
         if any(_digest_of_file(path / name) != digest for name, digest in values["sha256"].items()):
             return None
@@ -157,6 +179,7 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Tra
         state = TrainState(
             int(values["step"]),
             [(int(step), int(tokens), float(loss)) for step, tokens, loss in values["curve"]],
+            [float(loss) for loss in values["pending"]],
             float(values["seconds"]),
             int(values["micro_batch"]),
             float(values["seconds"]),

@@ -11,21 +11,30 @@ from pathlib import Path
 
 import torch
 
+from scalelab.train.memory import free_memory, is_out_of_memory
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_GEMM_SIZE = {"cpu": 512, "cuda": 8192}
+_GEMM_SIZE = {"cpu": 512, "cuda": 4096}
 _GEMM_SECONDS = 0.2
 _LEAST_GEMMS = 3
 _FREE_MARGIN = 0.9  # of the free memory is planned with
 
 
-def measured_peak_flops(device: str, dtype: str = "fp32") -> float:
+def measured_peak_flops(device: str, dtype: str = "fp32") -> float | None:
     """Operations a second of the best of a few square matrix products, a multiply-add counted as two.
 
     On CPU on one thread, as runs are trained. Takes a fifth of a second on the first call in a
     process; where other processes keep the device busy the peak reads low.
-    `dtype` is fp32 or bf16.
+    `dtype` is fp32 or bf16. None where the device has no room for the matrices.
     """
-    return _measure_peak(device, dtype)
+    try:
+        return _measure_peak(device, dtype)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    finally:
+        free_memory()  # runs are to have it
 
 
 @cache

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scalelab.architecture import Architecture
+from scalelab.errors import ScalelabError
 from scalelab.train.build import build_model, extra_loss, training_options
 from scalelab.train.cost import evaluation_flops, step_flops, train_memory_bytes
 from scalelab.train.device import measured_peak_flops, one_thread, synchronize
@@ -117,7 +118,7 @@ def _shape(config: RunConfig) -> StepShape:
 
 def _dearest_s(shape: StepShape, timed: dict[StepShape, StepTime], device: str) -> float:
     """Seconds that timing `shape` will take by what is known; not less than the truth, rather more."""
-    rate = measured_peak_flops(device, shape.dtype) * _EFFICIENCY / 2
+    rate = _peak_flops(device, shape.dtype) * _EFFICIENCY / 2
     step_s = _STEP_S + shape.flops / rate
     if timed:
         last = max(timed, key=lambda s: s.flops)
@@ -128,13 +129,22 @@ def _dearest_s(shape: StepShape, timed: dict[StepShape, StepTime], device: str) 
     return build_s + (1 + _LEAST_STEPS + windows) * step_s
 
 
+def _peak_flops(device: str, dtype: str) -> float:
+    peak = measured_peak_flops(device, dtype)
+    if peak is None:
+        raise ScalelabError(
+            f"{device}: no memory left to measure its speed; end what uses it, or choose another device"
+        )
+    return peak
+
+
 def _extrapolate(config: RunConfig, timed: dict[StepShape, StepTime], device: str) -> StepTime:
     shape = _shape(config)
     if timed:
         near = min(timed, key=lambda s: abs(math.log(s.flops / shape.flops)))
         rate = near.flops / timed[near].step_s
     else:
-        rate = _EFFICIENCY * measured_peak_flops(device, shape.dtype)
+        rate = _EFFICIENCY * _peak_flops(device, shape.dtype)
     validation_s = evaluation_flops(config) / config.recipe.val_tokens / rate
     return StepTime(shape.flops / rate, validation_s, timed=False)
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +19,7 @@ from scalelab.train.checkpoint import TrainState, load_newest, save_state
 from scalelab.train.data import validation_windows
 from scalelab.train.evaluate import MOST_ROWS, Evaluation, evaluate
 from scalelab.train.loop import CURVE_POINTS, Course, Observer, Progress, optimise
-from scalelab.train.memory import is_out_of_memory
+from scalelab.train.memory import free_memory, is_out_of_memory
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import RunConfig
 from scalelab.train.tokens import TokenData
@@ -76,16 +77,30 @@ def train_run(config: RunConfig, data: TokenData, options: Options = DEFAULT) ->
 def _train_run(config: RunConfig, data: TokenData, options: Options) -> TrainResult:
     recipe = config.recipe
     # Before training, not after it: a text that is too short is told at once.
-    validation, documents = validation_windows(
-        data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
-    )
+    validation = validation_windows(data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens)
     model, state = train_legs(config, data, options)
-    # Where the batch was too large, the usual number of rows may be, too.
-    rows = MOST_ROWS if state.micro_batch == recipe.batch_size else state.micro_batch
-    evaluation = evaluate(model, validation, documents, options.device, recipe.dtype == "bf16", rows)
+    # As many rows of the model as with P = 1; fewer where training had to do with fewer.
+    rows = MOST_ROWS // config.architecture.P
+    if state.micro_batch < recipe.batch_size:
+        rows = min(rows, state.micro_batch)
+    evaluation = _evaluate(model, validation, options.device, recipe.dtype == "bf16", max(1, rows))
     if not math.isfinite(evaluation.loss):
-        raise DivergedError(f"run {config.key}: the validation loss is not a number; try a lower --lr")
+        error = DivergedError(f"run {config.key}: the validation loss is not a number; try a lower --lr")
+        error.state = state
+        raise error
     return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch)
+
+
+def _evaluate(model: Any, validation: tuple[np.ndarray, np.ndarray], device: str, bf16: bool, rows: int) -> Evaluation:
+    """`evaluate` with `rows` windows at once, or as many as memory holds."""
+    while True:
+        try:
+            return evaluate(model, *validation, device, bf16, rows)
+        except Exception as error:
+            if rows == 1 or not is_out_of_memory(error):
+                raise
+        rows //= 2
+        free_memory()
 
 
 def train_legs(config: RunConfig, data: TokenData, options: Options = DEFAULT) -> tuple[Any, TrainState]:
@@ -102,27 +117,32 @@ def train_legs(config: RunConfig, data: TokenData, options: Options = DEFAULT) -
             continue
         own = leg.architecture.P == config.architecture.P
         leg_model, leg_optimizer = (model, optimizer) if own else _begin(leg, options.device)
-        observers = [options.observer] if options.observer else []
+        save: Observer | None = None
         if options.checkpoints is not None:
             folder = options.checkpoints / trajectory(leg)
             if not own:
-                state = load_newest(folder, leg.steps, leg_model, leg_optimizer) or state
+                state = load_newest(folder, leg.steps, leg_model, leg_optimizer) or TrainState()
             ends_shared = leg is not config or leg.recipe.schedule == "constant"
-            observers.append(_Saver(folder, leg_model, leg_optimizer, leg.steps, ends_shared, options.save_every_s))
+            save = _Saver(folder, leg_model, leg_optimizer, leg.steps, ends_shared, options.save_every_s)
         every = _STABLE_POINT if leg.recipe.schedule == "constant" else max(1, leg.steps // CURVE_POINTS)
         factor = partial(learning_rate_factor, config=leg)
         course = Course(leg.recipe, leg.steps, leg.seed, factor, every, f"run {config.key}")
-        optimise(
-            leg_model,
-            leg_optimizer,
-            data,
-            course,
-            state,
-            options.device,
-            options.compile_model,
-            options.progress,
-            observers,
-        )
+        try:
+            optimise(
+                leg_model,
+                leg_optimizer,
+                data,
+                course,
+                state,
+                options.device,
+                options.compile_model,
+                options.progress,
+                options.observer,
+                save,
+            )
+        except (DivergedError, MemoryShortError) as error:
+            error.state = state  # how far it came is recorded
+            raise
         if not own:  # a plain stage, with whose weights the streams begin
             _hand_over(leg_model, leg_optimizer, model, optimizer)
     return model, state
@@ -154,7 +174,12 @@ class _Saver:
         if not (self.ends_shared if at_end else state.seconds - state.saved_at >= self.every_s):
             return
         state.saved_at = state.seconds
-        written = save_state(self.folder, self.model, self.optimizer, state)
+        try:
+            written = save_state(self.folder, self.model, self.optimizer, state)
+        except OSError:
+            if at_end:
+                raise
+            return  # a disk that is full now may have room at the next time; the run goes on
         if self.last is not None:
             shutil.rmtree(self.last, ignore_errors=True)
         self.last = None if at_end else written

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,15 +57,16 @@ def optimise(
     device: str,
     compile_model: bool,
     progress: Progress | None,
-    observers: Sequence[Observer] = (),
+    observer: Observer | None = None,
+    save: Observer | None = None,
     parallel: Parallel = ALONE,
 ) -> None:
     """Take `model` from `state` to the end of `course`; both move along.
 
-    `observers` are called at every point of the curve. Where memory does not suffice the batch is split
-    into ever smaller micro-batches with the same sum of gradients; not so on several processes (`parallel`), of which
-    one that starts anew would wait for the others. Raises `DivergedError` and
-    `MemoryShortError` beginning with the course's name.
+    `observer` is called at every point of the curve, `save` after every step. Where memory does not suffice the
+    batch is split into ever smaller micro-batches with the same sum of gradients (with experts nearly the same: their
+    balancing loss is a product of means); not so on several processes (`parallel`), of which one that starts
+    anew would wait for the others. Raises `DivergedError` and `MemoryShortError` beginning with the course's name.
     """
     recipe = course.recipe
     forward: Any = parallel.replicated(model)
@@ -87,9 +88,10 @@ def optimise(
             nn.utils.clip_grad_norm_(trained, recipe.grad_clip)
             optimizer.step()
             state.step += 1
-            if meter.update(loss):
-                for observer in observers:
-                    observer(state)
+            if meter.update(loss) and observer is not None:
+                observer(state)
+            if save is not None:
+                save(state)
     finally:
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak
@@ -145,25 +147,24 @@ class _Meter:
 
     def __init__(self, course: Course, state: TrainState, progress: Progress | None, parallel: Parallel) -> None:
         self.course, self.state, self.progress, self.parallel = course, state, progress, parallel
-        self.pending: list[torch.Tensor] = []
         self.since = self.reported_at = time.perf_counter()
         self.reported_step = state.step
 
     def update(self, loss: torch.Tensor) -> bool:
         """Take the loss of a step; true where the curve got a point."""
         state = self.state
-        self.pending.append(loss)
+        state.pending.append(loss)
         # The first step is a point of its own: it is what a model knows that has learned nothing.
         point = state.step % self.course.every == 0 or state.step in (1, self.course.steps)
         if point:
-            mean = self.parallel.mean(torch.stack(self.pending).mean())
+            losses = [torch.as_tensor(value, dtype=loss.dtype, device=loss.device) for value in state.pending]
+            mean = self.parallel.mean(torch.stack(losses).mean())
             state.curve.append((state.step, state.step * self.course.step_tokens, mean))
-            self.pending.clear()
+            state.pending.clear()
             self._check(mean)
         now = time.perf_counter()
-        if point:
-            state.seconds += now - self.since
-            self.since = now
+        state.seconds += now - self.since
+        self.since = now
         if self.progress is not None and state.curve and now - self.reported_at > 0.5:
             speed = (state.step - self.reported_step) * self.course.step_tokens / (now - self.reported_at)
             self.progress(state.step, state.curve[-1][2], speed)

@@ -8,7 +8,7 @@ import gc
 import torch
 
 # How torch words it where it raises a plain RuntimeError: its CPU allocator, and libraries below it.
-_WORDS = ("can't allocate memory", "out of memory", "not enough memory", "std::bad_alloc", "could not allocate")
+_WORDS = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "could not allocate", "alloc_failed")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

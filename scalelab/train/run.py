@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import shutil
+import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ import scalelab
 from scalelab.errors import DivergedError, MemoryShortError
 from scalelab.model.checkpoint import save_model
 from scalelab.records.store import write_record
+from scalelab.train.checkpoint import TrainState
 from scalelab.train.cost import train_flops
 from scalelab.train.device import peak_memory_bytes, reset_peak_memory
 from scalelab.train.legs import DEFAULT, Options, TrainResult, train_run
@@ -48,7 +50,7 @@ def run_and_record(
         result = train_run(config, data, options)
     except (DivergedError, MemoryShortError) as error:
         status = "diverged" if isinstance(error, DivergedError) else "out_of_memory"
-        record_failure(config, out, status, str(error), options.device)
+        record_failure(config, out, status, str(error), options.device, code, error.state, peak_flops)
         raise
     if save_models:  # before the record, whose file says that all is done
         save_run_model(result, data, out / "models" / config.key)
@@ -60,18 +62,31 @@ def run_and_record(
 
 
 def save_run_model(result: TrainResult, data: TokenData, folder: Path) -> None:
-    """The trained model and its tokenizer, in the format that transformers reads."""
+    """The trained model and its tokenizer, in the format that transformers reads; all of it appears at once."""
     shutil.rmtree(folder, ignore_errors=True)  # of a run that ended between its model and its record
-    save_model(result.model, folder)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(data.folder / "tokenizer.json"))
     if END_OF_TEXT in tokenizer.get_vocab():
         tokenizer.eos_token = END_OF_TEXT
-    tokenizer.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as beside:
+        tokenizer.save_pretrained(beside)
+        save_model(result.model, folder, Path(beside))
 
 
-def record_failure(config: RunConfig, out: Path, status: str, message: str, device: str) -> None:
-    """Write that a run has ended without a loss. A record that is ok stays."""
-    write_record(out, _about(config, device) | {"status": status, "message": message}, [])
+def record_failure(
+    config: RunConfig,
+    out: Path,
+    status: str,
+    message: str,
+    device: str,
+    code: str | None = None,
+    state: TrainState | None = None,
+    peak_flops: float | None = None,
+) -> None:
+    """Write that a run has ended without a loss, and how far it came if its `state` is known. An ok record stays."""
+    record = _about(config, device, code) | {"status": status, "message": message}
+    if state is not None and state.step:
+        record |= _training(config, state.step, state.seconds, state.micro_batch, device, peak_flops)
+    write_record(out, record, state.curve if state is not None else [])
 
 
 def make_record(
@@ -85,23 +100,35 @@ def make_record(
     """The row of `RECORD_SCHEMA` that this run makes."""
     evaluation = result.evaluation
     streams = evaluation.streams
-    flops = train_flops(config)
-    return _about(config, device, code) | {
-        "status": "ok",
-        "loss": evaluation.loss,
-        "loss_stderr": evaluation.loss_stderr,
-        "bits_per_byte": evaluation.loss / data.bytes_per_token / math.log(2),
-        "val_tokens": evaluation.n_tokens,
-        "mixture_weights": streams and streams.mixture_weights,
-        "mixture_entropy": streams and streams.mixture_entropy,
-        "stream_cosine": streams and streams.cosine,
-        "stream_correlation": streams and streams.correlation,
-        "stream_warnings": streams and streams.warnings,
-        "micro_batch_size": result.micro_batch,
-        "train_seconds": result.seconds,
-        "tokens_per_s": config.n_tokens / result.seconds,
+    return (
+        _about(config, device, code)
+        | {
+            "status": "ok",
+            "loss": evaluation.loss,
+            "loss_stderr": evaluation.loss_stderr,
+            "bits_per_byte": evaluation.loss / data.bytes_per_token / math.log(2),
+            "val_tokens": evaluation.n_tokens,
+            "mixture_weights": streams and streams.mixture_weights,
+            "mixture_entropy": streams and streams.mixture_entropy,
+            "stream_cosine": streams and streams.cosine,
+            "stream_correlation": streams and streams.correlation,
+            "stream_warnings": streams and streams.warnings,
+        }
+        | _training(config, config.steps, result.seconds, result.micro_batch, device, peak_flops)
+    )
+
+
+def _training(
+    config: RunConfig, steps: int, seconds: float, micro_batch: int, device: str, peak_flops: float | None
+) -> dict[str, Any]:
+    """What the first `steps` steps took, all attempts and what was shared with other runs included."""
+    flops = train_flops(config) - train_flops(config, steps)
+    return {
+        "micro_batch_size": micro_batch,
+        "train_seconds": seconds,
+        "tokens_per_s": steps * config.step_tokens / seconds,
         "train_flops": flops,
-        "mfu": flops / result.seconds / peak_flops if peak_flops else None,
+        "mfu": flops / seconds / peak_flops if peak_flops else None,
         "peak_memory_bytes": peak_memory_bytes(device),
     }
 

@@ -1,0 +1,45 @@
+"""A spec's YAML: its keys and values, and the line where each key stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scalelab.errors import DataError, UsageError
+
+
+def read_keys(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Keys with their values, and keys with their lines; those of a part are named ``part: key`` in the lines.
+
+    Raises `UsageError` for a file that is not there, `DataError` naming file and line for one that is no mapping in
+    YAML, has a key twice or leaves one empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise DataError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or error})") from None
+    if not isinstance(root, yaml.MappingNode):
+        raise DataError(f"{path}: a spec is a list of `key: value` lines")
+    return content, _lines(path, root, "")
+
+
+def _lines(path: Path, node: yaml.MappingNode, prefix: str) -> dict[str, int]:
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if name in lines:
+            raise DataError(f"{path}, line {line}: {name} stands in line {lines[name]} already; keep one of them")
+        if value.tag == "tag:yaml.org,2002:null":
+            raise DataError(f"{path}, line {line}: {name} has no value; give one, or leave it out")
+        lines[name] = line
+        if isinstance(value, yaml.MappingNode):
+            lines |= _lines(path, value, f"{name}: ")
+    return lines
