@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from scalelab import __version__
+from scalelab.cli.compare import compare
 from scalelab.cli.convert import convert
 from scalelab.cli.cost import cost
 from scalelab.cli.diagnose import diagnose
@@ -35,6 +36,7 @@ app.command()(watch)
 app.command(cls=ListCommand)(fit)
 app.command(cls=ListCommand)(predict)
 app.command(cls=ListCommand)(cost)
+app.command(cls=ListCommand)(compare)
 app.command(cls=ListCommand)(convert)
 app.command()(train)
 app.command()(diagnose)

@@ -8,8 +8,13 @@ all 192 reference values):
   kept in memory and cost 2 FLOPs a weight and token; the prefixes count as KV cache;
 - decoding pays for layers, embeddings and twice the whole KV cache (load and store) each token.
 
-llm-analysis 0.2.2 is older than the version the paper used: it has no gated MLP. `_gated`
-supplies the two missing formulas.
+llm-analysis 0.2.2 is older than the version the paper used: it has no gated MLP, and its MLP FLOPs
+know neither widths nor experts. `_gated` supplies the missing formulas.
+
+What goes beyond the paper's dense decoders follows llm-analysis where it says something: all experts
+are kept in memory and read in every pass (too many where few tokens reach few experts), a token
+computes `experts_per_token` of them, untied embeddings are kept twice and read once. The widths may be
+real numbers: every formula is a polynomial in them, or the larger of two.
 """
 
 from __future__ import annotations
@@ -26,6 +31,13 @@ from scalelab.cost.model import Cost, Device, Workload
 from scalelab.errors import ScalelabError, UsageError
 
 _BYTES = 2  # 16-bit weights, activations and cache throughout
+
+# Weights of what mixes P streams of width h. The paper's count of its own aggregator leaves out the biases.
+_MIXTURE_WEIGHTS = {
+    "dynamic": lambda h, P: P * h**2 + h * P,
+    "mean": lambda h, P: 0,
+    "channel": lambda h, P: P * h,
+}
 
 MISSING = (
     "llm-analysis is not installed; mend it with: pip install --no-deps llm-analysis==0.2.2 "
@@ -50,7 +62,7 @@ def price(architecture: Architecture, workload: Workload, device: Device) -> Cos
     P, B = architecture.P, workload.batch
     i, o = workload.tokens_in, workload.tokens_out
     prompt = i + (architecture.prefix_tokens if P > 1 else 0)
-    aggregator = P * architecture.hidden_size**2 + architecture.hidden_size * P if P > 1 else 0
+    aggregator = _MIXTURE_WEIGHTS[architecture.aggregation](architecture.hidden_size, P) if P > 1 else 0
 
     kv_cache = architecture.num_layers * analysis.get_memory_kv_cache_per_layer(P * B, prompt + o, _BYTES)
     activation = max(
@@ -94,7 +106,10 @@ def _analysis(architecture: Architecture, device: Device) -> Any:
         # Both, since it insists that one divides the other when only one is given.
         ffn_embed_dim=architecture.intermediate_size,
         expansion_ratio=architecture.intermediate_size / architecture.hidden_size,
+        moe_num_experts=max(1, architecture.num_experts),
+        moe_top_k=architecture.experts_per_token if architecture.num_experts else 1,
     )
+    model.tied_embeddings = architecture.tied_embeddings
     return engine(
         model,
         config.get_gpu_config_by_name(device.gpu),
@@ -106,15 +121,21 @@ def _analysis(architecture: Architecture, device: Device) -> Any:
 
 @cache
 def _gated() -> type:
-    """LLMAnalysis with a gated MLP: three matrices of hidden × intermediate."""
+    """LLMAnalysis with gated MLPs, three matrices of hidden × intermediate, and embeddings tied or not."""
     base = _import_llm_analysis().LLMAnalysis
 
     class GatedAnalysis(base):
         def get_num_params_per_layer_mlp(self) -> int:
-            return 3 * self.model_config.hidden_dim * self.model_config.ffn_embed_dim
+            return self._one_mlp() * self.model_config.moe_num_experts
 
         def get_num_flops_fwd_per_layer_mlp(self, batch_size: int, seq_len: int) -> int:
-            return 2 * batch_size * seq_len * self.get_num_params_per_layer_mlp()
+            return 2 * batch_size * seq_len * self._one_mlp() * self.model_config.moe_top_k
+
+        def get_num_params_embedding(self, shared_embedding: bool = True) -> int:
+            return super().get_num_params_embedding(shared_embedding and self.model_config.tied_embeddings)
+
+        def _one_mlp(self) -> int:
+            return 3 * self.model_config.hidden_dim * self.model_config.ffn_embed_dim
 
     return GatedAnalysis
 

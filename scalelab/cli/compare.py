@@ -1,0 +1,180 @@
+"""`scalelab compare`: what streams cost, beside growing N to the same loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scalelab.cli.console import stdout
+from scalelab.cli.lists import list_option, pairs
+from scalelab.cost.model import PAPER_VOCAB, Device, Precision
+from scalelab.errors import ScalelabError, UsageError
+from scalelab.units import counts, whole_numbers
+
+if TYPE_CHECKING:
+    from scalelab.cli.compare_answers import Answer, Question
+    from scalelab.fit import FitResult, Group
+    from scalelab.laws import Law
+
+_Words = list[str] | None
+_STREAMS, _BATCHES, _LENGTHS = (8,), (1, 2, 4, 8), (64, 128, 256, 512)
+_MAX_SIZE = 10_000_000
+
+
+def compare(
+    hidden: Annotated[int, typer.Option(help="Hidden size of the model with streams.", show_default=False)],
+    P: Annotated[_Words, list_option("--P", "Parallel streams, e.g. --P 2 4 8.", _STREAMS)] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Losses: a folder of records, a Parquet, CSV or JSONL table, or 'paper'.")
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="Which text, where the data hold several.")] = None,
+    columns: Annotated[
+        _Words, list_option("--map", "Columns of your own: n_params=N loss=val_loss.", (), "NAME=COLUMN…")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="Which rows, e.g. 'num_layers = 36'.")] = None,
+    law: Annotated[
+        str | None, typer.Option(help="Losses by this law, fitted to the data: parallel, additive, …, file.py:NAME.")
+    ] = None,
+    fit: Annotated[Path | None, typer.Option(help="Losses by a saved fit (JSON); --data may then be left out.")] = None,
+    D: Annotated[
+        str | None, typer.Option("--D", help="Training tokens, where the data hold several; by a law the most of them.")
+    ] = None,
+    batch: Annotated[_Words, list_option("--batch", "Requests at once.", _BATCHES)] = None,
+    lengths: Annotated[
+        _Words, list_option("--lengths", "Tokens in, and as many out: costs are averaged over these.", _LENGTHS)
+    ] = None,
+    vocab: Annotated[int, typer.Option(help="Vocabulary size where the data know none.")] = PAPER_VOCAB,
+    engine: Annotated[
+        str, typer.Option(help="Cost model: llm-analysis, the paper's; or roofline, ours.", metavar="NAME")
+    ] = "llm-analysis",
+    gpu: Annotated[str, typer.Option(help="Device; see scalelab cost --list-hardware.")] = Device.gpu,
+    hardware: Annotated[
+        Path | None, typer.Option(help="YAML file with devices of your own, for roofline.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME")
+    ] = Precision.weights,
+    kv: Annotated[
+        str | None,
+        typer.Option(
+            help="Stored KV cache and prefixes.", metavar="NAME", show_default="fp32 with fp32 weights, else bf16"
+        ),
+    ] = None,
+    flops_efficiency: Annotated[
+        float | None, typer.Option(help="Share of peak FLOP/s reached.", show_default="0.7; of measured devices 1")
+    ] = None,
+    memory_efficiency: Annotated[
+        float | None,
+        typer.Option(help="Share of peak memory bandwidth reached.", show_default="0.9; of measured devices 1"),
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw loss over memory and over latency here (PNG, PDF or SVG).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
+) -> None:
+    """What P streams add to memory and latency, beside what growing N to the same loss adds.
+
+    The plain model of equal loss is read off the measured losses of P = 1, joined by straight lines over
+    ln N. With --law or --fit it is the law's, with intervals, and may lie outside of what was measured.
+    """
+    from scalelab.cli import compare_tables as tables
+    from scalelab.cli.compare_answers import Question, answer, comparable_groups
+    from scalelab.cli.cost import device_of
+    from scalelab.cost.compare import price_by
+    from scalelab.cost.hardware import read_hardware
+
+    if data is None and fit is None:
+        raise UsageError("give --data with measured losses, or --fit with a saved fit")
+    if data is None and (corpus or columns or where or figure):
+        raise UsageError("--corpus, --map, --where and --figure are about measured runs: give --data too")
+    if hardware is not None and engine != "roofline":
+        raise UsageError(f"--hardware {hardware}: llm-analysis has its own devices; use --engine roofline")
+    for flag, value in (("--hidden", hidden), ("--vocab", vocab)):
+        if not 1 <= value <= _MAX_SIZE:
+            raise UsageError(f"{flag} {value}: choose between 1 and {_MAX_SIZE:,}")
+    own = {} if hardware is None else read_hardware(hardware)
+    device = device_of(gpu, own, flops_efficiency, memory_efficiency)
+    precision = Precision(weights, kv)
+    question = Question(
+        hidden=hidden,
+        streams=whole_numbers(P or _STREAMS, "--P", least=2),
+        batches=whole_numbers(batch or _BATCHES, "--batch"),
+        lengths=whole_numbers(lengths or _LENGTHS, "--lengths"),
+        vocab=vocab,
+        D=None if D is None else counts([D], "--D")[0],
+        price=price_by(engine, device, precision),
+        priced_by=tables.priced_by(engine, device, precision),
+    )
+    chosen, saved = _law_and_fit(law, fit)
+    groups: list[Group | None] = [None]
+    if data is not None:
+        by_tokens = chosen is None or "D" not in chosen.variables
+        groups = [*comparable_groups(data, pairs(columns, "--map"), where, corpus, question.D, by_tokens)]
+        if saved is not None and len(groups) > 1:
+            groups = [_group_of(saved, groups, data)]
+    console, answers, failures = stdout(), [], []
+    for group in groups:
+        try:
+            mine = answer(question, group, chosen, saved)
+        except ScalelabError as error:
+            if len(groups) == 1:
+                raise
+            failures.append(error)  # of several texts one may know other sizes
+            continue
+        answers += mine
+        if not as_json:
+            tables.show(console, question, mine)
+        if figure is not None and group is not None:
+            path = figure if len(groups) == 1 else figure.with_stem(f"{figure.stem}-{group.slug}")
+            _draw(path, question, group, mine)
+            if not as_json:
+                console.print(f"saved {path}\n", soft_wrap=True)
+    if not answers:
+        raise failures[0]
+    if as_json:
+        tables.print_json(console, question, answers)
+        return
+    for error in failures:
+        console.print(f"not compared: {error}", style="red", soft_wrap=True)
+
+
+def _law_and_fit(law: str | None, fit: Path | None) -> tuple[Law | None, FitResult | None]:
+    """The law to fit, or the saved fit and its law; neither where losses are to be measured ones."""
+    if law is None and fit is None:
+        return None, None
+    from scalelab.fit import load_fit
+    from scalelab.laws import get_law
+
+    own = None if law is None else get_law(law)
+    if fit is None:
+        return own, None
+    saved = load_fit(fit, own)
+    return saved.law, saved
+
+
+def _group_of(saved: FitResult, groups: list[Group | None], data: str) -> Group:
+    for group in groups:
+        if group is not None and group.title == saved.group:
+            return group
+    raise UsageError(f"{data}: several groups of runs, and none is the fit's, {saved.group}; choose one by --corpus")
+
+
+def _draw(path: Path, question: Question, group: Group, answers: list[Answer]) -> None:
+    from scalelab.cost.compare import price_runs
+    from scalelab.cost.equal_loss import measured_runs
+    from scalelab.plot.cost import Step, plot_cost
+
+    runs = measured_runs(group.records, question.vocab)
+    plain = {run.architecture: run.loss for run in runs if run.P == 1}
+    steps = [Step(a.streams.P, plain.get(a.streams.with_streams(1)), a.loss, a.rows) for a in answers]
+    spans = ", ".join(map(str, question.lengths))
+    heading = f"{group.title}; {question.priced_by}; mean over {spans} tokens in and as many out"
+    figure = plot_cost(price_runs(question.price, runs, question.batches, question.lengths), steps, heading)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--figure {path}: cannot be written ({reason})") from None

@@ -1,0 +1,145 @@
+"""What `scalelab compare` works out: which runs, which plain model of equal loss, and the prices of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Any
+
+from scalelab import records
+from scalelab.architecture import Architecture
+from scalelab.cost import equal_loss
+from scalelab.cost.compare import Comparison, Price, Size
+from scalelab.cost.compare import compare as compare_costs
+from scalelab.cost.equal_loss import count
+from scalelab.errors import UsageError
+from scalelab.fit import FitResult, Group, Note, fit_group, group_records
+from scalelab.fit.derived import extrapolation_notes, n_equivalent, predicted
+from scalelab.laws import Law
+from scalelab.units import format_count
+
+_SAME_TOKENS = 0.01  # relative
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be compared, at which training tokens D, and how it is priced."""
+
+    hidden: int
+    streams: tuple[int, ...]
+    batches: tuple[int, ...]
+    lengths: tuple[int, ...]
+    vocab: int  # where no run knows its own
+    D: float | None
+    price: Price
+    priced_by: str  # in words
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One P of one group of runs: the model with streams, its loss, the plain model of that loss, prices."""
+
+    title: str
+    slug: str
+    streams: Architecture
+    n_params: float
+    loss: float
+    size: Size
+    convention: str
+    plain_hidden: float  # infinite where no plain model has that loss
+    source: str  # of the losses, in words
+    notes: tuple[Note, ...]
+    rows: tuple[Comparison, ...]
+
+
+def comparable_groups(
+    data: str, columns: Mapping[str, str], where: str | None, corpus: str | None, D: float | None, by_tokens: bool
+) -> list[Group]:
+    """Groups of comparable runs of `corpus` and, with `by_tokens`, of D. Raises `UsageError` where there are none."""
+    table = records.read(data, columns, where)
+    groups = group_records(table, by_tokens=by_tokens)
+    if corpus is not None:
+        texts = sorted(set(table.records["corpus"].dropna()))
+        groups = [g for g in groups if (g.records["corpus"] == corpus).any()]
+        if not groups:
+            raise UsageError(f"--corpus {corpus}: not in {data}; choose one of {', '.join(texts) or '(none is named)'}")
+    if D is not None and by_tokens:
+        known = sorted({float(d) for g in groups for d in g.records["n_tokens"].dropna()})
+        groups = [g for g in groups if ((g.records["n_tokens"] / D - 1).abs() <= _SAME_TOKENS).any()]
+        if not groups:
+            have = ", ".join(map(format_count, known)) or "none that is known"
+            raise UsageError(f"--D {format_count(D)}: not in {data}; choose of {have}")
+    return groups
+
+
+def answer(question: Question, group: Group | None, law: Law | None, saved: FitResult | None) -> list[Answer]:
+    """An `Answer` for each P: by `saved`, else by `law` fitted to `group`, else by the losses of `group`."""
+    runs = [] if group is None else equal_loss.measured_runs(group.records, question.vocab)
+    if group is None:
+        family = equal_loss.paper_decoder(question.hidden, question.vocab)
+    elif saved is None and law is None:
+        return [_by_measurement(question, group, runs, P) for P in question.streams]
+    else:
+        family = equal_loss.family_of(runs, question.hidden, group.title)
+    fit = saved
+    if fit is None:
+        assert group is not None
+        assert law is not None
+        fit = fit_group(group, law)
+    D = question.D
+    if "D" in fit.law.variables:
+        D = D or float(fit.data.D.max())
+    elif group is not None:
+        D = None  # it chose the runs
+    about = {"title": fit.group, "slug": "fit"} if group is None else {"title": group.title, "slug": group.slug}
+    return [_by_law(question, fit, family.with_streams(P), D, about) for P in question.streams]
+
+
+def _by_measurement(question: Question, group: Group, runs: list[equal_loss.Measured], P: int) -> Answer:
+    run = equal_loss.find_run(runs, question.hidden, P, group.title)
+    n_params, ends = equal_loss.equal_loss_size(runs, run.loss, group.title)
+    between = " and ".join(format_count(n, 4) for n in ends)
+    return _priced(
+        question,
+        run.architecture,
+        Size(n_params),
+        "paper",
+        n_params=run.n_params,
+        loss=run.loss,
+        title=group.title,
+        slug=group.slug,
+        source=f"measured losses of P = 1, linear in ln N between {between}",
+        notes=(),
+    )
+
+
+def _by_law(
+    question: Question, fit: FitResult, model: Architecture, D: float | None, about: Mapping[str, str]
+) -> Answer:
+    convention = fit.options.convention
+    N = count(model, convention)
+    found = n_equivalent(fit, N, model.P, D)
+    notes = [n for n in fit.notes if n.severity == "serious"] + extrapolation_notes(fit, N, model.P, D)
+    if isfinite(found.value):
+        notes += extrapolation_notes(fit, found.value, 1.0, D)
+    at = "" if D is None else f" at D {format_count(D)}"
+    return _priced(
+        question,
+        model,
+        Size(found.value, found.low, found.high),
+        convention,
+        n_params=N,
+        loss=predicted(fit, N, model.P, D).value,
+        source=f"the {fit.law.name} law{at}, {fit.equation()}",
+        notes=tuple({(n.code, n.message): n for n in notes}.values()),
+        **about,
+    )
+
+
+def _priced(question: Question, streams: Architecture, size: Size, convention: str, **about: Any) -> Answer:
+    hidden = inf
+    if isfinite(size.value):
+        hidden = equal_loss.of_size(streams.with_streams(1), size.value, convention).hidden_size
+    rows = compare_costs(question.price, streams, size, question.batches, question.lengths, convention)
+    return Answer(streams=streams, size=size, convention=convention, plain_hidden=hidden, rows=tuple(rows), **about)

@@ -1,0 +1,191 @@
+"""A comparison at equal loss as a person reads it, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from math import isfinite, isinf
+from typing import TYPE_CHECKING, Any
+
+from scalelab.cli.console import make_table, print_table
+from scalelab.cost.compare import Average, Comparison, Ratio
+from scalelab.cost.equal_loss import count, widened
+from scalelab.cost.model import GIB
+from scalelab.units import format_count, format_number
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from scalelab.cli.compare_answers import Answer, Question
+    from scalelab.cost.model import Device, Precision
+
+_COUNTED = {
+    "paper": "non-embedding parameters with streams",
+    "backbone": "non-embedding parameters without streams",
+    "total": "all parameters",
+}
+
+
+def show(console: Console, question: Question, answers: Sequence[Answer]) -> None:
+    """A table for each P, what it says in words, and the recipe of the numbers."""
+    from scalelab.cli.fit_tables import show_note
+
+    for answer in answers:
+        _show_one(console, answer)
+        for note in answer.notes:
+            show_note(console, note.severity, note.message, note.code)
+    for line in _recipe(question, answers[0]):
+        console.print(line, style="dim", soft_wrap=True)
+    if not all(row.fits for answer in answers for row in answer.rows):
+        console.print(
+            "note: rows marked * average over requests that need more memory than the GPU has", style="yellow"
+        )
+    console.print()
+
+
+def _show_one(console: Console, answer: Answer) -> None:
+    interval = answer.size.low is not None
+    memory, latency = _unit(answer, "memory_bytes"), _unit(answer, "latency_s")
+    table = make_table("batch", *_headings(memory[0], interval), *_headings(latency[0], interval))
+    for row in answer.rows:
+        table.add_row(
+            f"{row.batch}{'' if row.fits else ' *'}",
+            *_increases(row, lambda a: a.memory_bytes / memory[1]),
+            *_ratio(row.memory_ratio, interval),
+            *_increases(row, lambda a: a.latency_s / latency[1]),
+            *_ratio(row.latency_ratio, interval),
+        )
+    title = (
+        f"{answer.title}: hidden {answer.streams.hidden_size:g} with P = {answer.streams.P}, "
+        f"N {format_count(answer.n_params, 4)}, loss {answer.loss:.4f};\n{_plain(answer)}\n({answer.source})"
+    )
+    print_table(console, title, table)
+    for line in verdicts(answer):
+        console.print(line, soft_wrap=True)
+
+
+def _plain(answer: Answer) -> str:
+    size = answer.size
+    if isinf(size.value):
+        return "no plain model reaches it"
+    words = format_count(size.value, 4)
+    if size.low is not None and size.high is not None:
+        words += f" ({'–'.join('open' if isinf(n) else format_count(n, 4) for n in (size.low, size.high))})"
+    return f"a plain model of that loss has N {words}, hidden {answer.plain_hidden:.2f}"
+
+
+def _unit(answer: Answer, of: str) -> tuple[str, float]:
+    """The unit that keeps figures of the smallest increase readable, and what it is in bytes or seconds."""
+    units = {"GiB": GIB, "MiB": 2**20, "KiB": 2**10} if of == "memory_bytes" else {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
+    least = min(abs(getattr(row.streams, of) - getattr(row.base, of)) for row in answer.rows)
+    return next(((name, size) for name, size in units.items() if least >= 0.01 * size), list(units.items())[-1])
+
+
+def _headings(unit: str, interval: bool) -> list[str]:
+    return [f"P = 1 {unit}", "streams add", "growing N adds", "times", *(["<95 % interval"] if interval else [])]
+
+
+def verdicts(answer: Answer) -> list[str]:
+    """What the ratios say, in words: where streams win, where they lose, and where a law's interval leaves it open."""
+    P, size = answer.streams.P, answer.size.value
+    if isinf(size):
+        return [f"By this law no plain model, however large, reaches the loss of P = {P}: there is no ratio."]
+    if size <= count(answer.streams.with_streams(1), answer.convention):
+        return [
+            f"P = {P} streams gain nothing here: the plain model of that loss is no larger than their own backbone, "
+            "so they add cost where growing N need not."
+        ]
+    lines = []
+    for name in ("memory", "latency"):
+        kinds: dict[str, list[str]] = {"wins": [], "loses": [], "open": []}
+        for row in answer.rows:
+            ratio: Ratio = getattr(row, f"{name}_ratio")
+            low, high = (ratio.value if end is None else end for end in (ratio.low, ratio.high))
+            kind = "wins" if low > 1 else "loses" if high < 1 else "open"
+            kinds[kind].append(f"{_times(ratio.value)} at batch {row.batch}")
+        if kinds["wins"]:
+            lines.append(f"Growing N adds more {name} than P = {P} streams: {', '.join(kinds['wins'])}.")
+        if kinds["loses"]:
+            lines.append(f"Streams lose on {name}, adding more than growing N does: {', '.join(kinds['loses'])}.")
+        if kinds["open"]:
+            lines.append(f"Which adds less {name} is open: {', '.join(kinds['open'])}.")
+    return lines
+
+
+def _increases(row: Comparison, of: Callable[[Average], float]) -> list[str]:
+    base = of(row.base)
+    return [f"{base:.3f}", *("none" if a is None else f"{of(a) - base:+.3f}" for a in (row.streams, row.plain))]
+
+
+def _ratio(ratio: Ratio, interval: bool) -> list[str]:
+    cells = [_times(ratio.value)]
+    if interval and ratio.low is not None and ratio.high is not None:
+        low, high = (_times(end).removesuffix("×") for end in (ratio.low, ratio.high))
+        cells.append(f"above {low}" if isinf(ratio.high) else f"{low}{' to ' if ratio.low < 0 else '–'}{high}")
+    return cells
+
+
+def _times(value: float) -> str:
+    return "no limit" if isinf(value) else f"{value:.1f}×" if abs(value) >= 9.95 else f"{value:.2f}×"
+
+
+def priced_by(engine: str, device: Device, precision: Precision) -> str:
+    """Cost model, device, shares of its peaks and precision, in words."""
+    stored = (
+        ""
+        if (precision.weights, precision.kv_stored) == ("bf16", "bf16")
+        else (f", weights {precision.weights}, KV cache {precision.kv_stored}")
+    )
+    shares = f"at {device.flops_efficiency:g} of its FLOP/s and {device.memory_efficiency:g} of its bandwidth"
+    return f"{engine}, {device.gpu} {shares}{stored}"
+
+
+def _recipe(question: Question, answer: Answer) -> list[str]:
+    family = answer.streams
+    plain = widened(family, family.hidden_size)
+    ratio = format_number(plain.intermediate_size / plain.hidden_size, 3)
+    kv = f"{family.num_kv_heads} KV head{'s' if family.num_kv_heads > 1 else ''}"
+    spans = ", ".join(map(str, question.lengths))
+    return [
+        f"recipe: {question.priced_by}; averaged over tokens in = tokens out = {spans};",
+        f"  increases are over P = 1 at hidden {family.hidden_size:g}, and times is that of N over that of streams;",
+        f"  the plain model of equal loss has {family.num_layers} layers, {family.num_heads} heads, {kv}, an MLP of "
+        f"{ratio}·hidden and a vocabulary of {family.vocab_size:,};",
+        f"  its N counts {_COUNTED[answer.convention]}, and its hidden size is not rounded",
+    ]
+
+
+def print_json(console: Console, question: Question, answers: Sequence[Answer]) -> None:
+    """One mapping for each P and batch size, with every digit; infinities, for which JSON has no number, as "inf"."""
+    rows = [row for answer in answers for row in _rows(question, answer)]
+    plain = [{k: str(v) if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()} for row in rows]
+    console.print(json.dumps(plain, indent=1), soft_wrap=True)
+
+
+def _rows(question: Question, answer: Answer) -> list[dict[str, Any]]:
+    about: dict[str, Any] = {
+        "group": answer.title,
+        "hidden": answer.streams.hidden_size,
+        "P": answer.streams.P,
+        "n_params": answer.n_params,
+        "loss": answer.loss,
+        "plain_n_params": answer.size.value,
+        "plain_n_params_low": answer.size.low,
+        "plain_n_params_high": answer.size.high,
+        "plain_hidden": answer.plain_hidden,
+        "count": answer.convention,
+        "source": answer.source,
+        "priced_by": question.priced_by,
+        "lengths": list(question.lengths),
+        "notes": [f"{n.severity}: {n.message}" for n in answer.notes],
+    }
+    rows = []
+    for row in answer.rows:
+        costs: dict[str, Any] = {}
+        for name, average in (("base", row.base), ("streams", row.streams), ("plain", row.plain)):
+            costs[f"{name}_memory_bytes"] = None if average is None else average.memory_bytes
+            costs[f"{name}_latency_s"] = None if average is None else average.latency_s
+        for name, ratio in (("memory_ratio", row.memory_ratio), ("latency_ratio", row.latency_ratio)):
+            costs |= {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+        rows.append({**about, "batch": row.batch, **costs, "fits": row.fits})
+    return rows

@@ -1,0 +1,224 @@
+"""The plain model (P = 1) of equal loss: how large it is, and its shape, rounded to nothing.
+
+An equal loss falls between the sizes that can be built. Counts and prices are polynomials in the
+width (or the larger of two), so the decoder in between is priced at its real-valued hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scalelab.architecture import MLP_RATIO, PREFIX_TOKENS, Architecture, expert_width, mlp_width
+from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS
+from scalelab.errors import DataError, UsageError
+from scalelab.units import format_count
+
+_SHAPE = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
+_NEAR = 0.01  # of a hidden size that was not recorded but follows from N
+
+
+class RealWidth(Architecture):
+    """An `Architecture` of real-valued widths, which nothing needs to divide: for counts and prices only."""
+
+    def __post_init__(self) -> None:
+        if not (self.hidden_size > 0 and self.intermediate_size > 0):
+            raise UsageError(f"a hidden size must be positive, not {self.hidden_size}")
+
+    @property
+    def head_dim(self) -> Any:  # a float, where `Architecture` has an int
+        return self.hidden_size / self.num_heads
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One configuration of a sweep: its shape, its N as recorded, and its loss, a geometric mean over seeds."""
+
+    architecture: Architecture
+    n_params: float
+    loss: float
+
+    @property
+    def P(self) -> int:
+        return self.architecture.P
+
+
+def widened(family: Architecture, hidden_size: float) -> RealWidth:
+    """The decoder of another width: `family`'s layers, heads, experts and streams, its ratio of MLP to width.
+
+    The ratio is the rule's own, 5.4 for a dense model, where the family's width was rounded by the rule.
+    """
+    values: dict[str, Any] = {f.name: getattr(family, f.name) for f in fields(Architecture)}
+    if family.intermediate_size == _mlp_by_rule(family, family.hidden_size):
+        ratio = MLP_RATIO / (family.experts_per_token if family.num_experts else 1)
+    else:
+        ratio = family.intermediate_size / family.hidden_size
+    values |= {"hidden_size": hidden_size, "intermediate_size": ratio * hidden_size}
+    return RealWidth(**values)
+
+
+def _mlp_by_rule(family: Architecture, hidden_size: int) -> int:
+    return expert_width(hidden_size, family.experts_per_token) if family.num_experts else mlp_width(hidden_size)
+
+
+def count(architecture: Architecture, convention: str) -> float:
+    """N as fits count it: "paper" (non-embedding, with streams), "backbone" (without them) or "total"."""
+    return {
+        "paper": architecture.n_params,
+        "backbone": architecture.backbone_params,
+        "total": architecture.total_params,
+    }[convention]
+
+
+def of_size(family: Architecture, n_params: float, convention: str = "paper") -> RealWidth:
+    """The decoder of `family` whose width makes its N `n_params`, to the last digits.
+
+    N is a·h² + b·h + c in the hidden size h at fixed depth, heads and streams. Raises `UsageError` where
+    no width is that small.
+    """
+    at = [float(count(widened(family, h), convention)) for h in (1.0, 2.0, 3.0)]
+    a = (at[2] - 2 * at[1] + at[0]) / 2
+    b = at[1] - at[0] - 3 * a
+    c = at[0] - a - b
+    if not n_params > c:
+        raise UsageError(f"N = {format_count(n_params)} is too small for {family.num_layers} layers of any width")
+    # The form of the root that loses no digits where 4·a·N is small.
+    hidden = 2 * (n_params - c) / (b + math.sqrt(b * b + 4 * a * (n_params - c)))
+    return widened(family, hidden)
+
+
+def measured_runs(records: pd.DataFrame, vocab_size: int) -> list[Measured]:
+    """A `Measured` for each configuration of `records` (columns of the record schema), by P and N.
+
+    Shapes come from the recorded config, else from the columns of the shape; a run that knows neither
+    is taken for one of the paper's family, of the width that its N gives. `vocab_size` stands where none
+    is recorded.
+    """
+    groups: dict[tuple[Architecture, float], list[tuple[float, float]]] = {}
+    for row in records.to_dict("records"):
+        key = (_shape(row, vocab_size), float(row["n_params"]))
+        weight = 1.0 if pd.isna(row.get("weight")) else float(row["weight"])
+        groups.setdefault(key, []).append((math.log(row["loss"]), weight))
+    runs = []
+    for key, losses in groups.items():
+        logs, weights = np.array(losses).T
+        runs.append(Measured(*key, math.exp(np.average(logs, weights=weights))))
+    return sorted(runs, key=lambda run: (run.P, run.n_params))
+
+
+def _shape(row: dict[Any, Any], vocab_size: int) -> Architecture:
+    P = 1 if pd.isna(row.get("n_streams")) else int(row["n_streams"])
+    vocab = vocab_size if pd.isna(row.get("vocab_size")) else int(row["vocab_size"])
+    if isinstance(row.get("config"), str):
+        recorded = json.loads(row["config"]).get("architecture", {})
+        known = {f.name for f in fields(Architecture)}
+        if recorded and set(recorded) <= known:
+            return Architecture(**recorded)
+    prefix = PREFIX_TOKENS if pd.isna(row.get("prefix_tokens")) else int(row["prefix_tokens"])
+    if not any(pd.isna(row.get(name)) for name in _SHAPE):
+        shape: dict[str, Any] = {name: int(row[name]) for name in _SHAPE}
+        return Architecture(**shape, vocab_size=vocab, P=P, prefix_tokens=prefix)
+    return of_size(paper_decoder(1024, vocab, P, prefix), float(row["n_params"]))
+
+
+def paper_decoder(hidden: int, vocab: int, P: int = 1, prefix_tokens: int = PREFIX_TOKENS) -> Architecture:
+    """The decoder of that hidden size in the paper's family."""
+    shape = (hidden, mlp_width(hidden), PAPER_LAYERS, PAPER_HEADS, PAPER_KV_HEADS)
+    return Architecture(*shape, vocab, P, prefix_tokens)
+
+
+def find_run(runs: Sequence[Measured], hidden_size: int, P: int, title: str) -> Measured:
+    """The run of that hidden size and P.
+
+    Raises `UsageError` naming what there is, if there is none or several.
+    """
+    found = [r for r in runs if r.P == P and _same_width(r, hidden_size)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(
+            f"{title}: no run of hidden size {hidden_size} with P = {P}; measured are hidden sizes {_widths(runs)} "
+            f"and P {', '.join(str(p) for p in sorted({r.P for r in runs}))}: choose of those, or take a --law"
+        )
+    raise UsageError(
+        f"{title}: {len(found)} kinds of runs have hidden size {hidden_size} and P = {P}, of N "
+        f"{', '.join(format_count(r.n_params, 4) for r in found)}; choose one with --where"
+    )
+
+
+def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Architecture:
+    """The plain decoder of that hidden size in the family of `runs`, though it may not have been measured.
+
+    Raises `UsageError` if the runs differ in more than width, so that it could have several shapes.
+    """
+    same = {replace(r.architecture, P=1) for r in runs if _same_width(r, hidden_size)}
+    if not same:
+        rest = {replace(_unmeasured(r.architecture, hidden_size), P=1) for r in runs}
+        if len(rest) == 1:
+            return rest.pop()
+        raise UsageError(
+            f"{title}: no run of hidden size {hidden_size}, and the measured sizes differ in more than their width; "
+            f"choose one of {_widths(runs)}"
+        )
+    if len(same) > 1:
+        raise UsageError(f"{title}: runs of hidden size {hidden_size} differ in shape; choose some with --where")
+    return same.pop()
+
+
+def _unmeasured(family: Architecture, hidden_size: int) -> Architecture:
+    """`family` at a hidden size that could be built: MLP width by rule where the family follows it."""
+    if isinstance(family, RealWidth):
+        return widened(family, hidden_size)
+    if family.intermediate_size == _mlp_by_rule(family, family.hidden_size):
+        intermediate = _mlp_by_rule(family, hidden_size)
+    else:
+        intermediate = round(family.intermediate_size / family.hidden_size * hidden_size)
+    return replace(family, hidden_size=hidden_size, intermediate_size=intermediate)
+
+
+def _same_width(run: Measured, hidden_size: int) -> bool:
+    near = _NEAR if isinstance(run.architecture, RealWidth) else 0.0
+    return abs(run.architecture.hidden_size - hidden_size) <= near * hidden_size
+
+
+def _widths(runs: Sequence[Measured]) -> str:
+    return ", ".join(f"{h:g}" for h in sorted({round(r.architecture.hidden_size, 1) for r in runs}))
+
+
+def equal_loss_size(runs: Sequence[Measured], loss: float, title: str) -> tuple[float, tuple[float, float]]:
+    """N of a plain model of that loss, and the two measured N around it, from the runs with P = 1.
+
+    Their losses are joined by straight lines over ln N. Raises `DataError` if the loss is outside of
+    them, or if they pass through it more than once.
+    """
+    plain = [r for r in runs if r.P == 1]
+    if len({r.n_params for r in plain}) < 2:
+        raise DataError(f"{title}: fewer than two sizes with P = 1, so no size of equal loss can be read off them")
+    if len({r.n_params for r in plain}) < len(plain):
+        raise DataError(f"{title}: several kinds of runs with P = 1 have the same N; choose one with --where")
+    found: list[tuple[float, tuple[float, float]]] = []
+    for a, b in pairwise(plain):
+        if min(a.loss, b.loss) <= loss <= max(a.loss, b.loss):
+            share = (a.loss - loss) / (a.loss - b.loss) if a.loss != b.loss else 0.0
+            ln_N = math.log(a.n_params) + share * (math.log(b.n_params) - math.log(a.n_params))
+            found.append((math.exp(ln_N), (a.n_params, b.n_params)))
+    if not found:
+        losses = [r.loss for r in plain]
+        raise DataError(
+            f"{title}: loss {loss:.4f} lies outside what P = 1 reached, {min(losses):.4f} to {max(losses):.4f} for N "
+            f"{format_count(plain[0].n_params)} to {format_count(plain[-1].n_params)}; --law parallel (or another) "
+            "extrapolates"
+        )
+    if not math.isclose(found[0][0], found[-1][0], rel_tol=1e-9):  # a measured loss itself ends two lines
+        raise DataError(
+            f"{title}: the losses of P = 1 do not fall steadily with N and pass {loss:.4f} {len(found)} times; "
+            "--law parallel (or another) smooths them"
+        )
+    return found[0]

@@ -1,0 +1,97 @@
+"""Loss over memory and over latency (Figure 4 of arXiv 2505.10475): what streams buy, and what growing N buys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from scalelab.cost.compare import Average, Comparison
+from scalelab.cost.equal_loss import Measured
+from scalelab.cost.model import GIB
+from scalelab.plot.style import ShownFigure, colours, tidy
+
+_GROWN = "#777777"  # of arrows that grow N
+
+
+@dataclass(frozen=True)
+class Step:
+    """From the plain model at one hidden size to P streams on it, and to the plain model of their loss."""
+
+    P: int
+    from_loss: float | None  # of the plain model at that hidden size; None where unknown
+    loss: float
+    rows: Sequence[Comparison]  # one a batch size
+
+
+def plot_cost(
+    priced: Mapping[int, Sequence[tuple[Measured, Average]]], steps: Sequence[Step] = (), heading: str = ""
+) -> Figure:
+    """Measured losses over memory (above) and latency (below), a column for each batch size, a curve for each P.
+
+    `priced` holds for each batch size the measured runs and what they cost. Arrows of `steps` lead from
+    P = 1 to P streams at the same backbone, and along the plain models to the one of the same loss.
+    """
+    batches = list(priced)
+    shades = colours({1} | {run.P for runs in priced.values() for run, _ in runs} | {step.P for step in steps})
+    figure = ShownFigure(figsize=(max(5.2, 3.1 * len(batches)), 6.2), layout="constrained")
+    grid = figure.subplots(2, len(batches), sharey=True, squeeze=False)
+    for column, batch in enumerate(batches):
+        for axes, unit in zip(grid[:, column], ("memory", "latency"), strict=True):
+            tidy(axes)
+            _curves(axes, priced[batch], unit, shades)
+            for step in steps:
+                for row in step.rows:
+                    if row.batch == batch and step.from_loss is not None:
+                        _arrows(axes, step, row, unit, shades[step.P])
+            _cost_axis(axes)
+            axes.set_xlabel("memory, GiB" if unit == "memory" else "latency, s")
+        grid[0, column].set_title(f"batch {batch}", fontsize=10)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("validation loss, nats per token")
+    handles: list[Any] = [Line2D([], [], color=c, marker="o", markersize=4) for c in shades.values()]
+    labels = [f"P = {P}" for P in shades]
+    if steps:
+        handles += [Line2D([], [], color=shades[step.P], linewidth=2.2) for step in steps]
+        handles.append(Line2D([], [], color=_GROWN, linewidth=2.2))
+        labels += [*(f"to P = {step.P} streams" for step in steps), "to more parameters, same loss"]
+    columns = max(2, int(figure.get_figwidth() / 1.75))  # inches that the longest label may need
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), columns), frameon=False, fontsize=9
+    )
+    figure.suptitle(heading, fontsize=10, parse_math=False)
+    return figure
+
+
+def _cost(average: Average, unit: str) -> float:
+    return average.memory_bytes / GIB if unit == "memory" else average.latency_s
+
+
+def _curves(axes: Axes, runs: Sequence[tuple[Measured, Average]], unit: str, shades: Mapping[int, str]) -> None:
+    for P in sorted({run.P for run, _ in runs}):
+        mine = sorted((_cost(cost, unit), run.loss) for run, cost in runs if run.P == P)
+        axes.plot(*zip(*mine, strict=True), "-o", color=shades[P], markersize=4, linewidth=1.1, alpha=0.65)
+
+
+def _arrows(axes: Axes, step: Step, row: Comparison, unit: str, shade: str) -> None:
+    start = (_cost(row.base, unit), step.from_loss)
+    look = {"arrowstyle": "-|>", "linewidth": 2.0, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 12}
+    for average, colour in ((row.plain, _GROWN), (row.streams, shade)):
+        if average is not None:
+            end = (_cost(average, unit), step.loss)
+            axes.annotate("", end, start, arrowprops={**look, "color": colour}, zorder=3)
+            axes.update_datalim([end])  # an arrow alone would end outside of the figure
+            axes.autoscale_view()
+
+
+def _cost_axis(axes: Axes) -> None:
+    """A logarithmic axis of plain numbers, on 1-2-5."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
