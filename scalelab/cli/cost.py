@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
-from scalelab.cli.console import make_table, print_table, stdout
+from scalelab.cli.console import stdout
 from scalelab.cli.lists import list_option
 from scalelab.cost.model import (
-    GIB,
     PAPER_HEADS,
     PAPER_KV_HEADS,
     PAPER_LAYERS,
     PAPER_VOCAB,
     Device,
+    Precision,
     Workload,
 )
 from scalelab.errors import UsageError
-from scalelab.units import format_count, whole_numbers
+from scalelab.units import whole_numbers
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from scalelab.cost import Cost
-
+    from scalelab.cost.hardware import Hardware
+    from scalelab.cost.shape import ServedModel
 
 _STREAMS, _BATCHES = (1, 2, 4, 8), (1,)
 MAX_SIZE = 10_000_000  # beyond this nothing is a size, and integers stop fitting into floats
+_OWN, _BOTH = "llm-analysis", "both"
+# Of a shape given by flags; --model brings its own.
+_SHAPE_FLAGS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab")
 
 
 def cost(
-    hidden: Annotated[int, typer.Option(help="Hidden size.")],
+    ctx: typer.Context,
+    hidden: Annotated[int | None, typer.Option(help="Hidden size.", show_default=False)] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A model's folder or config.json instead of a hidden size: Llama, Qwen, Gemma and others."),
+    ] = None,
     P: Annotated[
         list[str] | None,
         list_option("--P", "Parallel streams, e.g. --P 1 2 4 8.", _STREAMS),
@@ -50,100 +57,128 @@ def cost(
     heads: Annotated[int, typer.Option(help="Attention heads.")] = PAPER_HEADS,
     kv_heads: Annotated[int, typer.Option(help="Key/value heads.")] = PAPER_KV_HEADS,
     vocab: Annotated[int, typer.Option(help="Vocabulary size.")] = PAPER_VOCAB,
-    prefix_tokens: Annotated[int, typer.Option(help="Prefix length of each stream.")] = PREFIX_TOKENS,
-    gpu: Annotated[str, typer.Option(help="A GPU by llm-analysis' name.")] = Device.gpu,
-    flops_efficiency: Annotated[float, typer.Option(help="Share of peak FLOP/s reached.")] = Device.flops_efficiency,
+    prefix_tokens: Annotated[
+        int | None,
+        typer.Option(help="Prefix length of each stream.", show_default=f"{PREFIX_TOKENS}, or the model's own"),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Cost model: llm-analysis, the paper's; roofline, ours; or both.", metavar="NAME")
+    ] = _OWN,
+    gpu: Annotated[str, typer.Option(help="Device; see --list-hardware. llm-analysis has its own.")] = Device.gpu,
+    hardware: Annotated[
+        Path | None, typer.Option(help="YAML file with devices of your own, for roofline.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME")
+    ] = Precision.weights,
+    kv: Annotated[
+        str | None,
+        typer.Option(
+            help="Stored KV cache and prefixes.", metavar="NAME", show_default="fp32 with fp32 weights, else bf16"
+        ),
+    ] = None,
+    compute: Annotated[
+        str | None,
+        typer.Option(
+            help="Matrix products: also tf32.", metavar="NAME", show_default="fp32 with fp32 weights, else bf16"
+        ),
+    ] = None,
+    flops_efficiency: Annotated[
+        float | None, typer.Option(help="Share of peak FLOP/s reached.", show_default="0.7; of measured devices 1")
+    ] = None,
     memory_efficiency: Annotated[
-        float, typer.Option(help="Share of peak memory bandwidth reached.")
-    ] = Device.memory_efficiency,
+        float | None,
+        typer.Option(help="Share of peak memory bandwidth reached.", show_default="0.9; of measured devices 1"),
+    ] = None,
+    list_hardware: Annotated[bool, typer.Option("--list-hardware", help="Print the devices and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Memory and latency of inference by llm-analysis, at 16 bits, for each P and batch.
+    """Memory and latency of inference for each P and batch.
 
-    The defaults are the paper's: 36 layers, 16 heads, 2 KV heads, A100 SXM 80GB at 0.7 of its
-    FLOP/s and 0.9 of its bandwidth.
+    The defaults are the paper's: llm-analysis at 16 bits, 36 layers, 16 heads, 2 KV heads, A100 SXM 80GB
+    at 0.7 of its FLOP/s and 0.9 of its bandwidth.
     """
-    from scalelab.cost import price
+    from scalelab.cli import cost_tables as tables
+    from scalelab.cost.engines import ENGINES, get_engine
+    from scalelab.cost.hardware import built_in, read_hardware
 
+    own = {} if hardware is None else read_hardware(hardware)
+    if list_hardware:
+        tables.show_hardware(stdout(), list((built_in() | own).values()), as_json)
+        return
     streams = whole_numbers(P or _STREAMS, "--P")
     batches = whole_numbers(batch or _BATCHES, "--batch")
+    engines = {name: get_engine(name) for name in (tuple(ENGINES) if engine == _BOTH else (engine,))}
+    if hardware is not None and "roofline" not in engines:
+        raise UsageError(f"--hardware {hardware}: llm-analysis has its own devices; use --engine roofline")
+    precision = Precision(weights, kv, compute)
+    device = device_of(gpu, own, flops_efficiency, memory_efficiency)
+    plain: Architecture | ServedModel
+    if model is not None:
+        plain = _read(ctx, model, prefix_tokens)
+    else:
+        plain = _shape(hidden, intermediate, layers, heads, kv_heads, vocab, prefix_tokens)
+    blocks = [
+        {
+            name: [
+                price(plain.with_streams(p), Workload(size, tokens_in, tokens_out), device, precision)
+                for p in (1, *streams)
+            ]
+            for name, price in engines.items()
+        }
+        for size in batches
+    ]
+    if as_json:
+        tables.print_json(blocks)
+        return
+    console = stdout()
+    for block in blocks:
+        tables.show_costs(console, block, device, precision)
+    if not all(c.fits for block in blocks for costs in block.values() for c in costs):
+        console.print("note: rows marked * need more memory than the GPU has: they cannot run there", style="yellow")
+
+
+def device_of(gpu: str, own: dict[str, Hardware], flops: float | None, memory: float | None) -> Device:
+    """The device, all of whose figures are reached where they were measured."""
+    found = own.get(gpu)
+    measured = found is not None and found.measured
+    return Device(
+        gpu,
+        (1.0 if measured else Device.flops_efficiency) if flops is None else flops,
+        (1.0 if measured else Device.memory_efficiency) if memory is None else memory,
+        found,
+    )
+
+
+def _shape(
+    hidden: int | None, intermediate: int | None, layers: int, heads: int, kv_heads: int, vocab: int, prefix: int | None
+) -> Architecture:
+    if hidden is None:
+        raise UsageError("Missing option '--hidden'; or give --model with a model's folder or config.json")
     sizes = {"--hidden": hidden, "--layers": layers, "--vocab": vocab, "--intermediate": intermediate or 1}
     for flag, value in sizes.items():
         if not 1 <= value <= MAX_SIZE:
             raise UsageError(f"{flag} {value}: choose between 1 and {MAX_SIZE:,}")
-    if intermediate is None:
-        intermediate = mlp_width(hidden)
-    plain = Architecture(
+    return Architecture(
         hidden_size=hidden,
-        intermediate_size=intermediate,
+        intermediate_size=mlp_width(hidden) if intermediate is None else intermediate,
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
         vocab_size=vocab,
-        prefix_tokens=prefix_tokens,
+        prefix_tokens=PREFIX_TOKENS if prefix is None else prefix,
     )
-    device = Device(gpu, flops_efficiency, memory_efficiency)
-    costs = [
-        [price(plain.with_streams(p), Workload(size, tokens_in, tokens_out), device) for p in (1, *streams)]
-        for size in batches
-    ]
-    if as_json:
-        typer.echo(json.dumps([_row(c, row[0]) for row in costs for c in row[1:]], indent=1))
-        return
-    console = stdout()
-    for base, *rest in costs:
-        _show(console, base, rest, device)
-    if not all(c.fits for row in costs for c in row):
-        console.print("note: rows marked * need more memory than the GPU has: they cannot run there", style="yellow")
 
 
-def _row(cost: Cost, base: Cost) -> dict[str, float | int | bool]:
-    return {
-        "hidden": cost.architecture.hidden_size,
-        "intermediate": cost.architecture.intermediate_size,
-        "P": cost.architecture.P,
-        "batch": cost.workload.batch,
-        "n_params": cost.architecture.n_params,
-        "memory_bytes": cost.memory_bytes,
-        "latency_s": cost.latency_s,
-        "weight_bytes": cost.weight_bytes,
-        "kv_cache_bytes": cost.kv_cache_bytes,
-        "activation_bytes": cost.activation_bytes,
-        "aggregator_bytes": cost.aggregator_bytes,
-        "prefill_s": cost.prefill_s,
-        "decode_s": cost.decode_s,
-        "memory_over_P1_bytes": cost.memory_bytes - base.memory_bytes,
-        "latency_over_P1_s": cost.latency_s - base.latency_s,
-        "fits": cost.fits,
-    }
+def _read(ctx: Any, path: Path, prefix_tokens: int | None) -> ServedModel:
+    from scalelab.cost.families import read_model
+
+    given = [f"--{name.replace('_', '-')}" for name in _given(ctx, _SHAPE_FLAGS)]
+    if given:
+        raise UsageError(f"--model brings its own shape; leave out {', '.join(given)}")
+    return read_model(path).with_prefix(prefix_tokens)
 
 
-def _show(console: Console, base: Cost, costs: list[Cost], device: Device) -> None:
-    """A row for each P, P = 1 first for comparison."""
-    shape, work = base.architecture, base.workload
-    table = make_table(
-        "P", "N", "memory GiB", "over P = 1", "latency s", "over P = 1", "weights GiB", "KV cache GiB"
-    )  # fmt: skip
-    if all(c.architecture.P != 1 for c in costs):
-        costs = [base, *costs]
-    for c in costs:
-        memory, latency = c.memory_bytes / GIB, c.latency_s
-        more = latency_more = ""
-        if c.architecture.P > 1:
-            more = f"{memory - base.memory_bytes / GIB:+.3f} ({c.memory_bytes / base.memory_bytes - 1:+.1%})"
-            latency_more = f"{latency - base.latency_s:+.3f} ({latency / base.latency_s - 1:+.1%})"
-        table.add_row(
-            str(c.architecture.P),
-            format_count(c.architecture.n_params),
-            f"{memory:.3f}{'' if c.fits else ' *'}",
-            more,
-            f"{latency:.3f}",
-            latency_more,
-            f"{c.weight_bytes / GIB:.3f}",
-            f"{c.kv_cache_bytes / GIB:.4f}",
-        )
-    title = (
-        f"hidden {shape.hidden_size}, intermediate {shape.intermediate_size}, {shape.num_layers} layers; "
-        f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {device.gpu}"
-    )
-    print_table(console, title, table)
+def _given(ctx: Any, names: Sequence[str]) -> list[str]:
+    """Which of these options stand on the command line."""
+    return [name for name in names if ctx.get_parameter_source(name).name == "COMMANDLINE"]

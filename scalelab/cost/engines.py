@@ -6,6 +6,7 @@ from typing import Protocol
 
 from scalelab.architecture import Architecture
 from scalelab.cost import llm_engine, roofline
+from scalelab.cost.hardware import built_in
 from scalelab.cost.model import BF16, Cost, Device, Precision, Workload
 from scalelab.cost.shape import ServedModel, as_architecture
 from scalelab.errors import UsageError
@@ -28,6 +29,8 @@ def _llm_analysis(
     model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision = BF16
 ) -> Cost:
     """`llm_engine.price`, which knows 16 bits and nothing else."""
+    if device.gpu not in llm_engine.gpu_names() and (device.hardware or device.gpu in built_in()):
+        raise UsageError(f"--gpu {device.gpu}: llm-analysis does not know it; use --engine roofline")
     used = (precision.weights, precision.kv_stored, precision.arithmetic)
     if used != ("bf16", "bf16", "bf16"):
         raise UsageError(f"llm-analysis prices bf16 only, not {'/'.join(used)}; use --engine roofline")

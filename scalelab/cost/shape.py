@@ -107,6 +107,14 @@ class ServedModel:
     def with_streams(self, P: int) -> ServedModel:
         return replace(self, P=P)
 
+    def with_prefix(self, tokens: int | None) -> ServedModel:
+        """With prefixes of that length for every P > 1, whatever banks there are; as it is where None."""
+        if tokens is None:
+            return self
+        if tokens < 0:
+            raise UsageError(f"prefix_tokens must not be negative, not {tokens}")
+        return replace(self, prefix_tokens=tokens, banks=())
+
 
 def as_served(model: Architecture | ServedModel) -> ServedModel:
     """`model` in the shape that prices need."""

@@ -1,0 +1,131 @@
+"""Tables and JSON of `scalelab cost`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from scalelab.architecture import Architecture
+from scalelab.cli.console import make_table, print_table
+from scalelab.cost.hardware import WIDER, Hardware
+from scalelab.cost.model import BF16, GIB, Cost, Device, Precision
+from scalelab.units import format_count
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Costs of P = 1 and then of each P asked for, by engine.
+Block = Mapping[str, Sequence[Cost]]
+
+
+def print_json(blocks: Sequence[Block]) -> None:
+    """A list with one object for each batch, engine and P."""
+    rows = [_row(c, costs[0], name) for block in blocks for name, costs in block.items() for c in costs[1:]]
+    typer.echo(json.dumps(rows, indent=1))
+
+
+def _row(cost: Cost, base: Cost, engine: str) -> dict[str, Any]:
+    shape = cost.architecture
+    return {
+        "engine": engine,
+        "hidden": shape.hidden_size,
+        "intermediate": _mlp_width(cost),
+        "P": shape.P,
+        "batch": cost.workload.batch,
+        "n_params": shape.n_params,
+        "memory_bytes": cost.memory_bytes,
+        "latency_s": cost.latency_s,
+        "weight_bytes": cost.weight_bytes,
+        "kv_cache_bytes": cost.kv_cache_bytes,
+        "activation_bytes": cost.activation_bytes,
+        "aggregator_bytes": cost.aggregator_bytes,
+        "prefix_bytes": cost.prefix_bytes,
+        "prefill_s": cost.prefill_s,
+        "decode_s": cost.decode_s,
+        "memory_over_P1_bytes": cost.memory_bytes - base.memory_bytes,
+        "latency_over_P1_s": cost.latency_s - base.latency_s,
+        "fits": cost.fits,
+    }
+
+
+def show_costs(console: Console, block: Block, device: Device, precision: Precision) -> None:
+    """A row for each P and engine, P = 1 first for comparison."""
+    several = len(block) > 1
+    costs = next(iter(block.values()))
+    memory = ("GiB", GIB) if costs[0].memory_bytes >= 0.1 * GIB else ("MiB", 2**20)
+    time = ("s", 1.0) if costs[0].latency_s >= 0.1 else ("ms", 1e-3)
+    parts = () if several else (f"weights {memory[0]}", f"KV cache {memory[0]}")  # the line is full
+    over = "over P = 1"
+    head = ("P", "N", "<engine") if several else ("P", "N")
+    table = make_table(*head, f"memory {memory[0]}", over, f"latency {time[0]}", over, *parts)
+    asked = [c.architecture.P for c in costs[1:]]
+    for index in range(1 if 1 in asked else 0, len(costs)):
+        for place, (name, priced) in enumerate(block.items()):
+            cost, base = priced[index], priced[0]
+            shape = cost.architecture
+            row = ["", ""] if place else [str(shape.P), format_count(shape.n_params)]
+            row += [name] if several else []
+            row += [f"{cost.memory_bytes / memory[1]:.3f}{'' if cost.fits else ' *'}"]
+            row += [_over(cost.memory_bytes, base.memory_bytes, memory[1]) if shape.P > 1 else ""]
+            row += [f"{cost.latency_s / time[1]:.3f}"]
+            row += [_over(cost.latency_s, base.latency_s, time[1]) if shape.P > 1 else ""]
+            row += [f"{cost.weight_bytes / memory[1]:.3f}", f"{cost.kv_cache_bytes / memory[1]:.4f}"][: len(parts)]
+            table.add_row(*row)
+    print_table(console, _title(costs[0], device, precision), table)
+
+
+def _over(value: float, base: float, unit: float) -> str:
+    return f"{(value - base) / unit:+.3f} ({value / base - 1:+.1%})"
+
+
+def _title(base: Cost, device: Device, precision: Precision) -> str:
+    shape, work = base.architecture, base.workload
+    name = "" if isinstance(shape, Architecture) else f"{shape.name}: "
+    stored = "" if precision == BF16 else f"; {precision.weights} weights, {precision.kv_stored} KV cache"
+    return (
+        f"{name}hidden {shape.hidden_size}, intermediate {_mlp_width(base)}, {shape.num_layers} layers; "
+        f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {device.gpu}{stored}"
+    )
+
+
+def _mlp_width(cost: Cost) -> float:
+    """Of the first layer's MLP, or of one of its experts."""
+    shape = cost.architecture
+    return shape.intermediate_size if isinstance(shape, Architecture) else shape.layers[0][0].mlp_width
+
+
+def show_hardware(console: Console, devices: Sequence[Hardware], as_json: bool) -> None:
+    """Dense peaks in TFLOP/s, bandwidth, memory and source of each device."""
+    precisions = tuple(reversed(WIDER))
+    if as_json:
+        typer.echo(json.dumps([_device_row(d) for d in devices], indent=1))
+        return
+    table = make_table("<device", *precisions, "GB/s", "GiB")
+    for device in devices:
+        peaks = [device.flops_per_s.get(name) for name in precisions]
+        figures = [
+            *(("" if v is None else f"{v / 1e12:.4g}", name) for v, name in zip(peaks, precisions, strict=True)),
+            (f"{device.bytes_per_s / 1e9:.4g}", "bandwidth"),
+            (f"{device.memory_bytes / GIB:.4g}", "memory"),
+        ]
+        marked = [f"{text}?" if key in device.unconfirmed else text for text, key in figures]
+        table.add_row(device.name, *marked)
+    print_table(console, "dense TFLOP/s, memory bandwidth and size; ? was not checked against its source", table)
+    for device in devices:
+        console.print(f"{device.name}: {device.source}{'; measured' if device.measured else ''}", soft_wrap=True)
+
+
+def _device_row(device: Hardware) -> dict[str, Any]:
+    return {
+        "name": device.name,
+        "flops_per_s": dict(device.flops_per_s),
+        "bytes_per_s": device.bytes_per_s,
+        "memory_bytes": device.memory_bytes,
+        "launch_s": device.launch_s,
+        "measured": device.measured,
+        "unconfirmed": list(device.unconfirmed),
+        "source": device.source,
+    }

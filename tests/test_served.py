@@ -1,0 +1,184 @@
+"""Models read from their config.json, against the models that transformers builds from it."""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+from scalelab.architecture import Architecture
+from scalelab.cost.families import FAMILIES as KNOWN
+from scalelab.cost.families import read_model, served_from_config
+from scalelab.cost.shape import as_architecture, as_served
+from scalelab.errors import DataError, UsageError
+from scalelab.model import add_streams
+from tests.conftest import DATA
+from tests.families import COMMON, FAMILIES
+
+QWEN2 = {"model_type": "qwen2"} | COMMON
+VARIANTS = {
+    **FAMILIES,
+    "llama_biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    "llama_head_dim": ("LlamaConfig", {"head_dim": 20}),
+    "qwen2_windows": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}),
+    "qwen3_biases": ("Qwen3Config", {"head_dim": 16, "attention_bias": True}),
+    "gemma2_pattern": ("Gemma2Config", {"head_dim": 8, "sliding_window": 6, "num_hidden_layers": 5}),
+    "gemma3_pattern": ("Gemma3TextConfig", {"head_dim": 8, "sliding_window": 6, "num_hidden_layers": 13}),
+    "gpt_neox_no_bias": ("GPTNeoXConfig", {"attention_bias": False, "tie_word_embeddings": True}),
+    "olmo": ("OlmoConfig", {}),
+    "olmo2_biases": ("Olmo2Config", {"attention_bias": True}),
+    "olmo3": ("Olmo3Config", {"sliding_window": 6, "num_hidden_layers": 9}),
+    "granite": ("GraniteConfig", {"mlp_bias": True}),
+    "smollm3_untied": ("SmolLM3Config", {"tie_word_embeddings": False, "attention_bias": True}),
+    "qwen3_moe_some_dense": (
+        "Qwen3MoeConfig",
+        {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2}
+        | {"decoder_sparse_step": 2, "mlp_only_layers": [3], "num_hidden_layers": 6},
+    ),
+}
+
+
+def build(name):
+    """A model of the variant without memory for its weights, and its config as it would be saved."""
+    kind, own = VARIANTS[name]
+    config = getattr(transformers, kind)(**(COMMON | own))
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    return model, json.loads(config.to_json_string())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_and_windows_are_those_of_the_model(name):
+    model, saved = build(name)
+    served = served_from_config(saved, "config.json")
+    assert served.total_params == sum(p.numel() for p in model.parameters())
+    assert served.head_params == model.get_output_embeddings().weight.numel()
+    assert served.num_layers == model.config.num_hidden_layers
+    kinds = getattr(model.config, "layer_types", None)
+    windowed = sum(count for layer, count in served.layers if layer.window is not None)
+    if kinds is not None:
+        assert windowed == kinds.count("sliding_attention")
+    elif getattr(model.config, "sliding_window", None) is not None:
+        assert windowed == served.num_layers
+    assert {layer.window for layer, _ in served.layers} <= {None, 6}
+
+
+def test_every_family_is_tested():
+    assert {json.loads(getattr(transformers, k)().to_json_string())["model_type"] for k, _ in VARIANTS.values()} == set(
+        KNOWN
+    )
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_a_config_leaves_out_is_what_transformers_assumes(name):
+    kind, _ = VARIANTS[name]
+    saved = json.loads(getattr(transformers, kind)().to_json_string())
+    full = served_from_config(saved, "config.json")
+    for key in ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "layer_types"):
+        assert served_from_config({k: v for k, v in saved.items() if k != key}, "config.json") == full
+    if kind.startswith(("Gemma", "Qwen3Config")):
+        assert served_from_config({k: v for k, v in saved.items() if k != "head_dim"}, "config.json") == full
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama", "gemma2", "gpt2", "gpt_neox", "olmo2", "qwen3_moe"])
+@pytest.mark.parametrize(("P", "prefix_tokens"), [(2, 48), (4, 3)])
+def test_streams_count_as_those_that_are_added(name, P, prefix_tokens):
+    _, saved = build(name)
+    plain = served_from_config(saved, "config.json").total_params
+    kind, own = VARIANTS[name]
+    real = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**(COMMON | own)))
+    add_streams(real, P, prefix_tokens=prefix_tokens)
+    served = served_from_config(json.loads(real.config.to_json_string()), "config.json")
+    assert served.P == P
+    assert served.prefix_length == prefix_tokens
+    assert served.total_params == sum(p.numel() for p in real.parameters())
+    assert served.with_streams(1).total_params == plain
+
+
+def test_a_model_of_several_banks_is_priced_with_the_one_in_use():
+    content = QWEN2 | {"model_type": "qwen2_parscale", "parscale_n": 2, "parscale_banks": {"2": 5, "8": 3, "1": 7}}
+    served = served_from_config(content, "config.json")
+    kv = 3 * 2 * 2 * 8
+    for P, tokens in ((1, 7), (2, 5), (8, 3), (4, 48)):
+        assert served.with_streams(P).prefix_params == P * tokens * kv
+    assert served_from_config(content | {"parscale_active": 8}, "config.json").P == 8
+
+
+@pytest.mark.parametrize("name", ["P1", "P2_hot", "P4_t5"])
+def test_released_checkpoints_are_read_from_their_folder(name):
+    folder = DATA / "parscale" / name
+    served = read_model(folder)
+    from safetensors.torch import load_file
+
+    (weights,) = folder.glob("*.safetensors")
+    held = sum(w.numel() for key, w in load_file(weights).items() if not key.endswith("rotary_emb.inv_freq"))
+    assert served.total_params == held
+    assert read_model(folder / "config.json") == served
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_experts": 4}, {"tied_embeddings": False}, {"aggregation": "channel"}])
+@pytest.mark.parametrize("P", [1, 4])
+def test_an_architecture_keeps_its_counts(changes, P):
+    architecture = Architecture(64, 160, 3, 4, 2, 257, P=P, **changes)
+    served = as_served(architecture)
+    for name in ("backbone_params", "stream_params", "embedding_params", "n_params", "total_params"):
+        assert getattr(served, name) == getattr(architecture, name)
+    assert as_architecture(served) == architecture
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gemma2", "layers that differ"),
+        ("mistral", "sliding windows"),
+        ("gpt2", "without a gate"),
+        ("gemma", "head_dim of 16 where hidden / heads is 8"),
+    ],
+)
+def test_what_llm_analysis_cannot_hold_is_named(name, reason):
+    served = served_from_config(build(name)[1], "config.json")
+    with pytest.raises(UsageError, match=reason):
+        as_architecture(served)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mamba"}, "model_type 'mamba' cannot be priced; known: llama"),
+        ({"model_type": None}, "model_type None cannot be priced"),
+        ({"model_type": "gemma3", "text_config": {}}, "model_type 'gemma3' cannot be priced; its text part alone"),
+        ({"hidden_size": None}, "hidden_size: is missing"),
+        ({"hidden_size": "64"}, "hidden_size: must be a whole number of at least 1, not '64'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers: must be a whole number of at least 1, not 0"),
+        ({"num_hidden_layers": True}, "num_hidden_layers: must be a whole number"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: 3 KV heads do not divide 4 heads"),
+        ({"hidden_size": 33}, "num_attention_heads: 4 heads do not divide the hidden size of 33"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: must be true or false, not 'yes'"),
+        ({"use_sliding_window": True, "layer_types": ["linear_attention"] * 3}, "layers of 'linear_attention' cannot"),
+        ({"use_sliding_window": True, "layer_types": ["full_attention"]}, "one entry for each of 3 layers"),
+        (
+            {"use_sliding_window": True, "layer_types": ["sliding_attention"] * 3},
+            "sliding_window: is missing, and the model's shape hangs on it",
+        ),
+        ({"model_type": "qwen2_parscale", "parscale_n": -1}, "parscale_n: must be a whole number of at least 1"),
+        ({"model_type": "qwen2_parscale", "parscale_banks": {"x": 1}}, "parscale_banks: must be a mapping of P"),
+        ({"model_type": "qwen2_parscale", "parscale_aggregation": "vote"}, "'vote' is not one of dynamic, mean, chan"),
+        ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3}, "3 of 2 experts cannot be cho"),
+    ],
+)
+def test_a_shape_that_is_not_understood_is_refused_naming_the_key(changes, message):
+    with pytest.raises(DataError, match=message) as caught:
+        served_from_config(QWEN2 | changes, "some/config.json")
+    assert str(caught.value).startswith("some/config.json: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_config_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"--model .*nowhere: no config\.json there"):
+        read_model(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"no config\.json there"):
+        read_model(tmp_path)
+    for text in ("{", "[1]", "[" * 100_000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(DataError, match=r"config\.json: not a model's config"):
+            read_model(tmp_path)
