@@ -1,9 +1,12 @@
 import csv
+import json
 import sys
+from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 
-from scalelab.architecture import Architecture, mlp_width
+from scalelab.architecture import Architecture, expert_width, mlp_width
 from scalelab.cost import Device, Workload, gpu_names, price
 from scalelab.errors import ScalelabError, UsageError
 from tests.conftest import DATA
@@ -76,10 +79,83 @@ def test_what_does_not_fit_is_said_not_hidden():
     assert not crowded.fits
 
 
-def test_all_seventeen_gpus_price():
+def by_hand(model, work, flops_per_s, bytes_per_s):
+    """Bytes and seconds of llm-analysis' roofline with the paper's streams, written out from its definitions.
+
+    Attention and MLP take the longer of arithmetic and traffic, norms their traffic at 32 bits, the input
+    embedding that of its whole table, the output embedding its arithmetic.
+    """
+    h, m, heads, V = model.hidden_size, model.intermediate_size, model.num_heads, model.vocab_size
+    E, k = max(1, model.num_experts), model.experts_per_token if model.num_experts else 1
+    share, P, B, o = model.num_kv_heads / heads, model.P, work.batch, work.tokens_out
+    s = work.tokens_in + (model.prefix_tokens if P > 1 else 0)
+    aggregator = {"dynamic": P * h * h + h * P, "mean": 0, "channel": P * h}[model.aggregation] if P > 1 else 0
+
+    def activations(rows, length):
+        return max(6 * h, 4 * h + 8 * heads) * rows * length, max(2 * h, 2 * m) * k * rows * length
+
+    def forward(rows, length, tokens):
+        attention, mlp = activations(rows, length)
+        attention_flops = (4 + 4 * share) * rows * length * h**2 + 4 * rows * length**2 * h
+        layer = max(attention_flops / flops_per_s, ((4 + 4 * share) * h * h + attention) / bytes_per_s)
+        layer += max(6 * rows * length * h * m * k / flops_per_s, (6 * h * m * E + mlp) / bytes_per_s)
+        layer += 2 * 4 * rows * length * h / bytes_per_s
+        logits = 2 * (rows * length - (P - 1) * B * tokens) * V * h
+        mix = 2 * aggregator * B * tokens
+        return model.num_layers * layer + 2 * V * h / bytes_per_s + (logits + mix) / flops_per_s
+
+    layer = (2 + 2 * share) * h * h + 3 * h * m * E + (E * h if E > 1 else 0) + 2 * h
+    weights = 2 * (model.num_layers * layer + h + V * h * (1 if model.tied_embeddings else 2))
+    cache = model.num_layers * 4 * P * B * (s + o) * share * h
+    peak = max(*activations(P * B, s), 2 * P * B * s * h, 2 * V * B * s)
+    seconds = forward(P * B, s, work.tokens_in) + o * (forward(P * B, 1, 1) + 2 * cache / bytes_per_s)
+    return weights + cache + peak + 2 * aggregator, seconds
+
+
+MOE = Architecture(1024, expert_width(1024, 2), 12, 16, 2, 32_000, num_experts=8)
+SHAPES = [
+    SHAPE,  # grouped queries
+    replace(SHAPE, P=8),
+    replace(SHAPE, num_kv_heads=16, P=2),  # a KV head for each head
+    replace(SHAPE, num_kv_heads=1),
+    Architecture(768, 2048, 12, 12, 12, 50_000, P=4, prefix_tokens=7, tied_embeddings=False),
+    replace(SHAPE, P=2, aggregation="mean"),
+    replace(SHAPE, P=2, aggregation="channel"),
+    MOE,
+    replace(MOE, P=4, experts_per_token=3),
+]
+
+
+@pytest.mark.parametrize("name", gpu_names())
+def test_every_gpu_and_every_shape_it_holds_by_hand(name):
+    gpu = json.loads((files("llm_analysis") / "gpu_configs" / f"{name}.json").read_text())
+    flops_per_s, bytes_per_s = 0.7e12 * gpu["peak_fp16_TFLOPS"], 0.9e9 * gpu["hbm_bandwidth_in_GB_per_sec"]
+    for shape in SHAPES:
+        for work in (Workload(), Workload(1, 500, 3), Workload(16, 64, 512)):
+            cost = price(shape, work, Device(name))
+            wanted = by_hand(shape, work, flops_per_s, bytes_per_s)
+            assert (cost.memory_bytes, cost.latency_s) == pytest.approx(wanted, rel=1e-9), (shape, work)
+            assert cost.fits == (cost.memory_bytes <= gpu["mem_per_GPU_in_GB"] * 2**30)
+
+
+def test_there_are_seventeen_gpus():
     assert len(gpu_names()) == 17
-    for name in gpu_names():
-        assert price(SHAPE, Workload(), Device(name)).latency_s > 0
+
+
+def test_experts_are_all_kept_and_a_token_computes_its_own():
+    """Before, they were priced as one MLP."""
+    assert price(MOE, Workload(), Device()).weight_bytes == 2 * MOE.total_params
+    dense = replace(MOE, num_experts=0, intermediate_size=2 * MOE.intermediate_size)
+    crowd = Workload(64, 512, 1)  # limited by arithmetic
+    assert price(MOE, crowd, Device()).prefill_s == pytest.approx(price(dense, crowd, Device()).prefill_s, rel=1e-9)
+
+
+def test_untied_embeddings_are_kept_twice():
+    untied = replace(SHAPE, tied_embeddings=False)
+    table = 2 * SHAPE.vocab_size * SHAPE.hidden_size
+    tied = price(SHAPE, Workload(), Device())
+    assert price(untied, Workload(), Device()).weight_bytes == tied.weight_bytes + table
+    assert price(untied, Workload(), Device()).latency_s == tied.latency_s
 
 
 def test_bad_inputs_are_named():

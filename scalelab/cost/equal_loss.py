@@ -116,16 +116,23 @@ def measured_runs(records: pd.DataFrame, vocab_size: int) -> list[Measured]:
 def _shape(row: dict[Any, Any], vocab_size: int) -> Architecture:
     P = 1 if pd.isna(row.get("n_streams")) else int(row["n_streams"])
     vocab = vocab_size if pd.isna(row.get("vocab_size")) else int(row["vocab_size"])
-    if isinstance(row.get("config"), str):
-        recorded = json.loads(row["config"]).get("architecture", {})
-        known = {f.name for f in fields(Architecture)}
-        if recorded and set(recorded) <= known:
-            return Architecture(**recorded)
+    recorded = _recorded(row.get("config"))
+    if recorded is not None:
+        return recorded
     prefix = PREFIX_TOKENS if pd.isna(row.get("prefix_tokens")) else int(row["prefix_tokens"])
     if not any(pd.isna(row.get(name)) for name in _SHAPE):
         shape: dict[str, Any] = {name: int(row[name]) for name in _SHAPE}
         return Architecture(**shape, vocab_size=vocab, P=P, prefix_tokens=prefix)
     return of_size(paper_decoder(1024, vocab, P, prefix), float(row["n_params"]))
+
+
+def _recorded(config: Any) -> Architecture | None:
+    """The architecture of a sweep's config; None for what other programs keep under that name."""
+    try:
+        found = json.loads(config)["architecture"]
+        return Architecture(**found)
+    except (TypeError, ValueError, KeyError):
+        return None
 
 
 def paper_decoder(hidden: int, vocab: int, P: int = 1, prefix_tokens: int = PREFIX_TOKENS) -> Architecture:
@@ -156,8 +163,12 @@ def find_run(runs: Sequence[Measured], hidden_size: int, P: int, title: str) -> 
 def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Architecture:
     """The plain decoder of that hidden size in the family of `runs`, though it may not have been measured.
 
-    Raises `UsageError` if the runs differ in more than width, so that it could have several shapes.
+    It is of the paper's family where no run knows its shape. Raises `UsageError` if the runs differ in
+    more than width, so that it could have several shapes.
     """
+    if all(isinstance(r.architecture, RealWidth) for r in runs):
+        any_of = runs[0].architecture
+        return paper_decoder(hidden_size, any_of.vocab_size, prefix_tokens=any_of.prefix_tokens)
     same = {replace(r.architecture, P=1) for r in runs if _same_width(r, hidden_size)}
     if not same:
         rest = {replace(_unmeasured(r.architecture, hidden_size), P=1) for r in runs}
@@ -174,8 +185,6 @@ def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Archite
 
 def _unmeasured(family: Architecture, hidden_size: int) -> Architecture:
     """`family` at a hidden size that could be built: MLP width by rule where the family follows it."""
-    if isinstance(family, RealWidth):
-        return widened(family, hidden_size)
     if family.intermediate_size == _mlp_by_rule(family, family.hidden_size):
         intermediate = _mlp_by_rule(family, hidden_size)
     else:
