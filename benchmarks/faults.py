@@ -15,8 +15,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -36,9 +37,9 @@ from scalelab.records.files import CURVES, RUNS
 from scalelab.records.read import gather
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "faults.md"
-# The longest first, and in two halves so that they go on beside each other.
-CAMPAIGNS = (("parent", 15), ("parent", 15), ("worker", 15), ("worker", 15))
-CAMPAIGNS += (("disk", 6), ("damage", 5), ("share", 3), ("signals", 6), ("flips", 1000))
+# The longest first, and in parts that go on beside each other.
+CAMPAIGNS = (("parent", 10), ("parent", 10), ("parent", 10), ("disk", 6), ("damage", 5), ("worker", 15), ("worker", 15))
+CAMPAIGNS += (("share", 3), ("signals", 6), ("flips", 1000))
 FREE_BYTES = (0, 16_384, 300_000, 0, 20_000, 200_000)  # on the full disks
 
 
@@ -82,51 +83,56 @@ class Campaign:
         tally.folders += 1
         shutil.rmtree(witness.out)
 
-    def wait_for_write(self, sweep: Sweep) -> list[Path]:
-        """What is being written when something is next; empty if nothing is for a while."""
-        found: list[Path] = []
-        sweep.wait_for(lambda: found.extend(being_written(sweep.out)) or found, seconds=4.0)
-        return found
+    @contextmanager
+    def moment(self, sweep: Sweep, at_most: float) -> Iterator[tuple[list[int], list[int]]]:
+        """A moment at which the workers stand still: three times in four one at which something is being written,
+        else after any time up to `at_most` seconds. Yields the workers, and those of them that are writing."""
+        aimed, until = self.random.random() < 0.75, time.monotonic() + 8.0
+        if not aimed:
+            time.sleep(self.random.uniform(0.0, at_most))
+        left_behind = set(being_written(sweep.out))  # by those that were killed
+        while True:
+            if aimed:
+                sweep.wait_for(lambda: set(being_written(sweep.out)) - left_behind, until - time.monotonic())
+            with stopped(workers := sweep.workers()):
+                writing = writers(sweep)
+                if writing or not aimed or sweep.ended or time.monotonic() > until:  # else it was faster
+                    yield workers, writing
+                    return
 
     def kill_worker(self, sweep: Sweep, tally: Tally) -> None:
         """SIGKILL to a run in training, three times in four to one that is writing."""
         if not sweep.wait_for(sweep.workers):
             return
-        files: list[Path] = []
-        if self.random.random() < 0.75:
-            files = self.wait_for_write(sweep)
-        else:
-            time.sleep(self.random.uniform(0.0, 2.0))
-        workers = sweep.workers()
-        if not workers:
-            return
-        with stopped(workers):
-            victims = writers(sweep) or [self.random.choice(workers)]
-            send(victims[:1])
-        wait_until_dead(sweep, victims[0])
+        with self.moment(sweep, 2.0) as (workers, writing):
+            if not workers:
+                return
+            victim = self.random.choice(writing or workers)
+            send([victim])
+        while victim in sweep.survivors():
+            time.sleep(0.001)
         tally.faults += 1
         tally.cut += 1
-        tally.in_writes += any(file.exists() for file in files)  # nobody lives to end or remove it
+        tally.in_writes += bool(writing)
 
     def kill_parent(self, sweep: Sweep, tally: Tally) -> None:
         """SIGKILL to the parent, or to it and all its processes at once; one in six while it is starting."""
-        files: list[Path] = []
-        starting = self.random.random() < 1 / 6
-        if starting:
+        if self.random.random() < 1 / 6:
             time.sleep(self.random.uniform(0.0, 6.0))
-        elif sweep.wait_for(sweep.workers):
-            if self.random.random() < 0.75:
-                files = self.wait_for_write(sweep)
-            else:
-                time.sleep(self.random.uniform(0.0, 3.0))
-        if sweep.ended:
-            return
-        workers = sweep.workers()
-        with stopped(workers):
-            tally.in_writes += any(file.exists() for file in files)
-            if self.random.random() < 0.5:
-                send(sweep.survivors())
+            workers: list[int] = []
+            if sweep.ended:
+                return
             sweep.kill()
+        elif sweep.wait_for(sweep.workers):
+            with self.moment(sweep, 3.0) as (workers, writing):
+                if sweep.ended:
+                    return
+                tally.in_writes += bool(writing)
+                if self.random.random() < 0.5:
+                    send(sweep.survivors())
+                sweep.kill()
+        else:
+            return
         tally.faults += 1
         tally.cut += len(workers)
         tally.orphans_s = max(tally.orphans_s, sweep.orphans_gone_s())
@@ -143,9 +149,9 @@ class Campaign:
         sweep.wait()
         tally.orphans_s = max(tally.orphans_s, sweep.orphans_gone_s())
 
-    def fill_disk(self, free: tuple[int, ...]) -> Tally:
+    def fill_disk(self, count: int) -> Tally:
         """Sweeps on a disk on which so many bytes are left, which then is freed; the last while the sweep runs."""
-        began = time.monotonic()
+        free, began = FREE_BYTES[:count], time.monotonic()
         with small_disk(self.lab.folder / "disk") as disk:
             tally = Tally("full disk")
             for i, left in enumerate(free):
@@ -226,7 +232,7 @@ class Campaign:
                 running = [sweep for sweep in sweeps if sweep.workers()]
                 if kills and len(running) == 2:
                     victim = self.random.choice(running)
-                    tally.in_writes += bool(being_written(out))
+                    tally.in_writes += bool(writers(victim))
                     tally.cut += len(victim.workers())
                     victim.kill()
                     tally.faults, kills = tally.faults + 1, kills - 1
@@ -246,11 +252,6 @@ class Campaign:
         return tally
 
 
-def wait_until_dead(sweep: Sweep, pid: int) -> None:
-    while pid in sweep.survivors():
-        time.sleep(0.001)
-
-
 def show(tally: Tally, sweep: Sweep) -> None:
     done = len(list((sweep.out / RUNS).glob("[!.]*.parquet")))
     print(f"{tally.kind}: {tally.faults} ({tally.in_writes} in a write), {done} records", flush=True)
@@ -259,21 +260,17 @@ def show(tally: Tally, sweep: Sweep) -> None:
 def carry_out(kind: str, count: int, lab: Lab, reference: Path, seed: int) -> list[Tally]:
     """One campaign, in a process of its own."""
     campaign = Campaign(lab, reference, seed)
-    match kind:
-        case "worker":
-            return [campaign.run("SIGKILL of a worker", count, campaign.kill_worker)]
-        case "parent":
-            return [campaign.run("SIGKILL of the parent", count, campaign.kill_parent)]
-        case "signals":
-            return [campaign.run("SIGINT, SIGTERM", count, campaign.interrupt)]
-        case "share":
-            return [campaign.share(count)]
-        case "disk":
-            return [campaign.fill_disk(FREE_BYTES[:count])]
-        case "damage":
-            return campaign.damage(count)
-        case _:
-            return [campaign.flip_bits(count)]
+    strikes = {
+        "worker": ("SIGKILL of a worker", campaign.kill_worker),
+        "parent": ("SIGKILL of the parent", campaign.kill_parent),
+        "signals": ("SIGINT, SIGTERM", campaign.interrupt),
+    }
+    if kind in strikes:
+        name, strike = strikes[kind]
+        return [campaign.run(name, count, strike)]
+    if kind == "damage":
+        return campaign.damage(count)
+    return [{"share": campaign.share, "disk": campaign.fill_disk, "flips": campaign.flip_bits}[kind](count)]
 
 
 def main() -> None:
