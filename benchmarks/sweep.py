@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "sweep.md"
-ROUNDS = 3
-SEEDS = 6
+ROUNDS = 2
+SEEDS = 4
 
 # In a process of its own.
 _PROGRAM = """
