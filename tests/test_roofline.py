@@ -456,6 +456,7 @@ def test_a_model_is_priced_from_its_config_with_its_own_prefixes(capsys):
         (["--hidden", "1024", "--engine", "abacus"], "--engine abacus: choose one of llm-analysis, roofline"),
         (["--hidden", "1024", "--engine", "roofline", "--gpu", "abacus"], "--gpu abacus: unknown; choose one of v100"),
         (["--hidden", "1024", "--gpu", "rtx-5090"], "llm-analysis does not know it; use --engine roofline"),
+        (["--hidden", "1024", "--tokens-in", "9" * 400], "tokens in must be at most 1,000,000,000,000"),
         (["--hidden", "1024", "--kv", "int3"], "--kv int3: choose one of"),
         (["--hidden", "1024", "--prefix-tokens", "-1"], "prefix_tokens must not be negative"),
         (["--model", str(DATA / "parscale" / "P1"), "--prefix-tokens", "-1"], "prefix_tokens must not be negative"),

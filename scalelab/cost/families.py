@@ -20,6 +20,7 @@ from scalelab.errors import DataError, UsageError
 _SUFFIX = "_parscale"
 _WINDOWED, _FULL = "sliding_attention", "full_attention"
 _MISSING = object()
+_MOST, _MOST_LAYERS = 10**9, 100_000
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,10 @@ class _Config:
 
     def count(self, key: str, default: Any = _MISSING, least: int = 1) -> int:
         value = self.get(key, default)
+        name = self.family.names.get(key, key)
+        if type(value) is int and value > _MOST:
+            raise self.refuse(name, f"must be at most {_MOST:,}")
         if type(value) is not int or value < least:
-            name = self.family.names.get(key, key)
             raise self.refuse(name, f"must be a whole number of at least {least}, not {value!r}")
         return value
 
@@ -176,6 +179,8 @@ class _Config:
     def layers(self, hidden: int) -> list[Layer]:
         """Each decoder layer."""
         family, count = self.family, self.count("num_hidden_layers")
+        if count > _MOST_LAYERS:
+            raise self.refuse("num_hidden_layers", f"must be at most {_MOST_LAYERS:,}")
         heads = self.count("num_attention_heads")
         kv_heads = self.count("num_key_value_heads", heads) if family.grouped else heads
         if heads % kv_heads:
@@ -247,8 +252,14 @@ class _Config:
         held = self.get("parscale_banks", None)
         if held is None:
             banks = {P: self.count("parscale_n_tokens", PREFIX_TOKENS)} if P > 1 else {}
-        elif isinstance(held, dict) and all(str(p).isdigit() and type(n) is int and n > 0 for p, n in held.items()):
+        elif isinstance(held, dict) and all(_is_bank(*item) for item in held.items()):
             banks = {int(p): n for p, n in held.items()}
         else:
             raise self.refuse("parscale_banks", f"must be a mapping of P to prefix tokens, not {held!r}")
         return tuple(sorted(banks.items())), self.count("parscale_active", P)
+
+
+def _is_bank(P: Any, tokens: Any) -> bool:
+    """Whether a key and value of parscale_banks are P and its prefix tokens."""
+    fine = str(P).isdecimal() and len(str(P)) < 10 and int(P) > 0
+    return fine and type(tokens) is int and 0 < tokens <= _MOST

@@ -10,6 +10,7 @@ from scalelab.cost.shape import ServedModel
 from scalelab.errors import UsageError
 
 GIB = 2**30
+MOST = 10**12  # of anything countable; beyond, integers stop fitting into floats
 
 # The dense decoder of the paper: 36 layers, 16 heads, 2 KV heads, the Qwen2.5 vocabulary.
 PAPER_LAYERS = 36
@@ -30,6 +31,8 @@ class Workload:
         for name in ("batch", "tokens_in", "tokens_out"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}")
+            if getattr(self, name) > MOST:
+                raise UsageError(f"{name.replace('_', ' ')} must be at most {MOST:,}")
 
 
 @dataclass(frozen=True)
