@@ -1,4 +1,4 @@
-"""Counts with a unit letter, read and written: 50k, 0.2M, 7B, 1.5T."""
+"""Counts with a unit letter, read and written: 50k, 0.2M, 7B, 1.5T; bytes and durations: 4GB, 500ms."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from scalelab.errors import UsageError
 
 _T = TypeVar("_T")
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_BYTES = {
+    "b": 1.0,
+    **{f"{letter}b": 1e3 ** (i + 1) for i, letter in enumerate("kmgt")},
+    **{f"{letter}ib": 1024.0 ** (i + 1) for i, letter in enumerate("kmgt")},
+}
+_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_QUANTITY = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-zµ]*)\s*$", re.IGNORECASE)
 _COUNT = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmbgt]?)\s*$", re.IGNORECASE)
 
 
@@ -38,6 +45,51 @@ def format_number(value: float, digits: int = 4) -> str:
     """A number to `digits` figures, large and small ones as 1.131e7 rather than 1.131e+07."""
     mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def parse_bytes(text: str) -> float:
+    """Bytes from text such as ``4GB`` (10⁹) or ``4GiB`` (2³⁰). Raises `UsageError`, also without a unit."""
+    return _quantity(text, _BYTES, "an amount of memory such as 512MB, 4GB (10⁹ bytes) or 4GiB (2³⁰)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from text such as ``500ms``, ``2s`` or ``1.5min``. Raises `UsageError`, also without a unit."""
+    return _quantity(text, _SECONDS, "a duration such as 500ms, 2s or 1.5min")
+
+
+def _quantity(text: str, units: dict[str, float], meant: str) -> float:
+    match = _QUANTITY.match(text)
+    factor = units.get(match[2].lower()) if match else None
+    value = float(match[1]) * factor if match and factor else math.nan
+    if not (math.isfinite(value) and value > 0):
+        missing = ": its unit is missing" if match and not match[2] else ""
+        raise UsageError(f"{text!r} is not {meant}{missing}")
+    return value
+
+
+def format_bytes(value: float, binary: bool = True, digits: int = 3) -> str:
+    """Bytes as a person reads them: ``3.73 GiB``, or ``4 GB`` where not `binary`."""
+    base, middle = (1024.0, "i") if binary else (1000.0, "")
+    for power, letter in ((4, "T"), (3, "G"), (2, "M"), (1, "k")):
+        if value >= base**power * (1 - 0.5 / 10**digits):
+            letter = "K" if binary and letter == "k" else letter
+            return f"{plain_number(value / base**power, digits)} {letter}{middle}B"
+    return f"{plain_number(value, digits)} B"
+
+
+def format_duration(seconds: float, digits: int = 3) -> str:
+    """A duration to `digits` figures, such as ``12.5 ms`` or ``1.2 s``; from a minute on as `format_seconds`."""
+    if seconds >= 60:
+        return format_seconds(seconds)
+    for factor, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= factor * (1 - 0.5 / 10**digits):
+            return f"{plain_number(seconds / factor, digits)} {unit}"
+    return f"{plain_number(seconds * 1e6, digits)} µs"
+
+
+def plain_number(value: float, digits: int = 3) -> str:
+    """To `digits` figures, but never fewer than it has before the point, and never as a power of ten."""
+    return f"{round(value):d}" if value >= 10**digits else f"{value:.{digits}g}"
 
 
 def format_seconds(seconds: float) -> str:

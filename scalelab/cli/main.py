@@ -16,6 +16,7 @@ from scalelab.cli.diagnose import diagnose
 from scalelab.cli.fit import fit
 from scalelab.cli.generate import generate
 from scalelab.cli.lists import ListCommand
+from scalelab.cli.plan import plan
 from scalelab.cli.predict import predict
 from scalelab.cli.results import ResultsCommand, results
 from scalelab.cli.sweep import sweep
@@ -37,6 +38,7 @@ app.command(cls=ListCommand)(fit)
 app.command(cls=ListCommand)(predict)
 app.command(cls=ListCommand)(cost)
 app.command(cls=ListCommand)(compare)
+app.command()(plan)
 app.command(cls=ListCommand)(convert)
 app.command()(train)
 app.command()(diagnose)

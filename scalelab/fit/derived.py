@@ -27,6 +27,17 @@ class Estimate:
     low: float | None
     high: float | None
 
+    @classmethod
+    def of(cls, value: float, draws: Array, level: float = LEVEL) -> Estimate:
+        """`value` with the interval of `draws` [n], of which those that are no number say nothing."""
+        draws = draws[~np.isnan(draws)]
+        if not len(draws):
+            return cls(value, None, None)
+        # Between a number and infinity there is no mean: there the nearest draws themselves.
+        method = "linear" if np.isfinite(draws).all() else "closest_observation"
+        low, high = np.quantile(draws, tails(level), method=method)
+        return cls(value, float(low), float(high))
+
 
 @dataclass(frozen=True)
 class Allocation:
@@ -148,10 +159,4 @@ def _estimate(fit: FitResult, of: Callable[[Array], Array], level: float, P: flo
         draws = of(np.array(fit.draws)) if fit.draws else np.empty(0)
     if np.isnan(value):
         raise ScalelabError(f"the law {fit.law.name!r} with the fitted parameters ends before P = {P:g}")
-    draws = draws[~np.isnan(draws)]
-    if not len(draws):
-        return Estimate(value, None, None)
-    # Between a number and infinity there is no mean: there the nearest draws themselves.
-    method = "linear" if np.isfinite(draws).all() else "closest_observation"
-    low, high = np.quantile(draws, tails(level), method=method)
-    return Estimate(value, float(low), float(high))
+    return Estimate.of(value, draws, level)

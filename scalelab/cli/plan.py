@@ -1,0 +1,185 @@
+"""`scalelab plan`: which N and P to train and serve, from a fitted law, a cost model and limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scalelab.architecture import PREFIX_TOKENS
+from scalelab.cli.console import stdout
+from scalelab.cost.model import (
+    PAPER_HEADS,
+    PAPER_KV_HEADS,
+    PAPER_LAYERS,
+    PAPER_VOCAB,
+    Device,
+    Precision,
+    Workload,
+)
+from scalelab.errors import UsageError
+from scalelab.units import counts, parse_bytes, parse_count, parse_duration
+
+if TYPE_CHECKING:
+    from scalelab.plan import Plan, Shapes
+
+_MAX_SIZE = 10_000_000
+
+
+def plan(
+    source: Annotated[Path, typer.Argument(metavar="FIT", help="A saved fit (JSON), of scalelab fit.")],
+    memory: Annotated[
+        str | None, typer.Option(help="Limit on memory, e.g. 4GB or 4GiB.", show_default="all that the device has")
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="Limit on the time of a whole request, prompt and all, e.g. 500ms or 2s.")
+    ] = None,
+    train_flops: Annotated[
+        str | None, typer.Option(help="Limit on training, e.g. 1e21: 6·N·D FLOPs, times P with streams.")
+    ] = None,
+    loss: Annotated[
+        float | None,
+        typer.Option(help="A loss to reach as cheaply as can be, instead of the lowest within the limits."),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="What is cheap, with --loss: latency, memory or training.", metavar="NAME")
+    ] = "latency",
+    max_P: Annotated[int, typer.Option("--max-P", help="P are the powers of two up to this.")] = 64,
+    gpu: Annotated[str, typer.Option(help="Device; see scalelab cost --list-hardware.")] = Device.gpu,
+    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    tokens_in: Annotated[int, typer.Option(help="Prompt tokens.")] = 512,
+    tokens_out: Annotated[int, typer.Option(help="Generated tokens.")] = 128,
+    D: Annotated[
+        str | None, typer.Option("--D", help="Training tokens.", show_default="the runs'; of several the most")
+    ] = None,
+    second_stage_fraction: Annotated[
+        float, typer.Option(help="Share of the training tokens that streams are trained on, after a plain stage.")
+    ] = 1.0,
+    shapes: Annotated[
+        str,
+        typer.Option(
+            help="Shapes of decoders: paper, all --layers deep; ladder, narrow ones are shallower.", metavar="NAME"
+        ),
+    ] = "paper",
+    layers: Annotated[int, typer.Option(help="Decoder layers; of the ladder the most.")] = PAPER_LAYERS,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = PAPER_HEADS,
+    kv_heads: Annotated[int, typer.Option(help="Key/value heads.")] = PAPER_KV_HEADS,
+    vocab: Annotated[int, typer.Option(help="Vocabulary size.")] = PAPER_VOCAB,
+    prefix_tokens: Annotated[int, typer.Option(help="Prefix length of each stream.")] = PREFIX_TOKENS,
+    engine: Annotated[
+        str, typer.Option(help="Cost model: roofline, ours; or llm-analysis, the paper's.", metavar="NAME")
+    ] = "roofline",
+    hardware: Annotated[
+        Path | None, typer.Option(help="YAML file with devices of your own, for roofline.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME")
+    ] = Precision.weights,
+    kv: Annotated[
+        str | None,
+        typer.Option(
+            help="Stored KV cache and prefixes.", metavar="NAME", show_default="fp32 with fp32 weights, else bf16"
+        ),
+    ] = None,
+    flops_efficiency: Annotated[
+        float | None, typer.Option(help="Share of peak FLOP/s reached.", show_default="0.7; of measured devices 1")
+    ] = None,
+    memory_efficiency: Annotated[
+        float | None,
+        typer.Option(help="Share of peak memory bandwidth reached.", show_default="0.9; of measured devices 1"),
+    ] = None,
+    law: Annotated[str | None, typer.Option(help="file.py:NAME, for a fit of a law of your own.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw loss over memory and over latency here, with limits (PNG, PDF or SVG).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
+) -> None:
+    """The best N and P within limits on memory, latency and training, and how surely they are best.
+
+    N is continuous: decoders have real-valued widths. Without --loss the lowest loss within the limits is
+    sought; with it, what reaches that loss most cheaply.
+    """
+    from scalelab.cli import plan_tables as tables
+    from scalelab.cli.compare_tables import priced_by
+    from scalelab.cli.cost import device_of
+    from scalelab.cost.compare import price_by
+    from scalelab.cost.hardware import read_hardware
+    from scalelab.fit import load_fit
+    from scalelab.laws import get_law
+    from scalelab.plan import Limits, Problem, make_plan
+    from scalelab.plan.problem import tokens_of
+
+    limits = Limits(
+        _read("--memory", parse_bytes, memory),
+        _read("--latency", parse_duration, latency),
+        _read("--train-flops", parse_count, train_flops),
+    )
+    if loss is not None and not 0 < loss < float("inf"):
+        raise UsageError(f"--loss {loss:g}: give a loss above 0, in nats a token")
+    if hardware is not None and engine != "roofline":
+        raise UsageError(f"--hardware {hardware}: llm-analysis has its own devices; use --engine roofline")
+    if not 1 <= max_P <= 2**20:
+        raise UsageError(f"--max-P {max_P}: choose between 1 and 1,048,576")
+    fit = load_fit(source, None if law is None else get_law(law))
+    own = {} if hardware is None else read_hardware(hardware)
+    device, precision = device_of(gpu, own, flops_efficiency, memory_efficiency), Precision(weights, kv)
+    problem = Problem(
+        fit=fit,
+        shapes=_shapes(shapes, layers, heads, kv_heads, vocab, prefix_tokens, fit.options.convention),
+        workload=Workload(batch, tokens_in, tokens_out),
+        price=price_by(engine, device, precision),
+        limits=limits,
+        D=tokens_of(fit, None if D is None else counts([D], "--D")[0]),
+        second_stage=second_stage_fraction,
+    )
+    streams = [2**i for i in range(max_P.bit_length())]
+    made = make_plan(problem, streams, device, loss, by)
+    console = stdout()
+    how = tables.Wording(priced_by(engine, device, precision), binary=memory is None or "i" in memory.lower())
+    if as_json:
+        tables.print_json(console, made)
+    elif made.options:
+        tables.show(console, made, how)
+    if figure is not None and made.options:
+        _draw(figure, made, how)
+        if not as_json:
+            console.print(f"saved {figure}", soft_wrap=True)
+    tables.complain_if_infeasible(made, how)
+
+
+def _read(flag: str, parse: Any, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from None
+
+
+def _shapes(name: str, layers: int, heads: int, kv_heads: int, vocab: int, prefix: int, convention: str) -> Shapes:
+    from scalelab.architecture import Architecture, mlp_width
+    from scalelab.plan import SHAPES, Shapes
+
+    if name not in SHAPES:
+        raise UsageError(f"--shapes {name}: choose one of {', '.join(SHAPES)}")
+    sizes = {"--layers": layers, "--heads": heads, "--kv-heads": kv_heads, "--vocab": vocab}
+    for flag, value in sizes.items():
+        if not 1 <= value <= _MAX_SIZE:
+            raise UsageError(f"{flag} {value}: choose between 1 and {_MAX_SIZE:,}")
+    width = 64 * heads
+    base = Architecture(width, mlp_width(width), layers, heads, kv_heads, vocab, prefix_tokens=prefix)
+    return Shapes(base, name == "ladder", convention)
+
+
+def _draw(path: Path, made: Plan, how: Any) -> None:
+    from scalelab.plan.frontier import frontier
+    from scalelab.plot.plan import plot_plan
+
+    drawn = plot_plan(made, frontier(made), how.setting(made), how.binary)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--figure {path}: cannot be written ({reason})") from None

@@ -1,0 +1,221 @@
+"""A plan as tables and as JSON; what it means in words is in `plan_words`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from math import inf, isfinite, isinf
+from typing import TYPE_CHECKING, Any
+
+from scalelab.cli.console import make_table, print_table
+from scalelab.errors import ScalelabError
+from scalelab.fit.derived import Estimate
+from scalelab.plan.answer import Option, Plan
+from scalelab.plan.problem import Candidate
+from scalelab.units import format_bytes, format_count, format_duration, format_number, plain_number
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What the costs are priced by, and whether memory is read in GiB or in GB."""
+
+    priced_by: str
+    binary: bool
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """Headings of memory and latency."""
+        return ("memory, GiB" if self.binary else "memory, GB"), "latency, ms"
+
+    def cells(self, candidate: Candidate) -> list[str]:
+        """Memory and latency in the units of `columns`."""
+        return [
+            plain_number(candidate.memory / (2.0**30 if self.binary else 1e9)),
+            plain_number(candidate.latency * 1e3),
+        ]
+
+    def metric(self, name: str, value: float) -> str:
+        """A cost with its unit."""
+        if isinf(value):
+            return "∞"
+        if name == "memory":
+            return format_bytes(value, self.binary)
+        return format_duration(value) if name == "latency" else f"{format_number(value, 3)} FLOPs"
+
+    def limits(self, plan: Plan) -> str:
+        """The limits, as ``4 GB and 500 ms``."""
+        words = [self.metric(name, bound) for name, bound in plan.problem.bounds.items() if name != "memory"]
+        memory = self.metric("memory", plan.problem.bounds["memory"])
+        words.insert(0, f"the device's {memory}" if plan.problem.device_binds else memory)
+        return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+    def setting(self, plan: Plan) -> str:
+        """What is served, and by which law and prices."""
+        work = plan.problem.workload
+        return (
+            f"{plan.problem.fit.group}, {plan.problem.fit.law.name} law; {work.tokens_in} tokens in and "
+            f"{work.tokens_out} out at batch {work.batch}\n({self.priced_by})"
+        )
+
+
+def show(console: Console, plan: Plan, how: Wording) -> None:
+    """The best of each P, the same beside plain models of equal loss, sentences and notes."""
+    from scalelab.cli.fit_tables import show_note
+    from scalelab.cli.plan_words import sentences
+
+    wanted = "lowest loss" if plan.target is None else f"least {plan.by} for a loss of {plan.target:g}"
+    title = f"{wanted} within {how.limits(plan)}\n{how.setting(plan)}"
+    print_table(console, title, _best_table(plan, how))
+    console.print("> the best; limit: the one used up, or with ! broken; * outside the runs", style="dim")
+    if any(o.versus for o in plan.options):
+        console.print()
+        print_table(console, "streams beside the plain model of equal loss", _versus_table(plan, how))
+    console.print()
+    for line in sentences(plan, how):
+        console.print(line, soft_wrap=True)
+    for P, reason in plan.left_out.items():
+        console.print(f"no P = {P}: {reason}", style="dim", soft_wrap=True)
+    serious = [n for n in plan.problem.fit.notes if n.severity == "serious"]
+    for note in (*serious, *(plan.winner.extrapolates if plan.winner else ())):
+        show_note(console, note.severity, note.message, note.code)
+    console.print()
+
+
+def _best_table(plan: Plan, how: Wording) -> Any:
+    sized, trains = plan.target is not None, plan.problem.D is not None
+    headings = ["", "P", "hidden", "N", *(["<95 % interval"] if sized else []), "loss"]
+    headings += [*([] if sized else ["<95 % interval"]), *how.columns, *(["training FLOPs"] if trains else [])]
+    table = make_table(*headings, "<limit", "best in draws")
+    for option in plan.options:
+        winner = plan.winner is not None and option.P == plan.winner.P
+        cells = [">" if winner else "", f"{option.P}{'*' if option.extrapolates else ''}"]
+        cells += [f"{option.candidate.width:.0f}", format_count(option.N.value, 4)]
+        cells += [interval(option.N, format_count)] if sized else []
+        cells += [f"{option.loss.value:.{_DIGITS}f}"]
+        cells += [] if sized else [interval(option.loss, lambda v: f"{v:.{_DIGITS}f}")]
+        cells += how.cells(option.candidate)
+        cells += [format_number(option.candidate.training, 3)] if option.candidate.training is not None else []
+        limit = f"{'' if option.within else '!'}{option.binds}" if option.binds else ""
+        table.add_row(*cells, limit, "" if option.share is None else percent(option.share))
+    return table
+
+
+def _versus_table(plan: Plan, how: Wording) -> Any:
+    trains = plan.problem.D is not None
+    headings = ["P", "plain N", "<95 % interval", *(f"its {name}" for name in how.columns)]
+    table = make_table(*headings, *(["its training FLOPs", "<even after generating"] if trains else []))
+    for option in plan.options:
+        versus = option.versus
+        if versus is None:
+            continue
+        if versus.plain is None:
+            far = "beyond any" if isinf(versus.N.value) else format_count(versus.N.value)
+            table.add_row(str(option.P), far, interval(versus.N, format_count), "", "", *(["", ""] if trains else []))
+            continue
+        plain = versus.plain
+        cells = [str(option.P), format_count(plain.N, 4), interval(versus.N, format_count)]
+        cells += how.cells(plain)
+        if plain.training is not None and versus.tokens is not None:
+            count = f"{format_count(versus.tokens)} tokens" if isfinite(versus.tokens) else ""
+            words = {
+                "at once": "from the start ahead",
+                "never": "never",
+                "after": f"{count}, then ahead",
+                "until": f"{count}, then behind",
+            }
+            cells += [format_number(plain.training, 3), words[versus.verdict or "never"]]
+        table.add_row(*cells)
+    return table
+
+
+def complain_if_infeasible(plan: Plan, how: Wording) -> None:
+    """Raises `ScalelabError` with the limits that bind and what would be needed, where nothing is within them."""
+    if plan.winner is not None:
+        return
+    from scalelab.cli.plan_words import shortfall
+
+    raise ScalelabError(shortfall(plan, how))
+
+
+def interval(estimate: Estimate, form: Any) -> str:
+    """The interval, open where it is infinite; empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    if isinf(estimate.high):
+        return "open" if isinf(estimate.low) else f"above {form(estimate.low)}"
+    return f"{form(estimate.low)}{' to ' if estimate.low < 0 else '–'}{form(estimate.high)}"
+
+
+def percent(share: float) -> str:
+    """A share that is never rounded to all or nothing unless it is that."""
+    if 0 < share < 0.005:
+        return "<1 %"
+    return ">99 %" if 0.995 < share < 1 else f"{100 * share:.0f} %"
+
+
+def print_json(console: Console, plan: Plan) -> None:
+    """Everything, with all digits; infinite values, for which JSON has no number, as "inf"."""
+    problem = plan.problem
+    out = {
+        "fit": problem.fit.group,
+        "law": problem.fit.law.name,
+        "workload": asdict(problem.workload),
+        "D": problem.D,
+        "second_stage_fraction": problem.second_stage,
+        "limits": dict(problem.bounds),
+        "target_loss": plan.target,
+        "by": None if plan.target is None else plan.by,
+        "winner": None if plan.winner is None else plan.winner.P,
+        "best_of_measured_P": None if plan.measured_winner is None else plan.measured_winner.P,
+        "gain_over_plain": None if plan.gain is None else asdict(plan.gain),
+        "draws_without_answer": plan.no_answer,
+        "options": [_option(option) for option in plan.options],
+        "left_out": {str(P): reason for P, reason in plan.left_out.items()},
+        "fit_notes": [asdict(note) for note in problem.fit.notes if note.severity == "serious"],
+    }
+    console.print(json.dumps(_plain(out), indent=1), soft_wrap=True)
+
+
+def _option(option: Option) -> dict[str, Any]:
+    versus = option.versus
+    row = {
+        "P": option.P,
+        "hidden_size": option.candidate.width,
+        "num_layers": option.candidate.cost.architecture.num_layers,
+        "N": asdict(option.N),
+        "loss": asdict(option.loss),
+        "memory_bytes": asdict(option.costs["memory"]),
+        "latency_s": asdict(option.costs["latency"]),
+        "train_flops": asdict(option.costs["training"]) if "training" in option.costs else None,
+        "within_limits": option.within,
+        "limit": option.binds,
+        "probability_best": option.share,
+        "extrapolation": [note.message for note in option.extrapolates],
+        "plain_of_equal_loss": None,
+    }
+    if versus is not None:
+        plain = versus.plain
+        row["plain_of_equal_loss"] = {
+            "N": asdict(versus.N),
+            "memory_bytes": plain and plain.memory,
+            "latency_s": plain and plain.latency,
+            "train_flops": plain and plain.training,
+            "extra_train_s": versus.train_s,
+            "extra_s_per_token": versus.token_s,
+            "verdict": versus.verdict,
+            "break_even_tokens": versus.tokens,
+        }
+    return row
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not -inf < value < inf else value

@@ -1,0 +1,199 @@
+"""What a plan says, in sentences for somebody who decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite, isnan
+from typing import TYPE_CHECKING
+
+from scalelab.cli.plan_tables import Wording, interval, percent
+from scalelab.plan.answer import Option, Plan
+from scalelab.plan.problem import METRICS, Candidate
+from scalelab.plan.search import lowest_loss
+from scalelab.plan.shapes import MIN_WIDTH
+from scalelab.units import format_count, format_number
+
+if TYPE_CHECKING:
+    from scalelab.plan.payback import Versus
+
+_DAY = 86_400.0
+
+
+def sentences(plan: Plan, how: Wording) -> Iterator[str]:
+    """What is best, by how much and how surely, what can be built, what training adds; nothing if nothing fits."""
+    winner = plan.winner
+    if winner is None:
+        return
+    yield _verdict(plan, winner, how)
+    yield from _gain(plan, winner)
+    yield from _sureness(plan, winner)
+    yield from _beyond(plan, winner, how)
+    yield from _buildable(plan, winner, how)
+    if plan.problem.fit.P_levels == (1,):
+        yield "The runs have P = 1 only: they cannot say what streams would gain."
+    elif "P" not in plan.problem.fit.law.variables:
+        yield f"The law {plan.problem.fit.law.name!r} does not know P, so this is a plan for plain models only."
+    if winner.versus is not None:
+        yield from _training(plan, winner, winner.versus)
+
+
+def _model(option: Option) -> str:
+    streams = f"P = {option.P} streams" if option.P > 1 else "no streams (P = 1)"
+    return f"N = {format_count(option.N.value)} (hidden {option.candidate.width:.0f}) with {streams}"
+
+
+def _verdict(plan: Plan, winner: Option, how: Wording) -> str:
+    if plan.target is not None:
+        cost = how.metric(plan.by, winner.costs[plan.by].value)
+        range_ = interval(winner.costs[plan.by], lambda v: how.metric(plan.by, v))
+        sure = f" ({range_})" if range_ else ""
+        return f"Cheapest way to a loss of {plan.target:g}: {_model(winner)}; {plan.by} {cost}{sure}."
+    spread = interval(winner.loss, lambda v: f"{v:.4f}")
+    used = f"; what holds it back is {_named(plan, winner.binds)}" if winner.binds else "; no limit holds it back"
+    return f"Best: {_model(winner)}, loss {winner.loss.value:.4f}{f' ({spread})' if spread else ''}{used}."
+
+
+def _named(plan: Plan, limit: str) -> str:
+    return "the device's memory" if limit == "memory" and plan.problem.device_binds else f"the limit on {limit}"
+
+
+def _gain(plan: Plan, winner: Option) -> Iterator[str]:
+    plain = next((o for o in plan.options if o.P == 1), None)
+    if winner.P == 1 and len(plan.options) > 1:
+        yield "Streams do not pay under these limits: the plain model is the best."
+    if plan.gain is None or plain is None:
+        return
+    if plan.target is None:
+        spread = interval(plan.gain, lambda v: f"{v:.4f}")
+        yield (
+            f"That is {plan.gain.value:.4f}{f' ({spread})' if spread else ''} nats a token below the best plain model "
+            f"within the limits, N = {format_count(plain.N.value)} with loss {plain.loss.value:.4f}."
+        )
+    else:
+        beyond = "" if plain.within else ", which is not within the limits"
+        yield (
+            f"The plain model of that loss, N = {format_count(plain.N.value)}, has {plan.gain.value:.3g} times as much "
+            f"{plan.by}{beyond}."
+        )
+
+
+def _sureness(plan: Plan, winner: Option) -> Iterator[str]:
+    if winner.share is None:
+        yield "The fit has no bootstrap draws, so how sure this is cannot be said."
+        return
+    others = sorted((o for o in plan.options if o.P != winner.P and o.share), key=lambda o: -(o.share or 0.0))
+    rest = "".join(f", P = {o.P} in {percent(o.share or 0.0)}" for o in others[:3])
+    none = f", nothing within the limits in {percent(plan.no_answer)}" if plan.no_answer else ""
+    if len(plan.options) > 1 or plan.no_answer:
+        yield (
+            f"P = {winner.P} is the best in {percent(winner.share)} of the fit's bootstrap draws{rest}{none}: "
+            f"as sure as the {plan.problem.fit.law.name} law is right."
+        )
+
+
+def _beyond(plan: Plan, winner: Option, how: Wording) -> Iterator[str]:
+    levels = plan.problem.fit.P_levels
+    measured = plan.measured_winner
+    if winner.P > max(levels) > 1:
+        best = f"; of P up to there the best is {_said(measured, plan, how)}" if measured else ""
+        yield f"No run had more than P = {max(levels)}, so that P = {winner.P} rests on the law alone{best}."
+    if winner.P > 1 and max(o.P for o in plan.options) == winner.P and not plan.left_out:
+        yield f"P = {winner.P} is the largest that was looked at; a larger --max-P may be better still."
+
+
+def _said(option: Option, plan: Plan, how: Wording) -> str:
+    figure = (
+        f"loss {option.loss.value:.4f}"
+        if plan.target is None
+        else f"{plan.by} {how.metric(plan.by, option.costs[plan.by].value)}"
+    )
+    return f"{_model(option)}, {figure}"
+
+
+def _buildable(plan: Plan, winner: Option, how: Wording) -> Iterator[str]:
+    """The next width that can be built: below where limits are, since above is beyond them."""
+    width = plan.problem.shapes.buildable_below(winner.candidate.width)
+    if plan.target is not None or width is None:
+        return
+    built = plan.problem.at_width(width, winner.P)
+    D = plan.problem.D if "D" in plan.problem.fit.law.variables else None
+    loss = float(plan.problem.fit.predict(built.N, winner.P, D))
+    yield (
+        f"To build: hidden {width:.0f}, a multiple of 128, has N = {format_count(built.N)}, loss {loss:.4f}, "
+        f"{how.metric('memory', built.memory)} and {how.metric('latency', built.latency)}."
+    )
+
+
+def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
+    plain, cost = versus.plain, winner.candidate.training
+    if plain is None:
+        yield "No plain model of this family reaches that loss."
+        return
+    if cost is None or plain.training is None or versus.train_s is None or versus.token_s is None:
+        yield "What training costs is not known: give the number of training tokens (--D)."
+        return
+    share = plan.problem.second_stage
+    recipe = f"with streams for {100 * share:g} % of the tokens" if share < 1 else "with streams throughout"
+    yield (
+        f"Training {recipe} takes {format_number(cost, 3)} FLOPs, {cost / plain.training:.3g} times those of the plain "
+        f"model of equal loss (N = {format_count(plain.N)}): {_time(versus.train_s)} of this device."
+    )
+    served = f"{1e3 * abs(versus.token_s):.3g} ms {'less' if versus.token_s < 0 else 'more'} a generated token"
+    if share < 1:
+        yield "That two stages reach the loss of the law is an assumption, unless the fitted runs were trained so."
+    tokens = versus.tokens if versus.tokens is not None and isfinite(versus.tokens) else 0.0
+    yield {
+        "at once": f"Served, it takes {served}: streams pay from the first token.",
+        "never": f"Served, it takes {served}: streams never pay for themselves in time, only in memory if at all.",
+        "after": f"Served, it takes {served}: streams have paid for themselves after {format_count(tokens)} tokens.",
+        "until": f"Served, it takes {served}: streams are ahead up to {format_count(tokens)} tokens, then behind.",
+    }[versus.verdict or "never"]
+
+
+def _time(seconds: float) -> str:
+    days = abs(seconds) / _DAY
+    return f"{format_count(days)} days {'more' if seconds >= 0 else 'less'}"
+
+
+def shortfall(plan: Plan, how: Wording) -> str:
+    """Which limits bind where nothing is within them, and what would be needed; one line."""
+    limits = how.limits(plan)
+    if plan.target is None:
+        least = [plan.problem.at_width(MIN_WIDTH, P) for P in plan.left_out]
+        nearest = min(least, key=lambda c: max(plan.problem.used(c).values()))
+        if max(plan.problem.used(nearest).values()) <= 1:
+            return f"the law {plan.problem.fit.law.name!r} says nothing about any of these P"
+        smallest = f"even hidden {nearest.width:g} with P = {nearest.P}"
+        return f"no decoder is within {limits}: {smallest} {_needs(plan, nearest, how)}"
+    head = f"nothing reaches a loss of {plan.target:g} within {limits}"
+    if plan.options:
+        nearest = min((o.candidate for o in plan.options), key=lambda c: max(plan.problem.used(c).values()))
+        head += f"; nearest is N = {format_count(nearest.N)} with P = {nearest.P}, which {_needs(plan, nearest, how)}"
+        best = {n: min(plan.options, key=lambda o: o.costs[n].value) for n in plan.problem.bounds}
+        broken = {n: o for n, o in best.items() if o.costs[n].value > plan.problem.bounds[n]}
+        if broken:
+            least_of = (f"{n} {how.metric(n, o.costs[n].value)} (P = {o.P})" for n, o in broken.items())
+            head += f"; the least of any P: {', '.join(least_of)}"
+        some = sum(o.share or 0.0 for o in plan.options)
+        if some:
+            head += f"; in {percent(some)} of the fit's draws something would"
+    else:
+        head += "; no size of any P reaches it"
+    lowest = [s for s in (lowest_loss(plan.problem, P) for P in _all(plan)) if not isnan(s.loss)]
+    if lowest:
+        least = min(lowest, key=lambda s: s.loss)
+        head += f"; the lowest loss within the limits is {least.loss:.4f} (P = {least.P})"
+    return head
+
+
+def _needs(plan: Plan, candidate: Candidate, how: Wording) -> str:
+    """Every limit that `candidate` breaks, the worst first."""
+    used = plan.problem.used(candidate)
+    broken = sorted((name for name in METRICS if used.get(name, 0.0) > 1), key=lambda name: -used[name])
+    bounds = plan.problem.bounds
+    words = [f"{n} {how.metric(n, candidate.metric(n) or 0.0)} instead of {how.metric(n, bounds[n])}" for n in broken]
+    return f"needs {' and '.join(words)}"
+
+
+def _all(plan: Plan) -> list[int]:
+    return sorted({*(o.P for o in plan.options), *plan.left_out})

@@ -1,0 +1,7 @@
+"""Which (N, P) to train and serve: a fitted law and a cost model, put together under limits."""
+
+from scalelab.plan.answer import Plan, make_plan
+from scalelab.plan.problem import Limits, Problem
+from scalelab.plan.shapes import SHAPES, Shapes
+
+__all__ = ["SHAPES", "Limits", "Plan", "Problem", "Shapes", "make_plan"]

@@ -1,0 +1,165 @@
+"""The plan: the best of each P, the best of all, and how surely it is that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalelab.cost.model import Device
+from scalelab.errors import UsageError
+from scalelab.fit.derived import Estimate, extrapolation_notes
+from scalelab.fit.result import Note
+from scalelab.laws.base import Array
+from scalelab.plan.payback import Versus, against_plain
+from scalelab.plan.problem import METRICS, Candidate, Problem
+from scalelab.plan.search import CostCurve, Sized, lowest_loss, reaching
+
+
+@dataclass(frozen=True)
+class Option:
+    """The best decoder with P streams.
+
+    Without a target the size is what the limits allow and `loss` has the interval; with one the loss is
+    the target and size and costs have it. `share` is in how many of the fit's draws this P is the best,
+    None for a fit without draws. `binds` is the limit that is used up or, not `within` the limits, broken.
+    """
+
+    candidate: Candidate
+    within: bool
+    binds: str | None
+    loss: Estimate
+    N: Estimate
+    costs: Mapping[str, Estimate]  # of METRICS; training where D is known
+    share: float | None
+    extrapolates: tuple[Note, ...]
+    versus: Versus | None  # for P > 1
+
+    @property
+    def P(self) -> int:
+        return self.candidate.P
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train and serve. `winner` is None where nothing is within the limits.
+
+    With a `target` loss the winner has the least of the cost `by`; else it has the lowest loss. `gain` is
+    how much lower its loss is than the best plain model's (nats a token), or how many times cheaper it
+    is. `no_answer` is the share of draws in which nothing within the limits reaches the target.
+    """
+
+    problem: Problem
+    target: float | None
+    by: str
+    options: tuple[Option, ...]
+    left_out: Mapping[int, str]  # P: why it has no option
+    winner: Option | None
+    no_answer: float
+    gain: Estimate | None
+
+    @property
+    def measured_winner(self) -> Option | None:
+        """The best of those P that are no larger than the runs'."""
+        most = max(self.problem.fit.P_levels)
+        return best_of([o for o in self.options if most >= o.P], self.target, self.by)
+
+
+def make_plan(
+    problem: Problem, streams: Sequence[int], device: Device, target: float | None = None, by: str = "latency"
+) -> Plan:
+    """The lowest loss within the limits over N and `streams`, or what reaches `target` with the least of `by`.
+
+    Raises `UsageError` for a `by` that is no cost, or whose figures are not known, and `ScalelabError` for
+    a law that rises with N.
+    """
+    if by not in METRICS:
+        raise UsageError(f"--by {by}: choose one of {', '.join(METRICS)}")
+    if by == "training" and problem.D is None:
+        raise UsageError("--by training needs the number of training tokens, which the fit does not know: give --D")
+    if "P" not in problem.fit.law.variables:
+        streams = [P for P in streams if P == 1]
+    sized = [lowest_loss(problem, P) if target is None else reaching(problem, P, target) for P in streams]
+    curves = {s.P: CostCurve(problem, s.P, _known(s)) for s in sized if s.candidate} if target is not None else {}
+    scores = {s.P: _scores(problem, s, curves.get(s.P), by) for s in sized}
+    shares, no_answer = best_shares(scores)
+    left_out = {s.P: _why_not(problem, s, target) for s in sized if s.candidate is None or math.isnan(s.loss)}
+    options = tuple(_option(problem, s, curves.get(s.P), shares.get(s.P), device) for s in sized if s.P not in left_out)
+    winner = best_of(options, target, by)
+    return Plan(problem, target, by, options, left_out, winner, no_answer, _gain(options, winner, scores, target, by))
+
+
+def best_of(options: Sequence[Option], target: float | None, by: str) -> Option | None:
+    """The best within the limits, of equals that with fewer streams; None where there is none."""
+    within = [o for o in options if o.within]
+    return min(within, key=lambda o: o.loss.value if target is None else o.costs[by].value, default=None)
+
+
+def best_shares(scores: Mapping[int, Array]) -> tuple[dict[int, float], float]:
+    """In which share of the draws each P has the lowest score [draws], and in which none has a finite one."""
+    table = np.stack(list(scores.values())) if scores else np.empty((0, 0))
+    if table.shape[1] == 0:
+        return {}, 0.0
+    table = np.where(np.isnan(table), np.inf, table)
+    some = np.isfinite(table).any(axis=0)
+    best = table.argmin(axis=0)  # the first of equals
+    return {P: float(np.mean(some & (best == i))) for i, P in enumerate(scores)}, float(np.mean(~some))
+
+
+def _known(sized: Sized) -> Array:
+    assert sized.candidate is not None
+    return np.append(sized.N_draws[np.isfinite(sized.N_draws)], sized.candidate.N)
+
+
+def _scores(problem: Problem, sized: Sized, curve: CostCurve | None, by: str) -> Array:
+    """What is to be low, for each draw: the loss, or the cost, infinite beyond the limits."""
+    if not len(sized.N_draws):
+        return sized.losses
+    if curve is None:
+        # A law that does not get there with its parameters may in some draws, but has no place in the table.
+        return np.full(len(sized.N_draws), np.inf)
+    costs = {name: curve.at(name, sized.N_draws) for name in {by, *problem.bounds}}
+    broken = np.any([costs[name] > bound for name, bound in problem.bounds.items()], axis=0)
+    return np.where(broken, np.inf, costs[by])
+
+
+def _option(problem: Problem, sized: Sized, curve: CostCurve | None, share: float | None, device: Device) -> Option:
+    c = sized.candidate
+    assert c is not None
+    if curve is None:
+        loss, N = Estimate.of(sized.loss, sized.losses), Estimate(c.N, None, None)
+    else:
+        loss, N = Estimate(sized.loss, None, None), Estimate.of(c.N, sized.N_draws)
+    costs = {}
+    for name in METRICS:
+        value = c.metric(name)
+        if value is not None:
+            costs[name] = Estimate.of(value, np.empty(0) if curve is None else curve.at(name, sized.N_draws))
+    D = problem.D if "D" in problem.fit.law.variables else None
+    notes = tuple(extrapolation_notes(problem.fit, c.N, c.P, D))
+    versus = against_plain(problem, c, device) if c.P > 1 else None
+    within = max(problem.used(c).values()) <= 1
+    return Option(c, within, sized.binds, loss, N, costs, share, notes, versus)
+
+
+def _why_not(problem: Problem, sized: Sized, target: float | None) -> str:
+    if target is None:
+        if sized.candidate is None:
+            return f"even the narrowest decoder is beyond the {sized.binds} limit"
+        return "the law with the fitted parameters ends before this P"
+    if np.isnan(problem.losses(np.array(problem.fit.params), np.array(1e9), sized.P)):
+        return "the law with the fitted parameters ends before this P"
+    return "no size reaches that loss"
+
+
+def _gain(
+    options: Sequence[Option], winner: Option | None, scores: Mapping[int, Array], target: float | None, by: str
+) -> Estimate | None:
+    plain = next((o for o in options if o.P == 1), None)
+    if winner is None or plain is None or winner.P == 1:
+        return None
+    if target is None:
+        return Estimate.of(plain.loss.value - winner.loss.value, scores[1] - scores[winner.P])
+    return Estimate(plain.costs[by].value / winner.costs[by].value, None, None)

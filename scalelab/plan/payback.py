@@ -1,0 +1,59 @@
+"""Streams beside the plain model of equal loss: what each costs to serve and to train, and when that is even."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from scalelab.cost.hardware import find_hardware
+from scalelab.cost.model import Device
+from scalelab.fit.derived import Estimate, n_equivalent
+from scalelab.plan.problem import Candidate, Problem
+
+# at once: cheaper in both; after: dearer to train, repaid later; until: cheaper to train, spent later.
+Verdict = Literal["at once", "after", "until", "never"]
+
+
+@dataclass(frozen=True)
+class Versus:
+    """P streams against the plain model of the same loss.
+
+    `plain` is None where none of the decoders gets there. Times are of one device of the plan, training
+    at the share of its peak that serving is priced with; `tokens` is how many generated ones make training
+    and serving even, infinite or 0 where nothing does. Both None where D is not known or nothing to compare.
+    """
+
+    N: Estimate
+    plain: Candidate | None
+    train_s: float | None = None  # more than the plain model's; below 0 less
+    token_s: float | None = None  # more than the plain model's for each generated token; below 0 less
+    verdict: Verdict | None = None
+    tokens: float | None = None
+
+
+def against_plain(problem: Problem, streams: Candidate, device: Device) -> Versus:
+    """`streams` (P > 1) against the plain model of their loss."""
+    D = problem.D if "D" in problem.fit.law.variables else None
+    N = n_equivalent(problem.fit, streams.N, streams.P, D)
+    width = problem.shapes.width_of(N.value, 1) if math.isfinite(N.value) else None
+    if width is None:
+        return Versus(N, None)
+    plain = problem.at_width(width, 1)
+    made = problem.workload.batch * problem.workload.tokens_out
+    token_s = (streams.latency - plain.latency) / made
+    if streams.training is None or plain.training is None:
+        return Versus(N, plain, token_s=token_s)
+    flops_per_s = (device.hardware or find_hardware(device.gpu)).peak("bf16") * device.flops_efficiency
+    train_s = (streams.training - plain.training) / flops_per_s
+    return Versus(N, plain, train_s, token_s, *break_even(train_s, token_s))
+
+
+def break_even(train_s: float, token_s: float) -> tuple[Verdict, float]:
+    """When something that costs `train_s` more once and `token_s` more for each token is the cheaper one, and the
+    number of tokens at which it is even."""
+    if train_s <= 0 and token_s <= 0:
+        return "at once", 0.0
+    if train_s >= 0 and token_s >= 0:
+        return "never", math.inf
+    return ("after" if train_s > 0 else "until"), -train_s / token_s

@@ -1,0 +1,128 @@
+"""The best N for each P: the widest within the limits, or the narrowest that reaches a loss.
+
+All costs rise with the width and losses fall with it, so that both are found by bisection.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalelab.errors import ScalelabError
+from scalelab.laws.base import Array
+from scalelab.plan.problem import Candidate, Problem
+from scalelab.plan.shapes import MAX_WIDTH, MIN_WIDTH
+
+_STEPS = 48  # of a bisection over ln width: to about 1e-13
+_LOSS_STEPS = 70  # over ln N
+_GRID = 64  # widths between which costs are interpolated, straight in logarithms: to about 1e-5
+
+
+@dataclass(frozen=True)
+class Sized:
+    """The best of one P. `candidate` is None where there is none: then `nearest` breaks the limits least.
+
+    `N_draws` [draws] and `losses` [draws] are the same for each draw of the fit, infinite or NaN where
+    the law does not get there; the one is given where a loss was asked for, the other where limits were.
+    """
+
+    P: int
+    candidate: Candidate | None
+    loss: float
+    binds: str | None  # the limit that is used up, or that is broken
+    losses: Array
+    N_draws: Array
+
+
+def widest(problem: Problem, P: int) -> tuple[Candidate | None, str | None]:
+    """The largest decoder with P streams within all limits, and the limit that it uses up.
+
+    None, with the limit that is broken most, where even the narrowest is too large.
+    """
+    least = problem.at_width(MIN_WIDTH, P)
+    shares = problem.used(least)
+    if max(shares.values()) > 1:
+        return None, max(shares, key=lambda name: shares[name])
+    low, high = math.log(MIN_WIDTH), math.log(MAX_WIDTH)
+    if max(problem.used(problem.at_width(MAX_WIDTH, P)).values()) <= 1:
+        return problem.at_width(MAX_WIDTH, P), None
+    found = least
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        tried = problem.at_width(math.exp(middle), P)
+        if max(problem.used(tried).values()) <= 1:
+            low, found = middle, tried
+        else:
+            high = middle
+    shares = problem.used(found)
+    return found, max(shares, key=lambda name: shares[name])
+
+
+def lowest_loss(problem: Problem, P: int) -> Sized:
+    """The lowest loss of P streams within the limits. Raises `ScalelabError` where the law rises with N."""
+    candidate, binds = widest(problem, P)
+    draws = np.array(problem.fit.draws).reshape(-1, len(problem.fit.params))
+    if candidate is None:
+        return Sized(P, None, math.nan, binds, np.full(len(draws), np.nan), np.empty(0))
+    params = np.array(problem.fit.params)
+    loss, before = (float(problem.losses(params, np.array(n), P)) for n in (candidate.N, candidate.N * 0.9))
+    if loss > before:
+        raise ScalelabError(f"the law {problem.fit.law.name!r} rises with N at P = {P}: fewer parameters would be best")
+    return Sized(P, candidate, loss, binds, problem.losses(draws, np.array(candidate.N), P), np.empty(0))
+
+
+def reaching(problem: Problem, P: int, loss: float) -> Sized:
+    """The smallest decoder with P streams of that loss, whatever it costs; `binds` is a limit that it breaks.
+
+    No candidate where no size within reach has that loss.
+    """
+    draws = np.array(problem.fit.draws).reshape(-1, len(problem.fit.params))
+    N = float(n_reaching(problem, np.array(problem.fit.params), P, loss))
+    many = n_reaching(problem, draws, P, loss)
+    width = problem.shapes.width_of(N, P) if math.isfinite(N) else None
+    if width is None:
+        return Sized(P, None, math.nan, None, np.empty(0), many)
+    candidate = problem.at_width(width, P)
+    shares = problem.used(candidate)
+    most = max(shares, key=lambda name: shares[name])
+    return Sized(P, candidate, loss, most if shares[most] > 1 else None, np.empty(0), many)
+
+
+def n_reaching(problem: Problem, params: Array, P: int, loss: float) -> Array:
+    """N with P streams whose loss is `loss`, for each row of params [..., k]; infinite where none within reach is.
+
+    The narrowest decoder's N where already that has a lower loss.
+    """
+    ends = [math.log(problem.shapes.n_params(width, P)) for width in (MIN_WIDTH, MAX_WIDTH)]
+    low, high = (np.full(params.shape[:-1], end) for end in ends)
+    out_of_reach = ~(problem.losses(params, np.exp(high), P) <= loss)  # also where it is no number
+    already = problem.losses(params, np.exp(low), P) <= loss
+    for _ in range(_LOSS_STEPS):
+        middle = (low + high) / 2
+        above = problem.losses(params, np.exp(middle), P) > loss
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    # The upper end reaches the loss, or nothing does.
+    return np.where(out_of_reach, np.inf, np.where(already, math.exp(ends[0]), np.exp(high)))
+
+
+class CostCurve:
+    """Costs over N of P streams between two sizes, for many N at once."""
+
+    def __init__(self, problem: Problem, P: int, N: Array) -> None:
+        """`N` are finite sizes that the curve must span."""
+        inside = [problem.shapes.width_of(float(n), P) for n in (N.min(), N.max())]
+        low, high = (w or end for w, end in zip(inside, (MIN_WIDTH, MAX_WIDTH), strict=True))
+        self._grid = [problem.at_width(float(w), P) for w in np.geomspace(low, high * (1 + 1e-9), _GRID)]
+        self._ln_N = np.log([c.N for c in self._grid])
+
+    def at(self, metric: str, N: Array) -> Array:
+        """The metric at N, infinite where N is."""
+        values = [c.metric(metric) for c in self._grid]
+        if any(v is None for v in values):
+            raise ValueError(f"{metric} is not known")
+        finite = np.isfinite(N)
+        result = np.full(N.shape, np.inf)
+        result[finite] = np.exp(np.interp(np.log(N[finite]), self._ln_N, np.log(np.array(values, dtype=float))))
+        return result

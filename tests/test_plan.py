@@ -1,0 +1,382 @@
+"""The plan: against brute force, closed forms and counting; what it says where nothing fits."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scalelab.architecture import architecture_for
+from scalelab.cli import main
+from scalelab.cost import Device, Workload
+from scalelab.cost.compare import price_by
+from scalelab.cost.equal_loss import paper_decoder
+from scalelab.errors import UsageError
+from scalelab.fit import save_fit
+from scalelab.plan import Limits, Problem, Shapes, make_plan
+from scalelab.plan.payback import break_even
+from scalelab.plan.problem import tokens_of, train_flops
+from scalelab.plan.search import CostCurve
+from scalelab.records import paper_records
+from scalelab.units import format_bytes, format_duration, parse_bytes, parse_duration
+from tests.conftest import fit_table
+
+STREAMS = (1, 2, 4, 8, 16)
+GPU = Device("rtx-4090")
+FAMILY = Shapes(paper_decoder(1024, 151_936))
+TABLE = paper_records()
+STACK = TABLE[TABLE["corpus"] == "stack-v2-python"]
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return fit_table(STACK)
+
+
+@pytest.fixture(scope="module")
+def saved(fit, tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "fit.json"
+    save_fit(fit, path)
+    return path
+
+
+def problem(fit, limits=Limits(), workload=Workload(1, 512, 128), **more):  # noqa: B008
+    return Problem(fit, FAMILY, workload, price_by("roofline", GPU), limits, tokens_of(fit, None), **more)
+
+
+LIMITS = [
+    Limits(memory_bytes=4e9, latency_s=0.5),
+    Limits(memory_bytes=3e9),
+    Limits(latency_s=0.2),
+    Limits(latency_s=1.0, train_flops=1e21),
+]
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("batch", [1, 16])
+def test_the_lowest_loss_is_that_of_trying_all_widths(fit, limits, batch):
+    asked = problem(fit, limits, Workload(batch, 512, 128))
+    plan = make_plan(asked, STREAMS, GPU)
+    tried = {}
+    for P in STREAMS:
+        for width in np.geomspace(64, 6000, 250):
+            model = FAMILY.of_width(width, P)
+            cost = asked.price(model, asked.workload)
+            training = 6 * model.backbone_params * 42e9 * P
+            inside = cost.memory_bytes <= (limits.memory_bytes or 24 * 2**30)
+            inside &= cost.latency_s <= (limits.latency_s or math.inf) and training <= (limits.train_flops or math.inf)
+            if inside:
+                tried[P] = float(fit.predict(model.n_params, P))  # the widest so far
+    for option in plan.options:
+        assert tried[option.P] - 5e-3 < option.loss.value <= tried[option.P]
+        assert option.within
+        assert max(asked.used(option.candidate).values()) == pytest.approx(1, abs=1e-9)
+        assert asked.used(option.candidate)[option.binds] == pytest.approx(1, abs=1e-9)
+    best = min(plan.options, key=lambda o: o.loss.value)
+    assert plan.winner is best
+    assert tried[best.P] - min(tried.values()) < 5e-3
+
+
+def test_each_limit_can_be_the_one_that_binds(fit):
+    def binding(**limits):
+        return {o.binds for o in make_plan(problem(fit, Limits(**limits)), STREAMS, GPU).options}
+
+    assert binding(memory_bytes=1e9, latency_s=60) == {"memory"}
+    assert binding(latency_s=0.1) == {"latency"}
+    assert binding(train_flops=1e19) == {"training"}
+    assert binding() == {"memory"}  # of the device
+    assert problem(fit).device_binds
+    assert problem(fit, Limits(memory_bytes=1e15)).bounds["memory"] == 24 * 2**30
+    assert not problem(fit, Limits(memory_bytes=1e9)).device_binds
+
+
+def test_looser_limits_are_never_worse(fit):
+    tight = Limits(memory_bytes=2e9, latency_s=0.3, train_flops=1e21)
+    before = {o.P: o for o in make_plan(problem(fit, tight), STREAMS, GPU).options}
+    for looser in (
+        replace(tight, memory_bytes=3e9),
+        replace(tight, latency_s=0.4),
+        replace(tight, train_flops=None),
+        Limits(),
+    ):
+        after = make_plan(problem(fit, looser), STREAMS, GPU)
+        for option in after.options:
+            assert option.loss.value <= before[option.P].loss.value
+            assert option.candidate.N >= before[option.P].candidate.N
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_where_streams_gain_nothing_the_plain_model_is_best(fit, limits):
+    k = fit.law.names.index("k")
+    useless = replace(
+        fit,
+        params=tuple(0.0 if i == k else v for i, v in enumerate(fit.params)),
+        draws=tuple(tuple(0.0 if i == k else v for i, v in enumerate(row)) for row in fit.draws),
+    )
+    plan = make_plan(problem(useless, limits), STREAMS, GPU)
+    assert plan.winner is not None
+    assert (plan.winner.P, plan.winner.share, plan.gain) == (1, 1.0, None)
+    cheapest = make_plan(problem(useless, limits), STREAMS, GPU, target=1.3)
+    assert cheapest.winner is not None
+    assert (cheapest.winner.P, cheapest.winner.share) == (1, 1.0)
+
+
+def test_the_probability_is_the_share_of_draws_counted_one_by_one(fit):
+    asked = problem(fit, Limits(latency_s=1.0), Workload(8, 512, 128))
+    plan = make_plan(asked, STREAMS, GPU)
+    wins = dict.fromkeys(STREAMS, 0)
+    gains = []
+    for draw in fit.draws:
+        E, A, alpha, k = (dict(zip(fit.law.names, draw, strict=True))[n] for n in ("E", "A", "alpha", "k"))
+        losses = {o.P: E + (A / (o.candidate.N * (k * math.log(o.P) + 1))) ** alpha for o in plan.options}
+        wins[min(losses, key=lambda P: losses[P])] += 1
+        gains.append(losses[1] - losses[plan.winner.P])
+    assert {o.P: o.share for o in plan.options} == {P: wins[P] / len(fit.draws) for P in STREAMS}
+    assert plan.no_answer == 0
+    if plan.winner.P > 1:
+        assert (plan.gain.low, plan.gain.high) == pytest.approx(np.quantile(gains, [0.025, 0.975]), abs=1e-12)
+
+
+@pytest.mark.parametrize(("by", "target", "latency"), [("latency", 1.07, 0.455), ("memory", 1.1, None)])
+def test_the_cheapest_way_to_a_loss_counted_draw_by_draw(fit, by, target, latency):
+    asked = problem(fit, Limits(latency_s=latency))
+    plan = make_plan(asked, STREAMS, GPU, target, by)
+
+    def cheapest(params):
+        """P and cost by the closed form of N and the price of that very decoder."""
+        E, A, alpha, k = (dict(zip(fit.law.names, params, strict=True))[n] for n in ("E", "A", "alpha", "k"))
+        costs = {}
+        for P in STREAMS:
+            N = A / (target - E) ** (1 / alpha) / (k * math.log(P) + 1)
+            found = asked.at_width(FAMILY.width_of(N, P), P)
+            assert pytest.approx(N, rel=1e-12) == found.N
+            if latency is None or found.latency <= latency:
+                costs[P] = found.metric(by)
+        return min(costs.items(), key=lambda item: item[1]) if costs else (None, None)
+
+    assert (plan.winner.P, plan.winner.costs[by].value) == (
+        cheapest(fit.params)[0],
+        pytest.approx(cheapest(fit.params)[1]),
+    )
+    draws = fit.draws[:60]
+    few = make_plan(replace(asked, fit=replace(fit, draws=draws)), STREAMS, GPU, target, by)
+    counted = [cheapest(draw)[0] for draw in draws]
+    assert {o.P: o.share for o in few.options} == {P: counted.count(P) / len(draws) for P in STREAMS}
+    assert few.no_answer == counted.count(None) / len(draws)
+    if latency is not None:
+        assert 0 < few.no_answer < 1  # the case is there
+    assert plan.winner.loss.value == target
+    assert plan.winner.N.low < plan.winner.N.value < plan.winner.N.high
+
+
+def test_costs_between_sizes_are_those_of_the_sizes(fit):
+    asked = problem(fit)
+    sizes = np.geomspace(3e8, 3e9, 7)
+    curve = CostCurve(asked, 4, sizes)
+    for metric in ("memory", "latency", "training"):
+        exact = [asked.at_width(FAMILY.width_of(n, 4), 4).metric(metric) for n in sizes]
+        assert curve.at(metric, sizes) == pytest.approx(exact, rel=3e-5)
+    assert curve.at("memory", np.array([math.inf]))[0] == math.inf
+
+
+def test_training_multiplies_by_streams_for_the_tokens_that_see_them():
+    plain, streams = FAMILY.of_width(1024, 1), FAMILY.of_width(1024, 8)
+    assert train_flops(plain, 1e9) == pytest.approx(6 * plain.n_params * 1e9)
+    assert train_flops(streams, 1e9) == pytest.approx(8 * train_flops(plain, 1e9))
+    assert train_flops(streams, 1e9, 0.02) == pytest.approx((0.98 + 0.02 * 8) * train_flops(plain, 1e9))
+
+
+def test_break_even_is_where_both_totals_are_equal():
+    assert break_even(-1, -1) == ("at once", 0)
+    assert break_even(1, 1) == break_even(0, 1) == ("never", math.inf)
+    for once, each, verdict in ((10.0, -0.1, "after"), (-10.0, 0.1, "until")):
+        found, tokens = break_even(once, each)
+        assert (found, once + each * tokens) == (verdict, pytest.approx(0))
+
+
+def test_streams_stand_beside_the_plain_model_of_their_loss(fit):
+    plan = make_plan(problem(fit, LIMITS[0]), STREAMS, GPU)
+    k = fit.values["k"]
+    for option in plan.options[1:]:
+        versus = option.versus
+        assert pytest.approx(option.candidate.N * (k * math.log(option.P) + 1), rel=1e-9) == versus.plain.N
+        made = versus.plain.latency - option.candidate.latency
+        assert versus.token_s == pytest.approx(-made / 128)
+        # 165.2 TFLOP/s of an RTX 4090 at 0.7
+        extra = (option.candidate.training - versus.plain.training) / (165.2e12 * 0.7)
+        assert versus.train_s == pytest.approx(extra)
+        assert versus.verdict == "after"
+        assert versus.tokens * made / 128 == pytest.approx(extra)
+    assert plan.options[0].versus is None
+
+
+def test_a_fit_without_draws_has_a_winner_and_no_probability(fit):
+    for target in (None, 1.1):
+        plan = make_plan(problem(replace(fit, draws=()), LIMITS[0]), STREAMS, GPU, target)
+        assert plan.winner.share is None
+        assert plan.winner.loss.low is None
+        assert plan.no_answer == 0
+
+
+def test_a_ladder_is_shallow_where_it_is_narrow():
+    ladder = Shapes(paper_decoder(1024, 500), deepening=True)
+    for wish in (2e5, 3e6, 5e7, 1e9):
+        rung = architecture_for(wish, 500)
+        width = ladder.width_of(wish, 1)
+        assert ladder.of_width(width, 1).num_layers == pytest.approx(rung.num_layers, rel=0.35, abs=1)
+        assert ladder.n_params(width, 1) == pytest.approx(wish, rel=1e-9)
+    assert ladder.n_params(1024, 4) == paper_decoder(1024, 500, 4).n_params + 36 * 3 * 1024 * (5.4 * 1024 - 5504)
+    assert ladder.width_of(1, 1) is None
+
+
+def test_tokens_are_those_of_the_runs(fit):
+    assert tokens_of(fit, None) == 42e9
+    assert tokens_of(fit, 42.001e9) == 42.001e9
+    with pytest.raises(UsageError, match="holds for the runs' own 42B"):
+        tokens_of(fit, 1e12)
+    unknown = replace(fit, known=("N", "P"), runs=tuple((*run[:2], None, *run[3:]) for run in fit.runs))
+    assert tokens_of(unknown, None) is None
+    assert tokens_of(unknown, 1e12) == 1e12
+    with pytest.raises(UsageError, match="--train-flops needs"):
+        problem(unknown, Limits(train_flops=1e21))
+    plan = make_plan(problem(unknown, LIMITS[0]), STREAMS, GPU)
+    assert plan.winner.versus.verdict is None
+    with pytest.raises(UsageError, match="--by training needs"):
+        make_plan(problem(unknown), STREAMS, GPU, 1.1, "training")
+
+
+def test_a_law_that_knows_D_and_not_P_plans_plain_models():
+    rng = np.random.default_rng(0)
+    N, D = (a.ravel() for a in np.meshgrid(np.geomspace(1e8, 3e9, 6), np.geomspace(2e9, 1e11, 5)))
+    table = STACK.iloc[np.arange(len(N)) % len(STACK)].reset_index(drop=True)
+    table = table.assign(n_params=N, n_streams=1, n_tokens=D, seed=0, n_params_backbone=N, config=None)
+    table["loss"] = (1.5 + (1e8 / N) ** 0.34 + (5e8 / D) ** 0.3) * np.exp(rng.normal(0, 1e-3, len(N)))
+    fit = fit_table(table, "chinchilla", starts=50)
+    plan = make_plan(problem(fit, LIMITS[0]), STREAMS, GPU)
+    assert [o.P for o in plan.options] == [1]
+    assert pytest.approx(1e11) == plan.problem.D
+    assert plan.winner.loss.value == pytest.approx(float(fit.predict(plan.winner.candidate.N, 1, 1e11)))
+    more = make_plan(replace(problem(fit, LIMITS[0]), D=1e12), STREAMS, GPU)
+    assert more.winner.loss.value < plan.winner.loss.value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("4GB", 4e9), ("4 GiB", 2**32), ("512mb", 5.12e8), ("1e3b", 1000.0), (".5TiB", 2**39)]
+)
+def test_bytes_are_read(text, value):
+    assert parse_bytes(text) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("500ms", 0.5), ("2s", 2.0), ("1.5min", 90.0), ("20us", 2e-5)])
+def test_durations_are_read(text, value):
+    assert parse_duration(text) == pytest.approx(value, rel=1e-15)
+
+
+@pytest.mark.parametrize("text", ["", "4", "GB", "-4GB", "0GB", "4 parsecs", "4GB2", "nan", "1e999s"])
+def test_what_is_no_quantity_is_refused(text):
+    for parse in (parse_bytes, parse_duration):
+        with pytest.raises(UsageError, match="is not a"):
+            parse(text)
+
+
+def test_quantities_are_written_as_they_are_read():
+    said = [format_bytes(v) for v in (2**32, 1000 * 2**20, 1023.9 * 2**20, 512)]
+    assert said == ["4 GiB", "1000 MiB", "1 GiB", "512 B"]
+    assert [format_bytes(v, binary=False) for v in (4e9, 3.456e9, 999.9e6)] == ["4 GB", "3.46 GB", "1 GB"]
+    assert [format_duration(v) for v in (0.5, 1.234, 2e-5, 75)] == ["500 ms", "1.23 s", "20 µs", "1m15s"]
+
+
+def ask(saved, *words):
+    return main(["plan", str(saved), "--gpu", "rtx-4090", "--max-P", "16", *map(str, words)])
+
+
+def test_the_command_says_what_the_library_finds(saved, fit, capsys, tmp_path):
+    limits = ("--memory", "4GB", "--latency", "500ms")
+    plan = make_plan(problem(fit, LIMITS[0]), STREAMS, GPU)
+    assert ask(saved, *limits, "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["winner"] == plan.winner.P == 8
+    assert made["limits"] == {"memory": 4e9, "latency": 0.5}
+    assert [row["loss"]["value"] for row in made["options"]] == [o.loss.value for o in plan.options]
+    assert [row["probability_best"] for row in made["options"]] == [o.share for o in plan.options]
+    figure = tmp_path / "deep" / "plan.svg"
+    assert ask(saved, *limits, "--figure", figure) == 0
+    said = capsys.readouterr().out
+    assert "with P = 8 streams, loss 1.0622" in said
+    assert "limit on latency" in said
+    assert "4.33 times those of the plain model of equal loss" in said
+    assert f"in {100 * plan.winner.share:.0f} % of the fit's bootstrap draws" in said
+    assert "streams have paid for themselves after 10B tokens" in said
+    assert "16*" in said  # no run had so many
+    assert figure.stat().st_size > 10_000
+
+
+def test_what_the_runs_do_not_reach_is_said(saved, capsys):
+    assert ask(saved, "--memory", "3GB") == 0
+    said = capsys.readouterr().out
+    assert "No run had more than P = 8, so that P = 16 rests on the law alone; of P up to there the best is" in said
+    assert "P = 16 is the largest that was looked at" in said
+    assert "P 16 is a factor of 2 outside the runs" in said
+    assert ask(saved, "--memory", "3GB", "--second-stage-fraction", 0.02) == 0
+    said = capsys.readouterr().out
+    assert "with streams for 2 % of the tokens" in said
+    assert "is an assumption" in said
+
+
+def test_limits_that_nothing_is_within_say_which_and_what_would_do(saved, fit, capsys):
+    assert ask(saved, "--memory", "1MB") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no decoder is within 1 MB: even hidden 16 with P = 1 needs memory 5.69 MB instead of 1 MB" in said.err
+    assert ask(saved, "--loss", "1.0", "--memory", "4GB", "--latency", "500ms") == 1
+    said = capsys.readouterr().err
+    least = {
+        n: min(o.costs[n].value for o in make_plan(problem(fit), STREAMS, GPU, 1.0).options)
+        for n in ("memory", "latency")
+    }
+    assert f"memory {format_bytes(least['memory'], binary=False)} (P = 16)" in said
+    assert f"latency {format_duration(least['latency'])} (P = 8)" in said
+    assert "lowest loss within the limits is 1.0622 (P = 8)" in said
+    assert said.count("\n") == 1
+    assert ask(saved, "--loss", "0.5") == 1  # below the law's floor
+    assert "no size of any P reaches it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--memory", "4"), "--memory: '4' is not an amount of memory .*its unit is missing"),
+        (("--latency", "2 parsecs"), "--latency: '2 parsecs' is not a duration"),
+        (("--train-flops", "-1"), "--train-flops: '-1' is not a positive count"),
+        (("--loss", "0"), "--loss 0: give a loss above 0"),
+        (("--loss", "1.1", "--by", "joy"), "--by joy: choose one of memory, latency, training"),
+        (("--shapes", "odd"), "--shapes odd: choose one of paper, ladder"),
+        (("--engine", "llm-analysis"), "--gpu rtx-4090: llm-analysis does not know it"),
+        (("--second-stage-fraction", "0"), "must lie in"),
+        (("--max-P", "0"), "--max-P 0: choose between"),
+        (("--D", "1T"), "leave --D out"),
+        (("--gpu", "abacus"), "--gpu abacus: unknown"),
+        (("--heads", "3"), "3 heads do not divide among 2 KV heads"),
+    ],
+)
+def test_bad_words_are_named(saved, words, message, capsys):
+    assert ask(saved, *words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert re.search(message, said.err)
+
+
+def test_the_plan_needs_no_torch(saved):
+    code = (
+        "import sys; from scalelab.cli import main; code = main(sys.argv[1:]); "
+        "assert not {'torch', 'transformers', 'llm_analysis'} & set(sys.modules); sys.exit(code)"
+    )
+    words = ["plan", str(saved), "--memory", "2GiB", "--max-P", "2"]
+    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
