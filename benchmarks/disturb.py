@@ -28,7 +28,7 @@ from scalelab.records.check import check_folder
 from scalelab.records.files import CURVES, RUNS, read_curve
 from scalelab.records.read import gather
 
-LONGEST_S = 600.0  # of a sweep here; what takes longer hangs
+LONGEST_S = 1800.0  # of a sweep here, on however busy cores; what takes longer hangs
 ORPHANS_S = 30.0  # that a process may outlive its parent: as long as its imports take where cores are busy
 
 

@@ -13,7 +13,6 @@ import argparse
 import random
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -295,7 +294,8 @@ def main() -> None:
             ]
             tallies = merge(tally for job in jobs for tally in job.result())
         total_s = time.monotonic() - began
-    text = describe(tallies, runs, undisturbed_s, total_s, " ".join(["python -m benchmarks.faults", *sys.argv[1:]]))
+    command = f"python -m benchmarks.faults --scale {options.scale:g} --seed {options.seed} --jobs {options.jobs}"
+    text = describe(tallies, runs, undisturbed_s, total_s, command)
     print(text)
     options.output.write_text(text, encoding="utf-8")
 

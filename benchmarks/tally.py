@@ -87,7 +87,7 @@ loss curves, bit for bit.
   sweep was repeated. A damaged checkpoint counts as none. A curve alone is not made again: its run has ended well.
 - *one bit*: of a copy of a record or curve: refused by name, or nothing of its content was changed.
 
-An undisturbed sweep took {undisturbed:.0f} s, everything {minutes:.0f} minutes, on {cores} cores ({system}, Python
-{python}), several campaigns at once. Made by `{command}`; which run is hit at which moment depends on the clock as
-well as on the seed.
+An undisturbed sweep took {undisturbed:.0f} s, everything {minutes:.0f} minutes, on {cores} cores ({system},
+Python {python}). Made by `{command}`; which run is hit
+at which moment depends on the clock as well as on the seed.
 """
