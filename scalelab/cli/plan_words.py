@@ -112,14 +112,15 @@ def _said(option: Option, plan: Plan, how: Wording) -> str:
 
 def _buildable(plan: Plan, winner: Option, how: Wording) -> Iterator[str]:
     """The next width that can be built: below where limits are, since above is beyond them."""
-    width = plan.problem.shapes.buildable_below(winner.candidate.width)
-    if plan.target is not None or width is None:
+    found = plan.problem.shapes.buildable_below(winner.candidate.width)
+    if plan.target is not None or found is None:
         return
+    width, multiple = found
     built = plan.problem.at_width(width, winner.P)
     D = plan.problem.D if "D" in plan.problem.fit.law.variables else None
     loss = float(plan.problem.fit.predict(built.N, winner.P, D))
     yield (
-        f"To build: hidden {width:.0f}, a multiple of 128, has N = {format_count(built.N)}, loss {loss:.4f}, "
+        f"To build: hidden {width}, a multiple of {multiple}, has N = {format_count(built.N)}, loss {loss:.4f}, "
         f"{how.metric('memory', built.memory)} and {how.metric('latency', built.latency)}."
     )
 

@@ -48,6 +48,11 @@ class Shapes:
             low, high = (middle, high) if self.n_params(math.exp(middle), P) <= n_params else (low, middle)
         return math.exp(low)
 
-    def buildable_below(self, width: float) -> float | None:
-        """The next width from `width` down that is a multiple of 128; None where there is none."""
-        return _BUILDABLE * (width // _BUILDABLE) or None
+    def buildable_below(self, width: float) -> tuple[int, int] | None:
+        """The next width from `width` down that is a multiple of 128, of narrow ones of 32, and that number.
+
+        None where there is none.
+        """
+        multiple = _BUILDABLE if width >= 8 * _BUILDABLE else _BUILDABLE // 4
+        below = multiple * int(width // multiple)
+        return (below, multiple) if below else None
