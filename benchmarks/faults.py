@@ -64,7 +64,7 @@ class Campaign:
                 if tally.faults < count and not sweep.ended:
                     strike(sweep, tally)
                     witness.check()
-                    show(tally, sweep)
+                    show(tally)
                     continue
                 if sweep.ended or tally.faults >= count:
                     code = sweep.wait()
@@ -171,7 +171,7 @@ class Campaign:
                 assert code == 0 or "o space left" in sweep.output, sweep.output
                 tally.cut += sum(line.startswith("FAILED") for line in sweep.output.splitlines())
                 witness.check()
-                show(tally, sweep)
+                show(tally)
                 filler.unlink()
                 self.lab.finish(out)
                 self.settle(witness, tally)
@@ -236,7 +236,7 @@ class Campaign:
                     victim.kill()
                     tally.faults, kills = tally.faults + 1, kills - 1
                     tally.orphans_s = max(tally.orphans_s, victim.orphans_gone_s())
-                    show(tally, victim)
+                    show(tally)
                     sweeps = [sweep for sweep in sweeps if sweep is not victim] + [self.lab.start(out, workers=1)]
             codes = [sweep.wait() for sweep in sweeps]
             assert codes == [0, 0], [sweep.output for sweep in sweeps]
@@ -251,9 +251,8 @@ class Campaign:
         return tally
 
 
-def show(tally: Tally, sweep: Sweep) -> None:
-    done = len(list((sweep.out / RUNS).glob("[!.]*.parquet")))
-    print(f"{tally.kind}: {tally.faults} ({tally.in_writes} in a write), {done} records", flush=True)
+def show(tally: Tally) -> None:
+    print(f"{tally.kind}: {tally.faults} ({tally.in_writes} in a write)", flush=True)
 
 
 def carry_out(kind: str, count: int, lab: Lab, reference: Path, seed: int) -> list[Tally]:
