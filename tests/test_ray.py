@@ -19,14 +19,13 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 from scalelab.architecture import architecture_for
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.records import read
-from scalelab.records.files import read_curve, read_record
+from scalelab.records.files import CHECKPOINTS, read_curve, read_record
 from scalelab.records.store import curve_path, record_path
 from scalelab.sweep import ray_executor, workers
 from scalelab.sweep.perform import LOCKS
 from scalelab.sweep.tasks import Job, make_tasks
 from scalelab.train.corpus import load_corpus
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
-from scalelab.train.run import CHECKPOINTS
 from scalelab.train.tokens import tokenise
 
 pytestmark = [

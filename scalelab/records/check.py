@@ -12,11 +12,10 @@ from typing import Literal
 import pandas as pd
 
 from scalelab.errors import DataError
-from scalelab.records.files import QUARANTINE, read_parquet, sweep_folder, walk
+from scalelab.records.files import CHECKPOINTS, QUARANTINE, read_parquet, sweep_folder, walk
 from scalelab.records.schema import CURVE_KIND, NEEDED, OK, RECORD_KIND, REQUIRED
 from scalelab.records.store import curve_path, is_temporary, record_path
 
-CHECKPOINTS = "checkpoints"
 STALE_S = 600.0  # a file takes seconds to write: what is older will never be finished
 Action = Literal["quarantine", "remove", "none"]
 

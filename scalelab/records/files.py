@@ -27,7 +27,8 @@ from scalelab.records.schema import (
 )
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
-RUNS, CURVES, QUARANTINE = "runs", "curves", "quarantine"  # folders of a sweep
+# Folders of a sweep; checkpoints are in folders named by trajectory, models by run.
+RUNS, CURVES, QUARANTINE, CHECKPOINTS, MODELS = "runs", "curves", "quarantine", "checkpoints", "models"
 _KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL"}
 
 

@@ -12,12 +12,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from scalelab.errors import DivergedError, MemoryShortError, ScalelabError
-from scalelab.records.files import read_record
+from scalelab.records.files import CHECKPOINTS, read_record
 from scalelab.records.schema import OK
 from scalelab.records.store import record_path, record_status
+from scalelab.sweep.resolve import has_model
 from scalelab.sweep.tasks import Job, Task
 from scalelab.train.legs import Options, train_legs
-from scalelab.train.run import CHECKPOINTS, record_failure, run_and_record
+from scalelab.train.run import record_failure, run_and_record
 
 LOCKS = ".locks"  # below a folder of results: who has which run
 
@@ -63,7 +64,7 @@ def ended(task: Task, job: Job) -> dict[str, Any] | None:
         return read_record(path)
     if status != OK:
         return None
-    if job.save_models and not (job.out / "models" / task.config.key / "config.json").is_file():
+    if job.save_models and not has_model(job.out, task.config.key):
         return None
     return read_record(path)
 

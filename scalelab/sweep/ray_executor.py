@@ -19,6 +19,7 @@ from typing import Any
 
 import scalelab
 from scalelab.errors import ScalelabError, UsageError
+from scalelab.records.files import CHECKPOINTS
 from scalelab.records.store import write_record
 from scalelab.sweep.ledger import Ledger, record_lost
 from scalelab.sweep.perform import LOCKS
@@ -26,7 +27,6 @@ from scalelab.sweep.ray_desk import Desk
 from scalelab.sweep.ray_node import Errand, Outcome, carry_out, write_files
 from scalelab.sweep.tasks import Event, Job, Task
 from scalelab.sweep.workers import default_places, environment
-from scalelab.train.run import CHECKPOINTS
 
 _POLL_S = 0.25
 _ATTEMPTS = 5  # a run whose node or process is lost so often may be what kills them

@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 import scalelab
+from scalelab.records.files import CHECKPOINTS, MODELS
 from scalelab.records.store import curve_path, record_path, whole_file
 from scalelab.sweep.perform import perform
 from scalelab.sweep.ray_desk import Files, read_files
 from scalelab.sweep.tasks import Job, Task
 from scalelab.train.device import measured_peak_flops
-from scalelab.train.run import CHECKPOINTS
 from scalelab.train.source import source_digest
 from scalelab.train.tokens import TokenData, cache_folder
 from scalelab.train.trajectory import legs, trajectory
@@ -110,7 +110,7 @@ def _brought_home(task: Task, kind: str, values: dict[str, Any], folder: Path, o
 
 
 def _kept_parts(task: Task) -> Iterable[str]:
-    return (CHECKPOINTS,) if task.shared else ("models", "logs", "tensorboard")
+    return (CHECKPOINTS,) if task.shared else (MODELS, "logs", "tensorboard")
 
 
 def _tokens_here(data: TokenData, fetch: Any) -> TokenData:

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 from scalelab.architecture import architecture_for
+from scalelab.records.files import MODELS
 from scalelab.records.schema import OK
 from scalelab.records.store import record_path, record_status
 from scalelab.sweep.spec import SweepSpec
@@ -52,6 +53,11 @@ def statuses(runs: tuple[RunConfig, ...], out: Path) -> dict[str, str]:
     """
     found = {config.key: record_status(record_path(out, config.key)) for config in runs}
     return {key: status for key, status in found.items() if status is not None}
+
+
+def has_model(out: Path, key: str) -> bool:
+    """Whether the trained model of the run `key` is kept below `out`."""
+    return (out / MODELS / key / "config.json").is_file()
 
 
 def missing(runs: tuple[RunConfig, ...], out: Path, retry: bool = False) -> list[RunConfig]:

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from scalelab.errors import InterruptedSweepError, ScalelabError, UsageError
 from scalelab.records import load
-from scalelab.records.check import CHECKPOINTS
+from scalelab.records.files import CHECKPOINTS
 from scalelab.records.schema import OK, describe_statuses
 from scalelab.records.store import record_path
 from scalelab.sweep.progress import Progress, Several, announce, make_progress
-from scalelab.sweep.resolve import ResolvedSweep, missing, resolve, statuses
+from scalelab.sweep.resolve import ResolvedSweep, has_model, missing, resolve, statuses
 from scalelab.sweep.spec import SweepSpec
 from scalelab.sweep.state import StateFile, read_states
 from scalelab.sweep.tasks import Event, Job, Task, make_tasks
@@ -144,7 +144,7 @@ def prepare(
     resolved = resolve(_with_dtype(spec, here[0]))
     left = missing(resolved.runs, out, execution.retry)
     if execution.save_models:  # a record alone is not all that was asked for
-        kept = {c.key for c in resolved.runs if (out / "models" / c.key / "config.json").is_file()}
+        kept = {c.key for c in resolved.runs if has_model(out, c.key)}
         known = statuses(resolved.runs, out)
         left += [c for c in resolved.runs if c not in left and c.key not in kept and known[c.key] == OK]
     if places is None and execution.workers is not None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 import scalelab
 from scalelab.errors import DivergedError, MemoryShortError
 from scalelab.model.checkpoint import save_model
+from scalelab.records.files import MODELS
 from scalelab.records.store import write_record
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.cost import train_flops
@@ -27,8 +28,6 @@ from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
 from scalelab.train.tokens import END_OF_TEXT, TokenData
 from scalelab.train.trajectory import trajectory
-
-CHECKPOINTS = "checkpoints"  # below a folder of results, in folders named by trajectory
 
 
 def run_and_record(
@@ -53,7 +52,7 @@ def run_and_record(
         record_failure(config, out, status, str(error), options.device, code, error.state, peak_flops)
         raise
     if save_models:  # before the record, whose file says that all is done
-        save_run_model(result, data, out / "models" / config.key)
+        save_run_model(result, data, out / MODELS / config.key)
     record = make_record(config, data, result, options.device, peak_flops, code)
     write_record(out, record, result.curve)
     if options.checkpoints is not None and trajectory(config) == config.key:  # others may begin with shared ones
