@@ -40,6 +40,35 @@ def test_figures_are_plausible_and_cited(device):
             assert all(flops[narrow] >= flops[wide] for wide in chain if wide in flops)
 
 
+@pytest.mark.parametrize("device", built_in().values(), ids=lambda d: d.name)
+def test_no_figure_is_one_with_sparsity(device):
+    """Half the width doubles the rate of matrix units; four times would be dense beside "with sparsity"."""
+    flops = device.flops_per_s
+    for wide, narrow in (("tf32", "bf16"), ("bf16", "fp8"), ("fp8", "int8"), ("int8", "int4")):
+        if wide in flops and narrow in flops:
+            assert flops[narrow] / flops[wide] == pytest.approx(2, rel=0.03) or flops[narrow] == flops[wide]
+
+
+def test_vector_units_compute_what_their_cores_and_clocks_give():
+    per_cycle = {"fp32": 32, "bf16": 64}  # Zen 4: two FMA pipes of 256 bits
+    for name, cores, gigahertz in (("ryzen-9-7950x", 16, 4.5), ("epyc-9654", 96, 2.4)):
+        for precision, flops in built_in()[name].flops_per_s.items():
+            assert flops == pytest.approx(cores * gigahertz * 1e9 * per_cycle[precision], rel=0.01)
+
+
+def test_what_is_unconfirmed_is_known():
+    """Whoever adds a device, or confirms a figure, says so here."""
+    assert {name: device.unconfirmed for name, device in built_in().items() if device.unconfirmed} == {
+        "jetson-agx-orin-64gb": ("bf16",),
+        "apple-m1": ("bandwidth",),
+        "apple-m2-ultra": ("fp32",),
+        "apple-m4-max": ("fp32",),
+        "snapdragon-8-gen-3": ("fp32", "bf16", "memory"),
+        "ryzen-9-7950x": ("bf16",),
+        "epyc-9654": ("bf16", "memory"),
+    }
+
+
 def test_figures_agree_with_those_of_llm_analysis():
     """A second hand that wrote down the same sheets; where it differs, the difference is known."""
     from importlib.resources import files
