@@ -8,6 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scalelab.cli.console import stdout
+from scalelab.cli.device_options import (
+    LLM_ANALYSIS,
+    FlopsEfficiency,
+    Gpu,
+    HardwareFile,
+    Kv,
+    MemoryEfficiency,
+    Weights,
+    check_hardware,
+    check_sizes,
+    device_of,
+    own_devices,
+)
 from scalelab.cli.lists import list_option, pairs
 from scalelab.cost.model import PAPER_VOCAB, Device, Precision
 from scalelab.errors import ScalelabError, UsageError
@@ -20,7 +33,6 @@ if TYPE_CHECKING:
 
 _Words = list[str] | None
 _STREAMS, _BATCHES, _LENGTHS = (8,), (1, 2, 4, 8), (64, 128, 256, 512)
-_MAX_SIZE = 10_000_000
 
 
 def compare(
@@ -48,27 +60,13 @@ def compare(
     vocab: Annotated[int, typer.Option(help="Vocabulary size where the data know none.")] = PAPER_VOCAB,
     engine: Annotated[
         str, typer.Option(help="Cost model: llm-analysis, the paper's; or roofline, ours.", metavar="NAME")
-    ] = "llm-analysis",
-    gpu: Annotated[str, typer.Option(help="Device; see scalelab cost --list-hardware.")] = Device.gpu,
-    hardware: Annotated[
-        Path | None, typer.Option(help="YAML file with devices of your own, for roofline.", show_default=False)
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME")
-    ] = Precision.weights,
-    kv: Annotated[
-        str | None,
-        typer.Option(
-            help="Stored KV cache and prefixes.", metavar="NAME", show_default="fp32 with fp32 weights, else bf16"
-        ),
-    ] = None,
-    flops_efficiency: Annotated[
-        float | None, typer.Option(help="Share of peak FLOP/s reached.", show_default="0.7; of measured devices 1")
-    ] = None,
-    memory_efficiency: Annotated[
-        float | None,
-        typer.Option(help="Share of peak memory bandwidth reached.", show_default="0.9; of measured devices 1"),
-    ] = None,
+    ] = LLM_ANALYSIS,
+    gpu: Gpu = Device.gpu,
+    hardware: HardwareFile = None,
+    weights: Weights = Precision.weights,
+    kv: Kv = None,
+    flops_efficiency: FlopsEfficiency = None,
+    memory_efficiency: MemoryEfficiency = None,
     figure: Annotated[
         Path | None, typer.Option(help="Draw loss over memory and over latency here (PNG, PDF or SVG).")
     ] = None,
@@ -81,21 +79,15 @@ def compare(
     """
     from scalelab.cli import compare_tables as tables
     from scalelab.cli.compare_answers import Question, answer, comparable_groups
-    from scalelab.cli.cost import device_of
     from scalelab.cost.compare import price_by
-    from scalelab.cost.hardware import read_hardware
 
     if data is None and fit is None:
         raise UsageError("give --data with measured losses, or --fit with a saved fit")
     if data is None and (corpus or columns or where or figure):
         raise UsageError("--corpus, --map, --where and --figure are about measured runs: give --data too")
-    if hardware is not None and engine != "roofline":
-        raise UsageError(f"--hardware {hardware}: llm-analysis has its own devices; use --engine roofline")
-    for flag, value in (("--hidden", hidden), ("--vocab", vocab)):
-        if not 1 <= value <= _MAX_SIZE:
-            raise UsageError(f"{flag} {value}: choose between 1 and {_MAX_SIZE:,}")
-    own = {} if hardware is None else read_hardware(hardware)
-    device = device_of(gpu, own, flops_efficiency, memory_efficiency)
+    check_hardware(hardware, (engine,))
+    check_sizes({"--hidden": hidden, "--vocab": vocab})
+    device = device_of(gpu, own_devices(hardware), flops_efficiency, memory_efficiency)
     precision = Precision(weights, kv)
     question = Question(
         hidden=hidden,

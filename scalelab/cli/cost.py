@@ -10,6 +10,25 @@ import typer
 
 from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
 from scalelab.cli.console import stdout
+from scalelab.cli.device_options import (
+    LLM_ANALYSIS,
+    Compute,
+    FlopsEfficiency,
+    Gpu,
+    HardwareFile,
+    Heads,
+    Kv,
+    KvHeads,
+    MemoryEfficiency,
+    TokensIn,
+    TokensOut,
+    Vocab,
+    Weights,
+    check_hardware,
+    check_sizes,
+    device_of,
+    own_devices,
+)
 from scalelab.cli.lists import list_option
 from scalelab.cost.model import (
     PAPER_HEADS,
@@ -24,12 +43,10 @@ from scalelab.errors import UsageError
 from scalelab.units import whole_numbers
 
 if TYPE_CHECKING:
-    from scalelab.cost.hardware import Hardware
     from scalelab.cost.shape import ServedModel
 
 _STREAMS, _BATCHES = (1, 2, 4, 8), (1,)
-MAX_SIZE = 10_000_000  # beyond this nothing is a size, and integers stop fitting into floats
-_OWN, _BOTH = "llm-analysis", "both"
+_BOTH = "both"
 # Of a shape given by flags; --model brings its own.
 _SHAPE_FLAGS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab")
 
@@ -48,48 +65,29 @@ def cost(
     batch: Annotated[
         list[str] | None, typer.Option(help="Requests at once, e.g. --batch 1 8.", metavar="VALUE…", show_default="1")
     ] = None,
-    tokens_in: Annotated[int, typer.Option(help="Prompt tokens.")] = 64,
-    tokens_out: Annotated[int, typer.Option(help="Generated tokens.")] = 64,
+    tokens_in: TokensIn = 64,
+    tokens_out: TokensOut = 64,
     intermediate: Annotated[
         int | None, typer.Option(help="MLP width; about 5.4·hidden when not given, as in the paper.")
     ] = None,
     layers: Annotated[int, typer.Option(help="Decoder layers.")] = PAPER_LAYERS,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = PAPER_HEADS,
-    kv_heads: Annotated[int, typer.Option(help="Key/value heads.")] = PAPER_KV_HEADS,
-    vocab: Annotated[int, typer.Option(help="Vocabulary size.")] = PAPER_VOCAB,
+    heads: Heads = PAPER_HEADS,
+    kv_heads: KvHeads = PAPER_KV_HEADS,
+    vocab: Vocab = PAPER_VOCAB,
     prefix_tokens: Annotated[
         int | None,
         typer.Option(help="Prefix length of each stream.", show_default=f"{PREFIX_TOKENS}, or the model's own"),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="Cost model: llm-analysis, the paper's; roofline, ours; or both.", metavar="NAME")
-    ] = _OWN,
-    gpu: Annotated[str, typer.Option(help="Device; see --list-hardware. llm-analysis has its own.")] = Device.gpu,
-    hardware: Annotated[
-        Path | None, typer.Option(help="YAML file with devices of your own, for roofline.", show_default=False)
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME")
-    ] = Precision.weights,
-    kv: Annotated[
-        str | None,
-        typer.Option(
-            help="Stored KV cache and prefixes.", metavar="NAME", show_default="fp32 with fp32 weights, else bf16"
-        ),
-    ] = None,
-    compute: Annotated[
-        str | None,
-        typer.Option(
-            help="Matrix products: also tf32.", metavar="NAME", show_default="fp32 with fp32 weights, else bf16"
-        ),
-    ] = None,
-    flops_efficiency: Annotated[
-        float | None, typer.Option(help="Share of peak FLOP/s reached.", show_default="0.7; of measured devices 1")
-    ] = None,
-    memory_efficiency: Annotated[
-        float | None,
-        typer.Option(help="Share of peak memory bandwidth reached.", show_default="0.9; of measured devices 1"),
-    ] = None,
+    ] = LLM_ANALYSIS,
+    gpu: Gpu = Device.gpu,
+    hardware: HardwareFile = None,
+    weights: Weights = Precision.weights,
+    kv: Kv = None,
+    compute: Compute = None,
+    flops_efficiency: FlopsEfficiency = None,
+    memory_efficiency: MemoryEfficiency = None,
     list_hardware: Annotated[bool, typer.Option("--list-hardware", help="Print the devices and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -100,17 +98,16 @@ def cost(
     """
     from scalelab.cli import cost_tables as tables
     from scalelab.cost.engines import ENGINES, get_engine
-    from scalelab.cost.hardware import built_in, read_hardware
+    from scalelab.cost.hardware import built_in
 
-    own = {} if hardware is None else read_hardware(hardware)
+    own = own_devices(hardware)
     if list_hardware:
         tables.show_hardware(stdout(), list((built_in() | own).values()), as_json)
         return
     streams = whole_numbers(P or _STREAMS, "--P")
     batches = whole_numbers(batch or _BATCHES, "--batch")
     engines = {name: get_engine(name) for name in (tuple(ENGINES) if engine == _BOTH else (engine,))}
-    if hardware is not None and "roofline" not in engines:
-        raise UsageError(f"--hardware {hardware}: llm-analysis has its own devices; use --engine roofline")
+    check_hardware(hardware, engines)
     precision = Precision(weights, kv, compute)
     device = device_of(gpu, own, flops_efficiency, memory_efficiency)
     plain: Architecture | ServedModel
@@ -138,27 +135,12 @@ def cost(
         console.print("note: rows marked * need more memory than the GPU has: they cannot run there", style="yellow")
 
 
-def device_of(gpu: str, own: dict[str, Hardware], flops: float | None, memory: float | None) -> Device:
-    """The device, all of whose figures are reached where they were measured."""
-    found = own.get(gpu)
-    measured = found is not None and found.measured
-    return Device(
-        gpu,
-        (1.0 if measured else Device.flops_efficiency) if flops is None else flops,
-        (1.0 if measured else Device.memory_efficiency) if memory is None else memory,
-        found,
-    )
-
-
 def _shape(
     hidden: int | None, intermediate: int | None, layers: int, heads: int, kv_heads: int, vocab: int, prefix: int | None
 ) -> Architecture:
     if hidden is None:
         raise UsageError("Missing option '--hidden'; or give --model with a model's folder or config.json")
-    sizes = {"--hidden": hidden, "--layers": layers, "--vocab": vocab, "--intermediate": intermediate or 1}
-    for flag, value in sizes.items():
-        if not 1 <= value <= MAX_SIZE:
-            raise UsageError(f"{flag} {value}: choose between 1 and {MAX_SIZE:,}")
+    check_sizes({"--hidden": hidden, "--layers": layers, "--vocab": vocab, "--intermediate": intermediate or 1})
     return Architecture(
         hidden_size=hidden,
         intermediate_size=mlp_width(hidden) if intermediate is None else intermediate,

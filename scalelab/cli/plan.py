@@ -9,6 +9,24 @@ import typer
 
 from scalelab.architecture import PREFIX_TOKENS
 from scalelab.cli.console import stdout
+from scalelab.cli.device_options import (
+    ROOFLINE,
+    FlopsEfficiency,
+    Gpu,
+    HardwareFile,
+    Heads,
+    Kv,
+    KvHeads,
+    MemoryEfficiency,
+    TokensIn,
+    TokensOut,
+    Vocab,
+    Weights,
+    check_hardware,
+    check_sizes,
+    device_of,
+    own_devices,
+)
 from scalelab.cost.model import (
     PAPER_HEADS,
     PAPER_KV_HEADS,
@@ -23,8 +41,6 @@ from scalelab.units import counts, parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
     from scalelab.plan import Plan, Shapes
-
-_MAX_SIZE = 10_000_000
 
 
 def plan(
@@ -46,10 +62,10 @@ def plan(
         str, typer.Option(help="What is cheap, with --loss: latency, memory or training.", metavar="NAME")
     ] = "latency",
     max_P: Annotated[int, typer.Option("--max-P", help="P are the powers of two up to this.")] = 64,
-    gpu: Annotated[str, typer.Option(help="Device; see scalelab cost --list-hardware.")] = Device.gpu,
+    gpu: Gpu = Device.gpu,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
-    tokens_in: Annotated[int, typer.Option(help="Prompt tokens.")] = 512,
-    tokens_out: Annotated[int, typer.Option(help="Generated tokens.")] = 128,
+    tokens_in: TokensIn = 512,
+    tokens_out: TokensOut = 128,
     D: Annotated[
         str | None, typer.Option("--D", help="Training tokens.", show_default="the runs'; of several the most")
     ] = None,
@@ -63,32 +79,18 @@ def plan(
         ),
     ] = "paper",
     layers: Annotated[int, typer.Option(help="Decoder layers; of the ladder the most.")] = PAPER_LAYERS,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = PAPER_HEADS,
-    kv_heads: Annotated[int, typer.Option(help="Key/value heads.")] = PAPER_KV_HEADS,
-    vocab: Annotated[int, typer.Option(help="Vocabulary size.")] = PAPER_VOCAB,
+    heads: Heads = PAPER_HEADS,
+    kv_heads: KvHeads = PAPER_KV_HEADS,
+    vocab: Vocab = PAPER_VOCAB,
     prefix_tokens: Annotated[int, typer.Option(help="Prefix length of each stream.")] = PREFIX_TOKENS,
     engine: Annotated[
         str, typer.Option(help="Cost model: roofline, ours; or llm-analysis, the paper's.", metavar="NAME")
-    ] = "roofline",
-    hardware: Annotated[
-        Path | None, typer.Option(help="YAML file with devices of your own, for roofline.", show_default=False)
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME")
-    ] = Precision.weights,
-    kv: Annotated[
-        str | None,
-        typer.Option(
-            help="Stored KV cache and prefixes.", metavar="NAME", show_default="fp32 with fp32 weights, else bf16"
-        ),
-    ] = None,
-    flops_efficiency: Annotated[
-        float | None, typer.Option(help="Share of peak FLOP/s reached.", show_default="0.7; of measured devices 1")
-    ] = None,
-    memory_efficiency: Annotated[
-        float | None,
-        typer.Option(help="Share of peak memory bandwidth reached.", show_default="0.9; of measured devices 1"),
-    ] = None,
+    ] = ROOFLINE,
+    hardware: HardwareFile = None,
+    weights: Weights = Precision.weights,
+    kv: Kv = None,
+    flops_efficiency: FlopsEfficiency = None,
+    memory_efficiency: MemoryEfficiency = None,
     law: Annotated[str | None, typer.Option(help="file.py:NAME, for a fit of a law of your own.")] = None,
     figure: Annotated[
         Path | None, typer.Option(help="Draw loss over memory and over latency here, with limits (PNG, PDF or SVG).")
@@ -102,9 +104,7 @@ def plan(
     """
     from scalelab.cli import plan_tables as tables
     from scalelab.cli.compare_tables import priced_by
-    from scalelab.cli.cost import device_of
     from scalelab.cost.compare import price_by
-    from scalelab.cost.hardware import read_hardware
     from scalelab.fit import load_fit
     from scalelab.laws import get_law
     from scalelab.plan import Limits, Problem, make_plan
@@ -117,13 +117,12 @@ def plan(
     )
     if loss is not None and not 0 < loss < float("inf"):
         raise UsageError(f"--loss {loss:g}: give a loss above 0, in nats a token")
-    if hardware is not None and engine != "roofline":
-        raise UsageError(f"--hardware {hardware}: llm-analysis has its own devices; use --engine roofline")
+    check_hardware(hardware, (engine,))
     if not 1 <= max_P <= 2**20:
         raise UsageError(f"--max-P {max_P}: choose between 1 and 1,048,576")
     fit = load_fit(source, None if law is None else get_law(law))
-    own = {} if hardware is None else read_hardware(hardware)
-    device, precision = device_of(gpu, own, flops_efficiency, memory_efficiency), Precision(weights, kv)
+    device = device_of(gpu, own_devices(hardware), flops_efficiency, memory_efficiency)
+    precision = Precision(weights, kv)
     problem = Problem(
         fit=fit,
         shapes=_shapes(shapes, layers, heads, kv_heads, vocab, prefix_tokens, fit.options.convention),
@@ -163,10 +162,7 @@ def _shapes(name: str, layers: int, heads: int, kv_heads: int, vocab: int, prefi
 
     if name not in SHAPES:
         raise UsageError(f"--shapes {name}: choose one of {', '.join(SHAPES)}")
-    sizes = {"--layers": layers, "--heads": heads, "--kv-heads": kv_heads, "--vocab": vocab}
-    for flag, value in sizes.items():
-        if not 1 <= value <= _MAX_SIZE:
-            raise UsageError(f"{flag} {value}: choose between 1 and {_MAX_SIZE:,}")
+    check_sizes({"--layers": layers, "--heads": heads, "--kv-heads": kv_heads, "--vocab": vocab})
     width = 64 * heads
     base = Architecture(width, mlp_width(width), layers, heads, kv_heads, vocab, prefix_tokens=prefix)
     return Shapes(base, name == "ladder", convention)

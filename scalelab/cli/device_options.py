@@ -1,0 +1,72 @@
+"""Options that say what is priced, at which precision and on what, alike in `cost`, `compare` and `plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scalelab.cost.hardware import Hardware, read_hardware
+from scalelab.cost.model import Device
+from scalelab.errors import UsageError
+
+MAX_SIZE = 10_000_000  # beyond this nothing is a size, and integers stop fitting into floats
+LLM_ANALYSIS, ROOFLINE = "llm-analysis", "roofline"
+
+_BY_WEIGHTS = "fp32 with fp32 weights, else bf16"
+
+Heads = Annotated[int, typer.Option(help="Attention heads.")]
+KvHeads = Annotated[int, typer.Option(help="Key/value heads.")]
+Vocab = Annotated[int, typer.Option(help="Vocabulary size.")]
+TokensIn = Annotated[int, typer.Option(help="Prompt tokens.")]
+TokensOut = Annotated[int, typer.Option(help="Generated tokens.")]
+
+Gpu = Annotated[str, typer.Option(help="Device; see scalelab cost --list-hardware. llm-analysis has its own.")]
+HardwareFile = Annotated[
+    Path | None,
+    typer.Option("--hardware", help="YAML file with devices of your own, for roofline.", show_default=False),
+]
+Weights = Annotated[str, typer.Option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME")]
+Kv = Annotated[str | None, typer.Option(help="Stored KV cache and prefixes.", metavar="NAME", show_default=_BY_WEIGHTS)]
+Compute = Annotated[
+    str | None, typer.Option(help="Matrix products: also tf32.", metavar="NAME", show_default=_BY_WEIGHTS)
+]
+FlopsEfficiency = Annotated[
+    float | None, typer.Option(help="Share of peak FLOP/s reached.", show_default="0.7; of measured devices 1")
+]
+MemoryEfficiency = Annotated[
+    float | None,
+    typer.Option(help="Share of peak memory bandwidth reached.", show_default="0.9; of measured devices 1"),
+]
+
+
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Raises `UsageError` naming the flag whose value is no size."""
+    for flag, value in sizes.items():
+        if not 1 <= value <= MAX_SIZE:
+            raise UsageError(f"{flag} {value}: choose between 1 and {MAX_SIZE:,}")
+
+
+def check_hardware(hardware: Path | None, engines: Collection[str]) -> None:
+    """Raises `UsageError` for devices of the user's own where no engine is asked for that reads them."""
+    if hardware is not None and ROOFLINE not in engines:
+        raise UsageError(f"--hardware {hardware}: llm-analysis has its own devices; use --engine roofline")
+
+
+def own_devices(hardware: Path | None) -> dict[str, Hardware]:
+    """The devices of the user's own file, by name; none without a file. Raises as `read_hardware`."""
+    return {} if hardware is None else read_hardware(hardware)
+
+
+def device_of(gpu: str, own: Mapping[str, Hardware], flops: float | None, memory: float | None) -> Device:
+    """The device, all of whose figures are reached where they were measured."""
+    found = own.get(gpu)
+    measured = found is not None and found.measured
+    return Device(
+        gpu,
+        (1.0 if measured else Device.flops_efficiency) if flops is None else flops,
+        (1.0 if measured else Device.memory_efficiency) if memory is None else memory,
+        found,
+    )
