@@ -17,7 +17,7 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from scalelab.architecture import architecture_for
-from scalelab.errors import ScalelabError, UsageError
+from scalelab.errors import InterruptedSweepError, ScalelabError, UsageError
 from scalelab.records import read
 from scalelab.records.files import CHECKPOINTS, read_curve, read_record
 from scalelab.records.store import curve_path, record_path
@@ -158,16 +158,21 @@ def test_results_come_home_where_the_folder_is_not_shared(cluster, data, branche
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"runs", "curves", "models", CHECKPOINTS, LOCKS}
 
 
-def test_ctrl_c_ends_the_runs_and_says_so(cluster, data, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "raised", "by"),
+    [(signal.SIGINT, KeyboardInterrupt, "Ctrl-C"), (signal.SIGTERM, InterruptedSweepError, "SIGTERM")],
+)
+def test_ctrl_c_and_sigterm_end_the_runs_and_say_so(cluster, data, tmp_path, number, raised, by):
     (config,) = configs(data, "linear", D=(10e6,))
 
     def on_event(event):
         if event.kind == "progress":
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(raised):
         ray_executor.run_all(make_tasks([config]), Job(data, tmp_path), on_event, cluster.address)
-    assert read_record(record_path(tmp_path, config.key))["status"] == "interrupted"
+    record = read_record(record_path(tmp_path, config.key))
+    assert (record["status"], record["message"]) == ("interrupted", f"stopped by {by}; the same command goes on")
 
 
 def test_a_failure_is_told_and_the_rest_goes_on(cluster, data, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from scalelab.errors import DivergedError, MemoryShortError, ScalelabError
+from scalelab.errors import ScalelabError, TrainingError
 from scalelab.records.files import CHECKPOINTS, read_record
 from scalelab.records.schema import OK
 from scalelab.records.store import record_path, record_status
@@ -21,6 +21,7 @@ from scalelab.train.legs import Options, train_legs
 from scalelab.train.run import record_failure, run_and_record
 
 LOCKS = ".locks"  # below a folder of results: who has which run
+_ENDING_S = 1.0  # a killed process keeps its lock until its memory is given back
 
 Tell = Callable[[str, dict[str, Any]], None]  # kind and values of an `Event`
 
@@ -73,7 +74,7 @@ def record_lost(task: Task, out: Path, status: str, message: str, place: str) ->
     """Record that `task` ended without a last word of its own, unless another process has taken it up."""
     if task.shared:
         return
-    with contextlib.suppress(Timeout, OSError, ScalelabError), _claimed(task, out):
+    with contextlib.suppress(Timeout, OSError, ScalelabError), _claimed(task, out, _ENDING_S):
         record_failure(task.config, out, status, message, place)
 
 
@@ -86,10 +87,8 @@ def _train(task: Task, job: Job, options: Options) -> dict[str, Any]:
 
 def _describe(error: Exception, task: Task, out: Path) -> tuple[str, str]:
     """Status and message for `error`; the details of one that was not foreseen go into a file."""
-    if isinstance(error, DivergedError):
-        return "diverged", str(error)
-    if isinstance(error, MemoryShortError):
-        return "out_of_memory", str(error)
+    if isinstance(error, TrainingError):
+        return error.status, str(error)
     if isinstance(error, ScalelabError):
         return "failed", str(error)
     log = out / "logs" / f"{task.key}.txt"
@@ -101,11 +100,11 @@ def _describe(error: Exception, task: Task, out: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def _claimed(task: Task, out: Path) -> Iterator[None]:
-    """Nobody else has `task` meanwhile. Raises Timeout at once if somebody has."""
+def _claimed(task: Task, out: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Nobody else has `task` meanwhile. Raises Timeout if somebody has, and still has it after `wait_s` seconds."""
     folder = out / LOCKS
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{task.key}.lock", timeout=0):
+    with FileLock(folder / f"{task.key}.lock", timeout=wait_s):
         yield
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-import signal
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ from scalelab.sweep.ledger import Ledger, record_lost
 from scalelab.sweep.perform import LOCKS
 from scalelab.sweep.ray_desk import Desk
 from scalelab.sweep.ray_node import Errand, Outcome, carry_out, write_files
+from scalelab.sweep.stopping import Terminated, describe, interrupted, terminable
 from scalelab.sweep.tasks import Event, Job, Task
 from scalelab.sweep.workers import default_places, environment
 
@@ -98,28 +97,13 @@ def connected(address: str | None = None, workers: int | None = None) -> Iterato
             what = "--executor ray" if address is None else f"--address {address}"
             hint = "" if address is None else "; this machine must be a node of that cluster (ray start --address)"
             raise ScalelabError(f"{what}: no connection to a Ray cluster ({reason}){hint}") from None
-        try:
-            with _terminated_in_order():
+        with terminable(over=True):  # of Ray's own handler, which prints a stack, aborts and leaves its processes
+            try:
                 yield
-        finally:
-            ray.shutdown()
-
-
-@contextmanager
-def _terminated_in_order() -> Iterator[None]:
-    """SIGTERM ends what is in here like an exit; Ray would print a stack and abort, and leave its processes."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may say so
-        yield
-        return
-
-    def leave(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+            except Terminated as stop:  # where no run had begun
+                raise interrupted(stop, "; the same command goes on") from None
+            finally:
+                ray.shutdown()
 
 
 def cluster_places(
@@ -188,11 +172,11 @@ class _Head:
                     errand = Errand(task, self.job, self.place, self.probe, scalelab.__version__)
                     self.running[self.remote.remote(errand, self.desk)] = task
                 self._listen()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             begun = [task for task in self.running.values() if task.key in self.nodes]
             self._end()
+            message = f"stopped by {describe(stop)}; the same command goes on"
             for task in begun:
-                message = "stopped by Ctrl-C; the same command goes on"
                 record_lost(task, self.job.out, "interrupted", message, self.place)
             raise
         finally:

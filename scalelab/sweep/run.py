@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from scalelab.errors import InterruptedSweepError, ScalelabError, UsageError
+from scalelab.errors import ScalelabError, UsageError
 from scalelab.records import load
 from scalelab.records.files import CHECKPOINTS
 from scalelab.records.schema import OK, describe_statuses
@@ -21,6 +21,7 @@ from scalelab.sweep.progress import Progress, Several, announce, make_progress
 from scalelab.sweep.resolve import ResolvedSweep, has_model, missing, resolve, statuses
 from scalelab.sweep.spec import SweepSpec
 from scalelab.sweep.state import StateFile, read_states
+from scalelab.sweep.stopping import interrupted, terminable
 from scalelab.sweep.tasks import Event, Job, Task, make_tasks
 from scalelab.sweep.workers import default_places, run_all
 from scalelab.train.checkpoint import keep_latest
@@ -68,7 +69,7 @@ def run_sweep(
     """Train the runs of `spec` that have no record below `out`; return the records of all that are ok.
 
     Progress goes to `console` (default: nowhere). Raises `ScalelabError` if runs failed, and
-    `InterruptedSweepError` on Ctrl-C; the records of finished runs stay either way. A diverged run is a
+    `InterruptedSweepError` on Ctrl-C and SIGTERM; the records of finished runs stay either way. A diverged run is a
     result, and no failure.
 
     Workers are processes: in a script, call it below ``if __name__ == "__main__":``.
@@ -98,27 +99,26 @@ def _run_sweep(
     if left:
         tasks = make_tasks(left)
         job = Job(
-            resolved.data,
-            out,
-            execution.compile_model,
-            execution.save_models,
-            execution.save_every_s,
-            execution.tensorboard,
+            data=resolved.data,
+            out=out,
+            compile_model=execution.compile_model,
+            save_models=execution.save_models,
+            save_every_s=execution.save_every_s,
+            tensorboard=execution.tensorboard,
             # A node of a cluster measures its own.
-            measured_peak_flops(places[0], left[0].recipe.dtype) if execution.executor == "local" else None,
-            source_digest(),
-            execution.retry,
+            peak_flops=measured_peak_flops(places[0], left[0].recipe.dtype) if execution.executor == "local" else None,
+            code=source_digest(),
+            retry=execution.retry,
         )
-        try:
-            state = StateFile(out, tasks, spec.name, places[0].split(":")[0], execution.executor)
-            with Several(make_progress(tasks, console), state) as progress:
-                failures = _train(tasks, job, places, execution, progress)
-        except KeyboardInterrupt:
-            kept = sum(status == OK for status in statuses(resolved.runs, out).values())
-            raise InterruptedSweepError(
-                f"interrupted: {kept} of {len(resolved.runs)} runs are recorded below {out}; "
-                "the same command goes on from there"
-            ) from None
+        with terminable():
+            try:
+                state = StateFile(out, tasks, spec.name, places[0].split(":")[0], execution.executor)
+                with Several(make_progress(tasks, console), state) as progress:
+                    failures = _train(tasks, job, places, execution, progress)
+            except KeyboardInterrupt as stop:
+                kept = sum(status == OK for status in statuses(resolved.runs, out).values())
+                recorded = f"{kept} of {len(resolved.runs)} runs are recorded below {out}"
+                raise interrupted(stop, f": {recorded}; the same command goes on from there") from None
     records = _records(resolved, out, failures, execution.save_models)
     if diverged := len(resolved.runs) - len(records):
         console.print(

@@ -17,10 +17,13 @@ from typing import Any
 from scalelab.errors import ScalelabError
 from scalelab.sweep.ledger import Ledger, record_lost
 from scalelab.sweep.queue import Queue
+from scalelab.sweep.stopping import describe, stopped_later
 from scalelab.sweep.tasks import Event, Job, Task
 
 # Two-thread matrix products collapse when the other core is busy, so each run has one thread.
 ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+_ALL_KILLED_S = 0.2  # until what killed a worker has reached its parent too, if it was meant for all
 
 
 def default_places(device: str) -> list[str]:
@@ -41,8 +44,8 @@ def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[
     """Carry out every task, one process each, and return the events of those that failed.
 
     A failed or killed run does not stop the others, but for those that begin where it would have ended. On
-    KeyboardInterrupt all workers are ended and their runs recorded as interrupted; runs that had
-    finished keep their records.
+    KeyboardInterrupt, of which SIGTERM may make one (`scalelab.sweep.stopping`), all workers are ended and their runs
+    recorded as interrupted; runs that had finished keep their records.
     """
     ledger, free = Ledger(tasks, job.out, on_event), list(places)
     queue = ledger.queue
@@ -55,7 +58,7 @@ def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[
                     place = free.pop(0)
                     reader, writer = context.Pipe(duplex=False)
                     process = context.Process(target=_work, args=(task, job, place, writer), daemon=True)
-                    with _interrupted_later():  # or a worker could live on that nobody knows of
+                    with stopped_later():  # or a worker could live on that nobody knows of
                         process.start()
                         running[reader] = (process, task, place)
                     writer.close()
@@ -69,15 +72,17 @@ def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[
                         continue
                     process.join()
                     if event.kind == "failed" and "status" not in event.values:  # it could not record that itself
+                        time.sleep(_ALL_KILLED_S)  # a signal to every process of a sweep must find this run among them
                         event.values["status"] = "failed"
                         record_lost(task, job.out, "failed", event.values["message"], place)
                     free.append(place)
                     del running[reader]  # type: ignore[arg-type]
                     ledger.settle(event, place)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             _end(running)
+            message = f"stopped by {describe(stop)}; the same command goes on"
             for _, task, place in running.values():
-                record_lost(task, job.out, "interrupted", "stopped by Ctrl-C; the same command goes on", place)
+                record_lost(task, job.out, "interrupted", message, place)
             raise
         finally:
             _end(running)
@@ -95,22 +100,6 @@ def _pause(queue: Queue) -> list[Connection]:
     """Wait for what another sweep has; nobody here has anything to tell."""
     time.sleep(queue.wait_s() or 0.0)
     return []
-
-
-@contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Ctrl-C in here takes effect at the end."""
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        signal.raise_signal(signal.SIGINT)
 
 
 def _worker_context() -> Any:
@@ -137,7 +126,8 @@ def _receive(reader: Connection, process: Any, task: Task) -> Event:
     except (EOFError, OSError):  # it ended without a last word, or in the midst of one
         process.join()
         code = process.exitcode or 0
-        how = f"was killed by {signal.Signals(-code).name} (out of memory?)" if code < 0 else f"ended with code {code}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        how += " (out of memory?)" if how.endswith("SIGKILL") else ""
         return Event("failed", task, {"message": f"the worker {how}"})
     return Event(kind, task, values)
 

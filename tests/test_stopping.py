@@ -1,0 +1,145 @@
+"""SIGTERM, which schedulers send, ends a sweep as Ctrl-C does: workers ended, states kept, runs recorded."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from scalelab.architecture import architecture_for
+from scalelab.records.files import CHECKPOINTS, RUNS, read_record
+from scalelab.sweep import stopping, workers
+from scalelab.sweep.stopping import Terminated, stopped_later, terminable
+from scalelab.sweep.tasks import Job, make_tasks
+from scalelab.train.corpus import load_corpus
+from scalelab.train.recipe import Recipe, RunConfig, whole_steps
+from scalelab.train.tokens import tokenise
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Each test must leave the handlers that it found."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    after = {number: signal.signal(number, handler) for number, handler in before.items()}
+    assert after == before
+
+
+def test_sigterm_raises_and_the_handler_is_restored():
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with pytest.raises(Terminated), terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_second_at_once_does_not_disturb_the_first_and_a_later_one_counts(monkeypatch):
+    tidied = []
+
+    def stopped_twice():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            tidied.append(True)
+
+    with pytest.raises(Terminated), terminable():
+        stopped_twice()
+    assert tidied
+    monkeypatch.setattr(stopping, "_AT_ONCE_S", -1.0)
+    with terminable():
+        for _ in range(2):
+            with pytest.raises(Terminated):
+                signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_programs_own_handler_stays_unless_told_otherwise():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with terminable():
+            signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+        with pytest.raises(Terminated), terminable(over=True), terminable():
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM] * 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_other_threads_change_nothing():
+    seen = []
+
+    def look():
+        with terminable(), stopped_later():
+            seen.append((signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)))
+
+    here = (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [here]
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_that_must_wait_comes_after(number, raised):
+    done = []
+
+    def stopped_midway():
+        with stopped_later():
+            signal.raise_signal(number)
+            done.append(True)
+        done.append(False)
+
+    with pytest.raises(KeyboardInterrupt) as caught, terminable():
+        stopped_midway()
+    assert done == [True]
+    assert caught.type is raised
+
+
+def test_workers_are_ended_and_their_runs_recorded(text_folder, tmp_path):
+    data = tokenise(load_corpus(str(text_folder)), 300)
+    recipe = Recipe(val_tokens=4096, dtype="fp32")
+    shape = architecture_for(12e3, data.vocab_size)
+    runs = [RunConfig(shape, whole_steps(50e6, recipe), seed, data.text, recipe) for seed in (0, 1)]
+    begun = set()
+
+    def on_event(event):
+        if event.kind == "progress":
+            begun.add(event.task.key)
+            if len(begun) == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Terminated), terminable():
+        workers.run_all(make_tasks(runs), Job(data, tmp_path, save_every_s=0.0), ["cpu"] * 2, on_event)
+    records = [read_record(file) for file in (tmp_path / RUNS).iterdir()]
+    assert {record["key"] for record in records} == {config.key for config in runs}
+    assert [record["status"] for record in records] == ["interrupted"] * 2
+    assert all("SIGTERM" in record["message"] for record in records)
+    assert all(list((tmp_path / CHECKPOINTS / config.key).glob("*/state.json")) for config in runs)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["parent", "all processes"])
+def test_a_sweep_ends_with_one_line_and_the_code_of_the_signal(text_folder, tmp_path, send):
+    command = [sys.executable, "-m", "scalelab", "sweep", "--N", "12k", "--P", "1", "--D", "50M", "--seed", "0", "1"]
+    command += ["--tokenizer", "300", "--corpus", str(text_folder), "--set", "recipe.val_tokens=4096"]
+    command += ["--workers", "2", "--device", "cpu", "--checkpoint-minutes", "0", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        until = time.monotonic() + 120
+        while len({file.parent.parent for file in tmp_path.glob(f"{CHECKPOINTS}/*/*/state.json")}) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        send(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)  # which no process holds open any more
+    assert process.returncode == 143, errors
+    kept = f"0 of 2 runs are recorded below {tmp_path}"
+    assert errors.strip() == f"scalelab: interrupted by SIGTERM: {kept}; the same command goes on from there"
+    assert [read_record(file)["status"] for file in tmp_path.glob(f"{RUNS}/*")] == ["interrupted"] * 2
+    assert not (tmp_path / ".sweeps").exists()
