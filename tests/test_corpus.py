@@ -1,5 +1,10 @@
 import json
+import os
+import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -7,7 +12,7 @@ import pytest
 
 from scalelab.errors import DataError, UsageError
 from scalelab.train.corpus import load_corpus
-from scalelab.train.tokens import END_OF_TEXT, tokenise
+from scalelab.train.tokens import END_OF_TEXT, brought_here, tokenise
 
 SENTENCES = [f"def f{i}(x):\n    return x + {i}  # the {i}th\n" * 5 for i in range(120)]
 
@@ -140,8 +145,6 @@ def test_tokens_are_the_text_and_come_from_the_cache_the_second_time(text_folder
 
 
 def test_bpe_is_trained_on_the_training_split_alone(text_folder):
-    from dataclasses import replace
-
     from tokenizers import Tokenizer
 
     corpus = load_corpus(str(text_folder))
@@ -180,3 +183,41 @@ def test_a_damaged_cache_is_named(text_folder, name):
         tokenise(corpus, 310)
     file.write_bytes(whole)
     tokenise(corpus, 310)
+
+
+def test_what_killed_processes_had_begun_to_build_goes_and_what_others_build_stays(text_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALELAB_CACHE", str(tmp_path))
+    two_days_ago = time.time() - 2 * 86_400
+    for name, written in (("killed", two_days_ago), ("at-work", time.time())):
+        folder = tmp_path / "tokens" / f".building-{name}"
+        folder.mkdir(parents=True)
+        (folder / "train.npy").write_bytes(b"begun")
+        os.utime(folder / "train.npy", (written, written))
+        os.utime(folder, (two_days_ago, two_days_ago))
+    data = tokenise(load_corpus(str(text_folder)), 300)
+    assert {path.name for path in (tmp_path / "tokens").iterdir()} == {".building-at-work", data.folder.name}
+
+
+def test_two_processes_that_build_the_same_cache_end_with_one(text_folder, tmp_path, monkeypatch):
+    corpus = load_corpus(str(text_folder))
+    expected = np.array(tokenise(corpus, 300).train())
+    monkeypatch.setenv("SCALELAB_CACHE", str(tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: tokenise(corpus, 300), range(2)))
+    assert both[0] == both[1]
+    assert np.array_equal(both[0].train(), expected)
+    assert list((tmp_path / "tokens").iterdir()) == [both[0].folder]
+
+
+def test_a_cache_that_could_not_be_brought_here_leaves_nothing(text_folder, tmp_path, monkeypatch):
+    data = tokenise(load_corpus(str(text_folder)), 300)
+    monkeypatch.setenv("SCALELAB_CACHE", str(tmp_path / "cache"))
+    assert brought_here(data, pytest.fail) is data  # it is here already
+    elsewhere = replace(data, folder=tmp_path / "elsewhere" / data.folder.name)
+    with pytest.raises(FileNotFoundError):
+        brought_here(elsewhere, lambda folder: shutil.copy(tmp_path / "nothing", folder))
+    assert not list((tmp_path / "cache" / "tokens").iterdir())
+    here = brought_here(elsewhere, lambda folder: shutil.copytree(data.folder, folder, dirs_exist_ok=True))
+    assert here.folder.parent == tmp_path / "cache" / "tokens"
+    assert np.array_equal(here.train(), data.train())
+    assert brought_here(elsewhere, pytest.fail) == here

@@ -18,7 +18,7 @@ from scalelab.sweep.ray_desk import Files, read_files
 from scalelab.sweep.tasks import Job, Task
 from scalelab.train.device import measured_peak_flops
 from scalelab.train.source import source_digest
-from scalelab.train.tokens import TokenData, cache_folder
+from scalelab.train.tokens import brought_here
 from scalelab.train.trajectory import legs, trajectory
 
 
@@ -71,7 +71,7 @@ def carry_out(errand: Errand, desk: Any) -> Outcome:
         desk.tell.remote(task.key, kind, values)
 
     tell("started", {"node": node, "node_id": ray.get_runtime_context().get_node_id()})
-    data = _tokens_here(job.data, lambda: ray.get(desk.tokens.remote()))
+    data = brought_here(job.data, lambda folder: write_files(ray.get(desk.tokens.remote()), folder))
     # The head's device and source need not be this node's.
     peak_flops = measured_peak_flops(errand.place, task.config.recipe.dtype)
     job = replace(job, data=data, peak_flops=peak_flops, code=source_digest())
@@ -111,20 +111,3 @@ def _brought_home(task: Task, kind: str, values: dict[str, Any], folder: Path, o
 
 def _kept_parts(task: Task) -> Iterable[str]:
     return (CHECKPOINTS,) if task.shared else (MODELS, "logs", "tensorboard")
-
-
-def _tokens_here(data: TokenData, fetch: Any) -> TokenData:
-    """`data` in a folder of this machine, its content named by the folder's name."""
-    if (data.folder / "meta.json").exists():
-        return data
-    folder = cache_folder() / "tokens" / data.folder.name
-    if not (folder / "meta.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
-        write_files(fetch(), building)
-        try:
-            building.rename(folder)
-        except OSError:  # another process was faster; its content is the same
-            if not (folder / "meta.json").exists():
-                raise
-    return replace(data, folder=folder)

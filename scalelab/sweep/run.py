@@ -174,7 +174,8 @@ def _train(tasks: list[Task], job: Job, places: list[str], execution: Execution,
 def _tidy(checkpoints: Path, finished: set[str]) -> None:
     """Of each shared trajectory keep the latest state, from which a longer D can go on, and of `finished` runs none.
 
-    Their own process removes theirs, unless it is killed right after it wrote the record.
+    Their own process removes theirs, unless it is killed right after it wrote the record. A shorter D that another,
+    unfinished grid wants trains its beginning again: that costs time alone, and is rarer than what kills leave here.
     """
     for folder in checkpoints.iterdir() if checkpoints.is_dir() else ():
         if folder.name in finished:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,14 @@ import platformdirs
 
 from scalelab import __version__
 from scalelab.errors import DataError, UsageError
+from scalelab.train.building import whole_folder
 from scalelab.train.corpus import Corpus
 from scalelab.train.recipe import TextSource
 
 END_OF_TEXT = "<|endoftext|>"
 _FORMAT = 1  # of the cache; a change makes old caches be built anew
+_META = "meta.json"  # present: the cache is whole
+_STALE_S = 86_400.0  # encoding a large text takes hours in which nothing is written
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,29 @@ def tokenise(corpus: Corpus, tokenizer: str | int) -> TokenData:
     text = TextSource(corpus.name, corpus.digest, name, tokenizer_digest)
     key = hashlib.sha256(f"{_FORMAT} {corpus.digest} {tokenizer_digest}".encode()).hexdigest()[:16]
     folder = cache_folder() / "tokens" / key
-    if not (folder / "meta.json").exists():
+    if not (folder / _META).exists():
         _build(folder, corpus, tokenizer, text)
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / _META).read_text())
         for name in ("train", "validation", "validation_starts"):
             np.load(folder / f"{name}.npy", mmap_mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{folder}: a damaged token cache ({error}); delete it to have it made anew") from None
     return TokenData(folder, text, **{k: meta[k] for k in TokenData.__dataclass_fields__ if k in meta and k != "text"})
+
+
+def brought_here(data: TokenData, fetch: Callable[[Path], None]) -> TokenData:
+    """`data` of another machine in this one's cache, under the same name, which tells its content.
+
+    `fetch` fills a folder with its files; it is called only if they are not there.
+    """
+    if (data.folder / _META).exists():
+        return data
+    folder = cache_folder() / "tokens" / data.folder.name
+    if not (folder / _META).exists():
+        with whole_folder(folder, _META, _STALE_S) as building:
+            fetch(building)
+    return replace(data, folder=folder)
 
 
 def _identify(tokenizer: str | int, corpus: Corpus) -> tuple[str, str]:
@@ -124,9 +140,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource)
     model = _load_or_train(tokenizer, corpus)
     vocab_size = model.get_vocab_size()
     dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
-    try:
+    with whole_folder(folder, _META, _STALE_S) as building:
         counts = {}
         for side in ("train", "validation"):
             ids, starts = _encode(model, getattr(corpus, side), dtype)
@@ -144,14 +158,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource)
             "text": asdict(text),
             "scalelab_version": __version__,
         }
-        (building / "meta.json").write_text(json.dumps(meta, indent=1))
-        try:
-            building.rename(folder)
-        except OSError:  # another process was faster; its content is the same
-            if not (folder / "meta.json").exists():
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        (building / _META).write_text(json.dumps(meta, indent=1))
 
 
 def _encode(model: Any, documents: list[str], dtype: type) -> tuple[np.ndarray, np.ndarray]:
