@@ -10,6 +10,10 @@ FOLDER = DATA.parent.parent / "notebooks"
 # What each must show: text of its outputs, and figures.
 SHOWN = {
     "quickstart.ipynb": (["1.131e7", "N 7B, P 8"], 2),
+    "cost_and_plan.ipynb": (
+        ["21.6 times the memory and 6.16 times", "batch: 8.", "even the narrowest", "winner: None"],
+        2,
+    ),
     "fitting.ipynb": (["additive is best supported", "row 49: an empty cell", "status: converged", "True"], 7),
 }
 
@@ -23,11 +27,12 @@ def test_every_notebook_is_run():
 def test_notebook_runs_and_shows(name: str):
     path = Path(FOLDER / name)
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("import sys; print('torch' in sys.modules, 'is torch')"))
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     texts, figures = SHOWN[name]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= figures
     assert not [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
     said = "".join(o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
-    for text in texts:
+    for text in [*texts, "False is torch"]:
         assert text in said

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 
 from scalelab.errors import UsageError
 from scalelab.fit.profile import profile_fit
@@ -13,6 +14,7 @@ from scalelab.plot import (
     plot_profiles,
     plot_residuals,
 )
+from scalelab.plot.style import legend_below, new_axes
 from tests.conftest import fit_table
 
 
@@ -99,3 +101,16 @@ def test_weights_of_a_mixture_fill_the_height():
     assert [label.get_text() for label in axes.get_xticklabels()][:3] == ["␣a", "⏎", "x" * 11 + "…"]
     assert next(text.get_text() for text in axes.get_legend().get_texts()) == "stream 8"
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize(("entries", "columns", "rows"), [(3, 6, [3]), (7, 7, [7]), (7, 6, [4, 3]), (6, 5, [3, 3])])
+def test_a_legend_below_reads_along_its_rows(entries: int, columns: int, rows: list[int]):
+    figure, _ = new_axes()
+    labels = [f"P = {2**i}" for i in range(entries)]
+    legend_below(figure, [Line2D([], []) for _ in labels], labels, columns)
+    figure.draw_without_rendering()
+    drawn = [(text.get_window_extent(), text.get_text()) for text in figure.legends[0].get_texts()]
+    drawn.sort(key=lambda entry: (-round(entry[0].y0), entry[0].x0))
+    assert [text for _, text in drawn] == labels
+    heights = [round(box.y0) for box, _ in drawn]
+    assert [heights.count(y) for y in sorted(set(heights), reverse=True)] == rows

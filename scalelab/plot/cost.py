@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scalelab.cost.compare import Average, Comparison
 from scalelab.cost.equal_loss import Measured
 from scalelab.cost.model import GIB
-from scalelab.plot.style import ShownFigure, colours, tidy
+from scalelab.plot.style import ShownFigure, colours, legend_below, tidy
 
 _GROWN = "#777777"  # of arrows that grow N
 
@@ -60,10 +60,8 @@ def plot_cost(
         handles += [Line2D([], [], color=shades[step.P], linewidth=2.2) for step in steps]
         handles.append(Line2D([], [], color=_GROWN, linewidth=2.2))
         labels += [*(f"to P = {step.P} streams" for step in steps), "to more parameters, same loss"]
-    columns = max(2, int(figure.get_figwidth() / 1.75))  # inches that the longest label may need
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), columns), frameon=False, fontsize=9
-    )
+    # Inches that the longest label may need.
+    legend_below(figure, handles, labels, max(2, int(figure.get_figwidth() / 1.75)))
     figure.suptitle(heading, fontsize=10, parse_math=False)
     return figure
 

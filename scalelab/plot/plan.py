@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scalelab.plan.answer import Plan
 from scalelab.plan.frontier import Curve
-from scalelab.plot.style import ShownFigure, colours, tidy
+from scalelab.plot.style import ShownFigure, colours, legend_below, tidy
 
 _LIMIT = "#777777"
 
@@ -45,7 +45,7 @@ def plot_plan(plan: Plan, curves: Sequence[Curve], heading: str = "", binary: bo
         labels.append("the best")
     handles.append(Line2D([], [], color=_LIMIT, linestyle="--"))
     labels.append("limit")
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False, fontsize=9)
+    legend_below(figure, handles, labels, 7)
     figure.suptitle(heading, fontsize=9, parse_math=False)
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -51,6 +52,21 @@ def title(axes: Axes, text: str) -> None:
 def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, which="major", alpha=0.25, linewidth=0.6)
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int) -> None:
+    """A legend under all plots that reads along its rows, of at most `columns` entries each, equally long."""
+    rows = -(-len(labels) // columns)
+    columns = -(-len(labels) // rows)
+    order = [i for first in range(columns) for i in range(first, len(labels), columns)]  # matplotlib fills columns
+    figure.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def colours(levels: Any) -> dict[Any, str]:
