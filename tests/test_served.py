@@ -80,6 +80,48 @@ def test_what_a_config_leaves_out_is_what_transformers_assumes(name):
         assert served_from_config({k: v for k, v in saved.items() if k != "head_dim"}, "config.json") == full
 
 
+@pytest.mark.parametrize("kind", sorted({kind for kind, _ in VARIANTS.values()}))
+def test_each_key_that_is_left_out_is_refused_or_what_transformers_assumes(kind):
+    config = getattr(transformers, kind)
+    saved = json.loads(config().to_json_string())
+    for key in saved.keys() - {"model_type"}:
+        rest = {k: v for k, v in saved.items() if k != key}
+        try:
+            served = served_from_config(rest, "config.json")
+        except DataError as error:
+            refused = str(error)
+        else:
+            refused = ""
+            assert served == served_from_config(json.loads(config(**rest).to_json_string()), "config.json"), key
+        assert not refused or refused.startswith(f"config.json: {key}: is missing")
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        ("Qwen2Config", {"use_sliding_window": True, "max_window_layers": 2}),
+        ("Qwen3Config", {"use_sliding_window": True, "max_window_layers": 0}),
+        ("Qwen3MoeConfig", {"use_sliding_window": True, "num_experts": 8}),
+        ("SmolLM3Config", {"use_sliding_window": True}),
+        ("SmolLM3Config", {"use_sliding_window": True, "no_rope_layer_interval": 2}),
+        ("SmolLM3Config", {"use_sliding_window": True, "no_rope_layers": [0, 1, 1, 0, 1, 1, 0]}),
+        ("MixtralConfig", {}),
+        ("Gemma2Config", {}),
+        ("Gemma3TextConfig", {}),
+        ("Olmo3Config", {}),
+    ],
+)
+def test_windows_without_layer_types_are_those_that_transformers_gives(kind, own):
+    changes = COMMON | {"num_hidden_layers": 7, "sliding_window": 6, "head_dim": 8} | own
+    config = getattr(transformers, kind)(**changes)
+    content = json.loads(config.to_json_string())
+    kinds = content.pop("layer_types", None) or ["sliding_attention"] * 7
+    served = served_from_config(content, "config.json")
+    windows = [window for layer, count in served.layers for window in [layer.window] * int(count)]
+    assert windows.count(6) == kinds.count("sliding_attention") > 0
+    assert windows.count(None) == kinds.count("full_attention")
+
+
 @pytest.mark.parametrize("name", ["qwen2", "llama", "gemma2", "gpt2", "gpt_neox", "olmo2", "qwen3_moe"])
 @pytest.mark.parametrize(("P", "prefix_tokens"), [(2, 48), (4, 3)])
 def test_streams_count_as_those_that_are_added(name, P, prefix_tokens):
@@ -166,6 +208,10 @@ def test_what_llm_analysis_cannot_hold_is_named(name, reason):
         ({"model_type": "qwen2_parscale", "parscale_banks": {"x": 1}}, "parscale_banks: must be a mapping of P"),
         ({"model_type": "qwen2_parscale", "parscale_banks": {"0": 1}}, "parscale_banks: must be a mapping of P"),
         ({"model_type": "qwen2_parscale", "parscale_aggregation": "vote"}, "'vote' is not one of dynamic, mean, chan"),
+        (
+            {"model_type": "smollm3", "use_sliding_window": True, "sliding_window": 6, "no_rope_layers": [1]},
+            "no_rope_layers: must be a list with one entry for each of 3 layers",
+        ),
         ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3}, "3 of 2 experts cannot be cho"),
     ],
 )

@@ -19,6 +19,7 @@ from scalelab.errors import DataError, UsageError
 
 _SUFFIX = "_parscale"
 _WINDOWED, _FULL = "sliding_attention", "full_attention"
+_KV_HEADS = "num_key_value_heads"
 _MISSING = object()
 _MOST, _MOST_LAYERS = 10**9, 100_000
 
@@ -38,12 +39,14 @@ class _Family:
     head_dim: int | None = None  # where the config does not say; None: hidden / heads
     grouped: bool = True  # knows num_key_value_heads
     # Which layers have the window: "none", "all", "flagged" (all, if use_sliding_window), "last" (flagged,
-    # from max_window_layers on), or all but each n-th, where the config lists no layer_types.
+    # from max_window_layers on), "unrotated" (flagged, where RoPE is left out), or all but each n-th, where the
+    # config lists no layer_types.
     windows: str | int = "none"
     experts: bool = False
     expert_width: str = "intermediate_size"
     positions: str = ""  # key that counts learned position embeddings
     names: Mapping[str, str] = field(default_factory=dict)  # where keys are named differently
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that are not there; null counts as there
 
 
 _GPT2_NAMES = {
@@ -54,14 +57,20 @@ _GPT2_NAMES = {
 }
 FAMILIES: dict[str, _Family] = {
     "llama": _Family(mlp_bias=("mlp_bias", False)),
-    "qwen2": _Family(qkv_bias=True, o_bias=False, windows="last"),
-    "qwen3": _Family(qk_norm="head", head_dim=128, windows="last"),
-    "qwen3_moe": _Family(qk_norm="head", windows="flagged", experts=True, expert_width="moe_intermediate_size"),
-    "mistral": _Family(qkv_bias=False, o_bias=False, windows="all"),
-    "mixtral": _Family(qkv_bias=False, o_bias=False, windows="all", experts=True),
-    "gemma": _Family(tied=True, head_dim=256),
-    "gemma2": _Family(norms=4, tied=True, head_dim=256, windows=2),
-    "gemma3_text": _Family(norms=4, qk_norm="head", tied=True, head_dim=256, windows=6),
+    "qwen2": _Family(qkv_bias=True, o_bias=False, windows="last", defaults={_KV_HEADS: 32}),
+    "qwen3": _Family(qk_norm="head", head_dim=128, windows="last", defaults={_KV_HEADS: 32}),
+    "qwen3_moe": _Family(
+        qk_norm="head",
+        windows="flagged",
+        experts=True,
+        expert_width="moe_intermediate_size",
+        defaults={_KV_HEADS: 4},
+    ),
+    "mistral": _Family(qkv_bias=False, o_bias=False, windows="all", defaults={_KV_HEADS: 8, "sliding_window": 4096}),
+    "mixtral": _Family(qkv_bias=False, o_bias=False, windows="all", experts=True, defaults={_KV_HEADS: 8}),
+    "gemma": _Family(tied=True, head_dim=256, defaults={_KV_HEADS: 16}),
+    "gemma2": _Family(norms=4, tied=True, head_dim=256, windows=2, defaults={_KV_HEADS: 4}),
+    "gemma3_text": _Family(norms=4, qk_norm="head", tied=True, head_dim=256, windows=6, defaults={_KV_HEADS: 4}),
     "phi3": _Family(qkv_bias=False, o_bias=False, windows="all"),
     "gpt2": _Family(
         qkv_bias=True,
@@ -86,7 +95,7 @@ FAMILIES: dict[str, _Family] = {
     "olmo": _Family(norm_vectors=0),
     "olmo2": _Family(qk_norm="whole"),
     "olmo3": _Family(qk_norm="whole", windows=4),
-    "smollm3": _Family(mlp_bias=("mlp_bias", False), tied=True, windows="flagged"),
+    "smollm3": _Family(mlp_bias=("mlp_bias", False), tied=True, windows="unrotated", defaults={_KV_HEADS: 4}),
 }
 
 
@@ -116,7 +125,7 @@ def served_from_config(content: Mapping[str, Any], where: str) -> ServedModel:
     if plain not in FAMILIES:
         hint = "; its text part alone could be" if "text_config" in content else ""
         raise DataError(f"{where}: model_type {kind!r} cannot be priced{hint}; known: {', '.join(FAMILIES)}")
-    config = _Config(content, where, FAMILIES[plain])
+    config = _Config({**FAMILIES[plain].defaults, **content}, where, FAMILIES[plain])
     hidden = config.count("hidden_size")
     layers = config.layers(hidden)
     banks, P = config.banks() if kind != plain else ((), 1)
@@ -182,9 +191,9 @@ class _Config:
         if count > _MOST_LAYERS:
             raise self.refuse("num_hidden_layers", f"must be at most {_MOST_LAYERS:,}")
         heads = self.count("num_attention_heads")
-        kv_heads = self.count("num_key_value_heads", heads) if family.grouped else heads
+        kv_heads = self.count(_KV_HEADS, heads) if family.grouped else heads
         if heads % kv_heads:
-            raise self.refuse("num_key_value_heads", f"{kv_heads} KV heads do not divide {heads} heads")
+            raise self.refuse(_KV_HEADS, f"{kv_heads} KV heads do not divide {heads} heads")
         default = family.head_dim or hidden // heads
         if default * heads != hidden and not family.head_dim and self.get("head_dim", None) is None:
             raise self.refuse("num_attention_heads", f"{heads} heads do not divide the hidden size of {hidden}")
@@ -222,7 +231,7 @@ class _Config:
     def windows(self, count: int) -> list[int | None]:
         """The window of each layer; None where it sees everything."""
         rule = self.family.windows
-        if rule in ("flagged", "last") and not self.flag("use_sliding_window", False):
+        if rule in ("flagged", "last", "unrotated") and not self.flag("use_sliding_window", False):
             return [None] * count
         kinds = self.get("layer_types", None)
         if kinds is None:
@@ -243,8 +252,18 @@ class _Config:
             return [_WINDOWED if (i + 1) % pattern else _FULL for i in range(count)]
         if rule == "none" or self.get("sliding_window", None) is None:
             return [_FULL] * count
+        if rule == "unrotated":
+            return [_FULL if rotated else _WINDOWED for rotated in self._rotated(count)]
         start = self.count("max_window_layers", least=0) if rule == "last" else 0
         return [_WINDOWED if i >= start else _FULL for i in range(count)]
+
+    def _rotated(self, count: int) -> list[Any]:
+        """Whether each layer has RoPE; the key says the opposite of its values."""
+        interval = self.count("no_rope_layer_interval", 4)
+        rotated = self.get("no_rope_layers", [(i + 1) % interval for i in range(count)])
+        if not isinstance(rotated, list) or len(rotated) != count:
+            raise self.refuse("no_rope_layers", f"must be a list with one entry for each of {count} layers")
+        return rotated
 
     def banks(self) -> tuple[tuple[tuple[int, int], ...], int]:
         """((P, prefix tokens) of each bank, P in use) of a model saved with streams."""
