@@ -28,13 +28,16 @@ class Engine(Protocol):
 def _llm_analysis(
     model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision = BF16
 ) -> Cost:
-    """`llm_engine.price`, which knows 16 bits and nothing else."""
-    if device.gpu not in llm_engine.gpu_names() and (device.hardware or device.gpu in built_in()):
+    """`llm_engine.price`, which knows one precision for everything, and of its own devices only 16 bits."""
+    if device.hardware is None and device.gpu not in llm_engine.gpu_names() and device.gpu in built_in():
         raise UsageError(f"--gpu {device.gpu}: llm-analysis does not know it; use --engine roofline")
     used = (precision.weights, precision.kv_stored, precision.arithmetic)
-    if used != ("bf16", "bf16", "bf16"):
-        raise UsageError(f"llm-analysis prices bf16 only, not {'/'.join(used)}; use --engine roofline")
-    return llm_engine.price(as_architecture(model), workload, device)
+    known = ("bf16",) if device.hardware is None else ("bf16", "fp32")
+    if len(set(used)) > 1 or used[0] not in known:
+        raise UsageError(
+            f"llm-analysis prices {' or '.join(known)} throughout, not {'/'.join(used)}; use --engine roofline"
+        )
+    return llm_engine.price(as_architecture(model), workload, device, used[0])
 
 
 ENGINES: dict[str, Engine] = {"llm-analysis": _llm_analysis, "roofline": roofline.price}

@@ -23,7 +23,7 @@ WIDER: dict[str, tuple[str, ...]] = {
 }
 _TERA, _GIGA, _GIB = 1e12, 1e9, 2**30
 _REQUIRED = ("tflops", "bandwidth", "memory", "source")
-_OPTIONAL = ("unconfirmed", "measured", "launch_us")
+_OPTIONAL = ("unconfirmed", "measured", "launch_us", "attention_tflops", "vector_bandwidth", "row_shares")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Hardware:
     unconfirmed: tuple[str, ...] = ()  # keys of the table
     measured: bool = False  # what is reached, not what the vendor promises
     launch_s: float = 0.0  # to start one kernel
+    attention_flops_per_s: float | None = None  # None: as matrices
+    vector_bytes_per_s: float | None = None  # of norms, activations and other vector work; None: as memory
+    row_shares: tuple[tuple[float, float], ...] = ()  # `scalelab.cost.rates.Rates.row_shares`
 
     def peak(self, precision: str) -> float:
         """FLOP/s at `precision`, or at the narrowest wider one that the device has units for."""
@@ -69,6 +72,32 @@ def find_hardware(name: str, file: str | Path | None = None) -> Hardware:
     if name not in devices:
         raise UsageError(f"--gpu {name}: unknown; choose one of {', '.join(devices)}, or add it with --hardware FILE")
     return devices[name]
+
+
+def profile_text(hardware: Hardware) -> str:
+    """`hardware` in the format of the table, to be put into a file of one's own."""
+    import yaml
+
+    entry = {
+        "tflops": {name: _short(flops / _TERA) for name, flops in hardware.flops_per_s.items()},
+        "bandwidth": _short(hardware.bytes_per_s / _GIGA),
+        "memory": _short(hardware.memory_bytes / _GIB),
+        "source": hardware.source,
+        "measured": hardware.measured,
+        "launch_us": _short(hardware.launch_s * 1e6),
+    }
+    if hardware.attention_flops_per_s is not None:
+        entry["attention_tflops"] = _short(hardware.attention_flops_per_s / _TERA)
+    if hardware.vector_bytes_per_s is not None:
+        entry["vector_bandwidth"] = _short(hardware.vector_bytes_per_s / _GIGA)
+    if hardware.row_shares:
+        entry["row_shares"] = {_short(rows): _short(share) for rows, share in hardware.row_shares}
+    return yaml.safe_dump({hardware.name: entry}, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _short(value: float) -> float:
+    """To four digits: nobody measures more."""
+    return float(f"{value:.4g}")
 
 
 def _parse(text: str, file: str) -> dict[str, Hardware]:
@@ -122,7 +151,21 @@ def _device(name: str, entry: Any, where: str) -> Hardware:
         unconfirmed=tuple(unconfirmed),
         measured=measured,
         launch_s=1e-6 * _number(entry.get("launch_us", 0), f"{where}: launch_us", least=0.0),
+        attention_flops_per_s=_given(entry, "attention_tflops", where, _TERA),
+        vector_bytes_per_s=_given(entry, "vector_bandwidth", where, _GIGA),
+        row_shares=_row_shares(entry.get("row_shares", {}), f"{where}: row_shares"),
     )
+
+
+def _given(entry: Mapping[str, Any], key: str, where: str, unit: float) -> float | None:
+    return unit * _number(entry[key], f"{where}: {key}") if key in entry else None
+
+
+def _row_shares(given: Any, where: str) -> tuple[tuple[float, float], ...]:
+    if not isinstance(given, dict):
+        raise DataError(f"{where}: give a mapping of rows to shares of the roofline, such as {{1: 1, 8: 0.5}}")
+    pairs = [(_number(rows, f"{where}: rows"), _number(share, f"{where}: {rows}")) for rows, share in given.items()]
+    return tuple(sorted(pairs))
 
 
 def _number(value: Any, where: str, least: float | None = None) -> float:

@@ -27,10 +27,10 @@ from types import ModuleType
 from typing import Any
 
 from scalelab.architecture import Architecture
-from scalelab.cost.model import Cost, Device, Workload
+from scalelab.cost.model import STORED_BYTES, Cost, Device, Workload
 from scalelab.errors import ScalelabError, UsageError
 
-_BYTES = 2  # 16-bit weights, activations and cache throughout
+_BYTES = 2  # of each number, throughout; `_gpu_config` says how others are priced
 
 # Weights of what mixes P streams of width h. The paper's count of its own aggregator leaves out the biases.
 _MIXTURE_WEIGHTS = {
@@ -54,11 +54,16 @@ def gpu_names() -> list[str]:
     return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
-def price(architecture: Architecture, workload: Workload, device: Device) -> Cost:
-    """Memory and latency of `workload`. Raises `UsageError` for a GPU that is not known."""
-    if device.gpu not in gpu_names():
+def price(architecture: Architecture, workload: Workload, device: Device, precision: str = "bf16") -> Cost:
+    """Memory and latency of `workload`, with all numbers at `precision`. Raises `UsageError` for an unknown GPU.
+
+    `device.hardware` stands in for llm-analysis' own table. There alone precisions other than 16 bits are
+    priced: llm-analysis' table has no peaks for them.
+    """
+    if device.hardware is None and device.gpu not in gpu_names():
         raise UsageError(f"--gpu {device.gpu}: unknown; choose one of {', '.join(gpu_names())}")
-    analysis = _analysis(architecture, device)
+    wider = STORED_BYTES[precision] / _BYTES
+    analysis = _analysis(architecture, device, precision)
     P, B = architecture.P, workload.batch
     i, o = workload.tokens_in, workload.tokens_out
     prompt = i + (architecture.prefix_tokens if P > 1 else 0)
@@ -82,17 +87,17 @@ def price(architecture: Architecture, workload: Workload, device: Device) -> Cos
     return Cost(
         architecture=architecture,
         workload=workload,
-        weight_bytes=analysis.get_num_params_total() * _BYTES,
-        kv_cache_bytes=kv_cache,
-        activation_bytes=activation,
-        aggregator_bytes=aggregator * _BYTES,
+        weight_bytes=analysis.get_num_params_total() * _BYTES * wider,
+        kv_cache_bytes=kv_cache * wider,
+        activation_bytes=activation * wider,
+        aggregator_bytes=aggregator * _BYTES * wider,
         prefill_s=forward_s(prompt, i),
         decode_s=o * (forward_s(1, 1) + 2 * kv_cache / bytes_a_second),
-        device_bytes=analysis.gpu_config.mem_per_GPU_in_GB * 2**30,
+        device_bytes=analysis.gpu_config.mem_per_GPU_in_GB * 2**30 * wider,
     )
 
 
-def _analysis(architecture: Architecture, device: Device) -> Any:
+def _analysis(architecture: Architecture, device: Device, precision: str) -> Any:
     """An llm-analysis object for the plain decoder of `architecture`."""
     engine = _gated()
     config = sys.modules["llm_analysis.config"]
@@ -112,10 +117,30 @@ def _analysis(architecture: Architecture, device: Device) -> Any:
     model.tied_embeddings = architecture.tied_embeddings
     return engine(
         model,
-        config.get_gpu_config_by_name(device.gpu),
+        _gpu_config(config, device, precision),
         config.DtypeConfig(),
         flops_efficiency=device.flops_efficiency,
         hbm_memory_efficiency=device.memory_efficiency,
+    )
+
+
+def _gpu_config(config: Any, device: Device, precision: str) -> Any:
+    """llm-analysis' own, or one of `device.hardware`.
+
+    llm-analysis counts 2 bytes for each number. A device that holds and moves half as much, as it seems to
+    numbers of 4 bytes, comes to the same.
+    """
+    hardware = device.hardware
+    if hardware is None:
+        return config.get_gpu_config_by_name(device.gpu)
+    wider = STORED_BYTES[precision] / _BYTES
+    return config.GPUConfig(
+        name=hardware.name,
+        mem_per_GPU_in_GB=hardware.memory_bytes / 2**30 / wider,
+        hbm_bandwidth_in_GB_per_sec=hardware.bytes_per_s / 1e9 / wider,
+        intra_node_bandwidth_in_GB_per_sec=1.0,  # of several GPUs, which are not priced
+        intra_node_min_message_latency=0.0,
+        peak_fp16_TFLOPS=hardware.peak(precision) / 1e12,
     )
 
 

@@ -14,6 +14,9 @@ every row's cache. With P streams, batch B, prompt i and output o:
 - T tokens that each choose k of E experts evenly touch E·(1 − (1 − k/E)^T) of them, whose weights are read;
 - attention never writes its scores (arXiv 2205.14135) and skips what causality hides.
 
+A device that was measured (`scalelab.measure`) may say that products of few rows reach neither roof, what
+its attention reaches, and the speed of vector work; else the roofs stand for all of them.
+
 Left out: softmax and other vector arithmetic, whose traffic is counted and whose FLOPs are few, copies
 that joining prefix and cache costs some attention kernels, sampling, and traffic between host and device.
 """
@@ -22,39 +25,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from scalelab.architecture import MIXTURE_PARAMS, Architecture
 from scalelab.cost.hardware import find_hardware
-from scalelab.cost.model import BF16, STORED_BYTES, Cost, Device, Precision, Workload
+from scalelab.cost.model import BF16, Cost, Device, Precision, Workload
+from scalelab.cost.rates import Kernel, Rates, find_rates
 from scalelab.cost.shape import Layer, ServedModel, as_served
-
-
-class Kernel(NamedTuple):
-    """Work of one kernel: arithmetic and memory traffic, and how often it runs in a pass."""
-
-    flops: float
-    bytes: float
-    times: float = 1.0
-    attention: bool = False  # computed at 16 or 32 bits whatever the matrices are
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a device reaches at a `Precision`, and the bytes of a stored weight, cached value and activation."""
-
-    matrix_flops_per_s: float
-    attention_flops_per_s: float
-    bytes_per_s: float
-    launch_s: float
-    weight: float
-    kv: float
-    activation: float
-
-    def seconds(self, kernel: Kernel) -> float:
-        flops_per_s = self.attention_flops_per_s if kernel.attention else self.matrix_flops_per_s
-        return kernel.times * (max(kernel.flops / flops_per_s, kernel.bytes / self.bytes_per_s) + self.launch_s)
 
 
 def price(model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision = BF16) -> Cost:
@@ -80,21 +56,6 @@ def price(model: Architecture | ServedModel, workload: Workload, device: Device,
     )
 
 
-def find_rates(device: Device, precision: Precision) -> Rates:
-    """Peaks of the device times the shares that are reached. Raises `UsageError` for an unknown device."""
-    hardware = device.hardware or find_hardware(device.gpu)
-    wide = precision.arithmetic in ("fp32", "tf32")
-    return Rates(
-        matrix_flops_per_s=hardware.peak(precision.arithmetic) * device.flops_efficiency,
-        attention_flops_per_s=hardware.peak(precision.arithmetic if wide else "bf16") * device.flops_efficiency,
-        bytes_per_s=hardware.bytes_per_s * device.memory_efficiency,
-        launch_s=hardware.launch_s,
-        weight=STORED_BYTES[precision.weights],
-        kv=STORED_BYTES[precision.kv_stored],
-        activation=4.0 if wide else 2.0,
-    )
-
-
 def prefill_s(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
     """Seconds from a prompt of `tokens` to the logits of the first new token."""
     return sum(map(rates.seconds, kernels(model, batch, tokens, 0, rates)))
@@ -113,7 +74,7 @@ def decode_s(model: ServedModel, batch: int, cached: int, steps: int, rates: Rat
     """
     if steps == 0:
         return 0.0
-    fixed = steps * sum(rates.seconds(k) for k in kernels(model, batch, 1, 0, rates) if not k.attention)
+    fixed = steps * sum(rates.seconds(k) for k in kernels(model, batch, 1, 0, rates) if k.kind != "attention")
     first, last = cached + 1, cached + steps  # keys seen, where no window hides any
     total = fixed
     for layer, count in model.layers:
@@ -217,7 +178,7 @@ def _attention(
     d, rows, n = layer.head_dim, model.P * batch, model.prefix_length
     flops = 4 * rows * layer.heads * d * (pairs + tokens * n)
     moved = 2 * rows * (tokens * layer.heads * d * rates.activation + (read + n) * layer.kv_heads * d * rates.kv)
-    return Kernel(flops, moved, attention=True)
+    return Kernel(flops, moved, kind="attention")
 
 
 def _aggregator(model: ServedModel, tokens: float, rates: Rates) -> Iterator[Kernel]:
@@ -243,7 +204,7 @@ def _norm(tokens: float, width: float, activation: float) -> Kernel:
 def _matrix(tokens: float, inputs: float, outputs: float, rates: Rates, copies: float = 1.0) -> Kernel:
     """`tokens` rows through a matrix, or through `copies` of it among which they are dealt."""
     moved = copies * inputs * outputs * rates.weight + tokens * (inputs + outputs) * rates.activation
-    return Kernel(2 * tokens * inputs * outputs, moved)
+    return Kernel(2 * tokens * inputs * outputs, moved, kind="matrix", rows=tokens / copies)
 
 
 def _sum_of_higher(one: tuple[float, float], two: tuple[float, float], first: int, last: int) -> float:

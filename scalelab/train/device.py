@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -55,6 +57,11 @@ def _measure_peak(device: str, dtype: str) -> float:
     return 2 * size**3 / best
 
 
+def held_memory_bytes(device: str) -> int | None:
+    """What `peak_memory_bytes` counts, as it is now; None where the system does not tell."""
+    return torch.cuda.memory_allocated(device) if device.startswith("cuda") else _from_proc("VmRSS")
+
+
 def peak_memory_bytes(device: str) -> int | None:
     """The most memory this process has used so far, in bytes; None where the system does not tell.
 
@@ -63,14 +70,38 @@ def peak_memory_bytes(device: str) -> int | None:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     # Not ru_maxrss: after fork and exec that begins with the parent's.
-    with suppress(OSError, ValueError, StopIteration, IndexError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+    if (peak := _from_proc("VmHWM")) is not None:
+        return peak
     try:
         import resource
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def device_memory_bytes(device: str) -> int:
+    """All memory of `device`, in use or not."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def device_model(device: str) -> str:
+    """The device's name as its maker gives it, such as "AMD EPYC"; of a CPU at least the architecture."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+def _from_proc(key: str) -> int | None:
+    """Bytes that Linux gives under `key` for this process."""
+    with suppress(OSError, ValueError, StopIteration, IndexError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) * 1024
+    return None
 
 
 def reset_peak_memory(device: str) -> None:

@@ -1,0 +1,79 @@
+"""What was measured beside what the cost models say of the same work."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scalelab.cost.engines import get_engine
+from scalelab.cost.families import read_model
+from scalelab.cost.hardware import Hardware
+from scalelab.cost.model import Cost, Device, Precision, Workload
+from scalelab.cost.shape import ServedModel
+from scalelab.errors import UsageError
+from scalelab.measure.clock import Measured, Subject, measure
+
+QUANTITIES = ("prefill_s", "decode_s", "latency_s", "memory_bytes")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One workload of one model, by the clock and by each engine that can hold it."""
+
+    model: str
+    P: int
+    workload: Workload
+    measured: Measured
+    predicted: Mapping[str, Cost]
+
+    def ratio(self, engine: str, quantity: str) -> float | None:
+        """Measured over predicted; None where either is missing or nothing."""
+        cost, seen = self.predicted.get(engine), getattr(self.measured, quantity)
+        foreseen = getattr(cost, quantity, None)
+        return seen / foreseen if seen and foreseen else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flat: what was measured, and ENGINE_QUANTITY for what each engine says."""
+        work = self.workload
+        flat = {"model": self.model, "P": self.P, "batch": work.batch}
+        flat |= {"tokens_in": work.tokens_in, "tokens_out": work.tokens_out}
+        flat |= {name: getattr(self.measured, name) for name in QUANTITIES}
+        for engine, cost in self.predicted.items():
+            flat |= {f"{engine.replace('-', '_')}_{name}": getattr(cost, name) for name in QUANTITIES}
+        return flat
+
+
+def compare(
+    subject: Subject, workload: Workload, hardware: Hardware, engines: Sequence[str], seconds: float = 2.0
+) -> Row:
+    """Measure `workload` on `subject`, and price it on `hardware`, all of whose figures are taken to be reached."""
+    served = read_model(subject.path).with_streams(subject.P)
+    if subject.P > 1 and subject.P not in dict(served.banks):
+        served = served.with_prefix(subject.prefix_tokens)
+    device = Device(hardware.name, 1.0, 1.0, hardware)
+    precision = Precision(subject.dtype)
+    predicted = {name: price(name, served, workload, device, precision) for name in engines}
+    path = subject.path.resolve()
+    return Row(
+        path.parent.name if path.name == "config.json" else path.stem if path.is_file() else path.name,
+        subject.P,
+        workload,
+        measure(subject, workload, seconds),
+        {name: cost for name, cost in predicted.items() if cost is not None},
+    )
+
+
+def price(engine: str, model: ServedModel, workload: Workload, device: Device, precision: Precision) -> Cost | None:
+    """By `engine`; None where it cannot hold the model."""
+    try:
+        return get_engine(engine)(model, workload, device, precision)
+    except UsageError:
+        return None
+
+
+def median_error(rows: Iterable[Row], engine: str, quantity: str) -> float | None:
+    """Median of |predicted / measured − 1|; None where nothing was predicted."""
+    ratios = [ratio for row in rows if (ratio := row.ratio(engine, quantity))]
+    return statistics.median(abs(1 / ratio - 1) for ratio in ratios) if ratios else None

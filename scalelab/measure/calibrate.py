@@ -1,0 +1,171 @@
+"""What this device reaches, from a few matrix products, reads and vector operations.
+
+The figures that `scalelab.cost.roofline` needs, each by the work that it stands for there:
+
+- FLOP/s: matrix products with as many rows as a prompt has, and causal attention;
+- bytes a second: products of one row with matrices that no cache holds, as a decode step reads its weights;
+- row shares: products of 1 to 512 rows, few of which reach either roof;
+- vector bandwidth: a norm, a gated activation and rotary positions, over the bytes that the roofline counts
+  for them, while the framework passes over them several times;
+- launch: a decode step of a model so small that nothing else takes time, over the kernels that the roofline
+  counts in it. Eager frameworks start several of their own for one of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
+
+from scalelab.architecture import Architecture
+from scalelab.cost.hardware import Hardware
+from scalelab.cost.model import Device, Precision
+from scalelab.cost.rates import find_rates
+from scalelab.cost.roofline import kernels
+from scalelab.cost.shape import as_served
+from scalelab.measure.clock import DTYPES, alone, decoding, least_s
+from scalelab.train.device import device_memory_bytes, device_model
+
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # the last stand for a prompt
+# (outputs, inputs) of a decoder layer's matrices: queries, output, gate, up, down.
+_LAYER = {
+    "cpu": ((512, 512), (512, 512), (1536, 512), (1536, 512), (512, 1536)),
+    "cuda": ((4096, 4096), (4096, 4096), (11008, 4096), (11008, 4096), (4096, 11008)),
+}
+_READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # well beyond any cache
+_MOST_FLOPS = {"cpu": 2e10, "cuda": 5e13}  # of a round
+_VECTOR_ROWS = {"cpu": 256, "cuda": 4096}
+_HEADS, _HEAD_DIM, _CONTEXT = 8, 64, 256  # of attention
+_SECONDS = 0.4  # of each measurement
+_TINY = Architecture(
+    hidden_size=64, intermediate_size=128, num_layers=8, num_heads=4, num_kv_heads=2, vocab_size=512, prefix_tokens=0
+)
+_TINY_CONTEXT, _TINY_STEPS = 8, 16
+
+
+def calibrate(device: str = "cpu", dtype: str = "fp32", threads: int = 1) -> Hardware:
+    """A profile of `device` ("cpu", "cuda:0") for models at `dtype` (fp32 or bf16), measured in a few seconds in a
+    process of its own."""
+    return alone(_calibrate, device, dtype, threads)
+
+
+@torch.inference_mode()
+def _calibrate(device: str, dtype: str, threads: int) -> Hardware:
+    torch.set_num_threads(threads)
+    products = product_seconds(device, dtype)
+    flops_per_s, bytes_per_s = _of_rows(products, device, dtype)
+    # fp32 is always given: a table must have it.
+    wide = flops_per_s if dtype == "fp32" else _of_rows(product_seconds(device, "fp32", _ROWS[-1:]), device, "fp32")[0]
+    on = f", {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else ""
+    return Hardware(
+        name=device,
+        flops_per_s={"fp32": wide, dtype: flops_per_s},
+        bytes_per_s=bytes_per_s,
+        memory_bytes=device_memory_bytes(device),
+        source=f"measured on {device_model(device)}{on}, {dtype}, torch {torch.__version__}, {date.today()}",
+        measured=True,
+        launch_s=launch_s(device, dtype),
+        attention_flops_per_s=attention_flops_per_s(device, dtype),
+        vector_bytes_per_s=vector_bytes_per_s(device, dtype),
+        row_shares=tuple(
+            (rows, _roof_s(rows, flops_per_s, bytes_per_s, device, dtype) / s) for rows, s in products.items()
+        ),
+    )
+
+
+def product_seconds(device: str, dtype: str, rows: Sequence[int] = _ROWS) -> dict[int, float]:
+    """Seconds of a layer's products for each number of rows, over layers that together no cache holds."""
+    kind = device.split(":")[0]
+    shapes = _LAYER[kind]
+    layers = [
+        [_random(device, dtype, outputs, inputs) for outputs, inputs in shapes]
+        for _ in range(max(2, int(_READ_BYTES[kind] / _layer_bytes(device, dtype))))
+    ]
+    seconds = {}
+    for count in rows:
+        given = {inputs: _random(device, dtype, count, inputs) for _, inputs in shapes}
+        flops = sum(2 * count * outputs * inputs for outputs, inputs in shapes)
+        used = layers[: max(2, int(_MOST_FLOPS[kind] / flops))]
+
+        def products(given: Mapping[int, Tensor] = given, used: Sequence[Sequence[Tensor]] = used) -> None:
+            for layer in used:
+                for weight in layer:
+                    linear(given[weight.shape[1]], weight)
+
+        seconds[count] = least_s(products, _SECONDS, device) / len(used)
+    return seconds
+
+
+def _random(device: str, dtype: str, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, DTYPES[dtype])
+
+
+def _layer_bytes(device: str, dtype: str) -> int:
+    shapes = _LAYER[device.split(":")[0]]
+    return sum(outputs * inputs for outputs, inputs in shapes) * DTYPES[dtype].itemsize
+
+
+def _of_rows(products: Mapping[int, float], device: str, dtype: str) -> tuple[float, float]:
+    """FLOP/s of the most rows, and bytes a second of the fewest."""
+    most, fewest = max(products), min(products)
+    weights = _layer_bytes(device, dtype)
+    return 2 * most * weights / DTYPES[dtype].itemsize / products[most], weights / products[fewest]
+
+
+def _roof_s(rows: int, flops_per_s: float, bytes_per_s: float, device: str, dtype: str) -> float:
+    """Seconds of a layer's products by the roofline, which counts what goes in and out, too."""
+    size = DTYPES[dtype].itemsize
+    return sum(
+        max(2 * rows * o * i / flops_per_s, (o * i + rows * (o + i)) * size / bytes_per_s)
+        for o, i in _LAYER[device.split(":")[0]]
+    )
+
+
+def attention_flops_per_s(device: str, dtype: str) -> float:
+    """Of causal attention, with the operations that causality leaves."""
+    rows = 1 if device == "cpu" else 16
+    q, k, v = (_random(device, dtype, rows, _HEADS, _CONTEXT, _HEAD_DIM) for _ in range(3))
+    seconds = least_s(lambda: scaled_dot_product_attention(q, k, v, is_causal=True), _SECONDS, device)
+    return 2 * rows * _HEADS * _HEAD_DIM * _CONTEXT * (_CONTEXT + 1) / seconds
+
+
+def vector_bytes_per_s(device: str, dtype: str) -> float:
+    """Bytes of a residual sum with its norm, a gated activation and rotary positions as the roofline counts them."""
+    kind = device.split(":")[0]
+    tokens, width = _VECTOR_ROWS[kind], _LAYER[kind][0][0]
+    x, y = (_random(device, dtype, 1, tokens, width) for _ in range(2))
+    heads = x.view(1, tokens, -1, _HEAD_DIM).transpose(1, 2)
+    cos, sin = (_random(device, dtype, 1, tokens, _HEAD_DIM) for _ in range(2))
+    norm = LlamaRMSNorm(width).to(device, DTYPES[dtype])
+
+    def work() -> None:
+        norm(x + y)
+        silu(x) * y  # pyright: ignore[reportUnusedExpression]
+        apply_rotary_pos_emb(heads, heads, cos, sin)
+
+    rows_moved = 4 + 3 + 4  # of `width` numbers a token
+    return rows_moved * tokens * width * DTYPES[dtype].itemsize / least_s(work, _SECONDS, device)
+
+
+def launch_s(device: str, dtype: str) -> float:
+    """Seconds of a kernel of the roofline in which there is next to nothing to do."""
+    config = LlamaConfig(
+        hidden_size=_TINY.hidden_size,
+        intermediate_size=_TINY.intermediate_size,
+        num_hidden_layers=_TINY.num_layers,
+        num_attention_heads=_TINY.num_heads,
+        num_key_value_heads=_TINY.num_kv_heads,
+        vocab_size=_TINY.vocab_size,
+    )
+    model: Any = LlamaForCausalLM(config)
+    model = model.to(device, DTYPES[dtype]).eval()
+    ids = torch.zeros(1, _TINY_CONTEXT, dtype=torch.long, device=device)
+    seconds = least_s(decoding(model, ids, _TINY_STEPS), _SECONDS, device)
+    rates = find_rates(Device(), Precision(dtype))
+    return seconds / _TINY_STEPS / sum(kernel.times for kernel in kernels(as_served(_TINY), 1, 1, 0, rates))

@@ -1,0 +1,160 @@
+"""Prefill, decoding and peak memory of a real model on this device, by the clock.
+
+Each measurement has a process of its own: its peak memory counts from nothing, and nothing that an
+earlier one left behind helps it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.cache_utils import DynamicCache
+
+from scalelab.cost.model import Workload
+from scalelab.errors import DataError, MemoryShortError
+from scalelab.model.add import add_streams
+from scalelab.model.checkpoint import load_model
+from scalelab.model.classes import SUFFIX, register_type
+from scalelab.model.language_model import StreamedLM
+from scalelab.train.device import held_memory_bytes, peak_memory_bytes, reset_peak_memory, synchronize
+from scalelab.train.memory import is_out_of_memory
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_LEAST_ROUNDS, _MOST_ROUNDS = 2, 100
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a model's folder, or a config.json to be filled with random weights, with P streams."""
+
+    path: Path
+    P: int
+    prefix_tokens: int | None = None  # of streams that the model does not have; None: the paper's
+    dtype: str = "fp32"
+    device: str = "cpu"
+    threads: int = 1  # of the CPU
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Least seconds of several rounds, and the most bytes held beyond those of a process without a model.
+
+    `decode_s` is of tokens_out − 1 steps: the pass over the prompt gives the first new token.
+    """
+
+    prefill_s: float
+    decode_s: float
+    memory_bytes: float | None  # None where the system does not tell
+
+    @property
+    def latency_s(self) -> float:
+        return self.prefill_s + self.decode_s
+
+
+def measure(subject: Subject, workload: Workload, seconds: float = 2.0) -> Measured:
+    """`workload` on `subject`; prefill and decoding are each repeated for about `seconds`, at least twice.
+
+    Raises `ScalelabError` naming the folder where it cannot be loaded, and `MemoryShortError`.
+    """
+    return alone(_measure, subject, workload, seconds)
+
+
+def alone(work: Callable[..., Any], *given: Any) -> Any:
+    """What `work` returns in a fresh process. Raises `MemoryShortError` where that is killed."""
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(work, *given).result()
+    except BrokenProcessPool:
+        raise MemoryShortError("the measuring process was killed, most likely for want of memory") from None
+
+
+@torch.inference_mode()
+def _measure(subject: Subject, workload: Workload, seconds: float) -> Measured:
+    """`measure` in this process, whose number of threads it sets for good."""
+    torch.set_num_threads(subject.threads)
+    values = torch.ones(512, 512, dtype=DTYPES[subject.dtype], device=subject.device)
+    torch.mm(values, values)  # libraries make room for themselves
+    before = held_memory_bytes(subject.device)
+    try:
+        model = load(subject)
+        reset_peak_memory(subject.device)
+        generator = torch.Generator().manual_seed(0)
+        shape = (workload.batch, workload.tokens_in)
+        ids = torch.randint(model.config.vocab_size, shape, generator=generator).to(subject.device)
+        prefill_s = least_s(lambda: _prefill(model, ids), seconds, subject.device)
+        steps = workload.tokens_out - 1
+        decode_s = least_s(decoding(model, ids, steps), seconds, subject.device) if steps else 0.0
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        where = f"P = {subject.P}, batch {workload.batch}"
+        raise MemoryShortError(f"{where}: too little memory on {subject.device} for this workload") from None
+    peak = peak_memory_bytes(subject.device)
+    return Measured(prefill_s, decode_s, None if peak is None or before is None else peak - before)
+
+
+def load(subject: Subject) -> Any:
+    """The model with P streams in use: its own where it has them, else new ones. Raises `DataError`."""
+    path, dtype = subject.path, DTYPES[subject.dtype]
+    if path.is_dir():
+        model = load_model(path, dtype)
+    else:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["model_type"].endswith(SUFFIX):
+                register_type(content["model_type"])
+            config = AutoConfig.for_model(**content)
+            torch.manual_seed(0)
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        except (ValueError, OSError, TypeError, LookupError, AttributeError) as error:
+            raise DataError(f"{path}: no model can be made from it ({str(error).splitlines()[0]})") from None
+        model = (model if isinstance(model, StreamedLM) else add_streams(model, 1)).eval()
+    if subject.P != 1 and subject.P not in model.banks:
+        add_streams(model, subject.P, subject.prefix_tokens)
+    model.set_streams(subject.P)
+    return model.to(subject.device, dtype)
+
+
+def least_s(work: Callable[[], object], seconds: float, device: str) -> float:
+    """The least seconds of `work`, or what it says it took if that is a number, over rounds of `seconds` in all."""
+    best, rounds, began = float("inf"), 0, time.perf_counter()
+    while rounds < _LEAST_ROUNDS or (time.perf_counter() - began < seconds and rounds < _MOST_ROUNDS):
+        synchronize(device)
+        start = time.perf_counter()
+        told = work()
+        synchronize(device)
+        took = time.perf_counter() - start
+        best = min(best, told if isinstance(told, float) else took)
+        rounds += 1
+    return best
+
+
+def _prefill(model: Any, ids: Tensor) -> None:
+    model(ids, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
+
+
+def decoding(model: Any, ids: Tensor, steps: int) -> Callable[[], float]:
+    """Takes the prompt and then `steps` tokens, the likeliest each time; tells the seconds of the latter."""
+
+    def work() -> float:
+        cache = DynamicCache()
+        logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        synchronize(str(ids.device))
+        start = time.perf_counter()
+        for _ in range(steps):
+            logits = model(logits[:, -1:].argmax(-1), past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        synchronize(str(ids.device))
+        return time.perf_counter() - start
+
+    return work
