@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -166,9 +167,12 @@ def test_ctrl_c_and_sigterm_end_the_runs_and_say_so(cluster, data, tmp_path, num
     (config,) = configs(data, "linear", D=(10e6,))
 
     def on_event(event):
-        if event.kind == "progress":
-            signal.raise_signal(number)
+        if event.kind == "progress" and not timers:
+            # While Ray waits: of whatever a handler raises there it makes KeyboardInterrupt.
+            timers.append(threading.Timer(0.1, signal.raise_signal, [number]))
+            timers[0].start()
 
+    timers = []
     with pytest.raises(raised):
         ray_executor.run_all(make_tasks([config]), Job(data, tmp_path), on_event, cluster.address)
     record = read_record(record_path(tmp_path, config.key))

@@ -23,7 +23,7 @@ from scalelab.sweep.ledger import Ledger, record_lost
 from scalelab.sweep.perform import LOCKS
 from scalelab.sweep.ray_desk import Desk
 from scalelab.sweep.ray_node import Errand, Outcome, carry_out, write_files
-from scalelab.sweep.stopping import Terminated, describe, interrupted, terminable
+from scalelab.sweep.stopping import by_sigterm, describe, interrupted, terminable
 from scalelab.sweep.tasks import Event, Job, Task
 from scalelab.sweep.workers import default_places, environment
 
@@ -100,7 +100,9 @@ def connected(address: str | None = None, workers: int | None = None) -> Iterato
         with terminable(over=True):  # of Ray's own handler, which prints a stack, aborts and leaves its processes
             try:
                 yield
-            except Terminated as stop:  # where no run had begun
+            except KeyboardInterrupt as stop:  # where no run had begun, or outside of `run_sweep`
+                if not by_sigterm(stop):
+                    raise
                 raise interrupted(stop, "; the same command goes on") from None
             finally:
                 ray.shutdown()

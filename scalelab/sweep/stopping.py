@@ -19,17 +19,36 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came: whatever tidies up after Ctrl-C does so after it too."""
 
 
+class _Handler:
+    """Of SIGTERM: raises `Terminated`, but for what comes soon after the first."""
+
+    def __init__(self) -> None:
+        self.raised_at: float | None = None
+
+    def __call__(self, _number: int, _frame: Any) -> None:
+        # `timeout` sends two at once. A later one counts: the first may have come where an exception is lost.
+        if self.raised_at is None or time.monotonic() - self.raised_at > _AT_ONCE_S:
+            self.raised_at = time.monotonic()
+            raise Terminated
+
+
+def by_sigterm(stop: KeyboardInterrupt) -> bool:
+    """Whether `stop`, caught where a sweep is `terminable`, was SIGTERM: Ray makes of it what Ctrl-C raises."""
+    handler = signal.getsignal(signal.SIGTERM)
+    return isinstance(stop, Terminated) or (isinstance(handler, _Handler) and handler.raised_at is not None)
+
+
 def describe(stop: KeyboardInterrupt) -> str:
     """What it was, in a word."""
-    return "SIGTERM" if isinstance(stop, Terminated) else "Ctrl-C"
+    return "SIGTERM" if by_sigterm(stop) else "Ctrl-C"
 
 
 def interrupted(stop: KeyboardInterrupt, rest: str) -> InterruptedSweepError:
     """The error that ends a sweep, ``interrupted`` and `rest`; its exit code is what shells report of the signal."""
-    by = " by SIGTERM" if isinstance(stop, Terminated) else ""
-    error = InterruptedSweepError(f"interrupted{by}{rest}")
-    if isinstance(stop, Terminated):
-        error.exit_code = 128 + signal.SIGTERM
+    if not by_sigterm(stop):
+        return InterruptedSweepError(f"interrupted{rest}")
+    error = InterruptedSweepError(f"interrupted by SIGTERM{rest}")
+    error.exit_code = 128 + signal.SIGTERM
     return error
 
 
@@ -44,15 +63,7 @@ def terminable(over: bool = False) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or not (over or before is signal.SIG_DFL):
         yield
         return
-    raised_at: list[float] = []
-
-    def stop(_number: int, _frame: Any) -> None:
-        # `timeout` sends two at once. A later one counts: the first may have come where an exception is lost.
-        if not raised_at or time.monotonic() - raised_at[-1] > _AT_ONCE_S:
-            raised_at.append(time.monotonic())
-            raise Terminated
-
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, _Handler())
     try:
         yield
     finally:
