@@ -158,7 +158,7 @@ def test_check_finds_each_fault_and_quarantine_ends_them(folder, capsys, tmp_pat
     assert "goes on or was cut short" in notes.pop(str(fresh.relative_to(tmp_path)))
     assert "checkpoints of a finished run, 1.0 MiB" in notes.pop("sweep/checkpoints/k1")
     assert "record without a readable loss curve" in notes.pop("sweep/runs/alone.parquet")
-    assert "record without a readable loss curve" in notes.pop("sweep/runs/k2.parquet")
+    assert "its loss counts all the same; for the curve remove this record" in notes.pop("sweep/runs/k2.parquet")
     assert "loss curve without a record" in notes.pop("sweep/curves/k0.parquet")
     assert any("counts once" in message for message in notes.values())
 

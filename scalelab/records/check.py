@@ -154,7 +154,8 @@ def _unpaired(records: set[Path], finished: set[Path], curves: list[Path]) -> It
     for file in finished:
         root = sweep_folder(file)
         if root is not None and curve_path(root, file.stem) not in known:
-            yield Finding(file, f"{file}: record without a readable loss curve")
+            message = f"{file}: record without a readable loss curve: its loss counts all the same; "
+            yield Finding(file, message + "for the curve remove this record and repeat its sweep, which trains it anew")
 
 
 def _checkpoints(folder: Path, files: list[Path], finished: set[Path]) -> Iterator[Finding]:
