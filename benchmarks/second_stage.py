@@ -15,6 +15,7 @@ import torch
 from scalelab.cli.models import quiet_libraries
 from scalelab.model.start import STARTS
 from scalelab.train import stage
+from scalelab.train.convert import convert
 from scalelab.units import format_count
 
 BATCH_SIZE = 4
@@ -32,7 +33,7 @@ def starts(folder: Path, seq_len: int, prefix_tokens: int) -> None:
     for n in (prefix_tokens // 3, prefix_tokens):
         for how in STARTS:
             model = stage.open_model(folder)
-            stage.convert(model, {4: n}, data, recipe, how)
+            convert(model, {4: n}, data, recipe, how)
             seen = stage.measure(model, data, recipe, "cpu")
             alone = ", ".join(f"{loss:.3f}" for loss in seen.streams.losses)
             numbers = f"{seen.loss:.4f} | {seen.loss / base - 1:+.1%} | {alone}"
@@ -54,7 +55,7 @@ def second_stage(folder: Path, n_tokens: float, seq_len: int, prefix_tokens: int
     for P, n in ((1, 2 * prefix_tokens), (2, prefix_tokens), (1, 4 * prefix_tokens), (4, prefix_tokens)):
         for seed in range(seeds):
             model = stage.open_model(folder)
-            stage.convert(model, {P: n}, data, recipe, "text", seed)
+            convert(model, {P: n}, data, recipe, "text", seed)
             learned = sum(p.numel() for _, p in model.stream_parameters())
             result = stage.train_stage(model, data, recipe, n_tokens, seed=seed)
             before, after = result.before.loss, result.after.loss

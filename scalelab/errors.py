@@ -21,16 +21,26 @@ class UsageError(ScalelabError):
     exit_code = 2
 
 
-class DivergedError(ScalelabError):
-    """Training ran away or into a loss that is no number. The message says where, `state` how far it came."""
+class TrainingError(ScalelabError):
+    """A run cannot be trained to its end. Its record says `status`; `state` is how far it came, if that is known."""
 
-    state: Any = None
+    status = "failed"
+
+    def __init__(self, message: str, state: Any = None) -> None:
+        super().__init__(message)
+        self.state = state
 
 
-class MemoryShortError(ScalelabError):
-    """Not even the smallest piece of work fits into memory. `state` is how far training came, where it began."""
+class DivergedError(TrainingError):
+    """Training ran away or into a loss that is no number. The message says where."""
 
-    state: Any = None
+    status = "diverged"
+
+
+class MemoryShortError(TrainingError):
+    """Not even the smallest piece of work fits into memory."""
+
+    status = "out_of_memory"
 
 
 class InterruptedSweepError(ScalelabError):

@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_run(config, data, tmp_path, mo
         tried.append(args)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(legs_module, "save_state", full)
+    monkeypatch.setattr(checkpoint, "save_state", full)
     same(train_run(config, data, Options(checkpoints=tmp_path, save_every_s=0.0)), undisturbed)
     assert len(tried) > 10
 

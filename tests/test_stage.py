@@ -21,6 +21,7 @@ from scalelab.model.start import start_from_text
 from scalelab.sweep.resolve import resolve
 from scalelab.sweep.spec import SweepSpec
 from scalelab.train import stage
+from scalelab.train.convert import convert, default_prefix_tokens, trial_windows
 from scalelab.train.recipe import Recipe
 from scalelab.train.run import run_and_record
 from scalelab.train.streams import StreamReport, weights_over_tokens
@@ -116,10 +117,10 @@ def test_the_best_draw_of_those_tried_is_kept(how, seed, folder, text):
     """Every draw measured anew, each on a model of its own."""
     base, sizes = stage.open_model(folder), {2: 3, 4: 6}
     taken = [(s, n) for P, n in sizes.items() for d in range(4) for s in _texts(text, seed, d, P, n)[1]]
-    windows = torch.from_numpy(stage.trial_windows(text.train(), 32, taken))
+    windows = torch.from_numpy(trial_windows(text.train(), 32, taken))
     assert windows.shape == (2048 // 32, 33)
     model = stage.open_model(folder)
-    tried = stage.convert(model, sizes, text, RECIPE, how, seed, draws=4)
+    tried = convert(model, sizes, text, RECIPE, how, seed, draws=4)
     for P, n in sizes.items():
         own, states = [], []
         for draw in range(len(tried[P])):
@@ -140,8 +141,8 @@ def test_a_bad_first_draw_is_replaced_and_a_good_one_ends_the_search(folder, tex
     tried = {}
     for seed in range(8):
         model, single, by_hand = (stage.open_model(folder) for _ in range(3))
-        tried[seed] = stage.convert(model, {2: 3}, text, RECIPE, seed=seed)[2]
-        assert stage.convert(single, {2: 3}, text, RECIPE, seed=seed, draws=1) == {2: []}
+        tried[seed] = convert(model, {2: 3}, text, RECIPE, seed=seed)[2]
+        assert convert(single, {2: 3}, text, RECIPE, seed=seed, draws=1) == {2: []}
         start_from_text(add_streams(by_hand, 2, 3, seed=seed), _texts(text, seed, 0, 2, 3)[0])
         _assert_same(single, by_hand)
         (k, ours), (_, first) = (next(p for p in m.stream_parameters() if "prefix" in p[0]) for m in (model, single))
@@ -155,10 +156,10 @@ def test_validation_text_and_normal_starts_choose_nothing(folder, text, tmp_path
     np.save(other / "validation.npy", text.validation()[::-1])
     models = [stage.open_model(folder) for _ in range(2)]
     for model, data in zip(models, (text, replace(text, folder=other)), strict=True):
-        stage.convert(model, {2: 3, 4: 3}, data, RECIPE, seed=2)
+        convert(model, {2: 3, 4: 3}, data, RECIPE, seed=2)
     _assert_same(*models)
     normal = stage.open_model(folder)
-    assert stage.convert(normal, {2: 3}, text, RECIPE, "normal", seed=2) == {2: []}
+    assert convert(normal, {2: 3}, text, RECIPE, "normal", seed=2) == {2: []}
     _assert_same(normal, add_streams(stage.open_model(folder), 2, 3, seed=2))
 
 
@@ -174,23 +175,23 @@ def test_trials_keep_clear_of_the_texts_tried():
     for _ in range(20):
         seq_len, n = (int(x) for x in rng.integers(2, 60, 2))
         taken = [(int(first), n) for first in rng.integers(0, len(tokens) - n, 20)]
-        windows = stage.trial_windows(tokens, seq_len, taken)
+        windows = trial_windows(tokens, seq_len, taken)
         assert not set(windows.ravel()) & {first + i for first, n in taken for i in range(n)}
         assert (np.diff(windows) == 1).all()
         assert len(windows) == len(set(windows[:, 0])) <= 2048 // seq_len
         assert windows[-1, -1] - windows[0, 0] > 0.7 * len(tokens)
-    some = stage.trial_windows(tokens, 50, [(0, 10), (4_000, 10)])  # what is taken moves no window but those upon it
-    assert len(set(some[:, 0]) & set(stage.trial_windows(tokens, 50, [])[:, 0])) >= len(some) - 2
-    assert len(stage.trial_windows(tokens[:100], 10, [(0, 100)])) == 9  # all is taken, so nothing is spared
-    assert len(stage.trial_windows(tokens, 4000, [])) == 2
+    some = trial_windows(tokens, 50, [(0, 10), (4_000, 10)])  # what is taken moves no window but those upon it
+    assert len(set(some[:, 0]) & set(trial_windows(tokens, 50, [])[:, 0])) >= len(some) - 2
+    assert len(trial_windows(tokens[:100], 10, [(0, 100)])) == 9  # all is taken, so nothing is spared
+    assert len(trial_windows(tokens, 4000, [])) == 2
     with pytest.raises(DataError, match="the training text has 100 tokens, too few to try starts on two sequences of"):
-        stage.trial_windows(tokens[:100], 50, [])
+        trial_windows(tokens[:100], 50, [])
 
 
 @pytest.mark.parametrize(("most", "n_tokens"), [(64, 8), (2, 1), (512, 48), (8192, 48), (None, 48)])
 def test_prefixes_are_short_for_models_of_short_sequences(most, n_tokens):
     config = SimpleNamespace(**({} if most is None else {"max_position_embeddings": most}))
-    assert stage.default_prefix_tokens(SimpleNamespace(config=config)) == n_tokens
+    assert default_prefix_tokens(SimpleNamespace(config=config)) == n_tokens
 
 
 def test_conversion_keeps_the_loss_and_separates_streams(converted, folder, text_folder, capsys):
@@ -249,7 +250,7 @@ def test_prefix_tuning_trains_one_stream(folder, text_folder):
     data = stage.read_text(stage.open_model(folder), folder, str(text_folder))
     with pytest.raises(UsageError, match="no streams to train"):
         stage.train_stage(model, data, RECIPE, 4e3)
-    stage.convert(model, {1: 8}, data, RECIPE)
+    convert(model, {1: 8}, data, RECIPE)
     result = stage.train_stage(model, data, RECIPE, 6e3)
     assert result.after.loss < result.before.loss
     assert result.after.streams is None

@@ -64,12 +64,14 @@ def convert(
 
     from scalelab.model.checkpoint import save_model, saved_dtype
     from scalelab.train import stage
+    from scalelab.train.convert import DRAWS, default_prefix_tokens
+    from scalelab.train.convert import convert as add_banks
 
     quiet_libraries()
     place = choose_device(device)
     console = stdout()
     model = stage.open_model(source, device=place)
-    prefix_tokens = prefix_tokens or stage.default_prefix_tokens(model)
+    prefix_tokens = prefix_tokens or default_prefix_tokens(model)
     banks = dict.fromkeys(streams, prefix_tokens)
     if taken := sorted(set(banks) & set(model.banks)):
         raise UsageError(f"--P {taken[0]}: {source} has that bank already")
@@ -81,9 +83,7 @@ def convert(
     model.set_streams(1)
     with model.plain():
         base = stage.measure(model, data, recipe, place).loss
-    tried = stage.convert(
-        model, banks, data, recipe, start, seed, draws or stage.DRAWS, aggregation=aggregation or "dynamic"
-    )
+    tried = add_banks(model, banks, data, recipe, start, seed, draws or DRAWS, aggregation=aggregation or "dynamic")
     table = make_table("P", "prefix", "draw", "loss", "over base", "cosine", "ρ of losses", "<warnings")
     table.add_row("base", "", "", f"{base:.4f}", "", "", "", "")
     worst, n_seen = 0.0, 0

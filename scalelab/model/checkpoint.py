@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -114,8 +116,12 @@ def saved_dtype(folder: str | Path) -> torch.dtype:
     return known.get(str(name), torch.float32)
 
 
-def save_model(model: Any, folder: Path, tokenizer_from: Path | None = None) -> None:
+def save_model(
+    model: Any, folder: Path, tokenizer_from: Path | None = None, notes: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """`model` with all its banks as safetensors in a new `folder`, and the tokenizer's files of `tokenizer_from`.
+
+    With them go `notes`, text files by name.
 
     The folder appears complete or not at all. Raises `ScalelabError` or OSError.
     """
@@ -126,6 +132,8 @@ def save_model(model: Any, folder: Path, tokenizer_from: Path | None = None) -> 
         for name in _TOKENIZER_FILES:
             if tokenizer_from is not None and (tokenizer_from / name).is_file():
                 shutil.copyfile(tokenizer_from / name, building / name)
+        for name, text in notes.items():
+            (building / name).write_text(text, encoding="utf-8")
         building.chmod(0o755)
         if folder.is_dir():
             folder.rmdir()  # an empty one; any other is an error, and stays

@@ -47,7 +47,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> Path:
-    """Write model, optimizer and `state` to ``folder/STEP`` and return that path.
+    """Write what learns of `model`, its optimizer and `state` to ``folder/STEP`` and return that path.
 
     It appears there complete or not at all, survives a loss of power, and tells later whether it was changed.
     Raises `OSError`.
@@ -56,7 +56,7 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
     _remove_unfinished(folder)
     building = Path(tempfile.mkdtemp(dir=folder, prefix=_BUILDING))
     try:
-        weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
+        weights = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
         moments = {
             f"{name}/{kind}": optimizer.state[p][kind].detach().contiguous()
             for name, p in model.named_parameters()
@@ -74,7 +74,7 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
             "micro_batch": state.micro_batch,
         }
         # A tensor file with a changed bit is still a tensor file.
-        values |= {"sha256": {name: _digest_of_file(building / name) for name in (_WEIGHTS, _OPTIMIZER)}}
+        values |= {"sha256": {name: digest_of_file(building / name) for name in (_WEIGHTS, _OPTIMIZER)}}
         (building / _STATE).write_text(json.dumps(values | {"digest": _digest_of_values(values)}))
         for file in building.iterdir():
             _sync(file)
@@ -84,6 +84,41 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         return target
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+class Saver:
+    """Saves the state of a run about every `every_s` seconds of its training, and at the step `end`, if others begin
+    there. But for that it keeps the latest alone; `last` is the one that the run itself began from.
+
+    A disk that is full now may have room at the next time, so the run goes on; at `end` it raises `OSError`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        every_s: float,
+        end: int | None = None,
+        last: Path | None = None,
+    ) -> None:
+        self.folder, self.model, self.optimizer = folder, model, optimizer
+        self.every_s, self.end, self.last = every_s, end, last
+
+    def __call__(self, state: TrainState) -> None:
+        at_end = state.step == self.end
+        if not at_end and state.seconds - state.saved_at < self.every_s:
+            return
+        state.saved_at = state.seconds
+        try:
+            written = save_state(self.folder, self.model, self.optimizer, state)
+        except OSError:
+            if at_end:
+                raise
+            return
+        if self.last is not None:
+            shutil.rmtree(self.last, ignore_errors=True)
+        self.last = None if at_end else written
 
 
 def _put(building: Path, target: Path) -> None:
@@ -105,7 +140,8 @@ def _save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
         raise OSError(f"{file}: could not be written ({error})") from None
 
 
-def _digest_of_file(file: Path) -> str:
+def digest_of_file(file: Path) -> str:
+    """SHA-256 of what is in `file`, as 64 hex digits. Raises `OSError`."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
@@ -157,8 +193,9 @@ def _remove_unfinished(folder: Path) -> None:
 def load_newest(folder: Path, at_most: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState | None:
     """Put the newest checkpoint of `folder` that is no later than `at_most` steps into model and optimizer.
 
-    Returns its state, or None if there is none. Parameters that it does not hold, of streams that begin later, stay
-    as they are. A checkpoint that is damaged, or another version's, counts as none: what was lost is trained again.
+    Returns its state, or None if there is none. Parameters that it does not hold, frozen or of streams that begin
+    later, stay as they are. A checkpoint that is damaged, or another version's, counts as none: what was lost is
+    trained again.
     """
     for step in saved_steps(folder):
         if step <= at_most:
@@ -173,7 +210,7 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Tra
         values: dict[str, Any] = json.loads((path / _STATE).read_text())
         if values.pop("digest") != _digest_of_values(values) or values["version"] != __version__:
             return None
-        if any(_digest_of_file(path / name) != digest for name, digest in values["sha256"].items()):
+        if any(digest_of_file(path / name) != digest for name, digest in values["sha256"].items()):
             return None
         weights, moments = load_file(path / _WEIGHTS), load_file(path / _OPTIMIZER)
         state = TrainState(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from scalelab.errors import DivergedError, MemoryShortError
+from scalelab.errors import DivergedError
 from scalelab.train.build import build_model
-from scalelab.train.checkpoint import TrainState, load_newest, save_state
+from scalelab.train.checkpoint import Saver, TrainState, load_newest
 from scalelab.train.data import validation_windows
 from scalelab.train.evaluate import MOST_ROWS, Evaluation, evaluate
 from scalelab.train.loop import CURVE_POINTS, Course, Observer, Progress, optimise
-from scalelab.train.memory import free_memory, is_out_of_memory
+from scalelab.train.memory import free_memory, is_out_of_memory, memory_told
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import RunConfig
 from scalelab.train.tokens import TokenData
@@ -65,13 +64,8 @@ def train_run(config: RunConfig, data: TokenData, options: Options = DEFAULT) ->
     Raises `DivergedError` where the loss stops being a number or runs away, `MemoryShortError` if
     not even one sequence fits.
     """
-    try:
+    with memory_told(f"run {config.key}", "try a smaller N or P"):  # in building, training, evaluation
         return _train_run(config, data, options)
-    except Exception as error:  # wherever it ran out: in building, training, evaluation
-        if is_out_of_memory(error):
-            first = str(error).splitlines() or ["no more memory"]
-            raise MemoryShortError(f"run {config.key}: out of memory ({first[0]}); try a smaller N or P") from None
-        raise
 
 
 def _train_run(config: RunConfig, data: TokenData, options: Options) -> TrainResult:
@@ -85,9 +79,7 @@ def _train_run(config: RunConfig, data: TokenData, options: Options) -> TrainRes
         rows = min(rows, state.micro_batch)
     evaluation = _evaluate(model, validation, options.device, recipe.dtype == "bf16", max(1, rows))
     if not math.isfinite(evaluation.loss):
-        error = DivergedError(f"run {config.key}: the validation loss is not a number; try a lower --lr")
-        error.state = state
-        raise error
+        raise DivergedError(f"run {config.key}: the validation loss is not a number; try a lower --lr", state)
     return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch)
 
 
@@ -123,26 +115,22 @@ def train_legs(config: RunConfig, data: TokenData, options: Options = DEFAULT) -
             if not own:
                 state = load_newest(folder, leg.steps, leg_model, leg_optimizer) or TrainState()
             ends_shared = leg is not config or leg.recipe.schedule == "constant"
-            save = _Saver(folder, leg_model, leg_optimizer, leg.steps, ends_shared, options.save_every_s)
+            save = Saver(folder, leg_model, leg_optimizer, options.save_every_s, leg.steps if ends_shared else None)
         every = _STABLE_POINT if leg.recipe.schedule == "constant" else max(1, leg.steps // CURVE_POINTS)
         factor = partial(learning_rate_factor, config=leg)
         course = Course(leg.recipe, leg.steps, leg.seed, factor, every, f"run {config.key}")
-        try:
-            optimise(
-                leg_model,
-                leg_optimizer,
-                data,
-                course,
-                state,
-                options.device,
-                options.compile_model,
-                options.progress,
-                options.observer,
-                save,
-            )
-        except (DivergedError, MemoryShortError) as error:
-            error.state = state  # how far it came is recorded
-            raise
+        optimise(
+            leg_model,
+            leg_optimizer,
+            data,
+            course,
+            state,
+            options.device,
+            options.compile_model,
+            options.progress,
+            options.observer,
+            save,
+        )
         if not own:  # a plain stage, with whose weights the streams begin
             _hand_over(leg_model, leg_optimizer, model, optimizer)
     return model, state
@@ -151,38 +139,6 @@ def train_legs(config: RunConfig, data: TokenData, options: Options = DEFAULT) -
 def _begin(config: RunConfig, device: str) -> tuple[Any, torch.optim.Optimizer]:
     model = build_model(config).to(device)
     return model, make_optimizer(model, config.recipe, config.peak_lr)
-
-
-class _Saver:
-    """Saves a leg's state from time to time, and at its `end` if others may begin there."""
-
-    def __init__(
-        self,
-        folder: Path,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        end: int,
-        ends_shared: bool,
-        every_s: float,
-    ) -> None:
-        self.folder, self.model, self.optimizer = folder, model, optimizer
-        self.end, self.ends_shared, self.every_s = end, ends_shared, every_s
-        self.last: Path | None = None
-
-    def __call__(self, state: TrainState) -> None:
-        at_end = state.step == self.end
-        if not (self.ends_shared if at_end else state.seconds - state.saved_at >= self.every_s):
-            return
-        state.saved_at = state.seconds
-        try:
-            written = save_state(self.folder, self.model, self.optimizer, state)
-        except OSError:
-            if at_end:
-                raise
-            return  # a disk that is full now may have room at the next time; the run goes on
-        if self.last is not None:
-            shutil.rmtree(self.last, ignore_errors=True)
-        self.last = None if at_end else written
 
 
 @torch.no_grad()

@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -77,12 +78,15 @@ def optimise(
     state.micro_batch = state.micro_batch or recipe.batch_size
     meter = _Meter(course, state, progress, parallel)
     model.train()
+    noisy = _has_dropout(model)
     batches = training_batches(data.train(), recipe.seq_len, recipe.batch_size, course.steps, course.seed, state.step)
     try:
         for windows in batches:
             factor = course.factor(state.step)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
+            if noisy:  # so that a run that was cut goes on with the noise it would have had
+                torch.manual_seed(_noise_seed(course.seed, state.step, parallel.rank))
             batch = torch.from_numpy(parallel.rows(windows)).to(device, non_blocking=True)
             loss = _gradients(forward, model, optimizer, batch, recipe.dtype == "bf16", state, course.name, parallel)
             nn.utils.clip_grad_norm_(trained, recipe.grad_clip)
@@ -95,6 +99,14 @@ def optimise(
     finally:
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak
+
+
+def _has_dropout(model: Any) -> bool:
+    return any("drop" in name and isinstance(value, float) and value for name, value in vars(model.config).items())
+
+
+def _noise_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _gradients(
@@ -116,13 +128,11 @@ def _gradients(
             if not is_out_of_memory(error):
                 raise
             if parallel.size > 1:
-                raise MemoryShortError(
-                    f"{name}: out of memory; try a smaller --batch-size, more processes, or FSDP"
-                ) from None
+                advice = "out of memory; try a smaller --batch-size, more processes, or FSDP"
+                raise MemoryShortError(f"{name}: {advice}", state) from None
             if state.micro_batch == 1:
-                raise MemoryShortError(
-                    f"{name}: out of memory with one sequence at a time; try a smaller N or P"
-                ) from None
+                advice = "out of memory with one sequence at a time; try a smaller N or P"
+                raise MemoryShortError(f"{name}: {advice}", state) from None
         # Out here the error, and with it what its frames hold, is gone.
         state.micro_batch = (state.micro_batch + 1) // 2
         optimizer.zero_grad(set_to_none=True)
@@ -174,9 +184,9 @@ class _Meter:
     def _check(self, mean: float) -> None:
         step, first = self.state.step, self.state.curve[0][2]
         if not math.isfinite(mean):
-            raise DivergedError(f"{self.course.name}: the loss stopped being a number by step {step}; try a lower --lr")
+            self._stop(f"the loss stopped being a number by step {step}")
         if mean > first + DIVERGED_NATS:
-            raise DivergedError(
-                f"{self.course.name}: diverged, a loss of {mean:.2f} at step {step} after {first:.2f} at first; "
-                "try a lower --lr"
-            )
+            self._stop(f"diverged, a loss of {mean:.2f} at step {step} after {first:.2f} at first")
+
+    def _stop(self, reason: str) -> NoReturn:
+        raise DivergedError(f"{self.course.name}: {reason}; try a lower --lr", self.state)

@@ -173,14 +173,14 @@ def processes(device: str, dtype: str) -> Iterator[Parallel]:
     dist.destroy_process_group()
 
 
-def leave() -> NoReturn:
-    """End this process, whose work is done; the main one goes on.
+def leave(code: int = 0) -> NoReturn:
+    """End this process, whose work is done or was stopped; the main one goes on, or tells why.
 
     At once, since gloo's threads may still be letting go of tensors, and would abort in an interpreter that winds up.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def _check_launcher(dtype: str) -> None:

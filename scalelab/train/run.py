@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 import scalelab
-from scalelab.errors import DivergedError, MemoryShortError
+from scalelab.errors import TrainingError
 from scalelab.model.checkpoint import save_model
 from scalelab.records.files import MODELS
 from scalelab.records.store import write_record
@@ -47,9 +47,8 @@ def run_and_record(
     reset_peak_memory(options.device)  # of earlier runs in this process
     try:
         result = train_run(config, data, options)
-    except (DivergedError, MemoryShortError) as error:
-        status = "diverged" if isinstance(error, DivergedError) else "out_of_memory"
-        record_failure(config, out, status, str(error), options.device, code, error.state, peak_flops)
+    except TrainingError as error:
+        record_failure(config, out, error.status, str(error), options.device, code, error.state, peak_flops)
         raise
     if save_models:  # before the record, whose file says that all is done
         save_run_model(result, data, out / MODELS / config.key)
