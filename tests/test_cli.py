@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from scalelab import records
 from scalelab.cli.lists import spread
-from tests.conftest import DATA
+from tests.conftest import DATA, fit_table
 
 ROOT = DATA.parent.parent
 
@@ -63,25 +62,59 @@ def test_lists_after_one_option(typed, meant):
     assert spread(typed.split(), {"--P", "--N"}, takes_path=True) == meant.split()
 
 
-def test_help_version_and_no_torch():
+HEAVY = {"numpy", "pandas", "pyarrow", "scipy", "matplotlib", "torch", "transformers", "llm_analysis"}
+ASK, TABLES = {"numpy"}, {"numpy", "pandas", "pyarrow"}
+
+
+@pytest.mark.parametrize(
+    ("args", "needs"),
+    [
+        ("--help", set()),
+        ("--version", set()),
+        *((f"{name} --help", set()) for name in ("sweep", "fit", "cost", "plan")),
+        ("cost --list-hardware", set()),
+        ("cost --hidden 2560 --P 2 --engine roofline", set()),
+        ("cost --hidden 2560 --P 2", {"llm_analysis"}),
+        ("predict {fit} --N 3B --P 4", ASK),
+        ("plan {fit} --memory 4GB", ASK),
+        ("plan {fit} --memory 4GB --engine llm-analysis", ASK | {"llm_analysis"}),
+        ("compare --hidden 2560 --fit {fit} --engine roofline", ASK),
+        ("compare --hidden 1280 --P 2 --data paper --engine roofline", TABLES),
+        ("fit paper --draws 100 --no-figure --out {out}", TABLES | {"scipy"}),
+        ("fit paper --draws 100 --out {out}", TABLES | {"scipy", "matplotlib"}),
+    ],
+)
+def test_what_a_command_imports(args, needs, saved_fit, tmp_path):
+    """Most of a short command's time is imports, so each has those that it needs and no others."""
     code = (
-        "import sys; from scalelab.cli import main; assert main({args}) == 0; "
-        "print('torch' in sys.modules, 'transformers' in sys.modules, file=sys.stderr)"
+        "import sys; from scalelab.cli import main; code = main(sys.argv[2:]); "
+        "print(*set(sys.argv[1].split()) & set(sys.modules), file=sys.stderr); sys.exit(code)"
     )
-    for args in (
-        ["--help"],
-        ["sweep", "--help"],
-        ["fit", "--help"],
-        ["cost", "--help"],
-        ["--version"],
-        ["cost", "--hidden", "2560", "--P", "2"],
-        ["fit", "paper", "--draws", "100"],
-    ):
-        folder = DATA.parent / ".." if args[0] != "fit" else Path(os.environ["SCALELAB_CACHE"])
-        result = subprocess.run(
-            [sys.executable, "-c", code.format(args=args)], capture_output=True, text=True, check=True, cwd=folder
-        )
-        assert result.stderr.split() == ["False", "False"], (args, result.stderr)
+    words = args.format(fit=saved_fit, out=tmp_path).split()
+    command = [sys.executable, "-W", "error", "-c", code, " ".join(HEAVY), *words]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert set(result.stderr.split()) == needs
+
+
+@pytest.fixture(scope="module")
+def saved_fit(tmp_path_factory):
+    from scalelab.fit import save_fit
+
+    paper = records.paper_records()
+    path = tmp_path_factory.mktemp("fit") / "pile.json"
+    save_fit(fit_table(paper[paper["corpus"] == "pile"], draws=100), path)
+    return path
+
+
+def test_the_package_of_fits_names_what_it_imports_late():
+    import scalelab.fit
+
+    assert {*scalelab.fit.__all__} <= {*dir(scalelab.fit)}
+    for name in scalelab.fit.__all__:
+        assert getattr(scalelab.fit, name) is not None
+    with pytest.raises(AttributeError, match=r"module 'scalelab\.fit' has no attribute 'nothing'"):
+        scalelab.fit.nothing  # noqa: B018
 
 
 def test_cost_as_typed_in_the_readme():

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scalelab import records
 from scalelab.architecture import Architecture
 from scalelab.cost import equal_loss
 from scalelab.cost.compare import Comparison, Price, Size
 from scalelab.cost.compare import compare as compare_costs
 from scalelab.cost.equal_loss import count
 from scalelab.errors import UsageError
-from scalelab.fit import FitResult, Group, Note, fit_group, group_records
+from scalelab.fit import FitResult, Note
 from scalelab.fit.derived import extrapolation_notes, n_equivalent, predicted
 from scalelab.laws import Law
 from scalelab.units import format_count
+
+if TYPE_CHECKING:
+    from scalelab.fit import Group
 
 _SAME_TOKENS = 0.01  # relative
 
@@ -57,6 +59,9 @@ def comparable_groups(
     data: str, columns: Mapping[str, str], where: str | None, corpus: str | None, D: float | None, by_tokens: bool
 ) -> list[Group]:
     """Groups of comparable runs of `corpus` and, with `by_tokens`, of D. Raises `UsageError` where there are none."""
+    from scalelab import records
+    from scalelab.fit import group_records
+
     table = records.read(data, columns, where)
     groups = group_records(table, by_tokens=by_tokens)
     if corpus is not None:
@@ -84,6 +89,8 @@ def answer(question: Question, group: Group | None, law: Law | None, saved: FitR
         family = equal_loss.family_of(runs, question.hidden, group.title)
     fit = saved
     if fit is None:
+        from scalelab.fit import fit_group
+
         assert group is not None
         assert law is not None
         fit = fit_group(group, law)

@@ -9,13 +9,14 @@ import numpy as np
 
 from scalelab.cli.console import make_table, print_table
 from scalelab.fit import CONVENTIONS, FitResult
-from scalelab.fit.profile import Profile
-from scalelab.fit.select import Comparison
 from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from scalelab.fit.profile import Profile
+    from scalelab.fit.select import Comparison
 
 _STYLES = {"serious": "bold red", "warning": "yellow", "info": "dim"}
 _MAX_ROWS = 40  # of the residual grid

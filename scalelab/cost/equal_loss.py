@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from scalelab.architecture import MLP_RATIO, PREFIX_TOKENS, Architecture, expert_width, mlp_width
 from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS
 from scalelab.errors import DataError, UsageError
 from scalelab.units import format_count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHAPE = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
 _NEAR = 0.01  # of a hidden size that was not recorded but follows from N
@@ -104,7 +106,7 @@ def measured_runs(records: pd.DataFrame, vocab_size: int) -> list[Measured]:
     groups: dict[tuple[Architecture, float], list[tuple[float, float]]] = {}
     for row in records.to_dict("records"):
         key = (_shape(row, vocab_size), float(row["n_params"]))
-        weight = 1.0 if pd.isna(row.get("weight")) else float(row["weight"])
+        weight = float(_known(row, "weight", 1.0))
         groups.setdefault(key, []).append((math.log(row["loss"]), weight))
     runs = []
     for key, losses in groups.items():
@@ -114,16 +116,23 @@ def measured_runs(records: pd.DataFrame, vocab_size: int) -> list[Measured]:
 
 
 def _shape(row: dict[Any, Any], vocab_size: int) -> Architecture:
-    P = 1 if pd.isna(row.get("n_streams")) else int(row["n_streams"])
-    vocab = vocab_size if pd.isna(row.get("vocab_size")) else int(row["vocab_size"])
+    P, vocab = int(_known(row, "n_streams", 1)), int(_known(row, "vocab_size", vocab_size))
     recorded = _recorded(row.get("config"))
     if recorded is not None:
         return recorded
-    prefix = PREFIX_TOKENS if pd.isna(row.get("prefix_tokens")) else int(row["prefix_tokens"])
-    if not any(pd.isna(row.get(name)) for name in _SHAPE):
+    prefix = int(_known(row, "prefix_tokens", PREFIX_TOKENS))
+    if all(_known(row, name, None) is not None for name in _SHAPE):
         shape: dict[str, Any] = {name: int(row[name]) for name in _SHAPE}
         return Architecture(**shape, vocab_size=vocab, P=P, prefix_tokens=prefix)
     return of_size(paper_decoder(1024, vocab, P, prefix), float(row["n_params"]))
+
+
+def _known(row: Mapping[Any, Any], name: str, default: float | None) -> Any:
+    """What a row says under that name; `default` where it says nothing, for which pandas has several words."""
+    import pandas as pd  # late: prices alone need no tables
+
+    value = row.get(name)
+    return default if pd.isna(value) else value
 
 
 def _recorded(config: Any) -> Architecture | None:
@@ -171,7 +180,7 @@ def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Archite
         return paper_decoder(hidden_size, any_of.vocab_size, prefix_tokens=any_of.prefix_tokens)
     same = {replace(r.architecture, P=1) for r in runs if _same_width(r, hidden_size)}
     if not same:
-        rest = {replace(_unmeasured(r.architecture, hidden_size), P=1) for r in runs}
+        rest = {replace(built(r.architecture, hidden_size), P=1) for r in runs}
         if len(rest) == 1:
             return rest.pop()
         raise UsageError(
@@ -183,7 +192,7 @@ def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Archite
     return same.pop()
 
 
-def _unmeasured(family: Architecture, hidden_size: int) -> Architecture:
+def built(family: Architecture, hidden_size: int) -> Architecture:
     """`family` at a hidden size that could be built: MLP width by rule where the family follows it."""
     if family.intermediate_size == _mlp_by_rule(family, family.hidden_size):
         intermediate = _mlp_by_rule(family, hidden_size)

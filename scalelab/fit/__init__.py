@@ -1,11 +1,22 @@
-"""Fit laws to records."""
+"""Fit laws to records.
 
-from scalelab.fit.core import fit_group
+What reads records and fits needs pandas, pyarrow and SciPy, which take longer to import than a saved fit
+takes to be read and asked: so it is imported when it is first named.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from scalelab.fit.data import CONVENTIONS
-from scalelab.fit.groups import Group, group_records
 from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult, Note
 from scalelab.fit.saved import load_fit, save_fit
+
+if TYPE_CHECKING:
+    from scalelab.fit.core import fit_group
+    from scalelab.fit.groups import Group, group_records
+
+_LATE = {"fit_group": "scalelab.fit.core", "Group": "scalelab.fit.groups", "group_records": "scalelab.fit.groups"}
 
 __all__ = [
     "CONVENTIONS",
@@ -18,3 +29,14 @@ __all__ = [
     "load_fit",
     "save_fit",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LATE[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

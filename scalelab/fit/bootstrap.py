@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtri, stdtrit  # quantiles of the normal and of t; scipy.stats takes 0.3 s to import
 
 from scalelab.fit.data import FitData
 from scalelab.fit.objective import Objective
@@ -123,4 +122,6 @@ def _smooth_draws(pool: Array, shape: tuple[int, int], rng: np.random.Generator)
 
 
 def _widening(degrees: int) -> float:
+    from scipy.special import ndtri, stdtrit  # quantiles of the normal and of t; scipy.stats takes 0.3 s to import
+
     return float(stdtrit(degrees, 0.975) / ndtri(0.975))

@@ -6,13 +6,16 @@ import hashlib
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from scalelab.errors import DataError
 from scalelab.laws import Law, Points
 from scalelab.laws.base import Array, Variable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS: dict[Variable, str] = {"N": "n_params", "P": "n_streams", "D": "n_tokens"}
 
@@ -108,6 +111,8 @@ def fit_data(records: pd.DataFrame, convention: str = "paper", title: str = "rec
 
     Raises `DataError` naming the column where some records know a value and others do not.
     """
+    import pandas as pd
+
     columns: dict[Variable, str] = {**COLUMNS, "N": CONVENTIONS[convention].column}
     values: dict[Variable, Array] = {}
     known: list[Variable] = []

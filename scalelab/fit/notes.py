@@ -7,9 +7,9 @@ seem to; info: good to know.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from scalelab.fit.data import FitData
 from scalelab.fit.objective import Objective
@@ -18,6 +18,9 @@ from scalelab.fit.solver import Optimum
 from scalelab.laws.base import Array
 from scalelab.records.schema import describe_statuses
 from scalelab.units import format_count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_N_SPAN = 4.0
 MIN_P_LEVELS = 3

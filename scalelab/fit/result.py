@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import scipy
 
 from scalelab import __version__
 from scalelab.errors import UsageError
@@ -141,6 +140,8 @@ def tails(level: float) -> list[float]:
 
 def library_versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
+    import scipy
+
     return {
         "scalelab": __version__,
         "python": platform.python_version(),

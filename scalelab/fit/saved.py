@@ -14,13 +14,14 @@ from scalelab.errors import DataError, UsageError
 from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult, Note, Severity, Status
 from scalelab.laws import LAWS, Law
-from scalelab.records.store import whole_file
 
 _FORMAT = 2
 
 
 def save_fit(fit: FitResult, path: str | Path) -> None:
     """Write `fit` as JSON, whole or not at all."""
+    from scalelab.records.store import whole_file
+
     saved = asdict(replace(fit, law=None))  # type: ignore[arg-type]  # a law is an object, not data
     # An open limit is infinite, which JSON has no word for.
     limits = fit.options.bounds.items()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from scalelab.errors import ScalelabError
 from scalelab.fit.objective import Objective
@@ -168,6 +167,8 @@ def minimise(objective: Objective, target: Array, weights: Array, starts: int = 
 
 
 def _polish(objective: Objective, z: Array, value: float, target: Array, weights: Array) -> tuple[Array, float]:
+    from scipy.optimize import least_squares  # late: a saved fit is read and asked without it
+
     lower, upper = objective.bounds()
 
     def rho(squares: Array) -> Array:
