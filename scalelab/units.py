@@ -89,7 +89,8 @@ def format_duration(seconds: float, digits: int = 3) -> str:
 
 def plain_number(value: float, digits: int = 3) -> str:
     """To `digits` figures, but never fewer than it has before the point, and never as a power of ten."""
-    return f"{round(value):d}" if value >= 10**digits else f"{value:.{digits}g}"
+    # Rounded first: 999.9996 to 3 figures would be 1e+03.
+    return f"{round(value):d}" if round(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scalelab.architecture import architecture_for
+from scalelab.architecture import Architecture, architecture_for, mlp_width
 from scalelab.cli import main
 from scalelab.cost import Device, Workload
 from scalelab.cost.compare import price_by
@@ -24,7 +24,7 @@ from scalelab.plan.payback import break_even
 from scalelab.plan.problem import tokens_of, train_flops
 from scalelab.plan.search import CostCurve
 from scalelab.records import paper_records
-from scalelab.units import format_bytes, format_duration, parse_bytes, parse_duration
+from scalelab.units import format_bytes, format_count, format_duration, parse_bytes, parse_duration, plain_number
 from tests.conftest import fit_table
 
 STREAMS = (1, 2, 4, 8, 16)
@@ -175,6 +175,59 @@ def test_the_cheapest_way_to_a_loss_counted_draw_by_draw(fit, by, target, latenc
     assert plan.winner.N.low < plan.winner.N.value < plan.winner.N.high
 
 
+def test_what_already_the_narrowest_reaches_is_told_with_its_own_loss(fit, saved, capsys):
+    """Rounding of exp(ln N) once left out P = 4, and every loss was said to be the one asked for."""
+    plan = make_plan(problem(fit), (*STREAMS, 32, 64), GPU, target=10.0)
+    assert plan.left_out == {}
+    for option in plan.options:
+        assert option.candidate.width == 16
+        assert option.loss.value == pytest.approx(float(fit.predict(option.candidate.N, option.P)), rel=1e-12)
+    assert plan.winner.P == 1
+    assert ask(saved, "--loss", 10) == 0
+    assert (
+        "(hidden 16) with no streams (P = 1), the narrowest that is looked at, of loss 2.9005"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("heads", [12, 16, 40])
+@pytest.mark.parametrize("ladder", [False, True])
+@pytest.mark.parametrize(("width", "P"), [(6000.0, 1), (1316.4, 8), (431.9, 4), (150.0, 2)])
+def test_what_is_said_to_be_buildable_is(heads, ladder, width, P):
+    """As an `Architecture` of whole numbers, each head with an even number of dimensions."""
+    shapes = Shapes(Architecture(64 * heads, mlp_width(64 * heads), 36, heads, 4, 500), deepening=ladder)
+    for wider in (False, True):
+        found = list(shapes.buildable(width, P, wider))
+        assert all(type(n) is int for model in found for n in (model.hidden_size, model.num_layers, model.P))
+        for model in found:
+            assert model.hidden_size % (2 * heads) == model.hidden_size % 32 == 0
+            assert model.intermediate_size == mlp_width(model.hidden_size)
+            assert (model.hidden_size >= width) if wider else (0 < model.hidden_size <= width)
+            assert model.num_layers == 36 or (ladder and abs(model.num_layers - model.hidden_size / 24) < 1)
+        assert [m.hidden_size for m in found] == sorted((m.hidden_size for m in found), reverse=not wider)
+    assert found  # there is always a wider one
+
+
+def test_what_is_to_be_built_is_within_the_limits_or_reaches_the_loss(saved, fit, capsys):
+    for words in (("--memory", "4GB"), ("--memory", "4GB", "--heads", 12), ("--latency", "33ms", "--shapes", "ladder")):
+        assert ask(saved, *words, "--json") == 0
+        P = json.loads(capsys.readouterr().out)["winner"]
+        assert ask(saved, *words) == 0
+        said = capsys.readouterr().out
+        hidden, layers = map(int, re.search(r"To build: hidden (\d+) with (\d+) layers", said).groups())
+        heads = 12 if "--heads" in words else 16
+        model = Architecture(hidden, mlp_width(hidden), layers, heads, 2, 151_936, P=P)
+        cost = problem(fit).price(model, Workload(1, 512, 128))
+        assert cost.memory_bytes <= (4e9 if "--memory" in words else 24 * 2**30)
+        assert cost.latency_s <= (0.033 if "--latency" in words else math.inf)
+        assert f"has N = {format_count(model.n_params)}, loss {float(fit.predict(model.n_params, model.P)):.4f}" in said
+    assert ask(saved, "--loss", 1.07) == 0
+    reached = float(re.search(r"To build: hidden 1280 .* loss ([\d.]+)", capsys.readouterr().out)[1])
+    assert reached <= 1.07
+    assert ask(saved, "--loss", 1.07, "--latency", "453ms") == 0
+    assert re.search(r"To build: hidden 1280 .*, which is beyond the limits\.", capsys.readouterr().out)
+
+
 def test_costs_between_sizes_are_those_of_the_sizes(fit):
     asked = problem(fit)
     sizes = np.geomspace(3e8, 3e9, 7)
@@ -290,6 +343,7 @@ def test_quantities_are_written_as_they_are_read():
     assert said == ["4 GiB", "1000 MiB", "1 GiB", "512 B"]
     assert [format_bytes(v, binary=False) for v in (4e9, 3.456e9, 999.9e6)] == ["4 GB", "3.46 GB", "1 GB"]
     assert [format_duration(v) for v in (0.5, 1.234, 2e-5, 75)] == ["500 ms", "1.23 s", "20 µs", "1m15s"]
+    assert [plain_number(v) for v in (999.9996, 999.4, 1000.4, 0.99996)] == ["1000", "999", "1000", "1"]
 
 
 def ask(saved, *words):

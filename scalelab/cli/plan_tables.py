@@ -56,10 +56,11 @@ class Wording:
 
     def setting(self, plan: Plan) -> str:
         """What is served, and by which law and prices."""
-        work = plan.problem.workload
+        fit, work, D = plan.problem.fit, plan.problem.workload, plan.problem.D
+        at = f" at D {format_count(D)}" if D is not None and "D" in fit.law.variables else ""
         return (
-            f"{plan.problem.fit.group}, {plan.problem.fit.law.name} law; {work.tokens_in} tokens in and "
-            f"{work.tokens_out} out at batch {work.batch}\n({self.priced_by})"
+            f"{fit.group}, {fit.law.name} law{at}; {work.tokens_in} tokens in and {work.tokens_out} out at batch "
+            f"{work.batch}\n({self.priced_by})"
         )
 
 

@@ -47,7 +47,9 @@ def _verdict(plan: Plan, winner: Option, how: Wording) -> str:
         cost = how.metric(plan.by, winner.costs[plan.by].value)
         range_ = interval(winner.costs[plan.by], lambda v: how.metric(plan.by, v))
         sure = f" ({range_})" if range_ else ""
-        return f"Cheapest way to a loss of {plan.target:g}: {_model(winner)}; {plan.by} {cost}{sure}."
+        least = f", the narrowest that is looked at, of loss {winner.loss.value:.4f}"
+        lower = least if winner.loss.value < plan.target else ""
+        return f"Cheapest way to a loss of {plan.target:g}: {_model(winner)}{lower}; {plan.by} {cost}{sure}."
     spread = interval(winner.loss, lambda v: f"{v:.4f}")
     used = f"; what holds it back is {_named(plan, winner.binds)}" if winner.binds else "; no limit holds it back"
     return f"Best: {_model(winner)}, loss {winner.loss.value:.4f}{f' ({spread})' if spread else ''}{used}."
@@ -70,10 +72,10 @@ def _gain(plan: Plan, winner: Option) -> Iterator[str]:
             f"within the limits, N = {format_count(plain.N.value)} with loss {plain.loss.value:.4f}."
         )
     else:
-        beyond = "" if plain.within else ", which is not within the limits"
+        beyond = "" if plain.within else " and is not within the limits"
         yield (
-            f"The plain model of that loss, N = {format_count(plain.N.value)}, has {plan.gain.value:.3g} times as much "
-            f"{plan.by}{beyond}."
+            f"The plain model of that loss, N = {format_count(plain.N.value)}, takes {plan.gain.value:.3g} times as "
+            f"much {plan.by}{beyond}."
         )
 
 
@@ -111,18 +113,20 @@ def _said(option: Option, plan: Plan, how: Wording) -> str:
 
 
 def _buildable(plan: Plan, winner: Option, how: Wording) -> Iterator[str]:
-    """The next width that can be built: below where limits are, since above is beyond them."""
-    found = plan.problem.shapes.buildable_below(winner.candidate.width)
-    if plan.target is not None or found is None:
-        return
-    width, multiple = found
-    built = plan.problem.at_width(width, winner.P)
-    D = plan.problem.D if "D" in plan.problem.fit.law.variables else None
-    loss = float(plan.problem.fit.predict(built.N, winner.P, D))
-    yield (
-        f"To build: hidden {width}, a multiple of {multiple}, has N = {format_count(built.N)}, loss {loss:.4f}, "
-        f"{how.metric('memory', built.memory)} and {how.metric('latency', built.latency)}."
-    )
+    """The next decoder that can be built: below the winner within limits, above it where a loss is to be reached."""
+    problem, width = plan.problem, winner.candidate.width
+    D = problem.D if "D" in problem.fit.law.variables else None
+    for model in problem.shapes.buildable(width, winner.P, wider=plan.target is not None):
+        found = problem.candidate(model)
+        loss = float(problem.fit.predict(found.N, winner.P, D))
+        within = max(problem.used(found).values()) <= 1
+        if loss <= plan.target if plan.target is not None else within:
+            yield (
+                f"To build: hidden {model.hidden_size} with {model.num_layers} layers has N = {format_count(found.N)}, "
+                f"loss {loss:.4f}, {how.metric('memory', found.memory)} and {how.metric('latency', found.latency)}"
+                f"{'' if within else ', which is beyond the limits'}."
+            )
+            return
 
 
 def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
@@ -139,15 +143,16 @@ def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
         f"Training {recipe} takes {format_number(cost, 3)} FLOPs, {cost / plain.training:.3g} times those of the plain "
         f"model of equal loss (N = {format_count(plain.N)}): {_time(versus.train_s)} of this device."
     )
-    served = f"{1e3 * abs(versus.token_s):.3g} ms {'less' if versus.token_s < 0 else 'more'} a generated token"
+    saved = f"{1e3 * abs(versus.token_s):.3g} ms {'less' if versus.token_s < 0 else 'more'}"
+    serving = f"Served, the model with streams takes {saved} a generated token"
     if share < 1:
         yield "That two stages reach the loss of the law is an assumption, unless the fitted runs were trained so."
     tokens = versus.tokens if versus.tokens is not None and isfinite(versus.tokens) else 0.0
     yield {
-        "at once": f"Served, it takes {served}: streams pay from the first token.",
-        "never": f"Served, it takes {served}: streams never pay for themselves in time, only in memory if at all.",
-        "after": f"Served, it takes {served}: streams have paid for themselves after {format_count(tokens)} tokens.",
-        "until": f"Served, it takes {served}: streams are ahead up to {format_count(tokens)} tokens, then behind.",
+        "at once": f"{serving}: streams pay from the first token.",
+        "never": f"{serving}: streams never pay for themselves in time, only in memory if at all.",
+        "after": f"{serving}: streams have paid for themselves after {format_count(tokens)} tokens.",
+        "until": f"{serving}: streams are ahead up to {format_count(tokens)} tokens, then behind.",
     }[versus.verdict or "never"]
 
 

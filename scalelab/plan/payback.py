@@ -10,6 +10,7 @@ from scalelab.cost.hardware import find_hardware
 from scalelab.cost.model import Device
 from scalelab.fit.derived import Estimate, n_equivalent
 from scalelab.plan.problem import Candidate, Problem
+from scalelab.plan.shapes import MIN_WIDTH
 
 # at once: cheaper in both; after: dearer to train, repaid later; until: cheaper to train, spent later.
 Verdict = Literal["at once", "after", "until", "never"]
@@ -36,7 +37,9 @@ def against_plain(problem: Problem, streams: Candidate, device: Device) -> Versu
     """`streams` (P > 1) against the plain model of their loss."""
     D = problem.D if "D" in problem.fit.law.variables else None
     N = n_equivalent(problem.fit, streams.N, streams.P, D)
-    width = problem.shapes.width_of(N.value, 1) if math.isfinite(N.value) else None
+    width = None
+    if math.isfinite(N.value):  # no narrower plain model is looked at than the narrowest
+        width = problem.shapes.width_of(max(N.value, problem.shapes.n_params(MIN_WIDTH, 1)), 1)
     if width is None:
         return Versus(N, None)
     plain = problem.at_width(width, 1)

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from scalelab.architecture import Architecture
+from scalelab.cost.equal_loss import count
 from scalelab.cost.model import Cost, Workload
 from scalelab.errors import UsageError
 from scalelab.fit.derived import FLOPS_PER_TOKEN
@@ -90,10 +91,14 @@ class Problem:
         return self.limits.memory_bytes is None or self.bounds["memory"] < self.limits.memory_bytes
 
     def at_width(self, width: float, P: int) -> Candidate:
-        model = self.shapes.of_width(width, P)
+        return self.candidate(self.shapes.of_width(width, P))
+
+    def candidate(self, model: Architecture) -> Candidate:
+        """`model` and what it costs."""
         cost = self.price(model, self.workload)
         training = None if self.D is None else train_flops(model, self.D, self.second_stage)
-        return Candidate(P, width, self.shapes.n_params(width, P), cost.memory_bytes, cost.latency_s, training, cost)
+        N = float(count(model, self.shapes.convention))
+        return Candidate(model.P, model.hidden_size, N, cost.memory_bytes, cost.latency_s, training, cost)
 
     def used(self, candidate: Candidate) -> dict[str, float]:
         """Which share of each limit the candidate uses: above 1 it breaks it."""

@@ -76,7 +76,8 @@ def lowest_loss(problem: Problem, P: int) -> Sized:
 def reaching(problem: Problem, P: int, loss: float) -> Sized:
     """The smallest decoder with P streams of that loss, whatever it costs; `binds` is a limit that it breaks.
 
-    No candidate where no size within reach has that loss.
+    No candidate where no size within reach has that loss; where already the narrowest decoder has a lower one, it
+    is the candidate, with its own loss.
     """
     draws = np.array(problem.fit.draws).reshape(-1, len(problem.fit.params))
     N = float(n_reaching(problem, np.array(problem.fit.params), P, loss))
@@ -87,6 +88,8 @@ def reaching(problem: Problem, P: int, loss: float) -> Sized:
     candidate = problem.at_width(width, P)
     shares = problem.used(candidate)
     most = max(shares, key=lambda name: shares[name])
+    if width == MIN_WIDTH:
+        loss = min(loss, float(problem.losses(np.array(problem.fit.params), np.array(N), P)))
     return Sized(P, candidate, loss, most if shares[most] > 1 else None, np.empty(0), many)
 
 
@@ -95,16 +98,17 @@ def n_reaching(problem: Problem, params: Array, P: int, loss: float) -> Array:
 
     The narrowest decoder's N where already that has a lower loss.
     """
-    ends = [math.log(problem.shapes.n_params(width, P)) for width in (MIN_WIDTH, MAX_WIDTH)]
-    low, high = (np.full(params.shape[:-1], end) for end in ends)
+    least, most = (problem.shapes.n_params(width, P) for width in (MIN_WIDTH, MAX_WIDTH))
+    low, high = (np.full(params.shape[:-1], math.log(end)) for end in (least, most))
     out_of_reach = ~(problem.losses(params, np.exp(high), P) <= loss)  # also where it is no number
     already = problem.losses(params, np.exp(low), P) <= loss
     for _ in range(_LOSS_STEPS):
         middle = (low + high) / 2
         above = problem.losses(params, np.exp(middle), P) > loss
         low, high = np.where(above, middle, low), np.where(above, high, middle)
-    # The upper end reaches the loss, or nothing does.
-    return np.where(out_of_reach, np.inf, np.where(already, math.exp(ends[0]), np.exp(high)))
+    # The upper end reaches the loss, or nothing does. Rounding must not lead out of the sizes there are.
+    found = np.clip(np.exp(high), least, most)
+    return np.where(out_of_reach, np.inf, np.where(already, least, found))
 
 
 class CostCurve:

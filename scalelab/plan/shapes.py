@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from scalelab.architecture import Architecture
-from scalelab.cost.equal_loss import RealWidth, count, widened
+from scalelab.cost.equal_loss import RealWidth, built, count, widened
 
 MIN_WIDTH, MAX_WIDTH = 16.0, 2.0**18  # nobody serves less or more
 _STEPS = 60  # of a bisection over the logarithm of a width: to the last digits
 _WIDTH_PER_LAYER = 24.0  # of `scalelab.architecture`'s size dial
 _BUILDABLE = 128  # the paper's widths are multiples of it
+_NEXT = 4  # what is rounded may go beyond a limit: then the one after it
 
 SHAPES = ("paper", "ladder")
 
@@ -31,9 +33,13 @@ class Shapes:
     def of_width(self, width: float, P: int) -> RealWidth:
         family = self.base.with_streams(P)
         if self.deepening:
-            layers = min(float(family.num_layers), max(2.0, width / _WIDTH_PER_LAYER))
-            family = replace(widened(family, width), num_layers=layers)  # type: ignore[arg-type]  # a real number
+            family = replace(widened(family, width), num_layers=self._layers(width))  # type: ignore[arg-type]  # real
         return widened(family, width)
+
+    def _layers(self, width: float) -> float:
+        if not self.deepening:
+            return self.base.num_layers
+        return min(float(self.base.num_layers), max(2.0, width / _WIDTH_PER_LAYER))
 
     def n_params(self, width: float, P: int) -> float:
         return float(count(self.of_width(width, P), self.convention))
@@ -41,18 +47,24 @@ class Shapes:
     def width_of(self, n_params: float, P: int) -> float | None:
         """The width whose N is `n_params`; None where no width is that small or large."""
         low, high = math.log(MIN_WIDTH), math.log(MAX_WIDTH)
-        if not self.n_params(MIN_WIDTH, P) <= n_params <= self.n_params(MAX_WIDTH, P):
-            return None
+        if not self.n_params(MIN_WIDTH, P) < n_params <= self.n_params(MAX_WIDTH, P):
+            return MIN_WIDTH if n_params == self.n_params(MIN_WIDTH, P) else None
         for _ in range(_STEPS):
             middle = (low + high) / 2
             low, high = (middle, high) if self.n_params(math.exp(middle), P) <= n_params else (low, middle)
         return math.exp(low)
 
-    def buildable_below(self, width: float) -> tuple[int, int] | None:
-        """The next width from `width` down that is a multiple of 128, of narrow ones of 32, and that number.
+    def buildable(self, width: float, P: int, wider: bool = False) -> Iterator[Architecture]:
+        """What can be built from `width` down, or up where `wider`: the next few, nearest first.
 
-        None where there is none.
+        Widths are multiples of 128, of narrow ones of 32, and give each head an even number of dimensions, as
+        rotary positions need; layers and the MLP's width are whole.
         """
-        multiple = _BUILDABLE if width >= 8 * _BUILDABLE else _BUILDABLE // 4
-        below = multiple * int(width // multiple)
-        return (below, multiple) if below else None
+        steps = [math.lcm(m, 2 * self.base.num_heads) for m in (_BUILDABLE, _BUILDABLE // 4)]
+        step = steps[0] if width >= 8 * steps[0] else steps[1]
+        first = math.ceil(width / step) if wider else math.floor(width / step)
+        for i in range(_NEXT):
+            hidden = step * (first + i if wider else first - i)
+            if hidden > 0:
+                layers = (math.ceil if wider else math.floor)(self._layers(hidden))
+                yield replace(built(self.base, hidden), num_layers=layers, P=P)
