@@ -22,6 +22,7 @@ from scalelab.train.build import build_model
 from scalelab.train.checkpoint import load_newest
 from scalelab.train.corpus import load_corpus
 from scalelab.train.cost import train_flops
+from scalelab.train.device import device_model
 from scalelab.train.legs import Options, train_legs, train_run
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
@@ -76,6 +77,28 @@ def test_a_run_that_was_cut_goes_on_to_the_same_loss(config, data, tmp_path, sch
     again = Options(checkpoints=tmp_path, save_every_s=0.0, observer=lambda state: steps.append(state.step))
     same(train_run(config, data, again), undisturbed)
     assert steps[0] > 50  # and did not begin anew
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_seconds_of_two_devices_are_no_utilisation_of_either(config, data, tmp_path, elsewhere):
+    """Only the name of the first device is made up: there is but one here."""
+    config = with_schedule(config, "wsd")
+    options = Options(checkpoints=tmp_path / "states", save_every_s=0.0, observer=cut_at(20))
+    with pytest.MonkeyPatch.context() as patch:
+        if elsewhere:
+            patch.setattr(loop, "device_model", lambda device: "another")
+        with pytest.raises(CutError):
+            train_run(config, data, options)
+    options = replace(options, observer=None)
+    record = run_and_record(config, data, tmp_path, options, peak_flops=1e12)
+    assert record["loss"] == train_run(config, data).evaluation.loss
+    if elsewhere:
+        assert record["device"] == f"another + {device_model('cpu')}"
+        assert record["mfu"] is None
+    else:
+        assert record["device"].startswith("cpu (")
+        assert record["mfu"] == pytest.approx(record["train_flops"] / record["train_seconds"] / 1e12)
+    assert record["tokens_per_s"] == pytest.approx(config.n_tokens / record["train_seconds"])
 
 
 def test_a_state_is_saved_between_points_of_the_curve_too(config, data, tmp_path):

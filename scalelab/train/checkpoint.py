@@ -40,6 +40,7 @@ class TrainState:
     seconds: float = 0.0  # of training, all attempts that led here together
     micro_batch: int = 0  # sequences at once; 0 is the whole batch
     saved_at: float = 0.0  # `seconds` when a checkpoint was last written
+    devices: list[str] = field(default_factory=list)  # by their makers' names, on which those seconds were spent
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -72,6 +73,7 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
             "pending": [float(loss) for loss in state.pending],
             "seconds": state.seconds,
             "micro_batch": state.micro_batch,
+            "devices": state.devices,
         }
         # A tensor file with a changed bit is still a tensor file.
         values |= {"sha256": {name: digest_of_file(building / name) for name in (_WEIGHTS, _OPTIMIZER)}}
@@ -220,6 +222,7 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Tra
             float(values["seconds"]),
             int(values["micro_batch"]),
             float(values["seconds"]),
+            [str(name) for name in values["devices"]],
         )
         parameters = dict(model.named_parameters())
         if any(parameters[name].shape != weight.shape for name, weight in weights.items()):

@@ -56,6 +56,7 @@ class TrainResult:
     seconds: float  # of training, without evaluation, over all attempts
     model: nn.Module
     micro_batch: int  # sequences at once
+    devices: list[str]  # on which it was trained, more than one if it was resumed on another
 
 
 def train_run(config: RunConfig, data: TokenData, options: Options = DEFAULT) -> TrainResult:
@@ -80,7 +81,7 @@ def _train_run(config: RunConfig, data: TokenData, options: Options) -> TrainRes
     evaluation = _evaluate(model, validation, options.device, recipe.dtype == "bf16", max(1, rows))
     if not math.isfinite(evaluation.loss):
         raise DivergedError(f"run {config.key}: the validation loss is not a number; try a lower --lr", state)
-    return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch)
+    return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch, state.devices)
 
 
 def _evaluate(model: Any, validation: tuple[np.ndarray, np.ndarray], device: str, bf16: bool, rows: int) -> Evaluation:

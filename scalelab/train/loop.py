@@ -17,6 +17,7 @@ from scalelab.errors import DivergedError, MemoryShortError
 from scalelab.train.build import extra_loss, training_options
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.data import training_batches
+from scalelab.train.device import device_model
 from scalelab.train.memory import free_memory, is_out_of_memory
 from scalelab.train.parallel import ALONE, Parallel
 from scalelab.train.recipe import Recipe
@@ -76,6 +77,8 @@ def optimise(
     trained = [p for p in model.parameters() if p.requires_grad]
     peaks = [group["lr"] for group in optimizer.param_groups]
     state.micro_batch = state.micro_batch or recipe.batch_size
+    if (name := device_model(device)) not in state.devices:
+        state.devices.append(name)
     meter = _Meter(course, state, progress, parallel)
     model.train()
     noisy = _has_dropout(model)
@@ -163,12 +166,12 @@ class _Meter:
     def update(self, loss: torch.Tensor) -> bool:
         """Take the loss of a step; true where the curve got a point."""
         state = self.state
-        state.pending.append(loss)
+        state.pending.append(self.parallel.mean(loss))  # at once, so that a state is the same on every process
         # The first step is a point of its own: it is what a model knows that has learned nothing.
         point = state.step % self.course.every == 0 or state.step in (1, self.course.steps)
         if point:
             losses = [torch.as_tensor(value, dtype=loss.dtype, device=loss.device) for value in state.pending]
-            mean = self.parallel.mean(torch.stack(losses).mean())
+            mean = float(torch.stack(losses).mean())
             state.curve.append((state.step, state.step * self.course.step_tokens, mean))
             state.pending.clear()
             self._check(mean)

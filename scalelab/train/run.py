@@ -83,7 +83,7 @@ def record_failure(
     """Write that a run has ended without a loss, and how far it came if its `state` is known. An ok record stays."""
     record = _about(config, device, code) | {"status": status, "message": message}
     if state is not None and state.step:
-        record |= _training(config, state.step, state.seconds, state.micro_batch, device, peak_flops)
+        record |= _training(config, state.step, state, device, peak_flops)
     write_record(out, record, state.curve if state is not None else [])
 
 
@@ -112,23 +112,26 @@ def make_record(
             "stream_correlation": streams and streams.correlation,
             "stream_warnings": streams and streams.warnings,
         }
-        | _training(config, config.steps, result.seconds, result.micro_batch, device, peak_flops)
+        | _training(config, config.steps, result, device, peak_flops)
     )
 
 
 def _training(
-    config: RunConfig, steps: int, seconds: float, micro_batch: int, device: str, peak_flops: float | None
+    config: RunConfig, steps: int, spent: TrainState | TrainResult, device: str, peak_flops: float | None
 ) -> dict[str, Any]:
-    """What the first `steps` steps took, all attempts and what was shared with other runs included."""
-    flops = train_flops(config) - train_flops(config, steps)
+    """What the first `steps` steps took, all attempts and what was shared with other runs included.
+
+    Where they were not all trained on one device the column `device` names each, and there is no utilisation.
+    """
+    flops, several = train_flops(config) - train_flops(config, steps), len(spent.devices) > 1
     return {
-        "micro_batch_size": micro_batch,
-        "train_seconds": seconds,
-        "tokens_per_s": steps * config.step_tokens / seconds,
+        "micro_batch_size": spent.micro_batch,
+        "train_seconds": spent.seconds,
+        "tokens_per_s": steps * config.step_tokens / spent.seconds,
         "train_flops": flops,
-        "mfu": flops / seconds / peak_flops if peak_flops else None,
+        "mfu": flops / spent.seconds / peak_flops if peak_flops and not several else None,
         "peak_memory_bytes": peak_memory_bytes(device),
-    }
+    } | ({"device": " + ".join(spent.devices)} if several else {})
 
 
 def _about(config: RunConfig, device: str, code: str | None = None) -> dict[str, Any]:
