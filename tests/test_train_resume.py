@@ -26,7 +26,7 @@ from scalelab.train.legs import Options
 from scalelab.train.tokens import tokenise
 from tests.families import make, warm
 
-STEPS = 300
+STEPS = 100
 HANGS_S = 300.0  # cores may be busy
 
 
@@ -103,7 +103,7 @@ def test_killed_it_ends_where_it_would_have(kills, options, command, source, tmp
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     before = 0
     for _ in range(kills):
-        send_at(start(command(killed, STEPS, *options)), killed, before + 20, signal.SIGKILL)
+        send_at(start(command(killed, STEPS, *options)), killed, before + 10, signal.SIGKILL)
         assert not killed.exists()
         assert before < latest(killed) < STEPS
         before = latest(killed)
@@ -114,10 +114,11 @@ def test_killed_it_ends_where_it_would_have(kills, options, command, source, tmp
     assert not any("banks.4" in name or "mlp" in name for name in newest) or "all" in options
     assert not any("banks.2" in name for name in newest) or "all" not in options
 
-    assert main(command(killed, STEPS, *options)) == 0
+    seldom = ("--checkpoint-minutes", "5")  # how often is nobody's business
+    assert main(command(killed, STEPS, *options, *seldom)) == 0
     told = capsys.readouterr().out
     assert f"going on from step {before} of {STEPS}" in " ".join(told.split())
-    assert main(command(undisturbed, STEPS, *options)) == 0
+    assert main(command(undisturbed, STEPS, *options, *seldom)) == 0
     assert "going on" not in capsys.readouterr().out
     assert_same(killed, undisturbed)
     assert len(content(killed)["curve"]) > 90
@@ -335,7 +336,7 @@ def test_processes_go_on_together(command, tmp_path):
     send_at(start(command(killed), launched("data"), env=environment), killed, 5, signal.SIGKILL)
     step = latest(killed)
     for out in (killed, undisturbed):
-        process = start(command(out), launched("data"), env=environment)
+        process = start(command(out, STEPS, "--checkpoint-minutes", "5"), launched("data"), env=environment)
         told, err = process.communicate(timeout=HANGS_S)
         assert process.returncode == 0, err
         assert (f"going on from step {step} of {STEPS}" in told) == (out == killed)

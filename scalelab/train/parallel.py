@@ -66,9 +66,9 @@ class Parallel:
         """This process's rows of a batch [b, …], one in `size`."""
         return batch[self.rank :: self.size]
 
-    def mean(self, value: torch.Tensor) -> float:
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of a scalar over all processes, the same on each."""
-        return float(value)
+        return value
 
     def split(self, model: Any) -> None:
         """Split the parameters of `model` over the processes, in place; those that learn must have been chosen."""
@@ -95,10 +95,10 @@ class _Processes(Parallel):
         super().__init__(device)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
-    def mean(self, value: torch.Tensor) -> float:
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
         total = value.detach().clone()
         dist.all_reduce(total)
-        return float(total) / self.size
+        return total / self.size
 
     def replicated(self, model: Any) -> Any:
         return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)

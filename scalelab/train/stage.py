@@ -186,7 +186,7 @@ def _resume(
     if folder is None:
         return TrainState(), None
     state = load_newest(folder, steps, model, optimizer) or TrainState()
-    if parallel.mean(torch.tensor(state.step, dtype=torch.float64, device=options.device)) != state.step:
+    if float(parallel.mean(torch.tensor(state.step, dtype=torch.float64, device=options.device))) != state.step:
         raise ScalelabError(
             f"{folder}: the processes find different states there; "
             "name an -o on a disk that all their machines share, or remove that folder"
