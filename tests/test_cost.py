@@ -8,6 +8,8 @@ import pytest
 
 from scalelab.architecture import Architecture, expert_width, mlp_width
 from scalelab.cost import Device, Workload, gpu_names, price
+from scalelab.cost.engines import get_engine
+from scalelab.cost.shape import Layer, ServedModel
 from scalelab.errors import ScalelabError, UsageError
 from tests.conftest import DATA
 
@@ -174,3 +176,22 @@ def test_missing_llm_analysis_names_the_command_that_mends_it(monkeypatch):
     with pytest.raises(ScalelabError, match=r"pip install --no-deps llm-analysis==0\.2\.2") as caught:
         price(SHAPE, Workload(), Device())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "more", "reason"),
+    [
+        (
+            Layer(8, 2, 64, 1024, num_experts=4, experts_per_token=1),
+            {},
+            "experts of which a token goes to a single one",
+        ),
+        (Layer(8, 2, 64, 1024), {"banks": ((1, 16),)}, "a prefix at P = 1"),
+    ],
+)
+def test_what_llm_analysis_cannot_hold_is_refused_by_name(layer, more, reason):
+    """Others, out of real configs, are in test_served.py."""
+    model = ServedModel(512, 1000, ((layer, 2),), 512, name="mine", **more)
+    with pytest.raises(UsageError, match=f"mine: llm-analysis cannot hold {reason}; use --engine roofline"):
+        get_engine("llm-analysis")(model, Workload(), Device())
+    assert get_engine("roofline")(model, Workload(), Device()).latency_s > 0

@@ -159,6 +159,8 @@ def as_architecture(model: Architecture | ServedModel) -> Architecture:
         reason = "an MLP without a gate"
     elif layer.heads * layer.head_dim != model.hidden_size:
         reason = f"a head_dim of {layer.head_dim:g} where hidden / heads is {model.hidden_size / layer.heads:g}"
+    elif layer.num_experts and layer.experts_per_token < 2:
+        reason = "experts of which a token goes to a single one"
     elif model.P == 1 and model.prefix_length:
         reason = "a prefix at P = 1"
     if reason is not None:
