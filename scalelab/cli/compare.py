@@ -22,6 +22,7 @@ from scalelab.cli.device_options import (
     own_devices,
 )
 from scalelab.cli.lists import list_option, pairs
+from scalelab.cli.models import check_figure
 from scalelab.cost.model import PAPER_VOCAB, Device, Precision
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.units import counts, whole_numbers
@@ -87,6 +88,8 @@ def compare(
         raise UsageError("--corpus, --map, --where and --figure are about measured runs: give --data too")
     check_hardware(hardware, (engine,))
     check_sizes({"--hidden": hidden, "--vocab": vocab})
+    if figure is not None:
+        check_figure(figure)
     device = device_of(gpu, own_devices(hardware), flops_efficiency, memory_efficiency)
     precision = Precision(weights, kv)
     question = Question(
@@ -164,9 +167,4 @@ def _draw(path: Path, question: Question, group: Group, answers: list[Answer]) -
     spans = ", ".join(map(str, question.lengths))
     heading = f"{group.title}; {question.priced_by}; mean over {spans} tokens in and as many out"
     figure = plot_cost(price_runs(question.price, runs, question.batches, question.lengths), steps, heading)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--figure {path}: cannot be written ({reason})") from None
+    figure.savefig(path, dpi=150)

@@ -27,6 +27,7 @@ from scalelab.cli.device_options import (
     device_of,
     own_devices,
 )
+from scalelab.cli.models import check_figure
 from scalelab.cost.model import (
     PAPER_HEADS,
     PAPER_KV_HEADS,
@@ -120,6 +121,8 @@ def plan(
     check_hardware(hardware, (engine,))
     if not 1 <= max_P <= 2**20:
         raise UsageError(f"--max-P {max_P}: choose between 1 and 1,048,576")
+    if figure is not None:
+        check_figure(figure)
     fit = load_fit(source, None if law is None else get_law(law))
     device = device_of(gpu, own_devices(hardware), flops_efficiency, memory_efficiency)
     precision = Precision(weights, kv)
@@ -173,9 +176,4 @@ def _draw(path: Path, made: Plan, how: Any) -> None:
     from scalelab.plot.plan import plot_plan
 
     drawn = plot_plan(made, frontier(made), how.setting(made), how.binary)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--figure {path}: cannot be written ({reason})") from None
+    drawn.savefig(path, dpi=150)
