@@ -12,7 +12,7 @@ from scalelab.cost import equal_loss
 from scalelab.cost.compare import Comparison, Price, Size
 from scalelab.cost.compare import compare as compare_costs
 from scalelab.cost.equal_loss import count
-from scalelab.errors import UsageError
+from scalelab.errors import DataError, UsageError
 from scalelab.fit import FitResult, Note
 from scalelab.fit.derived import extrapolation_notes, n_equivalent, predicted
 from scalelab.laws import Law
@@ -47,6 +47,7 @@ class Answer:
     streams: Architecture
     n_params: float
     loss: float
+    base_loss: float | None  # of the same model with P = 1, where that is known
     size: Size
     convention: str
     plain_hidden: float  # infinite where no plain model has that loss
@@ -76,6 +77,25 @@ def comparable_groups(
             have = ", ".join(map(format_count, known)) or "none that is known"
             raise UsageError(f"--D {format_count(D)}: not in {data}; choose of {have}")
     return groups
+
+
+def group_of(saved: FitResult, groups: list[Group], data: str) -> Group:
+    """Of `groups` the one that was fitted, though perhaps more of its runs. Raises `UsageError` where it is none."""
+    for same in (lambda group: group.title == saved.group, lambda group: _are_the_runs(group, saved)):
+        for group in filter(same, groups):
+            return group
+    titles = "; ".join(group.title for group in groups)
+    raise UsageError(f"--fit is of {saved.group!r}, and {data} has {titles}: give the data that were fitted, or --law")
+
+
+def _are_the_runs(group: Group, saved: FitResult) -> bool:
+    """Whether these runs were fitted, under whatever name: that of a table's file may have changed."""
+    from scalelab.fit.data import fit_data
+
+    try:
+        return fit_data(group.records, saved.options.convention).digest == saved.data_hash
+    except DataError:
+        return False
 
 
 def answer(question: Question, group: Group | None, law: Law | None, saved: FitResult | None) -> list[Answer]:
@@ -114,6 +134,7 @@ def _by_measurement(question: Question, group: Group, runs: list[equal_loss.Meas
         "paper",
         n_params=run.n_params,
         loss=run.loss,
+        base_loss=equal_loss.plain_loss(runs, run.architecture),
         title=group.title,
         slug=group.slug,
         source=f"measured losses of P = 1, linear in ln N between {between}",
@@ -138,6 +159,7 @@ def _by_law(
         convention,
         n_params=N,
         loss=predicted(fit, N, model.P, D).value,
+        base_loss=predicted(fit, count(model.with_streams(1), convention), 1.0, D).value,
         source=f"the {fit.law.name} law{at}, {fit.equation()}",
         notes=tuple({(n.code, n.message): n for n in notes}.values()),
         **about,

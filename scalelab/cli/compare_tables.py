@@ -87,10 +87,15 @@ def _headings(unit: str, interval: bool) -> list[str]:
 
 def verdicts(answer: Answer) -> list[str]:
     """What the ratios say, in words: where streams win, where they lose, and where a law's interval leaves it open."""
-    P, size = answer.streams.P, answer.size.value
+    P, size, backbone = answer.streams.P, answer.size.value, count(answer.streams.with_streams(1), answer.convention)
     if isinf(size):
         return [f"By this law no plain model, however large, reaches the loss of P = {P}: there is no ratio."]
-    if size <= count(answer.streams.with_streams(1), answer.convention):
+    if size <= backbone and answer.size.high is not None and answer.size.high > backbone:
+        return [
+            f"Whether P = {P} streams gain anything here is open: the plain model of that loss is about as large as "
+            "their own backbone, by the interval smaller or larger."
+        ]
+    if size <= backbone:
         return [
             f"P = {P} streams gain nothing here: the plain model of that loss is no larger than their own backbone, "
             "so they add cost where growing N need not."
@@ -126,7 +131,8 @@ def _ratio(ratio: Ratio, interval: bool) -> list[str]:
 
 
 def _times(value: float) -> str:
-    return "no limit" if isinf(value) else f"{value:.1f}×" if abs(value) >= 9.95 else f"{value:.2f}×"
+    # + 0.0 makes a rounded -0.0 positive.
+    return "no limit" if isinf(value) else f"{value:.1f}×" if abs(value) >= 9.95 else f"{round(value, 2) + 0.0:.2f}×"
 
 
 def priced_by(engine: str, device: Device, precision: Precision) -> str:
@@ -169,6 +175,7 @@ def _rows(question: Question, answer: Answer) -> list[dict[str, Any]]:
         "P": answer.streams.P,
         "n_params": answer.n_params,
         "loss": answer.loss,
+        "base_loss": answer.base_loss,
         "plain_n_params": answer.size.value,
         "plain_n_params_low": answer.size.low,
         "plain_n_params_high": answer.size.high,

@@ -169,6 +169,14 @@ def find_run(runs: Sequence[Measured], hidden_size: int, P: int, title: str) -> 
     )
 
 
+def plain_loss(runs: Sequence[Measured], streams: Architecture) -> float | None:
+    """The loss of `streams` without its streams; None where it was not measured."""
+    plain = [r for r in runs if r.P == 1 and _same_width(r, streams.hidden_size)]
+    if not isinstance(streams, RealWidth):
+        plain = [r for r in plain if r.architecture == streams.with_streams(1)]
+    return plain[0].loss if len(plain) == 1 else None
+
+
 def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Architecture:
     """The plain decoder of that hidden size in the family of `runs`, though it may not have been measured.
 
@@ -201,7 +209,7 @@ def built(family: Architecture, hidden_size: int) -> Architecture:
     return replace(family, hidden_size=hidden_size, intermediate_size=intermediate)
 
 
-def _same_width(run: Measured, hidden_size: int) -> bool:
+def _same_width(run: Measured, hidden_size: float) -> bool:
     near = _NEAR if isinstance(run.architecture, RealWidth) else 0.0
     return abs(run.architecture.hidden_size - hidden_size) <= near * hidden_size
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scalelab.cost.compare import Average, Comparison
 from scalelab.cost.equal_loss import Measured
-from scalelab.cost.model import GIB
+from scalelab.plot import style
 from scalelab.plot.style import ShownFigure, colours, legend_below, tidy
 
 _GROWN = "#777777"  # of arrows that grow N
@@ -37,51 +37,73 @@ def plot_cost(
     `priced` holds for each batch size the measured runs and what they cost. Arrows of `steps` lead from
     P = 1 to P streams at the same backbone, and along the plain models to the one of the same loss.
     """
-    batches = list(priced)
-    shades = colours({1} | {run.P for runs in priced.values() for run, _ in runs} | {step.P for step in steps})
+    batches, drawn = list(priced), [step for step in steps if step.from_loss is not None]
+    shades = colours({1} | {run.P for runs in priced.values() for run, _ in runs} | {step.P for step in drawn})
+    costs = [cost for runs in priced.values() for _, cost in runs]
+    units = _units([*costs, *(row.streams for step in drawn for row in step.rows)])
     figure = ShownFigure(figsize=(max(5.2, 3.1 * len(batches)), 6.2), layout="constrained")
     grid = figure.subplots(2, len(batches), sharey=True, squeeze=False)
     for column, batch in enumerate(batches):
-        for axes, unit in zip(grid[:, column], ("memory", "latency"), strict=True):
+        for axes, unit in zip(grid[:, column], units, strict=True):
             tidy(axes)
             _curves(axes, priced[batch], unit, shades)
-            for step in steps:
+            for step in drawn:
                 for row in step.rows:
-                    if row.batch == batch and step.from_loss is not None:
+                    if row.batch == batch:
                         _arrows(axes, step, row, unit, shades[step.P])
             _cost_axis(axes)
-            axes.set_xlabel("memory, GiB" if unit == "memory" else "latency, s")
+            axes.set_xlabel(unit.label)
         grid[0, column].set_title(f"batch {batch}", fontsize=10)
     for axes in grid[:, 0]:
         axes.set_ylabel("validation loss, nats per token")
     handles: list[Any] = [Line2D([], [], color=c, marker="o", markersize=4) for c in shades.values()]
     labels = [f"P = {P}" for P in shades]
-    if steps:
-        handles += [Line2D([], [], color=shades[step.P], linewidth=2.2) for step in steps]
+    if drawn:
+        handles += [Line2D([], [], color=shades[step.P], linewidth=2.2) for step in drawn]
         handles.append(Line2D([], [], color=_GROWN, linewidth=2.2))
-        labels += [*(f"to P = {step.P} streams" for step in steps), "to more parameters, same loss"]
+        labels += [*(f"to P = {step.P} streams" for step in drawn), "to more parameters, same loss"]
     # Inches that the longest label may need.
     legend_below(figure, handles, labels, max(2, int(figure.get_figwidth() / 1.75)))
-    figure.suptitle(heading, fontsize=10, parse_math=False)
+    style.heading(figure, heading, 10)
     return figure
 
 
-def _cost(average: Average, unit: str) -> float:
-    return average.memory_bytes / GIB if unit == "memory" else average.latency_s
+@dataclass(frozen=True)
+class _Unit:
+    name: str  # of an `Average`'s figure
+    label: str
+    size: float  # bytes or seconds
+
+    def of(self, average: Average) -> float:
+        return getattr(average, self.name) / self.size
 
 
-def _curves(axes: Axes, runs: Sequence[tuple[Measured, Average]], unit: str, shades: Mapping[int, str]) -> None:
+def _units(costs: Sequence[Average]) -> list[_Unit]:
+    """Of memory and of latency, in which the largest of `costs` is no small fraction."""
+    known = {
+        "memory_bytes": ("memory", {"GiB": 2.0**30, "MiB": 2.0**20, "KiB": 2.0**10}),
+        "latency_s": ("latency", {"s": 1.0, "ms": 1e-3, "µs": 1e-6}),
+    }
+    units = []
+    for name, (what, sizes) in known.items():
+        most = max(getattr(cost, name) for cost in costs)
+        unit = next((u for u, size in sizes.items() if most >= 0.2 * size), list(sizes)[-1])
+        units.append(_Unit(name, f"{what}, {unit}", sizes[unit]))
+    return units
+
+
+def _curves(axes: Axes, runs: Sequence[tuple[Measured, Average]], unit: _Unit, shades: Mapping[int, str]) -> None:
     for P in sorted({run.P for run, _ in runs}):
-        mine = sorted((_cost(cost, unit), run.loss) for run, cost in runs if run.P == P)
+        mine = sorted((unit.of(cost), run.loss) for run, cost in runs if run.P == P)
         axes.plot(*zip(*mine, strict=True), "-o", color=shades[P], markersize=4, linewidth=1.1, alpha=0.65)
 
 
-def _arrows(axes: Axes, step: Step, row: Comparison, unit: str, shade: str) -> None:
-    start = (_cost(row.base, unit), step.from_loss)
+def _arrows(axes: Axes, step: Step, row: Comparison, unit: _Unit, shade: str) -> None:
+    start = (unit.of(row.base), step.from_loss)
     look = {"arrowstyle": "-|>", "linewidth": 2.0, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 12}
     for average, colour in ((row.plain, _GROWN), (row.streams, shade)):
         if average is not None:
-            end = (_cost(average, unit), step.loss)
+            end = (unit.of(average), step.loss)
             axes.annotate("", end, start, arrowprops={**look, "color": colour}, zorder=3)
             axes.update_datalim([end])  # an arrow alone would end outside of the figure
             axes.autoscale_view()

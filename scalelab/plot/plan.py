@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scalelab.plan.answer import Plan
 from scalelab.plan.frontier import Curve
+from scalelab.plot import style
 from scalelab.plot.style import ShownFigure, colours, legend_below, tidy
 
 _LIMIT = "#777777"
@@ -43,10 +44,13 @@ def plot_plan(plan: Plan, curves: Sequence[Curve], heading: str = "", binary: bo
     if plan.winner is not None:
         handles.append(Line2D([], [], color="black", marker="*", markersize=11, linestyle="none"))
         labels.append("the best")
-    handles.append(Line2D([], [], color=_LIMIT, linestyle="--"))
-    labels.append("limit")
+    handles += [Line2D([], [], color=_LIMIT, linestyle="--"), Line2D([], [], color=_LIMIT, linewidth=1.0, alpha=0.6)]
+    labels += ["limit", "beyond a limit"]
+    if plan.target is not None:
+        handles.append(Line2D([], [], color=_LIMIT, linestyle=":"))
+        labels.append("loss asked for")
     legend_below(figure, handles, labels, 7)
-    figure.suptitle(heading, fontsize=9, parse_math=False)
+    style.heading(figure, heading, 9)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -47,6 +48,13 @@ def grid_of_axes(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
 def title(axes: Axes, text: str) -> None:
     """A title of plain text: names of corpora are not mathematics."""
     axes.set_title(text, fontsize=9, parse_math=False)
+
+
+def heading(figure: Figure, text: str, size: float) -> None:
+    """A heading of plain text over all plots, broken into lines as wide as the figure."""
+    columns = int(figure.get_figwidth() * 72 / (0.58 * size))  # 0.58 em: letters of the default font, on average
+    lines = [part for line in text.splitlines() for part in wrap(line, columns)]
+    figure.suptitle("\n".join(lines), fontsize=size, parse_math=False)
 
 
 def tidy(axes: Axes) -> None:
