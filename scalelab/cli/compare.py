@@ -79,7 +79,7 @@ def compare(
     ln N. With --law or --fit it is the law's, with intervals, and may lie outside of what was measured.
     """
     from scalelab.cli import compare_tables as tables
-    from scalelab.cli.compare_answers import Question, answer, comparable_groups
+    from scalelab.cli.compare_answers import Question, answer, comparable_groups, group_of
     from scalelab.cost.compare import price_by
 
     if data is None and fit is None:
@@ -106,9 +106,8 @@ def compare(
     groups: list[Group | None] = [None]
     if data is not None:
         by_tokens = chosen is None or "D" not in chosen.variables
-        groups = [*comparable_groups(data, pairs(columns, "--map"), where, corpus, question.D, by_tokens)]
-        if saved is not None and len(groups) > 1:
-            groups = [_group_of(saved, groups, data)]
+        found = comparable_groups(data, pairs(columns, "--map"), where, corpus, question.D, by_tokens)
+        groups = [*found] if saved is None else [group_of(saved, found, data)]
     console, answers, failures = stdout(), [], []
     for group in groups:
         try:
@@ -149,21 +148,13 @@ def _law_and_fit(law: str | None, fit: Path | None) -> tuple[Law | None, FitResu
     return saved.law, saved
 
 
-def _group_of(saved: FitResult, groups: list[Group | None], data: str) -> Group:
-    for group in groups:
-        if group is not None and group.title == saved.group:
-            return group
-    raise UsageError(f"{data}: several groups of runs, and none is the fit's, {saved.group}; choose one by --corpus")
-
-
 def _draw(path: Path, question: Question, group: Group, answers: list[Answer]) -> None:
     from scalelab.cost.compare import price_runs
     from scalelab.cost.equal_loss import measured_runs
     from scalelab.plot.cost import Step, plot_cost
 
     runs = measured_runs(group.records, question.vocab)
-    plain = {run.architecture: run.loss for run in runs if run.P == 1}
-    steps = [Step(a.streams.P, plain.get(a.streams.with_streams(1)), a.loss, a.rows) for a in answers]
+    steps = [Step(a.streams.P, a.base_loss, a.loss, a.rows) for a in answers]
     spans = ", ".join(map(str, question.lengths))
     heading = f"{group.title}; {question.priced_by}; mean over {spans} tokens in and as many out"
     figure = plot_cost(price_runs(question.price, runs, question.batches, question.lengths), steps, heading)
