@@ -410,6 +410,7 @@ def test_limits_that_nothing_is_within_say_which_and_what_would_do(saved, fit, c
         (("--train-flops", "-1"), "--train-flops: '-1' is not a positive count"),
         (("--loss", "0"), "--loss 0: give a loss above 0"),
         (("--loss", "1.1", "--by", "joy"), "--by joy: choose one of memory, latency, training"),
+        (("--by", "memory"), "--by memory: it says what is cheap where a loss is to be reached: give --loss too"),
         (("--shapes", "odd"), "--shapes odd: choose one of paper, ladder"),
         (("--engine", "llm-analysis"), "--gpu rtx-4090: llm-analysis does not know it"),
         (("--second-stage-fraction", "0"), "must lie in"),

@@ -43,6 +43,8 @@ from scalelab.units import counts, parse_bytes, parse_count, parse_duration
 if TYPE_CHECKING:
     from scalelab.plan import Plan, Shapes
 
+_CHEAP = "latency"
+
 
 def plan(
     source: Annotated[Path, typer.Argument(metavar="FIT", help="A saved fit (JSON), of scalelab fit.")],
@@ -60,8 +62,11 @@ def plan(
         typer.Option(help="A loss to reach as cheaply as can be, instead of the lowest within the limits."),
     ] = None,
     by: Annotated[
-        str, typer.Option(help="What is cheap, with --loss: latency, memory or training.", metavar="NAME")
-    ] = "latency",
+        str | None,
+        typer.Option(
+            help="What is cheap, with --loss: latency, memory or training.", metavar="NAME", show_default=_CHEAP
+        ),
+    ] = None,
     max_P: Annotated[int, typer.Option("--max-P", help="P are the powers of two up to this.")] = 64,
     gpu: Gpu = Device.gpu,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
@@ -118,6 +123,8 @@ def plan(
     )
     if loss is not None and not 0 < loss < float("inf"):
         raise UsageError(f"--loss {loss:g}: give a loss above 0, in nats a token")
+    if by is not None and loss is None:
+        raise UsageError(f"--by {by}: it says what is cheap where a loss is to be reached: give --loss too")
     check_hardware(hardware, (engine,))
     if not 1 <= max_P <= 2**20:
         raise UsageError(f"--max-P {max_P}: choose between 1 and 1,048,576")
@@ -136,7 +143,7 @@ def plan(
         second_stage=second_stage_fraction,
     )
     streams = [2**i for i in range(max_P.bit_length())]
-    made = make_plan(problem, streams, device, loss, by)
+    made = make_plan(problem, streams, device, loss, by or _CHEAP)
     console = stdout()
     how = tables.Wording(priced_by(engine, device, precision), binary=memory is None or "i" in memory.lower())
     if as_json:
