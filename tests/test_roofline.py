@@ -19,9 +19,10 @@ from scalelab.cli import main
 from scalelab.cost import Device, Workload
 from scalelab.cost.engines import ENGINES, get_engine
 from scalelab.cost.families import served_from_config
-from scalelab.cost.hardware import Hardware
+from scalelab.cost.hardware import Hardware, profile_text, read_hardware
 from scalelab.cost.llm_engine import price as paper_price
 from scalelab.cost.model import STORED_BYTES, Precision
+from scalelab.cost.rates import Kernel, find_rates
 from scalelab.cost.roofline import (
     _sum_of_higher,
     activation_bytes,
@@ -29,7 +30,6 @@ from scalelab.cost.roofline import (
     decode_s,
     decode_step_s,
     experts_touched,
-    find_rates,
     kernels,
     prefill_s,
     price,
@@ -413,7 +413,7 @@ def test_engines_by_name():
         get_engine("abacus")
     with pytest.raises(UsageError, match="--gpu rtx-4090: llm-analysis does not know it; use --engine roofline"):
         get_engine("llm-analysis")(PAPER, Workload(), Device("rtx-4090"))
-    with pytest.raises(UsageError, match="llm-analysis prices bf16 only, not int4"):
+    with pytest.raises(UsageError, match="llm-analysis prices bf16 throughout, not int4"):
         get_engine("llm-analysis")(PAPER, Workload(), Device(), Precision("int4"))
 
 
@@ -469,13 +469,62 @@ def test_bad_requests_are_named(capsys, words, message):
     assert error.count("\n") == 1
 
 
-def test_own_hardware_is_no_business_of_llm_analysis(tmp_path, capsys):
+def test_own_hardware_serves_both_engines(tmp_path, capsys):
     file = tmp_path / "mine.yaml"
-    file.write_text("box: {tflops: {fp32: 1}, bandwidth: 10, memory: 8, source: me}")
-    assert main(["cost", "--hidden", "1024", "--hardware", str(file)]) == 2
-    assert "llm-analysis has its own devices; use --engine roofline" in capsys.readouterr().err
-    assert main(["cost", "--hidden", "1024", "--hardware", str(file), "--engine", "roofline", "--gpu", "box"]) == 0
-    assert "1024" in capsys.readouterr().out
+    file.write_text("box: {tflops: {fp32: 1, bf16: 2}, bandwidth: 10, memory: 8, source: me, measured: true}")
+    words = ("--hidden", "1024", "--hardware", str(file), "--P", "1", "--tokens-in", "2048")
+    wide = run_json(capsys, *words, "--engine", "both", "--weights", "fp32")
+    narrow = run_json(capsys, *words, "--engine", "both")
+    for fp32, bf16 in zip(wide, narrow, strict=True):
+        assert fp32["memory_bytes"] == pytest.approx(2 * bf16["memory_bytes"])
+        assert fp32["decode_s"] == pytest.approx(2 * bf16["decode_s"], rel=0.01)  # twice the bytes
+        assert fp32["prefill_s"] == pytest.approx(2 * bf16["prefill_s"], rel=0.01)  # half the FLOP/s
+    file.write_text(file.read_text() + "\nrod: {tflops: {fp32: 1}, bandwidth: 10, memory: 8, source: me}")
+    assert main(["cost", *words]) == 2
+    assert "--hardware has several devices: choose one with --gpu: box, rod" in capsys.readouterr().err
+
+
+def test_a_profile_reads_back_as_it_was_written(tmp_path):
+    made = Hardware(
+        name="box",
+        flops_per_s={"fp32": 1.034e11},
+        bytes_per_s=1.717e10,
+        memory_bytes=23.5 * 2**30,
+        source="measured on a CPU: 1 thread, fp32",
+        measured=True,
+        launch_s=1.342e-5,
+        attention_flops_per_s=4.548e10,
+        vector_bytes_per_s=2.296e10,
+        row_shares=((1.0, 1.003), (8.0, 0.5767)),
+    )
+    (tmp_path / "box.yaml").write_text(profile_text(made))
+    read = read_hardware(tmp_path / "box.yaml")["box"]
+    for name in ("bytes_per_s", "memory_bytes", "launch_s", "attention_flops_per_s", "vector_bytes_per_s"):
+        assert getattr(read, name) == pytest.approx(getattr(made, name))
+    assert read.flops_per_s == pytest.approx(made.flops_per_s)
+    assert (read.row_shares, read.source, read.measured) == (made.row_shares, made.source, True)
+
+
+def test_a_measured_device_takes_its_own_time_for_each_kind_of_kernel():
+    """Each kind by hand: max(FLOPs / s, bytes / s), over the share of its rows, and the launch."""
+    hardware = Hardware(
+        name="box",
+        flops_per_s={"fp32": 1e11},
+        bytes_per_s=1e10,
+        memory_bytes=2**33,
+        launch_s=1e-5,
+        attention_flops_per_s=4e10,
+        vector_bytes_per_s=2e10,
+        row_shares=((1.0, 1.0), (4.0, 0.5), (64.0, 1.0)),
+    )
+    rates = find_rates(Device("box", 1.0, 1.0, hardware), Precision("fp32"))
+    assert rates.seconds(Kernel(2e9, 1e3, kind="matrix", rows=64)) == pytest.approx(2e9 / 1e11 + 1e-5)
+    assert rates.seconds(Kernel(2e9, 1e3, kind="matrix", rows=4)) == pytest.approx(2e9 / 1e11 / 0.5 + 1e-5)
+    assert rates.seconds(Kernel(1, 4e6, kind="matrix", rows=2)) == pytest.approx(4e6 / 1e10 / 0.75 + 1e-5)
+    assert rates.seconds(Kernel(1, 4e6, kind="matrix", rows=0.5, times=3)) == pytest.approx(3 * (4e6 / 1e10 + 1e-5))
+    assert rates.seconds(Kernel(4e8, 1e3, kind="attention")) == pytest.approx(4e8 / 4e10 + 1e-5)
+    assert rates.seconds(Kernel(4e8, 5e8, kind="attention")) == pytest.approx(5e8 / 1e10 + 1e-5)
+    assert rates.seconds(Kernel(0, 4e6)) == pytest.approx(4e6 / 2e10 + 1e-5)
 
 
 def test_nothing_heavy_is_imported():

@@ -24,7 +24,6 @@ from scalelab.cli.device_options import (
     TokensOut,
     Vocab,
     Weights,
-    check_hardware,
     check_sizes,
     device_of,
     own_devices,
@@ -35,7 +34,6 @@ from scalelab.cost.model import (
     PAPER_KV_HEADS,
     PAPER_LAYERS,
     PAPER_VOCAB,
-    Device,
     Precision,
     Workload,
 )
@@ -49,6 +47,9 @@ _STREAMS, _BATCHES = (1, 2, 4, 8), (1,)
 _BOTH = "both"
 # Of a shape given by flags; --model brings its own.
 _SHAPE_FLAGS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab")
+_PRICE_FLAGS = ("model", *_SHAPE_FLAGS, "engine", "kv", "compute", "flops_efficiency", "memory_efficiency")
+_MEASURE_FLAGS = ("on", "threads", "seconds", "save_profile", "csv", "figure")
+_FLAGS = {"on": "--device"}  # where the name differs
 
 
 def cost(
@@ -81,13 +82,29 @@ def cost(
     engine: Annotated[
         str, typer.Option(help="Cost model: llm-analysis, the paper's; roofline, ours; or both.", metavar="NAME")
     ] = LLM_ANALYSIS,
-    gpu: Gpu = Device.gpu,
+    gpu: Gpu = None,
     hardware: HardwareFile = None,
     weights: Weights = Precision.weights,
     kv: Kv = None,
     compute: Compute = None,
     flops_efficiency: FlopsEfficiency = None,
     memory_efficiency: MemoryEfficiency = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option("--measure", help="Measure this model (folder or config.json) here, beside the predictions."),
+    ] = None,
+    on: Annotated[str, typer.Option("--device", help="To measure on: auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the CPU to measure with.", show_default="all")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Seconds for each figure measured.")] = 2.0,
+    save_profile: Annotated[
+        Path | None, typer.Option(help="Save this device as measured, for --hardware.", show_default=False)
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Save what was measured.", show_default=False)] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw what was measured over P (PNG, PDF or SVG).", show_default=False)
+    ] = None,
     list_hardware: Annotated[bool, typer.Option("--list-hardware", help="Print the devices and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -106,8 +123,31 @@ def cost(
         return
     streams = whole_numbers(P or _STREAMS, "--P")
     batches = whole_numbers(batch or _BATCHES, "--batch")
+    workloads = [Workload(size, tokens_in, tokens_out) for size in batches]
+    if measured is not None:
+        from scalelab.cli.measure import Request, measure
+
+        _refuse(ctx, _PRICE_FLAGS, "--measure prices the model that it measures, by both engines")
+        measure(
+            Request(
+                model=measured,
+                streams=streams,
+                workloads=workloads,
+                prefix_tokens=prefix_tokens,
+                weights=weights if _given(ctx, ("weights",)) else None,
+                device=on,
+                threads=threads,
+                seconds=seconds,
+                priced_on=device_of(gpu, own, None, None) if gpu or own else None,
+                save_profile=save_profile,
+                csv=csv,
+                figure=figure,
+                as_json=as_json,
+            )
+        )
+        return
+    _refuse(ctx, _MEASURE_FLAGS, "these are for --measure MODEL")
     engines = {name: get_engine(name) for name in (tuple(ENGINES) if engine == _BOTH else (engine,))}
-    check_hardware(hardware, engines)
     precision = Precision(weights, kv, compute)
     device = device_of(gpu, own, flops_efficiency, memory_efficiency)
     plain: Architecture | ServedModel
@@ -117,13 +157,10 @@ def cost(
         plain = _shape(hidden, intermediate, layers, heads, kv_heads, vocab, prefix_tokens)
     blocks = [
         {
-            name: [
-                price(plain.with_streams(p), Workload(size, tokens_in, tokens_out), device, precision)
-                for p in (1, *streams)
-            ]
+            name: [price(plain.with_streams(p), workload, device, precision) for p in (1, *streams)]
             for name, price in engines.items()
         }
-        for size in batches
+        for workload in workloads
     ]
     if as_json:
         tables.print_json(blocks)
@@ -155,10 +192,15 @@ def _shape(
 def _read(ctx: Any, path: Path, prefix_tokens: int | None) -> ServedModel:
     from scalelab.cost.families import read_model
 
-    given = [f"--{name.replace('_', '-')}" for name in _given(ctx, _SHAPE_FLAGS)]
-    if given:
-        raise UsageError(f"--model brings its own shape; leave out {', '.join(given)}")
+    _refuse(ctx, _SHAPE_FLAGS, "--model brings its own shape")
     return read_model(path).with_prefix(prefix_tokens)
+
+
+def _refuse(ctx: Any, names: Sequence[str], why: str) -> None:
+    """Raises `UsageError` if any of these options stand on the command line."""
+    given = [_FLAGS.get(name, f"--{name.replace('_', '-')}") for name in _given(ctx, names)]
+    if given:
+        raise UsageError(f"{why}; leave out {', '.join(given)}")
 
 
 def _given(ctx: Any, names: Sequence[str]) -> list[str]:

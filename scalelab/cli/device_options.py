@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -23,10 +23,16 @@ Vocab = Annotated[int, typer.Option(help="Vocabulary size.")]
 TokensIn = Annotated[int, typer.Option(help="Prompt tokens.")]
 TokensOut = Annotated[int, typer.Option(help="Generated tokens.")]
 
-Gpu = Annotated[str, typer.Option(help="Device; see scalelab cost --list-hardware. llm-analysis has its own.")]
+Gpu = Annotated[
+    str | None,
+    typer.Option(
+        help="Device; see scalelab cost --list-hardware. llm-analysis has its own.",
+        show_default=f"{Device.gpu}, or the one of --hardware",
+    ),
+]
 HardwareFile = Annotated[
     Path | None,
-    typer.Option("--hardware", help="YAML file with devices of your own, for roofline.", show_default=False),
+    typer.Option("--hardware", help="YAML file with devices of your own.", show_default=False),
 ]
 Weights = Annotated[str, typer.Option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME")]
 Kv = Annotated[str | None, typer.Option(help="Stored KV cache and prefixes.", metavar="NAME", show_default=_BY_WEIGHTS)]
@@ -49,19 +55,19 @@ def check_sizes(sizes: Mapping[str, int]) -> None:
             raise UsageError(f"{flag} {value}: choose between 1 and {MAX_SIZE:,}")
 
 
-def check_hardware(hardware: Path | None, engines: Collection[str]) -> None:
-    """Raises `UsageError` for devices of the user's own where no engine is asked for that reads them."""
-    if hardware is not None and ROOFLINE not in engines:
-        raise UsageError(f"--hardware {hardware}: llm-analysis has its own devices; use --engine roofline")
-
-
 def own_devices(hardware: Path | None) -> dict[str, Hardware]:
     """The devices of the user's own file, by name; none without a file. Raises as `read_hardware`."""
     return {} if hardware is None else read_hardware(hardware)
 
 
-def device_of(gpu: str, own: Mapping[str, Hardware], flops: float | None, memory: float | None) -> Device:
-    """The device, all of whose figures are reached where they were measured."""
+def device_of(gpu: str | None, own: Mapping[str, Hardware], flops: float | None, memory: float | None) -> Device:
+    """The device, all of whose figures are reached where they were measured.
+
+    Where none is named it is the only one of the user's own. Raises `UsageError` where they have several.
+    """
+    if gpu is None and len(own) > 1:
+        raise UsageError(f"--hardware has several devices: choose one with --gpu: {', '.join(own)}")
+    gpu = gpu or next(iter(own), Device.gpu)
     found = own.get(gpu)
     measured = found is not None and found.measured
     return Device(

@@ -9,7 +9,6 @@ from typing import Any
 
 from scalelab.cost.engines import get_engine
 from scalelab.cost.families import read_model
-from scalelab.cost.hardware import Hardware
 from scalelab.cost.model import Cost, Device, Precision, Workload
 from scalelab.cost.shape import ServedModel
 from scalelab.errors import UsageError
@@ -46,15 +45,17 @@ class Row:
 
 
 def compare(
-    subject: Subject, workload: Workload, hardware: Hardware, engines: Sequence[str], seconds: float = 2.0
+    subject: Subject, workload: Workload, priced_on: Device, engines: Sequence[str], seconds: float = 2.0
 ) -> Row:
-    """Measure `workload` on `subject`, and price it on `hardware`, all of whose figures are taken to be reached."""
+    """Measure `workload` on `subject`, and price it on `priced_on` by all of `engines` that can hold it.
+
+    Raises `ScalelabError`.
+    """
     served = read_model(subject.path).with_streams(subject.P)
     if subject.P > 1 and subject.P not in dict(served.banks):
         served = served.with_prefix(subject.prefix_tokens)
-    device = Device(hardware.name, 1.0, 1.0, hardware)
     precision = Precision(subject.dtype)
-    predicted = {name: price(name, served, workload, device, precision) for name in engines}
+    predicted = {name: price(name, served, workload, priced_on, precision) for name in engines}
     path = subject.path.resolve()
     return Row(
         path.parent.name if path.name == "config.json" else path.stem if path.is_file() else path.name,

@@ -42,44 +42,49 @@ _READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # well beyond any cache
 _MOST_FLOPS = {"cpu": 2e10, "cuda": 5e13}  # of a round
 _VECTOR_ROWS = {"cpu": 256, "cuda": 4096}
 _HEADS, _HEAD_DIM, _CONTEXT = 8, 64, 256  # of attention
-_SECONDS = 0.4  # of each measurement
 _TINY = Architecture(
     hidden_size=64, intermediate_size=128, num_layers=8, num_heads=4, num_kv_heads=2, vocab_size=512, prefix_tokens=0
 )
 _TINY_CONTEXT, _TINY_STEPS = 8, 16
 
 
-def calibrate(device: str = "cpu", dtype: str = "fp32", threads: int = 1) -> Hardware:
-    """A profile of `device` ("cpu", "cuda:0") for models at `dtype` (fp32 or bf16), measured in a few seconds in a
-    process of its own."""
-    return alone(_calibrate, device, dtype, threads)
+def calibrate(device: str = "cpu", dtype: str = "fp32", threads: int = 1, seconds: float = 0.4) -> Hardware:
+    """A profile of `device` ("cpu", "cuda:0") for models at `dtype` (fp32 or bf16).
+
+    About `seconds` for each of 13 figures, in a process of its own. Raises `MemoryShortError`.
+    """
+    return alone(_calibrate, device, dtype, threads, seconds)
 
 
 @torch.inference_mode()
-def _calibrate(device: str, dtype: str, threads: int) -> Hardware:
+def _calibrate(device: str, dtype: str, threads: int, each_s: float) -> Hardware:
     torch.set_num_threads(threads)
-    products = product_seconds(device, dtype)
+    products = product_seconds(device, dtype, each_s)
     flops_per_s, bytes_per_s = _of_rows(products, device, dtype)
     # fp32 is always given: a table must have it.
-    wide = flops_per_s if dtype == "fp32" else _of_rows(product_seconds(device, "fp32", _ROWS[-1:]), device, "fp32")[0]
+    wide = (
+        flops_per_s
+        if dtype == "fp32"
+        else _of_rows(product_seconds(device, "fp32", each_s, _ROWS[-1:]), device, "fp32")[0]
+    )
     on = f", {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else ""
     return Hardware(
         name=device,
-        flops_per_s={"fp32": wide, dtype: flops_per_s},
+        flops_per_s=flops,
         bytes_per_s=bytes_per_s,
         memory_bytes=device_memory_bytes(device),
         source=f"measured on {device_model(device)}{on}, {dtype}, torch {torch.__version__}, {date.today()}",
         measured=True,
-        launch_s=launch_s(device, dtype),
-        attention_flops_per_s=attention_flops_per_s(device, dtype),
-        vector_bytes_per_s=vector_bytes_per_s(device, dtype),
+        launch_s=launch_s(device, dtype, each_s),
+        attention_flops_per_s=attention_flops_per_s(device, dtype, each_s),
+        vector_bytes_per_s=vector_bytes_per_s(device, dtype, each_s),
         row_shares=tuple(
             (rows, _roof_s(rows, flops_per_s, bytes_per_s, device, dtype) / s) for rows, s in products.items()
         ),
     )
 
 
-def product_seconds(device: str, dtype: str, rows: Sequence[int] = _ROWS) -> dict[int, float]:
+def product_seconds(device: str, dtype: str, each_s: float, rows: Sequence[int] = _ROWS) -> dict[int, float]:
     """Seconds of a layer's products for each number of rows, over layers that together no cache holds."""
     kind = device.split(":")[0]
     shapes = _LAYER[kind]
@@ -98,12 +103,12 @@ def product_seconds(device: str, dtype: str, rows: Sequence[int] = _ROWS) -> dic
                 for weight in layer:
                     linear(given[weight.shape[1]], weight)
 
-        seconds[count] = least_s(products, _SECONDS, device) / len(used)
+        seconds[count] = least_s(products, each_s, device) / len(used)
     return seconds
 
 
 def _random(device: str, dtype: str, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, DTYPES[dtype])
+    return torch.randn(shape, device=device).to(DTYPES[dtype])
 
 
 def _layer_bytes(device: str, dtype: str) -> int:
@@ -127,15 +132,15 @@ def _roof_s(rows: int, flops_per_s: float, bytes_per_s: float, device: str, dtyp
     )
 
 
-def attention_flops_per_s(device: str, dtype: str) -> float:
+def attention_flops_per_s(device: str, dtype: str, each_s: float) -> float:
     """Of causal attention, with the operations that causality leaves."""
     rows = 1 if device == "cpu" else 16
     q, k, v = (_random(device, dtype, rows, _HEADS, _CONTEXT, _HEAD_DIM) for _ in range(3))
-    seconds = least_s(lambda: scaled_dot_product_attention(q, k, v, is_causal=True), _SECONDS, device)
+    seconds = least_s(lambda: scaled_dot_product_attention(q, k, v, is_causal=True), each_s, device)
     return 2 * rows * _HEADS * _HEAD_DIM * _CONTEXT * (_CONTEXT + 1) / seconds
 
 
-def vector_bytes_per_s(device: str, dtype: str) -> float:
+def vector_bytes_per_s(device: str, dtype: str, each_s: float) -> float:
     """Bytes of a residual sum with its norm, a gated activation and rotary positions as the roofline counts them."""
     kind = device.split(":")[0]
     tokens, width = _VECTOR_ROWS[kind], _LAYER[kind][0][0]
@@ -150,10 +155,10 @@ def vector_bytes_per_s(device: str, dtype: str) -> float:
         apply_rotary_pos_emb(heads, heads, cos, sin)
 
     rows_moved = 4 + 3 + 4  # of `width` numbers a token
-    return rows_moved * tokens * width * DTYPES[dtype].itemsize / least_s(work, _SECONDS, device)
+    return rows_moved * tokens * width * DTYPES[dtype].itemsize / least_s(work, each_s, device)
 
 
-def launch_s(device: str, dtype: str) -> float:
+def launch_s(device: str, dtype: str, each_s: float) -> float:
     """Seconds of a kernel of the roofline in which there is next to nothing to do."""
     config = LlamaConfig(
         hidden_size=_TINY.hidden_size,
@@ -166,6 +171,6 @@ def launch_s(device: str, dtype: str) -> float:
     model: Any = LlamaForCausalLM(config)
     model = model.to(device, DTYPES[dtype]).eval()
     ids = torch.zeros(1, _TINY_CONTEXT, dtype=torch.long, device=device)
-    seconds = least_s(decoding(model, ids, _TINY_STEPS), _SECONDS, device)
+    seconds = least_s(decoding(model, ids, _TINY_STEPS), each_s, device)
     rates = find_rates(Device(), Precision(dtype))
     return seconds / _TINY_STEPS / sum(kernel.times for kernel in kernels(as_served(_TINY), 1, 1, 0, rates))

@@ -1,7 +1,6 @@
-"""Prefill, decoding and peak memory of a real model on this device, by the clock.
+"""Prefill, decoding and peak memory of a real model on this device.
 
-Each measurement has a process of its own: its peak memory counts from nothing, and nothing that an
-earlier one left behind helps it.
+Time and memory have processes of their own, so that nothing an earlier one left behind helps or burdens it.
 """
 
 from __future__ import annotations
@@ -27,8 +26,14 @@ from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
 from scalelab.model.classes import SUFFIX, register_type
 from scalelab.model.language_model import StreamedLM
-from scalelab.train.device import held_memory_bytes, peak_memory_bytes, reset_peak_memory, synchronize
-from scalelab.train.memory import is_out_of_memory
+from scalelab.train.device import (
+    held_memory_bytes,
+    peak_memory_bytes,
+    reset_peak_memory,
+    return_freed_memory,
+    synchronize,
+)
+from scalelab.train.memory import free_memory, is_out_of_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _LEAST_ROUNDS, _MOST_ROUNDS = 2, 100
@@ -48,7 +53,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measured:
-    """Least seconds of several rounds, and the most bytes held beyond those of a process without a model.
+    """Least seconds of several rounds, and the most bytes that tensors hold at once: the weights and what one
+    request adds. What libraries, and allocators beyond what is in use, keep for themselves is left out.
 
     `decode_s` is of tokens_out − 1 steps: the pass over the prompt gives the first new token.
     """
@@ -67,41 +73,55 @@ def measure(subject: Subject, workload: Workload, seconds: float = 2.0) -> Measu
 
     Raises `ScalelabError` naming the folder where it cannot be loaded, and `MemoryShortError`.
     """
-    return alone(_measure, subject, workload, seconds)
+    prefill_s, decode_s = alone(_seconds, subject, workload, seconds)
+    return Measured(prefill_s, decode_s, alone(_memory_bytes, subject, workload))
 
 
 def alone(work: Callable[..., Any], *given: Any) -> Any:
-    """What `work` returns in a fresh process. Raises `MemoryShortError` where that is killed."""
+    """What `work` returns in a fresh process. Raises `MemoryShortError` where memory does not suffice."""
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(work, *given).result()
     except BrokenProcessPool:
         raise MemoryShortError("the measuring process was killed, most likely for want of memory") from None
-
-
-@torch.inference_mode()
-def _measure(subject: Subject, workload: Workload, seconds: float) -> Measured:
-    """`measure` in this process, whose number of threads it sets for good."""
-    torch.set_num_threads(subject.threads)
-    values = torch.ones(512, 512, dtype=DTYPES[subject.dtype], device=subject.device)
-    torch.mm(values, values)  # libraries make room for themselves
-    before = held_memory_bytes(subject.device)
-    try:
-        model = load(subject)
-        reset_peak_memory(subject.device)
-        generator = torch.Generator().manual_seed(0)
-        shape = (workload.batch, workload.tokens_in)
-        ids = torch.randint(model.config.vocab_size, shape, generator=generator).to(subject.device)
-        prefill_s = least_s(lambda: _prefill(model, ids), seconds, subject.device)
-        steps = workload.tokens_out - 1
-        decode_s = least_s(decoding(model, ids, steps), seconds, subject.device) if steps else 0.0
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        where = f"P = {subject.P}, batch {workload.batch}"
-        raise MemoryShortError(f"{where}: too little memory on {subject.device} for this workload") from None
+        raise MemoryShortError("too little memory to measure this") from None
+
+
+@torch.inference_mode()
+def _seconds(subject: Subject, workload: Workload, seconds: float) -> tuple[float, float]:
+    """Of prefill and of decoding."""
+    model, ids = _ready(subject, workload)
+    prefill_s = least_s(lambda: _prefill(model, ids), seconds, subject.device)
+    steps = workload.tokens_out - 1
+    return prefill_s, least_s(decoding(model, ids, steps), seconds, subject.device) if steps else 0.0
+
+
+@torch.inference_mode()
+def _memory_bytes(subject: Subject, workload: Workload) -> int | None:
+    """Of the weights, and the most that is held beyond them while the request is served a second time."""
+    return_freed_memory()
+    model, ids = _ready(subject, workload)
+    serve = decoding(model, ids, workload.tokens_out - 1)
+    serve()  # libraries make room for themselves
+    free_memory()
+    reset_peak_memory(subject.device)
+    held = held_memory_bytes(subject.device)
+    serve()
     peak = peak_memory_bytes(subject.device)
-    return Measured(prefill_s, decode_s, None if peak is None or before is None else peak - before)
+    weights = sum({p.data_ptr(): p.nbytes for p in model.parameters()}.values())
+    return None if held is None or peak is None else weights + max(0, peak - held)
+
+
+def _ready(subject: Subject, workload: Workload) -> tuple[Any, Tensor]:
+    """The model, and a prompt; in a process of their own, whose number of threads is set for good."""
+    torch.set_num_threads(subject.threads)
+    model = load(subject)
+    shape = (workload.batch, workload.tokens_in)
+    ids = torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    return model, ids.to(subject.device)
 
 
 def load(subject: Subject) -> Any:
