@@ -46,6 +46,22 @@ def text_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def scalelab(tmp_path, monkeypatch, capsys):
+    """Runs a command in a folder of its own: (exit code, standard output, the error line)."""
+    from scalelab.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        code = main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        assert err.count("\n") == (1 if code else 0), err
+        return code, out, err.strip()
+
+    return run
+
+
+@pytest.fixture
 def make_records():
     """Records whose losses follow the parallel law with known parameters, and maybe noise."""
 

@@ -11,24 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scalelab.cli import main
 from scalelab.cli.fit import FIGURES
 from scalelab.fit import load_fit
 from tests.test_laws import OWN
-
-
-@pytest.fixture
-def scalelab(tmp_path, monkeypatch, capsys):
-    """Runs a command in a folder of its own: (exit code, standard output, the error line)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args):
-        code = main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        assert err.count("\n") == (1 if code else 0), err
-        return code, out, err.strip()
-
-    return run
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from scalelab.architecture import Architecture, expert_width, mlp_width
-from scalelab.cli import main
 from scalelab.cost import Device, Workload
 from scalelab.cost.compare import Size, average, compare, price_by, price_runs
 from scalelab.cost.engines import get_engine
@@ -39,20 +38,6 @@ HEADLINE = ("--hidden", 1536, "--P", 8, "--data", "paper", "--corpus", "stack-v2
 MOE = Architecture(1024, expert_width(1024, 2), 12, 16, 2, 32_000, num_experts=8)
 ODD = Architecture(768, 2048, 12, 12, 12, 50_000, tied_embeddings=False)
 PAPER = paper_decoder(1536, 151_936)
-
-
-@pytest.fixture
-def scalelab(tmp_path, monkeypatch, capsys):
-    """Runs a command in a folder of its own: (exit code, standard output, the error line)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args):
-        code = main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        assert err.count("\n") == (1 if code else 0), err
-        return code, out, err.strip()
-
-    return run
 
 
 @pytest.fixture(scope="module")
