@@ -21,8 +21,7 @@ from scalelab.errors import MemoryShortError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scalelab.cost.families import read_model
-from scalelab.cost.hardware import Hardware
+    from scalelab.cost.hardware import Hardware
     from scalelab.measure.against import Row
 
 _MIB = 2**20

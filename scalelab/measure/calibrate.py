@@ -61,12 +61,9 @@ def _calibrate(device: str, dtype: str, threads: int, each_s: float) -> Hardware
     torch.set_num_threads(threads)
     products = product_seconds(device, dtype, each_s)
     flops_per_s, bytes_per_s = _of_rows(products, device, dtype)
-    # fp32 is always given: a table must have it.
-    wide = (
-        flops_per_s
-        if dtype == "fp32"
-        else _of_rows(product_seconds(device, "fp32", each_s, _ROWS[-1:]), device, "fp32")[0]
-    )
+    flops = {dtype: flops_per_s}
+    if dtype != "fp32":  # which a table must have
+        flops["fp32"] = _of_rows(product_seconds(device, "fp32", each_s, _ROWS[-1:]), device, "fp32")[0]
     on = f", {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else ""
     return Hardware(
         name=device,
