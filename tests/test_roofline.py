@@ -451,7 +451,7 @@ def test_a_model_is_priced_from_its_config_with_its_own_prefixes(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "nowhere"], "--model nowhere: no config.json there"),
+        (["--model", "nowhere"], "nowhere: no config.json there"),
         (["--model", str(DATA / "parscale" / "P1"), "--layers", "3", "--hidden", "64"], "leave out --hidden, --layers"),
         (["--hidden", "1024", "--engine", "abacus"], "--engine abacus: choose one of llm-analysis, roofline"),
         (["--hidden", "1024", "--engine", "roofline", "--gpu", "abacus"], "--gpu abacus: unknown; choose one of v100"),

@@ -16,14 +16,13 @@ from scalelab.cli.device_options import (
     Kv,
     MemoryEfficiency,
     Weights,
-    check_hardware,
     check_sizes,
     device_of,
     own_devices,
 )
 from scalelab.cli.lists import list_option, pairs
 from scalelab.cli.models import check_figure
-from scalelab.cost.model import PAPER_VOCAB, Device, Precision
+from scalelab.cost.model import PAPER_VOCAB, Precision
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.units import counts, whole_numbers
 
@@ -62,7 +61,7 @@ def compare(
     engine: Annotated[
         str, typer.Option(help="Cost model: llm-analysis, the paper's; or roofline, ours.", metavar="NAME")
     ] = LLM_ANALYSIS,
-    gpu: Gpu = Device.gpu,
+    gpu: Gpu = None,
     hardware: HardwareFile = None,
     weights: Weights = Precision.weights,
     kv: Kv = None,
@@ -86,7 +85,6 @@ def compare(
         raise UsageError("give --data with measured losses, or --fit with a saved fit")
     if data is None and (corpus or columns or where or figure):
         raise UsageError("--corpus, --map, --where and --figure are about measured runs: give --data too")
-    check_hardware(hardware, (engine,))
     check_sizes({"--hidden": hidden, "--vocab": vocab})
     if figure is not None:
         check_figure(figure)

@@ -90,17 +90,17 @@ def verdicts(answer: Answer) -> list[str]:
     P, size, backbone = answer.streams.P, answer.size.value, count(answer.streams.with_streams(1), answer.convention)
     if isinf(size):
         return [f"By this law no plain model, however large, reaches the loss of P = {P}: there is no ratio."]
+    lines = []
     if size <= backbone and answer.size.high is not None and answer.size.high > backbone:
-        return [
+        lines.append(
             f"Whether P = {P} streams gain anything here is open: the plain model of that loss is about as large as "
             "their own backbone, by the interval smaller or larger."
-        ]
-    if size <= backbone:
+        )
+    elif size <= backbone:
         return [
             f"P = {P} streams gain nothing here: the plain model of that loss is no larger than their own backbone, "
             "so they add cost where growing N need not."
         ]
-    lines = []
     for name in ("memory", "latency"):
         kinds: dict[str, list[str]] = {"wins": [], "loses": [], "open": []}
         for row in answer.rows:

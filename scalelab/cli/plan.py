@@ -22,7 +22,6 @@ from scalelab.cli.device_options import (
     TokensOut,
     Vocab,
     Weights,
-    check_hardware,
     check_sizes,
     device_of,
     own_devices,
@@ -33,7 +32,6 @@ from scalelab.cost.model import (
     PAPER_KV_HEADS,
     PAPER_LAYERS,
     PAPER_VOCAB,
-    Device,
     Precision,
     Workload,
 )
@@ -68,7 +66,7 @@ def plan(
         ),
     ] = None,
     max_P: Annotated[int, typer.Option("--max-P", help="P are the powers of two up to this.")] = 64,
-    gpu: Gpu = Device.gpu,
+    gpu: Gpu = None,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
     tokens_in: TokensIn = 512,
     tokens_out: TokensOut = 128,
@@ -125,7 +123,6 @@ def plan(
         raise UsageError(f"--loss {loss:g}: give a loss above 0, in nats a token")
     if by is not None and loss is None:
         raise UsageError(f"--by {by}: it says what is cheap where a loss is to be reached: give --loss too")
-    check_hardware(hardware, (engine,))
     if not 1 <= max_P <= 2**20:
         raise UsageError(f"--max-P {max_P}: choose between 1 and 1,048,576")
     if figure is not None:

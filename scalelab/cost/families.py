@@ -110,7 +110,7 @@ def read_model(path: str | Path) -> ServedModel:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
-        raise UsageError(f"--model {path}: no config.json there; give a model's folder or its config.json") from None
+        raise UsageError(f"{path}: no config.json there; give a model's folder or its config.json") from None
     except (ValueError, RecursionError):
         raise DataError(f"{file}: not a model's config: not JSON") from None
     if not isinstance(content, dict):
