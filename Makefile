@@ -30,7 +30,7 @@ benchmark-model: $(READY)  ## streams against the original's way, about 12 minut
 benchmark-sweep: $(READY)  ## what a second worker brings and what a sweep costs beside training, on 2 idle cores
 	$(BIN)/python benchmarks/sweep.py
 
-faults: $(READY)  ## is a run ever lost? processes killed, disks filled, files cut; it took 49 minutes on 2 busy cores
+faults: $(READY)  ## is a run ever lost? processes killed, disks filled, files cut; 14 minutes on 2 cores
 	$(BIN)/python -m benchmarks.faults
 
 ray: $(READY)  ## a sweep on a cluster of two nodes, one of them killed

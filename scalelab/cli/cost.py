@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _STREAMS, _BATCHES = (1, 2, 4, 8), (1,)
 _BOTH = "both"
+_CLOCK = "Against a clock"
 # Of a shape given by flags; --model brings its own.
 _SHAPE_FLAGS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab")
 _PRICE_FLAGS = ("model", *_SHAPE_FLAGS, "engine", "kv", "compute", "flops_efficiency", "memory_efficiency")
@@ -91,27 +92,33 @@ def cost(
     memory_efficiency: MemoryEfficiency = None,
     measured: Annotated[
         Path | None,
-        typer.Option("--measure", help="Measure this model (folder or config.json) here, beside the predictions."),
+        typer.Option(
+            "--measure",
+            help="Time this model (folder or config.json) on this device, beside what both engines say.",
+            rich_help_panel=_CLOCK,
+        ),
     ] = None,
-    on: Annotated[str, typer.Option("--device", help="To measure on: auto, cpu or cuda.")] = "auto",
+    on: Annotated[str, typer.Option("--device", help="Where: auto, cpu or cuda.", rich_help_panel=_CLOCK)] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the CPU to measure with.", show_default="all")
+        int | None, typer.Option(min=1, help="Threads of the CPU.", show_default="all", rich_help_panel=_CLOCK)
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Seconds for each figure measured.")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="Seconds for each figure.", rich_help_panel=_CLOCK)] = 2.0,
     save_profile: Annotated[
-        Path | None, typer.Option(help="Save this device as measured, for --hardware.", show_default=False)
+        Path | None, typer.Option(help="Save what this device reaches, for --hardware.", rich_help_panel=_CLOCK)
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Save what was measured.", show_default=False)] = None,
+    csv: Annotated[Path | None, typer.Option(help="Save what was measured.", rich_help_panel=_CLOCK)] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Draw what was measured over P (PNG, PDF or SVG).", show_default=False)
+        Path | None, typer.Option(help="Draw it over P (PNG, PDF or SVG).", rich_help_panel=_CLOCK)
     ] = None,
     list_hardware: Annotated[bool, typer.Option("--list-hardware", help="Print the devices and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Memory and latency of inference for each P and batch.
 
-    The defaults are the paper's: llm-analysis at 16 bits, 36 layers, 16 heads, 2 KV heads, A100 SXM 80GB
-    at 0.7 of its FLOP/s and 0.9 of its bandwidth.
+    The defaults are the paper's: llm-analysis at 16 bits, 36 layers, 16 heads, 2 KV heads, an
+    A100 SXM 80GB at 0.7 of its FLOP/s and 0.9 of its bandwidth. With --measure a real model is
+    timed instead, at fp32 on a CPU, bf16 on CUDA, or as --weights says, beside what both engines
+    say of it on this device, which is measured first, or on what --hardware and --gpu name.
     """
     from scalelab.cli import cost_tables as tables
     from scalelab.cost.engines import ENGINES, get_engine
