@@ -1,6 +1,7 @@
 """Measured prefill, decoding and memory of real models, and profiles of this device."""
 
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -12,9 +13,10 @@ from scalelab.cost.families import read_model
 from scalelab.cost.hardware import read_hardware
 from scalelab.cost.model import Device, Precision, Workload
 from scalelab.cost.roofline import price
+from scalelab.errors import MemoryShortError
 from scalelab.measure.against import Row, median_error
 from scalelab.measure.calibrate import calibrate
-from scalelab.measure.clock import Measured, Subject, load, measure
+from scalelab.measure.clock import Measured, Subject, alone, load, measure
 from tests.conftest import DATA
 
 SHAPE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -82,6 +84,13 @@ def test_a_profile_is_of_this_device_at_this_precision():
     assert 0 < found.launch_s < 1
     assert [rows for rows, _ in found.row_shares][:3] == [1, 2, 4]
     assert "bf16" in found.source
+
+
+def test_want_of_memory_is_said():
+    with pytest.raises(MemoryShortError, match="the measuring process was killed, most likely for want of memory"):
+        alone(os.abort)
+    with pytest.raises(MemoryShortError, match="too little memory"):
+        alone(torch.empty, 10**15)  # four petabytes
 
 
 def test_errors_are_of_what_was_predicted_over_what_was_seen():

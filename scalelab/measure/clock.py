@@ -6,12 +6,14 @@ Time and memory have processes of their own, so that nothing an earlier one left
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
+from transformers.utils import logging
 
 from scalelab.cost.model import Workload
-from scalelab.errors import DataError, MemoryShortError
+from scalelab.errors import DataError, MemoryShortError, ScalelabError
 from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
 from scalelab.model.classes import SUFFIX, register_type
@@ -78,16 +81,52 @@ def measure(subject: Subject, workload: Workload, seconds: float = 2.0) -> Measu
 
 
 def alone(work: Callable[..., Any], *given: Any) -> Any:
-    """What `work` returns in a fresh process. Raises `MemoryShortError` where memory does not suffice."""
+    """What `work` returns in a fresh process, or its `ScalelabError`.
+
+    Raises `MemoryShortError` where memory does not suffice, or the system killed the process.
+    """
+    context = get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(send, work, given), daemon=True)
+    with _ctrl_c_ignored():
+        process.start()
+    send.close()
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(work, *given).result()
-    except BrokenProcessPool:
+        answer = receive.recv()
+    except EOFError:
         raise MemoryShortError("the measuring process was killed, most likely for want of memory") from None
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(answer, ScalelabError):
+        raise answer
+    return answer
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """For a process begun within: it inherits this, and its parent, which is interrupted alone, ends it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _answer(send: Connection, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+    logging.disable_progress_bar()  # transformers' own, of loading
+    logging.set_verbosity_error()
+    try:
+        send.send(work(*given))
+    except ScalelabError as error:
+        send.send(error)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise MemoryShortError("too little memory to measure this") from None
+        send.send(MemoryShortError("too little memory to measure this"))
 
 
 @torch.inference_mode()
