@@ -223,7 +223,7 @@ def test_a_shape_that_is_not_understood_is_refused_naming_the_key(changes, messa
 
 
 def test_files_that_are_no_config_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"--model .*nowhere: no config\.json there"):
+    with pytest.raises(UsageError, match=r"nowhere: no config\.json there"):
         read_model(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"no config\.json there"):
         read_model(tmp_path)
