@@ -97,7 +97,7 @@ def train(
                 raise UsageError(stage.NOTHING_TO_TRAIN)
             n_tokens = whole_steps(n_tokens, recipe)
             settings = stage_settings(source, model.P, data, recipe, n_tokens, part, seed)
-            attempt = Attempt(out, settings, n_tokens // (seq_len * batch_size), parallel.main)
+            attempt = Attempt(out, settings, n_tokens // (seq_len * batch_size), parallel)
             until_written.enter_context(_stoppable(attempt, parallel))
             until_written.enter_context(attempt.running())
             until_written.enter_context(memory_told(f"P = {model.P}", _MEMORY))

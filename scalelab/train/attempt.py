@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from filelock import FileLock, Timeout
 from scalelab.errors import ScalelabError, TrainingError, UsageError
 from scalelab.records.store import whole_file
 from scalelab.train.checkpoint import TrainState, checkpoint_path, digest_of_file, saved_steps
+from scalelab.train.parallel import ALONE, Parallel
 from scalelab.train.recipe import Recipe
 from scalelab.train.tokens import TokenData
 
 RECORD = "training.json"
 _SUFFIX = ".checkpoints"
 _LOCK = ".lock"
+_KEY = re.compile("[0-9a-f]{16}")
 _EVERY_S = 10.0
 
 
@@ -50,17 +53,19 @@ class Attempt:
 
     ``OUT.checkpoints/KEY``, the attribute `folder`, has its states and the file training.json: status, message,
     settings, steps and loss curve. KEY is a digest of the settings, so states of another command are never taken
-    up. When `out` is written all this goes. Where not `main`, on the other of several processes, nothing is done.
+    up. When `out` is written all this goes. Of several processes (`parallel`) the main one alone writes; with FSDP
+    there are no states.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any], steps: int, main: bool = True) -> None:
+    def __init__(self, out: Path, settings: dict[str, Any], steps: int, parallel: Parallel = ALONE) -> None:
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        self.out, self.settings, self.steps, self.main = out, settings, steps, main
+        self.out, self.settings, self.steps = out, settings, steps
+        self.main, self.resumes = parallel.main, not parallel.sharded
         self.parent = out.with_name(out.name + _SUFFIX)
         self.folder = self.parent / key
         self.state = TrainState()  # where training is
         self._told_at = 0.0
-        self._had = bool(saved_steps(self.folder))
+        self._had = bool(self._steps())
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -75,7 +80,8 @@ class Attempt:
         try:
             with FileLock(self.parent / _LOCK, timeout=0):
                 try:
-                    self._record("unfinished", "")  # better a full disk now than at the first state
+                    if not self._had:  # better a full disk now than at the first state
+                        self._record("unfinished", "")
                     yield
                 except BaseException as error:
                     with contextlib.suppress(OSError):  # a full disk may be what failed
@@ -122,7 +128,7 @@ class Attempt:
 
     def kept(self) -> str:
         """What the same command will do, for a line about an end before time."""
-        steps = saved_steps(self.folder)
+        steps = self._steps()
         if not steps:
             return "no state is saved, so the same command begins anew"
         return f"the same command goes on from step {steps[0]}, saved in {self.folder}"
@@ -134,12 +140,17 @@ class Attempt:
             if not saved_steps(folder):  # only a record of what a command did before it failed
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def _steps(self) -> list[int]:
+        """Those of which this command has a state, the latest first."""
+        return saved_steps(self.folder) if self.resumes else []
+
     def _end(self, error: BaseException) -> None:
         status = error.status if isinstance(error, TrainingError) else "failed"
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             status = "interrupted"
-        if status in ("failed", "interrupted") and not self.state.step and not saved_steps(self.folder):
-            shutil.rmtree(self.folder, ignore_errors=True)  # nothing had begun
+        if status in ("failed", "interrupted") and not self.state.step:  # nothing had begun: what was before stays
+            if not saved_steps(self.folder):
+                shutil.rmtree(self.folder, ignore_errors=True)
             return
         message = str(error) if isinstance(error, ScalelabError) else f"{type(error).__name__}: {error}"
         self._record(status, message.removesuffix(": "))
@@ -170,7 +181,8 @@ class Attempt:
         return f"other {', '.join(names)}"
 
     def _folders(self) -> list[Path]:
-        return [path for path in self.parent.iterdir() if path.is_dir()] if self.parent.is_dir() else []
+        """Those of all commands for the same new folder."""
+        return [path for path in self.parent.glob("*") if _KEY.fullmatch(path.name) and path.is_dir()]
 
     def _clear(self) -> None:
         """Remove the folder of all commands if nothing of theirs is left."""
