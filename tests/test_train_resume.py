@@ -26,7 +26,7 @@ from scalelab.train.legs import Options
 from scalelab.train.tokens import tokenise
 from tests.families import make, warm
 
-STEPS = 100
+STEPS = 200  # a point of the curve every other: states stand between them too
 HANGS_S = 300.0  # cores may be busy
 
 
@@ -66,8 +66,8 @@ def latest(out):
     return max((step for folder in folders for step in saved_steps(folder)), default=0)
 
 
-def start(words, launch=(), **options):
-    command = [sys.executable, "-m", *launch, "scalelab", *words]
+def start(words, launcher=(), **options):
+    command = [sys.executable, "-m", *launcher, "scalelab", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **pipes, **options)
 
@@ -288,11 +288,21 @@ def test_damaged_states_are_told(command, tmp_path, monkeypatch, capsys):
 
 
 def test_two_at_once_do_not_mix(command, tmp_path, capsys):
-    (tmp_path / "x.checkpoints").mkdir()
-    with FileLock(tmp_path / "x.checkpoints" / ".lock"):
+    beside = tmp_path / "x.checkpoints"
+    (beside / "mine").mkdir(parents=True)
+    with FileLock(beside / ".lock"):
         assert main(command(tmp_path / "x", 10)) == 2
     assert "another scalelab train is at work on it" in capsys.readouterr().err
     assert main(command(tmp_path / "x", 10)) == 0
+    assert [path.name for path in beside.iterdir()] == ["mine"]
+
+
+def test_the_folder_one_is_in_can_be_the_new_one(command, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(command(".", 10)) == 0
+    assert content(tmp_path / "here")["status"] == "ok"
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 def test_noise_is_the_same_after_a_cut(tokenizer, text_folder, tmp_path):
@@ -319,36 +329,34 @@ def test_noise_is_the_same_after_a_cut(tokenizer, text_folder, tmp_path):
     assert all(torch.equal(value, again[name]) for name, value in undisturbed.items())
 
 
-def launched(distributed_type):
-    """What launches `scalelab` on two CPU processes."""
+def launch():
+    """What launches `scalelab` on two CPU processes that have all of the model."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    words += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--main_process_port", str(port)]
-    kinds = {"data": ["--multi_gpu"], "FSDP": ["--use_fsdp", "--fsdp_version", "2"]}
-    return [*words, *kinds[distributed_type], "-m"]
+    words = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    words += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    return [*words, "--main_process_port", str(port), "-m"]
 
 
-def test_processes_go_on_together(command, tmp_path):
+def test_processes_go_on_together(command, tmp_path, capsys):
+    killed, alone = tmp_path / "killed", tmp_path / "alone"
     environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
-    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    send_at(start(command(killed), launched("data"), env=environment), killed, 5, signal.SIGKILL)
+    slow = ("--lr", "1e-3")  # rounding would grow with a larger one
+    send_at(start(command(killed, STEPS, *slow), launch(), env=environment), killed, 5, signal.SIGKILL)
     step = latest(killed)
-    for out in (killed, undisturbed):
-        process = start(command(out, STEPS, "--checkpoint-minutes", "5"), launched("data"), env=environment)
-        told, err = process.communicate(timeout=HANGS_S)
-        assert process.returncode == 0, err
-        assert (f"going on from step {step} of {STEPS}" in told) == (out == killed)
-    assert_same(killed, undisturbed)
-    assert not killed.with_name("killed.checkpoints").exists()
-
-
-def test_shards_save_no_states_and_say_so(command, tmp_path):
-    environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
-    process = start(command(tmp_path / "x", 10), launched("FSDP"), env=environment)
+    seldom = ("--checkpoint-minutes", "5", *slow)
+    process = start(command(killed, STEPS, *seldom), launch(), env=environment)
     told, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 0, err
-    assert told.count("with FSDP no states are saved: a training that is cut short begins anew") == 1
-    assert content(tmp_path / "x")["status"] == "ok"
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert told.count(f"going on from step {step} of {STEPS}") == 1
+    assert not killed.with_name("killed.checkpoints").exists()
+
+    assert main(command(alone, STEPS, *seldom)) == 0
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (killed, alone))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], atol=1e-4, rtol=1e-4)
+    ours, theirs = (content(folder)["curve"] for folder in (killed, alone))
+    assert [row[:2] for row in ours] == [row[:2] for row in theirs]
+    # The first after the cut too: half of the steps that it is the mean of are in the state, of all processes.
+    assert [row[2] for row in ours] == pytest.approx([row[2] for row in theirs], rel=1e-5)
