@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check benchmark benchmark-model benchmark-sweep faults ray architectures smollm coverage notebook setup clean
+.PHONY: demo test check benchmark benchmark-model benchmark-sweep benchmark-serving faults ray architectures smollm coverage notebook setup clean
 
 demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
 	$(BIN)/scalelab sweep --P 1 2 4 8
@@ -27,8 +27,11 @@ benchmark: $(READY)  ## speeds as ratios to a baseline in the same run
 benchmark-model: $(READY)  ## streams against the original's way, about 12 minutes on 2 cores
 	$(BIN)/python benchmarks/model.py
 
-benchmark-sweep: $(READY)  ## what a second worker brings and what a sweep costs beside training, on 2 idle cores
+benchmark-sweep: $(READY)  ## what a second worker brings and what a sweep costs beside training, 15 minutes on 2 idle cores
 	$(BIN)/python benchmarks/sweep.py
+
+benchmark-serving: $(READY)  ## cost models against the clock, about 20 minutes on 2 idle cores
+	$(BIN)/python benchmarks/serving.py
 
 faults: $(READY)  ## is a run ever lost? processes killed, disks filled, files cut; 14 minutes on 2 cores
 	$(BIN)/python -m benchmarks.faults
