@@ -12,7 +12,7 @@ SHOWN = {
     "quickstart.ipynb": (["1.131e7", "N 7B, P 8"], 2),
     "cost_and_plan.ipynb": (
         ["21.6 times the memory and 6.16 times", "batch: 8.", "even the narrowest", "winner: None"],
-        2,
+        3,
     ),
     "fitting.ipynb": (["additive is best supported", "row 49: an empty cell", "status: converged", "True"], 7),
 }
