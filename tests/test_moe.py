@@ -163,6 +163,53 @@ def test_the_balancing_loss_counts_once_and_not_once_a_stream():
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+def twins(P, num_experts, per_token, vocab_size=53):
+    """A dense model without QKV biases, and one whose experts are each a copy of its MLP, chosen by a blind router."""
+    shape = Architecture(24, 64, 2, 2, 1, vocab_size, P=P, prefix_tokens=3)
+    dense = build(shape)
+    mixture = build(replace(shape, num_experts=num_experts, experts_per_token=per_token))
+    own = dict(dense.named_parameters())
+    with torch.no_grad():
+        for name, parameter in own.items():
+            if name.endswith("proj.bias"):
+                parameter.zero_().requires_grad_(False)
+        for name, parameter in mixture.named_parameters():
+            mlp = name.split("mlp.")[0] + "mlp."
+            if name.endswith("gate.weight"):
+                parameter.zero_()
+            elif name.endswith("gate_up_proj"):
+                parameter.copy_(torch.cat([own[f"{mlp}gate_proj.weight"], own[f"{mlp}up_proj.weight"]]))
+            else:
+                parameter.copy_(own[f"{mlp}down_proj.weight" if "experts" in name else name])
+    return dense, mixture
+
+
+@pytest.mark.parametrize("P", [1, 3])
+@pytest.mark.parametrize(("num_experts", "per_token"), [(2, 2), (4, 2), (3, 3)])
+def test_experts_that_are_copies_of_an_mlp_are_the_dense_model(P, num_experts, per_token):
+    """Its gradients too: those of the copies sum to the MLP's."""
+    dense, mixture = twins(P, num_experts, per_token)
+    ids = some_tokens(SHAPES[3])
+    logits = []
+    for model in (dense, mixture):
+        logits.append(model(ids, use_cache=False).logits)
+        torch.nn.functional.cross_entropy(logits[-1].flatten(0, 1), ids.flatten()).backward()
+    assert torch.allclose(*logits, rtol=0, atol=1e-5)
+    own = dict(dense.named_parameters())
+    for name, parameter in mixture.named_parameters():
+        mlp = name.split("mlp.")[0] + "mlp."
+        if name.endswith("gate.weight"):
+            expected = torch.zeros_like(parameter)  # all experts say the same: none is better
+            got = parameter.grad
+        elif name.endswith("gate_up_proj"):
+            expected = torch.cat([own[f"{mlp}gate_proj.weight"].grad, own[f"{mlp}up_proj.weight"].grad])
+            got = parameter.grad.sum(0)
+        else:
+            expected = own[f"{mlp}down_proj.weight" if "experts" in name else name].grad
+            got = parameter.grad.sum(0) if "experts" in name else parameter.grad
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-6), name
+
+
 def test_descending_the_balancing_loss_evens_out_a_lopsided_router():
     shape = replace(MOE, num_layers=1)
     model, ids = build(shape), some_tokens(shape, rows=8, length=64)

@@ -98,7 +98,8 @@ def extra_loss(model: Any, outputs: Any) -> Tensor | None:
     """What training adds to the cross entropy, in nats; None for a dense model.
 
     The balancing loss of the routers times its weight, from the outputs of a forward with
-    `training_options`. It is a mean over layers, streams and tokens, so P streams count once.
+    `training_options`. Each expert's share and probability are means over layers, streams and tokens, so P streams
+    count once; layers that are uneven in opposite ways even each other out, as transformers defines it.
     """
     balance = getattr(outputs, "aux_loss", None)
     return None if balance is None else model.config.router_aux_loss_coef * balance
