@@ -44,9 +44,9 @@ class MemoryShortError(TrainingError):
 
 
 class InterruptedSweepError(ScalelabError):
-    """A person stopped it. The message says what is kept."""
+    """A person or a scheduler stopped it. The message says what is kept."""
 
-    exit_code = 130  # as shells report SIGINT
+    exit_code = 130  # as shells report SIGINT; where it was SIGTERM, 143
 
 
 class DataError(ScalelabError):

@@ -61,7 +61,7 @@ def _options(
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 misused, 130 interrupted, 143 by SIGTERM."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without α gets a ? and no traceback
             stream.reconfigure(errors="replace")
