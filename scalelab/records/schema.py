@@ -64,7 +64,7 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("train_seconds", pa.float64(), "seconds of training, without evaluation"),
     ("tokens_per_s", pa.float64(), "training tokens a second"),
     ("train_flops", pa.float64(), "floating-point operations of the training, a multiply-add counted as two"),
-    ("mfu", pa.float64(), "model-FLOPs utilisation: train_flops / train_seconds over the measured peak; null on two devices"),
+    ("mfu", pa.float64(), "train_flops / train_seconds over the measured peak; null on two devices"),
     ("peak_memory_bytes", pa.int64(), "most memory in use during training"),
     ("created_utc", pa.string(), "when the run ended, ISO 8601"),
     ("versions", pa.string(), "library versions as JSON"),
