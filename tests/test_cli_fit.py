@@ -225,5 +225,16 @@ def test_misuse_of_predict_is_one_line(scalelab, tmp_path):
     (tmp_path / "bad.json").write_text("{}")
     code, _, error = scalelab("predict", "bad.json", "--N", "1B")
     assert (code, "bad.json: not a saved fit" in error) == (1, True)
-    code, _, error = scalelab("predict", "nowhere.json", "--N", "1B")
-    assert (code, "nowhere.json: not a saved fit" in error) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["predict {} --N 1B", "plan {}", "compare --hidden 1536 --fit {}", "compare --hidden 1536 --data paper --fit {}"],
+)
+def test_a_fit_that_is_not_there_is_misuse_and_says_what_makes_one(scalelab, tmp_path, words):
+    code, out, error = scalelab(*words.format("nowhere.json").split())
+    assert (code, out) == (2, "")
+    assert error == "scalelab: nowhere.json: no such file; scalelab fit DATA saves fits, and says where"
+    if not words.startswith("predict"):  # which asks all fits of a folder
+        code, _, error = scalelab(*words.format(tmp_path).split())
+        assert (code, f"{tmp_path}: a folder; name one saved fit" in error) == (2, True)

@@ -303,7 +303,7 @@ def test_a_table_that_knows_no_shapes_is_taken_for_the_papers_family(scalelab, t
         (["--data", "paper", "--D", "1B"], 2, "--D 1B: not in paper; choose of 42B"),
         (["--data", "paper", "--corpus", "pile", "--law", "chinchilla"], 1, "needs more than one D"),
         (["--data", "paper", "--corpus", "pile", "--law", "nonsense"], 2, "nonsense"),
-        (["--fit", "none.json"], 1, "none.json: not a saved fit"),
+        (["--fit", "none.json"], 2, "none.json: no such file"),
         (["--data", "paper", "--vocab", "0"], 2, "--vocab 0: choose between 1 and"),
         (["--data", "paper", "--corpus", "pile", "--lengths", "0"], 2, "--lengths: '0'"),
     ],

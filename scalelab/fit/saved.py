@@ -36,11 +36,19 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
 def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
     """A saved fit. A fit of a law of one's own needs that `law` again: no code is run from a file.
 
-    Raises `DataError` naming the file if it is no fit, `UsageError` if the law is not the fit's.
+    Raises `UsageError` if there is no such file or the law is not the fit's, `DataError` naming a file that is no fit.
     """
     path = Path(path)
     try:
-        saved: dict[str, Any] = json.loads(path.read_text(), parse_constant=_refuse)
+        text = path.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{path}: no such file; scalelab fit DATA saves fits, and says where") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path}: a folder; name one saved fit (JSON) in it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a saved fit ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
+    try:
+        saved: dict[str, Any] = json.loads(text, parse_constant=_refuse)
         if saved.pop("format", None) != _FORMAT:
             raise ValueError("not of this version; fit again")
         name, names = saved.pop("law"), tuple(saved.pop("parameters"))
@@ -65,9 +73,8 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
             raise ValueError("unknown status or severity")
         if not {*fit.known} <= {"N", "P", "D"} or not {*fit.fixed} <= {*names}:
             raise ValueError("unknown variable or parameter")
-    except (UsageError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: not a saved fit ({reason})") from None
+    except (UsageError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: not a saved fit ({error})") from None
     if law is None:
         raise UsageError(f"{path}: of the law {name!r}, which is not scalelab's; name it with --law file.py:NAME")
     if law.name != name or law.names != names:
