@@ -62,6 +62,52 @@ def test_lists_after_one_option(typed, meant):
     assert spread(typed.split(), {"--P", "--N"}, takes_path=True) == meant.split()
 
 
+def on_a_terminal(*args, cwd):
+    """What a command writes to a terminal of 80 columns."""
+    ours, theirs = os.openpty()
+    environment = os.environ | {"TERM": "dumb"}  # 80 columns without colours, for rich
+    command = [sys.executable, "-m", "scalelab", *map(str, args)]
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, cwd=cwd, env=environment) as process:
+        os.close(theirs)
+        written = b""
+        while part := _read(ours):
+            written += part
+    os.close(ours)
+    assert process.returncode == 0
+    return written.decode()
+
+
+def _read(terminal):
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # as Linux tells that the other side is closed
+        return b""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "plan {} --memory 4GB --max-P 16",
+        "compare --hidden 1536 --fit {}",
+        "predict {} --N 20B --P 4",
+        "cost --list-hardware",
+    ],
+)
+def test_a_terminal_breaks_sentences_between_words_and_a_pipe_not_at_all(saved_fit, tmp_path, words):
+    args = words.format(saved_fit).split()
+    piped = run(*args, cwd=tmp_path).stdout
+    long = [line for line in piped.splitlines() if len(line) > 80]
+    sentences = [line for line in long if "  " not in line and "──" not in line]  # of no table
+    assert sentences
+    shown = on_a_terminal(*args, cwd=tmp_path)
+    for sentence in sentences:
+        assert " ".join(sentence.split()) in " ".join(shown.split())
+    starts = {sentence[:30] for sentence in sentences}
+    first = [line for line in shown.splitlines() if line[:30] in starts]
+    assert len(first) == len(sentences)
+    assert all(len(line.rstrip()) <= 80 for line in first)
+
+
 HEAVY = {"numpy", "pandas", "pyarrow", "scipy", "matplotlib", "torch", "transformers", "llm_analysis"}
 ASK, TABLES = {"numpy"}, {"numpy", "pandas", "pyarrow"}
 

@@ -161,7 +161,7 @@ def test_untied_embeddings_are_kept_twice():
 
 
 def test_bad_inputs_are_named():
-    with pytest.raises(UsageError, match="--gpu abacus: unknown; choose one of a10"):
+    with pytest.raises(UsageError, match="--gpu abacus: unknown; scalelab cost --list-hardware lists all"):
         price(SHAPE, Workload(), Device("abacus"))
     with pytest.raises(UsageError, match="flops efficiency"):
         Device(flops_efficiency=1.5)

@@ -114,8 +114,36 @@ def test_own_devices_are_read_and_come_first(tmp_path):
     assert math.isclose(device.launch_s, 2.5e-6)
     assert find_hardware("rtx-4090", file).bytes_per_s == 5e10
     assert find_hardware("l40s", file) == built_in()["l40s"]
-    with pytest.raises(UsageError, match=r"--gpu abacus: unknown; choose one of v100.*my-box"):
-        find_hardware("abacus", file)
+    with pytest.raises(UsageError, match=r"--gpu mybox: unknown; did you mean my-box\?"):
+        find_hardware("mybox", file)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("rtx4090", "did you mean rtx-4090? "),
+        ("h101", "did you mean h100-pcie-80gb or h100-sxm-80gb? "),
+        ("A100-SXM-80GB", "did you mean a100-sxm-80gb or "),
+        ("m1", "did you mean apple-m1? "),
+        ("l40", "did you mean l40s? "),
+        ("abacus", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    "words", ["cost --hidden 1024", "cost --hidden 1024 --engine both", "compare --hidden 1536 --data paper"]
+)
+def test_an_unknown_device_is_answered_alike_everywhere(scalelab, words, typed, meant):
+    code, out, error = scalelab(*words.split(), "--gpu", typed)
+    assert (code, out) == (2, "")
+    assert f"--gpu {typed}: unknown; {meant}" in error
+    assert ("did you mean" in error) == bool(meant)
+    assert "scalelab cost --list-hardware lists all (--engine roofline prices each of them, llm-analysis some)" in error
+
+
+def test_a_misspelt_device_of_ones_own_is_found(scalelab, tmp_path):
+    (tmp_path / "mine.yaml").write_text(MINE)
+    code, _, error = scalelab("cost", "--hidden", 1024, "--hardware", "mine.yaml", "--gpu", "my-bx")
+    assert (code, "did you mean my-box?" in error) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -448,13 +448,23 @@ def test_a_model_is_priced_from_its_config_with_its_own_prefixes(capsys):
     assert theirs[0]["engine"] == "llm-analysis"
 
 
+@pytest.mark.parametrize("engine", ["llm-analysis", "roofline", "both"])
+def test_the_heading_names_the_model_with_any_engine(capsys, engine):
+    assert main(["cost", "--model", str(DATA / "parscale" / "P1"), "--engine", engine]) == 0
+    heading = capsys.readouterr().out.splitlines()[0]
+    assert heading.startswith("qwen2_parscale: hidden 64, intermediate 160, 3 layers; batch 1, 64 tokens in"), heading
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--model", "nowhere"], "nowhere: no config.json there"),
         (["--model", str(DATA / "parscale" / "P1"), "--layers", "3", "--hidden", "64"], "leave out --hidden, --layers"),
         (["--hidden", "1024", "--engine", "abacus"], "--engine abacus: choose one of llm-analysis, roofline"),
-        (["--hidden", "1024", "--engine", "roofline", "--gpu", "abacus"], "--gpu abacus: unknown; choose one of v100"),
+        (
+            ["--hidden", "1024", "--engine", "roofline", "--gpu", "abacus"],
+            "--gpu abacus: unknown; scalelab cost --list-hardware",
+        ),
         (["--hidden", "1024", "--gpu", "rtx-5090"], "llm-analysis does not know it; use --engine roofline"),
         (["--hidden", "1024", "--tokens-in", "9" * 400], "tokens in must be at most 1,000,000,000,000"),
         (["--hidden", "1024", "--kv", "int3"], "--kv int3: choose one of"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scalelab.cli.console import stdout
+from scalelab.cli.console import print_text, stdout
 from scalelab.cli.device_options import (
     LLM_ANALYSIS,
     FlopsEfficiency,
@@ -122,14 +122,14 @@ def compare(
             path = figure if len(groups) == 1 else figure.with_stem(f"{figure.stem}-{group.slug}")
             _draw(path, question, group, mine)
             if not as_json:
-                console.print(f"saved {path}\n", soft_wrap=True)
+                print_text(console, f"saved {path}\n")
     if not answers:
         raise failures[0]
     if as_json:
         tables.print_json(console, question, answers)
         return
     for error in failures:
-        console.print(f"not compared: {error}", style="red", soft_wrap=True)
+        print_text(console, f"not compared: {error}", style="red")
 
 
 def _law_and_fit(law: str | None, fit: Path | None) -> tuple[Law | None, FitResult | None]:

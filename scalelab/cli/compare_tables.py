@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from math import isfinite, isinf
 from typing import TYPE_CHECKING, Any
 
-from scalelab.cli.console import make_table, print_table
+from scalelab.cli.console import make_table, print_table, print_text
 from scalelab.cost.compare import Average, Comparison, Ratio
 from scalelab.cost.equal_loss import count, widened
 from scalelab.cost.model import GIB
@@ -35,10 +35,10 @@ def show(console: Console, question: Question, answers: Sequence[Answer]) -> Non
         for note in answer.notes:
             show_note(console, note.severity, note.message, note.code)
     for line in _recipe(question, answers[0]):
-        console.print(line, style="dim", soft_wrap=True)
+        print_text(console, line, style="dim")
     if not all(row.fits for answer in answers for row in answer.rows):
-        console.print(
-            "note: rows marked * average over requests that need more memory than the GPU has", style="yellow"
+        print_text(
+            console, "note: rows marked * average over requests that need more memory than the GPU has", style="yellow"
         )
     console.print()
 
@@ -61,7 +61,7 @@ def _show_one(console: Console, answer: Answer) -> None:
     )
     print_table(console, title, table)
     for line in verdicts(answer):
-        console.print(line, soft_wrap=True)
+        print_text(console, line)
 
 
 def _plain(answer: Answer) -> str:

@@ -28,6 +28,11 @@ def stdout(broken_pipe_code: int = 0) -> Console:
     return _Output(highlight=False, markup=False, width=width)
 
 
+def print_text(console: Console, text: str, style: str = "") -> None:
+    """Sentences: broken between words to a terminal's width, and elsewhere as they are, for other programs."""
+    console.print(text, style=style, soft_wrap=not console.is_terminal)
+
+
 def make_table(*columns: str) -> Table:
     """A plain table, numbers to the right; a column named with a leading ``<`` goes left."""
     from rich.box import SIMPLE_HEAD
@@ -41,10 +46,10 @@ def make_table(*columns: str) -> Table:
 
 
 def print_table(console: Console, title: str, table: Table) -> None:
-    """A heading, never wrapped to the table's width, and the table."""
+    """A heading, of the terminal's width and not of the table's, and the table."""
     from rich.measure import Measurement
 
-    console.print(title, style="bold", soft_wrap=True)
+    print_text(console, title, "bold")
     # Rather a line too long for the terminal than figures cut short: headings wrap, at words, and nothing else.
     for column in table.columns:
         texts = [str(column.header), *map(str, column.cells)]

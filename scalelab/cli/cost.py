@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
-from scalelab.cli.console import stdout
+from scalelab.cli.console import print_text, stdout
 from scalelab.cli.device_options import (
     LLM_ANALYSIS,
     Compute,
@@ -173,10 +173,11 @@ def cost(
         tables.print_json(blocks)
         return
     console = stdout()
+    name = "" if isinstance(plain, Architecture) else plain.name
     for block in blocks:
-        tables.show_costs(console, block, device, precision)
+        tables.show_costs(console, block, device, precision, name)
     if not all(c.fits for block in blocks for costs in block.values() for c in costs):
-        console.print("note: rows marked * need more memory than the GPU has: they cannot run there", style="yellow")
+        print_text(console, "note: rows marked * need more memory than the GPU has: they cannot run there", "yellow")
 
 
 def _shape(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from scalelab.architecture import Architecture
-from scalelab.cli.console import make_table, print_table
+from scalelab.cli.console import make_table, print_table, print_text
 from scalelab.cost.hardware import WIDER, Hardware
 from scalelab.cost.model import BF16, GIB, Cost, Device, Precision
 from scalelab.units import format_count
@@ -51,8 +51,8 @@ def _row(cost: Cost, base: Cost, engine: str) -> dict[str, Any]:
     }
 
 
-def show_costs(console: Console, block: Block, device: Device, precision: Precision) -> None:
-    """A row for each P and engine, P = 1 first for comparison."""
+def show_costs(console: Console, block: Block, device: Device, precision: Precision, model: str = "") -> None:
+    """A row for each P and engine, P = 1 first for comparison; `model` is its name, where it has one."""
     several = len(block) > 1
     costs = next(iter(block.values()))
     memory = ("GiB", GIB) if costs[0].memory_bytes >= 0.1 * GIB else ("MiB", 2**20)
@@ -74,19 +74,19 @@ def show_costs(console: Console, block: Block, device: Device, precision: Precis
             row += [_over(cost.latency_s, base.latency_s, time[1]) if shape.P > 1 else ""]
             row += [f"{cost.weight_bytes / memory[1]:.3f}", f"{cost.kv_cache_bytes / memory[1]:.4f}"][: len(parts)]
             table.add_row(*row)
-    print_table(console, _title(costs[0], device, precision), table)
+    print_table(console, _title(costs[0], device, precision, model), table)
 
 
 def _over(value: float, base: float, unit: float) -> str:
     return f"{(value - base) / unit:+.3f} ({value / base - 1:+.1%})"
 
 
-def _title(base: Cost, device: Device, precision: Precision) -> str:
+def _title(base: Cost, device: Device, precision: Precision, model: str) -> str:
     shape, work = base.architecture, base.workload
-    name = "" if isinstance(shape, Architecture) else f"{shape.name}: "
     stored = "" if precision == BF16 else f"; {precision.weights} weights, {precision.kv_stored} KV cache"
+    whose = f"{model}: " if model else ""
     return (
-        f"{name}hidden {shape.hidden_size}, intermediate {_mlp_width(base)}, {shape.num_layers} layers; "
+        f"{whose}hidden {shape.hidden_size}, intermediate {_mlp_width(base)}, {shape.num_layers} layers; "
         f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {device.gpu}{stored}"
     )
 
@@ -115,7 +115,7 @@ def show_hardware(console: Console, devices: Sequence[Hardware], as_json: bool) 
         table.add_row(device.name, *marked)
     print_table(console, "dense TFLOP/s, memory bandwidth and size; ? was not checked against its source", table)
     for device in devices:
-        console.print(f"{device.name}: {device.source}{'; measured' if device.measured else ''}", soft_wrap=True)
+        print_text(console, f"{device.name}: {device.source}{'; measured' if device.measured else ''}")
 
 
 def _device_row(device: Hardware) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scalelab.cost.hardware import Hardware, read_hardware
+from scalelab.cost.hardware import Hardware, built_in, read_hardware, unknown_device
 from scalelab.cost.model import Device
 from scalelab.errors import UsageError
 
@@ -63,10 +63,13 @@ def own_devices(hardware: Path | None) -> dict[str, Hardware]:
 def device_of(gpu: str | None, own: Mapping[str, Hardware], flops: float | None, memory: float | None) -> Device:
     """The device, all of whose figures are reached where they were measured.
 
-    Where none is named it is the only one of the user's own. Raises `UsageError` where they have several.
+    Where none is named it is the only one of the user's own. Raises `UsageError` where they have several, or for
+    a name that is neither theirs nor in the table.
     """
     if gpu is None and len(own) > 1:
         raise UsageError(f"--hardware has several devices: choose one with --gpu: {', '.join(own)}")
+    if gpu is not None and gpu not in own and gpu not in built_in():
+        raise unknown_device(gpu, [*built_in(), *own])
     gpu = gpu or next(iter(own), Device.gpu)
     found = own.get(gpu)
     measured = found is not None and found.measured

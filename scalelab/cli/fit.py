@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scalelab.cli.console import stdout
+from scalelab.cli.console import print_text, stdout
 from scalelab.cli.lists import list_option, pairs
 from scalelab.errors import ScalelabError, UsageError
 
@@ -107,7 +107,7 @@ def fit(
             failures.append(error)
             if len(groups) == 1:
                 raise
-            console.print(f"not fitted: {error}", style="red", soft_wrap=True)
+            print_text(console, f"not fitted: {error}", style="red")
             continue
         serious += [note.code for note in result.notes if note.severity == "serious"]
     if len(failures) == len(groups) or (strict and failures):
@@ -145,7 +145,7 @@ def _fit_one(
         if _draw(name, result, profiles, place):
             paths.append(place)
     show_fit(console, result, profiles if profile else {})
-    console.print(f"saved {', '.join(map(str, paths))}\n", soft_wrap=True)
+    print_text(console, f"saved {', '.join(map(str, paths))}\n")
     return result
 
 
@@ -188,7 +188,7 @@ def _compare(console: Console, table: Table, options: FitOptions, source: str, s
             comparison = compare_laws(data, group.title, options)
         except ScalelabError as error:
             failures.append(error)
-            console.print(f"not compared: {error}", style="red", soft_wrap=True)
+            print_text(console, f"not compared: {error}", style="red")
             continue
         show_comparison(console, comparison)
     tried = len(groups) + len(over_tokens)
@@ -200,17 +200,13 @@ def _show_rejected(console: Console, table: Table) -> None:
     from scalelab.records.schema import describe_statuses
 
     for row in table.rejected[:20]:
-        console.print(f"left out: {row}", style="red", soft_wrap=True)
+        print_text(console, f"left out: {row}", style="red")
     if len(table.rejected) > 20:
-        console.print(
-            f"left out: {len(table.rejected) - 20} more rows that cannot be used", style="red", soft_wrap=True
-        )
+        print_text(console, f"left out: {len(table.rejected) - 20} more rows that cannot be used", style="red")
     told = [f", {table.left_out} left out by --where"] if table.left_out else []
     told += [f", not ok: {describe_statuses(table.unfinished)}"] if table.unfinished else []
     if told or table.rejected:
-        console.print(
-            f"{len(table.records)} rows used{''.join(told)}, {len(table.rejected)} not usable\n", soft_wrap=True
-        )
+        print_text(console, f"{len(table.records)} rows used{''.join(told)}, {len(table.rejected)} not usable\n")
 
 
 def _figures(names: _Words) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scalelab.cli.console import make_table, print_table
+from scalelab.cli.console import make_table, print_table, print_text
 from scalelab.fit import CONVENTIONS, FitResult
 from scalelab.units import format_count, format_number
 
@@ -34,13 +34,13 @@ def show_fit(console: Console, result: FitResult, profiles: Mapping[str, Profile
             cells.append(interval_text(profiles[name].interval) if name in profiles else "none")
         table.add_row(*cells, parameter.unit)
     print_table(console, result.group, table)
-    console.print(
+    print_text(
+        console,
         f"{result.equation(digits=7)}   (N: {CONVENTIONS[result.options.convention].meaning})\n"
         f"R² {result.r_squared:.4f}, objective {result.objective:.6e} ({result.options.objective}), "
         f"{len(result.runs)} runs; {result.status}, "
         f"{round(result.agreement * result.options.starts)} of {result.options.starts} starts agree "
         f"within {result.start_spread:.0e}",
-        soft_wrap=True,
     )
     _show_residuals(console, result)
     for note in result.notes:
@@ -49,7 +49,7 @@ def show_fit(console: Console, result: FitResult, profiles: Mapping[str, Profile
 
 def show_note(console: Console, severity: str, message: str, code: str) -> None:
     label = "note" if severity == "info" else severity
-    console.print(f"{label}: {message} ({code})", style=_STYLES[severity], soft_wrap=True)
+    print_text(console, f"{label}: {message} ({code})", style=_STYLES[severity])
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
@@ -72,8 +72,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     print_table(console, comparison.group, table)
     if names:
         explained = "Akaike weight; without …: RMSE of predictions for these runs by a fit to all others"
-        console.print(f"RMSE in nats a token; {explained}", soft_wrap=True)
-    console.print(f"{comparison.verdict}\n", style="bold", soft_wrap=True)
+        print_text(console, f"RMSE in nats a token; {explained}")
+    print_text(console, f"{comparison.verdict}\n", style="bold")
 
 
 def interval_text(interval: tuple[float | None, float | None] | None) -> str:
@@ -100,7 +100,7 @@ def _show_residuals(console: Console, result: FitResult) -> None:
     if len(places) > _MAX_ROWS:
         worst = np.argsort(-np.abs(percent))[:5]
         said = ", ".join(f"{percent[i]:+.2f} at N {format_count(float(data.N[i]))}" for i in worst)
-        console.print(f"predicted over measured, %: largest {said}", soft_wrap=True)
+        print_text(console, f"predicted over measured, %: largest {said}")
         return
     heading = "N" if (data.size == data.N).all() else "N of backbone"
     table: Table = make_table(heading, *(["D"] if several else []), *(f"P = {P}" for P in result.P_levels))

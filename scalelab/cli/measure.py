@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from scalelab.cli.console import make_table, print_table, stdout
+from scalelab.cli.console import make_table, print_table, print_text, stdout
 from scalelab.cli.models import check_figure, check_writable, choose_device, quiet_libraries
 from scalelab.cost.engines import ENGINES
 from scalelab.cost.families import read_model
@@ -98,16 +98,16 @@ def _calibrate(console: Console, device: str, dtype: str, threads: int, asked: R
     name = file.stem if file is not None else f"this {device.split(':')[0]}"
     found = replace(found, name=name)
     few = [share for rows, share in found.row_shares if 1 < rows <= 16]
-    console.print(
+    print_text(
+        console,
         f"{found.source}: {found.peak(dtype) / 1e9:.4g} GFLOP/s in matrix products, "
         f"{min(few):.0%} to {max(few):.0%} of the roof with 2 to 16 rows; {found.bytes_per_s / 1e9:.3g} GB/s; "
         f"{found.launch_s * 1e6:.3g} µs a kernel",
-        soft_wrap=True,
     )
     if file is not None:
         file.write_text(profile_text(found), encoding="utf-8")
         found = read_hardware(file)[name]  # so that later predictions are these, to the last digit
-        console.print(f"saved {file}: scalelab cost --engine roofline --hardware {file} …", soft_wrap=True)
+        print_text(console, f"saved {file}: scalelab cost --engine roofline --hardware {file} …")
     return found
 
 
@@ -130,7 +130,7 @@ def _measure_all(
             except MemoryShortError as error:
                 if not rows:
                     raise
-                console.print(f"left out: {error}", style="yellow", soft_wrap=True)
+                print_text(console, f"left out: {error}", style="yellow")
     return rows
 
 
@@ -160,10 +160,10 @@ def _show(console: Console, rows: Sequence[Row], where: str) -> None:
     for name in engines:
         errors = ((what, median_error(rows, name, f"{what}_{unit}")) for what, unit in _ERRORS)
         told = ", ".join(f"{what} {error:.0%}" for what, error in errors if error is not None)
-        console.print(f"median |predicted / measured - 1| by {name}: {told}", soft_wrap=True)
+        print_text(console, f"median |predicted / measured - 1| by {name}: {told}")
     for name in ENGINES:
         if name not in engines:
-            console.print(f"{name} cannot hold this model", soft_wrap=True)
+            print_text(console, f"{name} cannot hold this model")
 
 
 _ERRORS = (("prefill", "s"), ("decode", "s"), ("latency", "s"), ("memory", "bytes"))
@@ -181,11 +181,11 @@ def _save(console: Console, asked: Request, rows: Sequence[Row]) -> None:
     table = pd.DataFrame([row.as_dict() for row in rows])
     if asked.csv is not None:
         table.to_csv(asked.csv, index=False)
-        console.print(f"saved {asked.csv}", soft_wrap=True)
+        print_text(console, f"saved {asked.csv}")
     if asked.figure is not None:
         from scalelab.plot.measured import plot_efficiency
 
         work = rows[0].workload
         heading = f"{rows[0].model}, {work.tokens_in} tokens in, {work.tokens_out} out"
         plot_efficiency(table, heading).savefig(asked.figure, dpi=150)
-        console.print(f"saved {asked.figure}", soft_wrap=True)
+        print_text(console, f"saved {asked.figure}")

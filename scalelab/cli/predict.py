@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scalelab.cli.console import make_table, print_table, stdout
+from scalelab.cli.console import make_table, print_table, print_text, stdout
 from scalelab.cli.lists import list_option
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.units import counts, format_count, format_number, whole_numbers
@@ -70,7 +70,7 @@ def predict(
     if not results:
         raise ScalelabError(f"{source}: none of {len(files)} fits can answer that; the first: {left_out[0]}")
     for reason in left_out if not as_json else ():
-        console.print(f"left out: {reason}", style="red", soft_wrap=True)
+        print_text(console, f"left out: {reason}", style="red")
     if as_json:
         console.print(json.dumps([_plain(row) for row in results], indent=1), soft_wrap=True)
 
@@ -120,7 +120,7 @@ def _show(console: Console, fit: FitResult, rows: list[dict[str, Any]]) -> None:
             table.add_row(*cells)
     print_table(console, f"{fit.group}, {fit.law.name} law", table)
     meaning = CONVENTIONS[fit.options.convention].meaning
-    console.print(f"{fit.equation(digits=7)}   (N: {meaning})", soft_wrap=True)
+    print_text(console, f"{fit.equation(digits=7)}   (N: {meaning})")
     serious = [note for note in fit.notes if note.severity == "serious"]
     notes = {(n.code, n.message): n for n in (*serious, *(note for row in rows for note in row["notes"]))}
     for note in notes.values():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,7 @@ WIDER: dict[str, tuple[str, ...]] = {
 }
 _TERA, _GIGA, _GIB = 1e12, 1e9, 2**30
 _REQUIRED = ("tflops", "bandwidth", "memory", "source")
+_ALIKE, _SUGGESTED = 0.6, 4  # how alike a suggested name must be (1: the same), and how many there are at most
 _OPTIONAL = ("unconfirmed", "measured", "launch_us", "attention_tflops", "vector_bandwidth", "row_shares")
 
 
@@ -67,11 +69,40 @@ def read_hardware(file: str | Path) -> dict[str, Hardware]:
 
 
 def find_hardware(name: str, file: str | Path | None = None) -> Hardware:
-    """The device `name`, from `file` if it is there, else from the table. Raises `UsageError` naming all there are."""
+    """The device `name`, from `file` if it is there, else from the table. Raises `unknown_device`."""
     devices = built_in() | (read_hardware(file) if file is not None else {})
     if name not in devices:
-        raise UsageError(f"--gpu {name}: unknown; choose one of {', '.join(devices)}, or add it with --hardware FILE")
+        raise unknown_device(name, devices)
     return devices[name]
+
+
+def unknown_device(name: str, devices: Iterable[str]) -> UsageError:
+    """The error for a name that none of `devices` has, with the names most like it."""
+    alike = _alike(name, devices)
+    meant = f"did you mean {' or '.join(alike)}? " if alike else ""
+    return UsageError(
+        f"--gpu {name}: unknown; {meant}scalelab cost --list-hardware lists all (--engine roofline prices each of "
+        "them, llm-analysis some), --hardware FILE adds your own"
+    )
+
+
+def _alike(name: str, devices: Iterable[str]) -> list[str]:
+    """The names most like `name`, best first: as a whole, or as they begin or end, since few type all of a name."""
+    wanted = _letters(name)
+    n = len(wanted)
+
+    def likeness(device: str) -> float:
+        letters = _letters(device)
+        return max(SequenceMatcher(None, wanted, part).ratio() for part in (letters, letters[:n], letters[-n:]))
+
+    scores = {device: likeness(device) for device in devices}
+    enough = max(_ALIKE, max(scores.values(), default=0.0) - 0.1)
+    return sorted((d for d in scores if scores[d] >= enough), key=lambda d: -scores[d])[:_SUGGESTED]
+
+
+def _letters(name: str) -> str:
+    """Letters and digits alone, which is what people agree on."""
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def profile_text(hardware: Hardware) -> str:

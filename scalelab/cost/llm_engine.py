@@ -27,8 +27,9 @@ from types import ModuleType
 from typing import Any
 
 from scalelab.architecture import Architecture
+from scalelab.cost.hardware import unknown_device
 from scalelab.cost.model import STORED_BYTES, Cost, Device, Workload
-from scalelab.errors import ScalelabError, UsageError
+from scalelab.errors import ScalelabError
 
 _BYTES = 2  # of each number, throughout; `_gpu_config` says how others are priced
 
@@ -61,7 +62,7 @@ def price(architecture: Architecture, workload: Workload, device: Device, precis
     priced: llm-analysis' table has no peaks for them.
     """
     if device.hardware is None and device.gpu not in gpu_names():
-        raise UsageError(f"--gpu {device.gpu}: unknown; choose one of {', '.join(gpu_names())}")
+        raise unknown_device(device.gpu, gpu_names())
     wider = STORED_BYTES[precision] / _BYTES
     analysis = _analysis(architecture, device, precision)
     P, B = architecture.P, workload.batch
