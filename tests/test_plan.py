@@ -402,6 +402,56 @@ def test_limits_that_nothing_is_within_say_which_and_what_would_do(saved, fit, c
     assert "no size of any P reaches it" in capsys.readouterr().err
 
 
+def test_the_legend_explains_what_is_there_and_all_broken_limits_are_named(saved, fit, capsys):
+    assert ask(saved, "--loss", "1.0", "--memory", "4GB", "--latency", "500ms") == 1
+    said = capsys.readouterr().out
+    assert "> the best" not in said
+    assert "limit: with ! those broken, the worst first; * outside the runs" in said
+    asked = problem(fit, LIMITS[0])
+    rows = re.findall(r"^ +(\d+)\*? .*?(!.*?)  ", said, re.MULTILINE)
+    assert len(rows) == len(STREAMS)
+    for P, shown in rows:
+        option = next(o for o in make_plan(asked, STREAMS, GPU, 1.0).options if int(P) == o.P)
+        over = {"memory": option.candidate.memory / 4e9, "latency": option.candidate.latency / 0.5}
+        assert shown.removeprefix("!").split(", ") == sorted((n for n in over if over[n] > 1), key=lambda n: -over[n])
+    assert "!latency, memory" in said or "!memory, latency" in said
+    assert ask(saved, "--memory", "4GB") == 0
+    assert "> the best; limit: the one used up; * outside the runs\n" in capsys.readouterr().out
+    # With streams the prefixes alone are beyond both limits; without, the narrowest is within.
+    assert ask(saved, "--memory", "8MB", "--latency", "0.5ms", "--tokens-out", 1) == 0
+    assert "no P = 16: even the narrowest decoder is beyond the limit" in capsys.readouterr().out
+
+
+def test_a_winner_far_from_every_run_is_said_first(saved, fit, capsys):
+    assert ask(saved, "--latency", "30ms", "--tokens-out", 32) == 0
+    assert "Far outside the runs" not in capsys.readouterr().out
+    assert ask(saved, "--latency", "0.7ms", "--tokens-out", 1) == 0
+    said = capsys.readouterr().out
+    plan = make_plan(problem(fit, Limits(latency_s=0.7e-3), Workload(1, 512, 1)), STREAMS, GPU)
+    factor = fit.data.N.min() / plan.winner.N.value
+    assert factor > 10  # the case is there
+    width = plan.winner.candidate.width
+    far = f"N = {format_count(plan.winner.N.value)} (hidden {width:.0f}) is a factor of {factor:,.0f} below"
+    assert far in said
+    assert said.index(far) < said.index("Best: ")
+    assert f"N {format_count(plan.winner.N.value)} is a factor" not in said  # once is enough
+
+
+def test_notes_on_what_streams_gain_stand_before_the_plan(tmp_path, make_records, capsys):
+    """A fit that cannot tell whether streams help once gave a best P in all draws, and no word on it."""
+    doubtful = fit_table(make_records(k=0.0, noise=0.004))
+    codes = {note.code for note in doubtful.notes}
+    assert "k_unresolved" in codes
+    save_fit(doubtful, tmp_path / "doubtful.json")
+    words = ["plan", str(tmp_path / "doubtful.json"), "--memory", "4GB", "--max-P", "4"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.count("(k_unresolved)\n") == 1
+    assert said.index("(k_unresolved)") < said.index("Best: ")
+    assert main([*words, "--json"]) == 0
+    assert "k_unresolved" in {note["code"] for note in json.loads(capsys.readouterr().out)["fit_notes"]}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -416,7 +466,8 @@ def test_limits_that_nothing_is_within_say_which_and_what_would_do(saved, fit, c
         (("--second-stage-fraction", "0"), "must lie in"),
         (("--max-P", "0"), "--max-P 0: choose between"),
         (("--D", "1T"), "leave --D out"),
-        (("--gpu", "abacus"), "--gpu abacus: unknown"),
+        (("--gpu", "abacus"), "--gpu abacus: unknown; scalelab cost --list-hardware lists all"),
+        (("--gpu", "rtx4090"), r"--gpu rtx4090: unknown; did you mean rtx-4090\?"),
         (("--heads", "3"), "3 heads do not divide among 2 KV heads"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scalelab.architecture import PREFIX_TOKENS
-from scalelab.cli.console import stdout
+from scalelab.cli.console import print_text, stdout
 from scalelab.cli.device_options import (
     ROOFLINE,
     FlopsEfficiency,
@@ -150,7 +150,7 @@ def plan(
     if figure is not None and made.options:
         _draw(figure, made, how)
         if not as_json:
-            console.print(f"saved {figure}", soft_wrap=True)
+            print_text(console, f"saved {figure}")
     tables.complain_if_infeasible(made, how)
 
 

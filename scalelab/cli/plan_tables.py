@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from math import inf, isfinite, isinf
 from typing import TYPE_CHECKING, Any
 
-from scalelab.cli.console import make_table, print_table
+from scalelab.cli.console import make_table, print_table, print_text
 from scalelab.errors import ScalelabError
 from scalelab.fit.derived import Estimate
 from scalelab.plan.answer import Option, Plan
@@ -67,23 +67,28 @@ class Wording:
 def show(console: Console, plan: Plan, how: Wording) -> None:
     """The best of each P, the same beside plain models of equal loss, sentences and notes."""
     from scalelab.cli.fit_tables import show_note
-    from scalelab.cli.plan_words import sentences
+    from scalelab.cli.plan_words import caution, fit_notes, sentences
 
     wanted = "lowest loss" if plan.target is None else f"least {plan.by} for a loss of {plan.target:g}"
     title = f"{wanted} within {how.limits(plan)}\n{how.setting(plan)}"
     print_table(console, title, _best_table(plan, how))
-    console.print("> the best; limit: the one used up, or with ! broken; * outside the runs", style="dim")
+    legend = _legend(plan)
+    if legend:
+        print_text(console, legend, "dim")
     if any(o.versus for o in plan.options):
         console.print()
         print_table(console, "streams beside the plain model of equal loss", _versus_table(plan, how))
     console.print()
-    for line in sentences(plan, how):
-        console.print(line, soft_wrap=True)
-    for P, reason in plan.left_out.items():
-        console.print(f"no P = {P}: {reason}", style="dim", soft_wrap=True)
-    serious = [n for n in plan.problem.fit.notes if n.severity == "serious"]
-    for note in (*serious, *(plan.winner.extrapolates if plan.winner else ())):
+    far = caution(plan)
+    if far:
+        print_text(console, far, "bold red")
+    extrapolates = plan.winner.extrapolates if plan.winner else ()
+    for note in (*fit_notes(plan.problem.fit), *(n for n in extrapolates if not (far and "N_factor" in n.figures))):
         show_note(console, note.severity, note.message, note.code)
+    for line in sentences(plan, how):
+        print_text(console, line)
+    for P, reason in plan.left_out.items():
+        print_text(console, f"no P = {P}: {reason}", style="dim")
     console.print()
 
 
@@ -101,9 +106,18 @@ def _best_table(plan: Plan, how: Wording) -> Any:
         cells += [] if sized else [interval(option.loss, lambda v: f"{v:.{_DIGITS}f}")]
         cells += how.cells(option.candidate)
         cells += [format_number(option.candidate.training, 3)] if option.candidate.training is not None else []
-        limit = f"{'' if option.within else '!'}{option.binds}" if option.binds else ""
+        limit = f"!{', '.join(option.broken)}" if option.broken else option.binds or ""
         table.add_row(*cells, limit, "" if option.share is None else percent(option.share))
     return table
+
+
+def _legend(plan: Plan) -> str:
+    """What stands for what in the table, of what is there."""
+    used = [*(["the one used up"] if any(o.within and o.binds for o in plan.options) else [])]
+    used += ["with ! those broken, the worst first"] if any(o.broken for o in plan.options) else []
+    words = [*(["> the best"] if plan.winner else []), *([f"limit: {', '.join(used)}"] if used else [])]
+    words += ["* outside the runs"] if any(o.extrapolates for o in plan.options) else []
+    return "; ".join(words)
 
 
 def _versus_table(plan: Plan, how: Wording) -> Any:
@@ -161,6 +175,8 @@ def percent(share: float) -> str:
 
 def print_json(console: Console, plan: Plan) -> None:
     """Everything, with all digits; infinite values, for which JSON has no number, as "inf"."""
+    from scalelab.cli.plan_words import fit_notes
+
     problem = plan.problem
     out = {
         "fit": problem.fit.group,
@@ -177,7 +193,7 @@ def print_json(console: Console, plan: Plan) -> None:
         "draws_without_answer": plan.no_answer,
         "options": [_option(option) for option in plan.options],
         "left_out": {str(P): reason for P, reason in plan.left_out.items()},
-        "fit_notes": [asdict(note) for note in problem.fit.notes if note.severity == "serious"],
+        "fit_notes": [asdict(note) for note in fit_notes(problem.fit)],
     }
     console.print(json.dumps(_plain(out), indent=1), soft_wrap=True)
 
@@ -195,6 +211,7 @@ def _option(option: Option) -> dict[str, Any]:
         "train_flops": asdict(option.costs["training"]) if "training" in option.costs else None,
         "within_limits": option.within,
         "limit": option.binds,
+        "limits_broken": list(option.broken),
         "probability_best": option.share,
         "extrapolation": [note.message for note in option.extrapolates],
         "plain_of_equal_loss": None,

@@ -8,15 +8,42 @@ from typing import TYPE_CHECKING
 
 from scalelab.cli.plan_tables import Wording, interval, percent
 from scalelab.plan.answer import Option, Plan
-from scalelab.plan.problem import METRICS, Candidate
+from scalelab.plan.problem import Candidate
 from scalelab.plan.search import lowest_loss
 from scalelab.plan.shapes import MIN_WIDTH
 from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
+    from scalelab.fit.result import FitResult, Note
     from scalelab.plan.payback import Versus
 
 _DAY = 86_400.0
+_FAR = 10.0  # times smaller or larger in N than every run: no plan any more
+_ABOUT_STREAMS = ("few_P", "one_P", "P_ignored", "seed_noise", "streams_in_N")
+
+
+def fit_notes(fit: FitResult) -> list[Note]:
+    """The fit's notes that a plan has to be read with: serious ones, and those on what streams gain."""
+    gains = {f"{p.name}_{found}" for p in fit.law.parameters if p.needs == "P" for found in ("unresolved", "against")}
+    codes = {*_ABOUT_STREAMS, *gains}
+    return [note for note in fit.notes if note.severity == "serious" or note.code in codes]
+
+
+def caution(plan: Plan) -> str:
+    """What comes before all else where the winner is far smaller or larger than every run; else nothing."""
+    if plan.winner is None:
+        return ""
+    N, seen = plan.winner.candidate.N, plan.problem.fit.data.N
+    least, most = float(seen.min()), float(seen.max())
+    if least / _FAR <= N <= most * _FAR:
+        return ""
+    factor, far = (least / N, f"below the least that was run, {format_count(least)}")
+    if most < N:
+        factor, far = (N / most, f"above the most that was run, {format_count(most)}")
+    return (
+        f"Far outside the runs: N = {format_count(N)} (hidden {plan.winner.candidate.width:.0f}) is a factor of "
+        f"{factor:,.0f} {far}, so that its loss is a guess; ask for something nearer, or run models of that size."
+    )
 
 
 def sentences(plan: Plan, how: Wording) -> Iterator[str]:
@@ -194,9 +221,7 @@ def shortfall(plan: Plan, how: Wording) -> str:
 
 def _needs(plan: Plan, candidate: Candidate, how: Wording) -> str:
     """Every limit that `candidate` breaks, the worst first."""
-    used = plan.problem.used(candidate)
-    broken = sorted((name for name in METRICS if used.get(name, 0.0) > 1), key=lambda name: -used[name])
-    bounds = plan.problem.bounds
+    broken, bounds = plan.problem.broken(candidate), plan.problem.bounds
     words = [f"{n} {how.metric(n, candidate.metric(n) or 0.0)} instead of {how.metric(n, bounds[n])}" for n in broken]
     return f"needs {' and '.join(words)}"
 

@@ -16,6 +16,7 @@ from scalelab.laws.base import Array
 from scalelab.plan.payback import Versus, against_plain
 from scalelab.plan.problem import METRICS, Candidate, Problem
 from scalelab.plan.search import CostCurve, Sized, lowest_loss, reaching
+from scalelab.plan.shapes import MIN_WIDTH
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,12 @@ class Option:
 
     Without a target the size is what the limits allow and `loss` has the interval; with one the loss is
     the target and size and costs have it. `share` is in how many of the fit's draws this P is the best,
-    None for a fit without draws. `binds` is the limit that is used up or, not `within` the limits, broken.
+    None for a fit without draws. `binds` is the limit that is used up or, not `within` the limits, broken
+    most; `broken` are all that are, the worst first.
     """
 
     candidate: Candidate
-    within: bool
+    broken: tuple[str, ...]
     binds: str | None
     loss: Estimate
     N: Estimate
@@ -40,6 +42,10 @@ class Option:
     @property
     def P(self) -> int:
         return self.candidate.P
+
+    @property
+    def within(self) -> bool:
+        return not self.broken
 
 
 @dataclass(frozen=True)
@@ -140,14 +146,15 @@ def _option(problem: Problem, sized: Sized, curve: CostCurve | None, share: floa
     D = problem.D if "D" in problem.fit.law.variables else None
     notes = tuple(extrapolation_notes(problem.fit, c.N, c.P, D))
     versus = against_plain(problem, c, device) if c.P > 1 else None
-    within = max(problem.used(c).values()) <= 1
-    return Option(c, within, sized.binds, loss, N, costs, share, notes, versus)
+    return Option(c, tuple(problem.broken(c)), sized.binds, loss, N, costs, share, notes, versus)
 
 
 def _why_not(problem: Problem, sized: Sized, target: float | None) -> str:
     if target is None:
         if sized.candidate is None:
-            return f"even the narrowest decoder is beyond the {sized.binds} limit"
+            broken = problem.broken(problem.at_width(MIN_WIDTH, sized.P))
+            limits = f"limit{'s' if len(broken) > 1 else ''}"
+            return f"even the narrowest decoder is beyond the {limits} on {' and '.join(broken)}"
         return "the law with the fitted parameters ends before this P"
     if np.isnan(problem.losses(np.array(problem.fit.params), np.array(1e9), sized.P)):
         return "the law with the fitted parameters ends before this P"

@@ -104,6 +104,11 @@ class Problem:
         """Which share of each limit the candidate uses: above 1 it breaks it."""
         return {name: (candidate.metric(name) or 0.0) / bound for name, bound in self.bounds.items()}
 
+    def broken(self, candidate: Candidate) -> list[str]:
+        """The limits that the candidate breaks, the worst first."""
+        used = self.used(candidate)
+        return sorted((name for name in used if used[name] > 1), key=lambda name: -used[name])
+
     def losses(self, params: Array, N: Array, P: int) -> Array:
         """The law's loss of params [..., k] at N [...]; NaN where it ends before P."""
         at = [np.broadcast_to(v, params.shape[:-1])[..., None] for v in (N, float(P), self.D or np.nan)]
