@@ -108,6 +108,7 @@ def plan(
     """
     from scalelab.cli import plan_tables as tables
     from scalelab.cli.compare_tables import priced_by
+    from scalelab.cli.plan_units import Wording
     from scalelab.cost.compare import price_by
     from scalelab.fit import load_fit
     from scalelab.laws import get_law
@@ -142,7 +143,7 @@ def plan(
     streams = [2**i for i in range(max_P.bit_length())]
     made = make_plan(problem, streams, device, loss, by or _CHEAP)
     console = stdout()
-    how = tables.Wording(priced_by(engine, device, precision), binary=memory is None or "i" in memory.lower())
+    how = Wording(priced_by(engine, device, precision), binary=memory is None or "i" in memory.lower())
     if as_json:
         tables.print_json(console, made)
     elif made.options:

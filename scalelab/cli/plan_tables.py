@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import inf, isfinite, isinf
 from typing import TYPE_CHECKING, Any
 
 from scalelab.cli.console import make_table, print_table, print_text
+from scalelab.cli.plan_units import Wording, interval, percent
+from scalelab.cli.plan_words import caution, fit_notes, sentences, shortfall
 from scalelab.errors import ScalelabError
-from scalelab.fit.derived import Estimate
 from scalelab.plan.answer import Option, Plan
-from scalelab.plan.problem import Candidate
-from scalelab.units import format_bytes, format_count, format_duration, format_number, plain_number
+from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,54 +20,9 @@ if TYPE_CHECKING:
 _DIGITS = 4
 
 
-@dataclass(frozen=True)
-class Wording:
-    """What the costs are priced by, and whether memory is read in GiB or in GB."""
-
-    priced_by: str
-    binary: bool
-
-    @property
-    def columns(self) -> tuple[str, str]:
-        """Headings of memory and latency."""
-        return ("memory, GiB" if self.binary else "memory, GB"), "latency, ms"
-
-    def cells(self, candidate: Candidate) -> list[str]:
-        """Memory and latency in the units of `columns`."""
-        return [
-            plain_number(candidate.memory / (2.0**30 if self.binary else 1e9)),
-            plain_number(candidate.latency * 1e3),
-        ]
-
-    def metric(self, name: str, value: float) -> str:
-        """A cost with its unit."""
-        if isinf(value):
-            return "∞"
-        if name == "memory":
-            return format_bytes(value, self.binary)
-        return format_duration(value) if name == "latency" else f"{format_number(value, 3)} FLOPs"
-
-    def limits(self, plan: Plan) -> str:
-        """The limits, as ``4 GB and 500 ms``."""
-        words = [self.metric(name, bound) for name, bound in plan.problem.bounds.items() if name != "memory"]
-        memory = self.metric("memory", plan.problem.bounds["memory"])
-        words.insert(0, f"the device's {memory}" if plan.problem.device_binds else memory)
-        return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-    def setting(self, plan: Plan) -> str:
-        """What is served, and by which law and prices."""
-        fit, work, D = plan.problem.fit, plan.problem.workload, plan.problem.D
-        at = f" at D {format_count(D)}" if D is not None and "D" in fit.law.variables else ""
-        return (
-            f"{fit.group}, {fit.law.name} law{at}; {work.tokens_in} tokens in and {work.tokens_out} out at batch "
-            f"{work.batch}\n({self.priced_by})"
-        )
-
-
 def show(console: Console, plan: Plan, how: Wording) -> None:
     """The best of each P, the same beside plain models of equal loss, sentences and notes."""
     from scalelab.cli.fit_tables import show_note
-    from scalelab.cli.plan_words import caution, fit_notes, sentences
 
     wanted = "lowest loss" if plan.target is None else f"least {plan.by} for a loss of {plan.target:g}"
     title = f"{wanted} within {how.limits(plan)}\n{how.setting(plan)}"
@@ -152,31 +107,11 @@ def complain_if_infeasible(plan: Plan, how: Wording) -> None:
     """Raises `ScalelabError` with the limits that bind and what would be needed, where nothing is within them."""
     if plan.winner is not None:
         return
-    from scalelab.cli.plan_words import shortfall
-
     raise ScalelabError(shortfall(plan, how))
-
-
-def interval(estimate: Estimate, form: Any) -> str:
-    """The interval, open where it is infinite; empty where there is none."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    if isinf(estimate.high):
-        return "open" if isinf(estimate.low) else f"above {form(estimate.low)}"
-    return f"{form(estimate.low)}{' to ' if estimate.low < 0 else '–'}{form(estimate.high)}"
-
-
-def percent(share: float) -> str:
-    """A share that is never rounded to all or nothing unless it is that."""
-    if 0 < share < 0.005:
-        return "<1 %"
-    return ">99 %" if 0.995 < share < 1 else f"{100 * share:.0f} %"
 
 
 def print_json(console: Console, plan: Plan) -> None:
     """Everything, with all digits; infinite values, for which JSON has no number, as "inf"."""
-    from scalelab.cli.plan_words import fit_notes
-
     problem = plan.problem
     out = {
         "fit": problem.fit.group,

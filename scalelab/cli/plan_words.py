@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import isfinite, isnan
 from typing import TYPE_CHECKING
 
-from scalelab.cli.plan_tables import Wording, interval, percent
+from scalelab.cli.plan_units import Wording, interval, percent
 from scalelab.plan.answer import Option, Plan
 from scalelab.plan.problem import Candidate
 from scalelab.plan.search import lowest_loss
