@@ -1,50 +1,23 @@
 """Models read from their config.json, against the models that transformers builds from it."""
 
 import json
+import random
 
 import pytest
-import torch
 import transformers
 
 from scalelab.architecture import Architecture
-from scalelab.cost.families import FAMILIES as KNOWN
 from scalelab.cost.families import read_model, served_from_config
+from scalelab.cost.family_table import FAMILIES as KNOWN
+from scalelab.cost.family_table import REFUSED
 from scalelab.cost.shape import as_architecture, as_served
 from scalelab.errors import DataError, UsageError
 from scalelab.model import add_streams
 from tests.conftest import DATA
-from tests.families import COMMON, FAMILIES
+from tests.decoders import VARIANTS, build
+from tests.families import COMMON
 
 QWEN2 = {"model_type": "qwen2"} | COMMON
-VARIANTS = {
-    **FAMILIES,
-    "llama_biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
-    "llama_head_dim": ("LlamaConfig", {"head_dim": 20}),
-    "qwen2_windows": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}),
-    "qwen3_biases": ("Qwen3Config", {"head_dim": 16, "attention_bias": True}),
-    "gemma2_pattern": ("Gemma2Config", {"head_dim": 8, "sliding_window": 6, "num_hidden_layers": 5}),
-    "gemma3_pattern": ("Gemma3TextConfig", {"head_dim": 8, "sliding_window": 6, "num_hidden_layers": 13}),
-    "gpt_neox_no_bias": ("GPTNeoXConfig", {"attention_bias": False, "tie_word_embeddings": True}),
-    "olmo": ("OlmoConfig", {}),
-    "olmo2_biases": ("Olmo2Config", {"attention_bias": True}),
-    "olmo3": ("Olmo3Config", {"sliding_window": 6, "num_hidden_layers": 9}),
-    "granite": ("GraniteConfig", {"mlp_bias": True}),
-    "smollm3_untied": ("SmolLM3Config", {"tie_word_embeddings": False, "attention_bias": True}),
-    "qwen3_moe_some_dense": (
-        "Qwen3MoeConfig",
-        {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2}
-        | {"decoder_sparse_step": 2, "mlp_only_layers": [3], "num_hidden_layers": 6},
-    ),
-}
-
-
-def build(name):
-    """A model of the variant without memory for its weights, and its config as it would be saved."""
-    kind, own = VARIANTS[name]
-    config = getattr(transformers, kind)(**(COMMON | own))
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    return model, json.loads(config.to_json_string())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -61,6 +34,41 @@ def test_parameters_and_windows_are_those_of_the_model(name):
     elif getattr(model.config, "sliding_window", None) is not None:
         assert windowed == served.num_layers
     assert {layer.window for layer, _ in served.layers} <= {None, 6}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sizes_drawn_at_random_count_as_in_the_model(seed):
+    draw = random.Random(seed)
+    for name in VARIANTS:
+        heads = draw.choice([4, 6, 12])
+        sizes = {
+            "hidden_size": heads * draw.choice([4, 8]),
+            "num_attention_heads": heads,
+            "num_key_value_heads": draw.choice([1, 2, heads]),
+            "num_hidden_layers": draw.randint(4, 7),
+            "vocab_size": draw.randint(50, 300),
+            "max_position_embeddings": draw.randint(8, 200),
+            "tie_word_embeddings": draw.random() < 0.5,
+        }
+        if "ffn_dim" not in VARIANTS[name][1]:
+            sizes["intermediate_size"] = draw.randint(8, 80)
+        else:  # OPT
+            sizes |= {"ffn_dim": draw.randint(8, 80), "word_embed_proj_dim": sizes["hidden_size"]}
+        if "layer_types" in VARIANTS[name][1]:
+            sizes["layer_types"] = draw.choices(["sliding_attention", "full_attention"], k=sizes["num_hidden_layers"])
+        if name == "helium":  # whose output matrix takes no other
+            sizes["head_dim"] = sizes["hidden_size"] // heads
+        model, saved = build(name, sizes)
+        served = served_from_config(saved, "config.json")
+        assert served.total_params == sum(p.numel() for p in model.parameters()), name
+        inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings()
+        tables = {id(w): w.numel() for w in (inputs, outputs.weight, getattr(outputs, "bias", None)) if w is not None}
+        assert served.embedding_params - served.position_rows * served.hidden_size == sum(tables.values()), name
+
+
+def test_what_is_refused_with_a_reason_is_a_family_of_transformers_that_is_not_priced():
+    assert not REFUSED.keys() & KNOWN.keys()
+    assert REFUSED.keys() <= set(transformers.CONFIG_MAPPING)
 
 
 def test_every_family_is_tested():
@@ -186,9 +194,17 @@ def test_what_llm_analysis_cannot_hold_is_named(name, reason):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mamba"}, "model_type 'mamba' cannot be priced; known: llama"),
+        (
+            {"model_type": "mamba"},
+            r"model_type 'mamba' cannot be priced: it has .* keep a state instead of keys; known: llama",
+        ),
         ({"model_type": None}, "model_type None cannot be priced"),
         ({"model_type": "gemma3", "text_config": {}}, "model_type 'gemma3' cannot be priced; its text part alone"),
+        (
+            {"model_type": "deepseek_v3"},
+            r"'deepseek_v3' cannot be priced: keys and values are kept as a latent \(MLA\)",
+        ),
+        ({"model_type": "opt", "word_embed_proj_dim": 16}, "word_embed_proj_dim: embeddings that are projected to"),
         ({"hidden_size": None}, "hidden_size: is missing"),
         ({"hidden_size": "64"}, "hidden_size: must be a whole number of at least 1, not '64'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers: must be a whole number of at least 1, not 0"),

@@ -1,7 +1,7 @@
 """A `ServedModel` from a Hugging Face config.json, read as JSON: no torch, no transformers, no code.
 
-Each family of decoders has its biases, norms and windows written down here, as its modeling file has
-them. What is not written down is refused by name, rather than priced as if it were another.
+What a config leaves to its family's code is in `scalelab.cost.family_table`. A family that is not there is
+refused by name, rather than priced as if it were another.
 """
 
 from __future__ import annotations
@@ -9,94 +9,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from scalelab.architecture import MIXTURE_PARAMS, PREFIX_TOKENS
+from scalelab.cost.family_table import FAMILIES, KV_HEADS, REFUSED, Answer, Family
 from scalelab.cost.shape import Layer, ServedModel
 from scalelab.errors import DataError, UsageError
 
 _SUFFIX = "_parscale"
 _WINDOWED, _FULL = "sliding_attention", "full_attention"
-_KV_HEADS = "num_key_value_heads"
 _MISSING = object()
 _MOST, _MOST_LAYERS = 10**9, 100_000
-
-
-@dataclass(frozen=True)
-class _Family:
-    """What a config does not say. A bias is a fixed answer, or a key and its default."""
-
-    qkv_bias: bool | tuple[str, bool] = ("attention_bias", False)
-    o_bias: bool | tuple[str, bool] = ("attention_bias", False)
-    mlp_bias: bool | tuple[str, bool] = False
-    norms: int = 2  # a layer
-    norm_vectors: int = 1  # 2: a bias, too
-    qk_norm: str = ""  # of every "head" alike, or of the "whole" width of queries and keys
-    mlp_matrices: int = 3
-    tied: bool = False  # where the config does not say
-    head_dim: int | None = None  # where the config does not say; None: hidden / heads
-    grouped: bool = True  # knows num_key_value_heads
-    # Which layers have the window: "none", "all", "flagged" (all, if use_sliding_window), "last" (flagged,
-    # from max_window_layers on), "unrotated" (flagged, where RoPE is left out), or all but each n-th, where the
-    # config lists no layer_types.
-    windows: str | int = "none"
-    experts: bool = False
-    expert_width: str = "intermediate_size"
-    positions: str = ""  # key that counts learned position embeddings
-    names: Mapping[str, str] = field(default_factory=dict)  # where keys are named differently
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that are not there; null counts as there
-
-
-_GPT2_NAMES = {
-    "hidden_size": "n_embd",
-    "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-    "intermediate_size": "n_inner",
-}
-FAMILIES: dict[str, _Family] = {
-    "llama": _Family(mlp_bias=("mlp_bias", False)),
-    "qwen2": _Family(qkv_bias=True, o_bias=False, windows="last", defaults={_KV_HEADS: 32}),
-    "qwen3": _Family(qk_norm="head", head_dim=128, windows="last", defaults={_KV_HEADS: 32}),
-    "qwen3_moe": _Family(
-        qk_norm="head",
-        windows="flagged",
-        experts=True,
-        expert_width="moe_intermediate_size",
-        defaults={_KV_HEADS: 4},
-    ),
-    "mistral": _Family(qkv_bias=False, o_bias=False, windows="all", defaults={_KV_HEADS: 8, "sliding_window": 4096}),
-    "mixtral": _Family(qkv_bias=False, o_bias=False, windows="all", experts=True, defaults={_KV_HEADS: 8}),
-    "gemma": _Family(tied=True, head_dim=256, defaults={_KV_HEADS: 16}),
-    "gemma2": _Family(norms=4, tied=True, head_dim=256, windows=2, defaults={_KV_HEADS: 4}),
-    "gemma3_text": _Family(norms=4, qk_norm="head", tied=True, head_dim=256, windows=6, defaults={_KV_HEADS: 4}),
-    "phi3": _Family(qkv_bias=False, o_bias=False, windows="all"),
-    "gpt2": _Family(
-        qkv_bias=True,
-        o_bias=True,
-        mlp_bias=True,
-        norm_vectors=2,
-        mlp_matrices=2,
-        tied=True,
-        grouped=False,
-        positions="n_positions",
-        names=_GPT2_NAMES,
-    ),
-    "gpt_neox": _Family(
-        qkv_bias=("attention_bias", True),
-        o_bias=("attention_bias", True),
-        mlp_bias=True,
-        norm_vectors=2,
-        mlp_matrices=2,
-        grouped=False,
-    ),
-    "granite": _Family(mlp_bias=("mlp_bias", False)),
-    "olmo": _Family(norm_vectors=0),
-    "olmo2": _Family(qk_norm="whole"),
-    "olmo3": _Family(qk_norm="whole", windows=4),
-    "smollm3": _Family(mlp_bias=("mlp_bias", False), tied=True, windows="unrotated", defaults={_KV_HEADS: 4}),
-}
+_EXPERT_KEYS = ("num_experts", "num_local_experts")
+_XIELU_PARAMS = 2  # of an activation that is learned
 
 
 def read_model(path: str | Path) -> ServedModel:
@@ -123,9 +50,12 @@ def served_from_config(content: Mapping[str, Any], where: str) -> ServedModel:
     kind = content.get("model_type")
     plain = str(kind).removesuffix(_SUFFIX)
     if plain not in FAMILIES:
-        hint = "; its text part alone could be" if "text_config" in content else ""
+        hint = f": {REFUSED[plain]}" if plain in REFUSED else ""
+        hint += "; its text part alone could be" if "text_config" in content else ""
         raise DataError(f"{where}: model_type {kind!r} cannot be priced{hint}; known: {', '.join(FAMILIES)}")
     config = _Config({**FAMILIES[plain].defaults, **content}, where, FAMILIES[plain])
+    config = _SETTLE.get(plain, _as_it_is)(config)
+    family = config.family
     hidden = config.count("hidden_size")
     layers = config.layers(hidden)
     banks, P = config.banks() if kind != plain else ((), 1)
@@ -133,9 +63,10 @@ def served_from_config(content: Mapping[str, Any], where: str) -> ServedModel:
         hidden_size=hidden,
         vocab_size=config.count("vocab_size"),
         layers=tuple(Counter(layers).items()),
-        norm_params=config.family.norm_vectors * hidden,
-        tied_embeddings=config.flag("tie_word_embeddings", config.family.tied),
-        position_rows=config.count(config.family.positions) if config.family.positions else 0,
+        norm_params=family.outer_norms * family.norm_vectors * hidden,
+        tied_embeddings=config.flag("tie_word_embeddings", family.tied),
+        position_rows=config.count(family.positions) + family.position_offset if family.positions else 0,
+        head_bias=config.answer(family.head_bias),
         P=P,
         prefix_tokens=config.count("parscale_n_tokens", PREFIX_TOKENS),
         aggregation=config.choice("parscale_aggregation", "dynamic", MIXTURE_PARAMS),
@@ -148,22 +79,27 @@ def served_from_config(content: Mapping[str, Any], where: str) -> ServedModel:
 class _Config:
     content: Mapping[str, Any]
     where: str
-    family: _Family
+    family: Family
 
     def refuse(self, key: str, reason: str) -> DataError:
         return DataError(f"{self.where}: {key}: {reason}")
 
     def get(self, key: str, default: Any = _MISSING) -> Any:
-        """The value of a key, by its name in this family; null counts as missing."""
-        key = self.family.names.get(key, key)
-        value = self.content.get(key)
-        if value is None and default is _MISSING:
-            raise self.refuse(key, "is missing, and the model's shape hangs on it")
-        return default if value is None else value
+        """The value of a key, by its names in this family; null counts as missing."""
+        for name in self.family.names.get(key, (key,)):
+            if self.content.get(name) is not None:
+                return self.content[name]
+        if default is _MISSING:
+            raise self.refuse(self.name(key), "is missing, and the model's shape hangs on it")
+        return default
+
+    def name(self, key: str) -> str:
+        """What a config of this family calls a key."""
+        return (self.family.names.get(key) or (key,))[-1]
 
     def count(self, key: str, default: Any = _MISSING, least: int = 1) -> int:
         value = self.get(key, default)
-        name = self.family.names.get(key, key)
+        name = self.name(key)
         if type(value) is int and value > _MOST:
             raise self.refuse(name, f"must be at most {_MOST:,}")
         if type(value) is not int or value < least:
@@ -182,7 +118,7 @@ class _Config:
             raise self.refuse(key, f"{value!r} is not one of {', '.join(known)}")
         return value
 
-    def bias(self, answer: bool | tuple[str, bool]) -> bool:
+    def answer(self, answer: Answer) -> bool:
         return answer if isinstance(answer, bool) else self.flag(*answer)
 
     def layers(self, hidden: int) -> list[Layer]:
@@ -191,35 +127,48 @@ class _Config:
         if count > _MOST_LAYERS:
             raise self.refuse("num_hidden_layers", f"must be at most {_MOST_LAYERS:,}")
         heads = self.count("num_attention_heads")
-        kv_heads = self.count(_KV_HEADS, heads) if family.grouped else heads
+        kv_heads = self.count(KV_HEADS, heads) if family.grouped else heads
         if heads % kv_heads:
-            raise self.refuse(_KV_HEADS, f"{kv_heads} KV heads do not divide {heads} heads")
+            raise self.refuse(KV_HEADS, f"{kv_heads} KV heads do not divide {heads} heads")
         default = family.head_dim or hidden // heads
         if default * heads != hidden and not family.head_dim and self.get("head_dim", None) is None:
             raise self.refuse("num_attention_heads", f"{heads} heads do not divide the hidden size of {hidden}")
         head_dim = self.count("head_dim", default) if family.grouped else default
-        width = self.count("intermediate_size", 4 * hidden if family.names else _MISSING)
-        q, kv = heads * head_dim, kv_heads * head_dim
-        vectors = family.norms * family.norm_vectors * hidden
-        vectors += (q + 2 * kv if self.bias(family.qkv_bias) else 0) + (hidden if self.bias(family.o_bias) else 0)
-        vectors += {"": 0, "head": 2 * head_dim, "whole": q + kv}[family.qk_norm]
-        mlp_vectors = (family.mlp_matrices - 1) * width + hidden if self.bias(family.mlp_bias) else 0
-        dense = Layer(heads, kv_heads, head_dim, width, family.mlp_matrices, vectors + mlp_vectors)
-        routed = self._routed(dense) if family.experts else None
+        width = self.count("intermediate_size", family.width_factor * hidden if family.width_factor else _MISSING)
+        vectors = self._vectors(hidden, heads, kv_heads, head_dim)
+        dense = Layer(heads, kv_heads, head_dim, width, family.mlp_matrices, vectors + self._mlp_vectors(hidden, width))
+        routed = self._routed(dense, hidden, vectors) if family.experts else None
         sparse = self._sparse(count) if routed else set()
         return [
-            Layer(**{**vars(routed if routed and i in sparse else dense), "window": window})
+            replace(routed if routed and i in sparse else dense, window=window)
             for i, window in enumerate(self.windows(count))
         ]
 
-    def _routed(self, dense: Layer) -> Layer:
-        key = "num_experts" if self.get("num_experts", None) is not None else "num_local_experts"
-        experts = self.count(key)
+    def _vectors(self, hidden: int, heads: int, kv_heads: int, head_dim: int) -> int:
+        """Parameters of a layer's norms and of its attention's biases."""
+        family, q, kv = self.family, heads * head_dim, kv_heads * head_dim
+        norms = family.norms - self.answer(family.fewer_norms)
+        vectors = norms * family.norm_vectors * hidden + (heads if family.sinks else 0)
+        vectors += (q + 2 * kv if self.answer(family.qkv_bias) else 0) + (hidden if self.answer(family.o_bias) else 0)
+        if family.qk_norm and self.answer(family.has_qk_norm):
+            vectors += {"head": 2 * head_dim, "head_bias": 4 * head_dim, "whole": q + kv}[family.qk_norm]
+        return vectors
+
+    def _mlp_vectors(self, hidden: int, width: int) -> int:
+        """Parameters of one MLP that are not in its matrices."""
+        biases = (self.family.mlp_matrices - 1) * width + hidden if self.answer(self.family.mlp_bias) else 0
+        return biases + (_XIELU_PARAMS if self.get("hidden_act", None) == "xielu" else 0)
+
+    def _routed(self, dense: Layer, hidden: int, vectors: int) -> Layer:
+        """A layer with experts. Their biases are few, and counted as read by every token."""
+        held = [key for key in _EXPERT_KEYS if self.get(key, None) is not None]
+        experts = self.count(held[0] if held else self.family.experts)
         chosen = self.count("num_experts_per_tok")
         if chosen > experts:
             raise self.refuse("num_experts_per_tok", f"{chosen} of {experts} experts cannot be chosen")
         width = self.count(self.family.expert_width)
-        return Layer(**{**vars(dense), "mlp_width": width, "num_experts": experts, "experts_per_token": chosen})
+        vectors += experts * (self._mlp_vectors(hidden, width) + self.answer(self.family.mlp_bias))  # the router's, too
+        return replace(dense, mlp_width=width, vectors=vectors, num_experts=experts, experts_per_token=chosen)
 
     def _sparse(self, count: int) -> set[int]:
         """Layers with experts."""
@@ -276,6 +225,43 @@ class _Config:
         else:
             raise self.refuse("parscale_banks", f"must be a mapping of P to prefix tokens, not {held!r}")
         return tuple(sorted(banks.items())), self.count("parscale_active", P)
+
+
+def _with(config: _Config, family: Mapping[str, Any], content: Mapping[str, Any]) -> _Config:
+    return replace(config, family=replace(config.family, **family), content={**config.content, **content})
+
+
+def _bigcode(config: _Config) -> _Config:
+    """Of the queries' heads, all or none have keys and values of their own."""
+    return _with(config, {}, {KV_HEADS: 1 if config.flag("multi_query", True) else None})
+
+
+def _falcon(config: _Config) -> _Config:
+    """Three generations: one norm or two, one KV head, some or all."""
+    new, parallel = config.flag("new_decoder_architecture", False), config.flag("parallel_attn", True)
+    norms = config.count("num_ln_in_parallel_attn", 2 if new else 1) if parallel else 2
+    kv_heads = config.get("num_kv_heads", None) if new else 1 if config.flag("multi_query", True) else None
+    return _with(config, {"norms": 2 if norms == 2 else 1}, {KV_HEADS: kv_heads})
+
+
+def _opt(config: _Config) -> _Config:
+    """The oldest have norms after each block and none at the end, or none that is learned."""
+    hidden = config.count("hidden_size")
+    if config.count("word_embed_proj_dim", hidden) != hidden:
+        raise config.refuse(
+            "word_embed_proj_dim", f"embeddings that are projected to hidden_size {hidden} are not known"
+        )
+    last = config.flag("do_layer_norm_before", True) and not config.flag("_remove_final_layer_norm", False)
+    vectors = 2 if config.flag("layer_norm_elementwise_affine", True) else 0
+    return _with(config, {"outer_norms": int(last), "norm_vectors": vectors}, {})
+
+
+def _as_it_is(config: _Config) -> _Config:
+    return config
+
+
+# Families of which several keys decide one thing.
+_SETTLE = {"gpt_bigcode": _bigcode, "falcon": _falcon, "opt": _opt}
 
 
 def _is_bank(P: Any, tokens: Any) -> bool:

@@ -136,7 +136,8 @@ def kernels(model: ServedModel, batch: int, tokens: int, cached: int, rates: Rat
     yield _norm(passed, h, a)._replace(bytes=4 * passed * h * a + model.norm_params * w)
     if model.P > 1:
         yield from _aggregator(model, batch * tokens, rates)
-    yield _matrix(batch, h, model.vocab_size, rates)
+    head = _matrix(batch, h, model.vocab_size, rates)
+    yield head._replace(bytes=head.bytes + (model.vocab_size * w if model.head_bias else 0))
 
 
 def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: int, rates: Rates) -> Iterator[Kernel]:

@@ -54,6 +54,7 @@ class ServedModel:
     norm_params: float  # of the last norm
     tied_embeddings: bool = True
     position_rows: int = 0  # learned position embeddings
+    head_bias: bool = False  # of the output embedding
     P: int = 1
     prefix_tokens: int = PREFIX_TOKENS  # where no bank says otherwise
     aggregation: str = "dynamic"
@@ -93,7 +94,8 @@ class ServedModel:
 
     @property
     def embedding_params(self) -> float:
-        return self.head_params * (1 if self.tied_embeddings else 2) + self.position_rows * self.hidden_size
+        held = self.head_params * (1 if self.tied_embeddings else 2) + self.position_rows * self.hidden_size
+        return held + (self.vocab_size if self.head_bias else 0)
 
     @property
     def n_params(self) -> float:

@@ -1,0 +1,257 @@
+"""What the config.json of each family of decoders leaves to its code: biases, norms, windows, defaults.
+
+As the family's modeling file has them. Data alone; `scalelab.cost.families` reads configs by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+KV_HEADS = "num_key_value_heads"
+# A fixed answer, or the key that gives it and what holds without that key.
+Answer = bool | tuple[str, bool]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a config does not say."""
+
+    qkv_bias: Answer = ("attention_bias", False)
+    o_bias: Answer = ("attention_bias", False)
+    mlp_bias: Answer = False  # of each expert and the router, where there are any
+    head_bias: Answer = False
+    norms: int = 2  # a layer
+    fewer_norms: Answer = False  # one less where attention and MLP share it
+    norm_vectors: int = 1  # 2: a bias, too
+    outer_norms: int = 1  # outside of the layers
+    # Of every "head" alike, with a bias ("head_bias") or without, or of the "whole" width of queries and keys.
+    qk_norm: str = ""
+    has_qk_norm: Answer = True  # where qk_norm names one
+    sinks: bool = False  # a logit for each head, of a key that is not there
+    mlp_matrices: int = 3
+    tied: bool = False  # where the config does not say
+    head_dim: int | None = None  # where the config does not say; None: hidden / heads
+    grouped: bool = True  # knows num_key_value_heads
+    # Which layers have the window: "none", "all", "flagged" (all, if use_sliding_window), "last" (flagged,
+    # from max_window_layers on), "unrotated" (flagged, where RoPE is left out), or all but each n-th, where the
+    # config lists no layer_types.
+    windows: str | int = "none"
+    experts: str = ""  # key that counts them; its other name counts, too
+    expert_width: str = "intermediate_size"
+    positions: str = ""  # key that counts learned position embeddings
+    position_offset: int = 0  # rows more than that key says
+    # Where keys are named differently: in the order in which they count, the last being the usual one.
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    width_factor: int | None = None  # MLP's width over the model's, where intermediate_size is not there
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that are not there; null counts as there
+
+
+_GPT_NAMES = {
+    "hidden_size": ("n_embd",),
+    "num_hidden_layers": ("n_layer",),
+    "num_attention_heads": ("n_head",),
+    "intermediate_size": ("n_inner",),
+}
+_BIASED: dict[str, Any] = {"qkv_bias": True, "o_bias": True, "mlp_bias": True}
+_UNBIASED: dict[str, Any] = {"qkv_bias": False, "o_bias": False}
+_PLAIN: dict[str, Any] = {"mlp_matrices": 2, "norm_vectors": 2}  # no gate, LayerNorm
+
+
+def _all_biases(key: str, default: bool) -> dict[str, Any]:
+    return {"qkv_bias": (key, default), "o_bias": (key, default), "mlp_bias": (key, default)}
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(mlp_bias=("mlp_bias", False)),
+    "qwen2": Family(qkv_bias=True, o_bias=False, windows="last", defaults={KV_HEADS: 32}),
+    "qwen3": Family(qk_norm="head", head_dim=128, windows="last", defaults={KV_HEADS: 32}),
+    "qwen3_moe": Family(
+        qk_norm="head",
+        windows="flagged",
+        experts="num_local_experts",
+        expert_width="moe_intermediate_size",
+        defaults={KV_HEADS: 4},
+    ),
+    "mistral": Family(**_UNBIASED, windows="all", defaults={KV_HEADS: 8, "sliding_window": 4096}),
+    "ministral": Family(**_UNBIASED, windows="all", defaults={KV_HEADS: 8, "sliding_window": 4096}),
+    "ministral3": Family(**_UNBIASED, windows="all", defaults={KV_HEADS: 8, "head_dim": 128}),
+    "mixtral": Family(**_UNBIASED, windows="all", experts="num_local_experts", defaults={KV_HEADS: 8}),
+    "gemma": Family(tied=True, head_dim=256, defaults={KV_HEADS: 16}),
+    "gemma2": Family(norms=4, tied=True, head_dim=256, windows=2, defaults={KV_HEADS: 4}),
+    "gemma3_text": Family(norms=4, qk_norm="head", tied=True, head_dim=256, windows=6, defaults={KV_HEADS: 4}),
+    "vaultgemma": Family(tied=True, head_dim=256, windows=2, defaults={KV_HEADS: 4, "sliding_window": 4096}),
+    "phi": Family(
+        **_BIASED,
+        **_PLAIN,
+        head_bias=True,
+        norms=1,
+        qk_norm="head_bias",
+        has_qk_norm=("qk_layernorm", False),
+    ),
+    "phi3": Family(**_UNBIASED, windows="all"),
+    "phimoe": Family(
+        head_bias=("lm_head_bias", False),
+        norm_vectors=2,
+        windows="all",
+        experts="num_local_experts",
+        defaults={KV_HEADS: 8},
+    ),
+    "gpt2": Family(
+        **_BIASED, **_PLAIN, tied=True, grouped=False, positions="n_positions", names=_GPT_NAMES, width_factor=4
+    ),
+    "gpt_bigcode": Family(**_BIASED, **_PLAIN, tied=True, positions="n_positions", names=_GPT_NAMES, width_factor=4),
+    "gptj": Family(
+        **_UNBIASED,
+        **_PLAIN,
+        mlp_bias=True,
+        head_bias=True,
+        norms=1,
+        grouped=False,
+        names=_GPT_NAMES,
+        width_factor=4,
+    ),
+    "codegen": Family(
+        **_UNBIASED,
+        **_PLAIN,
+        mlp_bias=True,
+        head_bias=True,
+        norms=1,
+        grouped=False,
+        names=_GPT_NAMES,
+        width_factor=4,
+    ),
+    "gpt_neox": Family(
+        **_PLAIN,
+        qkv_bias=("attention_bias", True),
+        o_bias=("attention_bias", True),
+        mlp_bias=True,
+        grouped=False,
+    ),
+    "gpt_oss": Family(
+        qkv_bias=("attention_bias", True),
+        o_bias=("attention_bias", True),
+        mlp_bias=True,
+        sinks=True,
+        windows=2,
+        experts="num_local_experts",
+        defaults={KV_HEADS: 8, "head_dim": 64, "sliding_window": 128},
+    ),
+    "opt": Family(
+        **_all_biases("enable_bias", True),
+        **_PLAIN,
+        tied=True,
+        grouped=False,
+        positions="max_position_embeddings",
+        position_offset=2,
+        names={"intermediate_size": ("ffn_dim",)},
+    ),
+    "biogpt": Family(
+        **_BIASED,
+        **_PLAIN,
+        tied=True,
+        grouped=False,
+        positions="max_position_embeddings",
+        position_offset=2,
+    ),
+    "bloom": Family(
+        **_BIASED,
+        **_PLAIN,
+        outer_norms=2,  # one right after the embedding
+        tied=True,
+        grouped=False,
+        names={
+            "hidden_size": ("n_embed", "hidden_size"),
+            "num_hidden_layers": ("num_hidden_layers", "n_layer"),
+            "num_attention_heads": ("num_attention_heads", "n_head"),
+            "intermediate_size": (),
+        },
+        width_factor=4,
+    ),
+    "mpt": Family(
+        **_UNBIASED,
+        mlp_matrices=2,
+        tied=True,
+        grouped=False,
+        names={
+            "hidden_size": ("d_model",),
+            "num_hidden_layers": ("n_layers",),
+            "num_attention_heads": ("n_heads",),
+            "intermediate_size": (),
+        },
+        width_factor=4,
+    ),
+    "falcon": Family(
+        **_all_biases("bias", False),
+        **_PLAIN,
+        tied=True,
+        names={"hidden_size": ("n_embed", "hidden_size"), "intermediate_size": ("ffn_hidden_size",)},
+        width_factor=4,
+    ),
+    "persimmon": Family(**_BIASED, **_PLAIN, grouped=False, qk_norm="head_bias", has_qk_norm=("qk_layernorm", True)),
+    "stablelm": Family(
+        qkv_bias=("use_qkv_bias", False),
+        o_bias=False,
+        norm_vectors=2,
+        fewer_norms=("use_parallel_residual", False),
+        qk_norm="whole",
+        has_qk_norm=("qk_layernorm", False),
+        defaults={KV_HEADS: 32},
+    ),
+    "starcoder2": Family(**_all_biases("use_bias", True), **_PLAIN, tied=True, windows="all", defaults={KV_HEADS: 2}),
+    "nemotron": Family(**_PLAIN, mlp_bias=("mlp_bias", False)),
+    "jais2": Family(
+        **_PLAIN, qkv_bias=("attention_bias", True), o_bias=("attention_bias", True), mlp_bias=("mlp_bias", True)
+    ),
+    "arcee": Family(mlp_matrices=2, mlp_bias=("mlp_bias", False)),
+    "apertus": Family(mlp_matrices=2, qk_norm="head", defaults={"hidden_act": "xielu"}),
+    "nanochat": Family(mlp_matrices=2, norm_vectors=0),
+    "cohere": Family(norms=1, qk_norm="whole", has_qk_norm=("use_qk_norm", False), tied=True),
+    "cohere2": Family(norms=1, tied=True, windows=4, defaults={"sliding_window": 4096}),
+    "glm": Family(qkv_bias=("attention_bias", True), o_bias=False, head_dim=128, defaults={KV_HEADS: 2}),
+    "glm4": Family(qkv_bias=("attention_bias", True), o_bias=False, norms=4, head_dim=128, defaults={KV_HEADS: 2}),
+    "granite": Family(mlp_bias=("mlp_bias", False)),
+    "granitemoe": Family(experts="num_local_experts"),
+    "olmo": Family(norm_vectors=0),
+    "olmo2": Family(qk_norm="whole"),
+    "olmo3": Family(qk_norm="whole", windows=4),
+    "olmoe": Family(qk_norm="whole", experts="num_experts"),
+    "flex_olmo": Family(qk_norm="whole", experts="num_experts"),
+    "minimax_m2": Family(
+        **_UNBIASED, qk_norm="whole", experts="num_local_experts", defaults={KV_HEADS: 8, "head_dim": 128}
+    ),
+    "smollm3": Family(mlp_bias=("mlp_bias", False), tied=True, windows="unrotated", defaults={KV_HEADS: 4}),
+    "seed_oss": Family(
+        qkv_bias=("attention_bias", True),
+        o_bias=("attention_out_bias", False),
+        mlp_bias=("mlp_bias", False),
+        defaults={KV_HEADS: 8, "head_dim": 128},
+    ),
+    "ernie4_5": Family(**_all_biases("use_bias", False), tied=True, defaults={KV_HEADS: 2, "head_dim": 128}),
+    "exaone4": Family(**_UNBIASED, qk_norm="head", windows=4, defaults={KV_HEADS: 32, "sliding_window": 4096}),
+    "hunyuan_v1_dense": Family(qk_norm="head"),
+    "helium": Family(o_bias=False, mlp_bias=("mlp_bias", False), defaults={KV_HEADS: 20, "head_dim": 128}),
+}
+
+_SHARED = "each token goes through shared experts as well as through those chosen"
+_LATENT = "keys and values are kept as a latent (MLA)"
+_STATES = "it has layers that are no attention, which keep a state instead of keys"
+# Well known decoders that `ServedModel` cannot hold, and why.
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        ("qwen2_moe", "glm4_moe", "ernie4_5_moe", "granitemoeshared", "dots1", "exaone_moe", "llama4_text"), _SHARED
+    ),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "minicpm3", "glm4_moe_lite", "youtu"), _LATENT),
+    **dict.fromkeys(
+        ("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm", "recurrent_gemma", "jamba", "bamba", "zamba", "zamba2"),
+        _STATES,
+    ),
+    **dict.fromkeys(
+        ("nemotron_h", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe", "qwen3_next", "kimi_linear", "minimax"),
+        _STATES,
+    ),
+    "diffllama": "its attention takes the difference of two",
+    "gemma3n_text": "each layer has embeddings of its own",
+    "dbrx": "its config nests the shape of attention and experts",
+}
