@@ -14,7 +14,7 @@ from scalelab.cost.hardware import read_hardware
 from scalelab.cost.model import Device, Precision, Workload
 from scalelab.cost.roofline import price
 from scalelab.errors import MemoryShortError
-from scalelab.measure.against import Row, median_error
+from scalelab.measure.against import Row, median_error, with_streams
 from scalelab.measure.calibrate import calibrate
 from scalelab.measure.clock import Measured, Subject, alone, load, measure
 from tests.conftest import DATA
@@ -46,6 +46,10 @@ def test_a_measured_model_has_its_own_streams_or_new_ones(config):
     assert (own.P, own.banks) == (2, {2: 48})
     new = load(Subject(DATA / "parscale" / "P1", P=4, prefix_tokens=5))
     assert (new.P, new.banks) == (4, {4: 5})
+    for P, asked in ((2, None), (2, 5), (4, None), (4, 5)):
+        subject, served = with_streams(Subject(DATA / "parscale" / "P2_hot", P, asked))
+        model = load(subject)
+        assert (model.P, model.banks[P]) == (served.P, served.prefix_length)
     plain = load(Subject(config, P=1, dtype="bf16"))
     assert plain.P == 1
     assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}

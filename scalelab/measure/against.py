@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scalelab.cost.engines import get_engine
@@ -51,9 +51,7 @@ def compare(
 
     Raises `ScalelabError`.
     """
-    served = read_model(subject.path).with_streams(subject.P)
-    if subject.P > 1 and subject.P not in dict(served.banks):
-        served = served.with_prefix(subject.prefix_tokens)
+    subject, served = with_streams(subject)
     precision = Precision(subject.dtype)
     predicted = {name: price(name, served, workload, priced_on, precision) for name in engines}
     path = subject.path.resolve()
@@ -64,6 +62,16 @@ def compare(
         measure(subject, workload, seconds),
         {name: cost for name, cost in predicted.items() if cost is not None},
     )
+
+
+def with_streams(subject: Subject) -> tuple[Subject, ServedModel]:
+    """`subject` and what is priced of it, with the same streams: the model's own, or new ones with prefixes of the
+    length asked for, else of the model's others, else the paper's."""
+    served = read_model(subject.path).with_streams(subject.P)
+    if subject.P > 1 and subject.P not in dict(served.banks):
+        served = served.with_prefix(subject.prefix_tokens)
+        subject = replace(subject, prefix_tokens=served.prefix_length)
+    return subject, served
 
 
 def price(engine: str, model: ServedModel, workload: Workload, device: Device, precision: Precision) -> Cost | None:
