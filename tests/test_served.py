@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+import torch
 import transformers
 
 from scalelab.architecture import Architecture
@@ -104,6 +105,31 @@ def test_each_key_that_is_left_out_is_refused_or_what_transformers_assumes(kind)
         assert not refused or refused.startswith(f"config.json: {key}: is missing")
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_key_that_a_variant_leaves_out_is_refused_or_what_transformers_assumes(name):
+    _, saved = build(name)
+    config = getattr(transformers, VARIANTS[name][0])
+    for key in saved.keys() - {"model_type"}:
+        rest = {k: v for k, v in saved.items() if k != key}
+        try:
+            served = served_from_config(rest, "config.json")
+        except DataError as error:
+            refused = str(error)
+        else:
+            refused = ""
+            assert served == served_from_config(json.loads(config(**rest).to_json_string()), "config.json"), key
+        # What transformers assumes need not go with the other sizes.
+        expected = (f"config.json: {key}: is missing", "config.json: num_key_value_heads: ")
+        assert not refused or refused.startswith(expected)
+
+
+def test_the_older_names_that_bloom_was_released_with_are_read():
+    content = {"model_type": "bloom", "n_embed": 64, "n_layer": 3, "num_attention_heads": 8, "vocab_size": 97}
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(transformers.BloomConfig(**content))
+    assert served_from_config(content, "config.json").total_params == sum(p.numel() for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("kind", "own"),
     [
@@ -117,6 +143,13 @@ def test_each_key_that_is_left_out_is_refused_or_what_transformers_assumes(kind)
         ("Gemma2Config", {}),
         ("Gemma3TextConfig", {}),
         ("Olmo3Config", {}),
+        ("MinistralConfig", {}),
+        ("PhimoeConfig", {}),
+        ("Starcoder2Config", {}),
+        ("Cohere2Config", {}),
+        ("Exaone4Config", {"sliding_window_pattern": 3}),
+        ("GptOssConfig", {}),
+        ("VaultGemmaConfig", {}),
     ],
 )
 def test_windows_without_layer_types_are_those_that_transformers_gives(kind, own):
