@@ -36,9 +36,9 @@ PREFIX = 48
 
 # Hidden, MLP, layers, heads, KV heads, vocabulary.
 SIZES = {
-    "llama-8m": (256, 1024, 8, 4, 2, 8_192),
-    "llama-37m": (512, 1536, 12, 8, 2, 16_384),
-    "llama-106m": (768, 3072, 10, 12, 12, 32_000),
+    "llama-10m": (256, 1024, 8, 4, 2, 8_192),
+    "llama-45m": (512, 1536, 12, 8, 2, 16_384),
+    "llama-119m": (768, 3072, 10, 12, 12, 32_000),
 }
 LARGE = {"llama-1b": (2048, 8192, 16, 32, 8, 128_256), "llama-3b": (3072, 8192, 28, 24, 8, 128_256)}
 WORKLOADS = [Workload(1, 64, 32), Workload(1, 256, 32), Workload(8, 64, 16)]
@@ -123,11 +123,11 @@ def main() -> None:
         print("\n".join(errors(table)))
         return
     table.to_csv(DOCS / f"{name}.csv", index=False)
-    largest = table["model"].iloc[-1]
-    few = table[(table["model"] == largest) & (table["batch"] == 1)]
+    shown = table["model"].iloc[-1]
+    few = table[(table["model"] == shown) & (table["batch"] == 1)]
     few = few[few["tokens_in"] == few["tokens_in"].min()]
     work = few.iloc[0]
-    heading = f"{largest}, batch 1, {work['tokens_in']} tokens in, {work['tokens_out']} out"
+    heading = f"{shown}, batch 1, {work['tokens_in']} tokens in, {work['tokens_out']} out"
     plot_efficiency(few, heading).savefig(DOCS / f"{name}-efficiency.png", dpi=150)
     plot_against(table).savefig(DOCS / f"{name}.png", dpi=150)
     lines = [
@@ -136,7 +136,7 @@ def main() -> None:
         f"`make benchmark-serving`, {minutes:.0f} minutes, {platform.machine()}. {told[0].upper()}{told[1:]}.",
         "",
         f"{len(table)} workloads ({name}.csv): {', '.join(table['model'].unique())}; P = 1, 2, 4, 8, prefixes",
-        f"of {PREFIX} tokens; random weights but for SmolLM2. Least seconds of rounds; memory is what",
+        f"of {PREFIX} tokens; named by all their parameters. Least seconds of rounds; memory is what",
         "tensors hold at once. llm-analysis is given the same FLOP/s, bandwidth and precision.",
         "",
         "## Median |predicted / measured − 1|",

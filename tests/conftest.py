@@ -10,12 +10,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import json
+import signal
 
 import numpy as np
 import pandas as pd
 import pytest
 
 DATA = Path(__file__).parent / "data"
+
+# Some tests send Ctrl-C, which what a shell began with & is told to ignore, and its children with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def fit_table(table: pd.DataFrame, law="parallel", **options):

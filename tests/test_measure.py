@@ -6,19 +6,20 @@ import os
 import pandas as pd
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import BloomConfig, GPT2Config, LlamaConfig
 
 from scalelab.cli import main
 from scalelab.cost.families import read_model
 from scalelab.cost.hardware import read_hardware
 from scalelab.cost.model import Device, Precision, Workload
 from scalelab.cost.roofline import price
-from scalelab.errors import MemoryShortError
+from scalelab.errors import DataError, MemoryShortError, ScalelabError
 from scalelab.measure.against import Row, median_error, with_streams
 from scalelab.measure.calibrate import calibrate
-from scalelab.measure.clock import Measured, Subject, alone, load, measure
+from scalelab.measure.clock import Measured, Subject, _weight_bytes, alone, load, measure
 from tests.conftest import DATA
 
+HOT = DATA / "parscale" / "P2_hot"
 SHAPE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
 SHAPE |= {"num_key_value_heads": 2, "vocab_size": 4096, "max_position_embeddings": 512}
 
@@ -51,7 +52,7 @@ def test_a_measured_model_has_its_own_streams_or_new_ones(config):
         model = load(subject)
         assert (model.P, model.banks[P]) == (served.P, served.prefix_length)
     plain = load(Subject(config, P=1, dtype="bf16"))
-    assert plain.P == 1
+    assert not hasattr(plain, "banks")
     assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
 
 
@@ -61,7 +62,7 @@ def test_the_command_measures_saves_and_uses_a_profile(config, tmp_path, capsys)
     saves = ["--save-profile", str(profile), "--csv", str(table), "--figure", str(tmp_path / "seen.png")]
     assert main(["cost", "--measure", str(config), *words, *saves]) == 0
     out = capsys.readouterr().out
-    assert "small: 16 tokens in, 4 out; fp32 on box" in out
+    assert "small: 16 tokens in, 4 out; fp32, priced on box" in out
     assert "median |predicted / measured - 1| by roofline: prefill" in out
     assert (tmp_path / "seen.png").stat().st_size > 10_000
     seen = pd.read_csv(table)
@@ -95,6 +96,8 @@ def test_want_of_memory_is_said():
         alone(os.abort)
     with pytest.raises(MemoryShortError, match="too little memory"):
         alone(torch.empty, 10**15)  # four petabytes
+    with pytest.raises(ScalelabError, match=r"cannot be measured \(ValueError: invalid literal"):
+        alone(int, "nothing")
 
 
 def test_errors_are_of_what_was_predicted_over_what_was_seen():
@@ -115,6 +118,11 @@ def test_errors_are_of_what_was_predicted_over_what_was_seen():
         (["--measure", "nowhere"], "--measure nowhere: not there; give a model's folder or a config.json"),
         (["--measure", "CONFIG", "--weights", "int4"], "--weights int4: models are measured at fp32 or bf16"),
         (["--measure", "CONFIG", "--seconds", "0"], "--seconds 0: must be above 0"),
+        (["--measure", "CONFIG", "--seconds", "nan"], "--seconds nan: must be above 0, and finite"),
+        (["--measure", "CONFIG", "--threads", "99999999999"], "--threads 99999999999: this machine has"),
+        (["--measure", "CONFIG", "--prefix-tokens", "0"], "--prefix-tokens 0: must be at least 1"),
+        (["--measure", str(HOT), "--P", "2", "--prefix-tokens", "9"], "the model's P = 2 has 48; leave the flag out"),
+        (["--measure", "CONFIG", "--csv", "."], "--csv .: is a folder; name a file"),
         (["--measure", "CONFIG", "--kv", "int8", "--hidden", "64"], "by both engines; leave out --hidden, --kv"),
         (["--measure", "CONFIG", "--figure", "out.abc"], "--figure out.abc: end it in one of"),
         (["--hidden", "1024", "--device", "cpu", "--csv", "x"], "for --measure MODEL; leave out --device, --csv"),
@@ -125,6 +133,50 @@ def test_bad_requests_are_named(config, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_learned_positions_end(tmp_path, capsys):
+    file = tmp_path / "gpt2.json"
+    file.write_text(json.dumps(GPT2Config(n_positions=64, n_embd=64, n_layer=2, n_head=2).to_dict()))
+    assert main(["cost", "--measure", str(file), "--tokens-in", "60", "--tokens-out", "6"]) == 2
+    assert "the model has positions for 64 tokens; give fewer" in capsys.readouterr().err
+
+
+def test_what_cannot_be_held_is_left_out(config, tmp_path, capsys):
+    table = tmp_path / "seen.csv"
+    words = ["--P", "1", "--tokens-in", "8", "--tokens-out", "2", "--seconds", "0.01", "--gpu", "epyc-9654"]
+    assert main(["cost", "--measure", str(config), *words, "--batch", "900000000", "1", "--csv", str(table)]) == 0
+    said = capsys.readouterr()
+    assert "left out: P = 1, batch 900000000: needs about" in said.err
+    assert "not priced by llm-analysis" in said.out  # which has no such device
+    assert list(pd.read_csv(table)["batch"]) == [1]
+    assert main(["cost", "--measure", str(config), *words, "--batch", "900000000"]) == 1
+    assert "P = 1, batch 900000000: needs about" in capsys.readouterr().err
+
+
+def test_a_folder_without_weights_is_refused_before_the_work(tmp_path, capsys):
+    (tmp_path / "config.json").write_text((HOT / "config.json").read_text())
+    assert main(["cost", "--measure", str(tmp_path)]) == 1
+    assert "no safetensors beside config.json" in capsys.readouterr().err
+
+
+def test_only_the_bank_in_use_is_weighed():
+    model = load(Subject(HOT, P=4, prefix_tokens=5))
+    served = read_model(HOT)
+    for P, n in ((4, 5), (2, 48), (1, None)):
+        model.set_streams(P)
+        bank = sum(p.nbytes for _, p in model.stream_parameters())
+        assert _weight_bytes(model) - bank == 4 * served.with_streams(1).total_params
+        assert (bank > 0) == (P > 1), n
+
+
+def test_a_model_that_cannot_have_streams_is_measured_plain(tmp_path):
+    file = tmp_path / "bloom.json"
+    file.write_text(json.dumps(BloomConfig(vocab_size=512, hidden_size=64, n_layer=2, n_head=2).to_dict()))
+    seen = measure(Subject(file, P=1), Workload(1, 8, 3), seconds=0.01)
+    assert seen.memory_bytes > 4 * read_model(file).total_params
+    with pytest.raises(DataError, match=r"bloom\.json: "):
+        load(Subject(file, P=2))
 
 
 def test_a_file_that_is_no_config_is_named(tmp_path, capsys):

@@ -100,9 +100,10 @@ def cost(
     ] = None,
     on: Annotated[str, typer.Option("--device", help="Where: auto, cpu or cuda.", rich_help_panel=_CLOCK)] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the CPU.", show_default="all", rich_help_panel=_CLOCK)
+        int | None,
+        typer.Option(min=1, help="Threads of the CPU.", show_default="torch's", rich_help_panel=_CLOCK),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Seconds for each figure.", rich_help_panel=_CLOCK)] = 2.0,
+    seconds: Annotated[float, typer.Option(help="For each of prefill and decoding.", rich_help_panel=_CLOCK)] = 2.0,
     save_profile: Annotated[
         Path | None, typer.Option(help="Save what this device reaches, for --hardware.", rich_help_panel=_CLOCK)
     ] = None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +18,17 @@ from scalelab.cost.engines import ENGINES
 from scalelab.cost.families import read_model
 from scalelab.cost.hardware import profile_text, read_hardware
 from scalelab.cost.model import Device, Workload
-from scalelab.errors import MemoryShortError, UsageError
+from scalelab.errors import DataError, MemoryShortError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from scalelab.cost.hardware import Hardware
+    from scalelab.cost.shape import ServedModel
     from scalelab.measure.against import Row
 
 _MIB = 2**20
+_ERRORS = (("prefill", "s"), ("decode", "s"), ("latency", "s"), ("memory", "bytes"))
 _PRECISIONS = ("fp32", "bf16")
 _PROFILE_SHARE = 5  # a figure of the profile, of which there are many, has so small a part of --seconds
 
@@ -67,18 +71,20 @@ def measure(asked: Request) -> None:
     if asked.as_json:
         typer.echo(json.dumps([row.as_dict() for row in rows], indent=1))
     else:
-        _show(console, rows, f"{dtype} on {priced_on.gpu}")
+        _show(console, rows, f"{dtype}, priced on {priced_on.gpu}")
     _save(console, asked, rows)
 
 
 def _check(asked: Request) -> None:
     if asked.weights not in (None, *_PRECISIONS):
         raise UsageError(f"--weights {asked.weights}: models are measured at {' or '.join(_PRECISIONS)}")
-    if asked.seconds <= 0:
-        raise UsageError(f"--seconds {asked.seconds:g}: must be above 0")
+    if not 0 < asked.seconds < math.inf:
+        raise UsageError(f"--seconds {asked.seconds:g}: must be above 0, and finite")
+    if asked.threads is not None and asked.threads > (os.cpu_count() or 1):
+        raise UsageError(f"--threads {asked.threads}: this machine has {os.cpu_count()} cores")
     if not asked.model.exists():
         raise UsageError(f"--measure {asked.model}: not there; give a model's folder or a config.json")
-    read_model(asked.model)
+    _check_model(asked, read_model(asked.model))
     if asked.save_profile is not None and asked.save_profile.exists():
         raise UsageError(f"--save-profile {asked.save_profile}: is there already; name a new file")
     for path in (asked.save_profile, asked.csv):
@@ -86,6 +92,27 @@ def _check(asked: Request) -> None:
             check_writable(path.parent)
     if asked.figure is not None:
         check_figure(asked.figure)
+    for flag, path in (("--csv", asked.csv), ("--figure", asked.figure)):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{flag} {path}: is a folder; name a file")
+
+
+def _check_model(asked: Request, model: ServedModel) -> None:
+    """Raises `ScalelabError` for what would come out only when the device has been measured."""
+    if asked.model.is_dir() and not any(asked.model.glob("*.safetensors")):
+        raise DataError(f"{asked.model}: no safetensors beside config.json, so no weights; give config.json itself")
+    n, banks = asked.prefix_tokens, dict(model.banks)
+    if n is not None and n < 1:
+        raise UsageError(f"--prefix-tokens {n}: must be at least 1")
+    for P in asked.streams:
+        if n is not None and banks.get(P, n) != n:
+            raise UsageError(f"--prefix-tokens {n}: the model's P = {P} has {banks[P]}; leave the flag out")
+    work = asked.workloads[0]
+    if 0 < model.position_rows < work.tokens_in + work.tokens_out - 1:
+        raise UsageError(
+            f"--tokens-in {work.tokens_in} and --tokens-out {work.tokens_out}: the model has positions for "
+            f"{model.position_rows} tokens; give fewer"
+        )
 
 
 def _calibrate(console: Console, device: str, dtype: str, threads: int, asked: Request) -> Hardware:
@@ -107,7 +134,7 @@ def _calibrate(console: Console, device: str, dtype: str, threads: int, asked: R
     if file is not None:
         file.write_text(profile_text(found), encoding="utf-8")
         found = read_hardware(file)[name]  # so that later predictions are these, to the last digit
-        print_text(console, f"saved {file}: scalelab cost --engine roofline --hardware {file} …")
+        print_text(console, f"saved {file}: scalelab cost … --engine roofline --hardware {file} --weights {dtype}")
     return found
 
 
@@ -118,6 +145,7 @@ def _measure_all(
     from scalelab.measure.clock import Subject
 
     rows: list[Row] = []
+    left_out: list[MemoryShortError] = []
     cells = [(P, workload) for workload in asked.workloads for P in asked.streams]
     for number, (P, workload) in enumerate(cells, 1):
         told = f"measuring P = {P}, batch {workload.batch} ({number} of {len(cells)})"
@@ -128,9 +156,10 @@ def _measure_all(
             try:
                 rows.append(compare(subject, workload, priced_on, tuple(ENGINES), asked.seconds))
             except MemoryShortError as error:
-                if not rows:
-                    raise
-                print_text(console, f"left out: {error}", style="yellow")
+                left_out.append(MemoryShortError(f"P = {P}, batch {workload.batch}: {error}"))
+                typer.echo(f"left out: {left_out[-1]}", err=True)
+    if not rows:
+        raise left_out[0]
     return rows
 
 
@@ -161,12 +190,8 @@ def _show(console: Console, rows: Sequence[Row], where: str) -> None:
         errors = ((what, median_error(rows, name, f"{what}_{unit}")) for what, unit in _ERRORS)
         told = ", ".join(f"{what} {error:.0%}" for what, error in errors if error is not None)
         print_text(console, f"median |predicted / measured - 1| by {name}: {told}")
-    for name in ENGINES:
-        if name not in engines:
-            print_text(console, f"{name} cannot hold this model")
-
-
-_ERRORS = (("prefill", "s"), ("decode", "s"), ("latency", "s"), ("memory", "bytes"))
+    for name, reason in {name: why for row in rows for name, why in row.refused.items()}.items():
+        print_text(console, f"not priced by {name}: {reason}")
 
 
 def _ratio(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -23,6 +24,7 @@ WIDER: dict[str, tuple[str, ...]] = {
     "fp32": ("fp32",),
 }
 _TERA, _GIGA, _GIB = 1e12, 1e9, 2**30
+_MOST_SHARE = 2.0  # of a roofline: measured on busy cores it may come out above 1
 _REQUIRED = ("tflops", "bandwidth", "memory", "source")
 _ALIKE, _SUGGESTED = 0.6, 4  # how alike a suggested name must be (1: the same), and how many there are at most
 _OPTIONAL = ("unconfirmed", "measured", "launch_us", "attention_tflops", "vector_bandwidth", "row_shares")
@@ -137,7 +139,7 @@ def _parse(text: str, file: str) -> dict[str, Hardware]:
     try:
         # The C parser, where PyYAML has it: a tenth of the time.
         content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of dates that are none
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" at line {line + 1}"
         raise DataError(f"{file}: not YAML{where}") from None
@@ -196,14 +198,22 @@ def _row_shares(given: Any, where: str) -> tuple[tuple[float, float], ...]:
     if not isinstance(given, dict):
         raise DataError(f"{where}: give a mapping of rows to shares of the roofline, such as {{1: 1, 8: 0.5}}")
     pairs = [(_number(rows, f"{where}: rows"), _number(share, f"{where}: {rows}")) for rows, share in given.items()]
+    if any(share > _MOST_SHARE for _, share in pairs):
+        raise DataError(f"{where}: give shares of 1, not percent")
     return tuple(sorted(pairs))
 
 
 def _number(value: Any, where: str, least: float | None = None) -> float:
     """A finite number above 0, or from `least` on. Raises `DataError`."""
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not fine or (value <= 0 if least is None else value < least):
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or (number <= 0 if least is None else number < least):
+        shown = repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "a longer one"
+        hint = " (YAML wants 1.0e+2)" if isinstance(value, str) and re.fullmatch(r"[\d.]+e\d+", value) else ""
         raise DataError(
-            f"{where}: must be a number {'above 0' if least is None else f'of at least {least:g}'}, not {value!r}"
+            f"{where}: must be a number {'above 0' if least is None else f'of at least {least:g}'}, "
+            f"not {shown[:40]}{hint}"
         )
-    return float(value)
+    return number

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scalelab.cost.engines import get_engine
 from scalelab.cost.families import read_model
-from scalelab.cost.model import Cost, Device, Precision, Workload
+from scalelab.cost.model import GIB, Cost, Device, Precision, Workload
 from scalelab.cost.shape import ServedModel
-from scalelab.errors import UsageError
+from scalelab.errors import MemoryShortError, ScalelabError
 from scalelab.measure.clock import Measured, Subject, measure
+from scalelab.train.device import device_memory_bytes
 
 QUANTITIES = ("prefill_s", "decode_s", "latency_s", "memory_bytes")
 
@@ -26,6 +27,7 @@ class Row:
     workload: Workload
     measured: Measured
     predicted: Mapping[str, Cost]
+    refused: Mapping[str, str] = field(default_factory=dict)  # by engines that cannot: why
 
     def ratio(self, engine: str, quantity: str) -> float | None:
         """Measured over predicted; None where either is missing or nothing."""
@@ -53,14 +55,24 @@ def compare(
     """
     subject, served = with_streams(subject)
     precision = Precision(subject.dtype)
-    predicted = {name: price(name, served, workload, priced_on, precision) for name in engines}
+    predicted, refused = {}, {}
+    for name in engines:
+        try:
+            predicted[name] = get_engine(name)(served, workload, priced_on, precision)
+        except ScalelabError as error:
+            refused[name] = str(error)
+    needed = max((cost.memory_bytes for cost in predicted.values()), default=0.0)
+    there = device_memory_bytes(subject.device)
+    if needed > there:  # rather than swap for an hour
+        raise MemoryShortError(f"needs about {needed / GIB:.3g} GiB, and {subject.device} has {there / GIB:.3g}")
     path = subject.path.resolve()
     return Row(
         path.parent.name if path.name == "config.json" else path.stem if path.is_file() else path.name,
         subject.P,
         workload,
         measure(subject, workload, seconds),
-        {name: cost for name, cost in predicted.items() if cost is not None},
+        predicted,
+        refused,
     )
 
 
@@ -72,14 +84,6 @@ def with_streams(subject: Subject) -> tuple[Subject, ServedModel]:
         served = served.with_prefix(subject.prefix_tokens)
         subject = replace(subject, prefix_tokens=served.prefix_length)
     return subject, served
-
-
-def price(engine: str, model: ServedModel, workload: Workload, device: Device, precision: Precision) -> Cost | None:
-    """By `engine`; None where it cannot hold the model."""
-    try:
-        return get_engine(engine)(model, workload, device, precision)
-    except UsageError:
-        return None
 
 
 def median_error(rows: Iterable[Row], engine: str, quantity: str) -> float | None:

@@ -32,16 +32,21 @@ from scalelab.cost.shape import as_served
 from scalelab.measure.clock import DTYPES, alone, decoding, least_s
 from scalelab.train.device import device_memory_bytes, device_model
 
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # the last stand for a prompt
+# The last stand for a prompt.
+_ROWS = {
+    "cpu": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+    "cuda": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
+}
 # (outputs, inputs) of a decoder layer's matrices: queries, output, gate, up, down.
 _LAYER = {
     "cpu": ((512, 512), (512, 512), (1536, 512), (1536, 512), (512, 1536)),
     "cuda": ((4096, 4096), (4096, 4096), (11008, 4096), (11008, 4096), (4096, 11008)),
 }
-_READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # well beyond any cache
+_READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # beyond most caches
 _MOST_FLOPS = {"cpu": 2e10, "cuda": 5e13}  # of a round
 _VECTOR_ROWS = {"cpu": 256, "cuda": 4096}
-_HEADS, _HEAD_DIM, _CONTEXT = 8, 64, 256  # of attention
+_ATTENTION = {"cpu": (1, 8, 256), "cuda": (64, 32, 1024)}  # sequences, heads, tokens
+_HEAD_DIM = 64
 _TINY = Architecture(
     hidden_size=64, intermediate_size=128, num_layers=8, num_heads=4, num_kv_heads=2, vocab_size=512, prefix_tokens=0
 )
@@ -51,7 +56,7 @@ _TINY_CONTEXT, _TINY_STEPS = 8, 16
 def calibrate(device: str = "cpu", dtype: str = "fp32", threads: int = 1, seconds: float = 0.4) -> Hardware:
     """A profile of `device` ("cpu", "cuda:0") for models at `dtype` (fp32 or bf16).
 
-    About `seconds` for each of 13 figures, in a process of its own. Raises `MemoryShortError`.
+    About `seconds` for each of a dozen or so figures, in a process of its own. Raises `MemoryShortError`.
     """
     return alone(_calibrate, device, dtype, threads, seconds)
 
@@ -63,7 +68,8 @@ def _calibrate(device: str, dtype: str, threads: int, each_s: float) -> Hardware
     flops_per_s, bytes_per_s = _of_rows(products, device, dtype)
     flops = {dtype: flops_per_s}
     if dtype != "fp32":  # which a table must have
-        flops["fp32"] = _of_rows(product_seconds(device, "fp32", each_s, _ROWS[-1:]), device, "fp32")[0]
+        most = max(products)
+        flops["fp32"] = _of_rows(product_seconds(device, "fp32", each_s, [most]), device, "fp32")[0]
     on = f", {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else ""
     return Hardware(
         name=device,
@@ -81,7 +87,7 @@ def _calibrate(device: str, dtype: str, threads: int, each_s: float) -> Hardware
     )
 
 
-def product_seconds(device: str, dtype: str, each_s: float, rows: Sequence[int] = _ROWS) -> dict[int, float]:
+def product_seconds(device: str, dtype: str, each_s: float, rows: Sequence[int] = ()) -> dict[int, float]:
     """Seconds of a layer's products for each number of rows, over layers that together no cache holds."""
     kind = device.split(":")[0]
     shapes = _LAYER[kind]
@@ -90,7 +96,7 @@ def product_seconds(device: str, dtype: str, each_s: float, rows: Sequence[int] 
         for _ in range(max(2, int(_READ_BYTES[kind] / _layer_bytes(device, dtype))))
     ]
     seconds = {}
-    for count in rows:
+    for count in rows or _ROWS[kind]:
         given = {inputs: _random(device, dtype, count, inputs) for _, inputs in shapes}
         flops = sum(2 * count * outputs * inputs for outputs, inputs in shapes)
         used = layers[: max(2, int(_MOST_FLOPS[kind] / flops))]
@@ -131,10 +137,11 @@ def _roof_s(rows: int, flops_per_s: float, bytes_per_s: float, device: str, dtyp
 
 def attention_flops_per_s(device: str, dtype: str, each_s: float) -> float:
     """Of causal attention, with the operations that causality leaves."""
-    rows = 1 if device == "cpu" else 16
-    q, k, v = (_random(device, dtype, rows, _HEADS, _CONTEXT, _HEAD_DIM) for _ in range(3))
+    kind = device.split(":")[0]
+    rows, heads, context = _ATTENTION[kind]
+    q, k, v = (_random(device, dtype, rows, heads, context, _HEAD_DIM) for _ in range(3))
     seconds = least_s(lambda: scaled_dot_product_attention(q, k, v, is_causal=True), each_s, device)
-    return 2 * rows * _HEADS * _HEAD_DIM * _CONTEXT * (_CONTEXT + 1) / seconds
+    return 2 * rows * heads * _HEAD_DIM * context * (context + 1) / seconds
 
 
 def vector_bytes_per_s(device: str, dtype: str, each_s: float) -> float:

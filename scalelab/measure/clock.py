@@ -40,6 +40,8 @@ from scalelab.train.memory import free_memory, is_out_of_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _LEAST_ROUNDS, _MOST_ROUNDS = 2, 100
+_RESET_BYTES = 2**24  # a peak farther above what is held was not reset: some containers do not allow it
+_OF_BANKS = ("prefix_", "aggregate_")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def measure(subject: Subject, workload: Workload, seconds: float = 2.0) -> Measu
 
 
 def alone(work: Callable[..., Any], *given: Any) -> Any:
-    """What `work` returns in a fresh process, or its `ScalelabError`.
+    """What `work` returns in a fresh process, or its error as a `ScalelabError`.
 
     Raises `MemoryShortError` where memory does not suffice, or the system killed the process.
     """
@@ -94,7 +96,10 @@ def alone(work: Callable[..., Any], *given: Any) -> Any:
     try:
         answer = receive.recv()
     except EOFError:
-        raise MemoryShortError("the measuring process was killed, most likely for want of memory") from None
+        process.join()
+        if (process.exitcode or 0) < 0:
+            raise MemoryShortError("the measuring process was killed, most likely for want of memory") from None
+        raise ScalelabError(f"the measuring process ended with code {process.exitcode}") from None
     finally:
         process.kill()
         process.join()
@@ -123,10 +128,15 @@ def _answer(send: Connection, work: Callable[..., Any], given: tuple[Any, ...]) 
         send.send(work(*given))
     except ScalelabError as error:
         send.send(error)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        send.send(MemoryShortError("too little memory to measure this"))
+    except Exception as error:
+        if is_out_of_memory(error):
+            send.send(MemoryShortError("too little memory"))
+        else:
+            send.send(ScalelabError(f"it cannot be measured ({type(error).__name__}: {first_line(error)})"))
+
+
+def first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 @torch.inference_mode()
@@ -147,11 +157,19 @@ def _memory_bytes(subject: Subject, workload: Workload) -> int | None:
     serve()  # libraries make room for themselves
     free_memory()
     reset_peak_memory(subject.device)
-    held = held_memory_bytes(subject.device)
+    held, before = held_memory_bytes(subject.device), peak_memory_bytes(subject.device)
     serve()
     peak = peak_memory_bytes(subject.device)
-    weights = sum({p.data_ptr(): p.nbytes for p in model.parameters()}.values())
-    return None if held is None or peak is None else weights + max(0, peak - held)
+    if held is None or before is None or peak is None or before - held > _RESET_BYTES:
+        return None
+    return _weight_bytes(model) + max(0, peak - held)
+
+
+def _weight_bytes(model: Any) -> int:
+    """Of all parameters but those of banks that are not in use."""
+    own = {id(p) for _, p in model.stream_parameters()} if isinstance(model, StreamedLM) else set()
+    used = [p for name, p in model.named_parameters() if id(p) in own or not any(part in name for part in _OF_BANKS)]
+    return sum({p.data_ptr(): p.nbytes for p in used}.values())
 
 
 def _ready(subject: Subject, workload: Workload) -> tuple[Any, Tensor]:
@@ -164,7 +182,10 @@ def _ready(subject: Subject, workload: Workload) -> tuple[Any, Tensor]:
 
 
 def load(subject: Subject) -> Any:
-    """The model with P streams in use: its own where it has them, else new ones. Raises `DataError`."""
+    """The model with P streams in use: its own where it has them, else new ones; P = 1 of a config is plain.
+
+    Raises `DataError` naming the path.
+    """
     path, dtype = subject.path, DTYPES[subject.dtype]
     if path.is_dir():
         model = load_model(path, dtype)
@@ -175,18 +196,28 @@ def load(subject: Subject) -> Any:
                 register_type(content["model_type"])
             config = AutoConfig.for_model(**content)
             torch.manual_seed(0)
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-        except (ValueError, OSError, TypeError, LookupError, AttributeError) as error:
-            raise DataError(f"{path}: no model can be made from it ({str(error).splitlines()[0]})") from None
-        model = (model if isinstance(model, StreamedLM) else add_streams(model, 1)).eval()
-    if subject.P != 1 and subject.P not in model.banks:
-        add_streams(model, subject.P, subject.prefix_tokens)
-    model.set_streams(subject.P)
+            with torch.device(subject.device):  # where its random weights are drawn fast
+                model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        except Exception as error:  # the library checks configs in many ways
+            if is_out_of_memory(error):
+                raise
+            raise DataError(f"{path}: no model can be made from it ({first_line(error)})") from None
+        model.eval()
+    try:
+        if subject.P != 1 and subject.P not in getattr(model, "banks", {}):
+            add_streams(model, subject.P, subject.prefix_tokens)
+    except ValueError as error:
+        raise DataError(f"{path}: {first_line(error)}") from None
+    if isinstance(model, StreamedLM):
+        model.set_streams(subject.P)
     return model.to(subject.device, dtype)
 
 
 def least_s(work: Callable[[], object], seconds: float, device: str) -> float:
-    """The least seconds of `work`, or what it says it took if that is a number, over rounds of `seconds` in all."""
+    """The least seconds of `work`, or what it says it took if that is a number, over rounds of `seconds` in all.
+
+    At least 2 rounds, at most 100.
+    """
     best, rounds, began = float("inf"), 0, time.perf_counter()
     while rounds < _LEAST_ROUNDS or (time.perf_counter() - began < seconds and rounds < _MOST_ROUNDS):
         synchronize(device)
@@ -200,14 +231,14 @@ def least_s(work: Callable[[], object], seconds: float, device: str) -> float:
 
 
 def _prefill(model: Any, ids: Tensor) -> None:
-    model(ids, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
+    model(ids, past_key_values=DynamicCache(config=model.config), use_cache=True, logits_to_keep=1)
 
 
 def decoding(model: Any, ids: Tensor, steps: int) -> Callable[[], float]:
     """Takes the prompt and then `steps` tokens, the likeliest each time; tells the seconds of the latter."""
 
     def work() -> float:
-        cache = DynamicCache()
+        cache = DynamicCache(config=model.config)  # whose windowed layers keep no more than their window
         logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         synchronize(str(ids.device))
         start = time.perf_counter()

@@ -16,7 +16,7 @@ _GREY = "#777777"
 _UNITS = {"memory_bytes": ("memory, MiB", 2**-20), "latency_s": ("latency, s", 1.0)}
 # Prefix of the table's columns, and how it is drawn.
 _ENGINES: Mapping[str, tuple[str, str]] = {
-    "roofline": ("roofline, calibrated", "--"),
+    "roofline": ("roofline", "--"),
     "llm_analysis": ("llm-analysis", ":"),
 }
 

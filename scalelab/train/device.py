@@ -112,7 +112,7 @@ def return_freed_memory() -> None:
     Else resident memory counts tensors that are long gone: glibc keeps their room, up to as much again as is
     in use. To be called before they are made. Slows what allocates often; without glibc nothing happens.
     """
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
