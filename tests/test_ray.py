@@ -106,7 +106,9 @@ def assert_same(out, reference, runs):
 def test_a_cluster_trains_the_same_as_local_workers(cluster, second_node, data, branched, tmp_path):
     runs, heard = configs(data), Heard()
     job = Job(data, tmp_path, peak_flops=1e9)
+    before = signal.getsignal(signal.SIGTERM)
     assert ray_executor.run_all(make_tasks(runs), job, heard.append, cluster.address) == []
+    assert signal.getsignal(signal.SIGTERM) is before  # and not Ray's
     assert_same(tmp_path, branched, runs)
     shared, *rest = heard.keys("done")
     assert shared.startswith("shared-")

@@ -23,7 +23,7 @@ from scalelab.sweep.ledger import Ledger, record_lost
 from scalelab.sweep.perform import LOCKS
 from scalelab.sweep.ray_desk import Desk
 from scalelab.sweep.ray_node import Errand, Outcome, carry_out, write_files
-from scalelab.sweep.stopping import by_sigterm, describe, interrupted, terminable
+from scalelab.sweep.stopping import by_sigterm, describe, interrupted, sigterm_kept, terminable
 from scalelab.sweep.tasks import Event, Job, Task
 from scalelab.sweep.workers import default_places, environment
 
@@ -90,22 +90,23 @@ def connected(address: str | None = None, workers: int | None = None) -> Iterato
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
             options |= {"num_cpus": workers or len(default_places("cpu")), "include_dashboard": False}
-        try:
-            ray.init(address or "local", **options)  # nothing at all would mean RAY_ADDRESS, or what runs here already
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            what = "--executor ray" if address is None else f"--address {address}"
-            hint = "" if address is None else "; this machine must be a node of that cluster (ray start --address)"
-            raise ScalelabError(f"{what}: no connection to a Ray cluster ({reason}){hint}") from None
-        with terminable(over=True):  # of Ray's own handler, which prints a stack, aborts and leaves its processes
+        with sigterm_kept():  # from Ray's handler, which stays when it is shut down
             try:
-                yield
-            except KeyboardInterrupt as stop:  # where no run had begun, or outside of `run_sweep`
-                if not by_sigterm(stop):
-                    raise
-                raise interrupted(stop, "; the same command goes on") from None
-            finally:
-                ray.shutdown()
+                ray.init(address or "local", **options)  # nothing would mean RAY_ADDRESS, or what runs here
+            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                what = "--executor ray" if address is None else f"--address {address}"
+                hint = "" if address is None else "; this machine must be a node of that cluster (ray start --address)"
+                raise ScalelabError(f"{what}: no connection to a Ray cluster ({reason}){hint}") from None
+            with terminable(over=True):  # of Ray's handler, which prints a stack, aborts and leaves its processes
+                try:
+                    yield
+                except KeyboardInterrupt as stop:  # where no run had begun, or outside of `run_sweep`
+                    if not by_sigterm(stop):
+                        raise
+                    raise interrupted(stop, "; the same command goes on") from None
+                finally:
+                    ray.shutdown()
 
 
 def cluster_places(

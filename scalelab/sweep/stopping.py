@@ -71,6 +71,17 @@ def terminable(over: bool = False) -> Iterator[None]:
 
 
 @contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Afterwards SIGTERM has the handler that it had before, whatever was set in here."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextmanager
 def stopped_later() -> Iterator[None]:
     """Ctrl-C and SIGTERM in here take effect at the end."""
     if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
