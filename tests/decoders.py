@@ -9,6 +9,8 @@ from tests.families import COMMON, FAMILIES
 
 _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _WINDOW = {"sliding_window": 6}
+_NARROW = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
+_ROUTED = _NARROW | {"n_routed_experts": 4, "n_shared_experts": 2}
 
 # name: (config class, changes to the common settings)
 VARIANTS = {
@@ -79,6 +81,42 @@ VARIANTS = {
     "glm": ("GlmConfig", {"head_dim": 8}),
     "glm4": ("Glm4Config", {"head_dim": 8, "attention_bias": False}),
     "granitemoe": ("GraniteMoeConfig", _EXPERTS),
+    "granitemoeshared": ("GraniteMoeSharedConfig", _EXPERTS | {"shared_intermediate_size": 24}),
+    "granitemoeshared_none": ("GraniteMoeSharedConfig", _EXPERTS | {"attention_bias": True}),
+    "qwen2_moe": ("Qwen2MoeConfig", _NARROW | {"num_experts": 4, "shared_expert_intermediate_size": 24}),
+    "qwen2_moe_some_dense": (
+        "Qwen2MoeConfig",
+        _NARROW
+        | {"num_experts": 4, "shared_expert_intermediate_size": 20, "qkv_bias": False, "mlp_only_layers": [3]}
+        | {"decoder_sparse_step": 2, "num_hidden_layers": 7, "use_sliding_window": True, "max_window_layers": 5}
+        | _WINDOW,
+    ),
+    "glm4_moe": ("Glm4MoeConfig", _ROUTED),
+    "glm4_moe_norms": (
+        "Glm4MoeConfig",
+        _ROUTED | {"use_qk_norm": True, "attention_bias": True, "head_dim": 16, "first_k_dense_replace": 2},
+    ),
+    "ernie4_5_moe": ("Ernie4_5_MoeConfig", _NARROW | {"moe_num_experts": 4}),
+    "ernie4_5_moe_biases": (
+        "Ernie4_5_MoeConfig",
+        _NARROW
+        | {"moe_num_experts": 4, "moe_num_shared_experts": 0, "use_bias": True, "moe_layer_interval": 2}
+        | {"moe_layer_start_index": 2, "moe_layer_end_index": 4, "num_hidden_layers": 7, "tie_word_embeddings": False},
+    ),
+    "ernie4_5_moe_shared_biases": ("Ernie4_5_MoeConfig", _NARROW | {"moe_num_experts": 4, "use_bias": True}),
+    "dots1": ("Dots1Config", _ROUTED),
+    "dots1_windows": (
+        "Dots1Config",
+        _ROUTED | _WINDOW | {"max_window_layers": 1, "attention_bias": True, "first_k_dense_replace": 1},
+    ),
+    "exaone_moe": ("ExaoneMoeConfig", _NARROW | _WINDOW | {"num_experts": 4, "num_hidden_layers": 6}),
+    "exaone_moe_listed": (
+        "ExaoneMoeConfig",
+        _NARROW
+        | _WINDOW
+        | {"num_experts": 4, "num_shared_experts": 2, "head_dim": 12, "num_hidden_layers": 4}
+        | {"mlp_layer_types": ["sparse", "dense", "dense", "sparse"]},
+    ),
     "olmoe": ("OlmoeConfig", {"num_experts": 4, "num_experts_per_tok": 2}),
     "flex_olmo": ("FlexOlmoConfig", {"num_experts": 4, "num_experts_per_tok": 2, "attention_bias": True}),
     "minimax_m2": ("MiniMaxM2Config", _EXPERTS | {"head_dim": 16, "rotary_dim": 4}),

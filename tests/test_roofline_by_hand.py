@@ -43,6 +43,20 @@ ROUTED = {
     "num_local_experts": 8,
     "num_experts_per_tok": 2,
 }
+SHARED = {
+    "model_type": "qwen2_moe",
+    "hidden_size": 64,
+    "intermediate_size": 200,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 501,
+    "qkv_bias": False,
+    "num_experts": 6,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 40,
+    "shared_expert_intermediate_size": 72,
+}
 BOX = Device("box", 1.0, 1.0, Hardware("box", {"fp32": 1e12, "bf16": 1e13}, 1e11, 2**40))
 
 
@@ -55,7 +69,8 @@ def ledger(c, P, batch, length, past, prefix):
     """FLOPs, and how many weights, cached values and activations are moved, of one pass of `length` tokens."""
     h, d = c["hidden_size"], c.get("head_dim", c["hidden_size"] // c["num_attention_heads"])
     q, kv, width = c["num_attention_heads"] * d, c["num_key_value_heads"] * d, c["intermediate_size"]
-    experts, chosen = c.get("num_local_experts", 0), c.get("num_experts_per_tok", 0)
+    width, shared = c.get("moe_intermediate_size", width), c.get("shared_expert_intermediate_size", 0)
+    experts, chosen = c.get("num_local_experts", c.get("num_experts", 0)), c.get("num_experts_per_tok", 0)
     window = c.get("sliding_window", 10**9)
     rows = P * batch
     n = rows * length
@@ -77,6 +92,10 @@ def ledger(c, P, batch, length, past, prefix):
         if experts:
             flops, weights, moved = flops + 2 * n * h * experts, weights + h * experts, moved + n * h + n * experts
             through, held = n * chosen, experts * (1 - ((experts - chosen) / experts) ** n)
+        if shared:  # an MLP that all go through, and a gate that gives one number
+            flops += 2 * n * 3 * h * shared + 2 * n * h
+            weights += 3 * h * shared + h
+            moved += n * (h + 2 * shared) + 3 * n * shared + n * (shared + h) + n * (h + 1)
         flops += 2 * through * 3 * h * width
         weights += held * 3 * h * width
         moved += through * (h + 2 * width) + through * 3 * width + through * (width + h)  # in, gated, out
@@ -94,7 +113,7 @@ def ledger(c, P, batch, length, past, prefix):
     return flops, weights + h * c["vocab_size"], cache, moved + batch * h + batch * c["vocab_size"]
 
 
-@pytest.mark.parametrize("content", [DENSE, ROUTED], ids=["dense", "routed"])
+@pytest.mark.parametrize("content", [DENSE, ROUTED, SHARED], ids=["dense", "routed", "shared"])
 @pytest.mark.parametrize("P", [1, 4])
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize(("length", "past"), [(64, 0), (1, 64), (1, 20), (30, 25), (1, 0)])

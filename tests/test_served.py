@@ -19,6 +19,15 @@ from tests.decoders import VARIANTS, build
 from tests.families import COMMON
 
 QWEN2 = {"model_type": "qwen2"} | COMMON
+EXAONE_MOE = {"model_type": "exaone_moe", "sliding_window": 6, "head_dim": 8, "num_experts": 4} | {
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+}
+# What the defaults of a class lack to make a model that can be priced.
+LACKED = {
+    "Dots1Config": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "Glm4MoeConfig": {"num_attention_heads": 32},  # which 96 do not divide
+}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -81,7 +90,7 @@ def test_every_family_is_tested():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_a_config_leaves_out_is_what_transformers_assumes(name):
     kind, _ = VARIANTS[name]
-    saved = json.loads(getattr(transformers, kind)().to_json_string())
+    saved = json.loads(getattr(transformers, kind)(**LACKED.get(kind, {})).to_json_string())
     full = served_from_config(saved, "config.json")
     for key in ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "layer_types"):
         assert served_from_config({k: v for k, v in saved.items() if k != key}, "config.json") == full
@@ -92,7 +101,7 @@ def test_what_a_config_leaves_out_is_what_transformers_assumes(name):
 @pytest.mark.parametrize("kind", sorted({kind for kind, _ in VARIANTS.values()}))
 def test_each_key_that_is_left_out_is_refused_or_what_transformers_assumes(kind):
     config = getattr(transformers, kind)
-    saved = json.loads(config().to_json_string())
+    saved = json.loads(config(**LACKED.get(kind, {})).to_json_string())
     for key in saved.keys() - {"model_type"}:
         rest = {k: v for k, v in saved.items() if k != key}
         try:
@@ -136,6 +145,9 @@ def test_the_older_names_that_bloom_was_released_with_are_read():
         ("Qwen2Config", {"use_sliding_window": True, "max_window_layers": 2}),
         ("Qwen3Config", {"use_sliding_window": True, "max_window_layers": 0}),
         ("Qwen3MoeConfig", {"use_sliding_window": True, "num_experts": 8}),
+        ("Qwen2MoeConfig", {"use_sliding_window": True, "max_window_layers": 4}),
+        ("Dots1Config", {"max_window_layers": 3, "first_k_dense_replace": 4} | LACKED["Dots1Config"]),
+        ("ExaoneMoeConfig", {}),
         ("SmolLM3Config", {"use_sliding_window": True}),
         ("SmolLM3Config", {"use_sliding_window": True, "no_rope_layer_interval": 2}),
         ("SmolLM3Config", {"use_sliding_window": True, "no_rope_layers": [0, 1, 1, 0, 1, 1, 0]}),
@@ -215,6 +227,7 @@ def test_an_architecture_keeps_its_counts(changes, P):
         ("gemma2", "layers that differ"),
         ("mistral", "sliding windows"),
         ("gpt2", "without a gate"),
+        ("qwen2_moe", "shared experts, which every token goes through"),
         ("gemma", "head_dim of 16 where hidden / heads is 8"),
     ],
 )
@@ -261,6 +274,11 @@ def test_what_llm_analysis_cannot_hold_is_named(name, reason):
             {"model_type": "smollm3", "use_sliding_window": True, "sliding_window": 6, "no_rope_layers": [1]},
             "no_rope_layers: must be a list with one entry for each of 3 layers",
         ),
+        (
+            EXAONE_MOE | {"mlp_layer_types": ["sparse"]},
+            "mlp_layer_types: must be a list of 3 times 'dense' or 'sparse'",
+        ),
+        (EXAONE_MOE | {"num_shared_experts": -1}, "num_shared_experts: must be a whole number of at least 0, not -1"),
         ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3}, "3 of 2 experts cannot be cho"),
     ],
 )

@@ -136,7 +136,8 @@ class _Config:
         head_dim = self.count("head_dim", default) if family.grouped else default
         width = self.count("intermediate_size", family.width_factor * hidden if family.width_factor else _MISSING)
         vectors = self._vectors(hidden, heads, kv_heads, head_dim)
-        dense = Layer(heads, kv_heads, head_dim, width, family.mlp_matrices, vectors + self._mlp_vectors(hidden, width))
+        mlp_vectors = self._mlp_vectors(hidden, width, family.mlp_bias)
+        dense = Layer(heads, kv_heads, head_dim, width, family.mlp_matrices, vectors + mlp_vectors)
         routed = self._routed(dense, hidden, vectors) if family.experts else None
         sparse = self._sparse(count) if routed else set()
         return [
@@ -154,33 +155,54 @@ class _Config:
             vectors += {"head": 2 * head_dim, "head_bias": 4 * head_dim, "whole": q + kv}[family.qk_norm]
         return vectors
 
-    def _mlp_vectors(self, hidden: int, width: int) -> int:
+    def _mlp_vectors(self, hidden: int, width: int, bias: Answer) -> int:
         """Parameters of one MLP that are not in its matrices."""
-        biases = (self.family.mlp_matrices - 1) * width + hidden if self.answer(self.family.mlp_bias) else 0
+        biases = (self.family.mlp_matrices - 1) * width + hidden if self.answer(bias) else 0
         return biases + (_XIELU_PARAMS if self.get("hidden_act", None) == "xielu" else 0)
 
     def _routed(self, dense: Layer, hidden: int, vectors: int) -> Layer:
         """A layer with experts. Their biases are few, and counted as read by every token."""
         held = [key for key in _EXPERT_KEYS if self.get(key, None) is not None]
-        experts = self.count(held[0] if held else self.family.experts)
+        family, experts = self.family, self.count(held[0] if held else self.family.experts)
         chosen = self.count("num_experts_per_tok")
         if chosen > experts:
             raise self.refuse("num_experts_per_tok", f"{chosen} of {experts} experts cannot be chosen")
-        width = self.count(self.family.expert_width)
-        vectors += experts * (self._mlp_vectors(hidden, width) + self.answer(self.family.mlp_bias))  # the router's, too
-        return replace(dense, mlp_width=width, vectors=vectors, num_experts=experts, experts_per_token=chosen)
+        width, shared = self.count(family.expert_width), 0
+        if family.shared_width:
+            shared = self.count(family.shared_width, least=0)
+        elif family.shared_experts:
+            shared = width * self.count(family.shared_experts, least=0)
+        vectors += experts * (self._mlp_vectors(hidden, width, family.expert_bias) + self.answer(family.router_bias))
+        vectors += self._mlp_vectors(hidden, shared, family.mlp_bias) if shared else 0
+        return replace(
+            dense,
+            mlp_width=width,
+            vectors=vectors,
+            num_experts=experts,
+            experts_per_token=chosen,
+            shared_width=shared,
+            shared_gate=family.shared_gate,
+        )
 
     def _sparse(self, count: int) -> set[int]:
         """Layers with experts."""
+        kinds = self.get("mlp_layer_types", None)
+        if kinds is not None:
+            if not isinstance(kinds, list) or len(kinds) != count or any(k not in ("dense", "sparse") for k in kinds):
+                raise self.refuse("mlp_layer_types", f"must be a list of {count} times 'dense' or 'sparse'")
+            return {i for i in range(count) if kinds[i] == "sparse"}
+        first = self.count(self.family.dense_first, least=0) if self.family.dense_first else 0
+        last = self.count("moe_layer_end_index", -1, least=-1)  # -1: all
+        last = count - 1 if last == -1 else last
         step, dense = self.count("decoder_sparse_step", 1), self.get("mlp_only_layers", [])
         if not isinstance(dense, list):
             raise self.refuse("mlp_only_layers", f"must be a list of layers, not {dense!r}")
-        return {i for i in range(count) if i not in dense and (i + 1) % step == 0}
+        return {i for i in range(count) if first <= i <= last and i not in dense and (i + 1) % step == 0}
 
     def windows(self, count: int) -> list[int | None]:
         """The window of each layer; None where it sees everything."""
         rule = self.family.windows
-        if rule in ("flagged", "last", "unrotated") and not self.flag("use_sliding_window", False):
+        if rule in ("flagged", "last", "odd", "unrotated") and not self.flag("use_sliding_window", False):
             return [None] * count
         kinds = self.get("layer_types", None)
         if kinds is None:
@@ -203,7 +225,10 @@ class _Config:
             return [_FULL] * count
         if rule == "unrotated":
             return [_FULL if rotated else _WINDOWED for rotated in self._rotated(count)]
-        start = self.count("max_window_layers", least=0) if rule == "last" else 0
+        if rule == "odd":
+            end = self.count("max_window_layers", least=0)
+            return [_FULL if i % 2 or i >= end else _WINDOWED for i in range(count)]
+        start = self.count("max_window_layers", least=0) if rule in ("last", "late") else 0
         return [_WINDOWED if i >= start else _FULL for i in range(count)]
 
     def _rotated(self, count: int) -> list[Any]:

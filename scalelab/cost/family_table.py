@@ -20,7 +20,9 @@ class Family:
 
     qkv_bias: Answer = ("attention_bias", False)
     o_bias: Answer = ("attention_bias", False)
-    mlp_bias: Answer = False  # of each expert and the router, where there are any
+    mlp_bias: Answer = False  # of dense and shared MLPs
+    expert_bias: Answer = False  # of each expert that is chosen
+    router_bias: Answer = False
     head_bias: Answer = False
     norms: int = 2  # a layer
     fewer_norms: Answer = False  # one less where attention and MLP share it
@@ -34,12 +36,17 @@ class Family:
     tied: bool = False  # where the config does not say
     head_dim: int | None = None  # where the config does not say; None: hidden / heads
     grouped: bool = True  # knows num_key_value_heads
-    # Which layers have the window: "none", "all", "flagged" (all, if use_sliding_window), "last" (flagged,
-    # from max_window_layers on), "unrotated" (flagged, where RoPE is left out), or all but each n-th, where the
-    # config lists no layer_types.
+    # Which layers have the window: "none", "all", "late" (from max_window_layers on), "flagged" (all, if
+    # use_sliding_window), "last" (flagged and late), "odd" (flagged, first, third and so on up to
+    # max_window_layers), "unrotated" (flagged, where RoPE is left out), or all but each n-th, where the config
+    # lists no layer_types.
     windows: str | int = "none"
     experts: str = ""  # key that counts them; its other name counts, too
     expert_width: str = "intermediate_size"
+    shared_width: str = ""  # key of the width of shared experts
+    shared_experts: str = ""  # key that counts them, each as wide as those chosen
+    shared_gate: bool = False
+    dense_first: str = ""  # key that counts the first layers, which have no experts
     positions: str = ""  # key that counts learned position embeddings
     position_offset: int = 0  # rows more than that key says
     # Where keys are named differently: in the order in which they count, the last being the usual one.
@@ -73,6 +80,16 @@ FAMILIES: dict[str, Family] = {
         experts="num_local_experts",
         expert_width="moe_intermediate_size",
         defaults={KV_HEADS: 4},
+    ),
+    "qwen2_moe": Family(
+        qkv_bias=("qkv_bias", True),
+        o_bias=False,
+        windows="odd",
+        experts="num_experts",
+        expert_width="moe_intermediate_size",
+        shared_width="shared_expert_intermediate_size",
+        shared_gate=True,
+        defaults={KV_HEADS: 16, "sliding_window": 4096, "max_window_layers": 28},
     ),
     "mistral": Family(**_UNBIASED, windows="all", defaults={KV_HEADS: 8, "sliding_window": 4096}),
     "ministral": Family(**_UNBIASED, windows="all", defaults={KV_HEADS: 8, "sliding_window": 4096}),
@@ -132,7 +149,8 @@ FAMILIES: dict[str, Family] = {
     "gpt_oss": Family(
         qkv_bias=("attention_bias", True),
         o_bias=("attention_bias", True),
-        mlp_bias=True,
+        expert_bias=True,
+        router_bias=True,
         sinks=True,
         windows=2,
         experts="num_local_experts",
@@ -211,8 +229,30 @@ FAMILIES: dict[str, Family] = {
     "cohere2": Family(norms=1, tied=True, windows=4, defaults={"sliding_window": 4096}),
     "glm": Family(qkv_bias=("attention_bias", True), o_bias=False, head_dim=128, defaults={KV_HEADS: 2}),
     "glm4": Family(qkv_bias=("attention_bias", True), o_bias=False, norms=4, head_dim=128, defaults={KV_HEADS: 2}),
+    "glm4_moe": Family(
+        o_bias=False,
+        qk_norm="head",
+        has_qk_norm=("use_qk_norm", False),
+        experts="n_routed_experts",
+        expert_width="moe_intermediate_size",
+        shared_experts="n_shared_experts",
+        dense_first="first_k_dense_replace",
+        defaults={KV_HEADS: 8, "first_k_dense_replace": 1},
+    ),
+    "dots1": Family(
+        qk_norm="head",
+        windows="late",
+        experts="n_routed_experts",
+        expert_width="moe_intermediate_size",
+        shared_experts="n_shared_experts",
+        dense_first="first_k_dense_replace",
+        defaults={KV_HEADS: 32, "first_k_dense_replace": 0, "sliding_window": 4096, "max_window_layers": 62},
+    ),
     "granite": Family(mlp_bias=("mlp_bias", False)),
     "granitemoe": Family(experts="num_local_experts"),
+    "granitemoeshared": Family(
+        experts="num_local_experts", shared_width="shared_intermediate_size", defaults={"shared_intermediate_size": 0}
+    ),
     "olmo": Family(norm_vectors=0),
     "olmo2": Family(qk_norm="whole"),
     "olmo3": Family(qk_norm="whole", windows=4),
@@ -229,19 +269,37 @@ FAMILIES: dict[str, Family] = {
         defaults={KV_HEADS: 8, "head_dim": 128},
     ),
     "ernie4_5": Family(**_all_biases("use_bias", False), tied=True, defaults={KV_HEADS: 2, "head_dim": 128}),
+    "ernie4_5_moe": Family(
+        **_all_biases("use_bias", False),
+        router_bias=True,  # which corrects the choice
+        head_bias=("use_bias", False),
+        tied=True,
+        experts="moe_num_experts",
+        expert_width="moe_intermediate_size",
+        shared_experts="moe_num_shared_experts",
+        dense_first="moe_layer_start_index",
+        names={"num_experts_per_tok": ("num_experts_per_tok", "moe_k"), "decoder_sparse_step": ("moe_layer_interval",)},
+        defaults={KV_HEADS: 4, "moe_layer_start_index": 1},
+    ),
     "exaone4": Family(**_UNBIASED, qk_norm="head", windows=4, defaults={KV_HEADS: 32, "sliding_window": 4096}),
+    "exaone_moe": Family(
+        **_UNBIASED,
+        qk_norm="head",
+        windows=4,
+        experts="num_experts",
+        expert_width="moe_intermediate_size",
+        shared_experts="num_shared_experts",
+        dense_first="first_k_dense_replace",
+        defaults={KV_HEADS: 32, "sliding_window": 4096, "first_k_dense_replace": 1},
+    ),
     "hunyuan_v1_dense": Family(qk_norm="head"),
     "helium": Family(o_bias=False, mlp_bias=("mlp_bias", False), defaults={KV_HEADS: 20, "head_dim": 128}),
 }
 
-_SHARED = "each token goes through shared experts as well as through those chosen"
 _LATENT = "keys and values are kept as a latent (MLA)"
 _STATES = "it has layers that are no attention, which keep a state instead of keys"
 # Well known decoders that `ServedModel` cannot hold, and why.
 REFUSED: dict[str, str] = {
-    **dict.fromkeys(
-        ("qwen2_moe", "glm4_moe", "ernie4_5_moe", "granitemoeshared", "dots1", "exaone_moe", "llama4_text"), _SHARED
-    ),
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "minicpm3", "glm4_moe_lite", "youtu"), _LATENT),
     **dict.fromkeys(
         ("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm", "recurrent_gemma", "jamba", "bamba", "zamba", "zamba2"),
@@ -251,6 +309,7 @@ REFUSED: dict[str, str] = {
         ("nemotron_h", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe", "qwen3_next", "kimi_linear", "minimax"),
         _STATES,
     ),
+    "llama4_text": "its attention sees chunks of the text, which are no sliding windows",
     "diffllama": "its attention takes the difference of two",
     "gemma3n_text": "each layer has embeddings of its own",
     "dbrx": "its config nests the shape of attention and experts",

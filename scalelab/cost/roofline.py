@@ -12,6 +12,7 @@ every row's cache. With P streams, batch B, prompt i and output o:
 - the aggregator mixes all tokens of a pass, and reads its weights in each; the output embedding sees the
   last token of B rows, and reads its weights in each pass, too; the input embedding reads rows only;
 - T tokens that each choose k of E experts evenly touch E·(1 − (1 − k/E)^T) of them, whose weights are read;
+  shared experts are one MLP that all tokens go through, read once; so is the gate that may weigh it;
 - attention never writes its scores (arXiv 2205.14135) and skips what causality hides.
 
 A device that was measured (`scalelab.measure`) may say that products of few rows reach neither roof, what
@@ -101,7 +102,8 @@ def activation_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) 
     """Peak bytes of what lives within the pass over the prompt, the largest of four moments.
 
     Attention: residual, its normed copy, queries, output, and keys and values, the prefix's among them.
-    MLP: residual, normed copy and, for every expert that a token goes to, gate, up and their product.
+    MLP: residual, normed copy and, for every expert that a token goes to, shared or chosen, gate, up and their
+    product.
     Aggregator: the streams and their transposed copy, its input and output. Output: logits of B rows.
     """
     h, rows = model.hidden_size, model.P * batch
@@ -109,9 +111,14 @@ def activation_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) 
     for layer, _ in model.layers:
         keys = tokens + model.prefix_length
         attention = tokens * (2 * h + 2 * layer.heads * layer.head_dim) + 2 * keys * layer.kv_heads * layer.head_dim
-        mlp = tokens * (2 * h + layer.mlp_matrices * layer.mlp_width * max(1, layer.experts_per_token))
+        mlp = tokens * (2 * h + layer.mlp_matrices * _widths(layer))
         moments += [rows * attention, rows * mlp]
     return max(moments) * rates.activation
+
+
+def _widths(layer: Layer) -> float:
+    """Of all MLPs that a token goes through."""
+    return layer.mlp_width * max(1, layer.experts_per_token) + layer.shared_width
 
 
 def experts_touched(num_experts: int, experts_per_token: int, tokens: float) -> float:
@@ -152,16 +159,24 @@ def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: in
     yield _attention(model, layer, batch, tokens, pairs, read, rates)
     yield _matrix(passed, heads, h, rates)
     yield norm
-    into, width = layer.mlp_matrices - 1, layer.mlp_width
+    if layer.shared_width:
+        yield from _mlp(layer, h, layer.shared_width, passed, 1.0, rates)
+    if layer.shared_gate:
+        yield _matrix(passed, h, 1, rates)
+    touched = 1.0
     if layer.num_experts:
         yield _matrix(passed, h, layer.num_experts, rates)
         touched = experts_touched(layer.num_experts, layer.experts_per_token, passed)
         passed *= layer.experts_per_token
-    else:
-        touched = 1.0
-    yield _matrix(passed, h, into * width, rates, copies=touched)
-    yield Kernel(0, passed * (into + 1) * width * a)  # activation, and product with the gate
-    yield _matrix(passed, width, h, rates, copies=touched)
+    yield from _mlp(layer, h, layer.mlp_width, passed, touched, rates)
+
+
+def _mlp(layer: Layer, h: float, width: float, passed: float, copies: float, rates: Rates) -> Iterator[Kernel]:
+    """`passed` tokens through an MLP of that width, or through `copies` of it among which they are dealt."""
+    into = layer.mlp_matrices - 1
+    yield _matrix(passed, h, into * width, rates, copies=copies)
+    yield Kernel(0, passed * (into + 1) * width * rates.activation)  # activation, and product with the gate
+    yield _matrix(passed, width, h, rates, copies=copies)
 
 
 def _keys(layer: Layer, tokens: int, cached: int) -> tuple[float, float]:

@@ -25,6 +25,8 @@ class Layer:
     window: int | None = None  # keys a query sees, its own among them; None: all
     num_experts: int = 0
     experts_per_token: int = 0
+    shared_width: float = 0.0  # of the MLP that every token goes through beside its experts
+    shared_gate: bool = False  # whether a matrix from h to 1 weighs it
 
     def attention_params(self, hidden: float) -> float:
         """Q, K, V and O, without biases."""
@@ -37,6 +39,7 @@ class Layer:
     def params(self, hidden: float) -> float:
         """All parameters, the router's and all experts' included."""
         mlps = max(1, self.num_experts) * self.expert_params(hidden) + self.num_experts * hidden
+        mlps += self.mlp_matrices * hidden * self.shared_width + self.shared_gate * hidden
         return self.attention_params(hidden) + mlps + self.vectors
 
 
@@ -159,6 +162,8 @@ def as_architecture(model: Architecture | ServedModel) -> Architecture:
         reason = "sliding windows"
     elif layer.mlp_matrices != 3:
         reason = "an MLP without a gate"
+    elif layer.shared_width or layer.shared_gate:
+        reason = "shared experts, which every token goes through"
     elif layer.heads * layer.head_dim != model.hidden_size:
         reason = f"a head_dim of {layer.head_dim:g} where hidden / heads is {model.hidden_size / layer.heads:g}"
     elif layer.num_experts and layer.experts_per_token < 2:
