@@ -359,15 +359,14 @@ def test_more_work_and_slower_devices_cost_no_less():
     width=st.floats(1, 1e5),
     hidden=st.floats(1, 2e4),
     window=st.one_of(st.none(), st.integers(1, 10_000)),
-    experts=st.sampled_from([(0, 0), (8, 2), (128, 8)]),
+    experts=st.sampled_from([(0, 0, 0, False), (8, 2, 0, False), (128, 8, 0, False), (64, 4, 512, True)]),
     P=st.integers(1, 64),
     work=st.builds(Workload, st.integers(1, 4096), st.integers(1, 10**6), st.integers(1, 10**6)),
     precision=st.builds(Precision, *[st.sampled_from(list(STORED_BYTES))] * 3),
 )
 def test_prices_are_finite_and_positive(heads, kv_share, head_dim, width, hidden, window, experts, P, work, precision):
-    layer = Layer(
-        heads * kv_share, heads, head_dim, width, window=window, num_experts=experts[0], experts_per_token=experts[1]
-    )
+    names = ("num_experts", "experts_per_token", "shared_width", "shared_gate")
+    layer = Layer(heads * kv_share, heads, head_dim, width, window=window, **dict(zip(names, experts, strict=True)))
     cost = price(ServedModel(hidden, 32_000, ((layer, 7),), hidden, P=P), work, Device("rtx-4090"), precision)
     for value in (cost.memory_bytes, cost.activation_bytes, cost.prefill_s, cost.kv_cache_bytes, cost.weight_bytes):
         assert math.isfinite(value)
@@ -396,6 +395,9 @@ def test_activations_peak_in_the_widest_moment():
     rates = find_rates(box(), Precision())
     wide = replace(PAPER, vocab_size=100)
     assert activation_bytes(as_served(wide), 2, 100, rates) == 2 * 100 * (2 * 2560 + 3 * 13824) * 2
+    shared = Layer(20, 2, 128, 3000, num_experts=8, experts_per_token=4, shared_width=1824)  # 13824 in all
+    model = ServedModel(2560, 100, ((shared, 36),), 2560)
+    assert activation_bytes(model, 2, 100, rates) == 2 * 100 * (2 * 2560 + 3 * 13824) * 2
     narrow = replace(SMALL, vocab_size=10**6)
     assert activation_bytes(as_served(narrow), 2, 10, rates) == 2 * 10**6 * 2
 

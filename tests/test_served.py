@@ -22,6 +22,7 @@ QWEN2 = {"model_type": "qwen2"} | COMMON
 EXAONE_MOE = {"model_type": "exaone_moe", "sliding_window": 6, "head_dim": 8, "num_experts": 4} | {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 16,
+    "num_shared_experts": 1,
 }
 # What the defaults of a class lack to make a model that can be priced.
 LACKED = {
@@ -66,6 +67,8 @@ def test_sizes_drawn_at_random_count_as_in_the_model(seed):
             sizes |= {"ffn_dim": draw.randint(8, 80), "word_embed_proj_dim": sizes["hidden_size"]}
         if "layer_types" in VARIANTS[name][1]:
             sizes["layer_types"] = draw.choices(["sliding_attention", "full_attention"], k=sizes["num_hidden_layers"])
+        if "mlp_layer_types" in VARIANTS[name][1]:
+            sizes["mlp_layer_types"] = draw.choices(["dense", "sparse"], k=sizes["num_hidden_layers"])
         if name == "helium":  # whose output matrix takes no other
             sizes["head_dim"] = sizes["hidden_size"] // heads
         model, saved = build(name, sizes)

@@ -65,6 +65,21 @@ _BIASED: dict[str, Any] = {"qkv_bias": True, "o_bias": True, "mlp_bias": True}
 _UNBIASED: dict[str, Any] = {"qkv_bias": False, "o_bias": False}
 _PLAIN: dict[str, Any] = {"mlp_matrices": 2, "norm_vectors": 2}  # no gate, LayerNorm
 
+_PARALLEL: dict[str, Any] = _PLAIN | {
+    "mlp_bias": True,
+    "head_bias": True,
+    "norms": 1,
+    "grouped": False,
+    "names": _GPT_NAMES,
+    "width_factor": 4,
+}
+_DEEPSEEK: dict[str, Any] = {  # its mixture, with attention that keeps keys and values
+    "experts": "n_routed_experts",
+    "expert_width": "moe_intermediate_size",
+    "shared_experts": "n_shared_experts",
+    "dense_first": "first_k_dense_replace",
+}
+
 
 def _all_biases(key: str, default: bool) -> dict[str, Any]:
     return {"qkv_bias": (key, default), "o_bias": (key, default), "mlp_bias": (key, default)}
@@ -100,12 +115,7 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": Family(norms=4, qk_norm="head", tied=True, head_dim=256, windows=6, defaults={KV_HEADS: 4}),
     "vaultgemma": Family(tied=True, head_dim=256, windows=2, defaults={KV_HEADS: 4, "sliding_window": 4096}),
     "phi": Family(
-        **_BIASED,
-        **_PLAIN,
-        head_bias=True,
-        norms=1,
-        qk_norm="head_bias",
-        has_qk_norm=("qk_layernorm", False),
+        **_BIASED, **_PLAIN, head_bias=True, norms=1, qk_norm="head_bias", has_qk_norm=("qk_layernorm", False)
     ),
     "phi3": Family(**_UNBIASED, windows="all"),
     "phimoe": Family(
@@ -119,26 +129,8 @@ FAMILIES: dict[str, Family] = {
         **_BIASED, **_PLAIN, tied=True, grouped=False, positions="n_positions", names=_GPT_NAMES, width_factor=4
     ),
     "gpt_bigcode": Family(**_BIASED, **_PLAIN, tied=True, positions="n_positions", names=_GPT_NAMES, width_factor=4),
-    "gptj": Family(
-        **_UNBIASED,
-        **_PLAIN,
-        mlp_bias=True,
-        head_bias=True,
-        norms=1,
-        grouped=False,
-        names=_GPT_NAMES,
-        width_factor=4,
-    ),
-    "codegen": Family(
-        **_UNBIASED,
-        **_PLAIN,
-        mlp_bias=True,
-        head_bias=True,
-        norms=1,
-        grouped=False,
-        names=_GPT_NAMES,
-        width_factor=4,
-    ),
+    "gptj": Family(**_UNBIASED, **_PARALLEL),
+    "codegen": Family(**_UNBIASED, **_PARALLEL),
     "gpt_neox": Family(
         **_PLAIN,
         qkv_bias=("attention_bias", True),
@@ -166,12 +158,7 @@ FAMILIES: dict[str, Family] = {
         names={"intermediate_size": ("ffn_dim",)},
     ),
     "biogpt": Family(
-        **_BIASED,
-        **_PLAIN,
-        tied=True,
-        grouped=False,
-        positions="max_position_embeddings",
-        position_offset=2,
+        **_BIASED, **_PLAIN, tied=True, grouped=False, positions="max_position_embeddings", position_offset=2
     ),
     "bloom": Family(
         **_BIASED,
@@ -233,19 +220,13 @@ FAMILIES: dict[str, Family] = {
         o_bias=False,
         qk_norm="head",
         has_qk_norm=("use_qk_norm", False),
-        experts="n_routed_experts",
-        expert_width="moe_intermediate_size",
-        shared_experts="n_shared_experts",
-        dense_first="first_k_dense_replace",
+        **_DEEPSEEK,
         defaults={KV_HEADS: 8, "first_k_dense_replace": 1},
     ),
     "dots1": Family(
         qk_norm="head",
         windows="late",
-        experts="n_routed_experts",
-        expert_width="moe_intermediate_size",
-        shared_experts="n_shared_experts",
-        dense_first="first_k_dense_replace",
+        **_DEEPSEEK,
         defaults={KV_HEADS: 32, "first_k_dense_replace": 0, "sliding_window": 4096, "max_window_layers": 62},
     ),
     "granite": Family(mlp_bias=("mlp_bias", False)),
