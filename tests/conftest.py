@@ -38,6 +38,14 @@ def _own_cache(tmp_path_factory):
     os.environ["SCALELAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_handlers():
+    """Of SIGTERM: those that Ray leaves behind end with the module that began it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory) -> Path:
     """60 modules of the standard library: real text, small enough to tokenise in a moment."""
