@@ -30,6 +30,7 @@ from scalelab.model.checkpoint import load_model
 from scalelab.model.classes import SUFFIX, register_type
 from scalelab.model.language_model import StreamedLM
 from scalelab.train.device import (
+    DTYPES,
     held_memory_bytes,
     peak_memory_bytes,
     reset_peak_memory,
@@ -38,7 +39,6 @@ from scalelab.train.device import (
 )
 from scalelab.train.memory import free_memory, is_out_of_memory
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _LEAST_ROUNDS, _MOST_ROUNDS = 2, 100
 _RESET_BYTES = 2**24  # a peak farther above what is held was not reset: some containers do not allow it
 _OF_BANKS = ("prefix_", "aggregate_")

@@ -16,7 +16,7 @@ import torch
 
 from scalelab.train.memory import free_memory, is_out_of_memory
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _GEMM_SIZE = {"cpu": 512, "cuda": 4096}
 _GEMM_SECONDS = 0.2
 _LEAST_GEMMS = 3
@@ -47,7 +47,7 @@ def _measure_peak(device: str, dtype: str) -> float:
     size = _GEMM_SIZE.get(kind, 2048)
     with one_thread():
         # Numbers of no special kind, without a draw from a generator.
-        values = torch.linspace(-1, 1, size * size, device=device).reshape(size, size).to(_DTYPES[dtype])
+        values = torch.linspace(-1, 1, size * size, device=device).reshape(size, size).to(DTYPES[dtype])
         out = torch.mm(values, values)
         best, count, started = float("inf"), 0, time.perf_counter()
         while count < _LEAST_GEMMS or time.perf_counter() - started < _GEMM_SECONDS:
