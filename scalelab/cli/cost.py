@@ -199,10 +199,10 @@ def _shape(
 
 
 def _read(ctx: Any, path: Path, prefix_tokens: int | None) -> ServedModel:
-    from scalelab.cost.families import read_model
+    from scalelab.measure.shapes import read_shape
 
     _refuse(ctx, _SHAPE_FLAGS, "--model brings its own shape")
-    return read_model(path).with_prefix(prefix_tokens)
+    return read_shape(path, lambda text: typer.echo(f"note: {text}", err=True)).with_prefix(prefix_tokens)
 
 
 def _refuse(ctx: Any, names: Sequence[str], why: str) -> None:

@@ -86,7 +86,7 @@ def _title(base: Cost, device: Device, precision: Precision, model: str) -> str:
     stored = "" if precision == BF16 else f"; {precision.weights} weights, {precision.kv_stored} KV cache"
     whose = f"{model}: " if model else ""
     return (
-        f"{whose}hidden {shape.hidden_size}, intermediate {_mlp_width(base)}, {shape.num_layers} layers; "
+        f"{whose}hidden {shape.hidden_size}, intermediate {_mlp_width(base):g}, {shape.num_layers} layers; "
         f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {device.gpu}{stored}"
     )
 

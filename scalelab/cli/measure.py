@@ -15,10 +15,10 @@ import typer
 from scalelab.cli.console import make_table, print_table, print_text, stdout
 from scalelab.cli.models import check_figure, check_writable, choose_device, quiet_libraries
 from scalelab.cost.engines import ENGINES
-from scalelab.cost.families import read_model
 from scalelab.cost.hardware import profile_text, read_hardware
 from scalelab.cost.model import Device, Workload
 from scalelab.errors import DataError, MemoryShortError, UsageError
+from scalelab.measure.shapes import read_shape
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,7 +84,7 @@ def _check(asked: Request) -> None:
         raise UsageError(f"--threads {asked.threads}: this machine has {os.cpu_count()} cores")
     if not asked.model.exists():
         raise UsageError(f"--measure {asked.model}: not there; give a model's folder or a config.json")
-    _check_model(asked, read_model(asked.model))
+    _check_model(asked, read_shape(asked.model))
     if asked.save_profile is not None and asked.save_profile.exists():
         raise UsageError(f"--save-profile {asked.save_profile}: is there already; name a new file")
     for path in (asked.save_profile, asked.csv):

@@ -1,64 +1,48 @@
 """A `ServedModel` from a Hugging Face config.json, read as JSON: no torch, no transformers, no code.
 
 What a config leaves to its family's code is in `scalelab.cost.family_table`. A family that is not there is
-refused by name, rather than priced as if it were another.
+not priced as if it were another: `scalelab.measure.shapes` lets transformers build it.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from scalelab.architecture import MIXTURE_PARAMS, PREFIX_TOKENS
-from scalelab.cost.family_table import FAMILIES, KV_HEADS, REFUSED, Answer, Family
+from scalelab.cost.config_file import REQUIRED, ConfigFile, plain_type, streams_of
+from scalelab.cost.family_table import FAMILIES, KV_HEADS, Answer, Family
 from scalelab.cost.shape import Layer, ServedModel
-from scalelab.errors import DataError, UsageError
+from scalelab.errors import DataError
 
-_SUFFIX = "_parscale"
 _WINDOWED, _FULL = "sliding_attention", "full_attention"
-_MISSING = object()
-_MOST, _MOST_LAYERS = 10**9, 100_000
+_MOST_LAYERS = 100_000
 _EXPERT_KEYS = ("num_experts", "num_local_experts")
 _XIELU_PARAMS = 2  # of an activation that is learned
 
 
-def read_model(path: str | Path) -> ServedModel:
-    """The decoder of a model's folder or config.json, with the streams it was saved with.
-
-    Raises `UsageError` for a path that holds no config and `DataError` naming file and key for one whose
-    shape is not understood.
-    """
-    path = Path(path)
-    file = path / "config.json" if path.is_dir() else path
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise UsageError(f"{path}: no config.json there; give a model's folder or its config.json") from None
-    except (ValueError, RecursionError):
-        raise DataError(f"{file}: not a model's config: not JSON") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{file}: not a model's config: not a JSON object")
-    return served_from_config(content, str(file))
+class UnknownFamilyError(DataError):
+    """A config is read, and its model type is not in the table."""
 
 
 def served_from_config(content: Mapping[str, Any], where: str) -> ServedModel:
-    """The decoder that a config describes. Raises `DataError` naming `where` and the key that is not understood."""
+    """The decoder that a config describes.
+
+    Raises `UnknownFamilyError` for a model type that is not in the table, and `DataError` naming `where` and the
+    key that is not understood.
+    """
     kind = content.get("model_type")
-    plain = str(kind).removesuffix(_SUFFIX)
+    plain = plain_type(content)
     if plain not in FAMILIES:
-        hint = f": {REFUSED[plain]}" if plain in REFUSED else ""
-        hint += "; its text part alone could be" if "text_config" in content else ""
-        raise DataError(f"{where}: model_type {kind!r} cannot be priced{hint}; known: {', '.join(FAMILIES)}")
-    config = _Config({**FAMILIES[plain].defaults, **content}, where, FAMILIES[plain])
+        raise UnknownFamilyError(f"{where}: model_type {kind!r} is not known; known: {', '.join(FAMILIES)}")
+    family = FAMILIES[plain]
+    config = _Config({**family.defaults, **content}, where, family.names, family)
     config = _SETTLE.get(plain, _as_it_is)(config)
     family = config.family
     hidden = config.count("hidden_size")
     layers = config.layers(hidden)
-    banks, P = config.banks() if kind != plain else ((), 1)
+    streams = streams_of(content, where)
     return ServedModel(
         hidden_size=hidden,
         vocab_size=config.count("vocab_size"),
@@ -67,56 +51,19 @@ def served_from_config(content: Mapping[str, Any], where: str) -> ServedModel:
         tied_embeddings=config.flag("tie_word_embeddings", family.tied),
         position_rows=config.count(family.positions) + family.position_offset if family.positions else 0,
         head_bias=config.answer(family.head_bias),
-        P=P,
-        prefix_tokens=config.count("parscale_n_tokens", PREFIX_TOKENS),
-        aggregation=config.choice("parscale_aggregation", "dynamic", MIXTURE_PARAMS),
-        banks=banks,
+        P=streams.P,
+        prefix_tokens=streams.prefix_tokens,
+        aggregation=streams.aggregation,
+        banks=streams.banks,
         name=str(kind),
     )
 
 
 @dataclass(frozen=True)
-class _Config:
-    content: Mapping[str, Any]
-    where: str
+class _Config(ConfigFile):
+    """Of a family that is known."""
+
     family: Family
-
-    def refuse(self, key: str, reason: str) -> DataError:
-        return DataError(f"{self.where}: {key}: {reason}")
-
-    def get(self, key: str, default: Any = _MISSING) -> Any:
-        """The value of a key, by its names in this family; null counts as missing."""
-        for name in self.family.names.get(key, (key,)):
-            if self.content.get(name) is not None:
-                return self.content[name]
-        if default is _MISSING:
-            raise self.refuse(self.name(key), "is missing, and the model's shape hangs on it")
-        return default
-
-    def name(self, key: str) -> str:
-        """What a config of this family calls a key."""
-        return (self.family.names.get(key) or (key,))[-1]
-
-    def count(self, key: str, default: Any = _MISSING, least: int = 1) -> int:
-        value = self.get(key, default)
-        name = self.name(key)
-        if type(value) is int and value > _MOST:
-            raise self.refuse(name, f"must be at most {_MOST:,}")
-        if type(value) is not int or value < least:
-            raise self.refuse(name, f"must be a whole number of at least {least}, not {value!r}")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.get(key, default)
-        if not isinstance(value, bool):
-            raise self.refuse(key, f"must be true or false, not {value!r}")
-        return value
-
-    def choice(self, key: str, default: str, known: Mapping[str, Any]) -> str:
-        value = self.get(key, default)
-        if value not in known:
-            raise self.refuse(key, f"{value!r} is not one of {', '.join(known)}")
-        return value
 
     def answer(self, answer: Answer) -> bool:
         return answer if isinstance(answer, bool) else self.flag(*answer)
@@ -134,7 +81,7 @@ class _Config:
         if default * heads != hidden and not family.head_dim and self.get("head_dim", None) is None:
             raise self.refuse("num_attention_heads", f"{heads} heads do not divide the hidden size of {hidden}")
         head_dim = self.count("head_dim", default) if family.grouped else default
-        width = self.count("intermediate_size", family.width_factor * hidden if family.width_factor else _MISSING)
+        width = self.count("intermediate_size", family.width_factor * hidden if family.width_factor else REQUIRED)
         vectors = self._vectors(hidden, heads, kv_heads, head_dim)
         mlp_vectors = self._mlp_vectors(hidden, width, family.mlp_bias)
         dense = Layer(heads, kv_heads, head_dim, width, family.mlp_matrices, vectors + mlp_vectors)
@@ -239,18 +186,6 @@ class _Config:
             raise self.refuse("no_rope_layers", f"must be a list with one entry for each of {count} layers")
         return rotated
 
-    def banks(self) -> tuple[tuple[tuple[int, int], ...], int]:
-        """((P, prefix tokens) of each bank, P in use) of a model saved with streams."""
-        P = self.count("parscale_n", 1)
-        held = self.get("parscale_banks", None)
-        if held is None:
-            banks = {P: self.count("parscale_n_tokens", PREFIX_TOKENS)} if P > 1 else {}
-        elif isinstance(held, dict) and all(_is_bank(*item) for item in held.items()):
-            banks = {int(p): n for p, n in held.items()}
-        else:
-            raise self.refuse("parscale_banks", f"must be a mapping of P to prefix tokens, not {held!r}")
-        return tuple(sorted(banks.items())), self.count("parscale_active", P)
-
 
 def _with(config: _Config, family: Mapping[str, Any], content: Mapping[str, Any]) -> _Config:
     return replace(config, family=replace(config.family, **family), content={**config.content, **content})
@@ -287,9 +222,3 @@ def _as_it_is(config: _Config) -> _Config:
 
 # Families of which several keys decide one thing.
 _SETTLE = {"gpt_bigcode": _bigcode, "falcon": _falcon, "opt": _opt}
-
-
-def _is_bank(P: Any, tokens: Any) -> bool:
-    """Whether a key and value of parscale_banks are P and its prefix tokens."""
-    fine = str(P).isdecimal() and len(str(P)) < 10 and int(P) > 0
-    return fine and type(tokens) is int and 0 < tokens <= _MOST

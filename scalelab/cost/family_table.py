@@ -276,22 +276,3 @@ FAMILIES: dict[str, Family] = {
     "hunyuan_v1_dense": Family(qk_norm="head"),
     "helium": Family(o_bias=False, mlp_bias=("mlp_bias", False), defaults={KV_HEADS: 20, "head_dim": 128}),
 }
-
-_LATENT = "keys and values are kept as a latent (MLA)"
-_STATES = "it has layers that are no attention, which keep a state instead of keys"
-# Well known decoders that `ServedModel` cannot hold, and why.
-REFUSED: dict[str, str] = {
-    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "minicpm3", "glm4_moe_lite", "youtu"), _LATENT),
-    **dict.fromkeys(
-        ("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm", "recurrent_gemma", "jamba", "bamba", "zamba", "zamba2"),
-        _STATES,
-    ),
-    **dict.fromkeys(
-        ("nemotron_h", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe", "qwen3_next", "kimi_linear", "minimax"),
-        _STATES,
-    ),
-    "llama4_text": "its attention sees chunks of the text, which are no sliding windows",
-    "diffllama": "its attention takes the difference of two",
-    "gemma3n_text": "each layer has embeddings of its own",
-    "dbrx": "its config nests the shape of attention and experts",
-}

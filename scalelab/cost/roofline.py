@@ -13,6 +13,8 @@ every row's cache. With P streams, batch B, prompt i and output o:
   last token of B rows, and reads its weights in each pass, too; the input embedding reads rows only;
 - T tokens that each choose k of E experts evenly touch E·(1 − (1 − k/E)^T) of them, whose weights are read;
   shared experts are one MLP that all tokens go through, read once; so is the gate that may weigh it;
+- layers that keep a latent make keys and values of all tokens anew in each pass, as transformers does;
+- layers that keep a state instead of keys and values move it once in each pass, and compute with it for each token;
 - attention never writes its scores (arXiv 2205.14135) and skips what causality hides.
 
 A device that was measured (`scalelab.measure`) may say that products of few rows reach neither roof, what
@@ -31,7 +33,7 @@ from scalelab.architecture import MIXTURE_PARAMS, Architecture
 from scalelab.cost.hardware import find_hardware
 from scalelab.cost.model import BF16, Cost, Device, Precision, Workload
 from scalelab.cost.rates import Kernel, Rates, find_rates
-from scalelab.cost.shape import Layer, ServedModel, as_served
+from scalelab.cost.shape import Block, Layer, ServedModel, as_served
 
 
 def price(model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision = BF16) -> Cost:
@@ -79,6 +81,8 @@ def decode_s(model: ServedModel, batch: int, cached: int, steps: int, rates: Rat
     first, last = cached + 1, cached + steps  # keys seen, where no window hides any
     total = fixed
     for layer, count in model.layers:
+        if not layer.heads:
+            continue
         none, one = (_attention(model, layer, batch, 1, keys, keys, rates) for keys in (0, 1))
         flops = (none.flops / rates.attention_flops_per_s, (one.flops - none.flops) / rates.attention_flops_per_s)
         moved = (none.bytes / rates.bytes_per_s, (one.bytes - none.bytes) / rates.bytes_per_s)
@@ -90,12 +94,15 @@ def decode_s(model: ServedModel, batch: int, cached: int, steps: int, rates: Rat
 
 
 def cache_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
-    """Bytes of keys and values of `tokens` ordinary tokens a row; a layer with a window keeps no more than that."""
-    values = sum(
-        2 * layer.kv_heads * layer.head_dim * count * (tokens if layer.window is None else min(tokens, layer.window))
-        for layer, count in model.layers
-    )
-    return model.P * batch * values * rates.kv
+    """Bytes of keys and values of `tokens` ordinary tokens a row; a layer with a window keeps no more than that.
+
+    States that layers keep instead are counted at the precision of activations.
+    """
+    values = states = 0.0
+    for layer, count in model.layers:
+        values += layer.kept_width * count * (tokens if layer.window is None else min(tokens, layer.window))
+        states += layer.state * count
+    return model.P * batch * (values * rates.kv + states * rates.activation)
 
 
 def activation_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
@@ -109,16 +116,13 @@ def activation_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) 
     h, rows = model.hidden_size, model.P * batch
     moments = [batch * model.vocab_size, (2 * rows + 2 * batch) * tokens * h if model.P > 1 else 0]
     for layer, _ in model.layers:
-        keys = tokens + model.prefix_length
-        attention = tokens * (2 * h + 2 * layer.heads * layer.head_dim) + 2 * keys * layer.kv_heads * layer.head_dim
-        mlp = tokens * (2 * h + layer.mlp_matrices * _widths(layer))
-        moments += [rows * attention, rows * mlp]
+        blocks = [_between(block) for block in layer.blocks(h)]
+        prefix = model.prefix_length * layer.kv_width
+        moments += [rows * (tokens * (2 * h + blocks[0]) + prefix)] if layer.heads else []
+        mlps = max(blocks[1:] if layer.heads else blocks, default=0.0)
+        mlps += layer.mlp_matrices * layer.mlp_width * layer.experts_per_token
+        moments.append(rows * tokens * (2 * h + mlps))
     return max(moments) * rates.activation
-
-
-def _widths(layer: Layer) -> float:
-    """Of all MLPs that a token goes through."""
-    return layer.mlp_width * max(1, layer.experts_per_token) + layer.shared_width
 
 
 def experts_touched(num_experts: int, experts_per_token: int, tokens: float) -> float:
@@ -148,35 +152,40 @@ def kernels(model: ServedModel, batch: int, tokens: int, cached: int, rates: Rat
 
 
 def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: int, rates: Rates) -> Iterator[Kernel]:
-    h, a, d = model.hidden_size, rates.activation, layer.head_dim
+    h, a = model.hidden_size, rates.activation
     passed = model.P * batch * tokens
-    heads, kv_heads = layer.heads * d, layer.kv_heads * d  # widths
     norm = _norm(passed, h, a)
     yield norm._replace(bytes=norm.bytes + layer.vectors * rates.weight)
-    yield _matrix(passed, h, heads + 2 * kv_heads, rates)
-    yield Kernel(0, passed * (2 * heads * a + 2 * kv_heads * (a + rates.kv)))  # rotated; keys, values into the cache
-    pairs, read = _keys(layer, tokens, cached)
-    yield _attention(model, layer, batch, tokens, pairs, read, rates)
-    yield _matrix(passed, heads, h, rates)
     yield norm
-    if layer.shared_width:
-        yield from _mlp(layer, h, layer.shared_width, passed, 1.0, rates)
-    if layer.shared_gate:
-        yield _matrix(passed, h, 1, rates)
-    touched = 1.0
+    for i, block in enumerate(layer.blocks(h)):
+        for inputs, outputs in block:
+            yield _matrix(passed, inputs, outputs, rates)
+        if layer.heads and i == 0:
+            heads, kept = layer.heads * layer.head_dim, layer.kept_width
+            yield Kernel(0, passed * (2 * heads * a + kept * (a + rates.kv)))  # rotated; into the cache
+            pairs, read = _keys(layer, tokens, cached)
+            yield _attention(model, layer, batch, tokens, pairs, read, rates)
+        elif len(block) > 1:
+            yield Kernel(0, passed * _between(block) * a)  # activation, and product with the gate
+    if layer.state or layer.mixing_flops:  # updated and read for each token, and moved once
+        yield Kernel(passed * (4 * layer.state + layer.mixing_flops), 2 * model.P * batch * layer.state * a)
     if layer.num_experts:
         yield _matrix(passed, h, layer.num_experts, rates)
         touched = experts_touched(layer.num_experts, layer.experts_per_token, passed)
-        passed *= layer.experts_per_token
-    yield from _mlp(layer, h, layer.mlp_width, passed, touched, rates)
+        yield from _experts(layer, h, passed * layer.experts_per_token, touched, rates)
 
 
-def _mlp(layer: Layer, h: float, width: float, passed: float, copies: float, rates: Rates) -> Iterator[Kernel]:
-    """`passed` tokens through an MLP of that width, or through `copies` of it among which they are dealt."""
-    into = layer.mlp_matrices - 1
-    yield _matrix(passed, h, into * width, rates, copies=copies)
-    yield Kernel(0, passed * (into + 1) * width * rates.activation)  # activation, and product with the gate
-    yield _matrix(passed, width, h, rates, copies=copies)
+def _between(block: Block) -> float:
+    """Numbers of a token that lie between the first matrix of a block and its last."""
+    return sum(outputs for _, outputs in block[:-1]) + block[-1][0]
+
+
+def _experts(layer: Layer, h: float, passed: float, touched: float, rates: Rates) -> Iterator[Kernel]:
+    """`passed` tokens through the experts that are touched, among which they are dealt."""
+    into, width = layer.mlp_matrices - 1, layer.mlp_width
+    yield _matrix(passed, h, into * width, rates, copies=touched)
+    yield Kernel(0, passed * (into + 1) * width * rates.activation)
+    yield _matrix(passed, width, h, rates, copies=touched)
 
 
 def _keys(layer: Layer, tokens: int, cached: int) -> tuple[float, float]:
@@ -190,11 +199,19 @@ def _keys(layer: Layer, tokens: int, cached: int) -> tuple[float, float]:
 def _attention(
     model: ServedModel, layer: Layer, batch: int, tokens: int, pairs: float, read: float, rates: Rates
 ) -> Kernel:
-    """Scores and their sum over values: `pairs` and the whole prefix for each query; `read` keys a row."""
-    d, rows, n = layer.head_dim, model.P * batch, model.prefix_length
-    flops = 4 * rows * layer.heads * d * (pairs + tokens * n)
-    moved = 2 * rows * (tokens * layer.heads * d * rates.activation + (read + n) * layer.kv_heads * d * rates.kv)
-    return Kernel(flops, moved, kind="attention")
+    """Scores and their sum over values: `pairs` and the whole prefix for each query; `read` keys a row.
+
+    Where a latent is kept, keys and values are made of it first.
+    """
+    heads, rows, n = layer.heads * layer.head_dim, model.P * batch, model.prefix_length
+    flops = 4 * rows * heads * (pairs + tokens * n)
+    moved = 2 * rows * tokens * heads * rates.activation + rows * n * layer.kv_width * rates.kv
+    if not layer.unfolds:
+        return Kernel(flops, moved + rows * read * layer.kv_width * rates.kv, kind="attention")
+    unfolded = sum(inputs * outputs for inputs, outputs in layer.unfolds)
+    each = layer.kept_width * rates.kv + 2 * layer.kv_width * rates.activation  # written, and read again
+    moved += unfolded * rates.weight + rows * read * each
+    return Kernel(flops + 2 * rows * read * unfolded, moved, kind="attention")
 
 
 def _aggregator(model: ServedModel, tokens: float, rates: Rates) -> Iterator[Kernel]:

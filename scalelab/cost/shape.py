@@ -11,12 +11,19 @@ from dataclasses import dataclass, replace
 from scalelab.architecture import MIXTURE_PARAMS, PREFIX_TOKENS, Architecture
 from scalelab.errors import UsageError
 
+# (inputs, outputs) of matrices that follow each other, the last giving the block's update.
+Block = tuple[tuple[float, float], ...]
+
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer of a model of width h."""
+    """One decoder layer of a model of width h.
 
-    heads: float
+    Where keys are wider than values, or fewer than heads would say, `head_dim` is the mean of both: no price
+    hangs on more than heads and KV heads times it.
+    """
+
+    heads: float  # 0: no attention
     kv_heads: float
     head_dim: float
     mlp_width: float  # of one expert where there are any
@@ -27,10 +34,31 @@ class Layer:
     experts_per_token: int = 0
     shared_width: float = 0.0  # of the MLP that every token goes through beside its experts
     shared_gate: bool = False  # whether a matrix from h to 1 weighs it
+    own_blocks: tuple[Block, ...] = ()  # all matrices but router and experts, where they are not the usual ones
+    unfolds: Block = ()  # matrices that make keys and values of what is kept: anew for all tokens in each pass
+    keeps: float | None = None  # numbers kept of a token where it is not its keys and values: a latent, or none
+    state: float = 0.0  # numbers kept of a sequence however long it is
+    mixing_flops: float = 0.0  # a token's, of products without a weight that do not hang on the length
 
-    def attention_params(self, hidden: float) -> float:
-        """Q, K, V and O, without biases."""
-        return 2 * hidden * (self.heads + self.kv_heads) * self.head_dim
+    def blocks(self, hidden: float) -> tuple[Block, ...]:
+        """Matrices that every new token goes through, attention's first; router and experts left out."""
+        if self.own_blocks:
+            return self.own_blocks
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        widths = (self.shared_width, 0 if self.num_experts else self.mlp_width)
+        mlps = [((hidden, (self.mlp_matrices - 1) * width), (width, hidden)) for width in widths if width]
+        gate = [((hidden, 1.0),)] if self.shared_gate else []
+        return (((hidden, q + 2 * kv), (q, hidden)), *mlps, *gate)
+
+    @property
+    def kv_width(self) -> float:
+        """Keys and values of a token, or of a prefix token."""
+        return 2 * self.kv_heads * self.head_dim
+
+    @property
+    def kept_width(self) -> float:
+        """Numbers that a token adds to the cache."""
+        return self.kv_width if self.keeps is None else self.keeps
 
     def expert_params(self, hidden: float) -> float:
         """One MLP, without biases."""
@@ -38,17 +66,16 @@ class Layer:
 
     def params(self, hidden: float) -> float:
         """All parameters, the router's and all experts' included."""
-        mlps = max(1, self.num_experts) * self.expert_params(hidden) + self.num_experts * hidden
-        mlps += self.mlp_matrices * hidden * self.shared_width + self.shared_gate * hidden
-        return self.attention_params(hidden) + mlps + self.vectors
+        dense = sum(inputs * outputs for block in (*self.blocks(hidden), self.unfolds) for inputs, outputs in block)
+        return dense + self.num_experts * (self.expert_params(hidden) + hidden) + self.vectors
 
 
 @dataclass(frozen=True)
 class ServedModel:
     """A decoder with P streams. P = 1 is plain, unless there is a bank for it.
 
-    `layers` holds (layer, how many of them), in no order. Of several `banks` (P, prefix tokens) only that
-    of the P in use is counted: serve a model saved with that one.
+    `layers` holds (layer, how many of them a token goes through), in no order. Of several `banks` (P, prefix
+    tokens) only that of the P in use is counted: serve a model saved with that one.
     """
 
     hidden_size: float
@@ -57,6 +84,8 @@ class ServedModel:
     norm_params: float  # of the last norm
     tied_embeddings: bool = True
     position_rows: int = 0  # learned position embeddings
+    other_params: float = 0.0  # of no layer above; negative where layers share theirs
+    other_embeddings: float = 0.0  # of tables besides
     head_bias: bool = False  # of the output embedding
     P: int = 1
     prefix_tokens: int = PREFIX_TOKENS  # where no bank says otherwise
@@ -75,7 +104,7 @@ class ServedModel:
 
     @property
     def prefix_params(self) -> float:
-        kv = sum(2 * layer.kv_heads * layer.head_dim * count for layer, count in self.layers)
+        kv = sum(layer.kv_width * count for layer, count in self.layers)
         return self.P * self.prefix_length * kv
 
     @property
@@ -88,7 +117,8 @@ class ServedModel:
 
     @property
     def backbone_params(self) -> float:
-        return sum(layer.params(self.hidden_size) * count for layer, count in self.layers) + self.norm_params
+        layers = sum(layer.params(self.hidden_size) * count for layer, count in self.layers)
+        return layers + self.norm_params + self.other_params
 
     @property
     def head_params(self) -> float:
@@ -98,7 +128,7 @@ class ServedModel:
     @property
     def embedding_params(self) -> float:
         held = self.head_params * (1 if self.tied_embeddings else 2) + self.position_rows * self.hidden_size
-        return held + (self.vocab_size if self.head_bias else 0)
+        return held + self.other_embeddings + (self.vocab_size if self.head_bias else 0)
 
     @property
     def n_params(self) -> float:
@@ -158,6 +188,8 @@ def as_architecture(model: Architecture | ServedModel) -> Architecture:
     reason = None
     if len(model.layers) > 1:
         reason = "layers that differ"
+    elif layer.own_blocks:
+        reason = "layers of other matrices than queries, keys, values, output and MLP"
     elif layer.window is not None:
         reason = "sliding windows"
     elif layer.mlp_matrices != 3:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scalelab.cost.engines import get_engine
-from scalelab.cost.families import read_model
 from scalelab.cost.model import GIB, Cost, Device, Precision, Workload
 from scalelab.cost.shape import ServedModel
 from scalelab.errors import MemoryShortError, ScalelabError
 from scalelab.measure.clock import Measured, Subject, measure
+from scalelab.measure.shapes import read_shape
 from scalelab.train.device import device_memory_bytes
 
 QUANTITIES = ("prefill_s", "decode_s", "latency_s", "memory_bytes")
@@ -79,7 +79,7 @@ def compare(
 def with_streams(subject: Subject) -> tuple[Subject, ServedModel]:
     """`subject` and what is priced of it, with the same streams: the model's own, or new ones with prefixes of the
     length asked for, else of the model's others, else the paper's."""
-    served = read_model(subject.path).with_streams(subject.P)
+    served = read_shape(subject.path).with_streams(subject.P)
     if subject.P > 1 and subject.P not in dict(served.banks):
         served = served.with_prefix(subject.prefix_tokens)
         subject = replace(subject, prefix_tokens=served.prefix_length)

@@ -1,0 +1,123 @@
+"""A model's config.json: its keys read with care, and the streams that it was saved with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalelab.architecture import MIXTURE_PARAMS, PREFIX_TOKENS
+from scalelab.errors import DataError, UsageError
+
+_SUFFIX = "_parscale"
+REQUIRED: Any = object()  # in place of a default
+_MOST = 10**9
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """The keys of a config, by their usual names. All raise `DataError` naming `where` and the key."""
+
+    content: Mapping[str, Any]
+    where: str
+    # Where keys are named differently: in the order in which they count, the last being the usual one.
+    names: Mapping[str, tuple[str, ...]]
+
+    def refuse(self, key: str, reason: str) -> DataError:
+        return DataError(f"{self.where}: {key}: {reason}")
+
+    def get(self, key: str, default: Any = REQUIRED) -> Any:
+        """The value of a key, by its names here; null counts as missing."""
+        for name in self.names.get(key, (key,)):
+            if self.content.get(name) is not None:
+                return self.content[name]
+        if default is REQUIRED:
+            raise self.refuse(self.name(key), "is missing, and the model's shape hangs on it")
+        return default
+
+    def name(self, key: str) -> str:
+        """What this config calls a key."""
+        return (self.names.get(key) or (key,))[-1]
+
+    def count(self, key: str, default: Any = REQUIRED, least: int = 1) -> int:
+        value = self.get(key, default)
+        name = self.name(key)
+        if type(value) is int and value > _MOST:
+            raise self.refuse(name, f"must be at most {_MOST:,}")
+        if type(value) is not int or value < least:
+            raise self.refuse(name, f"must be a whole number of at least {least}, not {value!r}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise self.refuse(key, f"must be true or false, not {value!r}")
+        return value
+
+    def choice(self, key: str, default: str, known: Mapping[str, Any]) -> str:
+        value = self.get(key, default)
+        if value not in known:
+            raise self.refuse(key, f"{value!r} is not one of {', '.join(known)}")
+        return value
+
+
+def read_config(path: str | Path) -> tuple[dict[str, Any], str]:
+    """What a model's folder or config.json says, and the file's name.
+
+    Raises `UsageError` for a path that holds no config and `DataError` for one that is none.
+    """
+    path = Path(path)
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise UsageError(f"{path}: no config.json there; give a model's folder or its config.json") from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{file}: not a model's config: not JSON") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file}: not a model's config: not a JSON object")
+    return content, str(file)
+
+
+def plain_type(content: Mapping[str, Any]) -> str:
+    """The model type without streams."""
+    return str(content.get("model_type")).removesuffix(_SUFFIX)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What a config says of streams: fields as in `ServedModel`."""
+
+    P: int
+    prefix_tokens: int
+    aggregation: str
+    banks: tuple[tuple[int, int], ...]
+
+
+def streams_of(content: Mapping[str, Any], where: str) -> Streams:
+    """The streams that a model was saved with. Raises `DataError` naming `where` and the key."""
+    config = ConfigFile(content, where, {})
+    banks, P = _banks(config) if plain_type(content) != content.get("model_type") else ((), 1)
+    tokens = config.count("parscale_n_tokens", PREFIX_TOKENS)
+    return Streams(P, tokens, config.choice("parscale_aggregation", "dynamic", MIXTURE_PARAMS), banks)
+
+
+def _banks(config: ConfigFile) -> tuple[tuple[tuple[int, int], ...], int]:
+    """((P, prefix tokens) of each bank, P in use) of a model saved with streams."""
+    P = config.count("parscale_n", 1)
+    held = config.get("parscale_banks", None)
+    if held is None:
+        banks = {P: config.count("parscale_n_tokens", PREFIX_TOKENS)} if P > 1 else {}
+    elif isinstance(held, dict) and all(_is_bank(*item) for item in held.items()):
+        banks = {int(p): n for p, n in held.items()}
+    else:
+        raise config.refuse("parscale_banks", f"must be a mapping of P to prefix tokens, not {held!r}")
+    return tuple(sorted(banks.items())), config.count("parscale_active", P)
+
+
+def _is_bank(P: Any, tokens: Any) -> bool:
+    """Whether a key and value of parscale_banks are P and its prefix tokens."""
+    fine = str(P).isdecimal() and len(str(P)) < 10 and int(P) > 0
+    return fine and type(tokens) is int and 0 < tokens <= _MOST

@@ -1,0 +1,193 @@
+"""A `ServedModel` of any decoder that transformers can build: its layers as they are seen to run.
+
+For families that `scalelab.cost.families` does not know. Imports torch and transformers, and takes seconds where
+reading a config takes none; the model is built without memory for its weights and without code from elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scalelab.cost.config_file import Streams
+from scalelab.cost.shape import Block, Layer, ServedModel
+from scalelab.errors import DataError, ScalelabError
+from scalelab.measure.trace import Matrix, Traced, Visit, trace
+from scalelab.model.attention import attention_name
+
+_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_experts", "moe_topk")
+
+
+def build_served(content: Mapping[str, Any], kind: str, streams: Streams, where: str) -> ServedModel:
+    """The decoder of a config of model type `kind`, its streams apart. Raises `DataError` naming `where`."""
+    try:
+        with _quiet():
+            model = _build(content, kind)
+            return _served(model, trace(model, _head(model)), kind, streams)
+    except ScalelabError as error:
+        raise DataError(f"{where}: model_type {kind!r} cannot be priced: {error}") from None
+    except Exception as error:  # whatever a family's code may raise over a config that is not its own
+        said = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise DataError(f"{where}: model_type {kind!r} cannot be priced: transformers says: {said}") from None
+
+
+def _build(content: Mapping[str, Any], kind: str) -> Any:
+    """The model on the meta device; of one that sees or hears, too, all of it."""
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    if kind not in CONFIG_MAPPING:
+        raise ScalelabError("this version of transformers knows no such model")
+    with tempfile.TemporaryDirectory() as folder:  # for what only reading a file undoes, such as infinite numbers
+        (Path(folder) / "config.json").write_text(json.dumps({**content, "model_type": kind}), encoding="utf-8")
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    classes = [AutoModelForCausalLM, AutoModelForImageTextToText]
+    if "text_config" in config.sub_configs:
+        classes.reverse()
+    known = [auto for auto in classes if type(config) in auto._model_mapping]
+    if not known:
+        raise ScalelabError("it is no language model in transformers")
+    with torch.device("meta"):
+        try:  # which tells what it attends to
+            model = known[0].from_config(config, attn_implementation=attention_name("eager"))
+        except (ValueError, KeyError):  # attention of its own
+            model = known[0].from_config(config, attn_implementation="eager")
+    model.eval()
+    model.set_experts_implementation("batched_mm")  # others hang on numbers, and there are none
+    return model
+
+
+def _head(model: Any) -> Tensor:
+    head = model.get_output_embeddings()
+    if head is None or model.get_input_embeddings() is None:
+        raise ScalelabError("its input and output embeddings are not found")
+    return head.weight
+
+
+def _served(model: Any, traced: Traced, kind: str, streams: Streams) -> ServedModel:
+    head, looked_up = model.get_output_embeddings(), model.get_input_embeddings().weight
+    vocab, hidden = head.weight.shape
+    bias = getattr(head, "bias", None)
+    layers = _layers(traced, hidden, model.config.get_text_config())
+    tied = looked_up is head.weight
+    tables = sum(n for held, n in traced.tables.items() if held not in (id(head.weight), id(looked_up)))
+    served = ServedModel(
+        hidden_size=hidden,
+        vocab_size=vocab,
+        layers=tuple(Counter(layers).items()),
+        norm_params=sum(n for held, n in traced.outside.vectors.items() if bias is None or held != id(bias)),
+        tied_embeddings=tied,
+        head_bias=bias is not None,
+        other_embeddings=tables + (0 if tied else looked_up.numel() - head.weight.numel()),
+        P=streams.P,
+        prefix_tokens=streams.prefix_tokens,
+        aggregation=streams.aggregation,
+        banks=streams.banks,
+        name=kind,
+    )
+    return _balanced(served, sum(p.numel() for p in model.parameters()))
+
+
+def _balanced(served: ServedModel, total: int) -> ServedModel:
+    """With all parameters that the model has, whatever layers share or leave unread."""
+    counted = served.total_params - served.stream_params
+    return replace(served, other_params=total - counted)
+
+
+def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
+    if not traced.visits:
+        raise ScalelabError("none of its layers was seen to run")
+    layers: list[Layer] = []
+    for i, (visit, growth) in enumerate(zip(traced.visits, traced.scores_growth, strict=True)):
+        matrices = (traced.outside.matrices if i == 0 else []) + visit.matrices
+        routed, matrices = _experts(visit, matrices, hidden, config)
+        unfolds = [m for m in matrices if m.times == traced.length]
+        kept = float(sum(traced.kept[c] for c in visit.caches))
+        windows = {traced.windows[c] for c in visit.caches}
+        width = 0.0 if not growth else kept if visit.kv_width is None else float(visit.kv_width)
+        if growth and not width:
+            raise ScalelabError(f"what layer {i} attends to is not found")
+        blocks = _blocks([m for m in matrices if m not in unfolds], hidden)
+        layers.append(
+            Layer(
+                mlp_width=routed.pop("mlp_width", blocks[-1][-1][0] if blocks else 0.0),
+                heads=growth / 4,  # FLOPs of a query with one key, and with its value
+                kv_heads=width / 2,
+                head_dim=1.0,
+                vectors=sum(visit.vectors.values()),
+                window=windows.pop() if len(windows) == 1 else None,
+                own_blocks=blocks,
+                unfolds=tuple((m.inputs, m.outputs) for m in unfolds),
+                keeps=None if kept == width else kept,
+                state=float(sum(traced.states[c] for c in visit.caches)),
+                mixing_flops=visit.scores - growth * traced.length,
+                **routed,
+            )
+        )
+    return layers
+
+
+def _experts(visit: Visit, matrices: list[Matrix], hidden: int, config: Any) -> tuple[dict[str, Any], list[Matrix]]:
+    """What a `Layer` says of its experts, and the matrices besides: the router is counted with the experts."""
+    weights = [weight for weight, _ in visit.experts.values()]
+    chosen = max((chosen for _, chosen in visit.experts.values()), default=0) or _chosen(config)
+    if not weights or not chosen:  # blocks of a matrix that only looks like experts
+        blocks = [Matrix(w.shape[1], w.shape[2], w.shape[0]) for w in weights]
+        return {}, matrices + blocks
+    count = weights[0].shape[0]
+    one = sum(weight.numel() for weight in weights) / count
+    narrow = min(min(weight.shape[1:]) for weight in weights)
+    gated = 2 if one < 2.5 * hidden * narrow else 3
+    router = next((i for i, m in enumerate(matrices) if m[:2] == (hidden, count)), None)
+    routed = {
+        "mlp_width": one / gated / hidden,
+        "mlp_matrices": gated,
+        "num_experts": count,
+        "experts_per_token": chosen,
+    }
+    return routed, [matrix for i, matrix in enumerate(matrices) if i != router]
+
+
+def _blocks(matrices: Iterable[Matrix], hidden: int) -> tuple[Block, ...]:
+    """Matrices in order, neighbours that read the same as one, cut behind each that gives the model's width."""
+    blocks: list[list[tuple[float, float]]] = [[]]
+    first = last = None  # what the block's matrices read
+    for matrix in matrices:
+        block, width = blocks[-1], matrix.outputs * matrix.times
+        if block and matrix.source == last:
+            block[-1] = (matrix.inputs, block[-1][1] + width)
+        else:
+            block.append((matrix.inputs, width))
+        first, last = first or matrix.source, matrix.source
+        if matrix.outputs == hidden and matrix.source != first:
+            blocks.append([])
+            first = last = None
+    return tuple(tuple(block) for block in blocks if block)
+
+
+def _chosen(config: Any) -> int:
+    """Experts that a token goes to, as the config says; 0 where it does not."""
+    return next((n for name in _CHOSEN if isinstance(n := getattr(config, name, None), int)), 0)
+
+
+@contextmanager
+def _quiet() -> Any:
+    """Without what transformers says of configs and slow paths."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,287 @@
+"""What each layer of a model without memory reads, computes and keeps, seen while it runs.
+
+A model on torch's meta device has shapes and no numbers, so that any decoder that transformers can build runs
+in seconds, however large. One sequence is watched, a prompt and then single tokens: what grows from one of them
+to the next hangs on the length, and what does not is there for each token.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from scalelab.errors import ScalelabError
+from scalelab.model.attention import Calls, watch_calls
+
+_PROMPT, _STEPS = 2, 3  # tokens
+_aten = torch.ops.aten
+# Where the two factors of a product stand among the arguments
+_PRODUCTS = {_aten.mm: (0, 1), _aten.bmm: (0, 1), _aten.mv: (0, 1), _aten.addmm: (1, 2), _aten.baddbmm: (1, 2)}
+_LOOKUPS = (_aten.embedding, _aten.index, _aten.index_select, _aten.gather)
+
+
+class Matrix(NamedTuple):
+    """A weight that a token goes through."""
+
+    inputs: float
+    outputs: float
+    times: float = 1.0
+    source: int = 0  # which tensor it reads
+
+
+@dataclass
+class Visit:
+    """One layer's part of a pass over one token, or what lies outside of all layers."""
+
+    matrices: list[Matrix] = field(default_factory=list)  # in order
+    experts: dict[int, tuple[Tensor, int]] = field(default_factory=dict)  # weights of all, and how many are chosen
+    vectors: dict[int, int] = field(default_factory=dict)  # parameters read otherwise
+    scores: float = 0.0  # FLOPs of products without a weight
+    kv_width: int | None = None  # keys and values of a token, where attention is transformers' own
+    caches: set[int] = field(default_factory=set)  # layers of the cache that it writes
+
+
+@dataclass
+class Traced:
+    """What a token runs through when `length` tokens stand before and with it, and what the cache holds."""
+
+    length: int
+    outside: Visit
+    visits: list[Visit]  # of the layers, in order
+    scores_growth: list[float]  # FLOPs that each more token before adds to a visit
+    kept: list[int]  # numbers that each more token adds to a layer of the cache
+    states: list[int]  # numbers there that do not grow
+    windows: list[int | None]
+    tables: dict[int, int]  # parameters that rows were looked up in: their number
+
+
+def trace(model: Any, head: Tensor) -> Traced:
+    """Runs `model`, on the meta device, with a cache. `head` is the output embedding, which is left out.
+
+    Raises `ScalelabError` where it keeps nothing that can be seen, or what does not grow evenly.
+    """
+    watch = _Watch(model, head)
+    ids = torch.zeros((1, _PROMPT), dtype=torch.long, device="meta")
+    with torch.no_grad(), torch.device("meta"), sdpa_kernel(SDPBackend.MATH), watch_calls(keep=True) as calls, watch:
+        with _ran(model) as ran:
+            output = model(input_ids=ids, use_cache=True)
+        name = "past_key_values" if getattr(output, "past_key_values", None) is not None else "cache_params"
+        cache = getattr(output, name, None)
+        layers = _cache_layers(cache)
+        if not layers:
+            raise ScalelabError("it keeps no keys, values or states of the tokens before (is it a decoder?)")
+        _tell_updates(layers, watch)
+        held, scores = [], []
+        with _hooked(_layers(ran), watch, calls):
+            for _ in range(_STEPS):
+                watch.begin()
+                model(input_ids=ids[:, :1], use_cache=True, **{name: cache})
+                held.append([_numbers(layer) for layer in layers])
+                scores.append([visit.scores for visit in watch.visits])
+    kept, growth = _growth(held, "what its cache holds"), _growth(scores, "what its attention computes")
+    length = _PROMPT + _STEPS
+    if len(layers) == len(watch.visits):  # what is changed in place is its own layer's
+        for i in set(range(len(layers))).difference(*(visit.caches for visit in watch.visits)):
+            watch.visits[i].caches.add(i)
+    return Traced(
+        length,
+        watch.outside,
+        watch.visits,
+        growth,
+        [round(grown) for grown in kept],
+        [round(now - grown * length) for now, grown in zip(held[-1], kept, strict=True)],
+        [_window(layer) for layer in layers],
+        watch.tables,
+    )
+
+
+def _growth(seen: Sequence[Sequence[float]], what: str) -> list[float]:
+    """From each step to the next, the same each time."""
+    steps = [[b - a for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(seen)]
+    if any(step != steps[0] for step in steps) or min(steps[0]) < 0:
+        raise ScalelabError(f"{what} does not grow evenly from token to token")
+    return steps[0]
+
+
+class _Watch(TorchDispatchMode):
+    """Sorts every operation that reads a parameter into the visit that is going on."""
+
+    def __init__(self, model: nn.Module, head: Tensor) -> None:
+        super().__init__()
+        self.weights = {_storage(p): p for p in model.parameters()}
+        self.head = _storage(head)
+        self.alive: list[Tensor] = []  # so that nothing else takes their storage
+        self.gathered: set[int] = set()  # experts' matrices, one for each token that goes to them
+        self.tables: dict[int, int] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        self.outside = self.current = Visit()
+        self.visits: list[Visit] = []
+
+    def enter(self, *_: Any) -> None:
+        self.current = Visit()
+        self.visits.append(self.current)
+
+    def leave(self) -> None:
+        self.current = self.outside
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _aten._local_scalar_dense.default:  # of masks and such: without numbers, the most general case
+            return False if args[0].dtype == torch.bool else 0
+        out = func(*args, **(kwargs or {}))
+        packet, inputs = func.overloadpacket, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        read = [x for x in inputs if _storage(x) in self.weights]
+        if packet in _PRODUCTS:
+            self._product(*(args[i] for i in _PRODUCTS[packet]))
+            read = [x for x in read if all(x is not args[i] for i in _PRODUCTS[packet])]
+        elif packet in _LOOKUPS and read and read[0] is inputs[0]:
+            self._look_up(inputs[0], out)
+            read = read[1:]
+        if read and isinstance(out, Tensor):
+            if _storage(out) in self.weights:  # a view
+                return out
+            if len(inputs) == 1 and read[0].dim() > 1 and out.numel() == read[0].numel():  # as another type, say
+                self.weights[_storage(out)] = self.weights[_storage(read[0])]
+                self.alive.append(out)
+                return out
+        for x in read:
+            self._note_vector(x)
+        return out
+
+    def _note_vector(self, weight: Tensor) -> None:
+        held = self.weights[_storage(weight)]
+        if _storage(held) != self.head:
+            self.current.vectors[id(held)] = held.numel()
+
+    def _product(self, left: Tensor, right: Tensor) -> None:
+        if {_storage(left), _storage(right)} & self.gathered:  # counted when they were gathered
+            return
+        copies = left.shape[0] if left.dim() == 3 else 1
+        outputs = right.shape[-1] if right.dim() > 1 else 1
+        for weight, other, inputs, outs, rows in (
+            (right, left, left.shape[-1], outputs, left.shape[-2]),
+            (left, right, left.shape[-1], left.shape[-2], outputs),
+        ):
+            held = self.weights.get(_storage(weight))
+            if held is None:
+                continue
+            if _storage(held) == self.head:
+                return
+            if held.dim() == 3 and copies == held.shape[0] and copies > 1:
+                self.current.experts[id(held)] = (held, 0)  # all are computed; how many count, the config says
+            else:
+                self.current.matrices.append(Matrix(inputs, outs, rows * copies, _storage(other)))
+                self.alive.append(other)
+            return
+        self.current.scores += 2.0 * copies * left.shape[-2] * left.shape[-1] * outputs
+
+    def _look_up(self, weight: Tensor, out: Tensor) -> None:
+        held = self.weights[_storage(weight)]
+        if held.dim() == 3:  # experts' matrices, gathered for each token
+            self.current.experts[id(held)] = (held, out.shape[0])
+            self.gathered.add(_storage(out))
+            self.alive.append(out)
+        elif held.dim() == 2 and any(held.shape[0] == w.shape[0] for w, _ in self.current.experts.values()):
+            self.current.vectors[id(held)] = held.numel()  # experts' biases
+        elif held.dim() == 2:
+            self.tables[id(held)] = held.numel()
+        else:
+            self._note_vector(weight)
+
+
+def _storage(tensor: Tensor) -> int:
+    """Tells storages apart, which have no address on the meta device."""
+    return tensor.untyped_storage()._cdata
+
+
+@contextmanager
+def _ran(model: nn.Module) -> Iterator[list[nn.ModuleList]]:
+    """Lists of modules that stand in no other list and of which one was seen to run."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    inner = {id(m) for outer in lists for child in outer for m in child.modules()}
+    ran: list[nn.ModuleList] = []
+
+    def note(group: nn.ModuleList) -> Any:
+        return lambda *_: None if group in ran else ran.append(group)
+
+    hooks = [m.register_forward_pre_hook(note(group)) for group in lists if id(group) not in inner for m in group]
+    try:
+        yield ran
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _layers(lists: list[nn.ModuleList]) -> list[nn.Module]:
+    """Modules of the largest list, and of those beside it that are of the same kinds."""
+    if not lists:
+        raise ScalelabError("no list of layers is found in it")
+    largest = max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+    kinds = {type(child) for child in largest}
+    return list(dict.fromkeys(child for m in lists for child in m if type(child) in kinds))
+
+
+@contextmanager
+def _hooked(layers: list[nn.Module], watch: _Watch, calls: Calls) -> Iterator[None]:
+    """Layers tell when they begin and end, and what keys and values they attended to."""
+
+    def leave(*_: Any) -> None:
+        widths = [x.shape[1] * x.shape[3] for x in (*calls.keys, *calls.values)]
+        watch.current.kv_width = sum(widths) if widths else None
+        clear()
+        watch.leave()
+
+    def clear() -> None:
+        calls.keys.clear()
+        calls.values.clear()
+
+    clear()
+    hooks = [layer.register_forward_pre_hook(watch.enter) for layer in layers]
+    hooks += [layer.register_forward_hook(leave) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _cache_layers(cache: Any) -> list[Any]:
+    cache = getattr(cache, "self_attention_cache", cache)
+    return list(getattr(cache, "layers", []))
+
+
+def _tell_updates(layers: list[Any], watch: _Watch) -> None:
+    """Lets each layer of the cache note by whom it is written."""
+    for i, layer in enumerate(layers):
+        for name in ("update", "update_conv_state", "update_recurrent_state"):
+            if (method := getattr(layer, name, None)) is not None:
+                setattr(layer, name, _telling(method, i, watch))
+
+
+def _telling(method: Any, index: int, watch: _Watch) -> Any:
+    def told(*args: Any, **kwargs: Any) -> Any:
+        watch.current.caches.add(index)
+        return method(*args, **kwargs)
+
+    return told
+
+
+def _numbers(layer: Any) -> int:
+    """How many a layer of a cache holds."""
+    held = {id(x): x for x in tree_leaves(vars(layer)) if isinstance(x, Tensor) and x.is_floating_point()}
+    return sum(math.prod(x.shape) for x in held.values())
+
+
+def _window(layer: Any) -> int | None:
+    return getattr(layer, "sliding_window", None) if getattr(layer, "is_sliding", False) else None
