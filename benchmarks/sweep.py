@@ -1,8 +1,8 @@
 """What a second worker brings, and what a sweep costs beside training; writes docs/sweep.md. `make benchmark-sweep`.
 
-In turn, on the same runs: trained one after the other in one process without workers, records or checkpoints (the
-baseline), as a sweep with one worker, and as a sweep with two; and three D as branches of one trajectory, and apart.
-Wants two idle cores.
+Whole commands, from launch to end. The same runs are trained by a sweep with one worker and with two, and without a
+sweep, records or checkpoints in one process and half each in two; and three D as branches of one trajectory, and
+apart. Wants two idle cores.
 """
 
 from __future__ import annotations
@@ -20,114 +20,112 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
 from pathlib import Path
+
+from scalelab.units import format_count
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "sweep.md"
-ROUNDS = 2
-SEEDS = 4
+SEEDS = 6  # of equal length, so that two workers end together
+TOKENS = 1_000_000
 POINTS = (250_000, 500_000, 1_000_000)  # of one trajectory
+# There and back, so that cores that grow warmer or busier meanwhile favour nobody.
+ORDER = ("start", "one", "two", "none", "pair", "branches", "apart", "two", "one", "start")
 
-# In a process of its own: sweeps of runs that share D, or with several D of one sweep.
-_PROGRAM = """
-import json, sys, time
-from pathlib import Path
-
-if __name__ == "__main__":
-    import torch
-    torch.set_num_threads(1)
-    from scalelab.sweep.resolve import resolve
-    from scalelab.sweep.run import Execution, run_sweep
-    from scalelab.sweep.spec import SweepSpec
-    from scalelab.train.legs import train_run
-    from scalelab.train.recipe import Recipe
-    out, workers, grids, seeds, schedule, val_tokens = json.loads(sys.argv[1])
-    recipe = Recipe(dtype="fp32", val_tokens=val_tokens, schedule=schedule)
-    specs = [SweepSpec(N=(50e3,), P=(2,), D=tuple(D), seeds=tuple(range(seeds)), recipe=recipe) for D in grids]
-    resolved = [resolve(spec) for spec in specs]
-    ready = time.perf_counter()
-    for number, spec in enumerate(specs):
-        if workers:
-            run_sweep(spec, Path(out) / str(number), Execution(workers=workers))
-        else:
-            for config in resolved[number].runs:
-                train_run(config, resolved[number].data)
-    print(time.perf_counter() - ready)
+_BARE = """
+import json, sys
+from scalelab.sweep.resolve import resolve
+from scalelab.sweep.spec import SweepSpec
+from scalelab.train.legs import train_run
+from scalelab.train.recipe import Recipe
+import torch
+torch.set_num_threads(1)
+tokens, seeds = json.loads(sys.argv[1])
+resolved = resolve(SweepSpec(N=(50e3,), P=(2,), D=(tokens,), seeds=tuple(seeds), recipe=Recipe(dtype="fp32")))
+for config in resolved.runs:
+    train_run(config, resolved.data)
 """
 
 
-def timed(
-    workers: int,
-    grids: Sequence[Sequence[int]] = ((1_000_000,),),
-    seeds: int = SEEDS,
-    schedule: str = "linear",
-    val_tokens: int = 131_072,
-) -> float:
-    """Seconds of a sweep for each of `grids` of D with `workers` (0: the baseline), from when their text is ready."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "program.py"
-        program.write_text(_PROGRAM)
-        words = json.dumps([str(Path(folder) / "out"), workers, grids, seeds, schedule, val_tokens])
-        done = subprocess.run([sys.executable, program, words], capture_output=True, text=True, check=True)
-    return float(done.stdout)
+def bare(seeds: Sequence[int]) -> float:
+    """Seconds of a process that trains the runs of `seeds` one after the other, without a sweep."""
+    return _seconds(["-c", _BARE, json.dumps([TOKENS, list(seeds)])])
 
 
-def timed_pair() -> float:
-    """Seconds of the same runs without a sweep, half of them in each of two processes: what two cores can give."""
+def bare_pair() -> float:
+    """Seconds of the same runs, half of them in each of two such processes: what two cores can give."""
+    halves = range(SEEDS // 2), range(SEEDS // 2, SEEDS)
     with ThreadPoolExecutor(2) as pool:
-        return max(pool.map(lambda _: timed(0, seeds=SEEDS // 2), range(2)))
+        return max(pool.map(bare, halves))
+
+
+def sweep(workers: int, tokens: Sequence[int] = (TOKENS,), seeds: int = SEEDS, *options: str) -> float:
+    """Seconds of ``scalelab sweep`` over `seeds` and D in `tokens`."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["-m", "scalelab", "sweep", "--N", "50k", "--P", "2", "--D", *map(str, tokens)]
+        words += ["--seed", *map(str, range(seeds)), "--dtype", "fp32", "--device", "cpu", *options]
+        return _seconds([*words, "--workers", str(workers), "--out", folder])
+
+
+def _seconds(words: list[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *words], capture_output=True, check=True)
+    return time.perf_counter() - began
+
+
+def start() -> float:
+    """Seconds of a sweep of a single step: what is there once, however long the runs are."""
+    return sweep(1, (512,), 1, "--set", "recipe.val_tokens=128")
 
 
 WORKS: dict[str, Callable[[], float]] = {
-    "none": lambda: timed(0),
-    "one": lambda: timed(1),
-    "two": lambda: timed(2),
-    "pair": timed_pair,
-    # A sweep of one step: what is there once, however long the runs are.
-    "start": lambda: timed(1, ((512,),), seeds=1, val_tokens=128),
-    "branches": lambda: timed(1, (POINTS,), seeds=1, schedule="wsd"),
-    "apart": lambda: timed(1, [(D,) for D in POINTS], seeds=1, schedule="wsd"),
+    "none": lambda: bare(range(SEEDS)),
+    "one": lambda: sweep(1),
+    "pair": bare_pair,
+    "two": lambda: sweep(2),
+    "start": start,
+    "apart": lambda: sum(sweep(1, (D,), 1, "--schedule", "wsd") for D in POINTS),
+    "branches": lambda: sweep(1, POINTS, 1, "--schedule", "wsd"),
 }
 
 
 def main() -> None:
+    start()  # the text is tokenised once, and files are read that later lie in memory
     seconds: dict[str, list[float]] = {name: [] for name in WORKS}
-    for number, (name, work) in product(range(1, ROUNDS + 1), WORKS.items()):
-        seconds[name].append(work())
-        print(f"round {number}, {name}: {seconds[name][-1]:.1f} s", flush=True)
-    none, one, two, pair, start, branches, apart = (statistics.median(each) for each in seconds.values())
-    steps = f"{sum(POINTS) / 1e6:g}M tokens"
-    rows = [
-        ("one after the other, no sweep", "none", ""),
-        ("sweep, one worker", "one", f"{one / none - 1:+.1%}; without its start {(one - start) / none - 1:+.1%}"),
-        ("half each in two processes, no sweep", "pair", f"{none / pair:.2f} times: what these two cores can give"),
-        (
+    for name in ORDER:
+        seconds[name].append(WORKS[name]())
+        print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
+    none, one, pair, two, once, apart, branches = (statistics.mean(each) for each in seconds.values())
+    points = f"{format_count(sum(POINTS))} tokens"
+    told = {
+        "none": ("one after the other, no sweep", ""),
+        "one": ("sweep, one worker", f"{one / none - 1:+.1%}"),
+        "pair": ("half each in two processes, no sweep", f"{none / pair:.2f} times: what these two cores can give"),
+        "two": (
             "sweep, two workers",
-            "two",
-            f"{one / two:.2f} times the throughput of one worker; without starts {(one - start) / (two - start):.2f}",
+            f"{one / two:.2f} times the throughput of one worker; without starts {(one - once) / (two - once):.2f}",
         ),
-        ("sweep of a single step: the start", "start", ""),
-        (f"wsd, one run to each D, {steps}", "apart", ""),
-        (
+        "start": ("sweep of a single step: the start", ""),
+        "apart": (f"wsd, a sweep for each D, {points}", ""),
+        "branches": (
             "wsd, one trajectory with branches",
-            "branches",
-            f"{branches / apart:.0%} of the time; without starts {(branches - start) / (apart - 3 * start):.0%}",
+            f"{branches / apart:.0%} of the time; without starts {(branches - once) / (apart - 3 * once):.0%}",
         ),
-    ]
+    }
     lines = [
         "# A sweep beside its training",
         "",
-        f"`make benchmark-sweep`: {SEEDS} runs of N = 50k, P = 2, D = 1M with their validation, and below three D by a",
-        f"warm-up-stable-decay schedule; {ROUNDS} rounds in turn, {os.cpu_count()} cores ({platform.machine()}),",
-        f"{time.strftime('%Y-%m-%d')}. Seconds from when the text is ready to the last record. The start is what",
-        "workers import and the measuring of the CPU's peak: once a sweep, however long.",
+        f"`make benchmark-sweep`: {SEEDS} runs of equal length, N = 50k, P = 2, D = {format_count(TOKENS)}, each with",
+        f"its validation; and by a warm-up-stable-decay schedule D = {', '.join(map(format_count, POINTS))}.",
+        f"{os.cpu_count()} cores ({platform.machine()}), {time.strftime('%Y-%m-%d')}. Seconds of whole commands, from",
+        "launch to end, with all that they import; the text is tokenised before. The start is there once a sweep,",
+        "however long. Where there are two, one was measured at the beginning and one at the end.",
         "",
-        "| | seconds, by round | median | |",
+        "| | seconds | mean | |",
         "|---|---|---|---|",
     ]
-    for title, name, told in rows:
+    for name, (title, words) in told.items():
         each = seconds[name]
-        lines.append(f"| {title} | {', '.join(f'{s:.1f}' for s in each)} | {statistics.median(each):.1f} | {told} |")
+        lines.append(f"| {title} | {', '.join(f'{s:.1f}' for s in each)} | {statistics.mean(each):.1f} | {words} |")
     OUTPUT.write_text("\n".join(lines) + "\n")
     print(OUTPUT.read_text())
 

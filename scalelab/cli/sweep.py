@@ -108,6 +108,10 @@ def sweep(
     chosen = replace(chosen, recipe=replace(chosen.recipe, **_given(recipe)))
     out = out or Path("results") / chosen.name
 
+    if executor == "local" and not dry_run:
+        from scalelab.sweep.workers import start_importing
+
+        start_importing()  # of what takes seconds, beside what this process imports and reads
     # Only now, so that a mistake is told before torch is loaded.
     from scalelab.sweep.run import Execution, run_sweep
 

@@ -23,7 +23,7 @@ from scalelab.sweep.spec import SweepSpec
 from scalelab.sweep.state import StateFile, read_states
 from scalelab.sweep.stopping import interrupted, terminable
 from scalelab.sweep.tasks import Event, Job, Task, make_tasks
-from scalelab.sweep.workers import default_places, run_all
+from scalelab.sweep.workers import default_places, run_all, start_importing
 from scalelab.train.checkpoint import keep_latest
 from scalelab.train.cost import resident_bytes
 from scalelab.train.device import measured_peak_flops, runs_per_gpu
@@ -94,6 +94,8 @@ def _run_sweep(
     probe.touch()
     probe.unlink(missing_ok=True)
     resolved, left, places = prepare(spec, out, execution, console, places)
+    if left and execution.executor == "local":
+        start_importing()
     announce(console, resolved, left, places, out)
     failures: list[Event] = []
     if left:

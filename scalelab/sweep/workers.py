@@ -51,7 +51,7 @@ def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[
     queue = ledger.queue
     running: dict[Connection, tuple[Any, Task, str]] = {}
     with environment(ONE_THREAD):
-        context = _worker_context()
+        context = start_importing()
         try:
             while queue or running:
                 while free and (task := queue.take()) is not None:
@@ -102,19 +102,24 @@ def _pause(queue: Queue) -> list[Connection]:
     return []
 
 
-def _worker_context() -> Any:
-    """Processes that begin with everything imported, and deaf to Ctrl-C, which is the parent's."""
+def start_importing() -> Any:
+    """Begin to import what workers need, in a process of its own, beside what this one does until `run_all`.
+
+    Returns the context of processes that begin with all of that, and deaf to Ctrl-C, which is the parent's. May be
+    called again; where nothing comes of it the process ends with this one.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows: slower to start, else the same
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # Imported once rather than once a run; and a sweep of hours keeps the code it began with,
     # whatever is edited or upgraded meanwhile.
-    context.set_forkserver_preload(["__main__", __name__, "scalelab.sweep.perform"])
+    context.set_forkserver_preload(["__main__", __name__, "scalelab.sweep.preload"])
     if threading.current_thread() is threading.main_thread():
         # The server inherits the ignored signal and hands it on: no moment is left uncovered.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            forkserver.ensure_running()
+            with environment(ONE_THREAD):
+                forkserver.ensure_running()
         finally:
             signal.signal(signal.SIGINT, before)
     return context

@@ -1,0 +1,62 @@
+"""What workers begin with is imported early, once and on one thread, and goes where nothing comes of it."""
+
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+
+from scalelab.sweep.workers import start_importing
+
+pytestmark = pytest.mark.skipif(
+    "forkserver" not in multiprocessing.get_all_start_methods(), reason="workers are not forked here"
+)
+
+
+def _tell(writer):
+    import torch
+
+    thread_names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    writer.send(
+        {
+            "parent": os.getppid(),
+            "imported": "scalelab.sweep.perform" in sys.modules,
+            "frozen": gc.get_freeze_count(),
+            "collecting": gc.isenabled(),
+            "threads": [torch.get_num_threads(), *(os.environ.get(name) for name in thread_names)],
+            "cuda": torch.cuda.is_initialized(),
+        }
+    )
+
+
+def test_workers_begin_with_everything_imported_and_collect_garbage(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # a worker has one thread whatever its parent has
+    context = start_importing()
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    told = []
+    for _ in range(2):
+        reader, writer = context.Pipe(duplex=False)
+        process = context.Process(target=_tell, args=(writer,))
+        process.start()
+        writer.close()
+        told.append(reader.recv())
+        process.join()
+        start_importing()  # again: the same server
+    assert told[0] == told[1]
+    assert told[0]["parent"] != os.getpid()
+    assert told[0]["imported"]
+    assert told[0]["collecting"]
+    assert told[0]["frozen"] > 100_000
+    assert told[0]["threads"] == [1, "1", "1", "1"]
+    assert not told[0]["cuda"]
+
+
+def test_a_command_that_fails_at_once_leaves_nothing_that_imports(tmp_path):
+    command = [sys.executable, "-m", "scalelab", "sweep", "--corpus", str(tmp_path / "none"), "--out", str(tmp_path)]
+    # Comes back when no process holds the command's output open any more.
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("scalelab: --corpus")
+    assert done.stderr.count("\n") == 1
