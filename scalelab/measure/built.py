@@ -6,25 +6,18 @@ reading a config takes none; the model is built without memory for its weights a
 
 from __future__ import annotations
 
-import json
-import logging
-import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scalelab.cost.config_file import Streams
 from scalelab.cost.shape import Block, Layer, ServedModel
 from scalelab.errors import DataError, ScalelabError
+from scalelab.measure.library import build_empty, first_line, quiet
 from scalelab.measure.trace import Matrix, Traced, Visit, trace
-from scalelab.model.attention import attention_name
 
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_experts", "moe_topk")
 
@@ -32,39 +25,14 @@ _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_exper
 def build_served(content: Mapping[str, Any], kind: str, streams: Streams, where: str) -> ServedModel:
     """The decoder of a config of model type `kind`, its streams apart. Raises `DataError` naming `where`."""
     try:
-        with _quiet():
-            model = _build(content, kind)
+        with quiet():
+            model = build_empty(content, kind)
             return _served(model, trace(model, _head(model)), kind, streams)
     except ScalelabError as error:
         raise DataError(f"{where}: model_type {kind!r} cannot be priced: {error}") from None
     except Exception as error:  # whatever a family's code may raise over a config that is not its own
-        said = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise DataError(f"{where}: model_type {kind!r} cannot be priced: transformers says: {said}") from None
-
-
-def _build(content: Mapping[str, Any], kind: str) -> Any:
-    """The model on the meta device; of one that sees or hears, too, all of it."""
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    if kind not in CONFIG_MAPPING:
-        raise ScalelabError("this version of transformers knows no such model")
-    with tempfile.TemporaryDirectory() as folder:  # for what only reading a file undoes, such as infinite numbers
-        (Path(folder) / "config.json").write_text(json.dumps({**content, "model_type": kind}), encoding="utf-8")
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    classes = [AutoModelForCausalLM, AutoModelForImageTextToText]
-    if "text_config" in config.sub_configs:
-        classes.reverse()
-    known = [auto for auto in classes if type(config) in auto._model_mapping]
-    if not known:
-        raise ScalelabError("it is no language model in transformers")
-    with torch.device("meta"):
-        try:  # which tells what it attends to
-            model = known[0].from_config(config, attn_implementation=attention_name("eager"))
-        except (ValueError, KeyError):  # attention of its own
-            model = known[0].from_config(config, attn_implementation="eager")
-    model.eval()
-    model.set_experts_implementation("batched_mm")  # others hang on numbers, and there are none
-    return model
+        said = f"transformers says: {first_line(error)}"
+        raise DataError(f"{where}: model_type {kind!r} cannot be priced: {said}") from None
 
 
 def _head(model: Any) -> Tensor:
@@ -178,16 +146,3 @@ def _blocks(matrices: Iterable[Matrix], hidden: int) -> tuple[Block, ...]:
 def _chosen(config: Any) -> int:
     """Experts that a token goes to, as the config says; 0 where it does not."""
     return next((n for name in _CHOSEN if isinstance(n := getattr(config, name, None), int)), 0)
-
-
-@contextmanager
-def _quiet() -> Any:
-    """Without what transformers says of configs and slow paths."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

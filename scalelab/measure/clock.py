@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 from transformers.utils import logging
 
 from scalelab.cost.model import Workload
 from scalelab.errors import DataError, MemoryShortError, ScalelabError
+from scalelab.measure.library import first_line, library_config
 from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
 from scalelab.model.classes import SUFFIX, register_type
@@ -135,10 +136,6 @@ def _answer(send: Connection, work: Callable[..., Any], given: tuple[Any, ...]) 
             send.send(ScalelabError(f"it cannot be measured ({type(error).__name__}: {first_line(error)})"))
 
 
-def first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-
-
 @torch.inference_mode()
 def _seconds(subject: Subject, workload: Workload, seconds: float) -> tuple[float, float]:
     """Of prefill and of decoding."""
@@ -194,7 +191,7 @@ def load(subject: Subject) -> Any:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["model_type"].endswith(SUFFIX):
                 register_type(content["model_type"])
-            config = AutoConfig.for_model(**content)
+            config = library_config(content)
             torch.manual_seed(0)
             with torch.device(subject.device):  # where its random weights are drawn fast
                 model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
