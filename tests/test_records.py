@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -300,6 +302,32 @@ def test_what_may_not_be_read_is_named(tmp_path):
             records.load(tmp_path)
     finally:
         path.parent.chmod(0o700)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's list of a process's threads")
+def test_reading_starts_no_thread(tmp_path):
+    """One that Arrow started could still hold the Python stream when the interpreter ends, and abort the process."""
+    path = write_record(tmp_path, ROW | {"message": "x"}, [(1, 512, 6.0)])
+    program = """if True:
+        import os, sys
+        from pathlib import Path
+        import pyarrow.parquet as pq
+        from scalelab.records.files import read_curve, read_record
+
+        def threads():
+            return len(os.listdir("/proc/self/task"))
+
+        pq.ParquetFile(sys.argv[1]).schema_arrow  # what Arrow starts for its memory
+        before = threads()
+        read_record(Path(sys.argv[1]))
+        read_curve(Path(sys.argv[2]))
+        print(threads() - before)
+        pq.ParquetFile(sys.argv[1]).read()
+        print(threads() - before)
+    """
+    command = [sys.executable, "-c", program, str(path), str(curve_path(tmp_path, "abc"))]
+    ours, with_threads = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(ours) == 0 < int(with_threads)
 
 
 def test_what_a_killed_process_leaves_trips_no_reader(tmp_path):

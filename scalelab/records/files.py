@@ -84,10 +84,13 @@ def read_parquet(file: Path, curves: bool = True) -> Content:
     try:
         if not file.is_file():  # a pipe would be waited for
             raise OSError("no such file" if not file.exists() else "no regular file")
-        with file.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as opened:
+        # All in this thread: one of Arrow's may still hold what Python's stream gave it when all is read, and would
+        # abort the process (std::terminate) if it let go of that while the interpreter ends.
+        options: dict = {"pre_buffer": False, "page_checksum_verification": True}
+        with file.open("rb") as stream, pq.ParquetFile(stream, **options) as opened:
             metadata = opened.schema_arrow.metadata or {}
             kind = metadata.get(KIND_KEY)
-            table = opened.read() if curves or kind != CURVE_KIND else None
+            table = opened.read(use_threads=False) if curves or kind != CURVE_KIND else None
         if DIGEST_KEY in metadata and table is not None and metadata[DIGEST_KEY] != content_digest(table):
             raise ValueError("it was changed since it was written")
         if kind not in (RECORD_KIND, CURVE_KIND) and (kind is not None or DIGEST_KEY in metadata):
@@ -157,7 +160,7 @@ def _advice(file: Path) -> str:
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
     # Without pandas' own metadata: an index that was saved stays a column.
     names = [f"column {i}" for i in range(len(table.column_names))]
-    frame = table.rename_columns(names).to_pandas(ignore_metadata=True)
+    frame = table.rename_columns(names).to_pandas(ignore_metadata=True, use_threads=False)
     return frame.set_axis(table.column_names, axis=1)
 
 
