@@ -1,4 +1,4 @@
-"""Which causal language models of transformers can have streams, and do they work there?
+"""Which causal language models of transformers can have streams, do they work there, and can they be priced?
 
 Builds a tiny random model of every architecture that transformers knows, adds streams to it and checks what
 they promise; writes docs/architectures.md. Run with `make architectures`, or look at a few by name:
@@ -9,6 +9,7 @@ they promise; writes docs/architectures.md. Run with `make architectures`, or lo
 from __future__ import annotations
 
 import inspect
+import json
 import multiprocessing
 import re
 import sys
@@ -24,7 +25,10 @@ from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 
+from scalelab.cost.config_file import plain_type
+from scalelab.cost.family_table import FAMILIES
 from scalelab.errors import DataError
+from scalelab.measure.shapes import read_shape
 from scalelab.model import add_streams
 from scalelab.model.checkpoint import load_model
 from scalelab.train.evaluate import evaluate
@@ -104,8 +108,11 @@ and logits as they were. *Not built* means that no tiny model could be made, or 
 that can be encoders are made with `is_decoder`; of those that see or hear, the part for text is made where
 transformers has a causal language model of it.
 
-| model type | class | outcome | notes |
-|---|---|---|---|
+`scalelab cost --model` prices {table} by its table of families and {built} as it sees transformers build and run them
+without memory (*built*), with all the parameters that the tiny model has; the others say why not.
+
+| model type | class | streams | priced | notes |
+|---|---|---|---|---|
 """
 
 IDS = torch.randint(2, 97, (2, 11), generator=torch.Generator().manual_seed(0))
@@ -227,8 +234,30 @@ def state(model: Any) -> tuple:
     return type(model), type(model.config), model.config.to_dict(), model.config._attn_implementation, model.training
 
 
-def examine(model_type: str) -> tuple[str, str]:
-    """Outcome and notes."""
+def priced(model_type: str) -> str:
+    """How `scalelab cost --model` reads the tiny model's config, or why it does not."""
+    try:
+        model = build(model_type)
+        content = json.loads(model.config.to_json_string())
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(content), encoding="utf-8")
+            served = read_shape(folder)
+    except Exception as error:
+        return "no: " + reason(error).split(" cannot be priced: ")[-1]
+    expected = sum(parameter.numel() for parameter in model.parameters())
+    if served.total_params != expected:
+        return f"no: {served.total_params:,.0f} parameters, and the model has {expected:,}"
+    return "table" if plain_type(content) in FAMILIES else "built"
+
+
+def examine(model_type: str) -> tuple[str, str, str]:
+    """Outcome, how it is priced, and notes."""
+    outcome, notes = streamed(model_type)
+    return outcome, priced(model_type), notes
+
+
+def streamed(model_type: str) -> tuple[str, str]:
+    """Outcome and notes of streams."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
@@ -259,7 +288,7 @@ def examine(model_type: str) -> tuple[str, str]:
     return ("FAILS", "; ".join(failed + notes)) if failed else ("works", "; ".join(notes))
 
 
-def survey(model_types: list[str]) -> dict[str, tuple[str, str]]:
+def survey(model_types: list[str]) -> dict[str, tuple[str, str, str]]:
     """Each in another process, so that one that crashes or hangs stops no other."""
     results, pool = {}, None
     for model_type in model_types:
@@ -267,26 +296,27 @@ def survey(model_types: list[str]) -> dict[str, tuple[str, str]]:
         try:
             results[model_type] = pool.apply_async(examine, (model_type,)).get(SECONDS)
         except multiprocessing.TimeoutError:  # after a crash too, which the pool does not report
-            results[model_type] = "FAILS", f"no answer in {SECONDS} s"
+            results[model_type] = "FAILS", "no", f"no answer in {SECONDS} s"
             pool.terminate()
             pool = None
         except Exception as error:
-            results[model_type] = "FAILS", reason(error)
+            results[model_type] = "FAILS", "no", reason(error)
         print(model_type, *results[model_type], sep="\t", flush=True)
     if pool:
         pool.terminate()
     return results
 
 
-def write(results: dict[str, tuple[str, str]]) -> None:
-    counts = {outcome: sum(mine == outcome for mine, _ in results.values()) for outcome in OUTCOMES}
+def write(results: dict[str, tuple[str, str, str]]) -> None:
+    counts = {outcome: sum(mine == outcome for mine, _, _ in results.values()) for outcome in OUTCOMES}
+    ways = {way: sum(mine == way for _, mine, _ in results.values()) for way in ("table", "built")}
     rows = sorted(results.items(), key=lambda row: (list(OUTCOMES).index(row[1][0]), row[0]))
     table = [
-        f"| {name} | {CLASSES[name]} | {outcome} | {'FAILS: ' if outcome == 'FAILS' else ''}{notes} |"
-        for name, (outcome, notes) in rows
+        f"| {name} | {CLASSES[name]} | {outcome} | {how} | {'FAILS: ' if outcome == 'FAILS' else ''}{notes} |"
+        for name, (outcome, how, notes) in rows
     ]
     summary = ", ".join(f"{count} {OUTCOMES[outcome]}" for outcome, count in counts.items() if count)
-    text = INTRODUCTION.format(total=len(results), summary=summary, version=transformers.__version__)
+    text = INTRODUCTION.format(total=len(results), summary=summary, version=transformers.__version__, **ways)
     OUTPUT.write_text(text + "\n".join(table) + "\n", encoding="utf-8")
 
 

@@ -157,9 +157,8 @@ def test_what_cannot_be_built_is_refused_in_one_line(content, message):
 
 def test_the_command_says_where_a_shape_is_from(tmp_path, capsys):
     file = tmp_path / "config.json"
-    file.write_text(
-        json.dumps(UNLISTED["deepseek_v3"] | {"model_type": "deepseek_v3", "auto_map": {"AutoConfig": "x.Y"}})
-    )
+    content = UNLISTED["deepseek_v3"] | {"model_type": "deepseek_v3", "auto_map": {"AutoConfig": "code.Config"}}
+    file.write_text(json.dumps(content))
     assert main(["cost", "--model", str(file), "--engine", "roofline", "--P", "1", "2", "--json"]) == 0
     said = capsys.readouterr()
     assert said.err == (
