@@ -11,6 +11,9 @@ _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _WINDOW = {"sliding_window": 6}
 _NARROW = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
 _ROUTED = _NARROW | {"n_routed_experts": 4, "n_shared_experts": 2}
+_LATENT = {"q_lora_rank": 12, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 10, "v_head_dim": 14}
+_LATENT |= {"num_key_value_heads": 4}
+_ONE_GROUP = {"n_group": 1, "topk_group": 1}
 
 # name: (config class, changes to the common settings)
 VARIANTS = {
@@ -104,6 +107,27 @@ VARIANTS = {
         | {"moe_layer_start_index": 2, "moe_layer_end_index": 4, "num_hidden_layers": 7, "tie_word_embeddings": False},
     ),
     "ernie4_5_moe_shared_biases": ("Ernie4_5_MoeConfig", _NARROW | {"moe_num_experts": 4, "use_bias": True}),
+    "deepseek_v2": ("DeepseekV2Config", _LATENT | _ROUTED),
+    "deepseek_v2_wide": (
+        "DeepseekV2Config",
+        _LATENT | _ROUTED | {"q_lora_rank": None, "attention_bias": True, "mlp_bias": True, "first_k_dense_replace": 2},
+    ),
+    "deepseek_v3": ("DeepseekV3Config", _LATENT | _ROUTED | {"first_k_dense_replace": 1} | _ONE_GROUP),
+    "deepseek_v3_biases": ("DeepseekV3Config", _LATENT | _ROUTED | {"attention_bias": True} | _ONE_GROUP),
+    "glm4_moe_lite": ("Glm4MoeLiteConfig", _LATENT | _ROUTED),
+    "glm4_moe_lite_listed": (
+        "Glm4MoeLiteConfig",
+        _LATENT | _ROUTED | {"num_hidden_layers": 4, "mlp_layer_types": ["sparse", "dense", "dense", "sparse"]},
+    ),
+    "minicpm3": ("MiniCPM3Config", _LATENT),
+    "minicpm3_biases": ("MiniCPM3Config", _LATENT | {"attention_bias": True, "mlp_bias": True}),
+    "youtu": ("YoutuConfig", _LATENT),
+    "youtu_wide": ("YoutuConfig", _LATENT | {"q_lora_rank": None, "attention_bias": True}),
+    "dbrx": (
+        "DbrxConfig",
+        {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0}, "d_model": 32}
+        | {"ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 4}},
+    ),
     "dots1": ("Dots1Config", _ROUTED),
     "dots1_windows": (
         "Dots1Config",

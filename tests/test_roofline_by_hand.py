@@ -179,7 +179,7 @@ def test_real_models_read_and_compute_as_much(family, P):
     # All experts are chosen, so that chance has no part in which of them are read.
     changes = {"num_experts_per_tok": 4} if "num_experts_per_tok" in VARIANTS[family][1] else {}
     changes = {"num_local_experts": 2} if "phimoe" in family else changes  # whose routing always takes two
-    model = make_variant(family, changes)
+    model = make_variant(family, changes).requires_grad_(False)
     if changes:
         model.set_experts_implementation("eager")  # whose products the counter of FLOPs knows
     model = add_streams(model, P, prefix_tokens=5) if P > 1 else model

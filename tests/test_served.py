@@ -26,6 +26,7 @@ EXAONE_MOE = {"model_type": "exaone_moe", "sliding_window": 6, "head_dim": 8, "n
 }
 # What the defaults of a class lack to make a model that can be priced.
 LACKED = {
+    "DeepseekV2Config": {"num_experts_per_tok": 2},
     "Dots1Config": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "Glm4MoeConfig": {"num_attention_heads": 32},  # which 96 do not divide
 }
@@ -69,6 +70,8 @@ def test_sizes_drawn_at_random_count_as_in_the_model(seed):
             sizes["layer_types"] = draw.choices(["sliding_attention", "full_attention"], k=sizes["num_hidden_layers"])
         if "mlp_layer_types" in VARIANTS[name][1]:
             sizes["mlp_layer_types"] = draw.choices(["dense", "sparse"], k=sizes["num_hidden_layers"])
+        if name == "dbrx":  # which knows no other
+            sizes |= {"tie_word_embeddings": False, "d_model": sizes["hidden_size"]}
         if name == "helium":  # whose output matrix takes no other
             sizes["head_dim"] = sizes["hidden_size"] // heads
         model, saved = build(name, sizes)

@@ -13,6 +13,7 @@ from typing import Any
 
 from scalelab.cost.config_file import REQUIRED, ConfigFile, plain_type, streams_of
 from scalelab.cost.family_table import FAMILIES, KV_HEADS, Answer, Family
+from scalelab.cost.latent import with_latent
 from scalelab.cost.shape import Layer, ServedModel
 from scalelab.errors import DataError
 
@@ -85,11 +86,12 @@ class _Config(ConfigFile):
         vectors = self._vectors(hidden, heads, kv_heads, head_dim)
         mlp_vectors = self._mlp_vectors(hidden, width, family.mlp_bias)
         dense = Layer(heads, kv_heads, head_dim, width, family.mlp_matrices, vectors + mlp_vectors)
-        routed = self._routed(dense, hidden, vectors) if family.experts else None
-        sparse = self._sparse(count) if routed else set()
+        routed = self._routed(dense, hidden, vectors) if family.experts else dense
+        if family.latent:
+            dense, routed = (with_latent(self, layer, hidden) for layer in (dense, routed))
+        sparse = self._sparse(count) if family.experts else set()
         return [
-            replace(routed if routed and i in sparse else dense, window=window)
-            for i, window in enumerate(self.windows(count))
+            replace(routed if i in sparse else dense, window=window) for i, window in enumerate(self.windows(count))
         ]
 
     def _vectors(self, hidden: int, heads: int, kv_heads: int, head_dim: int) -> int:
@@ -196,6 +198,25 @@ def _bigcode(config: _Config) -> _Config:
     return _with(config, {}, {KV_HEADS: 1 if config.flag("multi_query", True) else None})
 
 
+def _dbrx(config: _Config) -> _Config:
+    """Attention and experts have configs of their own."""
+    parts = [config.get("attn_config", {}), config.get("ffn_config", {})]
+    for key, part in zip(("attn_config", "ffn_config"), parts, strict=True):
+        if not isinstance(part, dict):
+            raise config.refuse(key, f"must be an object, not {part!r}")
+    attention, experts = parts
+    return _with(
+        config,
+        {},
+        {
+            KV_HEADS: attention.get("kv_n_heads", 1),
+            "intermediate_size": experts.get("ffn_hidden_size", 3584),
+            "num_experts": experts.get("moe_num_experts", 4),
+            "num_experts_per_tok": experts.get("moe_top_k", 1),
+        },
+    )
+
+
 def _falcon(config: _Config) -> _Config:
     """Three generations: one norm or two, one KV head, some or all."""
     new, parallel = config.flag("new_decoder_architecture", False), config.flag("parallel_attn", True)
@@ -221,4 +242,4 @@ def _as_it_is(config: _Config) -> _Config:
 
 
 # Families of which several keys decide one thing.
-_SETTLE = {"gpt_bigcode": _bigcode, "falcon": _falcon, "opt": _opt}
+_SETTLE = {"dbrx": _dbrx, "gpt_bigcode": _bigcode, "falcon": _falcon, "opt": _opt}

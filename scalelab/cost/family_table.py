@@ -31,6 +31,7 @@ class Family:
     # Of every "head" alike, with a bias ("head_bias") or without, or of the "whole" width of queries and keys.
     qk_norm: str = ""
     has_qk_norm: Answer = True  # where qk_norm names one
+    latent: bool = False  # keeps a latent instead of keys and values
     sinks: bool = False  # a logit for each head, of a key that is not there
     mlp_matrices: int = 3
     tied: bool = False  # where the config does not say
@@ -79,6 +80,10 @@ _DEEPSEEK: dict[str, Any] = {  # its mixture, with attention that keeps keys and
     "shared_experts": "n_shared_experts",
     "dense_first": "first_k_dense_replace",
 }
+
+
+# Attention's own biases are counted with the latent, and so are the sizes of heads.
+_LATENT: dict[str, Any] = _UNBIASED | {"latent": True, "grouped": False, "head_dim": 1}
 
 
 def _all_biases(key: str, default: bool) -> dict[str, Any]:
@@ -222,6 +227,20 @@ FAMILIES: dict[str, Family] = {
         has_qk_norm=("use_qk_norm", False),
         **_DEEPSEEK,
         defaults={KV_HEADS: 8, "first_k_dense_replace": 1},
+    ),
+    "deepseek_v2": Family(
+        **_LATENT,
+        **_DEEPSEEK,
+        mlp_bias=("mlp_bias", False),
+        defaults={"q_lora_rank": 1536, "first_k_dense_replace": 0},
+    ),
+    "deepseek_v3": Family(**_LATENT, **_DEEPSEEK, defaults={"q_lora_rank": 1536, "first_k_dense_replace": 3}),
+    "glm4_moe_lite": Family(**_LATENT, **_DEEPSEEK, defaults={"q_lora_rank": 768, "first_k_dense_replace": 1}),
+    "minicpm3": Family(**_LATENT, tied=True, mlp_bias=("mlp_bias", False), defaults={"q_lora_rank": 768}),
+    "youtu": Family(**_LATENT, tied=True, defaults={"q_lora_rank": 1536}),
+    "dbrx": Family(
+        experts="num_experts",
+        names={"hidden_size": ("d_model",), "num_hidden_layers": ("n_layers",), "num_attention_heads": ("n_heads",)},
     ),
     "dots1": Family(
         qk_norm="head",

@@ -30,6 +30,9 @@ def build_served(content: Mapping[str, Any], kind: str, streams: Streams, where:
             return _served(model, trace(model, _head(model)), kind, streams)
     except ScalelabError as error:
         raise DataError(f"{where}: model_type {kind!r} cannot be priced: {error}") from None
+    except NotImplementedError:  # of the meta device
+        reason = "which of its weights a token meets hangs on numbers, and a model without memory has none"
+        raise DataError(f"{where}: model_type {kind!r} cannot be priced: {reason}") from None
     except Exception as error:  # whatever a family's code may raise over a config that is not its own
         said = f"transformers says: {first_line(error)}"
         raise DataError(f"{where}: model_type {kind!r} cannot be priced: {said}") from None

@@ -1,0 +1,31 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), as transformers runs it.
+
+A token keeps a latent and one rotated key that all heads share, and each pass makes the keys and values of all
+tokens of them. Servers that fold these matrices into the queries' and the output's compute otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scalelab.cost.config_file import ConfigFile
+from scalelab.cost.shape import Layer
+
+
+def with_latent(config: ConfigFile, layer: Layer, hidden: int) -> Layer:
+    """`layer`, which has norms, MLP and experts, with such attention. Raises `DataError` naming the key."""
+    heads, latent, rotated = layer.heads, config.count("kv_lora_rank"), config.count("qk_rope_head_dim")
+    flat, values = config.count("qk_nope_head_dim"), config.count("v_head_dim")
+    queries, kept = heads * (flat + rotated), latent + rotated
+    narrow = config.count("q_lora_rank", 0, least=0)
+    into = [(hidden, narrow), (narrow, queries), (hidden, kept)] if narrow else [(hidden, queries + kept)]
+    biases = narrow + kept + hidden if config.flag("attention_bias", False) else 0
+    return replace(
+        layer,
+        kv_heads=heads,
+        head_dim=(flat + rotated + values) / 2,
+        vectors=layer.vectors + narrow + latent + biases,  # both latents have norms
+        own_blocks=((*into, (heads * values, hidden)), *layer.blocks(hidden)[1:]),
+        unfolds=((latent, heads * (flat + values)),),
+        keeps=kept,
+    )
