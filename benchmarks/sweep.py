@@ -28,8 +28,8 @@ OUTPUT = Path(__file__).parent.parent / "docs" / "sweep.md"
 SEEDS = 6  # of equal length, so that two workers end together
 TOKENS = 1_000_000
 POINTS = (250_000, 500_000, 1_000_000)  # of one trajectory
-# There and back, so that cores that grow warmer or busier meanwhile favour nobody.
-ORDER = ("start", "one", "two", "none", "pair", "branches", "apart", "two", "one", "start")
+# There and back, what is compared side by side, so that cores that grow faster or slower meanwhile favour nobody.
+ORDER = ("start", "one", "two", "two", "one", "start", "none", "pair", "pair", "none", "apart", "branches")
 
 _BARE = """
 import json, sys
@@ -118,7 +118,7 @@ def main() -> None:
         f"its validation; and by a warm-up-stable-decay schedule D = {', '.join(map(format_count, POINTS))}.",
         f"{os.cpu_count()} cores ({platform.machine()}), {time.strftime('%Y-%m-%d')}. Seconds of whole commands, from",
         "launch to end, with all that they import; the text is tokenised before. The start is there once a sweep,",
-        "however long. Where there are two, one was measured at the beginning and one at the end.",
+        f"however long. In this order: {', '.join(ORDER)}.",
         "",
         "| | seconds | mean | |",
         "|---|---|---|---|",

@@ -139,6 +139,10 @@ def test_the_sum_of_decoding_steps_is_their_sum(kind):
     [
         ({"model_type": "nothing"}, "'nothing' cannot be priced: this version of transformers knows no such model"),
         ({"model_type": "bert"}, r"it keeps no keys, values or states of the tokens before \(is it a decoder\?\)"),
+        (
+            {"model_type": "mamba", "num_hidden_layers": 10**6},
+            "num_hidden_layers: more than 1,000 layers are not built",
+        ),
         ({"model_type": "t5"}, "it is no language model in transformers"),
         ({"model_type": "deepseek_v3", "hidden_size": "wide"}, "transformers says: .*hidden_size"),
         ({"model_type": "deepseek_v3", "num_hidden_layers": -1}, "transformers says: "),

@@ -17,6 +17,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoM
 from scalelab.errors import ScalelabError
 from scalelab.model.attention import attention_name
 
+_MOST_LAYERS = 1_000  # as many take a minute
+
 
 def library_config(content: Mapping[str, Any]) -> Any:
     """The config object of transformers. By way of a file: only reading one undoes how infinite numbers are kept."""
@@ -33,6 +35,11 @@ def build_empty(content: Mapping[str, Any], kind: str) -> Any:
     if kind not in CONFIG_MAPPING:
         raise ScalelabError("this version of transformers knows no such model")
     config = library_config({**content, "model_type": kind})
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if layers > _MOST_LAYERS:
+        raise ScalelabError(
+            f"num_hidden_layers: more than {_MOST_LAYERS:,} layers are not built, and there are {layers:,}"
+        )
     classes = [AutoModelForCausalLM, AutoModelForImageTextToText]
     if "text_config" in config.sub_configs:
         classes.reverse()

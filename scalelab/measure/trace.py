@@ -108,7 +108,7 @@ def trace(model: Any, head: Tensor) -> Traced:
 def _growth(seen: Sequence[Sequence[float]], what: str) -> list[float]:
     """From each step to the next, the same each time."""
     steps = [[b - a for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(seen)]
-    if any(step != steps[0] for step in steps) or min(steps[0]) < 0:
+    if any(step != steps[0] for step in steps) or min(steps[0], default=0.0) < 0:
         raise ScalelabError(f"{what} does not grow evenly from token to token")
     return steps[0]
 
