@@ -20,8 +20,10 @@ from scalelab.measure.built import build_served
 from scalelab.model import add_streams
 from tests.decoders import VARIANTS, build
 from tests.families import COMMON, tokens
+from tests.test_roofline_by_hand import WeightsRead
 
-RATES = find_rates(Device("box", 1.0, 1.0, Hardware("box", {"bf16": 1e13}, 1e11, 2**40)), Precision("bf16"))
+BOX = Device("box", 1.0, 1.0, Hardware("box", {"bf16": 1e13}, 1e11, 2**40))
+RATES, INT8 = find_rates(BOX, Precision("bf16")), find_rates(BOX, Precision("int8"))
 FOUR = COMMON | {"num_hidden_layers": 4}
 ROUTED = {"num_experts_per_tok": 4, "moe_intermediate_size": 20}  # all of four: chance has no part in it
 LATENT = {"q_lora_rank": 12, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 10, "v_head_dim": 14}
@@ -48,9 +50,15 @@ UNLISTED = {
     "falcon_h1": FOUR | MAMBA | {"mamba_d_ssm": 64, "head_dim": 8},
     "zamba2": FOUR | {"layers_block_type": ["linear_attention", "hybrid"] * 2, "n_mamba_heads": 2, "mamba_d_state": 8},
     "lfm2": FOUR | {"layer_types": ["conv", "full_attention"] * 2},
+    "mamba2": {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "num_heads": 8}
+    | {"head_dim": 8, "n_groups": 2, "chunk_size": 8},
+    "minimax": FOUR
+    | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 4, "block_size": 8}
+    | {"layer_types": ["linear_attention", "full_attention"] * 2},
     "qwen3_next": FOUR | ROUTED | LINEAR | {"num_experts": 4, "head_dim": 8, "shared_expert_intermediate_size": 24},
 }
-STATES = ("mamba", "jamba", "falcon_h1", "zamba2", "lfm2", "qwen3_next")
+STATES = ("mamba", "jamba", "falcon_h1", "zamba2", "lfm2", "mamba2", "minimax", "qwen3_next")
+UNCOUNTED = ("gpt_neo", "gemma3n_text")  # which look up rows of further tables
 
 
 def served_of(content):
@@ -96,24 +104,31 @@ def test_parameters_caches_and_products_are_those_of_the_real_model(kind):
     assert served.total_params == sum(p.numel() for p in model.parameters())
     B, T, past, name = 2, 9, None, "past_key_values"
     for length, cached in ((T, 0), (1, T)):
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:
+        counter, reads = FlopCounterMode(display=False), WeightsRead(model)
+        with torch.no_grad(), reads, counter:
             output = model(tokens(B, length), use_cache=True, logits_to_keep=1, **({name: past} if past else {}))
         name = "past_key_values" if hasattr(output, "past_key_values") else "cache_params"
         past = getattr(output, name)
-        held = sum(numbers(layer) for layer in past.layers)
-        assert cache_bytes(served, B, cached + length, RATES) == 2 * held
+        assert cache_bytes(served, B, cached + length, RATES) == 2 * numbers(past)
+        if kind not in UNCOUNTED:
+            assert reads.count == weights_read(served, B, length, cached)
         if kind in STATES:  # whose arithmetic is no product of matrices, or another one for a prompt
             continue
         hidden = 0 if cached else sum(4 * B * c * layer.heads * T * (T - 1) / 2 for layer, c in served.layers)
         assert counter.get_total_flops() == totals(served, B, length, cached)[0] + hidden, (length, cached)
 
 
-def numbers(layer):
-    held = [layer.keys, layer.values] if hasattr(layer, "keys") else []
-    for states in ("conv_states", "recurrent_states"):
-        held += list(getattr(layer, states, {}).values())
-    return sum(x.numel() for x in held if x is not None)
+def weights_read(served, batch, length, cached):
+    one_byte_less = sum(k.times * k.bytes for k in kernels(served, batch, length, cached, INT8))
+    return totals(served, batch, length, cached)[1] - one_byte_less
+
+
+def numbers(part):
+    """How many stand anywhere in a cache."""
+    if torch.is_tensor(part):
+        return part.numel() if part.is_floating_point() else 0
+    parts = part if isinstance(part, list) else part.values() if isinstance(part, dict) else vars(part).values()
+    return sum(numbers(p) for p in parts if torch.is_tensor(p) or isinstance(p, list | dict) or hasattr(p, "__dict__"))
 
 
 @pytest.mark.parametrize("kind", ["axk1", "gemma3n_text", "falcon_h1", "granite_swa"])
@@ -141,10 +156,18 @@ def test_the_sum_of_decoding_steps_is_their_sum(kind):
         ({"model_type": "bert"}, r"it keeps no keys, values or states of the tokens before \(is it a decoder\?\)"),
         (
             {"model_type": "mamba", "num_hidden_layers": 10**6},
-            "num_hidden_layers: more than 1,000 layers are not built",
+            "num_hidden_layers: models of more than 1,000 are not built",
         ),
-        ({"model_type": "t5"}, "it is no language model in transformers"),
-        ({"model_type": "deepseek_v3", "hidden_size": "wide"}, "transformers says: .*hidden_size"),
+        ({"model_type": "t5"}, "an encoder, and attention to what it gives, are not priced"),
+        ({"model_type": "bart"}, "an encoder, and attention to what it gives, are not priced"),
+        ({"model_type": "vit"}, "it is no language model in transformers"),
+        ({"model_type": "electra", "is_decoder": True}, "its output embedding, .* is not of the model's width"),
+        ({"model_type": "hy_v3", "num_experts_per_tok": 0}, "to how many of 192 experts a token goes is not found"),
+        ({"model_type": "cohere2_moe", "sliding_window": 3}, "windows of 5 keys or fewer are too short to be seen"),
+        (
+            {"model_type": "deepseek_v3", "hidden_size": "wide"},
+            "error for field 'hidden_size': TypeError",
+        ),
         ({"model_type": "deepseek_v3", "num_hidden_layers": -1}, "transformers says: "),
     ],
 )

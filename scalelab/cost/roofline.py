@@ -13,6 +13,7 @@ every row's cache. With P streams, batch B, prompt i and output o:
   last token of B rows, and reads its weights in each pass, too; the input embedding reads rows only;
 - T tokens that each choose k of E experts evenly touch E·(1 − (1 − k/E)^T) of them, whose weights are read;
   shared experts are one MLP that all tokens go through, read once; so is the gate that may weigh it;
+- attention that chooses among keys, or hides some by its mask alone, is priced as it is run: over all of them;
 - layers that keep a latent make keys and values of all tokens anew in each pass, as transformers does;
 - layers that keep a state instead of keys and values move it once in each pass, and compute with it for each token;
 - attention never writes its scores (arXiv 2205.14135) and skips what causality hides.
@@ -168,7 +169,8 @@ def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: in
         elif len(block) > 1:
             yield Kernel(0, passed * _between(block) * a)  # activation, and product with the gate
     if layer.state or layer.mixing_flops:  # updated and read for each token, and moved once
-        yield Kernel(passed * (4 * layer.state + layer.mixing_flops), 2 * model.P * batch * layer.state * a)
+        flops = passed * max(4 * layer.state, layer.mixing_flops)  # which hold the state's, where they are products
+        yield Kernel(flops, 2 * model.P * batch * layer.state * a)
     if layer.num_experts:
         yield _matrix(passed, h, layer.num_experts, rates)
         touched = experts_touched(layer.num_experts, layer.experts_per_token, passed)

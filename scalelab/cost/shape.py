@@ -84,7 +84,7 @@ class ServedModel:
     norm_params: float  # of the last norm
     tied_embeddings: bool = True
     position_rows: int = 0  # learned position embeddings
-    other_params: float = 0.0  # of no layer above; negative where layers share theirs
+    other_params: float = 0.0  # of no layer above, such as of what sees; negative where layers share theirs
     other_embeddings: float = 0.0  # of tables besides
     head_bias: bool = False  # of the output embedding
     P: int = 1
@@ -132,12 +132,12 @@ class ServedModel:
 
     @property
     def n_params(self) -> float:
-        """The paper's N: everything but the embeddings."""
-        return self.backbone_params + self.stream_params
+        """The paper's N: everything but the embeddings, and but what is held beside the decoder."""
+        return self.backbone_params - max(0.0, self.other_params) + self.stream_params
 
     @property
     def total_params(self) -> float:
-        return self.n_params + self.embedding_params
+        return self.backbone_params + self.stream_params + self.embedding_params
 
     def with_streams(self, P: int) -> ServedModel:
         return replace(self, P=P)

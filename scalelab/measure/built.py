@@ -47,9 +47,12 @@ def _head(model: Any) -> Tensor:
 
 def _served(model: Any, traced: Traced, kind: str, streams: Streams) -> ServedModel:
     head, looked_up = model.get_output_embeddings(), model.get_input_embeddings().weight
+    config = model.config.get_text_config()
     vocab, hidden = head.weight.shape
+    if hidden != getattr(config, "hidden_size", hidden) or not vocab:
+        raise ScalelabError(f"its output embedding, {vocab:,} x {hidden:,}, is not of the model's width")
     bias = getattr(head, "bias", None)
-    layers = _layers(traced, hidden, model.config.get_text_config())
+    layers = _layers(traced, hidden, config)
     tied = looked_up is head.weight
     tables = sum(n for held, n in traced.tables.items() if held not in (id(head.weight), id(looked_up)))
     served = ServedModel(
@@ -80,7 +83,7 @@ def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
         raise ScalelabError("none of its layers was seen to run")
     layers: list[Layer] = []
     for i, (visit, growth) in enumerate(zip(traced.visits, traced.scores_growth, strict=True)):
-        matrices = (traced.outside.matrices if i == 0 else []) + visit.matrices
+        matrices = visit.matrices + (traced.outside.matrices if i == 0 else [])
         routed, matrices = _experts(visit, matrices, hidden, config)
         unfolds = [m for m in matrices if m.times == traced.length]
         kept = float(sum(traced.kept[c] for c in visit.caches))
@@ -89,9 +92,9 @@ def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
         if growth and not width:
             raise ScalelabError(f"what layer {i} attends to is not found")
         blocks = _blocks([m for m in matrices if m not in unfolds], hidden)
+        widest = max((block[-1][0] for block in blocks[1 if growth else 0 :]), default=0.0)
         layers.append(
             Layer(
-                mlp_width=routed.pop("mlp_width", blocks[-1][-1][0] if blocks else 0.0),
                 heads=growth / 4,  # FLOPs of a query with one key, and with its value
                 kv_heads=width / 2,
                 head_dim=1.0,
@@ -102,7 +105,7 @@ def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
                 keeps=None if kept == width else kept,
                 state=float(sum(traced.states[c] for c in visit.caches)),
                 mixing_flops=visit.scores - growth * traced.length,
-                **routed,
+                **{"mlp_width": widest, **routed},
             )
         )
     return layers
@@ -111,15 +114,16 @@ def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
 def _experts(visit: Visit, matrices: list[Matrix], hidden: int, config: Any) -> tuple[dict[str, Any], list[Matrix]]:
     """What a `Layer` says of its experts, and the matrices besides: the router is counted with the experts."""
     weights = [weight for weight, _ in visit.experts.values()]
+    count = weights[0].shape[0] if weights else 0
+    router = next((i for i, m in enumerate(matrices) if m[:2] == (hidden, count)), None)
     chosen = max((chosen for _, chosen in visit.experts.values()), default=0) or _chosen(config)
-    if not weights or not chosen:  # blocks of a matrix that only looks like experts
-        blocks = [Matrix(w.shape[1], w.shape[2], w.shape[0]) for w in weights]
-        return {}, matrices + blocks
-    count = weights[0].shape[0]
+    if router is None and not 0 < chosen <= count:  # blocks of a matrix, if anything, that only look like experts
+        return {}, matrices + [Matrix(w.shape[1], w.shape[2], w.shape[0]) for w in weights]
+    if not 0 < chosen <= count:
+        raise ScalelabError(f"to how many of {count:,} experts a token goes is not found in its config")
     one = sum(weight.numel() for weight in weights) / count
     narrow = min(min(weight.shape[1:]) for weight in weights)
     gated = 2 if one < 2.5 * hidden * narrow else 3
-    router = next((i for i, m in enumerate(matrices) if m[:2] == (hidden, count)), None)
     routed = {
         "mlp_width": one / gated / hidden,
         "mlp_matrices": gated,

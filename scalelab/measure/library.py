@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoM
 from scalelab.errors import ScalelabError
 from scalelab.model.attention import attention_name
 
-_MOST_LAYERS = 1_000  # as many take a minute
+_MOST = {"num_hidden_layers": 1_000, "hidden_size": 1_000_000}  # with which it takes half a minute
 
 
 def library_config(content: Mapping[str, Any]) -> Any:
@@ -35,11 +35,11 @@ def build_empty(content: Mapping[str, Any], kind: str) -> Any:
     if kind not in CONFIG_MAPPING:
         raise ScalelabError("this version of transformers knows no such model")
     config = library_config({**content, "model_type": kind})
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
-    if layers > _MOST_LAYERS:
-        raise ScalelabError(
-            f"num_hidden_layers: more than {_MOST_LAYERS:,} layers are not built, and there are {layers:,}"
-        )
+    if config.is_encoder_decoder:
+        raise ScalelabError("an encoder, and attention to what it gives, are not priced")
+    for key, most in _MOST.items():
+        if getattr(config.get_text_config(), key, 0) > most:
+            raise ScalelabError(f"{key}: models of more than {most:,} are not built")
     classes = [AutoModelForCausalLM, AutoModelForImageTextToText]
     if "text_config" in config.sub_configs:
         classes.reverse()
@@ -57,8 +57,9 @@ def build_empty(content: Mapping[str, Any], kind: str) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """Of what an error says."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """Of what an error says, and the next where it ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 @contextmanager

@@ -8,6 +8,9 @@ from pathlib import Path
 from scalelab.cost.config_file import plain_type, read_config, streams_of
 from scalelab.cost.families import UnknownFamilyError, served_from_config
 from scalelab.cost.shape import ServedModel
+from scalelab.errors import DataError
+
+_LONGEST = 100  # letters
 
 
 def read_shape(path: str | Path, tell: Callable[[str], None] = lambda text: None) -> ServedModel:
@@ -17,6 +20,8 @@ def read_shape(path: str | Path, tell: Callable[[str], None] = lambda text: None
     holds no config and `DataError` naming file and key for one whose shape is not understood.
     """
     content, where = read_config(path)
+    if not isinstance(content.get("model_type"), str) or len(content["model_type"]) > _LONGEST:
+        raise DataError(f"{where}: model_type: is missing, or no model type")
     try:
         return served_from_config(content, where)
     except UnknownFamilyError:

@@ -86,12 +86,15 @@ def trace(model: Any, head: Tensor) -> Traced:
             for _ in range(_STEPS):
                 watch.begin()
                 model(input_ids=ids[:, :1], use_cache=True, **{name: cache})
-                held.append([_numbers(layer) for layer in layers])
+                held.append(_numbers(cache))
                 scores.append([visit.scores for visit in watch.visits])
-    kept, growth = _growth(held, "what its cache holds"), _growth(scores, "what its attention computes")
     length = _PROMPT + _STEPS
-    if len(layers) == len(watch.visits):  # what is changed in place is its own layer's
-        for i in set(range(len(layers))).difference(*(visit.caches for visit in watch.visits)):
+    windows = [_window(layer) for layer in layers]
+    if any(window is not None and window <= length for window in windows):
+        raise ScalelabError(f"windows of {length} keys or fewer are too short to be seen")
+    kept, growth = _growth(held, "what its cache holds"), _growth(scores, "what its attention computes")
+    if len(kept) == len(watch.visits):  # what is changed in place is its own layer's
+        for i in set(range(len(kept))).difference(*(visit.caches for visit in watch.visits)):
             watch.visits[i].caches.add(i)
     return Traced(
         length,
@@ -100,7 +103,7 @@ def trace(model: Any, head: Tensor) -> Traced:
         growth,
         [round(grown) for grown in kept],
         [round(now - grown * length) for now, grown in zip(held[-1], kept, strict=True)],
-        [_window(layer) for layer in layers],
+        windows + [None] * (len(kept) - len(layers)),
         watch.tables,
     )
 
@@ -257,8 +260,7 @@ def _hooked(layers: list[nn.Module], watch: _Watch, calls: Calls) -> Iterator[No
 
 
 def _cache_layers(cache: Any) -> list[Any]:
-    cache = getattr(cache, "self_attention_cache", cache)
-    return list(getattr(cache, "layers", []))
+    return list(getattr(getattr(cache, "self_attention_cache", cache), "layers", []))
 
 
 def _tell_updates(layers: list[Any], watch: _Watch) -> None:
@@ -277,10 +279,24 @@ def _telling(method: Any, index: int, watch: _Watch) -> Any:
     return told
 
 
-def _numbers(layer: Any) -> int:
-    """How many a layer of a cache holds."""
-    held = {id(x): x for x in tree_leaves(vars(layer)) if isinstance(x, Tensor) and x.is_floating_point()}
-    return sum(math.prod(x.shape) for x in held.values())
+def _numbers(cache: Any) -> list[int]:
+    """How many a cache holds for each layer of the model: in a layer of its own, or in lists beside these."""
+    parts = vars(getattr(cache, "self_attention_cache", cache))
+    lists = {name: part for name, part in parts.items() if isinstance(part, list)}
+    if any(_tensors(part) for name, part in parts.items() if name not in lists):
+        raise ScalelabError("its cache keeps what belongs to no layer")
+    counts = [0] * max(map(len, lists.values()))
+    for part in lists.values():
+        for i, layer in enumerate(part):
+            held = layer if isinstance(layer, (Tensor, list)) else vars(layer)
+            counts[i] += sum(math.prod(x.shape) for x in _tensors(held))
+    return counts
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """Each of its tensors of real numbers, once."""
+    found = {id(x): x for x in tree_leaves(tree) if isinstance(x, Tensor) and x.is_floating_point()}
+    return list(found.values())
 
 
 def _window(layer: Any) -> int | None:
