@@ -8,7 +8,6 @@ to the next hangs on the length, and what does not is there for each token.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from scalelab.errors import ScalelabError
+from scalelab.measure.cache import cache_layers, held_numbers, tell_updates, window_of
 from scalelab.model.attention import Calls, watch_calls
 
 _PROMPT, _STEPS = 2, 3  # tokens
@@ -77,19 +77,19 @@ def trace(model: Any, head: Tensor) -> Traced:
             output = model(input_ids=ids, use_cache=True)
         name = "past_key_values" if getattr(output, "past_key_values", None) is not None else "cache_params"
         cache = getattr(output, name, None)
-        layers = _cache_layers(cache)
+        layers = cache_layers(cache)
         if not layers:
             raise ScalelabError("it keeps no keys, values or states of the tokens before (is it a decoder?)")
-        _tell_updates(layers, watch)
+        tell_updates(layers, lambda i: watch.current.caches.add(i))
         held, scores = [], []
         with _hooked(_layers(ran), watch, calls):
             for _ in range(_STEPS):
                 watch.begin()
                 model(input_ids=ids[:, :1], use_cache=True, **{name: cache})
-                held.append(_numbers(cache))
+                held.append(held_numbers(cache))
                 scores.append([visit.scores for visit in watch.visits])
     length = _PROMPT + _STEPS
-    windows = [_window(layer) for layer in layers]
+    windows = [window_of(layer) for layer in layers]
     if any(window is not None and window <= length for window in windows):
         raise ScalelabError(f"windows of {length} keys or fewer are too short to be seen")
     kept, growth = _growth(held, "what its cache holds"), _growth(scores, "what its attention computes")
@@ -257,47 +257,3 @@ def _hooked(layers: list[nn.Module], watch: _Watch, calls: Calls) -> Iterator[No
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _cache_layers(cache: Any) -> list[Any]:
-    return list(getattr(getattr(cache, "self_attention_cache", cache), "layers", []))
-
-
-def _tell_updates(layers: list[Any], watch: _Watch) -> None:
-    """Lets each layer of the cache note by whom it is written."""
-    for i, layer in enumerate(layers):
-        for name in ("update", "update_conv_state", "update_recurrent_state"):
-            if (method := getattr(layer, name, None)) is not None:
-                setattr(layer, name, _telling(method, i, watch))
-
-
-def _telling(method: Any, index: int, watch: _Watch) -> Any:
-    def told(*args: Any, **kwargs: Any) -> Any:
-        watch.current.caches.add(index)
-        return method(*args, **kwargs)
-
-    return told
-
-
-def _numbers(cache: Any) -> list[int]:
-    """How many a cache holds for each layer of the model: in a layer of its own, or in lists beside these."""
-    parts = vars(getattr(cache, "self_attention_cache", cache))
-    lists = {name: part for name, part in parts.items() if isinstance(part, list)}
-    if any(_tensors(part) for name, part in parts.items() if name not in lists):
-        raise ScalelabError("its cache keeps what belongs to no layer")
-    counts = [0] * max(map(len, lists.values()))
-    for part in lists.values():
-        for i, layer in enumerate(part):
-            held = layer if isinstance(layer, (Tensor, list)) else vars(layer)
-            counts[i] += sum(math.prod(x.shape) for x in _tensors(held))
-    return counts
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    """Each of its tensors of real numbers, once."""
-    found = {id(x): x for x in tree_leaves(tree) if isinstance(x, Tensor) and x.is_floating_point()}
-    return list(found.values())
-
-
-def _window(layer: Any) -> int | None:
-    return getattr(layer, "sliding_window", None) if getattr(layer, "is_sliding", False) else None

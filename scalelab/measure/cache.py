@@ -1,0 +1,61 @@
+"""What a cache of transformers holds: keys and values by layer, and states that stand for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from scalelab.errors import ScalelabError
+
+
+def cache_layers(cache: Any) -> list[Any]:
+    """Of attention or states; empty where there is no cache."""
+    return list(getattr(getattr(cache, "self_attention_cache", cache), "layers", []))
+
+
+def tell_updates(layers: list[Any], tell: Callable[[int], None]) -> None:
+    """Lets each layer of a cache `tell` its index when it is written."""
+    for i, layer in enumerate(layers):
+        for name in ("update", "update_conv_state", "update_recurrent_state"):
+            if (method := getattr(layer, name, None)) is not None:
+                setattr(layer, name, _telling(method, i, tell))
+
+
+def _telling(method: Any, index: int, tell: Callable[[int], None]) -> Any:
+    def told(*args: Any, **kwargs: Any) -> Any:
+        tell(index)
+        return method(*args, **kwargs)
+
+    return told
+
+
+def held_numbers(cache: Any) -> list[int]:
+    """How many a cache holds for each layer of the model: in a layer of its own, or in lists beside these.
+
+    Raises `ScalelabError` for numbers that belong to no layer.
+    """
+    parts = vars(getattr(cache, "self_attention_cache", cache))
+    lists = {name: part for name, part in parts.items() if isinstance(part, list)}
+    if any(_tensors(part) for name, part in parts.items() if name not in lists):
+        raise ScalelabError("its cache keeps what belongs to no layer")
+    counts = [0] * max(map(len, lists.values()))
+    for part in lists.values():
+        for i, layer in enumerate(part):
+            held = layer if isinstance(layer, (Tensor, list)) else vars(layer)
+            counts[i] += sum(math.prod(x.shape) for x in _tensors(held))
+    return counts
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """Each of its tensors of real numbers, once."""
+    found = {id(x): x for x in tree_leaves(tree) if isinstance(x, Tensor) and x.is_floating_point()}
+    return list(found.values())
+
+
+def window_of(layer: Any) -> int | None:
+    """Keys that a layer of a cache keeps for its queries, where not all."""
+    return getattr(layer, "sliding_window", None) if getattr(layer, "is_sliding", False) else None
