@@ -1,8 +1,9 @@
 """What a second worker brings, and what a sweep costs beside training; writes docs/sweep.md. `make benchmark-sweep`.
 
-Whole commands, from launch to end. The same runs are trained by a sweep with one worker and with two, and without a
-sweep, records or checkpoints in one process and half each in two; and three D as branches of one trajectory, and
-apart. Wants two idle cores.
+Whole commands, from launch to end, each less the same command with next to no training, which is its start: a sweep of
+one run with one worker, of two runs with two, and the same without a sweep, records or checkpoints, in one process and
+in two at once. In rounds, since cores grow faster and slower within minutes. And three D as branches of one trajectory,
+and apart. Wants two idle cores.
 """
 
 from __future__ import annotations
@@ -25,11 +26,10 @@ from pathlib import Path
 from scalelab.units import format_count
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "sweep.md"
-SEEDS = 6  # of equal length, so that two workers end together
 TOKENS = 1_000_000
+FEW = 512  # a single step: what is left is the start
 POINTS = (250_000, 500_000, 1_000_000)  # of one trajectory
-# There and back, what is compared side by side, so that cores that grow faster or slower meanwhile favour nobody.
-ORDER = ("start", "one", "two", "two", "one", "start", "none", "pair", "pair", "none", "apart", "branches")
+ROUNDS = 5
 
 _BARE = """
 import json, sys
@@ -46,23 +46,22 @@ for config in resolved.runs:
 """
 
 
-def bare(seeds: Sequence[int]) -> float:
-    """Seconds of a process that trains the runs of `seeds` one after the other, without a sweep."""
-    return _seconds(["-c", _BARE, json.dumps([TOKENS, list(seeds)])])
+def bare(seed: int = 0, tokens: int = TOKENS) -> float:
+    """Seconds of a process that trains one run without a sweep."""
+    return _seconds(["-c", _BARE, json.dumps([tokens, [seed]])])
 
 
 def bare_pair() -> float:
-    """Seconds of the same runs, half of them in each of two such processes: what two cores can give."""
-    halves = range(SEEDS // 2), range(SEEDS // 2, SEEDS)
+    """Seconds of two such processes at once: what two cores can give."""
     with ThreadPoolExecutor(2) as pool:
-        return max(pool.map(bare, halves))
+        return max(pool.map(bare, range(2)))
 
 
-def sweep(workers: int, tokens: Sequence[int] = (TOKENS,), seeds: int = SEEDS, *options: str) -> float:
-    """Seconds of ``scalelab sweep`` over `seeds` and D in `tokens`."""
+def sweep(workers: int, tokens: Sequence[int] = (TOKENS,), *options: str) -> float:
+    """Seconds of ``scalelab sweep`` over D in `tokens`, with as many seeds as workers."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["-m", "scalelab", "sweep", "--N", "50k", "--P", "2", "--D", *map(str, tokens)]
-        words += ["--seed", *map(str, range(seeds)), "--dtype", "fp32", "--device", "cpu", *options]
+        words += ["--seed", *map(str, range(workers)), "--dtype", "fp32", "--device", "cpu", *options]
         return _seconds([*words, "--workers", str(workers), "--out", folder])
 
 
@@ -72,60 +71,71 @@ def _seconds(words: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def start() -> float:
-    """Seconds of a sweep of a single step: what is there once, however long the runs are."""
-    return sweep(1, (512,), 1, "--set", "recipe.val_tokens=128")
-
-
+SHORT = ("--set", "recipe.val_tokens=128")
+# What is compared stands side by side, and there and back.
 WORKS: dict[str, Callable[[], float]] = {
-    "none": lambda: bare(range(SEEDS)),
-    "one": lambda: sweep(1),
-    "pair": bare_pair,
     "two": lambda: sweep(2),
-    "start": start,
-    "apart": lambda: sum(sweep(1, (D,), 1, "--schedule", "wsd") for D in POINTS),
-    "branches": lambda: sweep(1, POINTS, 1, "--schedule", "wsd"),
+    "one": lambda: sweep(1),
+    "none": bare,
+    "pair": bare_pair,
+    "start": lambda: sweep(1, (FEW,), *SHORT),
+    "bare start": lambda: bare(0, FEW),
+}
+TITLES = {
+    "none": "one run, no sweep",
+    "one": "one run, one worker",
+    "pair": "two runs in two processes, no sweep",
+    "two": "two runs, two workers",
+    "start": "a sweep of a single step: the start",
+    "bare start": "a single step, no sweep",
 }
 
 
 def main() -> None:
-    start()  # the text is tokenised once, and files are read that later lie in memory
-    seconds: dict[str, list[float]] = {name: [] for name in WORKS}
-    for name in ORDER:
-        seconds[name].append(WORKS[name]())
-        print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
-    none, one, pair, two, once, apart, branches = (statistics.mean(each) for each in seconds.values())
-    points = f"{format_count(sum(POINTS))} tokens"
+    WORKS["start"]()  # the text is tokenised once, and files are read that later lie in memory
+    rounds: list[dict[str, float]] = []
+    for number in range(ROUNDS):
+        names = list(WORKS) if number % 2 == 0 else list(WORKS)[::-1]
+        rounds.append({name: WORKS[name]() for name in names})
+        print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in rounds[-1].items()), flush=True)
+    start, bare_start = (statistics.median(r[name] for r in rounds) for name in ("start", "bare start"))
+    trained = [
+        {name: r[name] - (start if name in ("one", "two") else bare_start) for name in ("none", "one", "pair", "two")}
+        for r in rounds
+    ]
     told = {
-        "none": ("one after the other, no sweep", ""),
-        "one": ("sweep, one worker", f"{one / none - 1:+.1%}"),
-        "pair": ("half each in two processes, no sweep", f"{none / pair:.2f} times: what these two cores can give"),
-        "two": (
-            "sweep, two workers",
-            f"{one / two:.2f} times the throughput of one worker; without starts {(one - once) / (two - once):.2f}",
-        ),
-        "start": ("sweep of a single step: the start", ""),
-        "apart": (f"wsd, a sweep for each D, {points}", ""),
-        "branches": (
-            "wsd, one trajectory with branches",
-            f"{branches / apart:.0%} of the time; without starts {(branches - once) / (apart - 3 * once):.0%}",
-        ),
+        "one": ("over no sweep", lambda r: r["one"] / r["none"] - 1, "+.1%"),
+        "pair": ("times one: what these two cores can give", lambda r: 2 * r["none"] / r["pair"], ".2f"),
+        "two": ("times the throughput of one worker", lambda r: 2 * r["one"] / r["two"], ".2f"),
     }
+    D, points = format_count(TOKENS), ", ".join(map(format_count, POINTS))
     lines = [
         "# A sweep beside its training",
         "",
-        f"`make benchmark-sweep`: {SEEDS} runs of equal length, N = 50k, P = 2, D = {format_count(TOKENS)}, each with",
-        f"its validation; and by a warm-up-stable-decay schedule D = {', '.join(map(format_count, POINTS))}.",
-        f"{os.cpu_count()} cores ({platform.machine()}), {time.strftime('%Y-%m-%d')}. Seconds of whole commands, from",
-        "launch to end, with all that they import; the text is tokenised before. The start is there once a sweep,",
-        f"however long. In this order: {', '.join(ORDER)}.",
+        f"`make benchmark-sweep`: runs of N = 50k, P = 2, D = {D}, each with its validation, in {ROUNDS} rounds there and back;",
+        f"{os.cpu_count()} cores ({platform.machine()}), {time.strftime('%Y-%m-%d')}. Seconds of whole commands, with all",
+        "that they import; the text is tokenised before. Ratios are of what is left without the start, which is there",
+        "once a sweep, however long: median of the rounds, and lowest to highest.",
         "",
-        "| | seconds | mean | |",
+        "| | seconds | median | |",
         "|---|---|---|---|",
     ]
-    for name, (title, words) in told.items():
-        each = seconds[name]
-        lines.append(f"| {title} | {', '.join(f'{s:.1f}' for s in each)} | {statistics.mean(each):.1f} | {words} |")
+    for name, title in TITLES.items():
+        each, words = [r[name] for r in rounds], ""
+        if name in told:
+            what, ratio, form = told[name]
+            ratios = sorted(map(ratio, trained))
+            middle, low, high = (format(x, form) for x in (statistics.median(ratios), ratios[0], ratios[-1]))
+            words = f"{middle} ({low} to {high}) {what}"
+        lines.append(f"| {title} | {', '.join(f'{s:.1f}' for s in each)} | {statistics.median(each):.1f} | {words} |")
+    apart = sum(sweep(1, (D,), "--schedule", "wsd") for D in POINTS)
+    branches = sweep(1, POINTS, "--schedule", "wsd")
+    less = (branches - start) / (apart - 3 * start)
+    lines += [
+        "",
+        f"By a warm-up-stable-decay schedule, D = {points}: {apart:.1f} s as three sweeps, {branches:.1f} s as one",
+        f"trajectory with branches, {branches / apart:.0%} of the time; without starts {less:.0%}.",
+    ]
     OUTPUT.write_text("\n".join(lines) + "\n")
     print(OUTPUT.read_text())
 
