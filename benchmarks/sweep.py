@@ -39,16 +39,17 @@ from scalelab.train.legs import train_run
 from scalelab.train.recipe import Recipe
 import torch
 torch.set_num_threads(1)
-tokens, seeds = json.loads(sys.argv[1])
-resolved = resolve(SweepSpec(N=(50e3,), P=(2,), D=(tokens,), seeds=tuple(seeds), recipe=Recipe(dtype="fp32")))
+seed, tokens, given = json.loads(sys.argv[1])
+recipe = Recipe(dtype="fp32", **given)
+resolved = resolve(SweepSpec(N=(50e3,), P=(2,), D=(tokens,), seeds=(seed,), recipe=recipe))
 for config in resolved.runs:
     train_run(config, resolved.data)
 """
 
 
-def bare(seed: int = 0, tokens: int = TOKENS) -> float:
+def bare(seed: int = 0, tokens: int = TOKENS, **recipe: int) -> float:
     """Seconds of a process that trains one run without a sweep."""
-    return _seconds(["-c", _BARE, json.dumps([tokens, [seed]])])
+    return _seconds(["-c", _BARE, json.dumps([seed, tokens, recipe])])
 
 
 def bare_pair() -> float:
@@ -79,7 +80,7 @@ WORKS: dict[str, Callable[[], float]] = {
     "none": bare,
     "pair": bare_pair,
     "start": lambda: sweep(1, (FEW,), *SHORT),
-    "bare start": lambda: bare(0, FEW),
+    "bare start": lambda: bare(0, FEW, val_tokens=128),
 }
 TITLES = {
     "none": "one run, no sweep",
@@ -98,6 +99,12 @@ def main() -> None:
         names = list(WORKS) if number % 2 == 0 else list(WORKS)[::-1]
         rounds.append({name: WORKS[name]() for name in names})
         print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in rounds[-1].items()), flush=True)
+    apart = sum(sweep(1, (D,), "--schedule", "wsd") for D in POINTS)
+    write(rounds, apart, sweep(1, POINTS, "--schedule", "wsd"))
+
+
+def write(rounds: list[dict[str, float]], apart: float, branches: float) -> None:
+    """The seconds of each of `WORKS` in each round, and of three D by one schedule, as a page."""
     start, bare_start = (statistics.median(r[name] for r in rounds) for name in ("start", "bare start"))
     trained = [
         {name: r[name] - (start if name in ("one", "two") else bare_start) for name in ("none", "one", "pair", "two")}
@@ -128,8 +135,6 @@ def main() -> None:
             middle, low, high = (format(x, form) for x in (statistics.median(ratios), ratios[0], ratios[-1]))
             words = f"{middle} ({low} to {high}) {what}"
         lines.append(f"| {title} | {', '.join(f'{s:.1f}' for s in each)} | {statistics.median(each):.1f} | {words} |")
-    apart = sum(sweep(1, (D,), "--schedule", "wsd") for D in POINTS)
-    branches = sweep(1, POINTS, "--schedule", "wsd")
     less = (branches - start) / (apart - 3 * start)
     lines += [
         "",
