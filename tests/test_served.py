@@ -99,19 +99,23 @@ def test_what_a_config_leaves_out_is_what_transformers_assumes(name):
         assert served_from_config({k: v for k, v in saved.items() if k != "head_dim"}, "config.json") == full
 
 
+def refusal_or_defaults(config, saved, key):
+    """What is said of a config without `key`; empty where it is read, which must be as transformers fills it in."""
+    rest = {k: v for k, v in saved.items() if k != key}
+    try:
+        served = served_from_config(rest, "config.json")
+    except DataError as error:
+        return str(error)
+    assert served == served_from_config(json.loads(config(**rest).to_json_string()), "config.json"), key
+    return ""
+
+
 @pytest.mark.parametrize("kind", sorted({kind for kind, _ in VARIANTS.values()}))
 def test_each_key_that_is_left_out_is_refused_or_what_transformers_assumes(kind):
     config = getattr(transformers, kind)
     saved = json.loads(config(**LACKED.get(kind, {})).to_json_string())
     for key in saved.keys() - {"model_type"}:
-        rest = {k: v for k, v in saved.items() if k != key}
-        try:
-            served = served_from_config(rest, "config.json")
-        except DataError as error:
-            refused = str(error)
-        else:
-            refused = ""
-            assert served == served_from_config(json.loads(config(**rest).to_json_string()), "config.json"), key
+        refused = refusal_or_defaults(config, saved, key)
         assert not refused or refused.startswith(f"config.json: {key}: is missing")
 
 
@@ -120,14 +124,7 @@ def test_each_key_that_a_variant_leaves_out_is_refused_or_what_transformers_assu
     _, saved = build(name)
     config = getattr(transformers, VARIANTS[name][0])
     for key in saved.keys() - {"model_type"}:
-        rest = {k: v for k, v in saved.items() if k != key}
-        try:
-            served = served_from_config(rest, "config.json")
-        except DataError as error:
-            refused = str(error)
-        else:
-            refused = ""
-            assert served == served_from_config(json.loads(config(**rest).to_json_string()), "config.json"), key
+        refused = refusal_or_defaults(config, saved, key)
         # What transformers assumes need not go with the other sizes.
         expected = (f"config.json: {key}: is missing", "config.json: num_key_value_heads: ")
         assert not refused or refused.startswith(expected)
