@@ -118,7 +118,7 @@ def activation_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) 
     moments = [batch * model.vocab_size, (2 * rows + 2 * batch) * tokens * h if model.P > 1 else 0]
     for layer, _ in model.layers:
         blocks = [_between(block) for block in layer.blocks(h)]
-        prefix = model.prefix_length * layer.kv_width
+        prefix = model.prefix_length * layer.prefix_kv_width
         moments += [rows * (tokens * (2 * h + blocks[0]) + prefix)] if layer.heads else []
         mlps = max(blocks[1:] if layer.heads else blocks, default=0.0)
         mlps += layer.mlp_matrices * layer.mlp_width * layer.experts_per_token
@@ -148,7 +148,7 @@ def kernels(model: ServedModel, batch: int, tokens: int, cached: int, rates: Rat
     yield _norm(passed, h, a)._replace(bytes=4 * passed * h * a + model.norm_params * w)
     if model.P > 1:
         yield from _aggregator(model, batch * tokens, rates)
-    head = _matrix(batch, h, model.vocab_size, rates)
+    head = _matrix(batch, model.head_params / model.vocab_size, model.vocab_size, rates)
     yield head._replace(bytes=head.bytes + (model.vocab_size * w if model.head_bias else 0))
 
 
@@ -207,7 +207,7 @@ def _attention(
     """
     heads, rows, n = layer.heads * layer.head_dim, model.P * batch, model.prefix_length
     flops = 4 * rows * heads * (pairs + tokens * n)
-    moved = 2 * rows * tokens * heads * rates.activation + rows * n * layer.kv_width * rates.kv
+    moved = 2 * rows * tokens * heads * rates.activation + rows * n * layer.prefix_kv_width * rates.kv
     if not layer.unfolds:
         return Kernel(flops, moved + rows * read * layer.kv_width * rates.kv, kind="attention")
     unfolded = sum(inputs * outputs for inputs, outputs in layer.unfolds)

@@ -37,6 +37,7 @@ class Layer:
     own_blocks: tuple[Block, ...] = ()  # all matrices but router and experts, where they are not the usual ones
     unfolds: Block = ()  # matrices that make keys and values of what is kept: anew for all tokens in each pass
     keeps: float | None = None  # numbers kept of a token where it is not its keys and values: a latent, or none
+    prefix_width: float | None = None  # keys and values of a prefix token, where a token's are not as wide
     state: float = 0.0  # numbers kept of a sequence however long it is
     mixing_flops: float = 0.0  # a token's, of products without a weight that do not hang on the length
 
@@ -52,8 +53,13 @@ class Layer:
 
     @property
     def kv_width(self) -> float:
-        """Keys and values of a token, or of a prefix token."""
+        """Keys and values of a token."""
         return 2 * self.kv_heads * self.head_dim
+
+    @property
+    def prefix_kv_width(self) -> float:
+        """Keys and values of a prefix token."""
+        return self.kv_width if self.prefix_width is None else self.prefix_width
 
     @property
     def kept_width(self) -> float:
@@ -87,6 +93,7 @@ class ServedModel:
     other_params: float = 0.0  # of no layer above, such as of what sees; negative where layers share theirs
     other_embeddings: float = 0.0  # of tables besides
     head_bias: bool = False  # of the output embedding
+    head_width: float | None = None  # of what the output embedding reads, where it is not the model's width
     P: int = 1
     prefix_tokens: int = PREFIX_TOKENS  # where no bank says otherwise
     aggregation: str = "dynamic"
@@ -104,7 +111,7 @@ class ServedModel:
 
     @property
     def prefix_params(self) -> float:
-        kv = sum(layer.kv_width * count for layer, count in self.layers)
+        kv = sum(layer.prefix_kv_width * count for layer, count in self.layers)
         return self.P * self.prefix_length * kv
 
     @property
@@ -123,7 +130,7 @@ class ServedModel:
     @property
     def head_params(self) -> float:
         """Of the output embedding, which may be the input's."""
-        return self.vocab_size * self.hidden_size
+        return self.vocab_size * (self.hidden_size if self.head_width is None else self.head_width)
 
     @property
     def embedding_params(self) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from scalelab.cost.config_file import Streams
 from scalelab.cost.shape import Block, Layer, ServedModel
 from scalelab.errors import DataError, ScalelabError
-from scalelab.measure.library import build_empty, first_line, quiet
+from scalelab.measure.library import build_empty, fill_empty, first_line, quiet
 from scalelab.measure.trace import Matrix, Traced, Visit, trace
 
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_experts", "moe_topk")
@@ -27,12 +27,15 @@ def build_served(content: Mapping[str, Any], kind: str, streams: Streams, where:
     try:
         with quiet():
             model = build_empty(content, kind)
-            return _served(model, trace(model, _head(model)), kind, streams)
+            try:
+                traced = trace(model, _head(model))
+            except NotImplementedError:  # which of its weights a token meets hangs on numbers, and there are none
+                model = build_empty(content, kind)
+                fill_empty(model)
+                traced = trace(model, _head(model))
+            return _served(model, traced, kind, streams)
     except ScalelabError as error:
         raise DataError(f"{where}: model_type {kind!r} cannot be priced: {error}") from None
-    except NotImplementedError:  # of the meta device
-        reason = "which of its weights a token meets hangs on numbers, and a model without memory has none"
-        raise DataError(f"{where}: model_type {kind!r} cannot be priced: {reason}") from None
     except Exception as error:  # whatever a family's code may raise over a config that is not its own
         said = f"transformers says: {first_line(error)}"
         raise DataError(f"{where}: model_type {kind!r} cannot be priced: {said}") from None
@@ -48,9 +51,10 @@ def _head(model: Any) -> Tensor:
 def _served(model: Any, traced: Traced, kind: str, streams: Streams) -> ServedModel:
     head, looked_up = model.get_output_embeddings(), model.get_input_embeddings().weight
     config = model.config.get_text_config()
-    vocab, hidden = head.weight.shape
-    if hidden != getattr(config, "hidden_size", hidden) or not vocab:
-        raise ScalelabError(f"its output embedding, {vocab:,} x {hidden:,}, is not of the model's width")
+    vocab, width = head.weight.shape
+    hidden = getattr(config, "hidden_size", width)
+    if not vocab:
+        raise ScalelabError("its output embedding has no rows")
     bias = getattr(head, "bias", None)
     layers = _layers(traced, hidden, config)
     tied = looked_up is head.weight
@@ -62,6 +66,7 @@ def _served(model: Any, traced: Traced, kind: str, streams: Streams) -> ServedMo
         norm_params=sum(n for held, n in traced.outside.vectors.items() if bias is None or held != id(bias)),
         tied_embeddings=tied,
         head_bias=bias is not None,
+        head_width=None if width == hidden else width,
         other_embeddings=tables + (0 if tied else looked_up.numel() - head.weight.numel()),
         P=streams.P,
         prefix_tokens=streams.prefix_tokens,
@@ -86,9 +91,10 @@ def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
         matrices = visit.matrices + (traced.outside.matrices if i == 0 else [])
         routed, matrices = _experts(visit, matrices, hidden, config)
         unfolds = [m for m in matrices if m.times == traced.length]
-        kept = float(sum(traced.kept[c] for c in visit.caches))
+        kept = sum(traced.kept[c] for c in visit.caches)
         windows = {traced.windows[c] for c in visit.caches}
-        width = 0.0 if not growth else kept if visit.kv_width is None else float(visit.kv_width)
+        seen = None if visit.kv_width is None else float(visit.kv_width)
+        width = 0.0 if not growth else kept if seen is None or visit.slow else seen
         if growth and not width:
             raise ScalelabError(f"what layer {i} attends to is not found")
         blocks = _blocks([m for m in matrices if m not in unfolds], hidden)
@@ -103,7 +109,8 @@ def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
                 own_blocks=blocks,
                 unfolds=tuple((m.inputs, m.outputs) for m in unfolds),
                 keeps=None if kept == width else kept,
-                state=float(sum(traced.states[c] for c in visit.caches)),
+                prefix_width=seen if visit.slow else None,
+                state=sum(traced.states[c] for c in visit.caches),
                 mixing_flops=visit.scores - growth * traced.length,
                 **{"mlp_width": widest, **routed},
             )

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from scalelab.errors import ScalelabError
 from scalelab.model.attention import attention_name
@@ -40,20 +44,48 @@ def build_empty(content: Mapping[str, Any], kind: str) -> Any:
     for key, most in _MOST.items():
         if getattr(config.get_text_config(), key, 0) > most:
             raise ScalelabError(f"{key}: models of more than {most:,} are not built")
-    classes = [AutoModelForCausalLM, AutoModelForImageTextToText]
-    if "text_config" in config.sub_configs:
-        classes.reverse()
-    known = [auto for auto in classes if type(config) in auto._model_mapping]
-    if not known:
-        raise ScalelabError("it is no language model in transformers")
+    make = _model_class(config)._from_config
     with torch.device("meta"):
         try:  # which tells what it attends to
-            model = known[0].from_config(config, attn_implementation=attention_name("eager"))
+            model = make(config, attn_implementation=attention_name("eager"))
         except (ValueError, KeyError):  # attention of its own
-            model = known[0].from_config(config, attn_implementation="eager")
+            model = make(config, attn_implementation="eager")
     model.eval()
     model.set_experts_implementation("batched_mm")  # others hang on numbers, and there are none
     return model
+
+
+def _model_class(config: Any) -> Any:
+    """The language model of a config: that of its text and more, where there is one, or the one of a part's config."""
+    mappings = [AutoModelForCausalLM._model_mapping, AutoModelForImageTextToText._model_mapping]
+    if "text_config" in config.sub_configs:
+        mappings.reverse()
+    for mapping in mappings:
+        if type(config) in mapping:
+            return mapping[type(config)]
+    for name, kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        of_this = model_type_to_module_name(name) == model_type_to_module_name(config.model_type)
+        if of_this and getattr(transformers, kind).config_class is type(config):
+            return getattr(transformers, kind)
+    raise ScalelabError("it is no language model in transformers")
+
+
+def fill_empty(model: Any) -> None:
+    """Puts one number in place of all those of each weight of a model on the meta device: it can run, in no memory.
+
+    Only products with its weights would take any; who runs it leaves these out.
+    """
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, old in module._parameters.items():
+            if old is not None:
+                if id(old) not in made:
+                    zero = torch.zeros((), dtype=old.dtype)
+                    made[id(old)] = nn.Parameter(zero.expand(old.shape), requires_grad=False)
+                module._parameters[name] = made[id(old)]
+        for name, old in module._buffers.items():
+            if old is not None:
+                module._buffers[name] = torch.zeros(old.shape, dtype=old.dtype)
 
 
 def first_line(error: Exception) -> str:

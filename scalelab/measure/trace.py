@@ -1,8 +1,9 @@
 """What each layer of a model without memory reads, computes and keeps, seen while it runs.
 
 A model on torch's meta device has shapes and no numbers, so that any decoder that transformers can build runs
-in seconds, however large. One sequence is watched, a prompt and then single tokens: what grows from one of them
-to the next hangs on the length, and what does not is there for each token.
+in seconds, however large. One whose path hangs on numbers has the same one for all of a weight, and its products with
+weights are not computed. One sequence is watched, a prompt and then single tokens: what grows from one of them to the
+next hangs on the length, and what does not is there for each token.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from scalelab.errors import ScalelabError
 from scalelab.measure.cache import cache_layers, held_numbers, tell_updates, window_of
 from scalelab.model.attention import Calls, watch_calls
 
-_PROMPT, _STEPS = 2, 3  # tokens
+_STEPS = 3  # single tokens that are watched
+_PROMPTS = {1: 2, 128: 255}  # tokens from one of them to the next: tokens before the first
 _aten = torch.ops.aten
 # Where the two factors of a product stand among the arguments
 _PRODUCTS = {_aten.mm: (0, 1), _aten.bmm: (0, 1), _aten.mv: (0, 1), _aten.addmm: (1, 2), _aten.baddbmm: (1, 2)}
@@ -49,6 +51,11 @@ class Visit:
     scores: float = 0.0  # FLOPs of products without a weight
     kv_width: int | None = None  # keys and values of a token, where attention is transformers' own
     caches: set[int] = field(default_factory=set)  # layers of the cache that it writes
+    slow: bool = False  # whether several tokens are kept as one, behind a window
+
+
+class UnevenError(ScalelabError):
+    """Something does not grow by the same from each token that is watched to the next."""
 
 
 @dataclass
@@ -59,20 +66,49 @@ class Traced:
     outside: Visit
     visits: list[Visit]  # of the layers, in order
     scores_growth: list[float]  # FLOPs that each more token before adds to a visit
-    kept: list[int]  # numbers that each more token adds to a layer of the cache
-    states: list[int]  # numbers there that do not grow
+    kept: list[float]  # numbers that each more token adds to a layer of the cache
+    states: list[float]  # numbers there that do not grow; before `settle`, all
     windows: list[int | None]
     tables: dict[int, int]  # parameters that rows were looked up in: their number
 
+    def settle(self, first: int) -> None:
+        """Tells what grows from what does not, the first token that was watched being the `first`.
+
+        Of a layer that keeps a window that was full by then and nothing else, all was keys and values. What
+        another keeps beside such a window grows more slowly than tokens come, and the window is a state.
+        """
+        self.states = [now - grown * self.length for now, grown in zip(self.states, self.kept, strict=True)]
+        full = {c for c, window in enumerate(self.windows) if window is not None and window < first}
+        for i, visit in enumerate(self.visits):
+            for c in visit.caches & full:
+                window = self.windows[c]
+                if window and len(visit.caches) == 1 and not self.scores_growth[i] and not self.kept[c]:
+                    self.scores_growth[i] = visit.scores / window
+                    self.kept[c], self.states[c] = (
+                        self.states[c] / max(1, window - 1),
+                        0.0,
+                    )  # the last gave up its place
+                    visit.scores = self.scores_growth[i] * self.length
+                else:
+                    self.windows[c], visit.slow = None, True
+
 
 def trace(model: Any, head: Tensor) -> Traced:
-    """Runs `model`, on the meta device, with a cache. `head` is the output embedding, which is left out.
+    """Runs `model`, on the meta device or with empty weights, with a cache. `head`, the output embedding, is left out.
 
     Raises `ScalelabError` where it keeps nothing that can be seen, or what does not grow evenly.
     """
-    watch = _Watch(model, head)
-    ids = torch.zeros((1, _PROMPT), dtype=torch.long, device="meta")
-    with torch.no_grad(), torch.device("meta"), sdpa_kernel(SDPBackend.MATH), watch_calls(keep=True) as calls, watch:
+    try:
+        return _trace(model, head, 1)
+    except UnevenError:  # several tokens are kept as one, or a window is short
+        return _trace(model, head, 128)
+
+
+def _trace(model: Any, head: Tensor, apart: int) -> Traced:
+    """With the tokens that are watched `apart` from each other."""
+    watch, prompt = _Watch(model, head), _PROMPTS[apart]
+    ids = torch.zeros((1, prompt), dtype=torch.long, device=head.device)
+    with torch.no_grad(), head.device, sdpa_kernel(SDPBackend.MATH), watch_calls(keep=True) as calls, watch:
         with _ran(model) as ran:
             output = model(input_ids=ids, use_cache=True)
         name = "past_key_values" if getattr(output, "past_key_values", None) is not None else "cache_params"
@@ -83,36 +119,39 @@ def trace(model: Any, head: Tensor) -> Traced:
         tell_updates(layers, lambda i: watch.current.caches.add(i))
         held, scores = [], []
         with _hooked(_layers(ran), watch, calls):
-            for _ in range(_STEPS):
+            for step in range(_STEPS):
+                if step and apart > 1:
+                    model(input_ids=ids[:, : apart - 1], use_cache=True, **{name: cache})
                 watch.begin()
                 model(input_ids=ids[:, :1], use_cache=True, **{name: cache})
                 held.append(held_numbers(cache))
                 scores.append([visit.scores for visit in watch.visits])
-    length = _PROMPT + _STEPS
+    first, length = prompt + 1, prompt + 1 + (_STEPS - 1) * apart
     windows = [window_of(layer) for layer in layers]
-    if any(window is not None and window <= length for window in windows):
-        raise ScalelabError(f"windows of {length} keys or fewer are too short to be seen")
-    kept, growth = _growth(held, "what its cache holds"), _growth(scores, "what its attention computes")
-    if len(kept) == len(watch.visits):  # what is changed in place is its own layer's
-        for i in set(range(len(kept))).difference(*(visit.caches for visit in watch.visits)):
-            watch.visits[i].caches.add(i)
-    return Traced(
+    if any(window is not None and first <= window <= length for window in windows):
+        raise UnevenError(f"windows of {first:,} to {length:,} keys cannot be told from none")
+    traced = Traced(
         length,
         watch.outside,
         watch.visits,
-        growth,
-        [round(grown) for grown in kept],
-        [round(now - grown * length) for now, grown in zip(held[-1], kept, strict=True)],
-        windows + [None] * (len(kept) - len(layers)),
+        _growth(scores, apart, "what its attention computes"),
+        _growth(held, apart, "what its cache holds"),
+        [float(numbers) for numbers in held[-1]],
+        windows + [None] * (len(held[0]) - len(layers)),
         watch.tables,
     )
+    if len(held[0]) == len(watch.visits):  # what is changed in place is its own layer's
+        for i in set(range(len(held[0]))).difference(*(visit.caches for visit in watch.visits)):
+            watch.visits[i].caches.add(i)
+    traced.settle(first)
+    return traced
 
 
-def _growth(seen: Sequence[Sequence[float]], what: str) -> list[float]:
-    """From each step to the next, the same each time."""
-    steps = [[b - a for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(seen)]
+def _growth(seen: Sequence[Sequence[float]], apart: int, what: str) -> list[float]:
+    """For each token, from each that is watched to the next, the same each time."""
+    steps = [[(b - a) / apart for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(seen)]
     if any(step != steps[0] for step in steps) or min(steps[0], default=0.0) < 0:
-        raise ScalelabError(f"{what} does not grow evenly from token to token")
+        raise UnevenError(f"{what} does not grow evenly from token to token")
     return steps[0]
 
 
@@ -140,11 +179,16 @@ class _Watch(TorchDispatchMode):
         self.current = self.outside
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is _aten._local_scalar_dense.default:  # of masks and such: without numbers, the most general case
+        if (
+            func is _aten._local_scalar_dense.default and args[0].is_meta
+        ):  # of masks and such: without numbers, the most general case
             return False if args[0].dtype == torch.bool else 0
-        out = func(*args, **(kwargs or {}))
         packet, inputs = func.overloadpacket, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         read = [x for x in inputs if _storage(x) in self.weights]
+        if packet in _PRODUCTS and read and not read[0].is_meta:
+            out = _zeros(func, args)
+        else:
+            out = func(*args, **(kwargs or {}))
         if packet in _PRODUCTS:
             self._product(*(args[i] for i in _PRODUCTS[packet]))
             read = [x for x in read if all(x is not args[i] for i in _PRODUCTS[packet])]
@@ -181,7 +225,12 @@ class _Watch(TorchDispatchMode):
                 continue
             if _storage(held) == self.head:
                 return
-            if held.dim() == 3 and copies == held.shape[0] and copies > 1:
+            if not rows:  # of experts, say, to which no token goes
+                return
+            if held.dim() == 3 and not held.is_meta and left.dim() == 2 and weight.numel() < held.numel():
+                chosen = self.current.experts.get(id(held), (held, 0))[1] + 1  # experts, one by one
+                self.current.experts[id(held)] = (held, chosen)
+            elif held.dim() == 3 and copies == held.shape[0] and copies > 1:
                 self.current.experts[id(held)] = (held, 0)  # all are computed; how many count, the config says
             else:
                 self.current.matrices.append(Matrix(inputs, outs, rows * copies, _storage(other)))
@@ -201,6 +250,12 @@ class _Watch(TorchDispatchMode):
             self.tables[id(held)] = held.numel()
         else:
             self._note_vector(weight)
+
+
+def _zeros(func: Any, args: Any) -> Tensor:
+    """What a product would be of, without computing it."""
+    shape = func(*(x.to("meta") if isinstance(x, Tensor) else x for x in args))
+    return torch.zeros(shape.shape, dtype=shape.dtype)
 
 
 def _storage(tensor: Tensor) -> int:
