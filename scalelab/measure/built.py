@@ -17,7 +17,8 @@ from scalelab.cost.config_file import Streams
 from scalelab.cost.shape import Block, Layer, ServedModel
 from scalelab.errors import DataError, ScalelabError
 from scalelab.measure.library import build_empty, fill_empty, first_line, quiet
-from scalelab.measure.trace import Matrix, Traced, Visit, trace
+from scalelab.measure.trace import trace
+from scalelab.measure.visits import Matrix, Traced, Visit
 
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_experts", "moe_topk")
 

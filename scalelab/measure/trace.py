@@ -11,8 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from scalelab.errors import ScalelabError
 from scalelab.measure.cache import cache_layers, held_numbers, tell_updates, window_of
+from scalelab.measure.visits import Matrix, Traced, UnevenError, Visit
 from scalelab.model.attention import Calls, watch_calls
 
 _STEPS = 3  # single tokens that are watched
@@ -30,67 +30,6 @@ _aten = torch.ops.aten
 # Where the two factors of a product stand among the arguments
 _PRODUCTS = {_aten.mm: (0, 1), _aten.bmm: (0, 1), _aten.mv: (0, 1), _aten.addmm: (1, 2), _aten.baddbmm: (1, 2)}
 _LOOKUPS = (_aten.embedding, _aten.index, _aten.index_select, _aten.gather)
-
-
-class Matrix(NamedTuple):
-    """A weight that a token goes through."""
-
-    inputs: float
-    outputs: float
-    times: float = 1.0
-    source: int = 0  # which tensor it reads
-
-
-@dataclass
-class Visit:
-    """One layer's part of a pass over one token, or what lies outside of all layers."""
-
-    matrices: list[Matrix] = field(default_factory=list)  # in order
-    experts: dict[int, tuple[Tensor, int]] = field(default_factory=dict)  # weights of all, and how many are chosen
-    vectors: dict[int, int] = field(default_factory=dict)  # parameters read otherwise
-    scores: float = 0.0  # FLOPs of products without a weight
-    kv_width: int | None = None  # keys and values of a token, where attention is transformers' own
-    caches: set[int] = field(default_factory=set)  # layers of the cache that it writes
-    slow: bool = False  # whether several tokens are kept as one, behind a window
-
-
-class UnevenError(ScalelabError):
-    """Something does not grow by the same from each token that is watched to the next."""
-
-
-@dataclass
-class Traced:
-    """What a token runs through when `length` tokens stand before and with it, and what the cache holds."""
-
-    length: int
-    outside: Visit
-    visits: list[Visit]  # of the layers, in order
-    scores_growth: list[float]  # FLOPs that each more token before adds to a visit
-    kept: list[float]  # numbers that each more token adds to a layer of the cache
-    states: list[float]  # numbers there that do not grow; before `settle`, all
-    windows: list[int | None]
-    tables: dict[int, int]  # parameters that rows were looked up in: their number
-
-    def settle(self, first: int) -> None:
-        """Tells what grows from what does not, the first token that was watched being the `first`.
-
-        Of a layer that keeps a window that was full by then and nothing else, all was keys and values. What
-        another keeps beside such a window grows more slowly than tokens come, and the window is a state.
-        """
-        self.states = [now - grown * self.length for now, grown in zip(self.states, self.kept, strict=True)]
-        full = {c for c, window in enumerate(self.windows) if window is not None and window < first}
-        for i, visit in enumerate(self.visits):
-            for c in visit.caches & full:
-                window = self.windows[c]
-                if window and len(visit.caches) == 1 and not self.scores_growth[i] and not self.kept[c]:
-                    self.scores_growth[i] = visit.scores / window
-                    self.kept[c], self.states[c] = (
-                        self.states[c] / max(1, window - 1),
-                        0.0,
-                    )  # the last gave up its place
-                    visit.scores = self.scores_growth[i] * self.length
-                else:
-                    self.windows[c], visit.slow = None, True
 
 
 def trace(model: Any, head: Tensor) -> Traced:
