@@ -89,7 +89,7 @@ def totals(served, batch, length, cached):
     return sum(k.times * k.flops for k in done), sum(k.times * k.bytes for k in done)
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("falcon_new")])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith(("falcon_new", "dbrx"))])
 def test_families_of_the_table_are_priced_alike(name):
     _, saved = build(name)
     listed, built = served_from_config(saved, "config.json"), served_of(saved)
