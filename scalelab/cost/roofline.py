@@ -15,6 +15,7 @@ every row's cache. With P streams, batch B, prompt i and output o:
   shared experts are one MLP that all tokens go through, read once; so is the gate that may weigh it;
 - attention that chooses among keys, or hides some by its mask alone, is priced as it is run: over all of them;
 - layers that keep a latent make keys and values of all tokens anew in each pass, as transformers does;
+- where one key is kept for several tokens, each token counts as its part of one;
 - layers that keep a state instead of keys and values move it once in each pass, and compute with it for each token;
 - attention never writes its scores (arXiv 2205.14135) and skips what causality hides.
 

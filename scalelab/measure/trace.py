@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from scalelab.errors import ScalelabError
 from scalelab.measure.cache import cache_layers, held_numbers, tell_updates, window_of
@@ -118,14 +118,14 @@ class _Watch(TorchDispatchMode):
         self.current = self.outside
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (
-            func is _aten._local_scalar_dense.default and args[0].is_meta
-        ):  # of masks and such: without numbers, the most general case
+        # Of masks and such: without numbers, the most general case
+        if func is _aten._local_scalar_dense.default and args[0].is_meta:
             return False if args[0].dtype == torch.bool else 0
         packet, inputs = func.overloadpacket, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         read = [x for x in inputs if _storage(x) in self.weights]
-        if packet in _PRODUCTS and read and not read[0].is_meta:
-            out = _zeros(func, args)
+        heavy = packet in _PRODUCTS or (packet in _LOOKUPS and inputs[0].dim() == 3)
+        if heavy and any(not x.is_meta and _storage(x) in self.weights.keys() | self.gathered for x in inputs):
+            out = _uncomputed(func, args)
         else:
             out = func(*args, **(kwargs or {}))
         if packet in _PRODUCTS:
@@ -191,10 +191,11 @@ class _Watch(TorchDispatchMode):
             self._note_vector(weight)
 
 
-def _zeros(func: Any, args: Any) -> Tensor:
-    """What a product would be of, without computing it."""
-    shape = func(*(x.to("meta") if isinstance(x, Tensor) else x for x in args))
-    return torch.zeros(shape.shape, dtype=shape.dtype)
+def _uncomputed(func: Any, args: Any) -> Tensor:
+    """Zeros in place of a product, and one for all of the matrices that are gathered."""
+    out = func(*tree_map_only(Tensor, lambda x: x.to("meta"), args))
+    zero = torch.zeros((), dtype=out.dtype).expand(out.shape)
+    return zero.clone() if func.overloadpacket in _PRODUCTS else zero
 
 
 def _storage(tensor: Tensor) -> int:

@@ -21,7 +21,10 @@ from scalelab.sweep.stopping import describe, stopped_later
 from scalelab.sweep.tasks import Event, Job, Task
 
 # Two-thread matrix products collapse when the other core is busy, so each run has one thread.
-ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+# Of the GNU C library: what a step frees stays with the process. Given back and asked for again, step by step, it may
+# cost 5 % of the time in page faults (docs/LOG.md).
+_KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # bytes
 
 _ALL_KILLED_S = 0.2  # until what killed a worker has reached its parent too, if it was meant for all
 
@@ -50,7 +53,7 @@ def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[
     ledger, free = Ledger(tasks, job.out, on_event), list(places)
     queue = ledger.queue
     running: dict[Connection, tuple[Any, Task, str]] = {}
-    with environment(ONE_THREAD):
+    with environment(_of_workers()):
         context = start_importing()
         try:
             while queue or running:
@@ -118,11 +121,16 @@ def start_importing() -> Any:
         # The server inherits the ignored signal and hands it on: no moment is left uncovered.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            with environment(ONE_THREAD):
+            with environment(_of_workers()):
                 forkserver.ensure_running()
         finally:
             signal.signal(signal.SIGINT, before)
     return context
+
+
+def _of_workers() -> dict[str, str]:
+    """Environment variables of workers; how memory is kept may be said otherwise."""
+    return {name: os.environ.get(name, value) for name, value in _KEEP_MEMORY.items()} | _ONE_THREAD
 
 
 def _receive(reader: Connection, process: Any, task: Task) -> Event:

@@ -1,0 +1,68 @@
+"""What was seen of a model's layers while it ran, and what of it hangs on the length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from scalelab.errors import ScalelabError
+
+
+class Matrix(NamedTuple):
+    """A weight that a token goes through."""
+
+    inputs: float
+    outputs: float
+    times: float = 1.0
+    source: int = 0  # which tensor it reads
+
+
+@dataclass
+class Visit:
+    """One layer's part of a pass over one token, or what lies outside of all layers."""
+
+    matrices: list[Matrix] = field(default_factory=list)  # in order
+    experts: dict[int, tuple[Tensor, int]] = field(default_factory=dict)  # weights of all, and how many are chosen
+    vectors: dict[int, int] = field(default_factory=dict)  # parameters read otherwise
+    scores: float = 0.0  # FLOPs of products without a weight
+    kv_width: int | None = None  # keys and values of a token, where attention is transformers' own
+    caches: set[int] = field(default_factory=set)  # layers of the cache that it writes
+    slow: bool = False  # whether several tokens are kept as one, behind a window
+
+
+class UnevenError(ScalelabError):
+    """Something does not grow by the same from each token that is watched to the next."""
+
+
+@dataclass
+class Traced:
+    """What a token runs through when `length` tokens stand before and with it, and what the cache holds."""
+
+    length: int
+    outside: Visit
+    visits: list[Visit]  # of the layers, in order
+    scores_growth: list[float]  # FLOPs that each more token before adds to a visit
+    kept: list[float]  # numbers that each more token adds to a layer of the cache
+    states: list[float]  # numbers there that do not grow; before `settle`, all
+    windows: list[int | None]
+    tables: dict[int, int]  # parameters that rows were looked up in: their number
+
+    def settle(self, first: int) -> None:
+        """Tells what grows from what does not, the first token that was watched being the `first`.
+
+        Of a layer that keeps a window that was full by then and nothing else, all was keys and values. What
+        another keeps beside such a window grows more slowly than tokens come, and the window is a state.
+        """
+        self.states = [now - grown * self.length for now, grown in zip(self.states, self.kept, strict=True)]
+        full = [window is not None and window < first for window in self.windows]
+        for i, visit in enumerate(self.visits):
+            for c in (c for c in visit.caches if full[c]):
+                if self.scores_growth[i] or self.kept[c] or len(visit.caches) > 1:
+                    self.windows[c], visit.slow = None, True
+                    continue
+                window = self.windows[c] or 1
+                self.scores_growth[i] = visit.scores / window
+                self.kept[c] = self.states[c] / max(1, window - 1)  # the oldest made room for the next
+                self.states[c], visit.scores = 0.0, self.scores_growth[i] * self.length
