@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import platform
 import subprocess
 import sys
 
@@ -51,6 +52,28 @@ def test_workers_begin_with_everything_imported_and_collect_garbage(monkeypatch)
     assert told[0]["frozen"] > 100_000
     assert told[0]["threads"] == [1, "1", "1", "1"]
     assert not told[0]["cuda"]
+
+
+def _count_faults(writer):
+    import resource
+
+    import torch
+
+    counts = []
+    for _ in range(11):
+        [torch.ones(5_000_000) for _ in range(3)]  # 60 MB, more than is kept where nothing is said
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    writer.send(counts[-1] - counts[0])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library keeps memory in its own way")
+def test_memory_that_a_step_frees_is_there_for_the_next():
+    context = start_importing()
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_count_faults, args=(writer,))
+    process.start()
+    assert reader.recv() < 15_000  # pages; all of it anew is that many in each of ten steps
+    process.join()
 
 
 def test_a_command_that_fails_at_once_leaves_nothing_that_imports(tmp_path):
