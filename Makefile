@@ -27,7 +27,7 @@ benchmark: $(READY)  ## speeds as ratios to a baseline in the same run
 benchmark-model: $(READY)  ## streams against the original's way, about 12 minutes on 2 cores
 	$(BIN)/python benchmarks/model.py
 
-benchmark-sweep: $(READY)  ## what a second worker brings and what a sweep costs beside training, 15 minutes on 2 idle cores
+benchmark-sweep: $(READY)  ## what a second worker brings and what a sweep costs beside training, half an hour on 2 idle cores
 	$(BIN)/python benchmarks/sweep.py
 
 benchmark-serving: $(READY)  ## cost models against the clock, about 20 minutes on 2 idle cores
