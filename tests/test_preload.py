@@ -72,6 +72,7 @@ def test_memory_that_a_step_frees_is_there_for_the_next():
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=_count_faults, args=(writer,))
     process.start()
+    writer.close()
     assert reader.recv() < 15_000  # pages; all of it anew is that many in each of ten steps
     process.join()
 

@@ -163,15 +163,16 @@ def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: in
         for inputs, outputs in block:
             yield _matrix(passed, inputs, outputs, rates)
         if layer.heads and i == 0:
-            heads, kept = layer.heads * layer.head_dim, layer.kept_width
-            yield Kernel(0, passed * (2 * heads * a + kept * (a + rates.kv)))  # rotated; into the cache
+            kept = layer.kept_width
+            yield Kernel(0, passed * (2 * layer.queries * a + kept * (a + rates.kv)))  # rotated; into the cache
             pairs, read = _keys(layer, tokens, cached)
             yield _attention(model, layer, batch, tokens, pairs, read, rates)
         elif len(block) > 1:
             yield Kernel(0, passed * _between(block) * a)  # activation, and product with the gate
     if layer.state or layer.mixing_flops:  # updated and read for each token, and moved once
-        flops = passed * max(4 * layer.state, layer.mixing_flops)  # which hold the state's, where they are products
-        yield Kernel(flops, 2 * model.P * batch * layer.state * a)
+        # Those of a window are counted as products; of other states, only where they are products.
+        flops = layer.mixing_flops if layer.query_width else max(4 * layer.state, layer.mixing_flops)
+        yield Kernel(passed * flops, 2 * model.P * batch * layer.state * a)
     if layer.num_experts:
         yield _matrix(passed, h, layer.num_experts, rates)
         touched = experts_touched(layer.num_experts, layer.experts_per_token, passed)
@@ -207,8 +208,8 @@ def _attention(
     Where a latent is kept, keys and values are made of it first.
     """
     heads, rows, n = layer.heads * layer.head_dim, model.P * batch, model.prefix_length
-    flops = 4 * rows * heads * (pairs + tokens * n)
-    moved = 2 * rows * tokens * heads * rates.activation + rows * n * layer.prefix_kv_width * rates.kv
+    flops = 4 * rows * (heads * pairs + layer.queries * tokens * n)
+    moved = 2 * rows * tokens * layer.queries * rates.activation + rows * n * layer.prefix_kv_width * rates.kv
     if not layer.unfolds:
         return Kernel(flops, moved + rows * read * layer.kv_width * rates.kv, kind="attention")
     unfolded = sum(inputs * outputs for inputs, outputs in layer.unfolds)

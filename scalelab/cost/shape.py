@@ -38,6 +38,7 @@ class Layer:
     unfolds: Block = ()  # matrices that make keys and values of what is kept: anew for all tokens in each pass
     keeps: float | None = None  # numbers kept of a token where it is not its keys and values: a latent, or none
     prefix_width: float | None = None  # keys and values of a prefix token, where a token's are not as wide
+    query_width: float | None = None  # of all heads, where keys stand for several tokens and `heads` for a part of one
     state: float = 0.0  # numbers kept of a sequence however long it is
     mixing_flops: float = 0.0  # a token's, of products without a weight that do not hang on the length
 
@@ -60,6 +61,11 @@ class Layer:
     def prefix_kv_width(self) -> float:
         """Keys and values of a prefix token."""
         return self.kv_width if self.prefix_width is None else self.prefix_width
+
+    @property
+    def queries(self) -> float:
+        """Numbers of a token's queries, and of what attention gives."""
+        return self.heads * self.head_dim if self.query_width is None else self.query_width
 
     @property
     def kept_width(self) -> float:

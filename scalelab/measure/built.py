@@ -93,10 +93,12 @@ def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
         routed, matrices = _experts(visit, matrices, hidden, config)
         unfolds = [m for m in matrices if m.times == traced.length]
         kept = sum(traced.kept[c] for c in visit.caches)
-        windows = {traced.windows[c] for c in visit.caches}
+        # One that reads what another layer keeps has no window in the cache.
+        windows = {traced.windows[c] for c in visit.caches} if kept else {visit.window}
         seen = None if visit.kv_width is None else float(visit.kv_width)
-        width = 0.0 if not growth else kept if seen is None or visit.slow else seen
-        if growth and not width:
+        slow = visit.query_width is not None
+        width = 0.0 if not growth else kept if seen is None or slow else seen
+        if bool(growth) != bool(width) or (seen and not growth):
             raise ScalelabError(f"what layer {i} attends to is not found")
         blocks = _blocks([m for m in matrices if m not in unfolds], hidden)
         widest = max((block[-1][0] for block in blocks[1 if growth else 0 :]), default=0.0)
@@ -110,7 +112,8 @@ def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
                 own_blocks=blocks,
                 unfolds=tuple((m.inputs, m.outputs) for m in unfolds),
                 keeps=None if kept == width else kept,
-                prefix_width=seen if visit.slow else None,
+                prefix_width=seen if slow else None,
+                query_width=visit.query_width,
                 state=sum(traced.states[c] for c in visit.caches),
                 mixing_flops=visit.scores - growth * traced.length,
                 **{"mlp_width": widest, **routed},
@@ -122,14 +125,16 @@ def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
 def _experts(visit: Visit, matrices: list[Matrix], hidden: int, config: Any) -> tuple[dict[str, Any], list[Matrix]]:
     """What a `Layer` says of its experts, and the matrices besides: the router is counted with the experts."""
     weights = [weight for weight, _ in visit.experts.values()]
-    count = weights[0].shape[0] if weights else 0
+    rows = [weight.shape[0] for weight in weights] or [0]
+    count = min(rows)  # where matrices differ in it, some experts give back what they get
     router = next((i for i, m in enumerate(matrices) if m[:2] == (hidden, count)), None)
     chosen = max((chosen for _, chosen in visit.experts.values()), default=0) or _chosen(config)
+    chosen = round(chosen * count / max(rows)) if weights else chosen
     if router is None and not 0 < chosen <= count:  # blocks of a matrix, if anything, that only look like experts
         return {}, matrices + [Matrix(w.shape[1], w.shape[2], w.shape[0]) for w in weights]
     if not 0 < chosen <= count:
         raise ScalelabError(f"to how many of {count:,} experts a token goes is not found in its config")
-    one = sum(weight.numel() for weight in weights) / count
+    one = sum(weight.numel() / weight.shape[0] for weight in weights)
     narrow = min(min(weight.shape[1:]) for weight in weights)
     gated = 2 if one < 2.5 * hidden * narrow else 3
     routed = {

@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from scalelab.errors import ScalelabError
 from scalelab.model.attention import attention_name
 
+_LARGE = 10**6  # numbers
 _MOST = {"num_hidden_layers": 1_000, "hidden_size": 1_000_000}  # with which it takes half a minute
 
 
@@ -85,7 +86,8 @@ def fill_empty(model: Any) -> None:
                 module._parameters[name] = made[id(old)]
         for name, old in module._buffers.items():
             if old is not None:
-                module._buffers[name] = torch.zeros(old.shape, dtype=old.dtype)
+                zero = torch.zeros((), dtype=old.dtype).expand(old.shape)
+                module._buffers[name] = zero if old.numel() > _LARGE else zero.clone()  # which may be written
 
 
 def first_line(error: Exception) -> str:

@@ -55,27 +55,35 @@ def _trace(model: Any, head: Tensor, apart: int) -> Traced:
         layers = cache_layers(cache)
         if not layers:
             raise ScalelabError("it keeps no keys, values or states of the tokens before (is it a decoder?)")
+        rates = {rate for layer in layers if (rate := getattr(layer, "compress_rate", 1)) > 1}
+        if rates and apart == 1:
+            raise UnevenError("several tokens are kept as one")
+        if any(apart % rate for rate in rates):
+            raise ScalelabError(f"it keeps one key for {max(rates):,} tokens, which are too many to be seen")
         tell_updates(layers, lambda i: watch.current.caches.add(i))
-        held, scores = [], []
+        held, scores, before = [], [], []
         with _hooked(_layers(ran), watch, calls):
             for step in range(_STEPS):
                 if step and apart > 1:
                     model(input_ids=ids[:, : apart - 1], use_cache=True, **{name: cache})
+                before = held_numbers(cache)
                 watch.begin()
                 model(input_ids=ids[:, :1], use_cache=True, **{name: cache})
                 held.append(held_numbers(cache))
                 scores.append([visit.scores for visit in watch.visits])
     first, length = prompt + 1, prompt + 1 + (_STEPS - 1) * apart
     windows = [window_of(layer) for layer in layers]
-    if any(window is not None and first <= window <= length for window in windows):
-        raise UnevenError(f"windows of {first:,} to {length:,} keys cannot be told from none")
+    if any(window is not None and first <= window and (window <= length or apart > 1) for window in windows):
+        raise UnevenError(f"windows of {first:,} keys and more cannot be told from what is kept beside them")
+    kept = _growth(held, apart, "what its cache holds")
     traced = Traced(
         length,
         watch.outside,
         watch.visits,
         _growth(scores, apart, "what its attention computes"),
-        _growth(held, apart, "what its cache holds"),
-        [float(numbers) for numbers in held[-1]],
+        kept,
+        # Where tokens wait to be kept as one, as many as waited before this last one, and none after: half of them.
+        [(now + was + grown) / 2 for now, was, grown in zip(held[-1], before, kept, strict=True)],
         windows + [None] * (len(held[0]) - len(layers)),
         watch.tables,
     )
@@ -102,6 +110,7 @@ class _Watch(TorchDispatchMode):
         self.weights = {_storage(p): p for p in model.parameters()}
         self.head = _storage(head)
         self.alive: list[Tensor] = []  # so that nothing else takes their storage
+        self.sources: list[Tensor] = []  # in this step, likewise
         self.gathered: set[int] = set()  # experts' matrices, one for each token that goes to them
         self.tables: dict[int, int] = {}
         self.begin()
@@ -109,6 +118,7 @@ class _Watch(TorchDispatchMode):
     def begin(self) -> None:
         self.outside = self.current = Visit()
         self.visits: list[Visit] = []
+        self.sources.clear()
 
     def enter(self, *_: Any) -> None:
         self.current = Visit()
@@ -128,6 +138,8 @@ class _Watch(TorchDispatchMode):
             out = _uncomputed(func, args)
         else:
             out = func(*args, **(kwargs or {}))
+        if packet in _PRODUCTS and not out.numel():  # with experts, say, to which no token goes
+            return out
         if packet in _PRODUCTS:
             self._product(*(args[i] for i in _PRODUCTS[packet]))
             read = [x for x in read if all(x is not args[i] for i in _PRODUCTS[packet])]
@@ -164,8 +176,6 @@ class _Watch(TorchDispatchMode):
                 continue
             if _storage(held) == self.head:
                 return
-            if not rows:  # of experts, say, to which no token goes
-                return
             if held.dim() == 3 and not held.is_meta and left.dim() == 2 and weight.numel() < held.numel():
                 chosen = self.current.experts.get(id(held), (held, 0))[1] + 1  # experts, one by one
                 self.current.experts[id(held)] = (held, chosen)
@@ -173,7 +183,7 @@ class _Watch(TorchDispatchMode):
                 self.current.experts[id(held)] = (held, 0)  # all are computed; how many count, the config says
             else:
                 self.current.matrices.append(Matrix(inputs, outs, rows * copies, _storage(other)))
-                self.alive.append(other)
+                self.sources.append(other)
             return
         self.current.scores += 2.0 * copies * left.shape[-2] * left.shape[-1] * outputs
 
@@ -237,12 +247,14 @@ def _hooked(layers: list[nn.Module], watch: _Watch, calls: Calls) -> Iterator[No
     def leave(*_: Any) -> None:
         widths = [x.shape[1] * x.shape[3] for x in (*calls.keys, *calls.values)]
         watch.current.kv_width = sum(widths) if widths else None
+        windows = {getattr(module, "sliding_window", None) for module in calls.modules}
+        watch.current.window = windows.pop() if len(windows) == 1 else None
         clear()
         watch.leave()
 
     def clear() -> None:
-        calls.keys.clear()
-        calls.values.clear()
+        for seen in (calls.modules, calls.keys, calls.values):
+            seen.clear()
 
     clear()
     hooks = [layer.register_forward_pre_hook(watch.enter) for layer in layers]

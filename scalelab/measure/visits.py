@@ -29,7 +29,8 @@ class Visit:
     scores: float = 0.0  # FLOPs of products without a weight
     kv_width: int | None = None  # keys and values of a token, where attention is transformers' own
     caches: set[int] = field(default_factory=set)  # layers of the cache that it writes
-    slow: bool = False  # whether several tokens are kept as one, behind a window
+    window: int | None = None  # of its attention, as that says
+    query_width: float | None = None  # where several tokens are kept as one, behind a window
 
 
 class UnevenError(ScalelabError):
@@ -60,9 +61,14 @@ class Traced:
         for i, visit in enumerate(self.visits):
             for c in (c for c in visit.caches if full[c]):
                 if self.scores_growth[i] or self.kept[c] or len(visit.caches) > 1:
-                    self.windows[c], visit.slow = None, True
+                    visit.query_width = (
+                        (visit.scores - self.scores_growth[i] * self.length) / 4 / (self.windows[c] or 1)
+                    )
+                    self.windows[c] = None
                     continue
                 window = self.windows[c] or 1
+                if self.states[c] != (visit.kv_width or 0) * (window - 1):
+                    raise ScalelabError(f"layer {i} keeps other things beside a window of {window:,} keys")
                 self.scores_growth[i] = visit.scores / window
                 self.kept[c] = self.states[c] / max(1, window - 1)  # the oldest made room for the next
                 self.states[c], visit.scores = 0.0, self.scores_growth[i] * self.length
