@@ -134,7 +134,8 @@ class _Watch(TorchDispatchMode):
         packet, inputs = func.overloadpacket, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         read = [x for x in inputs if _storage(x) in self.weights]
         heavy = packet in _PRODUCTS or (packet in _LOOKUPS and inputs[0].dim() == 3)
-        if heavy and any(not x.is_meta and _storage(x) in self.weights.keys() | self.gathered for x in inputs):
+        stored = {_storage(x) for x in inputs if not x.is_meta} if heavy else set()
+        if stored & self.gathered or stored & self.weights.keys():
             out = _uncomputed(func, args)
         else:
             out = func(*args, **(kwargs or {}))

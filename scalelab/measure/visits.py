@@ -60,13 +60,12 @@ class Traced:
         full = [window is not None and window < first for window in self.windows]
         for i, visit in enumerate(self.visits):
             for c in (c for c in visit.caches if full[c]):
+                window = self.windows[c] or 1
                 if self.scores_growth[i] or self.kept[c] or len(visit.caches) > 1:
-                    visit.query_width = (
-                        (visit.scores - self.scores_growth[i] * self.length) / 4 / (self.windows[c] or 1)
-                    )
+                    within = visit.scores - self.scores_growth[i] * self.length
+                    visit.query_width = within / 4 / window  # two products, of a multiplication and a sum each
                     self.windows[c] = None
                     continue
-                window = self.windows[c] or 1
                 if self.states[c] != (visit.kv_width or 0) * (window - 1):
                     raise ScalelabError(f"layer {i} keeps other things beside a window of {window:,} keys")
                 self.scores_growth[i] = visit.scores / window
