@@ -43,20 +43,6 @@ def test_generation_with_a_large_cache(options, monkeypatch):
     assert torch.equal(model.generate(ids, **options), expected)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
-def test_causality_aligned_to_the_last_key(name, monkeypatch):
-    """The way of CUDA's flash kernel; on CPU the same call makes a mask of it."""
-    model, ids = streamed(name), tokens()
-    results = []
-    for flash in (False, True):
-        monkeypatch.setattr(attention, "_has_flash", lambda query, flash=flash: flash)
-        model.zero_grad()
-        out = model(ids, labels=ids, use_cache=False)
-        out.loss.backward()
-        results.append([out.logits, *(p.grad for p in model.parameters())])
-    torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
-
-
 @pytest.mark.parametrize("threshold", [512, 8])  # explicit mask, zero queries
 def test_a_compiled_model_gives_the_same_logits_and_gradients(threshold, monkeypatch):
     monkeypatch.setattr(attention, "_ZERO_QUERY_LENGTH", threshold)

@@ -19,22 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from scalelab.model.banks import active_bank
+from scalelab.model.kernels import attend
 
 NAMES = {"sdpa": "parscale_sdpa", "eager": "parscale_eager"}
 
-# With no mask given, n zero queries and `is_causal` beat an explicit mask on CPU from about this
-# length on (docs/benchmarks.md); below it the explicit mask wins.
+# On CPU, with no mask given, n zero queries and `is_causal` beat an explicit mask from about this length on
+# (docs/benchmarks.md). On CUDA no fast kernel takes a mask, and they win at every length (docs/gpu.md).
 _ZERO_QUERY_LENGTH = 512
 
-# One query over prefix and cache apart takes more calls than over both joined: from about this many
-# bytes of keys on, the copy costs more than the calls.
+# One query over prefix and cache apart takes more calls than over both joined: from about this many bytes of keys on,
+# the copy costs more than the calls. A call costs a GPU a thousand times as many bytes (docs/gpu.md).
 _SPLIT_BYTES = 2**18
+_GPU_SPLIT = 2**10
 
 
 def attention_name(implementation: str | None) -> str:
@@ -108,53 +109,36 @@ def parscale_sdpa(
 ) -> tuple[Tensor, None]:
     """`sdpa_attention_forward` over prefix and sequence. Query [P·B, heads, T, head_dim]."""
     _note(module, key, value, kwargs)
-    bank = active_bank(module)
-    if bank is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    # Under autocast rotary positions leave queries and keys in fp32, for which fused kernels are missing or slow.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    bank, plain, on_cpu = active_bank(module), _is_plain(kwargs), query.device.type == "cpu"
     length = query.shape[2]
-    if length == 1 and key.nbytes >= _SPLIT_BYTES and _can_split(attention_mask, kwargs):
-        return _one_query(bank, query, key, value, attention_mask, kwargs.get("scaling")), None
-    plain = _is_plain(kwargs)
+    if bank is None and (on_cpu or not plain):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if bank is not None and length == 1 and key.nbytes >= _SPLIT_BYTES * (1 if on_cpu else _GPU_SPLIT):
+        if _can_split(attention_mask, kwargs):
+            return _one_query(bank, query, key, value, attention_mask, kwargs.get("scaling")), None
     causal = attention_mask is None and length > 1  # modules that are not causal have been refused
     if causal and key.shape[2] > length:  # an empty static cache: its tail is all future
         key, value = key[:, :, :length], value[:, :, :length]
-    key, value, n = _with_prefix(bank, key, value)
+    n = 0
+    if bank is not None:
+        key, value, n = _with_prefix(bank, key, value)
     if attention_mask is not None:
         attention_mask = F.pad(attention_mask, (n, 0), value=True if attention_mask.dtype == torch.bool else 0.0)
-    elif causal and plain and _has_flash(query):
-        return _sdpa(query, key, value, causal_lower_right(length, n + length), kwargs), None
-    elif causal and length >= _ZERO_QUERY_LENGTH:
+    elif causal and n and (length >= _ZERO_QUERY_LENGTH or not on_cpu):
         # n dummy queries stand where the prefix keys stand, so plain causality is right.
-        output, _ = sdpa_attention_forward(module, F.pad(query, (0, 0, n, 0)), key, value, None, **kwargs)
-        return output[:, n:], None
-    elif causal:
+        query = F.pad(query, (0, 0, n, 0))
+    elif causal and n:
         attention_mask = torch.ones(length, n + length, dtype=torch.bool, device=query.device).tril(n)
         attention_mask = attention_mask[None, None]
-    if plain and query.device.type == "cpu":
-        return _sdpa(query, key, value, attention_mask, kwargs), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-
-
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Any, kwargs: dict[str, Any]) -> Tensor:
-    """Attention [P·B, T, heads, head_dim] with fewer key heads than query heads as they are.
-
-    With a mask the library repeats the key heads, which CUDA's kernels need and the CPU's do not.
-    """
-    output = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        dropout_p=kwargs.get("dropout") or 0.0,
-        scale=kwargs.get("scaling"),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return output.transpose(1, 2).contiguous()
-
-
-def _has_flash(query: Tensor) -> bool:
-    """Whether there is a kernel that knows causality aligned to the last key: CUDA's, in half precision."""
-    return query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16)
+    if plain and not (on_cpu and query.shape[2] > length):
+        causal = causal and attention_mask is None
+        dropout = kwargs.get("dropout") or 0.0
+        output = attend(query, key, value, attention_mask, causal, dropout, kwargs.get("scaling"))
+        return output[:, :, -length:].transpose(1, 2).contiguous(), None
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return output[:, -length:], None
 
 
 def _is_plain(kwargs: dict[str, Any]) -> bool:
@@ -218,7 +202,32 @@ def _home(module: nn.Module) -> str:
     raise ValueError(f"{type(module).__name__} has no eager attention to put prefixes into")
 
 
+def parscale_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """`sdpa_mask`, or None where a compiled decoder was given nothing to mask but causality.
+
+    While it traces, transformers cannot look at positions and takes every batch for packed sequences.
+    """
+    if _nothing_masked and kwargs.get("attention_mask") is None and not kwargs.get("use_vmap"):
+        window = kwargs.get("local_size")
+        if window is None or kwargs["kv_length"] <= window:
+            return None
+    return sdpa_mask(*args, **kwargs)
+
+
+_nothing_masked: list[bool] = []
+
+
+@contextmanager
+def nothing_masked() -> Iterator[None]:
+    """Tell `parscale_mask` that neither a mask, nor positions, nor a cache were given; only while compiling."""
+    _nothing_masked.append(True)
+    try:
+        yield
+    finally:
+        _nothing_masked.pop()
+
+
 AttentionInterface.register("parscale_sdpa", parscale_sdpa)
 AttentionInterface.register("parscale_eager", parscale_eager)
-AttentionMaskInterface.register("parscale_sdpa", sdpa_mask)
+AttentionMaskInterface.register("parscale_sdpa", parscale_mask)
 AttentionMaskInterface.register("parscale_eager", eager_mask)

@@ -84,6 +84,7 @@ def decoder_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
     class ParScaleDecoder(StreamedDecoder, base):
         argument_names = tuple(inspect.signature(base.forward).parameters)[1:]
+        takes_masks = "causal_mask_mapping" in inspect.unwrap(base.forward).__code__.co_varnames
 
     return _named(ParScaleDecoder, base.__name__.removesuffix("Model") + "ParScaleModel")
 
@@ -94,8 +95,10 @@ def adopt(model: StreamedLM) -> None:
     decoder = model.get_decoder()
     if not isinstance(decoder, StreamedDecoder):
         decoder.__class__ = decoder_class(type(decoder))
-        # What `output_hidden_states` and router logits hook into is kept by class, and noted on construction.
-        _CAN_RECORD_REGISTRY[decoder] = decoder._can_record_outputs
+        # What `output_hidden_states` and router logits hook into is noted on construction: by transformers 5.23 under
+        # the decoder itself, by earlier versions under the name of its class.
+        for key in (decoder, str(type(decoder))):
+            _CAN_RECORD_REGISTRY[key] = decoder._can_record_outputs
     if model.banks:
         model.config._attn_implementation = attention_name(model.config._attn_implementation)
     model.build_banks()

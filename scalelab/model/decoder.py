@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
-from scalelab.model.attention import watch_calls
+from scalelab.model.attention import nothing_masked, watch_calls
 from scalelab.model.banks import OWN, attention_modules
 from scalelab.model.cache import let_grow
 
@@ -28,6 +28,7 @@ class StreamedDecoder(nn.Module):
 
     config: PreTrainedConfig
     argument_names: tuple[str, ...]  # of the base's forward
+    takes_masks = False  # the base's forward takes a dictionary of prepared masks, by kind of layer
     P = 1
     active_streams: str | None = None  # the bank in use, see `banks.active_bank`
     checked = False  # every layer was seen to use its prefix
@@ -50,10 +51,16 @@ class StreamedDecoder(nn.Module):
         kwargs = dict(zip(self.argument_names, args, strict=False)) | kwargs
         if self.prefixed:
             self._refuse_other_attention()
+        unmasked = self._has_nothing_to_mask(kwargs)
+        if unmasked and self.takes_masks:
+            kwargs["attention_mask"] = dict.fromkeys(self._layer_types())
         kwargs = {name: self._for_streams(name, value) for name, value in kwargs.items()}
         if self.P > 1:
             let_grow(kwargs.get("past_key_values"))
-        if self.checked or not self.prefixed or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            with nothing_masked() if unmasked else nullcontext():
+                outputs = super().forward(**kwargs)
+        elif self.checked or not self.prefixed:
             outputs = super().forward(**kwargs)
         else:
             with watch_calls() as calls:
@@ -75,6 +82,24 @@ class StreamedDecoder(nn.Module):
         if self.P == 1:
             return None
         return self.aggregate_layer if self.active_streams == OWN else self.aggregate_banks[self.active_streams]
+
+    def _has_nothing_to_mask(self, kwargs: dict[str, Any]) -> bool:
+        """Whether causality is all that the layers need, so that no mask has to be made or looked for."""
+        given = ("attention_mask", "position_ids", "past_key_values")
+        if any(kwargs.get(name) is not None for name in given):
+            return False
+        if self.config._attn_implementation not in ("sdpa", "parscale_sdpa"):
+            return False
+        kinds = self._layer_types()
+        if "sliding_attention" in kinds:
+            tokens = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+            window = getattr(self.config, "sliding_window", None)
+            if tokens is None or window is None or tokens.shape[1] > window:
+                return False
+        return kinds <= {"full_attention", "sliding_attention"} and getattr(self.config, "is_causal", True)
+
+    def _layer_types(self) -> set[str]:
+        return set(getattr(self.config, "layer_types", None) or ("full_attention",))
 
     def _for_streams(self, name: str, value: Any) -> Any:
         if self.P == 1 or value is None or name not in _BY_ROW:
