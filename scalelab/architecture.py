@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from scalelab.errors import UsageError
@@ -27,6 +28,12 @@ MIXTURE_PARAMS: dict[str, Callable[[int, int], int]] = {
 }
 EXPERTS_PER_TOKEN = 2  # Mixtral's choice
 MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
+
+# Which small widths the size dial offers. 1, until November 2026: multiples of 4, with head dimensions such as 18 and 26.
+# 2: multiples of 8 with head dimensions in multiples of 8, which fused attention kernels and vector units take.
+LADDERS = (1, 2)
+MOST_OFF = 0.3
+LADDER = 2
 
 
 def check_experts(num_experts: int, experts_per_token: int) -> None:
@@ -163,16 +170,22 @@ def expert_width(hidden_size: int, experts_per_token: int) -> int:
     return 8 * max(1, round(mlp_width(hidden_size) / experts_per_token / 8))
 
 
-def _heads(hidden_size: int) -> tuple[int, int]:
+def _heads(hidden_size: int, ladder: int) -> tuple[int, int]:
     """Heads and KV heads of the size dial: head_dim grows with width, 8 heads a KV head."""
     if hidden_size >= 896:  # the paper's six sizes: 16 heads, 2 KV heads
         return 16, 2
     wish = 16 if hidden_size < 128 else 32 if hidden_size < 512 else 64
-    # RoPE rotates pairs, so the head dimension is even.
-    dims = [d for d in range(8, hidden_size + 1, 2) if hidden_size % d == 0]
+    step = 2 if ladder == 1 else 8  # RoPE rotates pairs, so the head dimension is even
+    dims = [d for d in range(8, hidden_size + 1, step) if hidden_size % d == 0]
     heads = hidden_size // min(dims, key=lambda d: abs(math.log(d / wish)))
     kv_heads = max(d for d in range(1, max(1, heads // 8) + 1) if heads % d == 0)
     return heads, kv_heads
+
+
+def _widths(ladder: int) -> list[int]:
+    """Hidden sizes of the size dial."""
+    small = range(16, 128, 4) if ladder == 1 else (16, 24, *range(32, 128, 16))
+    return [*small, *range(128, 512, 32), *range(512, 896, 64), *range(896, 12289, 128)]
 
 
 def _preferred_layers(hidden_size: int) -> int:
@@ -181,23 +194,22 @@ def _preferred_layers(hidden_size: int) -> int:
     return min(36, max(2, round(hidden_size / 24)))
 
 
-def _ladder(vocab_size: int, prefix_tokens: int, num_experts: int, experts_per_token: int) -> list[Architecture]:
+@cache
+def _rungs(
+    vocab_size: int, prefix_tokens: int, num_experts: int, experts_per_token: int, ladder: int
+) -> tuple[Architecture, ...]:
     """Every architecture the size dial can choose, from about 10 thousand to 100 billion active parameters."""
     rungs = []
     experts: dict[str, Any] = {"num_experts": num_experts, "experts_per_token": experts_per_token}
-    hidden = 16
-    while hidden <= 12288:
-        heads, kv_heads = _heads(hidden)
+    for hidden in _widths(ladder):
+        heads, kv_heads = _heads(hidden, ladder)
         widths = (hidden, expert_width(hidden, experts_per_token) if num_experts else mlp_width(hidden))
         centre = _preferred_layers(hidden)
         rungs += [
             Architecture(*widths, layers, heads, kv_heads, vocab_size, prefix_tokens=prefix_tokens, **experts)
             for layers in range(max(2, centre - 1), centre + 2)
         ]
-        hidden += 4 if hidden < 128 else 32 if hidden < 512 else 64
-        if hidden > 896:
-            hidden = (hidden + 127) // 128 * 128
-    return rungs
+    return tuple(rungs)
 
 
 def architecture_for(
@@ -206,25 +218,27 @@ def architecture_for(
     prefix_tokens: int = PREFIX_TOKENS,
     num_experts: int = 0,
     experts_per_token: int = EXPERTS_PER_TOKEN,
+    ladder: int = LADDER,
 ) -> Architecture:
     """The architecture of the ladder nearest to `n_params`, counted for the backbone; P = 1.
 
     Nearest in the logarithm of N, with depth kept by: half the logarithm of its distance from the
     depth usual at that width counts too, since a law over N wants models of one family. The
-    real count is within 30 % of the wish, and records hold it exactly.
+    real count is within 30 % of the wish (`MOST_OFF`) inside the ladder, and records hold it exactly.
 
     With experts, `n_params` is the wish for what one token uses (`active_backbone_params`), and each
     expert is `expert_width` wide: a dense model and a mixture of experts for the same N then cost
     about the same compute a token, while `backbone_params` of the latter grows with `num_experts`.
 
-    Raises `UsageError` outside the ladder, and for numbers of experts that make no model.
+    `ladder` is one of `LADDERS`. Raises `UsageError` outside the ladder, and for numbers of experts that make no model.
     """
     check_experts(num_experts, experts_per_token)
-    rungs = _ladder(vocab_size, prefix_tokens, num_experts, experts_per_token)
+    rungs = _rungs(vocab_size, prefix_tokens, num_experts, experts_per_token, ladder)
 
     def distance(a: Architecture) -> float:
         off_depth = abs(math.log(a.num_layers / _preferred_layers(a.hidden_size)))
-        return abs(math.log(a.active_backbone_params / n_params)) + 0.5 * off_depth
+        off_size = a.active_backbone_params / n_params
+        return abs(math.log(off_size)) + 0.5 * off_depth + (0 if abs(off_size - 1) <= MOST_OFF else math.inf)
 
     low, high = (f(a.active_backbone_params for a in rungs) for f in (min, max))
     if not low / 1.25 < n_params < high * 1.25:
@@ -232,4 +246,4 @@ def architecture_for(
             f"no architecture near N = {format_count(n_params)}: "
             f"choose between {format_count(low)} and {format_count(high)}"
         )
-    return min(rungs, key=distance)
+    return min(rungs, key=lambda a: (distance(a), abs(a.active_backbone_params - n_params)))

@@ -9,7 +9,7 @@ from scalelab.architecture import architecture_for
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.train.build import build_model
 from scalelab.train.corpus import load_corpus
-from scalelab.train.data import training_batches, validation_windows
+from scalelab.train.data import TokenWindows, training_starts, validation_windows
 from scalelab.train.evaluate import clustered_mean, evaluate
 from scalelab.train.legs import Options, train_run
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
@@ -113,17 +113,23 @@ def test_bf16_autocast_trains_to_about_the_same_loss(config, data):
 
 
 def test_batches_are_disjoint_and_depend_on_the_seed_alone():
-    tokens = np.arange(64 * 40 + 1, dtype=np.uint16)
-    first = list(training_batches(tokens, 64, 8, 5, seed=3))
-    assert all((a == b).all() for a, b in zip(first, training_batches(tokens, 64, 8, 5, seed=3), strict=True))
+    windows = TokenWindows(np.arange(64 * 40 + 1, dtype=np.uint16), 64, 8, "cpu")
+
+    def batches(steps, seed, first=0):
+        numbers = training_starts(windows.count, 8, steps, seed, first)
+        return [windows.batch(n).numpy() for n in numbers]
+
+    first = batches(5, seed=3)
+    assert all((a == b).all() for a, b in zip(first, batches(5, seed=3), strict=True))
     starts = np.concatenate([b[:, 0] for b in first])
     assert len(set(starts)) == 40  # one whole pass, no window twice
     assert all((np.diff(b, axis=1) == 1).all() for b in first)
-    other = np.concatenate([b[:, 0] for b in training_batches(tokens, 64, 8, 5, seed=4)])
+    other = np.concatenate([b[:, 0] for b in batches(5, seed=4)])
     assert (other != starts).any()
-    assert len(list(training_batches(tokens, 64, 8, 30, seed=3))) == 30  # several passes
+    assert len(batches(30, seed=3)) == 30  # several passes
+    assert all((a == b).all() for a, b in zip(batches(9, 3)[4:], batches(9, 3, first=4), strict=True))
     with pytest.raises(DataError, match="less than one batch"):
-        next(training_batches(tokens[:100], 64, 8, 1, seed=0))
+        TokenWindows(windows.tokens[:100], 64, 8, "cpu")
 
 
 def test_validation_windows_are_fixed_spread_and_know_their_document():

@@ -34,13 +34,13 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
     runs: dict[str, RunConfig] = {}
     for n_params, prefix_tokens in product(spec.N, spec.prefix_tokens):
         dense_or_not = {"num_experts": spec.num_experts, "experts_per_token": spec.experts_per_token}
-        plain = architecture_for(n_params, data.vocab_size, prefix_tokens, **dense_or_not)
+        plain = architecture_for(n_params, data.vocab_size, prefix_tokens, **dense_or_not, ladder=spec.ladder)
         for kind, P, D, seed, recipe, D1 in product(
             spec.aggregation, spec.P, spec.D, spec.seeds, spec.recipes, spec.plain_tokens
         ):
             shape = replace(plain, aggregation=kind).with_streams(P)
             first = whole_steps(D1, recipe) if D1 else 0
-            config = RunConfig(shape, whole_steps(D, recipe), seed, data.text, recipe, first)
+            config = RunConfig(shape, whole_steps(D, recipe), seed, data.text, recipe, first, spec.ladder)
             runs[config.key] = config
     return ResolvedSweep(data, tuple(sorted(runs.values(), key=relative_cost, reverse=True)))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from scalelab.architecture import EXPERTS_PER_TOKEN, MIXTURE_PARAMS, check_experts
+from scalelab.architecture import EXPERTS_PER_TOKEN, LADDER, LADDERS, MIXTURE_PARAMS, check_experts
 from scalelab.errors import UsageError
 from scalelab.sweep.spec_file import read_keys
 from scalelab.train.recipe import Recipe
@@ -44,6 +44,7 @@ class SweepSpec:
     plain_tokens: tuple[float, ...] = (0,)  # of D, before the streams begin
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
+    ladder: int = LADDER  # of widths, see `scalelab.architecture`; 1 goes on with sweeps of before December 2026
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
@@ -66,6 +67,8 @@ class SweepSpec:
                 f"plain_tokens {format_count(max(self.plain_tokens))} must be less than the least D, "
                 f"{format_count(min(self.D))}: the rest is for streams"
             )
+        if self.ladder not in LADDERS:
+            raise UsageError(f"ladder must be one of {', '.join(map(str, LADDERS))}, not {self.ladder}")
         check_experts(self.num_experts, self.experts_per_token)
 
     @property
@@ -110,7 +113,7 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             parsed[key] = tuple(0.0 if v in (0, "0") else counts([v], key)[0] for v in _listed(value))
         elif key in ("P", "seeds", "prefix_tokens"):
             parsed[key] = whole_numbers(_listed(value), key, least=0 if key == "seeds" else 1)
-        elif key in ("num_experts", "experts_per_token"):
+        elif key in ("num_experts", "experts_per_token", "ladder"):
             parsed[key] = whole_numbers([value], key, least=0)[0]
         elif key == "lr":
             parsed[key] = tuple(_number(v, key) for v in _listed(value))

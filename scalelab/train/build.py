@@ -6,10 +6,12 @@ import math
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import MixtralForCausalLM, Qwen2ForCausalLM
 
 from scalelab.architecture import Architecture
+from scalelab.errors import ScalelabError
 from scalelab.model import lm_class
 from scalelab.model.banks import active_bank, attention_modules
 from scalelab.train.recipe import Recipe, RunConfig
@@ -36,6 +38,7 @@ def build_model(config: RunConfig) -> Any:
         parscale_n_tokens=shape.prefix_tokens,
         parscale_attn_smooth=recipe.smooth,
         parscale_aggregation=shape.aggregation,
+        attn_implementation="parscale_sdpa",  # which without streams, too, chooses kernels on purpose
         **_experts(shape),
     )
     with torch.random.fork_rng(devices=[]):
@@ -98,8 +101,13 @@ def extra_loss(model: Any, outputs: Any) -> Tensor | None:
     """What training adds to the cross entropy, in nats; None for a dense model.
 
     The balancing loss of the routers times its weight, from the outputs of a forward with
-    `training_options`. Each expert's share and probability are means over layers, streams and tokens, so P streams
+    `training_options`. Raises `ScalelabError` where a model has routers and their logits are missing. Each expert's share and probability are means over layers, streams and tokens, so P streams
     count once; layers that are uneven in opposite ways even each other out, as transformers defines it.
     """
     balance = getattr(outputs, "aux_loss", None)
+    if _has_routers(model) and not (outputs.router_logits and isinstance(balance, Tensor)):
+        raise ScalelabError(
+            f"{type(model).__name__}: its routers' logits were not recorded, so it would train without a balancing "
+            f"loss; install a transformers that pyproject.toml allows (this is {transformers.__version__})"
+        )
     return None if balance is None else model.config.router_aux_loss_coef * balance

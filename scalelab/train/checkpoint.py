@@ -41,6 +41,8 @@ class TrainState:
     micro_batch: int = 0  # sequences at once; 0 is the whole batch
     saved_at: float = 0.0  # `seconds` when a checkpoint was last written
     devices: list[str] = field(default_factory=list)  # by their makers' names, on which those seconds were spent
+    warm_up_seconds: float = 0.0  # of `seconds`: the first steps of each attempt, in which kernels are loaded and made
+    warm_up_steps: int = 0
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -73,6 +75,8 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
             "pending": [float(loss) for loss in state.pending],
             "seconds": state.seconds,
             "micro_batch": state.micro_batch,
+            "warm_up_seconds": state.warm_up_seconds,
+            "warm_up_steps": state.warm_up_steps,
             "devices": state.devices,
         }
         # A tensor file with a changed bit is still a tensor file.
@@ -223,6 +227,8 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Tra
             int(values["micro_batch"]),
             float(values["seconds"]),
             [str(name) for name in values["devices"]],
+            float(values.get("warm_up_seconds", 0.0)),
+            int(values.get("warm_up_steps", 0)),
         )
         parameters = dict(model.named_parameters())
         if any(parameters[name].shape != weight.shape for name, weight in weights.items()):

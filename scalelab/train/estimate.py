@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from scalelab.architecture import Architecture
 from scalelab.errors import ScalelabError
-from scalelab.train.build import build_model, extra_loss, training_options
+from scalelab.train.build import build_model
 from scalelab.train.cost import evaluation_flops, step_flops, train_memory_bytes
 from scalelab.train.device import measured_peak_flops, one_thread, synchronize
 from scalelab.train.evaluate import evaluate
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import RunConfig
+from scalelab.train.step import TrainingStep
 from scalelab.train.trajectory import legs
 
 _WARM_UP_STEPS = 2
@@ -156,13 +155,13 @@ def _time(config: RunConfig, device: str, share_s: float) -> StepTime:
         0, config.architecture.vocab_size, (max(_VALIDATION_WINDOWS, recipe.batch_size), recipe.seq_len + 1)
     )
     model = build_model(config).to(device)
-    optimizer = make_optimizer(model, recipe, config.peak_lr)
+    step = TrainingStep(model, make_optimizer(model, recipe, config.peak_lr), recipe)
     batch = torch.from_numpy(tokens[: recipe.batch_size]).to(device)
     model.train()
     seconds: list[float] = []
     validation_s = 0.0
     while len(seconds) < _WARM_UP_STEPS + _MOST_STEPS:
-        seconds.append(_seconds_of_step(model, optimizer, batch, config, device))
+        seconds.append(_seconds_of_step(step, batch, device))
         if len(seconds) == _WARM_UP_STEPS:
             validation_s = _validation_token_s(model, tokens[:_VALIDATION_WINDOWS], config, device)
         if len(seconds) >= _LEAST_STEPS and time.perf_counter() >= ends:
@@ -170,20 +169,9 @@ def _time(config: RunConfig, device: str, share_s: float) -> StepTime:
     return StepTime(statistics.median(seconds[_WARM_UP_STEPS:]), validation_s, timed=True)
 
 
-def _seconds_of_step(
-    model: Any, optimizer: torch.optim.Optimizer, batch: torch.Tensor, config: RunConfig, device: str
-) -> float:
-    """One step as the training loop does it."""
-    recipe = config.recipe
+def _seconds_of_step(step: TrainingStep, batch: torch.Tensor, device: str) -> float:
     started = _now(device)
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=recipe.dtype == "bf16"):
-        outputs = model(batch[:, :-1], use_cache=False, **training_options(model))
-    loss = F.cross_entropy(outputs.logits.float().flatten(0, 1), batch[:, 1:].flatten())
-    balance = extra_loss(model, outputs)
-    (loss if balance is None else loss + balance).backward()
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
-    optimizer.step()
+    step(batch)
     return _now(device) - started
 
 

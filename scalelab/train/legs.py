@@ -57,6 +57,8 @@ class TrainResult:
     model: nn.Module
     micro_batch: int  # sequences at once
     devices: list[str]  # on which it was trained, more than one if it was resumed on another
+    warm_up_seconds: float = 0.0  # of `seconds`, in which kernels were loaded, compiled and captured
+    warm_up_steps: int = 0
 
 
 def train_run(config: RunConfig, data: TokenData, options: Options = DEFAULT) -> TrainResult:
@@ -81,7 +83,16 @@ def _train_run(config: RunConfig, data: TokenData, options: Options) -> TrainRes
     evaluation = _evaluate(model, validation, options.device, recipe.dtype == "bf16", max(1, rows))
     if not math.isfinite(evaluation.loss):
         raise DivergedError(f"run {config.key}: the validation loss is not a number; try a lower --lr", state)
-    return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch, state.devices)
+    return TrainResult(
+        evaluation,
+        state.curve,
+        state.seconds,
+        model,
+        state.micro_batch,
+        state.devices,
+        state.warm_up_seconds,
+        state.warm_up_steps,
+    )
 
 
 def _evaluate(model: Any, validation: tuple[np.ndarray, np.ndarray], device: str, bf16: bool, rows: int) -> Evaluation:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from scalelab.errors import DivergedError, MemoryShortError
-from scalelab.train.build import extra_loss, training_options
 from scalelab.train.checkpoint import TrainState
-from scalelab.train.data import training_batches
+from scalelab.train.data import TokenWindows, training_starts
 from scalelab.train.device import device_model
-from scalelab.train.memory import free_memory, is_out_of_memory
-from scalelab.train.parallel import ALONE, Parallel
+from scalelab.train.graphs import WARM_UP_STEPS, CapturedStep, can_be_captured, capture, own_stream, prepare
+from scalelab.train.loss import separable_head
+from scalelab.train.parallel import ALONE, Parallel, decoder_layers
 from scalelab.train.recipe import Recipe
+from scalelab.train.step import TrainingStep, allocate_moments, has_dropout, set_rates
 from scalelab.train.tokens import TokenData
 
 Progress = Callable[[int, float, float], None]  # step, loss in nats a token, tokens a second
@@ -65,101 +65,81 @@ def optimise(
 ) -> None:
     """Take `model` from `state` to the end of `course`; both move along.
 
-    `observer` is called at every point of the curve, `save` after every step. Where memory does not suffice the
-    batch is split into ever smaller micro-batches with the same sum of gradients (with experts nearly the same: their
-    balancing loss is a product of means); not so on several processes (`parallel`), of which one that starts
-    anew would wait for the others. Raises `DivergedError` and `MemoryShortError` beginning with the course's name.
+    `observer` is called at every point of the curve, `save` after every step. On CUDA the text, moments and, where
+    that is possible, the whole step as a graph are put on the device first. Where memory does not suffice the
+    micro-batch of `state` is halved (`TrainingStep`); not so on several processes (`parallel`), of which one that
+    starts anew would wait for the others. Raises `DivergedError` and `MemoryShortError` beginning with the course's
+    name.
     """
-    recipe = course.recipe
+    recipe, alone, on_gpu = course.recipe, parallel.size == 1 and not parallel.sharded, device.startswith("cuda")
+    windows = TokenWindows(data.train(), recipe.seq_len, recipe.batch_size, device)
     forward: Any = parallel.replicated(model)
     if compile_model:
-        forward = torch.compile(forward)
-    trained = [p for p in model.parameters() if p.requires_grad]
+        compile_layers(model)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    state.micro_batch = state.micro_batch or recipe.batch_size
     if (name := device_model(device)) not in state.devices:
         state.devices.append(name)
-    meter = _Meter(course, state, progress, parallel)
     model.train()
-    noisy = _has_dropout(model)
-    batches = training_batches(data.train(), recipe.seq_len, recipe.batch_size, course.steps, course.seed, state.step)
-    try:
-        for windows in batches:
-            factor = course.factor(state.step)
+    head = separable_head(model) if alone and on_gpu else None
+    step = TrainingStep(model, optimizer, recipe, forward, head, state.micro_batch, parallel.size == 1, course.name)
+    noisy = has_dropout(model)
+    captures = alone and windows.there is not None and can_be_captured(model, device)
+    if alone and on_gpu:
+        allocate_moments(optimizer)
+    if captures:
+        prepare(optimizer)
+    meter = _Meter(course, state, progress, parallel, WARM_UP_STEPS if on_gpu or compile_model else 0)
+    captured: CapturedStep | None = None
+    numbers = training_starts(windows.count, recipe.batch_size, course.steps, course.seed, state.step)
+    with own_stream(device) if captures else nullcontext():
+        try:
+            for taken, batch in enumerate(numbers):
+                set_rates(optimizer, peaks, course.factor(state.step))
+                if noisy:  # so that a run that was cut goes on with the noise it would have had
+                    torch.manual_seed(_noise_seed(course.seed, state.step, parallel.rank))
+                rows = parallel.rows(batch)
+                if captures and taken == WARM_UP_STEPS:
+                    captured = capture(step, windows, len(rows))
+                loss = captured(rows) if captured is not None else step(windows.batch(rows))
+                state.step, state.micro_batch = state.step + 1, step.micro_batch
+                if meter.update(loss) and observer is not None:
+                    observer(state)
+                if save is not None:
+                    save(state)
+        except MemoryShortError as error:
+            raise MemoryShortError(str(error), state) from None
+        finally:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
-            if noisy:  # so that a run that was cut goes on with the noise it would have had
-                torch.manual_seed(_noise_seed(course.seed, state.step, parallel.rank))
-            batch = torch.from_numpy(parallel.rows(windows)).to(device, non_blocking=True)
-            loss = _gradients(forward, model, optimizer, batch, recipe.dtype == "bf16", state, course.name, parallel)
-            nn.utils.clip_grad_norm_(trained, recipe.grad_clip)
-            optimizer.step()
-            state.step += 1
-            if meter.update(loss) and observer is not None:
-                observer(state)
-            if save is not None:
-                save(state)
-    finally:
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak
+                group["lr"] = peak
 
 
-def _has_dropout(model: Any) -> bool:
-    return any("drop" in name and isinstance(value, float) and value for name, value in vars(model.config).items())
+def compile_layers(model: Any) -> None:
+    """Compile each decoder layer of `model` in place.
+
+    Layers are alike, so one is compiled and the others use its code, whose time does not grow with depth.
+    """
+    decoder = model.get_decoder()
+    if getattr(decoder, "prefixed", False) and not decoder.checked:
+        training = model.training
+        with torch.no_grad():  # looks at each layer's attention, which compiled code would hide
+            model.eval()(torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
+        model.train(training)
+    for layer in decoder_layers(decoder):
+        layer.compile(dynamic=False)
 
 
 def _noise_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _gradients(
-    forward: Any,
-    model: Any,
-    optimizer: torch.optim.Optimizer,
-    batch: torch.Tensor,
-    bf16: bool,
-    state: TrainState,
-    name: str,
-    parallel: Parallel,
-) -> torch.Tensor:
-    """Gradients of the mean loss over `batch` [b, seq_len + 1], in micro-batches that fit; returns that loss."""
-    while True:
-        optimizer.zero_grad(set_to_none=True)
-        try:
-            return _accumulate(forward, model, batch, bf16, state.micro_batch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if parallel.size > 1:
-                advice = "out of memory; try a smaller --batch-size, more processes, or FSDP"
-                raise MemoryShortError(f"{name}: {advice}", state) from None
-            if state.micro_batch == 1:
-                advice = "out of memory with one sequence at a time; try a smaller N or P"
-                raise MemoryShortError(f"{name}: {advice}", state) from None
-        # Out here the error, and with it what its frames hold, is gone.
-        state.micro_batch = (state.micro_batch + 1) // 2
-        optimizer.zero_grad(set_to_none=True)
-        free_memory()
-
-
-def _accumulate(forward: Any, model: Any, batch: torch.Tensor, bf16: bool, rows: int) -> torch.Tensor:
-    total = torch.zeros((), device=batch.device)
-    for part in batch.split(rows):
-        share = len(part) / len(batch)
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-            outputs = forward(part[:, :-1], use_cache=False, **training_options(model))
-        loss = F.cross_entropy(outputs.logits.float().flatten(0, 1), part[:, 1:].flatten()) * share
-        balance = extra_loss(model, outputs)
-        (loss if balance is None else loss + balance * share).backward()
-        total += loss.detach()
-    return total
-
-
 class _Meter:
     """Collects the loss curve and seconds into a state, and reports progress, with few looks at the device."""
 
-    def __init__(self, course: Course, state: TrainState, progress: Progress | None, parallel: Parallel) -> None:
+    def __init__(
+        self, course: Course, state: TrainState, progress: Progress | None, parallel: Parallel, warm_up: int
+    ) -> None:
         self.course, self.state, self.progress, self.parallel = course, state, progress, parallel
+        self.warm_up = warm_up  # steps left that load kernels, compile, and are captured
         self.since = self.reported_at = time.perf_counter()
         self.reported_step = state.step
 
@@ -175,8 +155,14 @@ class _Meter:
             state.curve.append((state.step, state.step * self.course.step_tokens, mean))
             state.pending.clear()
             self._check(mean)
+        if self.warm_up == 1 and loss.device.type == "cuda":
+            torch.cuda.synchronize(loss.device)
         now = time.perf_counter()
         state.seconds += now - self.since
+        if self.warm_up:
+            state.warm_up_seconds += now - self.since
+            state.warm_up_steps += 1
+            self.warm_up -= 1
         self.since = now
         if self.progress is not None and state.curve and now - self.reported_at > 0.5:
             speed = (state.step - self.reported_step) * self.course.step_tokens / (now - self.reported_at)

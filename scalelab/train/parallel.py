@@ -121,7 +121,7 @@ class _Shards(_Processes):
         self._shape = copy.deepcopy(model, empty)
         mesh = init_device_mesh(self.device.split(":")[0], (self.size,))
         keep = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
-        for layer in _layers(model.get_decoder()):
+        for layer in decoder_layers(model.get_decoder()):
             fully_shard(layer, mesh=mesh, reshard_after_forward=not keep)
         fully_shard(model, mesh=mesh)
 
@@ -142,7 +142,7 @@ class _Shards(_Processes):
         return self._shape
 
 
-def _layers(decoder: nn.Module) -> list[nn.Module]:
+def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
     """The blocks of a decoder: what its lists hold that has attention in it."""
     attention = set(attention_modules(decoder))
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]

@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scalelab.architecture import Architecture
+from scalelab.architecture import LADDER, Architecture
 from scalelab.errors import UsageError
 
 LR_WIDTH = 64  # the hidden size that `Recipe.lr` is for
@@ -83,9 +83,10 @@ class TextSource:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One resolved run. Equal configs have equal keys and, on one kind of device, equal losses.
+    """One resolved run. Equal configs have equal keys and, on a CPU, equal losses.
 
-    Of its `n_tokens` the first `plain_tokens` train the backbone alone; its P streams begin then.
+    On CUDA losses agree to the tolerances of docs/gpu.md: its kernels add in no fixed order unless a run is
+    deterministic. Of the `n_tokens` the first `plain_tokens` train the backbone alone; the P streams begin then.
     """
 
     architecture: Architecture
@@ -94,6 +95,7 @@ class RunConfig:
     text: TextSource
     recipe: Recipe = field(default_factory=Recipe)
     plain_tokens: int = 0  # a whole number of steps
+    ladder: int = LADDER  # of `scalelab.architecture`, from which the shape was chosen
 
     def __post_init__(self) -> None:
         if not 0 <= self.plain_tokens < self.n_tokens:
@@ -135,7 +137,12 @@ class RunConfig:
         """Names all that must agree before losses may be compared over N, P, D and seeds."""
         names = ("prefix_tokens", "tied_embeddings", "aggregation", "num_experts", "experts_per_token")
         shared: dict[str, Any] = {name: getattr(self.architecture, name) for name in names}
-        config = {"recipe": asdict(self.recipe), "architecture": shared, "plain_tokens": self.plain_tokens}
+        config = {
+            "recipe": asdict(self.recipe),
+            "architecture": shared,
+            "plain_tokens": self.plain_tokens,
+            "ladder": self.ladder,
+        }
         return _digest(_without_later_options(config))[:8]
 
 
@@ -155,7 +162,7 @@ _LATER_RECIPE = {
 }
 _LATER_SHAPE = {"aggregation": "dynamic", "num_experts": 0, "experts_per_token": 2}
 _LATER_OPTIONS = {"recipe": _LATER_RECIPE, "architecture": _LATER_SHAPE}
-_LATER_TOP = {"plain_tokens": 0}
+_LATER_TOP = {"plain_tokens": 0, "ladder": 1}
 
 
 def _without_later_options(config: dict[str, Any]) -> dict[str, Any]:

@@ -121,15 +121,20 @@ def _training(
 ) -> dict[str, Any]:
     """What the first `steps` steps took, all attempts and what was shared with other runs included.
 
-    Where they were not all trained on one device the column `device` names each, and there is no utilisation.
+    Speeds leave out the warm-up. Where the steps were not all trained on one device the column `device` names each,
+    and there is no utilisation.
     """
     flops, several = train_flops(config) - train_flops(config, steps), len(spent.devices) > 1
+    timed, seconds = steps - spent.warm_up_steps, spent.seconds - spent.warm_up_seconds
+    if timed < spent.warm_up_steps:  # hardly anything but warm-up
+        timed, seconds = steps, spent.seconds
     return {
         "micro_batch_size": spent.micro_batch,
         "train_seconds": spent.seconds,
-        "tokens_per_s": steps * config.step_tokens / spent.seconds,
+        "warm_up_seconds": spent.warm_up_seconds,
+        "tokens_per_s": timed * config.step_tokens / seconds,
         "train_flops": flops,
-        "mfu": flops / spent.seconds / peak_flops if peak_flops and not several else None,
+        "mfu": timed / steps * flops / seconds / peak_flops if peak_flops and not several else None,
         "peak_memory_bytes": peak_memory_bytes(device),
     } | ({"device": " + ".join(spent.devices)} if several else {})
 

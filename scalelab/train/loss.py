@@ -1,0 +1,103 @@
+"""Cross entropy of a model's next tokens, without logits of the whole batch where they would be large."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from scalelab.train.build import extra_loss, training_options
+
+_CHUNK_LOGITS = 2**27  # at once: 512 MiB in fp32
+
+
+def training_loss(forward: Any, model: Any, inputs: Tensor, labels: Tensor, bf16: bool, head: Tensor | None) -> Any:
+    """Return what is trained on and what is reported: (loss with the routers' balancing, mean cross entropy).
+
+    Args:
+        forward: What to call for `model`, which may be compiled or replicated.
+        model: The language model.
+        inputs: Token ids [b, T].
+        labels: The next tokens [b, T].
+        bf16: Autocast matrix products.
+        head: From `separable_head`: then cross entropy is computed in chunks. None for the model's own logits.
+    """
+    capturing = inputs.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    # What autocast keeps for a whole forward pass must not be kept in a captured one.
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16, cache_enabled=not capturing):
+        if head is not None:
+            hidden = model.get_decoder()(input_ids=inputs, use_cache=False).last_hidden_state
+            loss = chunked_cross_entropy(hidden.flatten(0, 1), head, labels.flatten(), bf16)
+            return loss, loss
+        outputs = forward(inputs, use_cache=False, **training_options(model))
+    loss = F.cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten())
+    balance = extra_loss(model, outputs)
+    return (loss if balance is None else loss + balance), loss
+
+
+@torch.no_grad()
+def separable_head(model: Any) -> Tensor | None:
+    """Return the weight of an output head that is a plain matrix product after the decoder; None for any other.
+
+    Found by trying: some families scale or squash their logits, which the weight alone does not tell.
+    """
+    head, decoder = model.get_output_embeddings(), model.get_decoder()
+    if not isinstance(head, nn.Linear) or head.bias is not None or training_options(model):
+        return None
+    training = model.training
+    ids = torch.zeros((1, 2), dtype=torch.long, device=head.weight.device)
+    model.eval()
+    try:
+        logits = model(ids, use_cache=False).logits
+        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
+        same = torch.allclose(F.linear(hidden, head.weight), logits, rtol=1e-4, atol=1e-5)
+    finally:
+        model.train(training)
+    return head.weight if same else None
+
+
+def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, bf16: bool, rows: int | None = None) -> Tensor:
+    """Return the mean cross entropy of `hidden` [n, h] times `weight` [V, h] with `labels` [n].
+
+    Logits of `rows` tokens are alive at once; gradients are made with them, so that nothing is computed twice.
+    """
+    rows = rows or max(1, _CHUNK_LOGITS // len(weight))
+    return _ChunkedCrossEntropy.apply(hidden, weight, labels, torch.bfloat16 if bf16 else hidden.dtype, rows)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
+        states, matrix = hidden.to(dtype), weight.to(dtype)
+        total = torch.zeros((), device=hidden.device)
+        learns = any(ctx.needs_input_grad[:2])
+        grad_hidden = torch.empty_like(states) if learns else None
+        grad_weight = torch.zeros_like(weight) if learns else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            for part, wanted, out in zip(
+                states.split(rows),
+                labels.split(rows),
+                (grad_hidden if learns else states).split(rows),
+                strict=True,
+            ):
+                logits = F.linear(part, matrix).float()
+                wanted = wanted[:, None]
+                norms = torch.logsumexp(logits, 1, keepdim=True)
+                total += (norms - logits.gather(1, wanted)).sum()
+                if learns:
+                    slopes = logits.sub_(norms).exp_().scatter_add_(1, wanted, -torch.ones_like(norms))
+                    slopes = slopes.div_(len(states)).to(dtype)
+                    torch.mm(slopes, matrix, out=out)
+                    grad_weight += slopes.t() @ part
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.dtype = hidden.dtype
+        return total / len(states)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return (grad_hidden * grad).to(ctx.dtype), grad_weight * grad, None, None, None

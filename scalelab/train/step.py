@@ -1,0 +1,122 @@
+"""One optimiser step: gradients of a batch in micro-batches, clipping, and the update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalelab.errors import MemoryShortError
+from scalelab.train.loss import training_loss
+from scalelab.train.memory import free_memory, is_out_of_memory
+from scalelab.train.recipe import Recipe
+
+
+class TrainingStep:
+    """Trains `model` on one batch a call.
+
+    Args:
+        model: A causal language model in training mode.
+        optimizer: Over the parameters of `model` that learn.
+        recipe: Precision and gradient clipping.
+        forward: What to call for `model`; by default itself.
+        head: From `loss.separable_head`, or None.
+        micro_batch: Sequences at once; 0 is the whole batch. Where memory does not suffice it is halved, so that
+            parts keep nearly the same sum of gradients (with experts not quite: their balancing loss is a product
+            of means).
+        splits: Whether a smaller micro-batch may be tried; processes that wait for each other may not.
+        name: What errors begin with.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        recipe: Recipe,
+        forward: Any = None,
+        head: Tensor | None = None,
+        micro_batch: int = 0,
+        splits: bool = True,
+        name: str = "training",
+    ) -> None:
+        self.model, self.optimizer, self.head = model, optimizer, head
+        self.forward = model if forward is None else forward
+        self.bf16, self.grad_clip = recipe.dtype == "bf16", recipe.grad_clip
+        self.micro_batch, self.splits, self.name = micro_batch, splits, name
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Take a step on `batch` [b, seq_len + 1]; returns the mean cross entropy, in nats a token.
+
+        Raises `MemoryShortError` if not even one sequence fits.
+        """
+        self.micro_batch = self.micro_batch or len(batch)
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                loss = self._gradients(batch)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if not self.splits:
+                    advice = "out of memory; try a smaller --batch-size, more processes, or FSDP"
+                    raise MemoryShortError(f"{self.name}: {advice}") from None
+                if self.micro_batch == 1:
+                    advice = "out of memory with one sequence at a time; try a smaller N or P"
+                    raise MemoryShortError(f"{self.name}: {advice}") from None
+            # Out here the error, and with it what its frames hold, is gone.
+            self.micro_batch = (self.micro_batch + 1) // 2
+            self.optimizer.zero_grad(set_to_none=True)
+            free_memory()
+        self._update()
+        return loss
+
+    def once(self, batch: Tensor) -> Tensor:
+        """Take a step as it is to be captured: in the micro-batches that were found to fit."""
+        loss = self._gradients(batch)
+        self._update()
+        return loss
+
+    def _update(self) -> None:
+        nn.utils.clip_grad_norm_(self.trained, self.grad_clip)
+        self.optimizer.step()
+
+    def _gradients(self, batch: Tensor) -> Tensor:
+        """Accumulate gradients of the mean loss over `batch`; returns that loss."""
+        total = torch.zeros((), device=batch.device)
+        for part in batch.split(self.micro_batch):
+            share = len(part) / len(batch)
+            trained_on, loss = training_loss(
+                self.forward, self.model, part[:, :-1], part[:, 1:], self.bf16, self.head
+            )
+            (trained_on * share).backward()
+            total += loss.detach() * share
+        return total
+
+
+def has_dropout(model: Any) -> bool:
+    """Whether training draws noise."""
+    return any("drop" in name and isinstance(value, float) and value for name, value in vars(model.config).items())
+
+
+def allocate_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Make AdamW's moments now rather than in its first step, so that memory which suffices once suffices always."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter not in optimizer.state:
+                optimizer.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+
+def set_rates(optimizer: torch.optim.Optimizer, peaks: list[float], factor: float) -> None:
+    """Set each group's learning rate to `factor` times its peak; in place where it lies on a device."""
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(peak * factor)
+        else:
+            group["lr"] = peak * factor
