@@ -29,7 +29,7 @@ MIXTURE_PARAMS: dict[str, Callable[[int, int], int]] = {
 EXPERTS_PER_TOKEN = 2  # Mixtral's choice
 MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
 
-# Which small widths the size dial offers. 1, until November 2026: multiples of 4, with head dimensions such as 18 and 26.
+# Which small widths the size dial offers. 1, until November 2026: multiples of 4, with head dimensions like 18 and 26.
 # 2: multiples of 8 with head dimensions in multiples of 8, which fused attention kernels and vector units take.
 LADDERS = (1, 2)
 MOST_OFF = 0.3

@@ -27,6 +27,7 @@ from scalelab.train.legs import Options, train_legs, train_run
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
 from scalelab.train.run import run_and_record
+from scalelab.train.step import TrainingStep
 from scalelab.train.tokens import tokenise
 from scalelab.train.trajectory import decay_start, learning_rate_factor, legs, trajectory
 
@@ -295,7 +296,8 @@ def test_micro_batches_have_the_gradients_of_the_whole_batch(config, data):
     def gradients(rows):
         model = build_model(config)
         batch = torch.from_numpy(np.arange(8 * 65).reshape(8, 65) * 7 % data.vocab_size)
-        loss = loop._accumulate(model, model, batch, False, rows)
+        step = TrainingStep(model, make_optimizer(model, config.recipe, 1e-3), config.recipe, micro_batch=rows)
+        loss = step._gradients(batch)
         return loss, torch.cat([p.grad.flatten() for p in model.parameters()])
 
     loss, whole = gradients(8)
@@ -314,7 +316,9 @@ from scalelab.architecture import architecture_for
 from scalelab.errors import MemoryShortError
 from scalelab.train.corpus import load_corpus
 from scalelab.train.legs import train_run
+from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig
+from scalelab.train.step import TrainingStep
 from scalelab.train.tokens import tokenise
 data = tokenise(load_corpus(sys.argv[1]), 300)
 recipe = Recipe(seq_len=128, batch_size=64, val_tokens=1024)
@@ -348,7 +352,9 @@ def test_a_run_without_memory_is_recorded_as_such(config, data, tmp_path, monkey
     def short(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(loop, "_accumulate", short)  # a device without room even for one: not to be had on purpose
+    monkeypatch.setattr(
+        TrainingStep, "_gradients", short
+    )  # a device without room even for one: not to be had on purpose
     with pytest.raises(MemoryShortError, match="out of memory with one sequence"):
         run_and_record(config, data, tmp_path)
     assert read_record(record_path(tmp_path, config.key))["status"] == "out_of_memory"

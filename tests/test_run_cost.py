@@ -35,10 +35,10 @@ from scalelab.train.device import (
     one_thread,
     peak_memory_bytes,
     reset_peak_memory,
-    runs_per_gpu,
 )
 from scalelab.train.estimate import estimate_times
 from scalelab.train.evaluate import evaluate
+from scalelab.train.places import HOST_BYTES, runs_per_gpu
 from scalelab.train.recipe import Recipe, RunConfig, TextSource
 
 TEXT = TextSource("made", "0", "made", "0")
@@ -218,10 +218,18 @@ def test_threads_are_put_back():
 
 
 def test_runs_per_gpu_hold_whichever_runs_meet():
-    assert runs_per_gpu(100, [30, 30, 30, 30]) == 3
-    assert runs_per_gpu(100, [50, 20, 20, 20]) == 3
-    assert runs_per_gpu(100, [20, 20]) == 2
-    assert runs_per_gpu(100, [500, 20]) == 1
+    plenty = {"cores": 100, "host_bytes": 1e15}
+    assert runs_per_gpu(100, [30, 30, 30, 30], **plenty) == 3
+    assert runs_per_gpu(100, [50, 20, 20, 20], **plenty) == 3
+    assert runs_per_gpu(100, [20, 20], **plenty) == 2
+    assert runs_per_gpu(100, [500, 20], **plenty) == 1
+
+
+def test_runs_per_gpu_leave_the_sweep_a_core_and_fit_the_host():
+    small = [1] * 54
+    assert runs_per_gpu(1e12, small, cores=16, host_bytes=1e15) == 15
+    assert runs_per_gpu(1e12, small, cores=1, host_bytes=1e15) == 1
+    assert runs_per_gpu(1e12, small, cores=100, host_bytes=10 * HOST_BYTES) == 9
 
 
 def test_estimates_leave_generators_and_threads_alone():

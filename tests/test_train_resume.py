@@ -23,6 +23,7 @@ from scalelab.train import checkpoint, loop, stage
 from scalelab.train.checkpoint import saved_steps
 from scalelab.train.corpus import load_corpus
 from scalelab.train.legs import Options
+from scalelab.train.step import TrainingStep
 from scalelab.train.tokens import tokenise
 from tests.families import make, warm
 
@@ -230,7 +231,7 @@ def test_memory_that_does_not_suffice_is_recorded(where, command, tmp_path, monk
     if where == "evaluation":
         monkeypatch.setattr(stage, "evaluate", short)
     else:
-        monkeypatch.setattr(loop, "_accumulate", short)
+        monkeypatch.setattr(TrainingStep, "_gradients", short)
     assert main(command(tmp_path / "x", 10)) == 1
     err = capsys.readouterr().err
     assert "P = 4: out of memory" in err

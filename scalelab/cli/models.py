@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from scalelab.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -23,10 +25,14 @@ def quiet_libraries() -> None:
 
 def choose_device(device: str) -> str:
     """auto, cpu or cuda as a device of torch. Raises `ScalelabError` where there is none."""
-    from scalelab.sweep.workers import default_places
+    from scalelab.train.places import default_places, gpu_at, launched_place
 
     check_device(device)
-    return default_places(device)[0]
+    if (place := launched_place(device)) is not None:
+        return place
+    place = default_places(device, lambda line: typer.echo(line, err=True))[0]
+    gpu = gpu_at(place)
+    return "cuda:0" if gpu is not None and gpu.visible.startswith("MIG-") else place  # a process sees one slice
 
 
 def check_device(device: str) -> None:
@@ -36,8 +42,10 @@ def check_device(device: str) -> None:
 
 
 def choose_dtype(dtype: str, device: str) -> str:
-    """auto becomes bf16 on CUDA and fp32 on CPU."""
-    return dtype if dtype != "auto" else "bf16" if device.startswith("cuda") else "fp32"
+    """auto becomes bf16 on GPUs that compute in it, else fp32."""
+    from scalelab.train.places import best_dtype
+
+    return best_dtype(device) if dtype == "auto" else dtype
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -79,7 +79,16 @@ def sweep(
         bool, typer.Option("--tensorboard", help="Write TensorBoard logs to OUT/tensorboard.")
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Train runs again that diverged.")] = False,
-    compile_model: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    compile_model: Annotated[bool, typer.Option("--compile", help="Compile the decoder's layers.")] = False,
+    micro_batch: Annotated[
+        int, typer.Option(min=0, help="Sequences computed at once; 0 is as many as fit into memory.")
+    ] = 0,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On CUDA, equal runs give equal losses to the bit; slower.")
+    ] = False,
+    fp32_precision: Annotated[
+        str, typer.Option(help="Of fp32 matrix products on CUDA: highest, or high for TF32 tensor cores.")
+    ] = "highest",
     save_models: Annotated[bool, typer.Option("--save-models", help="Keep each trained model in OUT/models.")] = False,
 ) -> None:
     """Train a grid over N, P, D and seeds, and record every loss.
@@ -88,6 +97,8 @@ def sweep(
     all P share the backbone's initial weights and the order of the data.
     """
     check_device(device)
+    if fp32_precision not in ("highest", "high"):
+        raise UsageError(f"--fp32-precision {fp32_precision}: choose highest or high")
     given = {
         "N": N,
         "P": P,
@@ -114,6 +125,7 @@ def sweep(
         start_importing()  # of what takes seconds, beside what this process imports and reads
     # Only now, so that a mistake is told before torch is loaded.
     from scalelab.sweep.run import Execution, run_sweep
+    from scalelab.train.numerics import Numerics
 
     execution = Execution(
         device,
@@ -126,6 +138,8 @@ def sweep(
         retry,
         executor,
         address,
+        Numerics(deterministic, fp32_precision),  # type: ignore[arg-type]
+        micro_batch,
     )
     console = stdout(broken_pipe_code=141)  # an unfinished sweep is no success
     if dry_run:

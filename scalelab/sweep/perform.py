@@ -42,7 +42,16 @@ def perform(task: Task, job: Job, place: str, tell: Tell) -> tuple[str, dict[str
             if not task.shared and (record := ended(task, job)) is not None:
                 return ("done" if record["status"] in (OK, None) else "failed"), record
             with _observer(task, job) as observer:
-                options = Options(place, job.compile_model, job.out / CHECKPOINTS, job.save_every_s, progress, observer)
+                options = Options(
+                    place,
+                    job.compile_model,
+                    job.out / CHECKPOINTS,
+                    job.save_every_s,
+                    progress,
+                    observer,
+                    job.numerics,
+                    job.micro_batch,
+                )
                 try:
                     return "done", _train(task, job, options)
                 except Exception as error:  # the boundary of the process: tell, and keep the details

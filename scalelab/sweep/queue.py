@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from scalelab.architecture import Architecture
 from scalelab.sweep.tasks import Task
 
 _AGAIN_S = 2.0  # until a run that another sweep has is looked at again
@@ -22,14 +23,14 @@ class Queue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take(self) -> Task | None:
-        """The next task that can begin now, or None."""
+    def take(self, shape: Architecture | None = None) -> Task | None:
+        """Return the next task that can begin now, one of `shape` rather than another; None if there is none."""
         now = time.monotonic()
-        for task in self._waiting:
-            if task.needs not in self._open and self._not_before.get(task.key, 0.0) <= now:
-                self._waiting.remove(task)
-                return task
-        return None
+        ready = [t for t in self._waiting if t.needs not in self._open and self._not_before.get(t.key, 0.0) <= now]
+        task = next((t for t in ready if t.config.architecture == shape), ready[0] if ready else None)
+        if task is not None:
+            self._waiting.remove(task)
+        return task
 
     def done(self, task: Task) -> None:
         """`task` has ended well: what needs it can begin."""

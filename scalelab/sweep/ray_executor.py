@@ -25,7 +25,8 @@ from scalelab.sweep.ray_desk import Desk
 from scalelab.sweep.ray_node import Errand, Outcome, carry_out, write_files
 from scalelab.sweep.stopping import by_sigterm, describe, interrupted, sigterm_kept, terminable
 from scalelab.sweep.tasks import Event, Job, Task
-from scalelab.sweep.workers import default_places, environment
+from scalelab.sweep.workers import environment
+from scalelab.train.places import usable_cores
 
 _POLL_S = 0.25
 _ATTEMPTS = 5  # a run whose node or process is lost so often may be what kills them
@@ -89,7 +90,7 @@ def connected(address: str | None = None, workers: int | None = None) -> Iterato
             return
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
-            options |= {"num_cpus": workers or len(default_places("cpu")), "include_dashboard": False}
+            options |= {"num_cpus": workers or usable_cores(), "include_dashboard": False}
         with sigterm_kept():  # from Ray's handler, which stays when it is shut down
             try:
                 ray.init(address or "local", **options)  # nothing would mean RAY_ADDRESS, or what runs here

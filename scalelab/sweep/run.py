@@ -23,10 +23,12 @@ from scalelab.sweep.spec import SweepSpec
 from scalelab.sweep.state import StateFile, read_states
 from scalelab.sweep.stopping import interrupted, terminable
 from scalelab.sweep.tasks import Event, Job, Task, make_tasks
-from scalelab.sweep.workers import default_places, run_all, start_importing
+from scalelab.sweep.workers import run_all, start_importing
 from scalelab.train.checkpoint import keep_latest
 from scalelab.train.cost import resident_bytes
-from scalelab.train.device import measured_peak_flops, runs_per_gpu
+from scalelab.train.device import measured_peak_flops
+from scalelab.train.numerics import Numerics
+from scalelab.train.places import best_dtype, default_places, fitting, gpu_at
 from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
 
@@ -39,8 +41,8 @@ class Execution:
 
     `device` is auto, cpu or cuda; `workers` runs train at once, by default one a core or `per_gpu` a GPU
     (0: as many as fit). With `save_models` each trained model stays in ``out/models/KEY``; runs longer than
-    `save_every_s` seconds keep a checkpoint to resume from. `retry` trains diverged runs again. The
-    executor ``ray`` trains on the cluster at `address`, or on a new one on this machine.
+    `save_every_s` seconds keep a checkpoint to resume from. `retry` trains diverged runs again. With `micro_batch` so
+    many sequences are computed at once, else as many as fit; `numerics` says how exactly. The executor ``ray`` trains on the cluster at `address`, or on a new one on this machine.
     """
 
     device: str = "auto"
@@ -53,6 +55,8 @@ class Execution:
     retry: bool = False
     executor: str = "local"
     address: str | None = None
+    numerics: Numerics = Numerics()
+    micro_batch: int = 0
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
@@ -108,9 +112,11 @@ def _run_sweep(
             save_every_s=execution.save_every_s,
             tensorboard=execution.tensorboard,
             # A node of a cluster measures its own.
-            peak_flops=measured_peak_flops(places[0], left[0].recipe.dtype) if execution.executor == "local" else None,
+            peak_flops=_peak_flops(places[0], left[0].recipe.dtype) if execution.executor == "local" else None,
             code=source_digest(),
             retry=execution.retry,
+            numerics=execution.numerics,
+            micro_batch=execution.micro_batch,
         )
         with terminable():
             try:
@@ -141,7 +147,7 @@ def prepare(
 
     Without `places` these are of this machine.
     """
-    here = default_places(execution.device) if places is None else places
+    here = default_places(execution.device, console.print) if places is None else places
     console.print(f"reading {spec.corpus} …")
     resolved = resolve(_with_dtype(spec, here[0]))
     left = missing(resolved.runs, out, execution.retry)
@@ -152,15 +158,14 @@ def prepare(
     if places is None and execution.workers is not None:
         here = (here * execution.workers)[: execution.workers]
     elif places is None and here[0] != "cpu":
-        here *= execution.per_gpu or fitting(here[0], left)
+        here *= execution.per_gpu or fitting(here, [resident_bytes(config, here[0]) for config in left])
     return resolved, left, here
 
 
-def fitting(place: str, left: list[RunConfig]) -> int:
-    """How many of the runs that are `left` fit on the GPU at `place` at once, whichever they are."""
-    import torch
-
-    return runs_per_gpu(torch.cuda.mem_get_info(place)[0], [resident_bytes(config, place) for config in left])
+def _peak_flops(place: str, dtype: str) -> float | None:
+    """Of a GPU what the probe measured: this process keeps its hands off the devices of its workers."""
+    gpu = gpu_at(place)
+    return measured_peak_flops(place, dtype) if gpu is None else gpu.peak_flops.get(dtype)
 
 
 def _train(tasks: list[Task], job: Job, places: list[str], execution: Execution, progress: Progress) -> list[Event]:
@@ -211,4 +216,4 @@ def _with_dtype(spec: SweepSpec, place: str) -> SweepSpec:
     """`spec` with the precision that ``auto`` means at `place`."""
     if spec.recipe.dtype != "auto":
         return spec
-    return replace(spec, recipe=replace(spec.recipe, dtype="fp32" if place == "cpu" else "bf16"))
+    return replace(spec, recipe=replace(spec.recipe, dtype=best_dtype(place)))

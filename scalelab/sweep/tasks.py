@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scalelab.architecture import Architecture
+from scalelab.train.numerics import Numerics
 from scalelab.train.recipe import RunConfig
 from scalelab.train.tokens import TokenData
 from scalelab.train.trajectory import legs, trajectory
@@ -48,6 +49,8 @@ class Job:
     peak_flops: float | None = None
     code: str | None = None
     retry: bool = False  # runs that diverged
+    numerics: Numerics = Numerics()
+    micro_batch: int = 0  # sequences at once; 0: as many as fit
 
 
 @dataclass(frozen=True)

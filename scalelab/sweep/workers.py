@@ -1,4 +1,4 @@
-"""Local workers: one process a run, as many at once as there are places to run."""
+"""Local workers: processes that train runs, as many at once as there are places to run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from scalelab.errors import ScalelabError
+from scalelab.architecture import Architecture
 from scalelab.sweep.ledger import Ledger, record_lost
 from scalelab.sweep.queue import Queue
 from scalelab.sweep.stopping import describe, stopped_later
 from scalelab.sweep.tasks import Event, Job, Task
+from scalelab.train.places import enter, gpu_at
 
 # Two-thread matrix products collapse when the other core is busy, so each run has one thread.
 _ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -26,77 +28,121 @@ _ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS
 # cost 5 % of the time in page faults (docs/LOG.md).
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # bytes
 
+# Of torch: memory of a GPU that grows in place leaves fewer holes; one compiling process a worker, not one a core.
+_FOR_CUDA = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
 _ALL_KILLED_S = 0.2  # until what killed a worker has reached its parent too, if it was meant for all
 
 
-def default_places(device: str) -> list[str]:
-    """Where runs can go: every GPU once, or the CPU once a core.
+@dataclass
+class _Worker:
+    """A process with its end of a pipe: tasks go in, events come out."""
 
-    `device` is auto, cpu or cuda. Raises `ScalelabError` if cuda is asked for and not there.
-    """
-    import torch
+    process: Any
+    pipe: Connection
+    place: str
+    task: Task | None = None  # at work on it
+    shape: Architecture | None = None  # of its last task
 
-    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    if device == "cuda" and gpus == 0:
-        raise ScalelabError("--device cuda: no CUDA device is visible to torch; use --device cpu")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [f"cuda:{i}" for i in range(gpus)] or ["cpu"] * cores
+    @property
+    def stays(self) -> bool:
+        """Whether it takes another task: a context on a GPU and its kernels take seconds to make."""
+        return self.place != "cpu"
 
 
 def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[Event], None]) -> list[Event]:
-    """Carry out every task, one process each, and return the events of those that failed.
+    """Carry out every task and return the events of those that failed.
 
-    A failed or killed run does not stop the others, but for those that begin where it would have ended. On
-    KeyboardInterrupt, of which SIGTERM may make one (`scalelab.sweep.stopping`), all workers are ended and their runs
-    recorded as interrupted; runs that had finished keep their records.
+    Each run has a process of its own on a CPU; on a GPU one process at each place takes one run after the other,
+    those of one shape together. A failed or killed run does not stop the others, but for those that begin where it
+    would have ended. On KeyboardInterrupt, of which SIGTERM may make one (`scalelab.sweep.stopping`), all workers are
+    ended and their runs recorded as interrupted; runs that had finished keep their records.
     """
     ledger, free = Ledger(tasks, job.out, on_event), list(places)
     queue = ledger.queue
-    running: dict[Connection, tuple[Any, Task, str]] = {}
+    running: dict[Connection, _Worker] = {}
+    idle: list[_Worker] = []
     with environment(_of_workers()):
         context = start_importing()
         try:
             while queue or running:
-                while free and (task := queue.take()) is not None:
-                    place = free.pop(0)
-                    reader, writer = context.Pipe(duplex=False)
-                    process = context.Process(target=_work, args=(task, job, place, writer), daemon=True)
-                    with stopped_later():  # or a worker could live on that nobody knows of
-                        process.start()
-                        running[reader] = (process, task, place)
-                    writer.close()
+                while (idle or free) and (task := queue.take(idle[0].shape if idle else None)) is not None:
+                    worker = _given(idle, task, free) or _started(context, free.pop(0), job, task)
+                    running[worker.pipe] = worker
                     on_event(Event("started", task))
                 # Without a free place there is nothing to look at again.
-                for reader in wait(list(running), queue.wait_s() if free else None) if running else _pause(queue):
-                    process, task, place = running[reader]  # type: ignore[index]
-                    event = _receive(reader, process, task)  # type: ignore[arg-type]
+                looks = queue.wait_s() if free or idle else None
+                for reader in wait(list(running), looks) if running else _pause(queue):
+                    worker = running[reader]  # type: ignore[index]
+                    event = _receive(worker)
                     if event.kind == "progress":
                         on_event(event)
                         continue
-                    process.join()
-                    if event.kind == "failed" and "status" not in event.values:  # it could not record that itself
+                    lost = event.kind == "failed" and "status" not in event.values  # it could not record that itself
+                    if lost:
                         time.sleep(_ALL_KILLED_S)  # a signal to every process of a sweep must find this run among them
                         event.values["status"] = "failed"
-                        record_lost(task, job.out, "failed", event.values["message"], place)
-                    free.append(place)
-                    del running[reader]  # type: ignore[arg-type]
-                    ledger.settle(event, place)
+                        record_lost(event.task, job.out, "failed", event.values["message"], worker.place)
+                    del running[worker.pipe]
+                    if worker.stays and not lost:
+                        worker.task = None
+                        idle.append(worker)
+                    else:
+                        _dismissed(worker)
+                        free.append(worker.place)
+                    ledger.settle(event, worker.place)
         except KeyboardInterrupt as stop:
-            _end(running)
+            _end([*running.values(), *idle])
             message = f"stopped by {describe(stop)}; the same command goes on"
-            for _, task, place in running.values():
-                record_lost(task, job.out, "interrupted", message, place)
+            for worker in running.values():
+                if worker.task is not None:
+                    record_lost(worker.task, job.out, "interrupted", message, worker.place)
             raise
         finally:
-            _end(running)
+            _end([*running.values(), *idle])
     return ledger.failures
 
 
-def _end(running: dict[Connection, tuple[Any, Task, str]]) -> None:
-    for process, _, _ in running.values():
-        process.terminate()
-    for process, _, _ in running.values():
-        process.join()
+def _started(context: Any, place: str, job: Job, task: Task) -> _Worker:
+    """A new process at work on `task`."""
+    ours, theirs = context.Pipe()
+    gpu = gpu_at(place)
+    process = context.Process(target=_work, args=(theirs, job, place, gpu and gpu.visible), daemon=True)
+    with stopped_later():  # or a worker could live on that nobody knows of
+        process.start()
+        worker = _Worker(process, ours, place, task, task.config.architecture)
+    theirs.close()
+    with suppress(OSError):  # it is gone already, which is told where its answer is read
+        ours.send(task)
+    return worker
+
+
+def _given(idle: list[_Worker], task: Task, free: list[str]) -> _Worker | None:
+    """An idle process that is now at work on `task`; None if there is none. The places of dead ones become `free`."""
+    while idle:
+        worker = idle.pop(0)
+        try:
+            worker.pipe.send(task)
+        except OSError:
+            _dismissed(worker)
+            free.append(worker.place)
+            continue
+        worker.task, worker.shape = task, task.config.architecture
+        return worker
+    return None
+
+
+def _dismissed(worker: _Worker) -> None:
+    """Let a process end that has nothing more to do."""
+    worker.pipe.close()
+    worker.process.join()
+
+
+def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join()
 
 
 def _pause(queue: Queue) -> list[Connection]:
@@ -129,24 +175,26 @@ def start_importing() -> Any:
 
 
 def _of_workers() -> dict[str, str]:
-    """Environment variables of workers; how memory is kept may be said otherwise."""
-    return {name: os.environ.get(name, value) for name, value in _KEEP_MEMORY.items()} | _ONE_THREAD
+    """Environment variables of workers; all but the number of threads may be said otherwise."""
+    return {name: os.environ.get(name, value) for name, value in (_KEEP_MEMORY | _FOR_CUDA).items()} | _ONE_THREAD
 
 
-def _receive(reader: Connection, process: Any, task: Task) -> Event:
+def _receive(worker: _Worker) -> Event:
+    assert worker.task is not None
     try:
-        kind, values = reader.recv()
+        kind, values = worker.pipe.recv()
     except (EOFError, OSError):  # it ended without a last word, or in the midst of one
-        process.join()
-        code = process.exitcode or 0
+        worker.process.join()
+        code = worker.process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         how += " (out of memory?)" if how.endswith("SIGKILL") else ""
-        return Event("failed", task, {"message": f"the worker {how}"})
-    return Event(kind, task, values)
+        return Event("failed", worker.task, {"message": f"the worker {how}"})
+    return Event(kind, worker.task, values)
 
 
-def _work(task: Task, job: Job, place: str, writer: Connection) -> None:
-    """In the worker's process."""
+def _work(pipe: Connection, job: Job, place: str, visible: str | None) -> None:
+    """In the worker's process: carry out the tasks that come, until there are no more."""
+    device = enter(place, visible)
     import torch
     from transformers.utils import logging
 
@@ -157,12 +205,16 @@ def _work(task: Task, job: Job, place: str, writer: Connection) -> None:
 
     def tell(kind: str, values: dict[str, Any]) -> None:
         try:
-            writer.send((kind, values))
+            pipe.send((kind, values))
         except OSError:  # the parent is gone or going: nobody waits for this run
             raise SystemExit(1) from None
 
-    tell(*perform(task, job, place, tell))
-    writer.close()
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        tell(*perform(task, job, device, tell))
 
 
 @contextmanager

@@ -101,8 +101,9 @@ def extra_loss(model: Any, outputs: Any) -> Tensor | None:
     """What training adds to the cross entropy, in nats; None for a dense model.
 
     The balancing loss of the routers times its weight, from the outputs of a forward with
-    `training_options`. Raises `ScalelabError` where a model has routers and their logits are missing. Each expert's share and probability are means over layers, streams and tokens, so P streams
-    count once; layers that are uneven in opposite ways even each other out, as transformers defines it.
+    `training_options`. Each expert's share and probability are means over layers, streams and tokens, so P streams
+    count once; layers that are uneven in opposite ways even each other out, as transformers defines it. Raises
+    `ScalelabError` where a model has routers and their logits are missing.
     """
     balance = getattr(outputs, "aux_loss", None)
     if _has_routers(model) and not (outputs.router_logits and isinstance(balance, Tensor)):

@@ -16,8 +16,12 @@ from scalelab.train.recipe import RunConfig
 _FORWARD_AND_BACKWARD = 3
 _FP32 = 4  # bytes; weights, gradients and AdamW's two moments stay in it with bf16 autocast too
 
-# Of a process by its device: memory taken a byte of working tensors, and bytes that it takes before it trains.
-_PROCESS = {"cpu": (1.45, 400 * 2**20), "cuda": (1.1, 600 * 2**20)}
+# Of a process by its device: memory taken a byte of working tensors, and bytes that it takes before it trains. On CUDA
+# that is a context with kernels and workspaces, measured on an H100 (docs/gpu.md).
+_PROCESS = {"cpu": (1.45, 400 * 2**20), "cuda": (1.1, 800 * 2**20)}
+# On CUDA cross entropy is made in chunks of so many logits (scalelab.train.loss), of which a softmax, its slopes in the
+# precision of products and the logits are alive at once.
+_CHUNK_LOGITS = 2**27
 
 # Of what mixes P streams of width h, by its name (scalelab.model.aggregate): operations forward for a
 # token, and numbers kept for the backward pass.
@@ -83,16 +87,16 @@ def evaluation_flops(config: RunConfig) -> float:
     return (forward_flops(shape, recipe.seq_len) + probe) * recipe.val_tokens
 
 
-def train_memory_bytes(config: RunConfig, micro_batch: int | None = None) -> int:
-    """Bytes of the tensors in training with `micro_batch` sequences at once (default: the whole batch).
+def train_memory_bytes(config: RunConfig, micro_batch: int | None = None, device: str = "cpu") -> int:
+    """Bytes of the tensors in training with `micro_batch` sequences at once (default: the whole batch) on `device`.
 
         16 a parameter (weight, gradient, two moments) + what the backward pass keeps + logits
 
     The second part is `activation_bytes`; of the logits three copies in fp32 are alive at once (they,
-    their log-probabilities and gradients). With bf16 autocast keeps copies of weights and logits.
+    their log-probabilities and gradients), on CUDA of one chunk. With bf16 autocast keeps copies of weights and logits.
     What a process needs around its tensors: `resident_bytes`.
     """
-    return _state_bytes(config) + _working_bytes(config, micro_batch)
+    return _state_bytes(config) + _working_bytes(config, micro_batch, device)
 
 
 def resident_bytes(config: RunConfig, device: str, micro_batch: int | None = None) -> int:
@@ -104,19 +108,22 @@ def resident_bytes(config: RunConfig, device: str, micro_batch: int | None = Non
     The numbers for CUDA are not measured.
     """
     heap, base = _PROCESS["cpu" if device == "cpu" else "cuda"]
-    return base + _state_bytes(config) + round(heap * _working_bytes(config, micro_batch))
+    return base + _state_bytes(config) + round(heap * _working_bytes(config, micro_batch, device))
 
 
 def _state_bytes(config: RunConfig) -> int:
     return (16 + (2 if config.recipe.dtype == "bf16" else 0)) * config.architecture.total_params
 
 
-def _working_bytes(config: RunConfig, micro_batch: int | None) -> int:
+def _working_bytes(config: RunConfig, micro_batch: int | None, device: str) -> int:
     shape, recipe = config.architecture, config.recipe
     bf16 = recipe.dtype == "bf16"
-    logits = shape.vocab_size * (3 * _FP32 + (2 if bf16 else 0))
     tokens = (micro_batch or recipe.batch_size) * recipe.seq_len
-    return tokens * (logits + activation_bytes(shape, recipe.seq_len, bf16))
+    each = 3 * _FP32 + (2 if bf16 else 0)
+    logits, slopes = tokens * shape.vocab_size, 0
+    if device.startswith("cuda") and not shape.num_experts:
+        logits, slopes = min(logits, _CHUNK_LOGITS), _FP32 * shape.vocab_size * shape.hidden_size
+    return logits * each + slopes + tokens * activation_bytes(shape, recipe.seq_len, bf16)
 
 
 def activation_bytes(shape: Architecture, seq_len: int, bf16: bool = False) -> int:

@@ -15,9 +15,7 @@ def _windows(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> np.ndarray
     return tokens[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
 
 
-def training_starts(
-    count: int, batch_size: int, steps: int, seed: int, first: int = 0
-) -> Iterator[np.ndarray]:
+def training_starts(count: int, batch_size: int, steps: int, seed: int, first: int = 0) -> Iterator[np.ndarray]:
     """Yield the windows [batch_size] of each step, from the step `first` up to `steps`, as numbers below `count`.
 
     Each pass over the windows has a new order, drawn from `seed` alone.

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -17,19 +17,21 @@ import torch
 from scalelab.train.memory import free_memory, is_out_of_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_GEMM_SIZE = {"cpu": 512, "cuda": 4096}
+_CPU_GEMM = 512  # numbers a side
 _GEMM_SECONDS = 0.2
 _LEAST_GEMMS = 3
+_GEMMS_A_ROUND, _ROUNDS = 10, 3  # on CUDA
+_FAST_FLOPS = 2e13  # from here on a product of 8192 takes less than a tenth of a second
 _M_MMAP_THRESHOLD, _MMAP_THRESHOLD = -3, 2**16  # of malloc.h; bytes
-_FREE_MARGIN = 0.9  # of the free memory is planned with
 
 
 def measured_peak_flops(device: str, dtype: str = "fp32") -> float | None:
-    """Operations a second of the best of a few square matrix products, a multiply-add counted as two.
+    """Return the FLOP/s of square matrix products on `device`, a multiply-add counted as two.
 
-    On CPU on one thread, as runs are trained. Takes a fifth of a second on the first call in a
-    process; where other processes keep the device busy the peak reads low.
-    `dtype` is fp32 or bf16. None where the device has no room for the matrices.
+    On CPU the best of a few on one thread, as runs are trained; on CUDA the mean of ten in a row by the device's own
+    clock, the best of a few times. Takes a fifth of a second on the first call in a process; where other processes
+    keep the device busy the peak reads low. `dtype` is fp32 or bf16. None where the device has no room for the
+    matrices.
     """
     try:
         return _measure_peak(device, dtype)
@@ -43,20 +45,41 @@ def measured_peak_flops(device: str, dtype: str = "fp32") -> float | None:
 
 @cache
 def _measure_peak(device: str, dtype: str) -> float:
-    kind = device.split(":")[0]
-    size = _GEMM_SIZE.get(kind, 2048)
+    if device.startswith("cuda"):
+        speed = _gpu_speed(device, dtype, 2048, 1)
+        return _gpu_speed(device, dtype, 8192, _ROUNDS) if speed > _FAST_FLOPS else speed
     with one_thread():
-        # Numbers of no special kind, without a draw from a generator.
-        values = torch.linspace(-1, 1, size * size, device=device).reshape(size, size).to(DTYPES[dtype])
+        values = _square(device, dtype, _CPU_GEMM)
         out = torch.mm(values, values)
         best, count, started = float("inf"), 0, time.perf_counter()
         while count < _LEAST_GEMMS or time.perf_counter() - started < _GEMM_SECONDS:
-            synchronize(device)
             begun = time.perf_counter()
             torch.mm(values, values, out=out)
-            synchronize(device)
             best, count = min(best, time.perf_counter() - begun), count + 1
-    return 2 * size**3 / best
+    return 2 * _CPU_GEMM**3 / best
+
+
+def _gpu_speed(device: str, dtype: str, size: int, rounds: int) -> float:
+    """FLOP/s of products of `size` numbers a side, without the host's share of starting them."""
+    with torch.cuda.device(device):
+        values = _square(device, dtype, size)
+        out = torch.mm(values, values)
+        best = float("inf")
+        for _ in range(rounds):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            for _ in range(_GEMMS_A_ROUND):
+                torch.mm(values, values, out=out)
+            end.record()
+            end.synchronize()
+            best = min(best, begin.elapsed_time(end) / 1e3)
+    return _GEMMS_A_ROUND * 2 * size**3 / best
+
+
+def _square(device: str, dtype: str, size: int) -> torch.Tensor:
+    """Random numbers, for zeros and patterns are multiplied faster, from a generator of their own."""
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(size, size, generator=generator, device=device).to(DTYPES[dtype])
 
 
 def held_memory_bytes(device: str) -> int | None:
@@ -70,7 +93,7 @@ def peak_memory_bytes(device: str) -> int | None:
     On CUDA what tensors took of `device`, else the resident memory of the whole process.
     """
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device) if torch.cuda.is_initialized() else None
     # Not ru_maxrss: after fork and exec that begins with the parent's.
     if (peak := _from_proc("VmHWM")) is not None:
         return peak
@@ -82,9 +105,13 @@ def peak_memory_bytes(device: str) -> int | None:
 
 
 def device_memory_bytes(device: str) -> int:
-    """All memory of `device`, in use or not."""
+    """Return all memory of `device`, in use or not. Leaves CUDA alone where nothing has touched it yet."""
     if device.startswith("cuda"):
-        return torch.cuda.get_device_properties(device).total_memory
+        if torch.cuda.is_initialized():
+            return torch.cuda.get_device_properties(device).total_memory
+        from scalelab.train.places import gpu_at
+
+        return gpu.total_bytes if (gpu := gpu_at(device)) is not None else 0
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -119,24 +146,11 @@ def return_freed_memory() -> None:
 def reset_peak_memory(device: str) -> None:
     """Let `peak_memory_bytes` begin anew, for a process that trains several runs; where it cannot, nothing happens."""
     if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
+        if torch.cuda.is_initialized():  # else there is no counter yet, and asking for it is an error
+            torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-
-
-def runs_per_gpu(free_bytes: float, needs: Sequence[int]) -> int:
-    """How many runs fit at once into `free_bytes`, whichever of those with the `needs` given meet; at least 1.
-
-    `needs` are `scalelab.train.cost.resident_bytes`. A tenth of the memory stays free.
-    """
-    room, count = _FREE_MARGIN * free_bytes, 0
-    for need in sorted(needs, reverse=True):
-        room -= need
-        if room < 0:
-            break
-        count += 1
-    return max(1, count)
 
 
 @contextmanager

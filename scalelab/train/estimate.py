@@ -10,14 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from scalelab.architecture import Architecture
 from scalelab.errors import ScalelabError
 from scalelab.train.build import build_model
 from scalelab.train.cost import evaluation_flops, step_flops, train_memory_bytes
-from scalelab.train.device import measured_peak_flops, one_thread, synchronize
-from scalelab.train.evaluate import evaluate
+from scalelab.train.data import TokenWindows
+from scalelab.train.device import device_memory_bytes, measured_peak_flops, one_thread, synchronize
+from scalelab.train.evaluate import evaluate, rows_at_once
+from scalelab.train.graphs import WARM_UP_STEPS, Stepper
+from scalelab.train.loss import separable_head
+from scalelab.train.memory import fitting_micro_batch
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import RunConfig
 from scalelab.train.step import TrainingStep
@@ -82,8 +85,9 @@ def estimate_times(configs: Iterable[RunConfig], device: str = "cpu", budget_s: 
     """Time steps of every distinct shape of `configs` on `device`, on one thread, in about `budget_s` seconds.
 
     From small to large each is given an equal share of what is left of the budget. One that would take
-    more than that and more than a quarter of what is left, and one of more than 2 GiB, is extrapolated
-    by its operations from the nearest that was timed; without any, from half of the device's peak. Not
+    more than that and more than a quarter of what is left, and one of more than 2 GiB, or a third of a GPU, is
+    extrapolated by its operations from the nearest that was timed, on a GPU from the fastest, and takes no less time
+    than the quickest step there; without any, from half of the device's peak. Not
     counted: reading data, checkpoints, compilation, starting processes. Draws nothing from the
     global generators.
 
@@ -94,11 +98,12 @@ def estimate_times(configs: Iterable[RunConfig], device: str = "cpu", budget_s: 
     shapes = sorted(of_shape, key=lambda shape: shape.flops)
     steps: dict[StepShape, StepTime] = {}
     ends = time.perf_counter() + budget_s
+    most_bytes = _MOST_BYTES if device == "cpu" else device_memory_bytes(device) / 3
     with one_thread():
         for i, shape in enumerate(shapes):
             left = ends - time.perf_counter()
             share = left / (len(shapes) - i)
-            small = train_memory_bytes(of_shape[shape]) <= _MOST_BYTES
+            small = train_memory_bytes(of_shape[shape], device=device) <= most_bytes
             if small and _dearest_s(shape, steps, device) <= max(share, left / 4):
                 steps[shape] = _time(of_shape[shape], device, share)
     timed = dict(steps)
@@ -141,43 +146,44 @@ def _extrapolate(config: RunConfig, timed: dict[StepShape, StepTime], device: st
     shape = _shape(config)
     if timed:
         near = min(timed, key=lambda s: abs(math.log(s.flops / shape.flops)))
-        rate = near.flops / timed[near].step_s
+        rates = {s: s.flops / time.step_s for s, time in timed.items()}
+        # Small models leave a GPU waiting for the host: their rate says nothing of large ones.
+        rate = rates[near] if device == "cpu" else max(rates.values())
     else:
         rate = _EFFICIENCY * _peak_flops(device, shape.dtype)
+    least_s = 0.0 if device == "cpu" or not timed else min(time.step_s for time in timed.values())
     validation_s = evaluation_flops(config) / config.recipe.val_tokens / rate
-    return StepTime(shape.flops / rate, validation_s, timed=False)
+    return StepTime(max(least_s, shape.flops / rate), validation_s, timed=False)
 
 
 def _time(config: RunConfig, device: str, share_s: float) -> StepTime:
     """The median of a few steps, and one batch of validation, on random tokens."""
     recipe, ends = config.recipe, time.perf_counter() + share_s
-    tokens = np.random.default_rng(0).integers(
-        0, config.architecture.vocab_size, (max(_VALIDATION_WINDOWS, recipe.batch_size), recipe.seq_len + 1)
-    )
-    model = build_model(config).to(device)
-    step = TrainingStep(model, make_optimizer(model, recipe, config.peak_lr), recipe)
-    batch = torch.from_numpy(tokens[: recipe.batch_size]).to(device)
-    model.train()
+    count = max(_VALIDATION_WINDOWS, recipe.batch_size) * recipe.seq_len + 1
+    tokens = np.random.default_rng(0).integers(0, config.architecture.vocab_size, count)
+    windows = TokenWindows(tokens, recipe.seq_len, recipe.batch_size, device)
+    model = build_model(config).to(device).train()
+    head = separable_head(model) if device.startswith("cuda") else None
+    micro_batch = fitting_micro_batch(config, device)
+    step = TrainingStep(model, make_optimizer(model, recipe, config.peak_lr), recipe, None, head, micro_batch)
+    warm_up = _WARM_UP_STEPS if device == "cpu" else WARM_UP_STEPS + 1
+    numbers = np.arange(recipe.batch_size)
     seconds: list[float] = []
-    validation_s = 0.0
-    while len(seconds) < _WARM_UP_STEPS + _MOST_STEPS:
-        seconds.append(_seconds_of_step(step, batch, device))
-        if len(seconds) == _WARM_UP_STEPS:
-            validation_s = _validation_token_s(model, tokens[:_VALIDATION_WINDOWS], config, device)
-        if len(seconds) >= _LEAST_STEPS and time.perf_counter() >= ends:
-            break
-    return StepTime(statistics.median(seconds[_WARM_UP_STEPS:]), validation_s, timed=True)
-
-
-def _seconds_of_step(step: TrainingStep, batch: torch.Tensor, device: str) -> float:
-    started = _now(device)
-    step(batch)
-    return _now(device) - started
+    with Stepper(step, windows) as take_step:
+        while len(seconds) < warm_up + _MOST_STEPS:
+            started = _now(device)
+            take_step(numbers)
+            seconds.append(_now(device) - started)
+            if len(seconds) > warm_up and time.perf_counter() >= ends:
+                break
+    rows = windows.batch(np.arange(_VALIDATION_WINDOWS)).cpu().numpy()
+    return StepTime(statistics.median(seconds[warm_up:]), _validation_token_s(model, rows, config, device), timed=True)
 
 
 def _validation_token_s(model: Any, windows: np.ndarray, config: RunConfig, device: str) -> float:
     started = _now(device)
-    evaluation = evaluate(model, windows, np.arange(len(windows)), device, config.recipe.dtype == "bf16")
+    rows = rows_at_once(device, config.architecture.P, config.recipe.seq_len)
+    evaluation = evaluate(model, windows, np.arange(len(windows)), device, config.recipe.dtype == "bf16", rows)
     return (_now(device) - started) / evaluation.n_tokens
 
 

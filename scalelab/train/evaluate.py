@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from scalelab.train.streams import StreamProbe, StreamReport
 
-MOST_ROWS = 64
+MOST_ROWS = 64  # of the model, on a CPU
+_GPU_TOKENS = 2**16  # of all streams at once; fewer leave a GPU waiting for the host
 _MOST_LOGITS = 2**26  # at once: 256 MiB in fp32
 
 
@@ -25,11 +26,18 @@ class Evaluation:
     streams: StreamReport | None  # None for P = 1
 
 
+def rows_at_once(device: str, P: int, seq_len: int) -> int:
+    """Return how many windows to evaluate at once on `device` with P streams."""
+    if not device.startswith("cuda"):
+        return max(1, MOST_ROWS // P)
+    return max(1, _GPU_TOKENS // (P * seq_len))
+
+
 @torch.no_grad()
 def evaluate(
     model: Any, windows: np.ndarray, documents: np.ndarray, device: str, bf16: bool, most_rows: int = MOST_ROWS
 ) -> Evaluation:
-    """Loss of `model` on `windows` [w, seq_len + 1], `most_rows` at once, which begin in `documents` [w]."""
+    """Return the loss of `model` on `windows` [w, seq_len + 1], `most_rows` at once, which begin in `documents` [w]."""
     training = model.training
     model.eval()
     probe = StreamProbe(model) if model.P > 1 else None
@@ -41,9 +49,9 @@ def evaluate(
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bf16):
             logits = probe.forward(inputs, labels) if probe else model(inputs, use_cache=False).logits
         token_losses = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
-        losses.append(token_losses.mean(1).double().cpu().numpy())
+        losses.append(token_losses.mean(1))
     model.train(training)
-    loss, stderr = clustered_mean(np.concatenate(losses), documents)
+    loss, stderr = clustered_mean(torch.cat(losses).double().cpu().numpy(), documents)
     return Evaluation(loss, stderr, windows[:, 1:].size, probe.report() if probe else None)
 
 

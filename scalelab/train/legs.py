@@ -16,9 +16,10 @@ from scalelab.errors import DivergedError
 from scalelab.train.build import build_model
 from scalelab.train.checkpoint import Saver, TrainState, load_newest
 from scalelab.train.data import validation_windows
-from scalelab.train.evaluate import MOST_ROWS, Evaluation, evaluate
+from scalelab.train.evaluate import Evaluation, evaluate, rows_at_once
 from scalelab.train.loop import CURVE_POINTS, Course, Observer, Progress, optimise
-from scalelab.train.memory import free_memory, is_out_of_memory, memory_told
+from scalelab.train.memory import fitting_micro_batch, free_memory, is_out_of_memory, memory_told
+from scalelab.train.numerics import Numerics
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import RunConfig
 from scalelab.train.tokens import TokenData
@@ -42,6 +43,8 @@ class Options:
     save_every_s: float = 300.0
     progress: Progress | None = None
     observer: Observer | None = None
+    numerics: Numerics = Numerics()
+    micro_batch: int = 0  # sequences at once; 0: as many as fit into memory
 
 
 DEFAULT = Options()
@@ -67,7 +70,8 @@ def train_run(config: RunConfig, data: TokenData, options: Options = DEFAULT) ->
     Raises `DivergedError` where the loss stops being a number or runs away, `MemoryShortError` if
     not even one sequence fits.
     """
-    with memory_told(f"run {config.key}", "try a smaller N or P"):  # in building, training, evaluation
+    # Memory may run out in building, training and evaluation.
+    with options.numerics.applied(), memory_told(f"run {config.key}", "try a smaller N or P"):
         return _train_run(config, data, options)
 
 
@@ -76,8 +80,7 @@ def _train_run(config: RunConfig, data: TokenData, options: Options) -> TrainRes
     # Before training, not after it: a text that is too short is told at once.
     validation = validation_windows(data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens)
     model, state = train_legs(config, data, options)
-    # As many rows of the model as with P = 1; fewer where training had to do with fewer.
-    rows = MOST_ROWS // config.architecture.P
+    rows = rows_at_once(options.device, config.architecture.P, recipe.seq_len)
     if state.micro_batch < recipe.batch_size:
         rows = min(rows, state.micro_batch)
     evaluation = _evaluate(model, validation, options.device, recipe.dtype == "bf16", max(1, rows))
@@ -130,6 +133,7 @@ def train_legs(config: RunConfig, data: TokenData, options: Options = DEFAULT) -
             save = Saver(folder, leg_model, leg_optimizer, options.save_every_s, leg.steps if ends_shared else None)
         every = _STABLE_POINT if leg.recipe.schedule == "constant" else max(1, leg.steps // CURVE_POINTS)
         factor = partial(learning_rate_factor, config=leg)
+        state.micro_batch = options.micro_batch or state.micro_batch or fitting_micro_batch(leg, options.device)
         course = Course(leg.recipe, leg.steps, leg.seed, factor, every, f"run {config.key}")
         optimise(
             leg_model,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -16,11 +15,11 @@ from scalelab.errors import DivergedError, MemoryShortError
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.data import TokenWindows, training_starts
 from scalelab.train.device import device_model
-from scalelab.train.graphs import WARM_UP_STEPS, CapturedStep, can_be_captured, capture, own_stream, prepare
+from scalelab.train.graphs import WARM_UP_STEPS, Stepper
 from scalelab.train.loss import separable_head
 from scalelab.train.parallel import ALONE, Parallel, decoder_layers
 from scalelab.train.recipe import Recipe
-from scalelab.train.step import TrainingStep, allocate_moments, has_dropout, set_rates
+from scalelab.train.step import TrainingStep, has_dropout, set_rates
 from scalelab.train.tokens import TokenData
 
 Progress = Callable[[int, float, float], None]  # step, loss in nats a token, tokens a second
@@ -71,7 +70,7 @@ def optimise(
     starts anew would wait for the others. Raises `DivergedError` and `MemoryShortError` beginning with the course's
     name.
     """
-    recipe, alone, on_gpu = course.recipe, parallel.size == 1 and not parallel.sharded, device.startswith("cuda")
+    recipe, alone = course.recipe, parallel.size == 1 and not parallel.sharded
     windows = TokenWindows(data.train(), recipe.seq_len, recipe.batch_size, device)
     forward: Any = parallel.replicated(model)
     if compile_model:
@@ -80,37 +79,29 @@ def optimise(
     if (name := device_model(device)) not in state.devices:
         state.devices.append(name)
     model.train()
-    head = separable_head(model) if alone and on_gpu else None
+    head = separable_head(model) if alone and device.startswith("cuda") else None
     step = TrainingStep(model, optimizer, recipe, forward, head, state.micro_batch, parallel.size == 1, course.name)
     noisy = has_dropout(model)
-    captures = alone and windows.there is not None and can_be_captured(model, device)
-    if alone and on_gpu:
-        allocate_moments(optimizer)
-    if captures:
-        prepare(optimizer)
-    meter = _Meter(course, state, progress, parallel, WARM_UP_STEPS if on_gpu or compile_model else 0)
-    captured: CapturedStep | None = None
+    warm_up = WARM_UP_STEPS + 1 if device.startswith("cuda") or compile_model else 0
+    meter = _Meter(course, state, progress, parallel, warm_up)
     numbers = training_starts(windows.count, recipe.batch_size, course.steps, course.seed, state.step)
-    with own_stream(device) if captures else nullcontext():
-        try:
-            for taken, batch in enumerate(numbers):
+    try:
+        with Stepper(step, windows, alone) as take_step:
+            for batch in numbers:
                 set_rates(optimizer, peaks, course.factor(state.step))
                 if noisy:  # so that a run that was cut goes on with the noise it would have had
                     torch.manual_seed(_noise_seed(course.seed, state.step, parallel.rank))
-                rows = parallel.rows(batch)
-                if captures and taken == WARM_UP_STEPS:
-                    captured = capture(step, windows, len(rows))
-                loss = captured(rows) if captured is not None else step(windows.batch(rows))
+                loss = take_step(parallel.rows(batch))
                 state.step, state.micro_batch = state.step + 1, step.micro_batch
                 if meter.update(loss) and observer is not None:
                     observer(state)
                 if save is not None:
                     save(state)
-        except MemoryShortError as error:
-            raise MemoryShortError(str(error), state) from None
-        finally:
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak
+    except MemoryShortError as error:
+        raise MemoryShortError(str(error), state) from None
+    finally:
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak
 
 
 def compile_layers(model: Any) -> None:

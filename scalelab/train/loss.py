@@ -59,7 +59,9 @@ def separable_head(model: Any) -> Tensor | None:
     return head.weight if same else None
 
 
-def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, bf16: bool, rows: int | None = None) -> Tensor:
+def chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, bf16: bool, rows: int | None = None
+) -> Tensor:
     """Return the mean cross entropy of `hidden` [n, h] times `weight` [V, h] with `labels` [n].
 
     Logits of `rows` tokens are alive at once; gradients are made with them, so that nothing is computed twice.

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import errno
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from scalelab.errors import MemoryShortError
+from scalelab.train.cost import train_memory_bytes
+from scalelab.train.recipe import RunConfig
+
+_PLANNED = 0.8  # of the free memory is planned with
 
 # How torch words it where it raises a plain RuntimeError: its CPU allocator, and libraries below it.
 _WORDS = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "could not allocate", "alloc_failed")
+
+
+def fitting_micro_batch(config: RunConfig, device: str) -> int:
+    """Return how many sequences to compute at once on `device`: an equal part of the batch that fits by prediction.
+
+    On a CPU the whole batch, so that losses do not depend on what else runs there. Where the prediction is too low,
+    the training step halves the part.
+    """
+    batch = config.recipe.batch_size
+    if not device.startswith("cuda"):
+        return batch
+    room = _PLANNED * torch.cuda.mem_get_info(device)[0]
+    return largest_part(batch, lambda rows: train_memory_bytes(config, rows, device) <= room)
+
+
+def largest_part(batch: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest divisor of `batch` that `fits`, or 1."""
+    return next((rows for rows in range(batch, 1, -1) if batch % rows == 0 and fits(rows)), 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

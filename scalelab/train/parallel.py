@@ -100,8 +100,15 @@ class _Processes(Parallel):
         dist.all_reduce(total)
         return total / self.size
 
+    def split(self, model: Any) -> None:
+        _check_same(model, self.device)
+
     def replicated(self, model: Any) -> Any:
-        return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+        # Buffers are rotary frequencies, which are the same everywhere.
+        options: dict[str, Any] = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
+        if self.device.startswith("cuda"):
+            options["device_ids"] = [torch.device(self.device).index or 0]
+        return nn.parallel.DistributedDataParallel(model, **options)
 
     def whole(self, model: Any) -> Any:
         return model if self.main else None
@@ -113,16 +120,27 @@ class _Shards(_Processes):
     sharded = True
     _shape: Any = None  # the model before the split, without memory for its parameters
 
+    def __init__(self, device: str, dtype: str) -> None:
+        super().__init__(device)
+        self.dtype = dtype
+
     def split(self, model: Any) -> None:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        _check_same(model, self.device)
 
         empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
         self._shape = copy.deepcopy(model, empty)
         mesh = init_device_mesh(self.device.split(":")[0], (self.size,))
         keep = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
+        # Layers are gathered in the precision of their products: half the traffic, and autocast makes no copies that it
+        # would keep until the whole forward pass is over. The residual stream stays in fp32, as on one process.
+        policy = MixedPrecisionPolicy()
+        if self.dtype == "bf16":
+            policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         for layer in decoder_layers(model.get_decoder()):
-            fully_shard(layer, mesh=mesh, reshard_after_forward=not keep)
+            fully_shard(layer, mesh=mesh, reshard_after_forward=not keep, mp_policy=policy)
         fully_shard(model, mesh=mesh)
 
     def replicated(self, model: Any) -> Any:
@@ -140,6 +158,24 @@ class _Shards(_Processes):
         self._shape.load_state_dict(weights, assign=True)
         self._shape.tie_weights()
         return self._shape
+
+
+@torch.no_grad()
+def _check_same(model: Any, device: str) -> None:
+    """Raise `ScalelabError` unless every process holds the same weights, by two sums of each.
+
+    A launcher may have let the others be loaded as zeros, to be filled from the first, which nobody does here.
+    """
+    sums = [total for p in model.parameters() for total in (p.double().sum(), p.double().square().sum())]
+    own = torch.stack(sums).to(device)
+    least, most = own.clone(), own.clone()
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    if not torch.allclose(least, most, rtol=1e-6, atol=1e-9):
+        raise ScalelabError(
+            "the processes hold different weights; let each load the whole model "
+            "(fsdp_cpu_ram_efficient_loading: false)"
+        )
 
 
 def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
@@ -160,12 +196,13 @@ def processes(device: str, dtype: str) -> Iterator[Parallel]:
         return
     try:
         _check_launcher(dtype)
-        yield _join(device)
+        yield _join(device, dtype)
     except Exception as error:
         # Mostly all processes meet the same error: the launcher ends the others once the first has told it.
         if int(os.environ["RANK"]) > 0:
             time.sleep(_SPEAK_LAST_S)
-        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        lost = any(name in str(error).lower() for name in ("gloo", "nccl"))
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and lost):
             raise ScalelabError(
                 f"process {os.environ['RANK']} lost touch with another; see what that one said"
             ) from None
@@ -207,13 +244,15 @@ def _check_launcher(dtype: str) -> None:
                 raise UsageError(f"accelerate's fsdp_{name.lower()} is not for scalelab: set it to false")
 
 
-def _join(device: str) -> Parallel:
+def _join(device: str, dtype: str) -> Parallel:
     try:
         from accelerate import PartialState
     except ImportError:
         raise UsageError("several processes need accelerate: pip install 'scalelab[distributed]'") from None
 
     on_cpu = device == "cpu"
+    # accelerate launch asks transformers to load weights on the first process alone, and zeros on all others.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     state = PartialState(cpu=on_cpu)  # joins the group, and takes this process's GPU
     own = "cpu" if on_cpu else str(state.device)
-    return _Shards(own) if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else _Processes(own)
+    return _Shards(own, dtype) if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else _Processes(own)

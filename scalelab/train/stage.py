@@ -130,9 +130,9 @@ def train_stage(
     (`parallel`) each gives the same result; with FSDP `model` stays split, and `parallel.whole` has all of it.
 
     With `options.checkpoints` the main process saves states there, in a folder that must be of these very arguments
-    (`attempt`), and training goes on from the latest of them: to the same weights, to the bit, as without; on
-    several processes to float error. FSDP knows no states. `begins` is called with the state that training begins with.
-    Raises `UsageError` if there is nothing to train, and what `optimise` raises.
+    (`attempt`), and training goes on from the latest of them: on a CPU to the same weights, to the bit, as without; on
+    CUDA and on several processes within rounding (docs/gpu.md). FSDP knows no states. `begins` is called with the
+    state that training begins with. Raises `UsageError` if there is nothing to train, and what `optimise` raises.
     """
     own = {id(p) for _, p in model.stream_parameters()}
     if train == "streams" and not own:

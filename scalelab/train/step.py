@@ -88,9 +88,7 @@ class TrainingStep:
         total = torch.zeros((), device=batch.device)
         for part in batch.split(self.micro_batch):
             share = len(part) / len(batch)
-            trained_on, loss = training_loss(
-                self.forward, self.model, part[:, :-1], part[:, 1:], self.bf16, self.head
-            )
+            trained_on, loss = training_loss(self.forward, self.model, part[:, :-1], part[:, 1:], self.bf16, self.head)
             (trained_on * share).backward()
             total += loss.detach() * share
         return total

@@ -68,9 +68,10 @@ class StreamProbe:
         self.model = model
         self.decoder = model.get_decoder()
         self._weights: list[torch.Tensor] = []  # sums over tokens [P]
-        self._entropy = self._cosine = 0.0
+        self._entropies: list[torch.Tensor] = []  # sums over tokens; all stay on the device until the report
+        self._cosines: list[torch.Tensor] = []
         self._tokens = 0
-        self._losses: list[np.ndarray] = []  # [P, tokens]
+        self._losses: list[torch.Tensor] = []  # [P, tokens]
 
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, vocab] of `inputs` [B, T], with what the streams did noted."""
@@ -87,29 +88,29 @@ class StreamProbe:
     def _note(self, streams: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> None:
         weights = self.decoder.mixture.weights(streams).double()
         self._weights.append(weights.sum((0, 1)))
-        self._entropy += float(torch.special.entr(weights).sum())
+        self._entropies.append(torch.special.entr(weights).sum())
         unit = F.normalize(streams.float(), dim=-1)
         P = len(unit)
         # Σ_{p≠q} cos(x_p, x_q) = |Σ_p x̂_p|² − P
-        self._cosine += float(((unit.sum(0).pow(2).sum(-1) - P) / (P * (P - 1))).sum())
+        self._cosines.append(((unit.sum(0).pow(2).sum(-1) - P) / (P * (P - 1))).sum())
         self._tokens += labels.numel()
         alone = []
         for hidden in streams:
             with self.decoder.replay(hidden):
                 logits = self.model(inputs, use_cache=False).logits
             losses = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
-            alone.append(losses.flatten().double().cpu().numpy())
-        self._losses.append(np.stack(alone))
+            alone.append(losses.flatten())
+        self._losses.append(torch.stack(alone))
 
     def report(self) -> StreamReport:
         """Of all batches so far."""
-        losses = np.concatenate(self._losses, axis=1)
+        losses = torch.cat(self._losses, 1).double().cpu().numpy()
         P = len(losses)
         # Without variance there is no correlation: streams that are all constant are copies.
         constant = losses.std(1).min() == 0
         correlations = np.ones(1) if constant else np.corrcoef(losses)[np.triu_indices(P, 1)]
         weights = torch.stack(self._weights).sum(0) / self._tokens
-        cosine, entropy = self._cosine / self._tokens, self._entropy / self._tokens
+        cosine, entropy = (sum(map(float, sums)) / self._tokens for sums in (self._cosines, self._entropies))
         return StreamReport(
             weights.tolist(), min(entropy, math.log(P)), cosine, float(correlations.mean()), losses.mean(1).tolist()
         )

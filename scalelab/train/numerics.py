@@ -1,0 +1,49 @@
+"""How exactly a device computes, whatever it computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Fp32Precision = Literal["highest", "high"]
+FP32_PRECISIONS: tuple[Fp32Precision, ...] = ("highest", "high")
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What may differ between two runs of one config.
+
+    Attributes:
+        deterministic: On CUDA, add in a fixed order, so that equal runs have equal losses to the bit. Slower.
+        fp32_precision: "highest" multiplies fp32 matrices in fp32; "high" may use tensor cores (TF32), which keep
+            10 bits of each factor and are several times as fast.
+    """
+
+    deterministic: bool = False
+    fp32_precision: Fp32Precision = "highest"
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Compute that way in here; before the first CUDA product of the process, or cuBLAS will refuse."""
+        before = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.get_float32_matmul_precision(),
+            torch.utils.deterministic.fill_uninitialized_memory,
+        )
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # which finds faults, and costs time
+        torch.set_float32_matmul_precision(self.fp32_precision)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch.set_float32_matmul_precision(before[2])
+            torch.utils.deterministic.fill_uninitialized_memory = before[3]
