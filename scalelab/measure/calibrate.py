@@ -29,7 +29,9 @@ from scalelab.cost.model import Device, Precision
 from scalelab.cost.rates import find_rates
 from scalelab.cost.roofline import kernels
 from scalelab.cost.shape import as_served
-from scalelab.measure.clock import alone, decoding, least_s
+from scalelab.measure.clock import alone
+from scalelab.measure.decode import decoding
+from scalelab.measure.rounds import least_s
 from scalelab.train.device import DTYPES, device_memory_bytes, device_model
 
 # The last stand for a prompt.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
-from transformers.cache_utils import DynamicCache
 from transformers.utils import logging
 
 from scalelab.cost.model import Workload
 from scalelab.errors import DataError, MemoryShortError, ScalelabError
+from scalelab.measure.decode import decoding, device_s, graph_s, prefill
 from scalelab.measure.library import first_line, library_config
+from scalelab.measure.rounds import median_s
 from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
 from scalelab.model.classes import SUFFIX, register_type
@@ -36,11 +36,9 @@ from scalelab.train.device import (
     peak_memory_bytes,
     reset_peak_memory,
     return_freed_memory,
-    synchronize,
 )
 from scalelab.train.memory import free_memory, is_out_of_memory
 
-_LEAST_ROUNDS, _MOST_ROUNDS = 2, 100
 _RESET_BYTES = 2**24  # a peak farther above what is held was not reset: some containers do not allow it
 _OF_BANKS = ("prefix_", "aggregate_")
 
@@ -59,8 +57,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measured:
-    """Least seconds of several rounds, and the most bytes that tensors hold at once: the weights and what one
-    request adds. What libraries, and allocators beyond what is in use, keep for themselves is left out.
+    """Median seconds of several rounds after a warm-up, and the most bytes that tensors hold at once.
+
+    These are the weights and what one request adds. What libraries, and allocators beyond what is in use, keep for
+    themselves is left out.
 
     `decode_s` is of tokens_out − 1 steps: the pass over the prompt gives the first new token.
     """
@@ -68,6 +68,8 @@ class Measured:
     prefill_s: float
     decode_s: float
     memory_bytes: float | None  # None where the system does not tell
+    decode_device_s: float | None = None  # in which the kernels of those steps ran; on CUDA
+    decode_graph_s: float | None = None  # of those steps captured as a CUDA graph, as serving engines run them
 
     @property
     def latency_s(self) -> float:
@@ -75,12 +77,12 @@ class Measured:
 
 
 def measure(subject: Subject, workload: Workload, seconds: float = 2.0) -> Measured:
-    """`workload` on `subject`; prefill and decoding are each repeated for about `seconds`, at least twice.
+    """`workload` on `subject`; prefill and decoding are each repeated for about `seconds`, at least five times.
 
     Raises `ScalelabError` naming the folder where it cannot be loaded, and `MemoryShortError`.
     """
-    prefill_s, decode_s = alone(_seconds, subject, workload, seconds)
-    return Measured(prefill_s, decode_s, alone(_memory_bytes, subject, workload))
+    prefill_s, decode_s, device_s, graph_s = alone(_seconds, subject, workload, seconds)
+    return Measured(prefill_s, decode_s, alone(_memory_bytes, subject, workload), device_s, graph_s)
 
 
 def alone(work: Callable[..., Any], *given: Any) -> Any:
@@ -136,13 +138,20 @@ def _answer(send: Connection, work: Callable[..., Any], given: tuple[Any, ...]) 
             send.send(ScalelabError(f"it cannot be measured ({type(error).__name__}: {first_line(error)})"))
 
 
-@torch.inference_mode()
-def _seconds(subject: Subject, workload: Workload, seconds: float) -> tuple[float, float]:
-    """Of prefill and of decoding."""
-    model, ids = _ready(subject, workload)
-    prefill_s = least_s(lambda: _prefill(model, ids), seconds, subject.device)
-    steps = workload.tokens_out - 1
-    return prefill_s, least_s(decoding(model, ids, steps), seconds, subject.device) if steps else 0.0
+def _seconds(
+    subject: Subject, workload: Workload, seconds: float
+) -> tuple[float, float, float | None, float | None]:
+    """Of prefill, of decoding, of the device's own share of decoding, and of decoding by a captured step."""
+    with torch.inference_mode():
+        model, ids = _ready(subject, workload)
+        prefill_s = median_s(lambda: prefill(model, ids), seconds, subject.device)
+        steps = workload.tokens_out - 1
+        if not steps:
+            return prefill_s, 0.0, None, None
+        decode_s = median_s(decoding(model, ids, steps), seconds, subject.device)
+        busy_s = device_s(model, ids)
+    with torch.no_grad():  # a captured step writes into its cache again and again
+        return prefill_s, decode_s, busy_s and busy_s * steps, graph_s(model, ids, steps, seconds)
 
 
 @torch.inference_mode()
@@ -207,41 +216,4 @@ def load(subject: Subject) -> Any:
         raise DataError(f"{path}: {first_line(error)}") from None
     if isinstance(model, StreamedLM):
         model.set_streams(subject.P)
-    return model.to(subject.device, dtype)
-
-
-def least_s(work: Callable[[], object], seconds: float, device: str) -> float:
-    """The least seconds of `work`, or what it says it took if that is a number, over rounds of `seconds` in all.
-
-    At least 2 rounds, at most 100.
-    """
-    best, rounds, began = float("inf"), 0, time.perf_counter()
-    while rounds < _LEAST_ROUNDS or (time.perf_counter() - began < seconds and rounds < _MOST_ROUNDS):
-        synchronize(device)
-        start = time.perf_counter()
-        told = work()
-        synchronize(device)
-        took = time.perf_counter() - start
-        best = min(best, told if isinstance(told, float) else took)
-        rounds += 1
-    return best
-
-
-def _prefill(model: Any, ids: Tensor) -> None:
-    model(ids, past_key_values=DynamicCache(config=model.config), use_cache=True, logits_to_keep=1)
-
-
-def decoding(model: Any, ids: Tensor, steps: int) -> Callable[[], float]:
-    """Takes the prompt and then `steps` tokens, the likeliest each time; tells the seconds of the latter."""
-
-    def work() -> float:
-        cache = DynamicCache(config=model.config)  # whose windowed layers keep no more than their window
-        logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        synchronize(str(ids.device))
-        start = time.perf_counter()
-        for _ in range(steps):
-            logits = model(logits[:, -1:].argmax(-1), past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        synchronize(str(ids.device))
-        return time.perf_counter() - start
-
-    return work
+    return model.to(subject.device)  # its buffers, such as rotary frequencies, stay in fp32
