@@ -28,6 +28,7 @@ def _tell(writer):
             "collecting": gc.isenabled(),
             "threads": [torch.get_num_threads(), *(os.environ.get(name) for name in thread_names)],
             "cuda": torch.cuda.is_initialized(),
+            "poisoned": torch.cuda._is_in_bad_fork(),  # CUDA was asked for before the fork: it can never begin here
         }
     )
 
@@ -52,6 +53,7 @@ def test_workers_begin_with_everything_imported_and_collect_garbage(monkeypatch)
     assert told[0]["frozen"] > 100_000
     assert told[0]["threads"] == [1, "1", "1", "1"]
     assert not told[0]["cuda"]
+    assert not told[0]["poisoned"]
 
 
 def _count_faults(writer):

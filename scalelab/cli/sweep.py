@@ -83,6 +83,9 @@ def sweep(
     micro_batch: Annotated[
         int, typer.Option(min=0, help="Sequences computed at once; 0 is as many as fit into memory.")
     ] = 0,
+    together: Annotated[
+        int, typer.Option(min=1, help="Runs that differ in seed or --lr alone to train as one, side by side.")
+    ] = 1,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On CUDA, equal runs give equal losses to the bit; slower.")
     ] = False,
@@ -140,6 +143,7 @@ def sweep(
         address,
         Numerics(deterministic, fp32_precision),  # type: ignore[arg-type]
         micro_batch,
+        together,
     )
     console = stdout(broken_pipe_code=141)  # an unfinished sweep is no success
     if dry_run:

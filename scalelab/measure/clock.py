@@ -138,9 +138,7 @@ def _answer(send: Connection, work: Callable[..., Any], given: tuple[Any, ...]) 
             send.send(ScalelabError(f"it cannot be measured ({type(error).__name__}: {first_line(error)})"))
 
 
-def _seconds(
-    subject: Subject, workload: Workload, seconds: float
-) -> tuple[float, float, float | None, float | None]:
+def _seconds(subject: Subject, workload: Workload, seconds: float) -> tuple[float, float, float | None, float | None]:
     """Of prefill, of decoding, of the device's own share of decoding, and of decoding by a captured step."""
     with torch.inference_mode():
         model, ids = _ready(subject, workload)

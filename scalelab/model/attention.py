@@ -115,9 +115,9 @@ def parscale_sdpa(
     length = query.shape[2]
     if bank is None and (on_cpu or not plain):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if bank is not None and length == 1 and key.nbytes >= _SPLIT_BYTES * (1 if on_cpu else _GPU_SPLIT):
-        if _can_split(attention_mask, kwargs):
-            return _one_query(bank, query, key, value, attention_mask, kwargs.get("scaling")), None
+    large = key.nbytes >= _SPLIT_BYTES * (1 if on_cpu else _GPU_SPLIT)
+    if bank is not None and length == 1 and large and _can_split(attention_mask, kwargs):
+        return _one_query(bank, query, key, value, attention_mask, kwargs.get("scaling")), None
     causal = attention_mask is None and length > 1  # modules that are not causal have been refused
     if causal and key.shape[2] > length:  # an empty static cache: its tail is all future
         key, value = key[:, :, :length], value[:, :, :length]

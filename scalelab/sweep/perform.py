@@ -6,6 +6,7 @@ import contextlib
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from scalelab.records.store import record_path, record_status
 from scalelab.sweep.resolve import has_model
 from scalelab.sweep.tasks import Job, Task
 from scalelab.train.legs import Options, train_legs
-from scalelab.train.run import record_failure, run_and_record
+from scalelab.train.memory import free_memory, is_out_of_memory
+from scalelab.train.run import record_failure, record_result, run_and_record
 
 LOCKS = ".locks"  # below a folder of results: who has which run
 _ENDING_S = 1.0  # a killed process keeps its lock until its memory is given back
@@ -88,10 +90,39 @@ def record_lost(task: Task, out: Path, status: str, message: str, place: str) ->
 
 
 def _train(task: Task, job: Job, options: Options) -> dict[str, Any]:
+    if task.members:
+        _train_together(task, job, options)
+        return {}
     if task.shared:
         train_legs(task.config, job.data, options)
         return {}
     return run_and_record(task.config, job.data, job.out, options, job.save_models, job.peak_flops, job.code)
+
+
+def _train_together(task: Task, job: Job, options: Options) -> None:
+    """Train the members of `task` that have no record yet, and record them.
+
+    What does not come to a record here, for want of memory say, is left to the members' own tasks.
+    """
+    from scalelab.train.ensemble import train_ensemble
+
+    members = [c for c in task.members if ended(replace(task, config=c, members=(), shared=False), job) is None]
+    if len(members) < 2:
+        return
+    try:
+        results = train_ensemble(members, job.data, options)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        free_memory()
+        return
+    for config, result in zip(members, results, strict=True):
+        if isinstance(result, TrainingError):
+            record_failure(
+                config, job.out, result.status, str(result), options.device, job.code, result.state, job.peak_flops
+            )
+        else:
+            record_result(config, job.data, job.out, result, options, job.save_models, job.peak_flops, job.code)
 
 
 def _describe(error: Exception, task: Task, out: Path) -> tuple[str, str]:

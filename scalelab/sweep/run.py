@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,7 +42,9 @@ class Execution:
     `device` is auto, cpu or cuda; `workers` runs train at once, by default one a core or `per_gpu` a GPU
     (0: as many as fit). With `save_models` each trained model stays in ``out/models/KEY``; runs longer than
     `save_every_s` seconds keep a checkpoint to resume from. `retry` trains diverged runs again. With `micro_batch` so
-    many sequences are computed at once, else as many as fit; `numerics` says how exactly. The executor ``ray`` trains on the cluster at `address`, or on a new one on this machine.
+    many sequences are computed at once, else as many as fit; `numerics` says how exactly. Up to `together` runs that
+    differ in seed or learning rate alone are trained as one, without checkpoints. The executor ``ray`` trains on the
+    cluster at `address`, or on a new one on this machine.
     """
 
     device: str = "auto"
@@ -55,8 +57,9 @@ class Execution:
     retry: bool = False
     executor: str = "local"
     address: str | None = None
-    numerics: Numerics = Numerics()
+    numerics: Numerics = field(default_factory=Numerics)
     micro_batch: int = 0
+    together: int = 1
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
@@ -103,7 +106,7 @@ def _run_sweep(
     announce(console, resolved, left, places, out)
     failures: list[Event] = []
     if left:
-        tasks = make_tasks(left)
+        tasks = make_tasks(left, execution.together)
         job = Job(
             data=resolved.data,
             out=out,

@@ -27,9 +27,12 @@ class Task:
     first: int = 0
     needs: str | None = None
     shared: bool = False
+    members: tuple[RunConfig, ...] = ()  # of a shared task that trains all of them as one, see `train.ensemble`
 
     @property
     def key(self) -> str:
+        if self.members:
+            return f"ensemble-{len(self.members)}-{self.config.key}"
         return f"shared-{self.config.key}" if self.shared else self.config.key
 
 
@@ -49,7 +52,7 @@ class Job:
     peak_flops: float | None = None
     code: str | None = None
     retry: bool = False  # runs that diverged
-    numerics: Numerics = Numerics()
+    numerics: Numerics = field(default_factory=Numerics)
     micro_batch: int = 0  # sequences at once; 0: as many as fit
 
 
@@ -82,12 +85,42 @@ def _token_cost(shape: Architecture) -> float:
 _Mark = tuple[str, int]  # a shared state: trajectory and step
 
 
-def make_tasks(configs: Iterable[RunConfig]) -> list[Task]:
+def make_tasks(configs: Iterable[RunConfig], together: int = 1) -> list[Task]:
     """Tasks for `configs`, most urgent first: by the cost of the longest chain that begins with each.
 
-    Training that two or more of them begin with is a task of its own, done once.
+    Training that two or more of them begin with is a task of its own, done once. Runs that differ in seed and learning
+    rate alone are trained as one, up to `together` of them: their own tasks then find their records made.
     """
     configs = list(configs)
+    ensembles = _ensembles(configs, together)
+    trained = {c.key: task for task in ensembles for c in task.members}
+    own = [Task(c, 0.0, needs=trained[c.key].key) for c in configs if c.key in trained]
+    return _by_urgency([*ensembles, *own, *_single_tasks([c for c in configs if c.key not in trained])])
+
+
+def _ensembles(configs: list[RunConfig], together: int) -> list[Task]:
+    """A task for each group of two or more of `configs` that can be trained as one."""
+    if together < 2:
+        return []
+    from scalelab.train.ensemble import same_but_for_seed_and_rate
+
+    groups: list[list[RunConfig]] = []
+    for config in configs:
+        fits = (g for g in groups if len(g) < together and same_but_for_seed_and_rate([g[0], config]))
+        group = next(fits, None)
+        if group is None:
+            groups.append([config])
+        else:
+            group.append(config)
+    return [
+        Task(group[0], sum(map(relative_cost, group)), shared=True, members=tuple(group))
+        for group in groups
+        if len(group) > 1
+    ]
+
+
+def _single_tasks(configs: list[RunConfig]) -> list[Task]:
+    """Tasks for `configs` one by one, and for what several of them begin with."""
     shared = [(leg, before) for c in configs for before, leg in _with_previous(legs(c)[:-1])]
     marks: dict[_Mark, RunConfig] = {_mark(leg): leg for leg, _ in shared}
     earlier: dict[_Mark, _Mark | None] = {
@@ -109,8 +142,7 @@ def make_tasks(configs: Iterable[RunConfig]) -> list[Task]:
         )
 
     tasks = [make(marks[m], task_before(earlier[m]), True) for m in worth]
-    tasks += [make(c, task_before(ends[c.key]), False) for c in configs]
-    return _by_urgency(tasks)
+    return tasks + [make(c, task_before(ends[c.key]), False) for c in configs]
 
 
 def _mark(leg: RunConfig) -> _Mark:

@@ -21,6 +21,7 @@ from scalelab.train.step import TrainingStep, allocate_moments, has_dropout
 # Between the first captured step and the usual one, of a step's length and of the loss. Kernels add in another order,
 # and AdamW turns small gradients of either sign into steps of one size.
 _MOST_OFF, _MOST_LOSS_OFF = 0.25, 1e-2
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # by families' own names
 WARM_UP_STEPS = 3  # real steps, in which libraries load kernels and compiled code is made
 
 
@@ -30,7 +31,7 @@ def can_be_captured(model: Any, device: str) -> bool:
     Experts are chosen on the host, dropout's noise is seeded there at each step, and decoders that look for packed
     sequences wait for the answer.
     """
-    experts = any("experts" in name and value for name, value in vars(model.config).items())
+    experts = any(getattr(model.config, name, None) for name in _EXPERTS)
     looks = not getattr(model.get_decoder(), "takes_masks", False)
     return device.startswith("cuda") and not experts and not looks and not has_dropout(model)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Options:
     save_every_s: float = 300.0
     progress: Progress | None = None
     observer: Observer | None = None
-    numerics: Numerics = Numerics()
+    numerics: Numerics = field(default_factory=Numerics)
     micro_batch: int = 0  # sequences at once; 0: as many as fit into memory
 
 

@@ -104,8 +104,8 @@ def optimise(
             group["lr"] = peak
 
 
-def compile_layers(model: Any) -> None:
-    """Compile each decoder layer of `model` in place.
+def compile_layers(model: Any, backend: str = "inductor") -> None:
+    """Compile each decoder layer of `model` in place, by a backend of torch.
 
     Layers are alike, so one is compiled and the others use its code, whose time does not grow with depth.
     """
@@ -116,7 +116,7 @@ def compile_layers(model: Any) -> None:
             model.eval()(torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
         model.train(training)
     for layer in decoder_layers(decoder):
-        layer.compile(dynamic=False)
+        layer.compile(dynamic=False, backend=backend)
 
 
 def _noise_seed(*numbers: int) -> int:

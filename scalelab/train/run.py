@@ -24,6 +24,7 @@ from scalelab.train.checkpoint import TrainState
 from scalelab.train.cost import train_flops
 from scalelab.train.device import peak_memory_bytes, reset_peak_memory
 from scalelab.train.legs import DEFAULT, Options, TrainResult, train_run
+from scalelab.train.places import gpu_at
 from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
 from scalelab.train.tokens import END_OF_TEXT, TokenData
@@ -50,12 +51,27 @@ def run_and_record(
     except TrainingError as error:
         record_failure(config, out, error.status, str(error), options.device, code, error.state, peak_flops)
         raise
+    record = record_result(config, data, out, result, options, save_models, peak_flops, code)
+    if options.checkpoints is not None and trajectory(config) == config.key:  # others may begin with shared ones
+        shutil.rmtree(options.checkpoints / trajectory(config), ignore_errors=True)
+    return record
+
+
+def record_result(
+    config: RunConfig,
+    data: TokenData,
+    out: Path,
+    result: TrainResult,
+    options: Options = DEFAULT,
+    save_models: bool = False,
+    peak_flops: float | None = None,
+    code: str | None = None,
+) -> dict[str, Any]:
+    """Write the record of a run that has been trained, and with `save_models` its model. Returns the record."""
     if save_models:  # before the record, whose file says that all is done
         save_run_model(result, data, out / MODELS / config.key)
     record = make_record(config, data, result, options.device, peak_flops, code)
     write_record(out, record, result.curve)
-    if options.checkpoints is not None and trajectory(config) == config.key:  # others may begin with shared ones
-        shutil.rmtree(options.checkpoints / trajectory(config), ignore_errors=True)
     return record
 
 
@@ -180,5 +196,8 @@ def _about(config: RunConfig, device: str, code: str | None = None) -> dict[str,
 def device_name(device: str) -> str:
     if not device.startswith("cuda"):
         return f"cpu ({platform.machine()})"
-    # A run on another machine may have been lost, and is recorded by one that has no such device.
-    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "cuda"
+    if torch.cuda.is_initialized():
+        return torch.cuda.get_device_name(device)
+    # A run that was lost is recorded by a process that leaves the device alone, or has none.
+    gpu = gpu_at(device)
+    return gpu.name if gpu is not None else "cuda"

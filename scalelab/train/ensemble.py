@@ -1,0 +1,215 @@
+"""Several runs of one shape trained as one: seeds or learning rates side by side in one process.
+
+A small model leaves most of a GPU idle, and costs the host the same calls as a large one. Here the weights of K models
+are stacked along a first axis and every call works on all of them. Each model has its own batches, learning rate,
+gradient clipping and moments, so its losses are those of a run by itself but for rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional as F
+
+from scalelab.errors import DivergedError, UsageError
+from scalelab.train.build import build_model, training_options
+from scalelab.train.checkpoint import TrainState
+from scalelab.train.data import TokenWindows, training_starts, validation_windows
+from scalelab.train.device import device_model
+from scalelab.train.evaluate import evaluate, rows_at_once
+from scalelab.train.legs import DEFAULT, Options, TrainResult
+from scalelab.train.loop import CURVE_POINTS, DIVERGED_NATS
+from scalelab.train.optimizer import make_optimizer
+from scalelab.train.recipe import Recipe, RunConfig
+from scalelab.train.tokens import TokenData
+from scalelab.train.trajectory import learning_rate_factor, legs
+
+_EPS = 1e-8  # of AdamW
+
+
+def same_but_for_seed_and_rate(configs: Sequence[RunConfig]) -> bool:
+    """Whether `configs` can be trained as one: dense, in one leg, and alike in all but seed and learning rate."""
+    kinds = {(c.architecture, c.n_tokens, c.plain_tokens, c.text, _without_rate(c.recipe)) for c in configs}
+    return len(kinds) == 1 and len(legs(configs[0])) == 1 and not configs[0].architecture.num_experts
+
+
+def _without_rate(recipe: Recipe) -> Recipe:
+    return Recipe(**{**vars(recipe), "lr": 1.0})
+
+
+def train_ensemble(
+    configs: Sequence[RunConfig], data: TokenData, options: Options = DEFAULT
+) -> list[TrainResult | DivergedError]:
+    """Train and evaluate all of `configs`; each result stands where its config does.
+
+    `seconds` of a result are its share of the whole. Nothing is saved on the way, and `options.observer` is not
+    called.
+
+    Raises:
+        UsageError: the configs differ in more than seed and learning rate, or have experts or several legs.
+        torch.OutOfMemoryError: they do not fit at once.
+    """
+    if not same_but_for_seed_and_rate(configs):
+        raise UsageError("configs: an ensemble holds dense runs that differ in seed and learning rate alone")
+    recipe = configs[0].recipe
+    validation = validation_windows(data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens)
+    with options.numerics.applied():
+        ensemble = Ensemble(configs, data, options.device)
+        curves, seconds = _optimise(ensemble, configs, options)
+        results: list[TrainResult | DivergedError] = []
+        for k, config in enumerate(configs):
+            state = TrainState(config.steps, curves[k], [], seconds / len(configs), recipe.batch_size)
+            state.devices.append(device_model(options.device))
+            results.append(_outcome(ensemble, k, config, state, validation, options.device))
+    return results
+
+
+def _outcome(
+    ensemble: Ensemble, k: int, config: RunConfig, state: TrainState, validation: Any, device: str
+) -> TrainResult | DivergedError:
+    """What became of the model number `k`."""
+    name, losses = f"run {config.key}", [loss for _, _, loss in state.curve]
+    if not all(map(math.isfinite, losses)):
+        return DivergedError(f"{name}: the loss stopped being a number; try a lower --lr", state)
+    if max(losses) > losses[0] + DIVERGED_NATS:
+        return DivergedError(f"{name}: diverged, a loss of {max(losses):.2f}; try a lower --lr", state)
+    model, recipe = ensemble.model(k), config.recipe
+    rows = rows_at_once(device, config.architecture.P, recipe.seq_len)
+    evaluation = evaluate(model, *validation, device, recipe.dtype == "bf16", rows)
+    if not math.isfinite(evaluation.loss):
+        return DivergedError(f"{name}: the validation loss is not a number; try a lower --lr", state)
+    return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch, state.devices)
+
+
+class Ensemble:
+    """K models with stacked weights, their batches, and one step of all of them."""
+
+    def __init__(self, configs: Sequence[RunConfig], data: TokenData, device: str) -> None:
+        recipe = configs[0].recipe
+        self.recipe, self.device, self.count = recipe, device, len(configs)
+        models = [build_model(config).to(device).train() for config in configs]
+        self.base = models[0]
+        _look_at_prefixes(self.base)
+        self.optimizer = StackedAdamW(models, configs)
+        self.parameters, self.buffers = self.optimizer.parameters, stack_module_state(models)[1]
+        self.windows = TokenWindows(data.train(), recipe.seq_len, recipe.batch_size, device)
+
+    def step(self, numbers: np.ndarray, factor: float) -> Tensor:
+        """Take a step of all models on windows `numbers` [K, batch]; returns their mean cross entropies [K]."""
+        batch = self.windows.batch(numbers.reshape(-1))
+        losses = vmap(self._loss, randomness="different")(
+            self.parameters, self.buffers, batch.view(self.count, -1, batch.shape[1])
+        )
+        losses.sum().backward()
+        self.optimizer.clip(self.recipe.grad_clip)
+        self.optimizer.step(factor)
+        return losses.detach()
+
+    def _loss(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Tensor) -> Tensor:
+        kind = batch.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.recipe.dtype == "bf16", cache_enabled=False):
+            given = {"use_cache": False} | training_options(self.base)
+            logits = functional_call(self.base, (parameters, buffers), (batch[:, :-1],), given).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+
+    def model(self, k: int) -> Any:
+        """Return the model number `k` by itself."""
+        alone = copy.deepcopy(self.base)
+        with torch.no_grad():
+            for name, parameter in alone.named_parameters():
+                parameter.copy_(self.parameters[name][k])
+        return alone
+
+
+@torch.no_grad()
+def _look_at_prefixes(model: Any) -> None:
+    """Let the model see once that every layer uses its prefix; under `vmap` it would look each time."""
+    model.eval()(torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
+    model.train()
+
+
+class StackedAdamW:
+    """AdamW over stacked weights [K, …], with a learning rate and a gradient norm for each of the K models.
+
+    Parameters decay and have rates of their own as `optimizer.make_optimizer` says of a single model.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], configs: Sequence[RunConfig]) -> None:
+        recipe = configs[0].recipe
+        self.betas, self.steps = (recipe.beta1, recipe.beta2), 0
+        self.parameters = {n: p.detach().requires_grad_() for n, p in stack_module_state(list(models))[0].items()}
+        names = {id(p): name for name, p in models[0].named_parameters()}
+        device = next(iter(self.parameters.values())).device
+        self.groups: list[tuple[list[Tensor], Tensor, float]] = []  # parameters, peak rates [K], decay
+        for group in make_optimizer(models[0], recipe, 1.0).param_groups:
+            held = [self.parameters[names[id(p)]] for p in group["params"]]
+            peaks = torch.tensor([c.peak_lr * group["lr"] for c in configs], device=device)
+            self.groups.append((held, peaks, group["weight_decay"]))
+        self.moments = {id(p): (torch.zeros_like(p), torch.zeros_like(p)) for p in self.parameters.values()}
+
+    @torch.no_grad()
+    def clip(self, most: float) -> None:
+        """Scale each model's gradients to a norm of at most `most`."""
+        norms = [torch.linalg.vector_norm(p.grad.flatten(1), dim=1) for p in self.parameters.values()]
+        scale = (most / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + 1e-6)).clamp(max=1.0)
+        for p in self.parameters.values():
+            p.grad.mul_(_along(scale, p))
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """Move all parameters at `factor` times their peak rates, and drop the gradients."""
+        self.steps += 1
+        beta1, beta2 = self.betas
+        for held, peaks, decay in self.groups:
+            rates = peaks * factor
+            for p in held:
+                mean, square = self.moments[id(p)]
+                mean.lerp_(p.grad, 1 - beta1)
+                square.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+                scale = square.sqrt().div_(math.sqrt(1 - beta2**self.steps)).add_(_EPS)
+                p.mul_(_along(1 - rates * decay, p))
+                p.sub_(_along(rates / (1 - beta1**self.steps), p) * (mean / scale))
+                p.grad = None
+
+
+def _along(values: Tensor, like: Tensor) -> Tensor:
+    """`values` [K] for the first axis of `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _optimise(
+    ensemble: Ensemble, configs: Sequence[RunConfig], options: Options
+) -> tuple[list[list[tuple[int, int, float]]], float]:
+    """Train to the end; returns each model's curve, as `loop.optimise` makes it, and the seconds of all."""
+    first, steps = configs[0], configs[0].steps
+    every = max(1, steps // CURVE_POINTS)
+    orders = [
+        training_starts(ensemble.windows.count, first.recipe.batch_size, steps, config.seed) for config in configs
+    ]
+    curves: list[list[tuple[int, int, float]]] = [[] for _ in configs]
+    pending: list[Tensor] = []
+    began = told = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # attention on CPU, one by one
+        for step in range(1, steps + 1):
+            numbers = np.stack([next(order) for order in orders])
+            pending.append(ensemble.step(numbers, learning_rate_factor(step - 1, first)))
+            if step % every == 0 or step in (1, steps):
+                for curve, loss in zip(curves, torch.stack(pending).mean(0).tolist(), strict=True):
+                    curve.append((step, step * first.step_tokens, loss))
+                pending.clear()
+                now = time.perf_counter()
+                if options.progress is not None and now - told > 0.5:
+                    mean = sum(curve[-1][2] for curve in curves) / len(curves)
+                    options.progress(step, mean, len(configs) * step * first.step_tokens / (now - began))
+                    told = now
+    return curves, time.perf_counter() - began
