@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check benchmark benchmark-model benchmark-sweep benchmark-serving faults ray architectures smollm coverage notebook setup clean
+.PHONY: demo test check benchmark benchmark-model benchmark-sweep benchmark-serving test-versions faults ray architectures smollm coverage notebook setup clean
 
 demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
 	$(BIN)/scalelab sweep --P 1 2 4 8
@@ -41,6 +41,9 @@ ray: $(READY)  ## a sweep on a cluster of two nodes, one of them killed
 
 architectures: $(READY)  ## which models of transformers can have streams, about 2 minutes on one core
 	$(BIN)/python -m benchmarks.architectures
+
+test-versions:  ## the torch-side tests with other versions of Python, torch and transformers; 18 GB, an hour
+	$(PYTHON) benchmarks/versions.py $(ONLY)
 
 coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 20 minutes on 2 cores
 	$(BIN)/python benchmarks/coverage.py

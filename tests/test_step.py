@@ -158,13 +158,12 @@ def test_micro_batches_are_equal_parts_that_fit():
 
 def test_the_micro_batch_is_planned_from_the_free_memory(monkeypatch):
     run = replace(config(4), recipe=replace(config().recipe, batch_size=64))
-    whole = memory.train_memory_bytes(run, 64, "cuda:0")
+    needs = {rows: memory.resident_bytes(run, "cuda:0", rows) for rows in (64, 32, 16)}
+    assert needs[64] > needs[32] > needs[16]
     assert fitting_micro_batch(run, "cpu") == 64
-    for share, want in ((2.0, 64), (0.6, 32), (0.01, 1)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, share=share: (share * whole / 0.8, 0))
-        assert fitting_micro_batch(run, "cuda:0") <= want
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * whole, 0))
-    assert fitting_micro_batch(run, "cuda:0") == 64
+    for room, want in ((needs[64] + 1, 64), (needs[64] - 1, 32), (needs[32] - 1, 16), (1, 1)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, room=room: (room / memory._PLANNED, 0))
+        assert fitting_micro_batch(run, "cuda:0") == want
 
 
 def test_moments_made_before_the_first_step_change_nothing():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -86,7 +88,7 @@ def optimise(
     meter = _Meter(course, state, progress, parallel, warm_up)
     numbers = training_starts(windows.count, recipe.batch_size, course.steps, course.seed, state.step)
     try:
-        with Stepper(step, windows, alone) as take_step:
+        with Stepper(step, windows, alone) as take_step, quiet_compiler():
             for batch in numbers:
                 set_rates(optimizer, peaks, course.factor(state.step))
                 if noisy:  # so that a run that was cut goes on with the noise it would have had
@@ -102,6 +104,15 @@ def optimise(
     finally:
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak
+
+
+@contextmanager
+def quiet_compiler() -> Iterator[None]:
+    """Keep back what Dynamo says of a layer's input, whose gradient it looks for in vain, and inductor of old torch."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+        warnings.filterwarnings("ignore", ".*torch.jit.script_method.* is deprecated", DeprecationWarning)
+        yield
 
 
 def compile_layers(model: Any, backend: str = "inductor") -> None:

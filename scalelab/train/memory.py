@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import torch
 
 from scalelab.errors import MemoryShortError
-from scalelab.train.cost import train_memory_bytes
+from scalelab.train.cost import resident_bytes
 from scalelab.train.recipe import RunConfig
 
-_PLANNED = 0.8  # of the free memory is planned with
+_PLANNED = 0.9  # of the free memory is planned with
 
 # How torch words it where it raises a plain RuntimeError: its CPU allocator, and libraries below it.
 _WORDS = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "could not allocate", "alloc_failed")
@@ -29,7 +29,7 @@ def fitting_micro_batch(config: RunConfig, device: str) -> int:
     if not device.startswith("cuda"):
         return batch
     room = _PLANNED * torch.cuda.mem_get_info(device)[0]
-    return largest_part(batch, lambda rows: train_memory_bytes(config, rows, device) <= room)
+    return largest_part(batch, lambda rows: resident_bytes(config, device, rows) <= room)
 
 
 def largest_part(batch: int, fits: Callable[[int], bool]) -> int:
