@@ -59,16 +59,18 @@ def text_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def scalelab(tmp_path, monkeypatch, capsys):
-    """Runs a command in a folder of its own: (exit code, standard output, the error line)."""
+    """Run a command in a folder of its own: (exit code, output with notes below it, the error line)."""
     from scalelab.cli import main
 
     monkeypatch.chdir(tmp_path)
 
     def run(*args):
         code = main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        assert err.count("\n") == (1 if code else 0), err
-        return code, out, err.strip()
+        out, told = capsys.readouterr()
+        *notes, last = [*told.splitlines(), ""] if not code else told.splitlines()
+        assert last.startswith("scalelab: ") == bool(code), told
+        assert not [line for line in notes if line.startswith(("scalelab: ", "Traceback"))], told
+        return code, out + "".join(f"{line}\n" for line in notes), last
 
     return run
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from scalelab.report.sweeps import format_memory
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from scalelab.architecture import Architecture, architecture_for
-from scalelab.cli.dry_run import format_memory, print_plan
 from scalelab.sweep.dry_run import plan_sweep, wall_seconds
 from scalelab.sweep.tasks import Task, make_tasks
 from scalelab.train.build import build_model

@@ -170,7 +170,7 @@ def count_notes(records: pd.DataFrame, convention: str) -> Iterator[Note]:
             "streams_in_N",
             "warning",
             f"the streams' own parameters add up to {share:.0%} to N here (1 % in the paper), which this way of "
-            "counting sets against P; --count backbone leaves them out",
+            "counting sets against P; `count='backbone'` leaves them out",
             {"share": share},
         )
 

@@ -72,7 +72,8 @@ def to_records(table: pd.DataFrame, file: str, columns: Mapping[str, str], where
         if name not in table:
             have = ", ".join(map(str, table.columns))
             raise DataError(
-                f"{file}: no column {name!r} (it has: {have}); name the one that holds it with --map {name}=COLUMN"
+                f"{file}: no column {name!r} (it has: {have}); name the one that holds it with "
+                f"`columns={{{name!r}: COLUMN}}`"
             )
     table = table.reset_index(drop=True)
     bad: dict[int, Rejected] = {}
@@ -116,7 +117,9 @@ def _rename(table: pd.DataFrame, file: str, columns: Mapping[str, str]) -> pd.Da
     for name, source in columns.items():
         if source not in table:
             raise UsageError(
-                f"--map {name}={source}: {file} has no column {source!r}; it has {', '.join(table.columns)}"
+                f"{file} has no column {source!r}; it has {', '.join(table.columns)}",
+                argument="columns",
+                value={name: source},
             )
     return table.assign(**{name: table[source] for name, source in columns.items()})
 
@@ -186,7 +189,7 @@ def _mask(table: pd.DataFrame, where: str) -> tuple[np.ndarray, set[str]]:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, SyntaxError):
             reason = "not a condition such as \"corpus == 'pile' and n_tokens > 100M\""
-        raise UsageError(f"--where {where!r}: {reason}; columns are {', '.join(table.columns)}") from None
+        raise UsageError(f"{reason}; columns are {', '.join(table.columns)}", argument="where", value=where) from None
     if not (isinstance(mask, pd.Series) and pd.api.types.is_bool_dtype(mask)):
-        raise UsageError(f"--where {where!r}: not a condition such as 'n_tokens > 100M'")
+        raise UsageError("not a condition such as 'n_tokens > 100M'", argument="where", value=where)
     return mask.fillna(False).to_numpy(dtype=bool), {node.id for node in nodes if isinstance(node, ast.Name)}
