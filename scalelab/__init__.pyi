@@ -13,9 +13,9 @@ from .api.planning import make_plan as make_plan
 from .api.runs import check_results as check_results
 from .api.runs import list_runs as list_runs
 from .api.second_stage import train_streams as train_streams
+from .api.streams import add_streams as add_streams
 from .api.sweeps import plan_sweep as plan_sweep
 from .api.sweeps import run_sweep as run_sweep
-from .model.add import add_streams as add_streams
 
 __version__: str
 __all__: list[str]

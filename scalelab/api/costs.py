@@ -24,7 +24,7 @@ from scalelab.cost.setting import (
     preset_of,
 )
 from scalelab.cost.shape import ServedModel
-from scalelab.errors import UsageError
+from scalelab.errors import MissingPackageError, UsageError
 from scalelab.units import one_count, whole_numbers
 
 if TYPE_CHECKING:
@@ -99,7 +99,13 @@ def price(
     if isinstance(model, str | Path):
         from scalelab.measure.shapes import read_shape
 
-        plain = read_shape(model, notes.append).with_prefix(prefix_tokens)
+        try:
+            plain = read_shape(model, notes.append).with_prefix(prefix_tokens)
+        except ModuleNotFoundError as error:
+            raise MissingPackageError(
+                f"{model}: this model type is in no table, and to build it needs {error.name}: "
+                "pip install 'scalelab[train]'"
+            ) from None
     elif isinstance(model, Architecture | ServedModel):
         plain = model
     else:

@@ -16,20 +16,17 @@ from scalelab.units import parse_count
 _NUMBER = re.compile(r"^-?[0-9.]")
 
 
-_WORDS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X", "text": "TEXT", "path": "PATH"}
-
-
 class ListCommand(TyperCommand):
     """A command whose repeatable options also take several values after one flag.
 
-    Its help shows switches without a value, and values by one short word each.
+    Its help shows switches as switches, without a value.
     """
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         for option in self.params:
-            if isinstance(option, TyperOption) and not option.metavar:
-                option.metavar = "" if option.is_flag else _WORDS.get(option.type.name)
+            if isinstance(option, TyperOption) and option.is_flag and not option.metavar:
+                option.metavar = ""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         flags = {flag for p in self.params if isinstance(p, TyperOption) and p.multiple for flag in p.opts}

@@ -25,6 +25,8 @@ from scalelab.cli.train import train
 from scalelab.cli.watch import watch
 from scalelab.errors import ScalelabError
 
+# What the extra `train` installs.
+_TRAIN = ("torch", "transformers", "tokenizers", "safetensors", "filelock", "platformdirs")
 _RUNS, _ANALYSIS, _MODELS = "Runs", "Laws, costs, plans", "Models with streams"
 
 app = typer.Typer(
@@ -76,6 +78,10 @@ def main(args: list[str] | None = None) -> int:
         return _complain(message, error.exit_code) if message else error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _TRAIN:
+            raise
+        return _complain(f"{command} needs {error.name}, which is not installed: pip install 'scalelab[train]'", 1)
     except OSError as error:
         return _complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
 

@@ -35,7 +35,9 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
 
 
 def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
-    """A saved fit. A fit of a law of one's own needs that `law` again: no code is run from a file.
+    """Load a saved fit.
+
+    A fit of a law of one's own needs that `law` again: no code is run from a file.
 
     Raises `UsageError` if there is no such file or the law is not the fit's, `DataError` naming a file that is no fit.
     """

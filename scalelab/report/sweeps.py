@@ -52,7 +52,7 @@ def summary(plan: Plan) -> list[str]:
     """The sums over what is left, in sentences."""
     left, total = len(plan.left), len(plan.runs)
     if not left:
-        return [f"nothing to do: all {total} runs are recorded already"]
+        return [f"nothing to do: all {plural(total, 'run')} recorded already"]
     at_once = f"{plan.workers} at once on {plan.device.split(':')[0]}"
     lines = [
         f"{left} of {plural(total, 'run')} to train: {format_number(plan.train_flops, 3)} FLOPs, "
