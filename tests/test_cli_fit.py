@@ -87,7 +87,7 @@ def test_law_all_over_d(scalelab, table):
 
 def test_a_law_of_ones_own(scalelab, tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
-    code, out, _ = scalelab("fit", "paper", "--law", "mine.py:Saturating", "--draws", 100, "--no-figure")
+    code, out, _ = scalelab("fit", "paper", "--law", "mine.py:Saturating", "--draws", 100, "--no-figure", "--details")
     assert code == 0
     assert "saturating(N, P) with E = " in out
     code, _, error = scalelab("predict", "fits/pile-d-42b-saturating.json", "--N", "7B")

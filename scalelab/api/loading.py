@@ -73,6 +73,8 @@ def choose_dtype(dtype: str, device: str) -> str:
 
 def check_model(folder: Path) -> Path:
     """Return `folder`, if it can be that of a model, without importing torch. Raises `UsageError`."""
+    if folder.is_file():
+        raise UsageError(f"{folder}: is a file; give the folder that holds config.json and safetensors")
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give one with config.json and safetensors")
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,8 +53,9 @@ class Runs(Shown):
 
         return as_json(self.frame, self.columns)
 
+    @cached_property
     def curves(self) -> dict[str, pd.DataFrame]:
-        """Return the loss curves by key of the run. Files that cannot be read are added to `faults`."""
+        """The loss curves by key of the run. Files that cannot be read are added to `faults`."""
         from scalelab.records.files import read_curve
         from scalelab.records.store import curve_path
 
@@ -75,7 +77,7 @@ class Runs(Shown):
         """Draw the loss curves: a panel for each P, a colour for each N."""
         from scalelab.plot.curves import plot_curves
 
-        return plot_curves(self.frame, self.curves(), **options)
+        return plot_curves(self.frame, self.curves, **options)
 
     def __len__(self) -> int:
         return len(self.frame)

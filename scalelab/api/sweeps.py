@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -165,7 +166,7 @@ def run_sweep(
     grid = dict(N=N, P=P, D=D, seeds=seeds, corpus=corpus, text_column=text_column, tokenizer=tokenizer)
     grid |= dict(prefix_tokens=prefix_tokens, aggregation=aggregation, lr=lr, plain_tokens=plain_tokens)
     recipe = dict(schedule=schedule, seq_len=seq_len, batch_size=batch_size, dtype=dtype)
-    _check_execution(device, executor, address)
+    _check_execution(device, executor, address, tensorboard)
     chosen = spec_of(spec, grid, recipe, settings)
     if executor == "local":
         from scalelab.sweep.workers import start_importing
@@ -300,8 +301,10 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _check_execution(device: str, executor: str, address: str | None) -> None:
+def _check_execution(device: str, executor: str, address: str | None, tensorboard: bool = False) -> None:
     check_device(device)
+    if tensorboard and find_spec("tensorboard") is None:
+        raise UsageError("`tensorboard` needs the package tensorboard: pip install 'scalelab[tensorboard]'")
     if executor not in EXECUTORS:
         raise choice_error("executor", executor, EXECUTORS)
     if address is not None and executor != "ray":

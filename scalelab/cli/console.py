@@ -110,9 +110,14 @@ def write(result: Any, out: Path) -> None:
     from scalelab.records.store import whole_file
 
     is_csv = out.suffix.lower() == ".csv"
-    text = result.to_frame().to_csv() if is_csv else json.dumps(result.to_dict(), indent=1) + "\n"
+    text = as_csv(result.to_frame()) if is_csv else json.dumps(result.to_dict(), indent=1) + "\n"
     with whole_file(out) as file:
         file.write(text.encode())
+
+
+def as_csv(frame: Any) -> str:
+    """Return a table as CSV, with its index where that says something."""
+    return frame.to_csv(index=type(frame.index).__name__ != "RangeIndex")
 
 
 def draw(drawn: Any, figure: Path) -> None:

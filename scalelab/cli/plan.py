@@ -131,6 +131,6 @@ def plan(
     training = dict(D=D, second_stage_fraction=second_stage_fraction, law=law)
     made = make_plan(source, P=P, max_P=max_P, **limits, **model, **request, **device, **shares, **training)  # type: ignore[arg-type]
     if made.options or as_json:
-        show(made, as_json=as_json, out=out, figure=figure if made.options else None, quiet=quiet)
+        show(made, as_json=as_json, out=out, figure=figure if made.options else None, quiet=quiet, verdict=False)
     if made.winner is None:
         raise ScalelabError(as_typed(shortfall(made)))

@@ -10,6 +10,7 @@ import typer
 from scalelab.cli.console import check_out, draw, show_report, stdout, told
 from scalelab.cli.options import DATA, OUTPUT, AsJson, Figure, Out, Quiet, Words, list_option, option
 from scalelab.errors import ScalelabError, UsageError
+from scalelab.units import plural
 
 if TYPE_CHECKING:
     from scalelab.api.runs import Runs
@@ -77,7 +78,9 @@ def results(
         told(f"saved {out}", quiet)
     if figure is not None:
         draw(runs.plot(), figure)
-        told(f"saved {figure}, the loss curves", quiet)
+        without = len(runs) - len(runs.curves)
+        more = f"; {without} have none" if without else ""
+        told(f"saved {figure}, the loss curves of {plural(len(runs.curves), 'run')}{more}", quiet)
     if runs.faults:
         more = f" ({len(runs.faults)} such files)" if len(runs.faults) > 1 else ""
         raise ScalelabError(f"{runs.faults[0]}{more}")

@@ -144,7 +144,7 @@ def comparable_groups(
         groups = [g for g in groups if ((g.records["n_tokens"] / D - 1).abs() <= _SAME_TOKENS).any()]
         if not groups:
             have = ", ".join(map(format_count, known)) or "none that is known"
-            raise UsageError(f"{format_count(D)} is not in {name}; choose of {have}", argument="D")
+            raise UsageError(f"not in {name}; choose of {have}", argument="D", value=format_count(D))
     return groups
 
 

@@ -138,9 +138,10 @@ def tokens_of(fit: FitResult, D: float | None) -> float | None:
     seen = np.unique(fit.data.D[~np.isnan(fit.data.D)]) if "D" in fit.known else np.empty(0)
     if D is not None and len(seen) and not np.any(np.abs(seen / D - 1) <= _SAME_TOKENS):
         raise UsageError(
-            f"{format_count(D)}: the law {fit.law.name!r} does not know D, it holds for the runs' own "
+            f"the law {fit.law.name!r} does not know D, it holds for the runs' own "
             f"{', '.join(map(format_count, seen))}; leave `D` out, or fit a law with D such as joint",
             argument="D",
+            value=format_count(D),
         )
     if D is None and len(seen) == 1:
         return float(seen[0])

@@ -101,7 +101,10 @@ def fits_report(
     if details or (len(fits) == 1 and not fits.failures):
         for group, fit in fits.items():
             blocks += [*fit_report(fit, (profiles or {}).get(group)).blocks, Line("")]
-    elif any(note.severity != "info" for fit in fits.values() for note in fit.notes):
+    else:
+        serious = [(group, note) for group, fit in fits.items() for note in fit.notes if note.severity == "serious"]
+        blocks += [Line(f"{note.message} [{group}]", "serious", note.code) for group, note in serious]
+    if not details and len(fits) > 1 and any(note.severity != "info" for fit in fits.values() for note in fit.notes):
         blocks.append(Line("to see the warnings and residuals of each group: `details`", "info"))
     blocks += [Line(f"not fitted: {error}", "left out") for error in fits.failures.values()]
     return Report.of(blocks)

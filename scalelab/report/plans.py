@@ -17,10 +17,10 @@ from scalelab.units import format_count, format_number
 _DIGITS = 4
 
 
-def plan_report(plan: Plan) -> Report:
+def plan_report(plan: Plan, verdict: bool = True) -> Report:
     """Return the best of each P, the same beside plain models of equal loss, sentences and notes.
 
-    Where nothing is within the limits, the last sentence says which limits those are and what would be needed.
+    Where nothing is within the limits, the `verdict` says at the end which limits those are and what would be needed.
     """
     if not plan.options:
         return Report.of([Line(shortfall(plan), "serious")])
@@ -32,10 +32,10 @@ def plan_report(plan: Plan) -> Report:
     far = caution(plan)
     extrapolates = plan.winner.extrapolates if plan.winner else ()
     notes = (*gain_notes(plan.problem.fit), *(n for n in extrapolates if not (far and "N_factor" in n.figures)))
-    blocks += [Line(""), *([Line(far, "serious")] if far else []), *note_lines(notes)]
+    blocks += [Line(""), *([Line(far, "strong")] if far else []), *note_lines(notes)]
     blocks += [Line(line) for line in sentences(plan)]
     blocks += [Line(f"no P = {P}: {reason}", "dim") for P, reason in plan.left_out.items()]
-    if plan.winner is None:
+    if plan.winner is None and verdict:
         blocks.append(Line(shortfall(plan), "serious"))
     return Report.of(blocks)
 
