@@ -79,7 +79,7 @@ def diagnose(
     dtype: Dtype = "auto",
     device: DeviceName = "auto",
 ) -> Diagnosis:
-    """Look at the streams of a model: are they different, and does the mixture use them?
+    """Report how different the streams of a model are, and whether the mixture uses them.
 
     Args:
         model: Folder of a model with streams.

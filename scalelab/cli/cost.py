@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +40,9 @@ from scalelab.cli.options import (
 )
 from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Precision
 from scalelab.errors import UsageError
+
+if TYPE_CHECKING:
+    from scalelab.api.measuring import Measurements
 
 _STREAMS = (1, 2, 4, 8)
 # Of a shape given by flags; --model brings its own.
@@ -116,29 +119,16 @@ def cost(
         show(costs.list_hardware(hardware), as_json=as_json, out=out, quiet=quiet)
         return
     streams, batches = P or _STREAMS, batch or (1,)
-    request = {"batch": batches, "tokens_in": 64 if tokens_in is None else tokens_in}
-    request["tokens_out"] = 64 if tokens_out is None else tokens_out
     if measured is not None:
-        from scalelab.api.loading import check_figure
-        from scalelab.api.measuring import measure_model
-
         _refuse(ctx, _PRICE_FLAGS, "--measure prices the model that it measures, by both engines")
-        if figure is not None:
-            check_figure(figure)
-        found: Any = measure_model(
-            measured,
-            streams,  # type: ignore[arg-type]  # as typed
-            **request,
-            prefix_tokens=prefix_tokens,
-            weights=weights if _given(ctx, ("weights",)) else None,  # type: ignore[arg-type]
-            device=on,  # type: ignore[arg-type]
-            threads=threads,
-            seconds=seconds,
-            gpu=gpu,
-            hardware=hardware,
-            save_profile=save_profile,
-            progress=stderr(quiet or as_json),
+        chosen = weights if _given(ctx, ("weights",)) else None
+        lengths = dict(tokens_in=tokens_in, tokens_out=tokens_out)
+        request: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
+        request |= dict(
+            batch=batches, prefix_tokens=prefix_tokens, weights=chosen, device=on, threads=threads, seconds=seconds
         )
+        request |= dict(gpu=gpu, hardware=hardware, save_profile=save_profile)
+        found = _measure(measured, streams, request, figure, quiet or as_json)
         show(found, as_json=as_json, out=out, figure=figure, quiet=quiet)
         return
     _refuse(ctx, _MEASURE_FLAGS, "these are for --measure MODEL")
@@ -154,6 +144,15 @@ def cost(
     given |= dict(flops_efficiency=flops_efficiency, memory_efficiency=memory_efficiency, prefix_tokens=prefix_tokens)
     prices = costs.price(model or hidden, streams, **given, **shape)  # type: ignore[arg-type]
     show(prices, as_json=as_json, out=out, quiet=quiet)
+
+
+def _measure(model: Path, streams: Any, request: dict[str, Any], figure: Path | None, quiet: bool) -> Measurements:
+    from scalelab.api.loading import check_figure
+    from scalelab.api.measuring import measure_model
+
+    if figure is not None:
+        check_figure(figure)
+    return measure_model(model, streams, **request, progress=stderr(quiet))
 
 
 def _refuse(ctx: Any, names: Sequence[str], why: str) -> None:

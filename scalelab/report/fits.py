@@ -105,7 +105,7 @@ def fits_report(
         serious = [(group, note) for group, fit in fits.items() for note in fit.notes if note.severity == "serious"]
         blocks += [Line(f"{note.message} [{group}]", "serious", note.code) for group, note in serious]
     if not details and len(fits) > 1 and any(note.severity != "info" for fit in fits.values() for note in fit.notes):
-        blocks.append(Line("to see the warnings and residuals of each group: `details`", "info"))
+        blocks.append(Line("`details` shows the warnings and residuals of each group", "info"))
     blocks += [Line(f"not fitted: {error}", "left out") for error in fits.failures.values()]
     return Report.of(blocks)
 
@@ -114,16 +114,16 @@ def compact_table(fits: FitResults) -> Table:
     """Return a row for each group: law, ranges of N, P and D, parameters with intervals, R² and number of warnings."""
     every = list(fits.values())
     names = list(dict.fromkeys(name for fit in every for name in fit.law.names))
-    tokens = any("D" in fit.known for fit in every)
+    tokens = any("D" in fit.law.variables for fit in every)  # else the group's name says it
     title = f"{plural(len(every), 'group')} of comparable runs, {every[0].law.name} law"
-    headings = ["<group", "runs", "N", "P", *(["D"] if tokens else []), *names, "R²", "warnings"]
+    headings = ["<group", "runs", "N", "P", *(["D"] if tokens else []), "R²", "warnings", *names]
     table = Table(title, headings)
     for fit in every:
         data = fit.data
         spans = [_span(data.N), _span(data.P), *([_span(data.D) if "D" in fit.known else ""] if tokens else [])]
         values = [_value(fit, name) for name in names]
         grave = sum(note.severity != "info" for note in fit.notes)
-        table.add(fit.group, str(len(fit.runs)), *spans, *values, f"{fit.r_squared:.4f}", str(grave))
+        table.add(fit.group, str(len(fit.runs)), *spans, f"{fit.r_squared:.4f}", str(grave), *values)
     return table
 
 

@@ -72,8 +72,8 @@ def parts(table: Table, width: int) -> Iterator[tuple[Any, int]]:
 
     for chosen in _parts(table, width):
         made = RichTable(box=SIMPLE_HEAD, pad_edge=False)
-        for heading, left, _, least in chosen:
-            made.add_column(heading, justify="left" if left else "right", min_width=least, no_wrap=left)
+        for (heading, left, *_), exact in zip(chosen, _widths(chosen, width), strict=True):
+            made.add_column(heading, justify="left" if left else "right", width=exact, no_wrap=left)
         for row in zip(*(cells for _, _, cells, _ in chosen), strict=True):
             made.add_row(*row)
         yield made, _needed(chosen)
@@ -106,12 +106,26 @@ def _needed(columns: list[Any]) -> int:
     return sum(least for *_, least in columns) + _GAP * len(columns) - 1
 
 
+def _widths(columns: list[Any], width: int) -> list[int]:
+    """The width of each column: its heading on one line as long as there is room. rich would shrink cells instead."""
+    from rich.cells import cell_len
+
+    spare, widths = max(0, width - _needed(columns)), []
+    for heading, _, _, least in columns:
+        more = min(spare, max(0, cell_len(heading) - least))
+        spare -= more
+        widths.append(least + more)
+    return widths
+
+
 def _fitting(columns: list[Any], keys: int, width: int) -> list[list[Any]]:
     """Return the columns of each part: as many as fit, each time after the key columns, and about as many in each."""
     fixed, rest = columns[:keys], columns[keys:]
-    for count in range(1, len(rest)):
-        size = -(-len(rest) // count)
-        parts = [[*fixed, *rest[first : first + size]] for first in range(0, len(rest), size)]
-        if all(_needed(part) <= width for part in parts):
-            return parts
-    return [[*fixed, column] for column in rest] or [fixed]
+    greedy: list[list[Any]] = [[*fixed]]
+    for column in rest:
+        if len(greedy[-1]) > len(fixed) and _needed([*greedy[-1], column]) > width:
+            greedy.append([*fixed])
+        greedy[-1].append(column)
+    size = -(-len(rest) // len(greedy)) or 1
+    even = [[*fixed, *rest[first : first + size]] for first in range(0, len(rest), size)]
+    return even if even and all(_needed(part) <= width for part in even) else greedy
