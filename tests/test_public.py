@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scalelab as sl
@@ -172,6 +172,7 @@ def test_no_number_is_broken_on_a_narrow_terminal(fits):
                     assert all(any(cell in line for line in text.splitlines()) for cell in row), (row, text)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.text("0123456789.–()", max_size=30), min_size=4, max_size=4), min_size=1, max_size=4),
     st.integers(20, 200),

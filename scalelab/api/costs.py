@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scalelab.architecture import Architecture
-from scalelab.cost.compare import BATCHES, LENGTHS, price_by
 from scalelab.cost.devices import Devices
 from scalelab.cost.fallback import choose_engines
 from scalelab.cost.hardware import built_in
 from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device, Precision, Workload
 from scalelab.cost.prices import Prices, price_all
 from scalelab.cost.setting import (
+    BATCHES,
+    LENGTHS,
     EngineName,
     PresetName,
     check_sizes,
@@ -177,6 +178,7 @@ def compare_costs(
     Raises:
         UsageError: An argument is wrong, or the data hold no runs to compare with.
     """
+    from scalelab.cost.compare import price_by
     from scalelab.plan.comparison import Question, comparable_groups, compare_all, group_of
 
     if data is None and fit is None:

@@ -13,6 +13,8 @@ from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER
 from scalelab.errors import UsageError, choice_error
 
 MAX_SIZE = 10_000_000  # beyond this nothing is a size, and integers stop fitting into floats
+LENGTHS = (64, 128, 256, 512)  # tokens in, and as many out, over which the paper averages costs
+BATCHES = (1, 2, 4, 8)
 EngineName = Literal["llm-analysis", "roofline"]
 PresetName = Literal["parscale", "serving"]
 

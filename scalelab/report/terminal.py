@@ -38,10 +38,20 @@ def print_report(report: Report, out: Console, aside: Console | None, wrap: bool
         else:
             print_line(out, Line(block.title, "strong"), wrap)
             for part, needed in parts(block, out.width):
-                out.print(part, width=max(out.width, needed), crop=False)
+                _print_whole(out, part, needed)
             if left_out := dropped(block, out.width):
                 text = f"columns left out: {', '.join(left_out)}; choose columns, or make the terminal wider"
                 print_line(out, Line(text, "dim"), wrap)
+
+
+def _print_whole(console: Console, part: Any, needed: int) -> None:
+    """Print a table, on lines that are longer than the terminal's rather than with figures cut short."""
+    width = console.width
+    if needed > width:
+        console.width = needed
+    console.print(part, crop=False)
+    if needed > width:
+        console.width = width
 
 
 def print_line(console: Console, line: Line, wrap: bool | None = None) -> None:
