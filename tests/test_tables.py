@@ -101,7 +101,7 @@ def test_rows_that_cannot_be_used_are_listed_with_their_reason():
         ({"size": "N"}, "columns='size': no such column; choose one of n_params, n_streams"),
         (
             {"n_params": "N"},
-            r"table: no column 'loss' \(it has: .*\); name the one that holds it with --map loss=COLUMN",
+            r"table: no column 'loss' \(it has: .*\); name the one that holds it with `columns={'loss': COLUMN}`",
         ),
     ],
 )
