@@ -40,10 +40,8 @@ _MIXTURE_WEIGHTS = {
     "channel": lambda h, P: P * h,
 }
 
-_INSTALL = (
-    "to add it: pip install --no-deps llm-analysis==0.2.2 (without dependencies, because it asks for a transformers "
-    "older than scalelab's)"
-)
+# Without dependencies, because it asks for a transformers older than scalelab's.
+_INSTALL = "to add it: pip install --no-deps llm-analysis==0.2.2"
 
 
 def missing() -> NotPricedError:
