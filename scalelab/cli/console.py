@@ -63,6 +63,9 @@ def show(
     """Print a result, as a report or as JSON, and write it and its figure to files. `options` are of the report."""
     if as_json:
         stdout().out(json.dumps(result.to_dict(), indent=1), highlight=False)
+        for text in getattr(result, "notes", ()):
+            if isinstance(text, str):  # how it was made, which the JSON does not say; notes of fits stand in it
+                told(f"note: {text}", quiet)
     else:
         show_report(result.report(**options), quiet)
     if out is not None:
