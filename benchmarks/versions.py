@@ -20,10 +20,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-TESTS = (
-    "architecture built ensemble gpu_paths measure model moe parallel preload resume routes run_cost stage step streams "
-    "train train_resume"
-).split()
+TESTS = [
+    "architecture",
+    "built",
+    "ensemble",
+    "gpu_paths",
+    "measure",
+    "model",
+    "moe",
+    "parallel",
+    "preload",
+    "resume",
+    "routes",
+    "run_cost",
+    "stage",
+    "step",
+    "streams",
+    "train",
+    "train_resume",
+]
 
 
 class Environment(NamedTuple):

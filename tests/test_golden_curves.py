@@ -66,4 +66,6 @@ def test_another_seed_differs_by_more_than_the_tolerance():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    CURVES.write_text(json.dumps({name: [round(x, 5) for x in curve(**case)] for name, case in CASES.items()}, indent=1))
+    CURVES.write_text(
+        json.dumps({name: [round(x, 5) for x in curve(**case)] for name, case in CASES.items()}, indent=1)
+    )

@@ -3,62 +3,72 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from scalelab.cli.console import print_text, stdout
-from scalelab.cli.lists import list_option, pairs
-from scalelab.errors import ScalelabError, UsageError
+from scalelab.cli.console import show, show_report, told
+from scalelab.cli.lists import limits, numbers, pairs
+from scalelab.cli.options import (
+    LAW,
+    OUTPUT,
+    AsJson,
+    Columns,
+    Count,
+    Figure,
+    Quiet,
+    Source,
+    Where,
+    Words,
+    list_option,
+    option,
+)
+from scalelab.errors import ScalelabError, UsageError, choice_error
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from scalelab.fit import FitOptions
 
-    from scalelab.fit import FitOptions, FitResult, Group
-    from scalelab.laws import Law
-    from scalelab.records import Table
-
-_Words = list[str] | None
 FIGURES = ("loss", "contours", "residuals", "profiles", "pairs", "predicted")
 ALL = "all"
+_LAWS = "parallel, power, diversity, additive, chinchilla, joint, joint-additive, file.py:NAME, all."
 
 
 def fit(
-    source: Annotated[
-        str, typer.Argument(help="A folder of records, a Parquet, CSV or JSONL table, or 'paper'.", show_default=False)
-    ],
-    law: Annotated[
-        str,
-        typer.Option(
-            help="parallel, power, diversity, additive, chinchilla, joint, joint-additive, file.py:NAME, all."
-        ),
-    ] = "parallel",
-    columns: Annotated[
-        _Words, list_option("--map", "Columns of your own: n_params=N loss=val_loss.", (), "NAME=COLUMN…")
+    source: Source,
+    law: Annotated[str, option(help=_LAWS, panel=LAW, metavar="NAME")] = "parallel",
+    columns: Columns = None,
+    where: Where = None,
+    count: Count = "paper",
+    fix: Annotated[Words, list_option("--fix", "Parameters not to fit: k=0.", (), "NAME=VALUE…", LAW)] = None,
+    bound: Annotated[
+        Words, list_option("--bound", "Limits of parameters: alpha=0.1:1.", (), "NAME=LOW:HIGH…", LAW)
     ] = None,
-    where: Annotated[str | None, typer.Option(help="Which rows, e.g. 'n_tokens > 100M and n_streams < 8'.")] = None,
-    count: Annotated[
-        str, typer.Option(help="Which N: paper (non-embedding with streams), backbone or total.")
-    ] = "paper",
-    fix: Annotated[_Words, list_option("--fix", "Parameters not to fit: k=0.", (), "NAME=VALUE…")] = None,
-    bound: Annotated[_Words, list_option("--bound", "Limits of parameters: alpha=0.1:1.", (), "NAME=LOW:HIGH…")] = None,
     objective: Annotated[
-        str, typer.Option(help="huber (on log residuals), log or raw (least squares of either).")
+        str,
+        option(help="huber (on log residuals), log or raw (least squares of either).", panel=LAW, metavar="NAME"),
     ] = "huber",
-    delta: Annotated[float, typer.Option(help="Huber threshold on log residuals.")] = 1e-3,
-    starts: Annotated[int, typer.Option(min=1, help="Starting points of the optimiser.")] = 300,
-    bootstrap: Annotated[str, typer.Option(help="residual, wild or pairs.")] = "residual",
-    draws: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
-    profile: Annotated[bool, typer.Option("--profile", help="Profile likelihood intervals too.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of starts and bootstrap.")] = 0,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if a note is serious or a group fails.")
+    delta: Annotated[float, option(help="Huber threshold on log residuals.", panel=LAW)] = 1e-3,
+    starts: Annotated[int, option(min=1, help="Starting points of the optimiser.", panel=LAW)] = 300,
+    bootstrap: Annotated[str, option(help="residual, wild or pairs.", panel=LAW, metavar="NAME")] = "residual",
+    draws: Annotated[int, option(min=100, help="Bootstrap resamples.", panel=LAW)] = 1000,
+    profile: Annotated[bool, option("--profile", help="Profile likelihood intervals too.", panel=LAW)] = False,
+    seed: Annotated[int, option(min=0, help="Seed of starts and bootstrap.", panel=LAW)] = 0,
+    details: Annotated[
+        bool, option("--details", help="Every group in full: residuals, warnings, notes.", panel=OUTPUT)
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the fits (JSON) and figures (PNG).")] = Path("fits"),
-    figure: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    out: Annotated[
+        Path,
+        option("-o", "--out", help="Folder for the fits (JSON) and figures (PNG).", metavar="FOLDER", panel=OUTPUT),
+    ] = Path("fits"),
+    figure: Figure = None,
     figures: Annotated[
-        _Words, list_option("--figures", f"Which: {', '.join(FIGURES)}, all. Default loss.", (), "NAME…")
+        Words,
+        list_option("--figures", f"Which into the folder: {', '.join(FIGURES)}, all.", (), "NAME…", OUTPUT),
     ] = None,
+    no_figure: Annotated[bool, option("--no-figure", help="Draw nothing.", panel=OUTPUT)] = False,
+    as_json: AsJson = False,
+    strict: Annotated[
+        bool, option("--strict", help="Exit with 1 if a note is serious or a group fails.", panel=OUTPUT)
+    ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit a law to losses, with intervals, and say what the data do and do not support.
 
@@ -66,176 +76,80 @@ def fit(
     in groups of one corpus, tokenizer, training set-up and, for laws without D, number of tokens.
     With `--law all` the laws are compared.
     """
-    from scalelab import records
-    from scalelab.fit import FitOptions, group_records
+    from scalelab.api.fitting import compare_groups, comparison_groups, fit_groups, groups_of, read
+    from scalelab.fit import FitOptions
     from scalelab.laws import get_law
+    from scalelab.report.blocks import Report
+    from scalelab.report.runs import rejected_lines
 
-    options = FitOptions(
-        convention=count,
-        objective=objective,
-        delta=delta,
-        starts=starts,
-        bootstrap=bootstrap,
-        draws=draws,
-        seed=seed,
-        fix={name: _number(value, f"--fix {name}") for name, value in pairs(fix, "--fix").items()},
-        bounds={name: _limits(value, f"--bound {name}") for name, value in pairs(bound, "--bound").items()},
-    )
-    if figures and not figure:
-        raise UsageError("--figures and --no-figure: choose one")
-    drawn = _figures(figures) if figure else ()
+    fixed, bounds = numbers(pairs(fix, "--fix"), "fix"), limits(pairs(bound, "--bound"), "bounds")
+    options = FitOptions(count, objective, delta, starts, bootstrap, draws, seed, fixed, bounds)
+    kinds = _kinds(figures, no_figure, figure)
     chosen = None if law == ALL else get_law(law)
-    if chosen is None and (profile or figures or options != FitOptions(convention=count, starts=starts, seed=seed)):
-        raise UsageError(
-            "--law all compares laws by least squares on log losses and saves no fit: of the options "
-            "only --map, --where, --count, --starts, --seed and --strict apply to it"
-        )
-    console = stdout()
-    table = records.read(source, pairs(columns, "--map"), where)
-    _show_rejected(console, table)
     if chosen is None:
-        _compare(console, table, options, source, strict)
+        _check_comparison(options, profile or bool(figures or figure))
+    table = read(source, pairs(columns, "--map"), where)
+    show_report(Report.of(rejected_lines(table)), quiet or as_json)
+    if chosen is None:
+        compared = compare_groups(comparison_groups(table, None, None), options)
+        show(compared, as_json=as_json, quiet=quiet)
+        _fail(source, compared.failures, len(compared), strict, "are too small to compare laws")
         return
-    groups = group_records(table, by_tokens="D" not in chosen.variables)
-    failures, serious = [], []
-    for group in groups:
-        try:
-            result = _fit_one(console, group, chosen, options, out, drawn, profile)
-        except UsageError:
-            raise
-        except ScalelabError as error:
-            failures.append(error)
-            if len(groups) == 1:
-                raise
-            print_text(console, f"not fitted: {error}", style="red")
-            continue
-        serious += [note.code for note in result.notes if note.severity == "serious"]
-    if len(failures) == len(groups) or (strict and failures):
-        raise ScalelabError(f"{source}: {len(failures)} of {len(groups)} groups of records could not be fitted")
+    fits = fit_groups(groups_of(table, None, None, None, "D" not in chosen.variables), chosen, options)
+    saved = fits.save(out)
+    profiles = {g: f.profile().profiles for g, f in fits.items()} if profile or "profiles" in kinds else {}
+    drawn = _draw(fits, out, kinds, profiles, figure)
+    show(fits, as_json=as_json, quiet=quiet, details=details, profiles=profiles if profile else None)
+    for group, path in saved.items():
+        told(f"saved {', '.join(map(str, (path, *drawn[group])))}", quiet or as_json)
+    serious = dict.fromkeys(n.code for f in fits.values() for n in f.notes if n.severity == "serious")
+    _fail(source, fits.failures, len(fits), strict, "could not be fitted")
     if strict and serious:
-        raise ScalelabError(f"{source}: serious notes ({', '.join(dict.fromkeys(serious))}), and --strict was given")
+        raise ScalelabError(f"{source}: serious notes ({', '.join(serious)}), and `strict` was given")
 
 
-def _fit_one(
-    console: Console,
-    group: Group,
-    law: Law,
-    options: FitOptions,
-    out: Path,
-    drawn: tuple[str, ...],
-    profile: bool,
-) -> FitResult:
-    from scalelab.cli.fit_tables import show_fit
-    from scalelab.fit import fit_group, save_fit
-    from scalelab.fit.profile import profile_fit
+def _kinds(names: Words, no_figure: bool, figure: Path | None) -> tuple[str, ...]:
+    """The kinds of figures to draw into the folder."""
+    if no_figure and (names or figure):
+        raise UsageError("--figures and --no-figure: choose one")
+    if figure is not None:
+        from scalelab.api.loading import check_figure
 
-    result = fit_group(group, law, options)
-    profiles = {}
-    if profile or "profiles" in drawn:
-        profiles = {p.name: p for name in result.law.names if (p := profile_fit(result, name)) is not None}
-    words = [group.slug, *([result.law.name] if result.law.name != "parallel" else [])]
-    words += [options.convention] if options.convention != "paper" else []
-    words += [options.objective] if options.objective != "huber" else []
-    words += [f"{name}-{value:g}" for name, value in options.fix.items()]
-    path = out / f"{'-'.join(words)}.json"
-    save_fit(result, path)
-    paths = [path]
-    for name in drawn:
-        place = path.with_name(path.stem + ("" if name == "loss" else f"-{name}") + ".png")
-        if _draw(name, result, profiles, place):
-            paths.append(place)
-    show_fit(console, result, profiles if profile else {})
-    print_text(console, f"saved {', '.join(map(str, paths))}\n")
-    return result
-
-
-def _draw(name: str, result: FitResult, profiles: dict, path: Path) -> bool:
-    """Draw one figure to `path`; False where this fit has none of that kind."""
-    from scalelab import plot
-
-    if name == "profiles":
-        figure = plot.plot_profiles(result, list(profiles.values())) if profiles else None
-    elif name == "contours":
-        figure = (
-            plot.plot_contours(result) if {"N", "P"} <= set(result.law.variables) and len(result.P_levels) > 1 else None
-        )
-    elif name == "pairs":
-        figure = plot.plot_draws(result) if result.draws else None
-    else:
-        figure = {"loss": plot.plot_loss, "residuals": plot.plot_residuals, "predicted": plot.plot_predicted}[name](
-            result
-        )
-    if figure is None:
-        return False
-    figure.savefig(path, dpi=150)
-    return True
-
-
-def _compare(console: Console, table: Table, options: FitOptions, source: str, strict: bool) -> None:
-    """Tables of laws: at each D, and over all D where it varies."""
-    from scalelab.cli.fit_tables import show_comparison
-    from scalelab.fit import group_records
-    from scalelab.fit.data import fit_data
-    from scalelab.fit.select import compare_laws
-
-    over_tokens = [g for g in group_records(table, by_tokens=False) if g.records["n_tokens"].nunique() > 1]
-    # One D at a time says something about P; without several P, all D together say it all.
-    groups = [g for g in group_records(table) if not over_tokens or g.records["n_streams"].nunique() > 1]
-    failures = []
-    for group in (*groups, *over_tokens):
-        try:
-            data = fit_data(group.records, options.convention, group.title)
-            comparison = compare_laws(data, group.title, options)
-        except ScalelabError as error:
-            failures.append(error)
-            print_text(console, f"not compared: {error}", style="red")
-            continue
-        show_comparison(console, comparison)
-    tried = len(groups) + len(over_tokens)
-    if len(failures) == tried or (strict and failures):
-        raise ScalelabError(f"{source}: {len(failures)} of {tried} groups of records are too small to compare laws")
-
-
-def _show_rejected(console: Console, table: Table) -> None:
-    from scalelab.records.schema import describe_statuses
-
-    for row in table.rejected[:20]:
-        print_text(console, f"left out: {row}", style="red")
-    if len(table.rejected) > 20:
-        print_text(console, f"left out: {len(table.rejected) - 20} more rows that cannot be used", style="red")
-    told = [f", {table.left_out} left out by --where"] if table.left_out else []
-    told += [f", not ok: {describe_statuses(table.unfinished)}"] if table.unfinished else []
-    if told or table.rejected:
-        print_text(console, f"{len(table.records)} rows used{''.join(told)}, {len(table.rejected)} not usable\n")
-
-
-def _figures(names: _Words) -> tuple[str, ...]:
+        check_figure(figure)
     chosen = [part for name in names or ["loss"] for part in name.split(",") if part]
     for name in chosen:
         if name not in (*FIGURES, ALL):
-            raise UsageError(f"--figures {name}: choose of {', '.join(FIGURES)}, or all")
-    return FIGURES if ALL in chosen else tuple(dict.fromkeys(chosen))
+            raise choice_error("kind", name, (*FIGURES, ALL))
+    return () if no_figure else FIGURES if ALL in chosen else tuple(dict.fromkeys(chosen))
 
 
-def _number(text: str, flag: str) -> float:
-    from math import isfinite
+def _check_comparison(options: FitOptions, other: bool) -> None:
+    from scalelab.fit import FitOptions
 
-    from scalelab.units import parse_count
-
-    try:
-        value = float(text)
-    except ValueError:
-        try:
-            value = parse_count(text)
-        except UsageError:
-            raise UsageError(f"{flag}: {text!r} is not a number") from None
-    if not isfinite(value):
-        raise UsageError(f"{flag}: {text!r} is not a finite number")
-    return value
+    if other or options != FitOptions(options.convention, starts=options.starts, seed=options.seed):
+        raise UsageError(
+            "--law all compares laws by least squares on log losses and saves no fit: of the options "
+            "only --map, --where, --count, --starts, --seed, --json and --strict apply to it"
+        )
 
 
-def _limits(text: str, flag: str) -> tuple[float, float]:
-    low, colon, high = text.partition(":")
-    if not colon:
-        raise UsageError(f"{flag}: give LOW:HIGH, either of which may be left out")
-    return (_number(low, flag) if low else float("-inf"), _number(high, flag) if high else float("inf"))
+def _draw(fits: Any, out: Path, kinds: tuple[str, ...], profiles: Any, figure: Path | None) -> dict[str, list[Path]]:
+    if not kinds and figure is None:
+        return {group: [] for group in fits}
+    from scalelab.plot.fits import figure_of, save_figures
+
+    paths = save_figures(fits, out, kinds, profiles)  # type: ignore[arg-type]  # checked above
+    if figure is None:
+        return paths
+    for group, fit in fits.items():
+        path = figure if len(fits) == 1 else figure.with_stem(f"{figure.stem}-{fits.slugs[group]}")
+        drawn = figure_of(fit, "loss")
+        assert drawn is not None
+        drawn.savefig(path, dpi=150)
+        paths[group].append(path)
+    return paths
+
+
+def _fail(source: str, failures: Any, done: int, strict: bool, what: str) -> None:
+    if strict and failures:
+        raise ScalelabError(f"{source}: {len(failures)} of {len(failures) + done} groups of records {what}")

@@ -11,7 +11,7 @@ from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.result import LEVEL, FitResult, Note, tails
 from scalelab.laws import Points
 from scalelab.laws.base import Array
-from scalelab.units import format_count
+from scalelab.units import format_count, format_interval
 
 _FAR = 10.0  # times the range of N, P or D from which an extrapolation is serious
 _STEPS = 80  # of bisection and golden section: enough for the last digit
@@ -24,8 +24,17 @@ class Estimate:
     """A number and its interval. An end that the draws do not close is infinite; None without draws."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def text(self, form: Callable[[float], str], none: str = "") -> str:
+        """Return value and interval as ``4.75B (4.50B–4.90B)``; `none` in brackets where there is no interval."""
+        value = "beyond any" if np.isinf(self.value) else form(self.value)
+        interval = none if self.low is None or self.high is None else format_interval(self.low, self.high, form)
+        return f"{value} ({interval})" if interval else value
+
+    def __str__(self) -> str:
+        return self.text(format_count if abs(self.value) >= 1000 else lambda value: f"{value:.4f}")
 
     @classmethod
     def of(cls, value: float, draws: Array, level: float = LEVEL) -> Estimate:

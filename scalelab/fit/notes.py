@@ -32,6 +32,7 @@ MAX_STREAM_SHARE = 0.05
 MAX_CORRELATION = 0.95
 MAX_SHIFT = 1.5  # standard errors that one run may move a parameter by
 UNMOVED = 1e-6
+NOTHING = 1e-9  # an effect of P that is rounding error
 
 
 def data_notes(objective: Objective, data: FitData) -> Iterator[Note]:
@@ -170,7 +171,7 @@ def count_notes(records: pd.DataFrame, convention: str) -> Iterator[Note]:
             "streams_in_N",
             "warning",
             f"the streams' own parameters add up to {share:.0%} to N here (1 % in the paper), which this way of "
-            "counting sets against P; --count backbone leaves them out",
+            "counting sets against P; `count='backbone'` leaves them out",
             {"share": share},
         )
 
@@ -258,7 +259,7 @@ def interval_notes(objective: Objective, draws: Array, smallest_loss: float) -> 
     effect = next((p for p in objective.law.parameters if p.needs == "P" and not p.positive and p.name in ends), None)
     if effect is not None:
         name, none = effect.name, effect.neutral
-        low, high = ends[name]
+        low, high = (none if abs(end - none) < NOTHING else end for end in ends[name])
         figures, text = {"low": low, "high": high}, f"[{low:.3g}, {high:.3g}]"
         worse = low > none if name == "rho" else high < none
         if low <= none <= high:

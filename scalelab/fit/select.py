@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -13,7 +14,11 @@ from scalelab.fit.data import FitData
 from scalelab.fit.options import FitOptions
 from scalelab.laws import LAWS, Law
 from scalelab.laws.base import Array, Variable
+from scalelab.shown import Shown
 from scalelab.units import format_count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLEAR = 4.0  # AICc that a law must lead by: a likelihood ratio of about 7 (Burnham & Anderson 2002, section 2.6)
 _STARTS = 100
@@ -45,13 +50,35 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Candidates, best first, what they were compared on, and a paragraph that says what follows."""
 
     group: str
     rows: tuple[Row, ...]
     left_out: Mapping[Variable, float]  # the value of N, P or D that the hold-out leaves out
     verdict: str
+
+    _report: ClassVar[str] = "scalelab.report.laws:comparison_report"
+    _json: ClassVar[str] = "scalelab.report.laws:comparison_json"
+
+    @property
+    def best(self) -> Row:
+        """The candidate with the lowest AICc."""
+        return self.rows[0]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each candidate, best first, with every digit."""
+        import pandas as pd
+
+        columns = {"n_free": "n_free", "rmse": "rmse", "aicc": "aicc", "delta": "over_best", "bic": "bic"}
+        rows = []
+        for row in self.rows:
+            cells = {"law": row.label, **{name: getattr(row, of) for of, name in columns.items()}, "weight": row.weight}
+            rows.append(cells | {f"rmse_without_largest_{name}": error for name, error in row.held_out.items()})
+        return pd.DataFrame(rows).set_index("law")
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.rows)} laws, {self.group}: best {self.best.label}>"
 
 
 def candidates(data: FitData, own: Sequence[Law] = ()) -> list[Candidate]:

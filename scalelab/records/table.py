@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -28,6 +28,7 @@ from scalelab.units import parse_count
 
 # What trackers of experiments call the same. A run that still runs is none of these: its loss is not its last.
 _SAME = {"finished": OK, "completed": OK, "crashed": "failed", "killed": "interrupted", "oom": "out_of_memory"}
+SHORT_NAMES = {"N": "n_params", "P": "n_streams", "D": "n_tokens", "loss": "loss"}  # as the field writes them
 # 100M, 7b or .5T, or a quoted text, which is to be left alone.
 _COUNT = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])(?:\d+\.?\d*|\.\d+)[kmbgtKMBGT]\b""")
 _CONDITION = (  # what a condition is made of: no calls, no attributes
@@ -72,7 +73,8 @@ def to_records(table: pd.DataFrame, file: str, columns: Mapping[str, str], where
         if name not in table:
             have = ", ".join(map(str, table.columns))
             raise DataError(
-                f"{file}: no column {name!r} (it has: {have}); name the one that holds it with --map {name}=COLUMN"
+                f"{file}: no column {name!r} (it has: {have}); name the one that holds it with "
+                f"`columns={{{name!r}: COLUMN}}`"
             )
     table = table.reset_index(drop=True)
     bad: dict[int, Rejected] = {}
@@ -116,9 +118,20 @@ def _rename(table: pd.DataFrame, file: str, columns: Mapping[str, str]) -> pd.Da
     for name, source in columns.items():
         if source not in table:
             raise UsageError(
-                f"--map {name}={source}: {file} has no column {source!r}; it has {', '.join(table.columns)}"
+                f"{file} has no column {source!r}; it has {', '.join(table.columns)}",
+                argument="columns",
+                value={name: source},
             )
-    return table.assign(**{name: table[source] for name, source in columns.items()})
+    table = table.assign(**{name: table[source] for name, source in columns.items()})
+    return table.assign(**{name: table[column] for name, column in _own_names(table)})
+
+
+def _own_names(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Columns of the record that the table lacks, and those that it has under the field's own name, in any case."""
+    for short, name in SHORT_NAMES.items():
+        found = [column for column in table.columns if str(column).lower() == short.lower()]
+        if name not in table and len(found) == 1:
+            yield name, found[0]
 
 
 def _numbers(column: pd.Series, name: str, file: str, bad: dict[int, Rejected]) -> pd.Series:
@@ -173,6 +186,9 @@ def _mask(table: pd.DataFrame, where: str) -> tuple[np.ndarray, set[str]]:
     """Which rows satisfy `where`, and the columns it names: ``n_tokens > 100M and corpus == 'c4'``."""
     expression = _COUNT.sub(lambda m: m[0] if m[0][0] in "'\"" else repr(parse_count(m[0])), where)
     table = table.copy()
+    for short, name in SHORT_NAMES.items():
+        if short not in table and name in table:
+            table[short] = table[name]
     for name in table.columns:  # of text that is all numbers, the numbers
         numbers = pd.to_numeric(table[name].map(_plain), errors="coerce")
         if numbers.notna().sum() == table[name].notna().sum():
@@ -186,7 +202,7 @@ def _mask(table: pd.DataFrame, where: str) -> tuple[np.ndarray, set[str]]:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, SyntaxError):
             reason = "not a condition such as \"corpus == 'pile' and n_tokens > 100M\""
-        raise UsageError(f"--where {where!r}: {reason}; columns are {', '.join(table.columns)}") from None
+        raise UsageError(f"{reason}; columns are {', '.join(table.columns)}", argument="where", value=where) from None
     if not (isinstance(mask, pd.Series) and pd.api.types.is_bool_dtype(mask)):
-        raise UsageError(f"--where {where!r}: not a condition such as 'n_tokens > 100M'")
+        raise UsageError("not a condition such as 'n_tokens > 100M'", argument="where", value=where)
     return mask.fillna(False).to_numpy(dtype=bool), {node.id for node in nodes if isinstance(node, ast.Name)}

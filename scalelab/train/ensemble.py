@@ -59,7 +59,7 @@ def train_ensemble(
         torch.OutOfMemoryError: they do not fit at once.
     """
     if not same_but_for_seed_and_rate(configs):
-        raise UsageError("configs: an ensemble holds dense runs that differ in seed and learning rate alone")
+        raise UsageError("`configs`: an ensemble holds dense runs that differ in seed and learning rate alone")
     recipe = configs[0].recipe
     validation = validation_windows(data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens)
     with options.numerics.applied():
@@ -79,14 +79,14 @@ def _outcome(
     """What became of the model number `k`."""
     name, losses = f"run {config.key}", [loss for _, _, loss in state.curve]
     if not all(map(math.isfinite, losses)):
-        return DivergedError(f"{name}: the loss stopped being a number; try a lower --lr", state)
+        return DivergedError(f"{name}: the loss stopped being a number; try a lower lr", state)
     if max(losses) > losses[0] + DIVERGED_NATS:
-        return DivergedError(f"{name}: diverged, a loss of {max(losses):.2f}; try a lower --lr", state)
+        return DivergedError(f"{name}: diverged, a loss of {max(losses):.2f}; try a lower lr", state)
     model, recipe = ensemble.model(k), config.recipe
     rows = rows_at_once(device, config.architecture.P, recipe.seq_len)
     evaluation = evaluate(model, *validation, device, recipe.dtype == "bf16", rows)
     if not math.isfinite(evaluation.loss):
-        return DivergedError(f"{name}: the validation loss is not a number; try a lower --lr", state)
+        return DivergedError(f"{name}: the validation loss is not a number; try a lower lr", state)
     return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch, state.devices)
 
 

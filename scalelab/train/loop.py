@@ -180,4 +180,4 @@ class _Meter:
             self._stop(f"diverged, a loss of {mean:.2f} at step {step} after {first:.2f} at first")
 
     def _stop(self, reason: str) -> NoReturn:
-        raise DivergedError(f"{self.course.name}: {reason}; try a lower --lr", self.state)
+        raise DivergedError(f"{self.course.name}: {reason}; try a lower lr", self.state)

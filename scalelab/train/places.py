@@ -40,7 +40,7 @@ def default_places(device: str, note: Note = _silent) -> list[str]:
     places = [f"cuda:{i}" for i, gpu in enumerate(gpus) if gpu.works]
     if device == "cuda" and not places:
         reason = f"no GPU works ({next(iter(broken.values()))})" if broken else "no CUDA device is visible to torch"
-        raise ScalelabError(f"--device cuda: {reason}; use --device cpu")
+        raise ScalelabError(f"`device='cuda'`: {reason}; use `device='cpu'`")
     for place, error in broken.items():
         note(f"{place} does not work and is left out{'' if places else ', so the CPU is used'}: {error}")
     return places or ["cpu"] * cores

@@ -61,7 +61,7 @@ class TrainingStep:
                 if not is_out_of_memory(error):
                     raise
                 if not self.splits:
-                    advice = "out of memory; try a smaller --batch-size, more processes, or FSDP"
+                    advice = "out of memory; try a smaller `batch_size`, more processes, or FSDP"
                     raise MemoryShortError(f"{self.name}: {advice}") from None
                 if self.micro_batch == 1:
                     advice = "out of memory with one sequence at a time; try a smaller N or P"
