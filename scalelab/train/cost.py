@@ -106,8 +106,8 @@ def resident_bytes(config: RunConfig, device: str, micro_batch: int | None = Non
     On CPU the heap is left with holes between what the backward pass keeps. Against runs on CPU
     (0.1M to 12M parameters, P 1 to 8, experts, 64 to 1024 tokens, vocabulary 512 to 8192)
     this is off by −5 to +9 %, and by −15 and −18 % in two with micro-batches of a quarter of the batch.
-    On CUDA it is of bytes that the allocator holds and the context, where `peak_memory_bytes` counts tensors alone: from
-    training of 1M to 300M parameters on one H100, with P from 1 to 8.
+    On CUDA it is of bytes that the allocator holds and the context, where `peak_memory_bytes` counts tensors alone:
+    from training of 1M to 300M parameters on one H100, with P from 1 to 8.
     """
     heap, base = _PROCESS["cpu" if device == "cpu" else "cuda"]
     return base + _state_bytes(config) + round(heap * _working_bytes(config, micro_batch, device))
