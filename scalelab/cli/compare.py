@@ -80,6 +80,7 @@ def compare(
     from scalelab.cli import compare_tables as tables
     from scalelab.cli.compare_answers import Question, answer, comparable_groups, group_of
     from scalelab.cost.compare import price_by
+    from scalelab.cost.describe import priced_by
 
     if data is None and fit is None:
         raise UsageError("give --data with measured losses, or --fit with a saved fit")
@@ -98,7 +99,7 @@ def compare(
         vocab=vocab,
         D=None if D is None else counts([D], "--D")[0],
         price=price_by(engine, device, precision),
-        priced_by=tables.priced_by(engine, device, precision),
+        priced_by=priced_by(engine, device, precision),
     )
     chosen, saved = _law_and_fit(law, fit)
     groups: list[Group | None] = [None]

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scalelab.cli.compare_answers import Answer, Question
-    from scalelab.cost.model import Device, Precision
 
 _COUNTED = {
     "paper": "non-embedding parameters with streams",
@@ -133,17 +132,6 @@ def _ratio(ratio: Ratio, interval: bool) -> list[str]:
 def _times(value: float) -> str:
     # + 0.0 makes a rounded -0.0 positive.
     return "no limit" if isinf(value) else f"{value:.1f}×" if abs(value) >= 9.95 else f"{round(value, 2) + 0.0:.2f}×"
-
-
-def priced_by(engine: str, device: Device, precision: Precision) -> str:
-    """Cost model, device, shares of its peaks and precision, in words."""
-    stored = (
-        ""
-        if (precision.weights, precision.kv_stored) == ("bf16", "bf16")
-        else (f", weights {precision.weights}, KV cache {precision.kv_stored}")
-    )
-    shares = f"at {device.flops_efficiency:g} of its FLOP/s and {device.memory_efficiency:g} of its bandwidth"
-    return f"{engine}, {device.gpu} {shares}{stored}"
 
 
 def _recipe(question: Question, answer: Answer) -> list[str]:

@@ -10,7 +10,9 @@ import typer
 
 from scalelab.cost.hardware import Hardware, built_in, read_hardware, unknown_device
 from scalelab.cost.model import Device
+from scalelab.cost.runtime import RUNTIMES
 from scalelab.errors import UsageError
+from scalelab.units import parse_bytes
 
 MAX_SIZE = 10_000_000  # beyond this nothing is a size, and integers stop fitting into floats
 LLM_ANALYSIS, ROOFLINE = "llm-analysis", "roofline"
@@ -34,17 +36,56 @@ HardwareFile = Annotated[
     Path | None,
     typer.Option("--hardware", help="YAML file with devices of your own.", show_default=False),
 ]
-Weights = Annotated[str, typer.Option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME")]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="Stored weights: bf16, fp8, int8, int4, q4_0, q4_k_m, q8_0, awq, gptq, nvfp4, …; or bits, such as 4.5.",
+        metavar="NAME",
+    ),
+]
 Kv = Annotated[str | None, typer.Option(help="Stored KV cache and prefixes.", metavar="NAME", show_default=_BY_WEIGHTS)]
 Compute = Annotated[
     str | None, typer.Option(help="Matrix products: also tf32.", metavar="NAME", show_default=_BY_WEIGHTS)
 ]
 FlopsEfficiency = Annotated[
-    float | None, typer.Option(help="Share of peak FLOP/s reached.", show_default="0.7; of measured devices 1")
+    float | None, typer.Option(help="Share of peak FLOP/s reached.", show_default="by class; of measured devices 1")
 ]
 MemoryEfficiency = Annotated[
     float | None,
-    typer.Option(help="Share of peak memory bandwidth reached.", show_default="0.9; of measured devices 1"),
+    typer.Option(help="Share of peak memory bandwidth reached.", show_default="by class; of measured devices 1"),
+]
+_ENGINE = "Engine and device"
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        help="Engine: graphs (TensorRT-LLM, captured), vllm, llama.cpp or eager.",
+        metavar="NAME",
+        show_default="by the device's class",
+        rich_help_panel=_ENGINE,
+    ),
+]
+LaunchUs = Annotated[
+    float | None,
+    typer.Option(
+        help="Microseconds that each kernel adds.", show_default="by class and engine", rich_help_panel=_ENGINE
+    ),
+]
+Reserve = Annotated[
+    str | None,
+    typer.Option(help="Memory held by driver and engine, e.g. 2GiB.", show_default="by class", rich_help_panel=_ENGINE),
+]
+TensorParallel = Annotated[
+    int, typer.Option(help="Devices of one node that share every matrix.", rich_help_panel=_ENGINE)
+]
+PricePerHour = Annotated[
+    float | None,
+    typer.Option(
+        help="US dollars for an hour of one device.", show_default="the table's, if any", rich_help_panel=_ENGINE
+    ),
+]
+Watts = Annotated[
+    float | None,
+    typer.Option(help="Power of one device.", show_default="its limit in the table", rich_help_panel=_ENGINE),
 ]
 
 
@@ -60,8 +101,19 @@ def own_devices(hardware: Path | None) -> dict[str, Hardware]:
     return {} if hardware is None else read_hardware(hardware)
 
 
-def device_of(gpu: str | None, own: Mapping[str, Hardware], flops: float | None, memory: float | None) -> Device:
-    """The device, all of whose figures are reached where they were measured.
+def device_of(
+    gpu: str | None,
+    own: Mapping[str, Hardware],
+    flops: float | None,
+    memory: float | None,
+    runtime: str | None = None,
+    launch_us: float | None = None,
+    reserve: str | None = None,
+    tensor_parallel: int = 1,
+    price_per_hour: float | None = None,
+    watts: float | None = None,
+) -> Device:
+    """The device and how it is used, by the values of options.
 
     Where none is named it is the only one of the user's own. Raises `UsageError` where they have several, or for
     a name that is neither theirs nor in the table.
@@ -71,11 +123,23 @@ def device_of(gpu: str | None, own: Mapping[str, Hardware], flops: float | None,
     if gpu is not None and gpu not in own and gpu not in built_in():
         raise unknown_device(gpu, [*built_in(), *own])
     gpu = gpu or next(iter(own), Device.gpu)
-    found = own.get(gpu)
-    measured = found is not None and found.measured
+    reserved = None
+    if reserve is not None:
+        try:
+            reserved = 0.0 if reserve.strip() == "0" else parse_bytes(reserve)
+        except UsageError as error:
+            raise UsageError(f"--reserve: {error}") from None
+    if runtime is not None and runtime not in RUNTIMES:
+        raise UsageError(f"--runtime {runtime[:60]}: choose one of {', '.join(RUNTIMES)}")
     return Device(
         gpu,
-        (1.0 if measured else Device.flops_efficiency) if flops is None else flops,
-        (1.0 if measured else Device.memory_efficiency) if memory is None else memory,
-        found,
+        flops,
+        memory,
+        own.get(gpu),
+        runtime,
+        None if launch_us is None else launch_us * 1e-6,
+        reserved,
+        tensor_parallel,
+        price_per_hour,
+        watts,
     )

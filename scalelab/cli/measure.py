@@ -129,7 +129,7 @@ def _calibrate(console: Console, device: str, dtype: str, threads: int, asked: R
         console,
         f"{found.source}: {found.peak(dtype) / 1e9:.4g} GFLOP/s in matrix products, "
         f"{min(few):.0%} to {max(few):.0%} of the roof with 2 to 16 rows; {found.bytes_per_s / 1e9:.3g} GB/s; "
-        f"{found.launch_s * 1e6:.3g} µs a kernel",
+        f"{(found.launch_s or 0.0) * 1e6:.3g} µs a kernel",
     )
     if file is not None:
         file.write_text(profile_text(found), encoding="utf-8")

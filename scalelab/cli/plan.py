@@ -107,9 +107,9 @@ def plan(
     sought; with it, what reaches that loss most cheaply.
     """
     from scalelab.cli import plan_tables as tables
-    from scalelab.cli.compare_tables import priced_by
     from scalelab.cli.plan_units import Wording
     from scalelab.cost.compare import price_by
+    from scalelab.cost.describe import priced_by
     from scalelab.fit import load_fit
     from scalelab.laws import get_law
     from scalelab.plan import Limits, Problem, make_plan

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from scalelab.cost.hardware import find_hardware
 from scalelab.cost.model import Device
 from scalelab.fit.derived import Estimate, n_equivalent
 from scalelab.plan.problem import Candidate, Problem
 from scalelab.plan.shapes import MIN_WIDTH
+
+TRAINING_SHARE = 0.4  # of the peak at 16 bits, as large models are trained (arXiv 2104.04473, arXiv 2407.21783)
 
 # at once: cheaper in both; after: dearer to train, repaid later; until: cheaper to train, spent later.
 Verdict = Literal["at once", "after", "until", "never"]
@@ -21,7 +22,7 @@ class Versus:
     """P streams against the plain model of the same loss.
 
     `plain` is None where none of the decoders gets there. Times are of one device of the plan, training
-    at the share of its peak that serving is priced with; `tokens` is how many generated ones make training
+    at `TRAINING_SHARE` of its peak; `tokens` is how many generated ones make training
     and serving even, infinite or 0 where nothing does. Both None where D is not known or nothing to compare.
     """
 
@@ -47,7 +48,7 @@ def against_plain(problem: Problem, streams: Candidate, device: Device) -> Versu
     token_s = (streams.latency - plain.latency) / made
     if streams.training is None or plain.training is None:
         return Versus(N, plain, token_s=token_s)
-    flops_per_s = (device.hardware or find_hardware(device.gpu)).peak("bf16") * device.flops_efficiency
+    flops_per_s = device.found().peak("bf16") * TRAINING_SHARE
     train_s = (streams.training - plain.training) / flops_per_s
     return Versus(N, plain, train_s, token_s, *break_even(train_s, token_s))
 
