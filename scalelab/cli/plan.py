@@ -11,16 +11,23 @@ from scalelab.architecture import PREFIX_TOKENS
 from scalelab.cli.console import print_text, stdout
 from scalelab.cli.device_options import (
     ROOFLINE,
+    Compute,
     FlopsEfficiency,
     Gpu,
     HardwareFile,
     Heads,
     Kv,
     KvHeads,
+    LaunchUs,
     MemoryEfficiency,
+    PricePerHour,
+    Reserve,
+    Runtime,
+    TensorParallel,
     TokensIn,
     TokensOut,
     Vocab,
+    Watts,
     Weights,
     check_sizes,
     device_of,
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
     from scalelab.plan import Plan, Shapes
 
 _CHEAP = "latency"
+TRAINER = "h100-sxm-80gb"
 
 
 def plan(
@@ -51,6 +59,12 @@ def plan(
     ] = None,
     latency: Annotated[
         str | None, typer.Option(help="Limit on the time of a whole request, prompt and all, e.g. 500ms or 2s.")
+    ] = None,
+    ttft: Annotated[
+        str | None, typer.Option("--ttft", help="Limit on the time to the first token, e.g. 500ms.")
+    ] = None,
+    tpot: Annotated[
+        str | None, typer.Option("--tpot", help="Limit on the time for each token after it, e.g. 30ms.")
     ] = None,
     train_flops: Annotated[
         str | None, typer.Option(help="Limit on training, e.g. 1e21: 6·N·D FLOPs, times P with streams.")
@@ -62,7 +76,9 @@ def plan(
     by: Annotated[
         str | None,
         typer.Option(
-            help="What is cheap, with --loss: latency, memory or training.", metavar="NAME", show_default=_CHEAP
+            help="What is cheap, with --loss: latency, ttft, tpot, memory or training.",
+            metavar="NAME",
+            show_default=_CHEAP,
         ),
     ] = None,
     max_P: Annotated[int, typer.Option("--max-P", help="P are the powers of two up to this.")] = 64,
@@ -93,8 +109,18 @@ def plan(
     hardware: HardwareFile = None,
     weights: Weights = Precision.weights,
     kv: Kv = None,
+    compute: Compute = None,
     flops_efficiency: FlopsEfficiency = None,
     memory_efficiency: MemoryEfficiency = None,
+    runtime: Runtime = None,
+    launch_us: LaunchUs = None,
+    reserve: Reserve = None,
+    tensor_parallel: TensorParallel = 1,
+    price_per_hour: PricePerHour = None,
+    watts: Watts = None,
+    train_gpu: Annotated[
+        str | None, typer.Option(help="Device that trains; its days are what training takes.", show_default=TRAINER)
+    ] = None,
     law: Annotated[str | None, typer.Option(help="file.py:NAME, for a fit of a law of your own.")] = None,
     figure: Annotated[
         Path | None, typer.Option(help="Draw loss over memory and over latency here, with limits (PNG, PDF or SVG).")
@@ -109,7 +135,7 @@ def plan(
     from scalelab.cli import plan_tables as tables
     from scalelab.cli.plan_units import Wording
     from scalelab.cost.compare import price_by
-    from scalelab.cost.describe import priced_by
+    from scalelab.cost.describe import device_notes, priced_by
     from scalelab.fit import load_fit
     from scalelab.laws import get_law
     from scalelab.plan import Limits, Problem, make_plan
@@ -119,6 +145,8 @@ def plan(
         _read("--memory", parse_bytes, memory),
         _read("--latency", parse_duration, latency),
         _read("--train-flops", parse_count, train_flops),
+        _read("--ttft", parse_duration, ttft),
+        _read("--tpot", parse_duration, tpot),
     )
     if loss is not None and not 0 < loss < float("inf"):
         raise UsageError(f"--loss {loss:g}: give a loss above 0, in nats a token")
@@ -129,8 +157,11 @@ def plan(
     if figure is not None:
         check_figure(figure)
     fit = load_fit(source, None if law is None else get_law(law))
-    device = device_of(gpu, own_devices(hardware), flops_efficiency, memory_efficiency)
-    precision = Precision(weights, kv)
+    own = own_devices(hardware)
+    used = (runtime, launch_us, reserve, tensor_parallel, price_per_hour, watts)
+    device = device_of(gpu, own, flops_efficiency, memory_efficiency, *used)
+    train_on = device_of(train_gpu or TRAINER, own, None, None)
+    precision = Precision(weights, kv, compute)
     problem = Problem(
         fit=fit,
         shapes=_shapes(shapes, layers, heads, kv_heads, vocab, prefix_tokens, fit.options.convention),
@@ -141,9 +172,9 @@ def plan(
         second_stage=second_stage_fraction,
     )
     streams = [2**i for i in range(max_P.bit_length())]
-    made = make_plan(problem, streams, device, loss, by or _CHEAP)
+    made = make_plan(problem, streams, device, loss, by or _CHEAP, train_on)
     console = stdout()
-    how = Wording(priced_by(engine, device, precision), binary=memory is None or "i" in memory.lower())
+    how = Wording(priced_by(engine, device, precision), memory is None or "i" in memory.lower(), train_on.gpu)
     if as_json:
         tables.print_json(console, made)
     elif made.options:
@@ -152,6 +183,9 @@ def plan(
         _draw(figure, made, how)
         if not as_json:
             print_text(console, f"saved {figure}")
+    if not as_json:
+        for note in device_notes(device, precision, engine):
+            print_text(console, f"note: {note}", "yellow")
     tables.complain_if_infeasible(made, how)
 
 

@@ -12,7 +12,7 @@ from scalelab.cli.plan_units import Wording, interval, percent
 from scalelab.cli.plan_words import caution, fit_notes, sentences, shortfall
 from scalelab.errors import ScalelabError
 from scalelab.plan.answer import Option, Plan
-from scalelab.units import format_count, format_number
+from scalelab.units import format_count, format_number, plain_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +30,8 @@ def show(console: Console, plan: Plan, how: Wording) -> None:
     legend = _legend(plan)
     if legend:
         print_text(console, legend, "dim")
+    console.print()
+    print_table(console, "as served", _served_table(plan))
     if any(o.versus for o in plan.options):
         console.print()
         print_table(console, "streams beside the plain model of equal loss", _versus_table(plan, how))
@@ -62,7 +64,25 @@ def _best_table(plan: Plan, how: Wording) -> Any:
         cells += how.cells(option.candidate)
         cells += [format_number(option.candidate.training, 3)] if option.candidate.training is not None else []
         limit = f"!{', '.join(option.broken)}" if option.broken else option.binds or ""
-        table.add_row(*cells, limit, "" if option.share is None else percent(option.share))
+        table.add_row(*cells, limit, "" if option.share is None else percent(option.share, len(plan.options) == 1))
+    return table
+
+
+def _served_table(plan: Plan) -> Any:
+    """What each option gives to people: times of a request, tokens of all, energy and money of a million tokens."""
+    costs = [o.candidate.cost for o in plan.options]
+    energy = any(c.kwh_per_mtoken is not None for c in costs)
+    money = any(c.price_per_mtoken is not None for c in costs)
+    head = ["P", "TTFT, ms", "ms a token", "tokens/s a request", "tokens/s in all"]
+    head += [*(["kWh/M tokens"] if energy else []), *(["$/M tokens"] if money else [])]
+    table = make_table(*head, "most requests at once", "<then short of")
+    for option, cost in zip(plan.options, costs, strict=True):
+        most, stops = plan.problem.most_requests(option.candidate)
+        cells = [str(option.P), plain_number(cost.ttft_s * 1e3), plain_number(cost.tpot_s * 1e3)]
+        cells += [plain_number(v) if isfinite(v) else "" for v in (cost.request_tokens_per_s, cost.tokens_per_s)]
+        cells += [plain_number(cost.kwh_per_mtoken or 0.0)] if energy else []
+        cells += [plain_number(cost.price_per_mtoken or 0.0)] if money else []
+        table.add_row(*cells, f"{most:,}", stops or "")
     return table
 
 
@@ -143,6 +163,11 @@ def _option(option: Option) -> dict[str, Any]:
         "loss": asdict(option.loss),
         "memory_bytes": asdict(option.costs["memory"]),
         "latency_s": asdict(option.costs["latency"]),
+        "ttft_s": asdict(option.costs["ttft"]),
+        "tpot_s": asdict(option.costs["tpot"]),
+        "tokens_per_s": option.candidate.cost.tokens_per_s,
+        "kwh_per_mtoken": option.candidate.cost.kwh_per_mtoken,
+        "usd_per_mtoken": option.candidate.cost.price_per_mtoken,
         "train_flops": asdict(option.costs["training"]) if "training" in option.costs else None,
         "within_limits": option.within,
         "limit": option.binds,

@@ -18,6 +18,7 @@ class Wording:
 
     priced_by: str
     binary: bool
+    trainer: str = "this device"
 
     @property
     def columns(self) -> tuple[str, str]:
@@ -37,7 +38,7 @@ class Wording:
             return "∞"
         if name == "memory":
             return format_bytes(value, self.binary)
-        return format_duration(value) if name == "latency" else f"{format_number(value, 3)} FLOPs"
+        return f"{format_number(value, 3)} FLOPs" if name == "training" else format_duration(value)
 
     def limits(self, plan: Plan) -> str:
         """The limits, as ``4 GB and 500 ms``."""
@@ -65,8 +66,8 @@ def interval(estimate: Estimate, form: Any) -> str:
     return f"{form(estimate.low)}{' to ' if estimate.low < 0 else '–'}{form(estimate.high)}"
 
 
-def percent(share: float) -> str:
-    """A share that is never rounded to all or nothing unless it is that."""
+def percent(share: float, certain: bool = False) -> str:
+    """A share of draws that is never rounded to all or nothing; all is said of what is `certain` only."""
     if 0 < share < 0.005:
         return "<1 %"
-    return ">99 %" if 0.995 < share < 1 else f"{100 * share:.0f} %"
+    return ">99 %" if share > 0.995 and not certain else f"{100 * share:.0f} %"

@@ -30,8 +30,10 @@ def priced_by(engine: str, device: Device, precision: Precision) -> str:
     return f"{engine}, {several}{device.gpu}{runtime} {shares}{stored}"
 
 
-def notes(device: Device, precision: Precision) -> Iterator[str]:
+def device_notes(device: Device, precision: Precision, engine: str = "roofline") -> Iterator[str]:
     """Say which precisions the device has no units for, and what is done instead."""
+    if engine == "llm-analysis":  # which knows no other than those it is given
+        return
     hardware = device.found()
     asked, done = precision.arithmetic, hardware.units(precision.arithmetic)
     if precision.compute is not None and done != asked:

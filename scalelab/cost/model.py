@@ -13,6 +13,7 @@ from scalelab.cost.shape import ServedModel
 from scalelab.errors import UsageError
 
 GIB = 2**30
+_SIGMAS = 1.96  # of a 95 % interval
 MOST_PARALLEL = 72  # devices of one node
 MOST = 10**12  # of anything countable; beyond, integers stop fitting into floats
 
@@ -154,3 +155,40 @@ class Cost:
     @property
     def fits(self) -> bool:
         return self.memory_bytes <= self.device_bytes
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to the first token."""
+        return self.prefill_s
+
+    @property
+    def tpot_s(self) -> float:
+        """Time for each token after the first; 0 where there is none."""
+        steps = self.workload.tokens_out - 1
+        return self.decode_s / steps if steps else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Generated tokens of all requests over the time of the whole request."""
+        made = self.workload.batch * self.workload.tokens_out
+        return made / self.latency_s if self.latency_s else math.inf
+
+    @property
+    def request_tokens_per_s(self) -> float:
+        """Tokens a second that one request sees after its first: 1 over `tpot_s`."""
+        return 1 / self.tpot_s if self.tpot_s else math.inf
+
+    @property
+    def kwh_per_mtoken(self) -> float | None:
+        """Energy of a million generated tokens at the limit of power, which bounds it from above."""
+        return None if self.watts is None else self.watts / self.tokens_per_s / 3.6
+
+    @property
+    def price_per_mtoken(self) -> float | None:
+        """US dollars of a million generated tokens, prompts included."""
+        return None if self.price_per_hour is None else self.price_per_hour / 3600 / self.tokens_per_s * 1e6
+
+    def interval(self, value: float, memory: bool = False) -> tuple[float, float] | None:
+        """Return the 95 % interval of a time (or of memory) by the spread of published errors; None without one."""
+        spread = self.memory_spread if memory else self.spread
+        return (value * math.exp(-_SIGMAS * spread), value * math.exp(_SIGMAS * spread)) if spread else None

@@ -21,8 +21,8 @@ Verdict = Literal["at once", "after", "until", "never"]
 class Versus:
     """P streams against the plain model of the same loss.
 
-    `plain` is None where none of the decoders gets there. Times are of one device of the plan, training
-    at `TRAINING_SHARE` of its peak; `tokens` is how many generated ones make training
+    `plain` is None where none of the decoders gets there. `token_s` is of the device that serves, `train_s` of the
+    one that trains, at `TRAINING_SHARE` of its peak; `tokens` is how many generated ones make training
     and serving even, infinite or 0 where nothing does. Both None where D is not known or nothing to compare.
     """
 
@@ -34,8 +34,12 @@ class Versus:
     tokens: float | None = None
 
 
-def against_plain(problem: Problem, streams: Candidate, device: Device) -> Versus:
-    """`streams` (P > 1) against the plain model of their loss."""
+def against_plain(problem: Problem, streams: Candidate, train_on: Device) -> Versus:
+    """`streams` (P > 1) against the plain model of their loss, both trained on `train_on`.
+
+    Training and serving are even in money where the table or the caller gives the hourly price of both devices,
+    else in hours, those of one device counted like those of the other.
+    """
     D = problem.D if "D" in problem.fit.law.variables else None
     N = n_equivalent(problem.fit, streams.N, streams.P, D)
     width = None
@@ -48,9 +52,17 @@ def against_plain(problem: Problem, streams: Candidate, device: Device) -> Versu
     token_s = (streams.latency - plain.latency) / made
     if streams.training is None or plain.training is None:
         return Versus(N, plain, token_s=token_s)
-    flops_per_s = device.found().peak("bf16") * TRAINING_SHARE
+    flops_per_s = train_on.found().peak("bf16") * TRAINING_SHARE
     train_s = (streams.training - plain.training) / flops_per_s
-    return Versus(N, plain, train_s, token_s, *break_even(train_s, token_s))
+    return Versus(N, plain, train_s, token_s, *break_even(train_s * _worth(streams, train_on), token_s))
+
+
+def _worth(streams: Candidate, train_on: Device) -> float:
+    """How many seconds of serving a second of training costs; 1 where either has no price."""
+    given = train_on.price_per_hour
+    training = train_on.found().price_per_hour if given is None else given
+    serving = streams.cost.price_per_hour
+    return training / serving if training and serving else 1.0
 
 
 def break_even(train_s: float, token_s: float) -> tuple[Verdict, float]:

@@ -1,0 +1,58 @@
+"""What published errors of costs mean for a plan: factors on every cost, drawn together with the law's parameters.
+
+A device is faster or slower than priced for all models alike, with the spread of its class; what P rows cost over one
+is off by a little more or less on its own, as published tables of rows are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scalelab.laws.base import Array
+from scalelab.plan.problem import Problem
+from scalelab.plan.search import CostCurve, Sized
+
+ROWS_SPREAD = 0.08  # of ln(measured / predicted) of a pass of P rows over one of a single row (docs/published.md)
+_REACH = 8.0  # times N, on either side, that is looked at
+_POINTS = 32
+_SEED = 0
+
+
+class Factors:
+    """Real over priced cost of each draw, by metric and P."""
+
+    def __init__(self, problem: Problem, draws: int) -> None:
+        rng = np.random.default_rng(_SEED)
+        self._speed, self._memory = rng.standard_normal((2, draws))
+        self._rows = rng.standard_normal(draws)
+        self._problem = problem
+
+    def of(self, metric: str, sized: Sized) -> Array:
+        """Return the factor [draws] on a metric of one P."""
+        candidate = sized.candidate
+        assert candidate is not None
+        spread = candidate.spread(metric)
+        if not spread:
+            return np.ones(len(self._speed))
+        if metric == "memory":
+            return np.exp(spread * self._memory)
+        rows = ROWS_SPREAD * np.log2(sized.P) / 2 if sized.P > 1 else 0.0  # most tables end at a few doublings
+        return np.exp(spread * self._speed + min(rows, 2 * ROWS_SPREAD) * self._rows)
+
+
+def doubted_losses(problem: Problem, sized: Sized, factors: Factors) -> Array:
+    """Return the loss [draws] of what is within the limits if costs are what the factors make of them."""
+    candidate = sized.candidate
+    if candidate is None or not len(sized.losses):
+        return sized.losses
+    if not any(candidate.spread(name) for name in problem.bounds):
+        return sized.losses
+    sizes = np.array([max(1.0, candidate.N / _REACH), candidate.N * _REACH])
+    curve = CostCurve(problem, sized.P, sizes, _POINTS)
+    bounds = {name: bound / factors.of(name, sized) for name, bound in problem.bounds.items()}
+    # The curve is used for the ratio to the size that the undoubted limits allow, which is known exactly.
+    plain = curve.largest({name: np.full(1, bound) for name, bound in problem.bounds.items()})[0]
+    N = candidate.N * curve.largest(bounds) / plain
+    draws = np.array(problem.fit.draws).reshape(-1, len(problem.fit.params))
+    losses = problem.losses(draws, np.maximum(N, 1.0), sized.P)
+    return np.where(N > 0, losses, np.inf)
