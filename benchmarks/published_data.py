@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -112,7 +112,7 @@ def predict(row: Row, engine: str = "roofline") -> float | None:
     try:
         device, precision = row.on, row.precision
         if engine == "llm-analysis":  # which knows 16 bits alone, on its own devices or given ones
-            device = replace(device, hardware=find_hardware(row.device))
+            device = Device(row.device, hardware=find_hardware(row.device))
         cost = get_engine(engine)(served(row.model), row.workload, device, precision)
     except ScalelabError:
         return None

@@ -10,11 +10,16 @@ import typer
 from scalelab.cli.console import print_text, stdout
 from scalelab.cli.device_options import (
     LLM_ANALYSIS,
+    Compute,
     FlopsEfficiency,
     Gpu,
     HardwareFile,
     Kv,
+    LaunchUs,
     MemoryEfficiency,
+    Reserve,
+    Runtime,
+    TensorParallel,
     Weights,
     check_sizes,
     device_of,
@@ -65,8 +70,13 @@ def compare(
     hardware: HardwareFile = None,
     weights: Weights = Precision.weights,
     kv: Kv = None,
+    compute: Compute = None,
     flops_efficiency: FlopsEfficiency = None,
     memory_efficiency: MemoryEfficiency = None,
+    runtime: Runtime = None,
+    launch_us: LaunchUs = None,
+    reserve: Reserve = None,
+    tensor_parallel: TensorParallel = 1,
     figure: Annotated[
         Path | None, typer.Option(help="Draw loss over memory and over latency here (PNG, PDF or SVG).")
     ] = None,
@@ -89,8 +99,9 @@ def compare(
     check_sizes({"--hidden": hidden, "--vocab": vocab})
     if figure is not None:
         check_figure(figure)
-    device = device_of(gpu, own_devices(hardware), flops_efficiency, memory_efficiency)
-    precision = Precision(weights, kv)
+    used = (runtime, launch_us, reserve, tensor_parallel)
+    device = device_of(gpu, own_devices(hardware), flops_efficiency, memory_efficiency, *used)
+    precision = Precision(weights, kv, compute)
     question = Question(
         hidden=hidden,
         streams=whole_numbers(P or _STREAMS, "--P", least=2),

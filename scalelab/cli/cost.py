@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
 from scalelab.cli.console import print_text, stdout
 from scalelab.cli.device_options import (
     LLM_ANALYSIS,
+    ROOFLINE,
     Compute,
     FlopsEfficiency,
     Gpu,
@@ -19,14 +21,21 @@ from scalelab.cli.device_options import (
     Heads,
     Kv,
     KvHeads,
+    LaunchUs,
     MemoryEfficiency,
+    PricePerHour,
+    Reserve,
+    Runtime,
+    TensorParallel,
     TokensIn,
     TokensOut,
     Vocab,
+    Watts,
     Weights,
     check_sizes,
     device_of,
     own_devices,
+    read_limit,
 )
 from scalelab.cli.lists import list_option
 from scalelab.cost.model import (
@@ -41,6 +50,8 @@ from scalelab.errors import UsageError
 from scalelab.units import whole_numbers
 
 if TYPE_CHECKING:
+    from scalelab.cost.engines import Engine
+    from scalelab.cost.model import Device
     from scalelab.cost.shape import ServedModel
 
 _STREAMS, _BATCHES = (1, 2, 4, 8), (1,)
@@ -48,7 +59,12 @@ _BOTH = "both"
 _CLOCK = "Against a clock"
 # Of a shape given by flags; --model brings its own.
 _SHAPE_FLAGS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab")
-_PRICE_FLAGS = ("model", *_SHAPE_FLAGS, "engine", "kv", "compute", "flops_efficiency", "memory_efficiency")
+_ENGINE_FLAGS = ("runtime", "launch_us", "reserve", "tensor_parallel", "price_per_hour", "watts", "ttft", "tpot")
+_PRICE_FLAGS = (
+    *("model", *_SHAPE_FLAGS, "engine", "kv", "compute", "flops_efficiency", "memory_efficiency"),
+    *_ENGINE_FLAGS,
+)
+_MOST = "max"  # as many requests at once as there is room and time for
 _MEASURE_FLAGS = ("on", "threads", "seconds", "save_profile", "csv", "figure")
 _FLAGS = {"on": "--device"}  # where the name differs
 
@@ -65,7 +81,18 @@ def cost(
         list_option("--P", "Parallel streams, e.g. --P 1 2 4 8.", _STREAMS),
     ] = None,
     batch: Annotated[
-        list[str] | None, typer.Option(help="Requests at once, e.g. --batch 1 8.", metavar="VALUE…", show_default="1")
+        list[str] | None,
+        typer.Option(
+            help="Requests at once, e.g. --batch 1 8; or max: the most within memory, --ttft and --tpot.",
+            metavar="VALUE…",
+            show_default="1",
+        ),
+    ] = None,
+    ttft: Annotated[
+        str | None, typer.Option("--ttft", help="With --batch max: limit on the time to the first token, e.g. 500ms.")
+    ] = None,
+    tpot: Annotated[
+        str | None, typer.Option("--tpot", help="With --batch max: limit on each token after it, e.g. 30ms.")
     ] = None,
     tokens_in: TokensIn = 64,
     tokens_out: TokensOut = 64,
@@ -90,6 +117,12 @@ def cost(
     compute: Compute = None,
     flops_efficiency: FlopsEfficiency = None,
     memory_efficiency: MemoryEfficiency = None,
+    runtime: Runtime = None,
+    launch_us: LaunchUs = None,
+    reserve: Reserve = None,
+    tensor_parallel: TensorParallel = 1,
+    price_per_hour: PricePerHour = None,
+    watts: Watts = None,
     measured: Annotated[
         Path | None,
         typer.Option(
@@ -122,16 +155,22 @@ def cost(
     say of it on this device, which is measured first, or on what --hardware and --gpu name.
     """
     from scalelab.cli import cost_tables as tables
+    from scalelab.cost.describe import device_notes, priced_by
     from scalelab.cost.engines import ENGINES, get_engine
     from scalelab.cost.hardware import built_in
+    from scalelab.cost.quantised import checkpoint_precision
 
     own = own_devices(hardware)
     if list_hardware:
         tables.show_hardware(stdout(), list((built_in() | own).values()), as_json)
         return
     streams = whole_numbers(P or _STREAMS, "--P")
-    batches = whole_numbers(batch or _BATCHES, "--batch")
+    most = batch is not None and batch[0] == _MOST
+    batches = (1,) if most else whole_numbers(batch or _BATCHES, "--batch")
     workloads = [Workload(size, tokens_in, tokens_out) for size in batches]
+    limits = {"ttft": read_limit("--ttft", ttft), "tpot": read_limit("--tpot", tpot)}
+    if (ttft or tpot) and not most:
+        raise UsageError("--ttft and --tpot are limits on --batch max; leave them out, or give --batch max")
     if measured is not None:
         from scalelab.cli.measure import Request, measure
 
@@ -157,12 +196,19 @@ def cost(
     _refuse(ctx, _MEASURE_FLAGS, "these are for --measure MODEL")
     engines = {name: get_engine(name) for name in (tuple(ENGINES) if engine == _BOTH else (engine,))}
     precision = Precision(weights, kv, compute)
-    device = device_of(gpu, own, flops_efficiency, memory_efficiency)
+    used = (runtime, launch_us, reserve, tensor_parallel, price_per_hour, watts)
+    device = device_of(gpu, own, flops_efficiency, memory_efficiency, *used)
     plain: Architecture | ServedModel
     if model is not None:
+        if not _given(ctx, ("weights",)):
+            precision = checkpoint_precision(model, kv, compute) or precision
         plain = _read(ctx, model, prefix_tokens)
     else:
         plain = _shape(hidden, intermediate, layers, heads, kv_heads, vocab, prefix_tokens)
+    if most:
+        bounds = {name: value for name, value in limits.items() if value is not None}
+        _most_requests(engines, plain, streams, workloads[0], device, precision, bounds, as_json)
+        return
     blocks = [
         {
             name: [price(plain.with_streams(p), workload, device, precision) for p in (1, *streams)]
@@ -177,8 +223,38 @@ def cost(
     name = "" if isinstance(plain, Architecture) else plain.name
     for block in blocks:
         tables.show_costs(console, block, device, precision, name)
+        if ROOFLINE in block:
+            tables.show_served(console, block[ROOFLINE])
+    if ROOFLINE in engines:
+        print_text(console, priced_by(ROOFLINE, device, precision), "dim")
+        for note in device_notes(device, precision):
+            print_text(console, f"note: {note}", "yellow")
     if not all(c.fits for block in blocks for costs in block.values() for c in costs):
         print_text(console, "note: rows marked * need more memory than the GPU has: they cannot run there", "yellow")
+
+
+def _most_requests(
+    engines: Mapping[str, Engine],
+    plain: Architecture | ServedModel,
+    streams: Sequence[int],
+    workload: Workload,
+    device: Device,
+    precision: Precision,
+    limits: Mapping[str, float],
+    as_json: bool,
+) -> None:
+    """Print the most requests at once for each engine and P."""
+    from scalelab.cli import cost_tables as tables
+    from scalelab.cost.requests import most_requests
+
+    rows = []
+    for name, price in engines.items():
+        for P in streams:
+            model = plain.with_streams(P)
+            most, stops = most_requests(lambda work, p=price, m=model: p(m, work, device, precision), workload, limits)
+            cost = price(model, replace(workload, batch=max(1, most)), device, precision)
+            rows.append((name, most, stops, cost))
+    tables.show_most(stdout(), rows, as_json)
 
 
 def _shape(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,7 +13,7 @@ from scalelab.architecture import Architecture
 from scalelab.cli.console import make_table, print_table, print_text
 from scalelab.cost.hardware import WIDER, Hardware
 from scalelab.cost.model import BF16, GIB, Cost, Device, Precision
-from scalelab.units import format_count
+from scalelab.units import format_count, plain_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +49,50 @@ def _row(cost: Cost, base: Cost, engine: str) -> dict[str, Any]:
         "memory_over_P1_bytes": cost.memory_bytes - base.memory_bytes,
         "latency_over_P1_s": cost.latency_s - base.latency_s,
         "fits": cost.fits,
+        "ttft_s": cost.ttft_s,
+        "tpot_s": cost.tpot_s,
+        "tokens_per_s": cost.tokens_per_s,
+        "kwh_per_mtoken": cost.kwh_per_mtoken,
+        "usd_per_mtoken": cost.price_per_mtoken,
+        "latency_interval_s": cost.interval(cost.latency_s),
+        "memory_interval_bytes": cost.interval(cost.memory_bytes, memory=True),
+        "device_bytes": cost.device_bytes,
     }
+
+
+def show_served(console: Console, costs: Sequence[Cost]) -> None:
+    """What people notice, for each P but the first, which is there for comparison."""
+    energy = any(c.kwh_per_mtoken is not None for c in costs)
+    money = any(c.price_per_mtoken is not None for c in costs)
+    doubt = costs[0].interval(1.0)
+    head = ["P", "TTFT, ms", "ms a token", *(["<95 % interval"] if doubt else [])]
+    head += ["tokens/s a request", "tokens/s in all"]
+    head += [*(["kWh/M tokens"] if energy else []), *(["$/M tokens"] if money else [])]
+    table = make_table(*head)
+    for cost in costs[1:]:
+        cells = [str(cost.architecture.P), plain_number(cost.ttft_s * 1e3), plain_number(cost.tpot_s * 1e3)]
+        cells += ["–".join(plain_number(v * cost.tpot_s * 1e3) for v in doubt)] if doubt else []
+        cells += [plain_number(v) if isfinite(v) else "" for v in (cost.request_tokens_per_s, cost.tokens_per_s)]
+        cells += [plain_number(cost.kwh_per_mtoken or 0.0)] if energy else []
+        cells += [plain_number(cost.price_per_mtoken or 0.0)] if money else []
+        table.add_row(*cells)
+    print_table(console, "as served (roofline)", table)
+
+
+def show_most(console: Console, rows: Sequence[tuple[str, int, str | None, Cost]], as_json: bool) -> None:
+    """The most requests at once of each engine and P, and what one more would be short of."""
+    if as_json:
+        found = [
+            {**_row(cost, cost, name), "most_requests": most, "short_of": stops} for name, most, stops, cost in rows
+        ]
+        typer.echo(json.dumps(found, indent=1))
+        return
+    table = make_table("<engine", "P", "most at once", "<then short of", "TTFT, ms", "ms a token", "tokens/s in all")
+    for name, most, stops, cost in rows:
+        cells = [name, str(cost.architecture.P), f"{most:,}", stops or ""]
+        speeds = (cost.ttft_s * 1e3, cost.tpot_s * 1e3, cost.tokens_per_s)
+        table.add_row(*cells, *((plain_number(v) for v in speeds) if most else ("", "", "")))
+    print_table(console, "most requests at once", table)
 
 
 def show_costs(console: Console, block: Block, device: Device, precision: Precision, model: str = "") -> None:

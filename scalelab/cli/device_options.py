@@ -12,7 +12,7 @@ from scalelab.cost.hardware import Hardware, built_in, read_hardware, unknown_de
 from scalelab.cost.model import Device
 from scalelab.cost.runtime import RUNTIMES
 from scalelab.errors import UsageError
-from scalelab.units import parse_bytes
+from scalelab.units import parse_bytes, parse_duration
 
 MAX_SIZE = 10_000_000  # beyond this nothing is a size, and integers stop fitting into floats
 LLM_ANALYSIS, ROOFLINE = "llm-analysis", "roofline"
@@ -87,6 +87,16 @@ Watts = Annotated[
     float | None,
     typer.Option(help="Power of one device.", show_default="its limit in the table", rich_help_panel=_ENGINE),
 ]
+
+
+def read_limit(flag: str, text: str | None) -> float | None:
+    """Seconds of a limit such as 500ms. Raises `UsageError` naming the flag."""
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from None
 
 
 def check_sizes(sizes: Mapping[str, int]) -> None:

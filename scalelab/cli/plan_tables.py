@@ -75,7 +75,7 @@ def _served_table(plan: Plan) -> Any:
     money = any(c.price_per_mtoken is not None for c in costs)
     head = ["P", "TTFT, ms", "ms a token", "tokens/s a request", "tokens/s in all"]
     head += [*(["kWh/M tokens"] if energy else []), *(["$/M tokens"] if money else [])]
-    table = make_table(*head, "most requests at once", "<then short of")
+    table = make_table(*head, "most at once", "<then short of")
     for option, cost in zip(plan.options, costs, strict=True):
         most, stops = plan.problem.most_requests(option.candidate)
         cells = [str(option.P), plain_number(cost.ttft_s * 1e3), plain_number(cost.tpot_s * 1e3)]

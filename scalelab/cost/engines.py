@@ -31,6 +31,10 @@ def _llm_analysis(
     """`llm_engine.price`, which knows one precision for everything, and of its own devices only 16 bits."""
     if device.hardware is None and device.gpu not in llm_engine.gpu_names() and device.gpu in built_in():
         raise UsageError(f"--gpu {device.gpu}: llm-analysis does not know it; use --engine roofline")
+    if device.tensor_parallel > 1:
+        raise UsageError("llm-analysis prices one device here; use --engine roofline for --tensor-parallel")
+    if device.runtime is not None or device.launch_s is not None:
+        raise UsageError("llm-analysis knows no engines and no time to start kernels; use --engine roofline")
     used = (precision.weights, precision.kv_stored, precision.arithmetic)
     known = ("bf16",) if device.hardware is None else ("bf16", "fp32")
     if len(set(used)) > 1 or used[0] not in known:
