@@ -524,7 +524,7 @@ def test_costs_have_the_interval_of_published_errors(fit):
     for option in make_plan(asked, STREAMS, device).options:
         spread, latency = option.candidate.cost.spread, option.costs["latency"]
         assert spread == CLASSES["geforce"].spread > 0
-        spread = math.hypot(spread, 0.06 * math.log2(option.P))  # and that of rows
+        spread = math.hypot(spread, 0.025 * math.log2(option.P))  # and that of rows
         assert math.log(latency.high / latency.low) == pytest.approx(2 * 1.96 * spread, rel=0.15)
         assert latency.low < latency.value < latency.high
         assert option.costs["training"].low is None  # FLOPs are counted

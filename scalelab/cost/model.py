@@ -140,6 +140,7 @@ class Cost:
     prefix_bytes: float = 0.0  # where prefixes are priced as weights, not as cache
     spread: float = 0.0  # standard deviation of ln(measured / predicted) of latencies; 0: not known
     memory_spread: float = 0.0
+    rows_spread: float = 0.0  # that of P rows over one, for each doubling of P
     watts: float | None = None  # of all devices
     price_per_hour: float | None = None  # of all devices, US dollars
 

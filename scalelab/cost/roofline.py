@@ -38,8 +38,10 @@ from collections.abc import Iterator
 from scalelab.architecture import MIXTURE_PARAMS, Architecture
 from scalelab.cost.model import BF16, GIB, Cost, Device, Precision, Workload
 from scalelab.cost.rates import Kernel, Rates, find_rates
+from scalelab.cost.runtime import ROWS_SPREAD
 from scalelab.cost.shape import Block, Layer, ServedModel, as_served
 from scalelab.errors import UsageError
+from scalelab.units import format_bytes
 
 
 def price(model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision = BF16) -> Cost:
@@ -52,8 +54,6 @@ def price(model: Architecture | ServedModel, workload: Workload, device: Device,
     _check_parallel(served, rates.parallel)
     hardware, device_class = device.found(), device.found().device_class
     B, i, o = workload.batch, workload.tokens_in, workload.tokens_out
-    reserve = device_class.reserve_gib * GIB if device.reserve_bytes is None else device.reserve_bytes
-    usable = hardware.memory_bytes if hardware.usable_bytes is None else hardware.usable_bytes
     t = device.tensor_parallel
     return Cost(
         architecture=model,
@@ -64,13 +64,32 @@ def price(model: Architecture | ServedModel, workload: Workload, device: Device,
         aggregator_bytes=served.aggregator_params * rates.weight,
         prefill_s=prefill_s(served, B, i, rates),
         decode_s=decode_s(served, B, i, o - 1, rates),
-        device_bytes=t * max(0.0, usable - reserve),
+        device_bytes=t * available_bytes(device),
         prefix_bytes=served.prefix_params * rates.kv,
         spread=device_class.spread,
         memory_spread=device_class.memory_spread,
+        rows_spread=ROWS_SPREAD[precision.format.kernels] if hardware.kind else 0.0,
         watts=_times(t, hardware.watts if device.watts is None else device.watts),
         price_per_hour=_times(t, hardware.price_per_hour if device.price_per_hour is None else device.price_per_hour),
     )
+
+
+def available_bytes(device: Device) -> float:
+    """Return the bytes of one device that a model can have: what programs are given, less the reserve.
+
+    Raises:
+        UsageError: the reserve that was asked for leaves nothing.
+    """
+    hardware = device.found()
+    usable = hardware.memory_bytes if hardware.usable_bytes is None else hardware.usable_bytes
+    if device.reserve_bytes is None:  # never more than half of a small device
+        return max(usable / 2, usable - hardware.device_class.reserve_gib * GIB)
+    if device.reserve_bytes >= usable:
+        raise UsageError(
+            f"--reserve {format_bytes(device.reserve_bytes)}: {device.gpu} gives programs {format_bytes(usable)} in "
+            "all; reserve less"
+        )
+    return usable - device.reserve_bytes
 
 
 def _times(count: int, value: float | None) -> float | None:

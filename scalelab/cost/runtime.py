@@ -64,6 +64,9 @@ ROW_COSTS: dict[str, tuple[tuple[float, float], ...]] = {
     "fused": ((1, 1.18), (32, 1.3)),
     "blocks": ((1, 1.1), (2, 1.21), (4, 1.5), (8, 2.04), (16, 2.3), (64, 2.65)),
 }
+# Of ln(measured / predicted) of a pass of P rows over one of a single row, for each doubling of P, with the source left
+# out (docs/published.csv): 0.1 and 0.3 at 16 rows. None is published of "fused" weights.
+ROWS_SPREAD = {"float": 0.025, "fused": 0.05, "blocks": 0.075}
 FLOPS_LEFT = {"float": 1.0, "fused": 1.0, "blocks": 0.93}
 # T tokens touch as many experts as T**ROUTING that choose evenly: routers do not.
 ROUTING = 0.83

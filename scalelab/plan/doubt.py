@@ -12,9 +12,7 @@ from scalelab.laws.base import Array
 from scalelab.plan.problem import Problem
 from scalelab.plan.search import CostCurve, Sized
 
-# Of ln(measured / predicted) of a pass of P rows over one of a single row, for each doubling of P: 0.05 at 2 rows, 0.2
-# at 8 and 16 with the source left out (docs/published.csv).
-ROWS_SPREAD, _MOST_DOUBLINGS = 0.06, 4
+_MOST_DOUBLINGS = 4  # that published tables of rows have
 _REACH = 8.0  # times N, on either side, that is looked at
 _POINTS = 32
 _SEED = 0
@@ -38,7 +36,7 @@ class Factors:
             return np.ones(len(self._speed))
         if metric == "memory":
             return np.exp(spread * self._memory)
-        rows = ROWS_SPREAD * min(_MOST_DOUBLINGS, np.log2(sized.P))
+        rows = candidate.cost.rows_spread * min(_MOST_DOUBLINGS, np.log2(sized.P))
         return np.exp(spread * self._speed + rows * self._rows)
 
 
