@@ -268,7 +268,8 @@ def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: in
         yield from _experts(layer, h, passed * layer.experts_per_token, touched, rates)
     if rates.parallel > 1:
         t = rates.parallel
-        yield Kernel(0, 2 * (t - 1) / t * passed * h * a, times=2, kind="reduce")
+        reduce = Kernel(0, 2 * (t - 1) / t * passed * h * a, kind="reduce")
+        yield from (reduce, reduce)  # of attention and of the MLP
 
 
 def _between(block: Block) -> float:
