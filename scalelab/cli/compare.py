@@ -90,7 +90,7 @@ def compare(
     from scalelab.cli import compare_tables as tables
     from scalelab.cli.compare_answers import Question, answer, comparable_groups, group_of
     from scalelab.cost.compare import price_by
-    from scalelab.cost.describe import priced_by
+    from scalelab.cost.describe import device_notes, priced_by
 
     if data is None and fit is None:
         raise UsageError("give --data with measured losses, or --fit with a saved fit")
@@ -140,6 +140,8 @@ def compare(
     if as_json:
         tables.print_json(console, question, answers)
         return
+    for note in device_notes(device, precision, engine):
+        print_text(console, f"note: {note}", style="yellow")
     for error in failures:
         print_text(console, f"not compared: {error}", style="red")
 

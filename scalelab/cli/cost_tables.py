@@ -147,16 +147,18 @@ def show_hardware(console: Console, devices: Sequence[Hardware], as_json: bool) 
     if as_json:
         typer.echo(json.dumps([_device_row(d) for d in devices], indent=1))
         return
-    table = make_table("<device", *precisions, "GB/s", "GiB")
+    table = make_table("<device", "<class", *precisions, "GB/s", "GiB", "W", "$/h")
     for device in devices:
         peaks = [device.flops_per_s.get(name) for name in precisions]
         figures = [
             *(("" if v is None else f"{v / 1e12:.4g}", name) for v, name in zip(peaks, precisions, strict=True)),
             (f"{device.bytes_per_s / 1e9:.4g}", "bandwidth"),
             (f"{device.memory_bytes / GIB:.4g}", "memory"),
+            ("" if device.watts is None else f"{device.watts:g}", "watts"),
+            ("" if device.price_per_hour is None else f"{device.price_per_hour:g}?", "price"),
         ]
         marked = [f"{text}?" if key in device.unconfirmed else text for text, key in figures]
-        table.add_row(device.name, *marked)
+        table.add_row(device.name, device.kind, *marked)
     print_table(console, "dense TFLOP/s, memory bandwidth and size; ? was not checked against its source", table)
     for device in devices:
         print_text(console, f"{device.name}: {device.source}{'; measured' if device.measured else ''}")
@@ -171,5 +173,11 @@ def _device_row(device: Hardware) -> dict[str, Any]:
         "launch_s": device.launch_s,
         "measured": device.measured,
         "unconfirmed": list(device.unconfirmed),
+        "class": device.kind,
+        "graph_launch_s": device.graph_launch_s,
+        "usable_bytes": device.usable_bytes,
+        "watts": device.watts,
+        "link_bytes_per_s": device.link_bytes_per_s,
+        "usd_per_hour": device.price_per_hour,
         "source": device.source,
     }

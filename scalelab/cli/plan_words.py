@@ -127,7 +127,7 @@ def _sureness(plan: Plan, winner: Option) -> Iterator[str]:
 
 def _doubt(winner: Option) -> str:
     spread = winner.candidate.spread("latency")
-    return f" with costs off by as much as published ones are ({percent(math.expm1(spread))})" if spread else ""
+    return f", costs uncertain by {percent(math.expm1(spread))}" if spread else ""
 
 
 def _beyond(plan: Plan, winner: Option, how: Wording) -> Iterator[str]:
