@@ -14,8 +14,10 @@ Runtime = Literal["graphs", "eager", "llama.cpp", "vllm"]
 RUNTIMES: tuple[str, ...] = get_args(Runtime)
 PAPER_FLOPS, PAPER_MEMORY = 0.7, 0.9  # shares behind the figures of arXiv 2505.10475, for llm-analysis
 
-EAGER_LAUNCH_S = 80e-6  # of one of the roofline's kernels by PyTorch's eager mode: several of its own
-PREFILL_LAUNCH_S = 10e-6  # a prompt's kernels, which engines with graphs start one by one
+# Of one of the roofline's kernels by PyTorch's eager mode, which starts several of its own; as it came with the
+# published measurements, none of which is by eager mode.
+EAGER_LAUNCH_S = 80e-6
+PREFILL_LAUNCH_S = 10e-6  # a prompt's kernels, which engines with graphs start one by one; assumed
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class DeviceClass:
     memory: float
     flops: float
     gap_s: float
-    runtime: Runtime
-    reserve_gib: float
     spread: float
+    runtime: Runtime = "llama.cpp"
+    reserve_gib: float = 1.0
     narrow_flops: float | None = None
     gaps: dict[str, float] = field(default_factory=dict)
     asynchronous: bool = True
@@ -42,20 +44,39 @@ class DeviceClass:
 
 
 CLASSES: dict[str, DeviceClass] = {
-    "datacentre": DeviceClass(0.80, 0.75, 5.2e-6, "graphs", 3.5, 0.20, 0.70, {"vllm": 13e-6, "llama.cpp": 11e-6}),
-    "workstation": DeviceClass(0.83, 0.66, 4e-6, "llama.cpp", 1.0, 0.30),
-    "geforce": DeviceClass(0.88, 0.89, 2e-6, "llama.cpp", 0.8, 0.25),
-    "amd": DeviceClass(0.77, 0.50, 6e-6, "graphs", 3.5, 0.25),
-    "apu": DeviceClass(0.80, 0.50, 8e-6, "llama.cpp", 1.0, 0.30),
-    "embedded": DeviceClass(0.84, 0.50, 8e-6, "llama.cpp", 1.0, 0.15),
-    "apple": DeviceClass(0.80, 0.68, 14e-6, "llama.cpp", 0.5, 0.20),
-    "cpu": DeviceClass(0.73, 0.63, 0.0, "llama.cpp", 1.0, 0.20, asynchronous=False),
-    "phone": DeviceClass(0.67, 0.65, 16e-6, "llama.cpp", 1.0, 0.30, asynchronous=False, memory_spread=0.4),
-    "npu": DeviceClass(0.67, 0.40, 16e-6, "llama.cpp", 1.0, 0.40, asynchronous=False, memory_spread=0.4),
-    "other": DeviceClass(0.80, 0.65, 5e-6, "llama.cpp", 1.0, 0.30),
+    "datacentre": DeviceClass(
+        memory=0.80,
+        flops=0.75,
+        narrow_flops=0.70,
+        gap_s=5.2e-6,
+        gaps={"vllm": 13e-6, "llama.cpp": 11e-6},
+        runtime="graphs",
+        reserve_gib=3.5,
+        spread=0.20,
+    ),
+    "workstation": DeviceClass(memory=0.83, flops=0.66, gap_s=4e-6, spread=0.30),
+    "geforce": DeviceClass(memory=0.88, flops=0.89, gap_s=2e-6, spread=0.25, reserve_gib=0.8),
+    "amd": DeviceClass(memory=0.77, flops=0.50, gap_s=6e-6, spread=0.25, runtime="graphs", reserve_gib=3.5),
+    "embedded": DeviceClass(memory=0.84, flops=0.50, gap_s=8e-6, spread=0.15),
+    "apple": DeviceClass(memory=0.80, flops=0.68, gap_s=14e-6, spread=0.20, reserve_gib=0.5),
+    "cpu": DeviceClass(memory=0.73, flops=0.63, gap_s=0.0, spread=0.20, asynchronous=False),
+    "phone": DeviceClass(memory=0.67, flops=0.65, gap_s=16e-6, spread=0.30, memory_spread=0.4, asynchronous=False),
+    # Without a published row: like the nearest class, their spread assumed.
+    "apu": DeviceClass(memory=0.80, flops=0.50, gap_s=8e-6, spread=0.30),
+    "npu": DeviceClass(memory=0.67, flops=0.40, gap_s=16e-6, spread=0.40, memory_spread=0.4, asynchronous=False),
+    "other": DeviceClass(memory=0.80, flops=0.65, gap_s=5e-6, spread=0.30),
 }
 # Of a device whose figures are those that are reached: measured ones.
-AS_GIVEN = DeviceClass(1.0, 1.0, 0.0, "eager", 0.0, 0.0, asynchronous=False, memory_spread=0.0)
+AS_GIVEN = DeviceClass(
+    memory=1.0,
+    flops=1.0,
+    gap_s=0.0,
+    runtime="eager",
+    reserve_gib=0.0,
+    spread=0.0,
+    memory_spread=0.0,
+    asynchronous=False,
+)
 
 # (rows, how many times as long as one read of a matrix its product with so many rows takes, where memory binds), by
 # whose kernels (`formats.WeightFormat`), by rising rows; and the share of the FLOP/s that is left.
