@@ -151,6 +151,8 @@ MODELS = [
         "gives programs 8 GiB in all",
     ),
     ("--hidden 512 --tensor-parallel 2", MISUSE, "llm-analysis prices one device here"),
+    ("--hidden 512 --reserve 1GiB", MISUSE, "llm-analysis gives a model all memory"),
+    ("--hidden 512 --watts 300 --price-per-hour 2", 0, ""),
     ("--hidden 512 --runtime eager", MISUSE, "llm-analysis knows no engines"),
 ]
 PLAN = [

@@ -45,14 +45,20 @@ Weights = Annotated[
 ]
 Kv = Annotated[str | None, typer.Option(help="Stored KV cache and prefixes.", metavar="NAME", show_default=_BY_WEIGHTS)]
 Compute = Annotated[
-    str | None, typer.Option(help="Matrix products: also tf32.", metavar="NAME", show_default=_BY_WEIGHTS)
+    str | None,
+    typer.Option(
+        help="Matrix products: fp32, tf32, bf16, fp8, int8, int4 or fp4.", metavar="NAME", show_default=_BY_WEIGHTS
+    ),
 ]
 FlopsEfficiency = Annotated[
-    float | None, typer.Option(help="Share of peak FLOP/s reached.", show_default="by class; of measured devices 1")
+    float | None,
+    typer.Option(help="Share of peak FLOP/s reached.", show_default="by class; llm-analysis 0.7, measured devices 1"),
 ]
 MemoryEfficiency = Annotated[
     float | None,
-    typer.Option(help="Share of peak memory bandwidth reached.", show_default="by class; of measured devices 1"),
+    typer.Option(
+        help="Share of peak memory bandwidth reached.", show_default="by class; llm-analysis 0.9, measured devices 1"
+    ),
 ]
 _ENGINE = "Engine and device"
 Runtime = Annotated[

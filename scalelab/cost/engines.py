@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from scalelab.architecture import Architecture
@@ -35,13 +36,16 @@ def _llm_analysis(
         raise UsageError("llm-analysis prices one device here; use --engine roofline for --tensor-parallel")
     if device.runtime is not None or device.launch_s is not None:
         raise UsageError("llm-analysis knows no engines and no time to start kernels; use --engine roofline")
+    if device.reserve_bytes is not None:
+        raise UsageError("llm-analysis gives a model all memory; use --engine roofline for --reserve")
     used = (precision.weights, precision.kv_stored, precision.arithmetic)
     known = ("bf16",) if device.hardware is None else ("bf16", "fp32")
     if len(set(used)) > 1 or used[0] not in known:
         raise UsageError(
             f"llm-analysis prices {' or '.join(known)} throughout, not {'/'.join(used)}; use --engine roofline"
         )
-    return llm_engine.price(as_architecture(model), workload, device, used[0])
+    cost = llm_engine.price(as_architecture(model), workload, device, used[0])
+    return replace(cost, watts=device.watts, price_per_hour=device.price_per_hour)
 
 
 ENGINES: dict[str, Engine] = {"llm-analysis": _llm_analysis, "roofline": roofline.price}
