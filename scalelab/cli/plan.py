@@ -174,7 +174,9 @@ def plan(
     streams = [2**i for i in range(max_P.bit_length())]
     made = make_plan(problem, streams, device, loss, by or _CHEAP, train_on)
     console = stdout()
-    how = Wording(priced_by(engine, device, precision), memory is None or "i" in memory.lower(), train_on.gpu)
+    how = Wording(
+        priced_by(engine, device, precision), memory is None or "i" in memory.lower(), train_on.gpu, device.gpu
+    )
     if as_json:
         tables.print_json(console, made)
     elif made.options:

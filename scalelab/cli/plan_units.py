@@ -19,6 +19,7 @@ class Wording:
     priced_by: str
     binary: bool
     trainer: str = "this device"
+    server: str = "this device"
 
     @property
     def columns(self) -> tuple[str, str]:

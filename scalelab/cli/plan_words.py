@@ -202,12 +202,14 @@ def _training(plan: Plan, winner: Option, versus: Versus, how: Wording) -> Itera
     serving = f"Served, the model with streams takes {saved} a generated token"
     if share < 1:
         yield "That two stages reach the loss of the law is an assumption, unless the fitted runs were trained so."
+    counted = f", an hour of {how.server} counted like one of {how.trainer}" if how.server != how.trainer else ""
+    counted = " in money" if versus.in_money else counted
     tokens = versus.tokens if versus.tokens is not None and isfinite(versus.tokens) else 0.0
     yield {
         "at once": f"{serving}: streams pay from the first token.",
         "never": f"{serving}: streams never pay for themselves in time, only in memory if at all.",
-        "after": f"{serving}: streams have paid for themselves after {format_count(tokens)} tokens.",
-        "until": f"{serving}: streams are ahead up to {format_count(tokens)} tokens, then behind.",
+        "after": f"{serving}: streams have paid for themselves after {format_count(tokens)} tokens{counted}.",
+        "until": f"{serving}: streams are ahead up to {format_count(tokens)} tokens, then behind{counted}.",
     }[versus.verdict or "never"]
 
 

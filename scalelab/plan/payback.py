@@ -32,6 +32,7 @@ class Versus:
     token_s: float | None = None  # more than the plain model's for each generated token; below 0 less
     verdict: Verdict | None = None
     tokens: float | None = None
+    in_money: bool = False  # `tokens` are those at which both cost the same, not those at which both take as long
 
 
 def against_plain(problem: Problem, streams: Candidate, train_on: Device) -> Versus:
@@ -54,15 +55,16 @@ def against_plain(problem: Problem, streams: Candidate, train_on: Device) -> Ver
         return Versus(N, plain, token_s=token_s)
     flops_per_s = train_on.found().peak("bf16") * TRAINING_SHARE
     train_s = (streams.training - plain.training) / flops_per_s
-    return Versus(N, plain, train_s, token_s, *break_even(train_s * _worth(streams, train_on), token_s))
+    worth = _worth(streams, train_on)
+    return Versus(N, plain, train_s, token_s, *break_even(train_s * (worth or 1.0), token_s), worth is not None)
 
 
-def _worth(streams: Candidate, train_on: Device) -> float:
-    """How many seconds of serving a second of training costs; 1 where either has no price."""
+def _worth(streams: Candidate, train_on: Device) -> float | None:
+    """How many seconds of serving a second of training costs; None where either has no price."""
     given = train_on.price_per_hour
     training = train_on.found().price_per_hour if given is None else given
     serving = streams.cost.price_per_hour
-    return training / serving if training and serving else 1.0
+    return training / serving if training and serving else None
 
 
 def break_even(train_s: float, token_s: float) -> tuple[Verdict, float]:
