@@ -208,8 +208,8 @@ def main() -> None:
         "## By class of device",
         "",
         "Decode and prefill. Spreads are of ln(predicted / measured), with the row's source left out of the fit; a "
-        "class whose only source is left out has nothing but what was known before. `spread used` is behind the "
-        "intervals of `cost` and the probabilities of `plan`.",
+        "class whose only source is left out has nothing but what was known before. `spread used` (with four rows "
+        "of the spread of all classes added) is behind the intervals of `cost` and the probabilities of `plan`.",
         "",
         *_by_class(ours, out),
         "",

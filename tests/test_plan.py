@@ -14,6 +14,7 @@ import pytest
 
 from scalelab.architecture import Architecture, architecture_for, mlp_width
 from scalelab.cli import main
+from scalelab.cli.plan_units import percent
 from scalelab.cost import Device, Workload
 from scalelab.cost.compare import price_by
 from scalelab.cost.equal_loss import paper_decoder
@@ -562,6 +563,22 @@ def test_the_share_with_doubt_is_that_of_planning_each_draw_anew(fit):
         wins[min(losses, key=lambda P: losses[P])] += 1
     for option in plan.options:
         assert option.share == pytest.approx(wins[option.P] / 40, abs=0.03)
+
+
+def test_limits_that_doubt_may_leave_nothing_within(fit):
+    """A device of large spread and a limit that only just leaves something: no warning, and shares that add up."""
+    loose, device = of_class(fit, Limits(), "snapdragon-8-elite-npu")
+    tight = replace(loose, limits=Limits(ttft_s=1.05 * loose.at_width(16, 2).ttft))
+    plan = make_plan(tight, (1, 2), device)
+    assert plan.winner is not None
+    assert plan.no_answer > 0  # the case is there
+    assert sum(o.share for o in plan.options) + plan.no_answer == pytest.approx(1)
+
+
+def test_shares_are_rounded_to_nothing_or_all_only_where_they_are_that():
+    said = [percent(v) for v in (0.0, 0.004, 0.005, 0.006, 0.5, 0.994, 0.996, 1.0)]
+    assert said == ["0 %", "<1 %", "<1 %", "1 %", "50 %", "99 %", ">99 %", ">99 %"]
+    assert percent(1.0, certain=True) == "100 %"
 
 
 def test_a_device_that_is_measured_leaves_no_doubt_about_costs(fit):

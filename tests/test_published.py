@@ -103,6 +103,21 @@ def test_other_constants_hold_only_inside():
     assert predict(row) == usual
 
 
+def test_spreads_are_those_of_rows_whose_source_was_left_out():
+    """As the last full run of the benchmark wrote them, four rows of the spread of all added to each class."""
+    with (Path(__file__).parent.parent / "docs" / "published.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["what"] != ROWS and row["roofline, each source left out"]]
+    errors = {}
+    for row in rows:
+        found = math.log(float(row["roofline, each source left out"]) / float(row["measured"]))
+        errors.setdefault(row["class"], []).append(found)
+    everything = [error for found in errors.values() for error in found]
+    pooled = sum(e * e for e in everything) / len(everything)
+    for kind, found in errors.items():
+        spread = math.sqrt((sum(e * e for e in found) + 4 * pooled) / (len(found) + 4))
+        assert CLASSES[kind].spread == pytest.approx(spread, abs=0.01), kind
+
+
 @pytest.mark.skipif(not (PUBLIC / "serving").is_dir(), reason="no folder of public data (SCALELAB_PUBLIC_DATA)")
 def test_the_table_is_the_published_one():
     """Figures and shapes as they were collected."""

@@ -69,6 +69,7 @@ def interval(estimate: Estimate, form: Any) -> str:
 
 def percent(share: float, certain: bool = False) -> str:
     """A share of draws that is never rounded to all or nothing; all is said of what is `certain` only."""
-    if 0 < share < 0.005:
+    rounded = f"{100 * share:.0f} %"
+    if rounded == "0 %" and share > 0:
         return "<1 %"
-    return ">99 %" if share > 0.995 and not certain else f"{100 * share:.0f} %"
+    return ">99 %" if rounded == "100 %" and not certain else rounded

@@ -187,5 +187,7 @@ def _gain(
     if winner is None or plain is None or winner.P == 1:
         return None
     if target is None:
-        return Estimate.of(plain.loss.value - winner.loss.value, scores[1] - scores[winner.P])
+        with np.errstate(invalid="ignore"):  # where neither is within the limits there is no gain
+            gains = scores[1] - scores[winner.P]
+        return Estimate.of(plain.loss.value - winner.loss.value, gains)
     return Estimate(plain.costs[by].value / winner.costs[by].value, None, None)

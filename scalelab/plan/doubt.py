@@ -13,8 +13,8 @@ from scalelab.plan.problem import Problem
 from scalelab.plan.search import CostCurve, Sized
 
 _MOST_DOUBLINGS = 4  # that published tables of rows have
-_REACH = 8.0  # times N, on either side, that is looked at
-_POINTS = 32
+_SMALLER, _LARGER = 200.0, 30.0  # times N, that is looked at
+_POINTS = 48
 _SEED = 0
 
 
@@ -47,7 +47,7 @@ def doubted_losses(problem: Problem, sized: Sized, factors: Factors) -> Array:
         return sized.losses
     if not any(candidate.spread(name) for name in problem.bounds):
         return sized.losses
-    sizes = np.array([max(1.0, candidate.N / _REACH), candidate.N * _REACH])
+    sizes = np.array([max(1.0, candidate.N / _SMALLER), candidate.N * _LARGER])
     curve = CostCurve(problem, sized.P, sizes, _POINTS)
     bounds = {name: bound / factors.of(name, sized) for name, bound in problem.bounds.items()}
     # The curve is used for the ratio to the size that the undoubted limits allow, which is known exactly.
