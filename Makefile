@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast check benchmark benchmark-model benchmark-sweep benchmark-serving test-versions faults ray architectures smollm coverage notebook setup clean
+.PHONY: demo test test-fast check benchmark benchmark-model benchmark-sweep benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage notebook setup clean
 
 demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
 	$(BIN)/scalelab sweep --P 1 2 4 8
@@ -35,6 +35,9 @@ benchmark-sweep: $(READY)  ## what a second worker brings and what a sweep costs
 
 benchmark-serving: $(READY)  ## cost models against the clock, about 20 minutes on 2 idle cores
 	$(BIN)/python benchmarks/serving.py
+
+benchmark-published: $(READY)  ## cost models against published measurements, 3 minutes on one core
+	$(BIN)/python -m benchmarks.published
 
 faults: $(READY)  ## is a run ever lost? processes killed, disks filled, files cut; 14 minutes on 2 cores
 	$(BIN)/python -m benchmarks.faults

@@ -63,8 +63,8 @@ def measured(device: str, dtype: str, quick: bool) -> tuple[pd.DataFrame, str]:
     told = (
         f"{hardware.source}: {hardware.peak(dtype) / 1e9:.4g} GFLOP/s in products of many rows, "
         f"{(hardware.attention_flops_per_s or 0) / 1e9:.4g} in attention; {hardware.bytes_per_s / 1e9:.3g} GB/s of "
-        f"weights, {(hardware.vector_bytes_per_s or 0) / 1e9:.3g} in vector work; {hardware.launch_s * 1e6:.3g} µs "
-        "a kernel; of the roof with few rows "
+        f"weights, {(hardware.vector_bytes_per_s or 0) / 1e9:.3g} in vector work; "
+        f"{(hardware.launch_s or 0.0) * 1e6:.3g} µs a kernel; of the roof with few rows "
         + ", ".join(f"{share:.0%} ({rows:g})" for rows, share in hardware.row_shares if 1 < rows < 256)
     )
     print(told, flush=True)
@@ -153,7 +153,9 @@ def main() -> None:
         "",
         f"![memory and latency over P]({name}-efficiency.png)",
     ]
-    (DOCS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    file = DOCS / f"{name}.md"
+    _, mark, published = (file.read_text() if file.is_file() else "").partition("<!-- published measurements")
+    file.write_text("\n".join(lines) + "\n" + (f"\n{mark}{published}" if mark else ""))
     print("\n".join(lines))
 
 

@@ -23,7 +23,7 @@ from tests.families import COMMON, tokens
 from tests.test_roofline_by_hand import WeightsRead
 
 BOX = Device("box", 1.0, 1.0, Hardware("box", {"bf16": 1e13}, 1e11, 2**40))
-RATES, INT8 = find_rates(BOX, Precision("bf16")), find_rates(BOX, Precision("int8"))
+RATES, INT8 = find_rates(BOX, Precision("bf16")), find_rates(BOX, Precision("8"))
 FOUR = COMMON | {"num_hidden_layers": 4}
 ROUTED = {"num_experts_per_tok": 4, "moe_intermediate_size": 20}  # all of four: chance has no part in it
 LATENT = {"q_lora_rank": 12, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 10, "v_head_dim": 14}

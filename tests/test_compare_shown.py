@@ -12,13 +12,15 @@ from scalelab.cli import main
 from scalelab.cost import Device
 from scalelab.cost.compare import Size, compare, price_by, price_runs
 from scalelab.cost.equal_loss import Measured, measured_runs, paper_decoder, plain_loss, widened
+from scalelab.cost.hardware import find_hardware
 from scalelab.laws import get_law
 from scalelab.plan.comparison import Question, answer, comparable_groups
 from scalelab.plot.cost import Step, plot_cost
 from scalelab.report.comparison import verdicts
 from tests.conftest import fit_table
 
-PRICE = price_by("roofline", Device())
+# The roofs alone: no time to start a kernel.
+PRICE = price_by("roofline", Device("bare", 0.7, 0.9, replace(find_hardware("a100-sxm-80gb"), kind="")))
 TINY = replace(paper_decoder(64, 512), num_layers=3, num_heads=4, num_kv_heads=1)
 RUNS = [Measured(replace(TINY, P=P), 1e5 * P, 3 - 0.1 * P) for P in (1, 2)]
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scalelab.cost import Device
 from scalelab.cost.families import served_from_config
 from scalelab.cost.hardware import Hardware
-from scalelab.cost.model import STORED_BYTES, Precision
+from scalelab.cost.model import Precision
 from scalelab.cost.roofline import find_rates, kernels
 from scalelab.model import add_streams
 from tests.decoders import VARIANTS, make_variant
@@ -120,9 +120,9 @@ def ledger(c, P, batch, length, past, prefix):
 def test_a_pass_moves_and_computes_what_a_ledger_says(content, P, batch, length, past):
     model = replace(served_from_config(content, "config.json"), P=P)
     flops, weights, cache, moved = ledger(content, P, batch, length, past, 48 if P > 1 else 0)
-    for stored, kept in (("bf16", "bf16"), ("int4", "fp32"), ("fp32", "fp8")):
+    for stored, width, kept, kept_width in (("bf16", 2, "bf16", 2), ("4", 0.5, "fp32", 4), ("fp32", 4, "fp8", 1)):
         real = totals(model, batch, length, past, Precision(stored, kept, "bf16"))
-        expected = weights * STORED_BYTES[stored] + cache * STORED_BYTES[kept] + moved * 2
+        expected = weights * width + cache * kept_width + moved * 2
         assert real == (flops, pytest.approx(expected, rel=1e-12))
 
 
@@ -199,7 +199,7 @@ def test_real_models_read_and_compute_as_much(family, P):
         flops, moved = totals(served, B, length, cached, Precision("bf16"))
         assert counter.get_total_flops() == flops + hidden
         biases = served.hidden_size + P if P > 1 else 0  # of the aggregator, which the engine leaves out
-        one_byte_less = totals(served, B, length, cached, Precision("int8"))[1]
+        one_byte_less = totals(served, B, length, cached, Precision("8"))[1]
         # Some look a position up once for all rows.
         shared = (B - 1) * length * served.hidden_size if family.startswith(("biogpt", "gpt_bigcode")) else 0
         assert reads.count - biases + shared == moved - one_byte_less

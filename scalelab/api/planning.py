@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from scalelab.api.costs import Stored
+from scalelab.api.costs import Arithmetic, StoredCache
 from scalelab.cost.compare import price_by
+from scalelab.cost.describe import device_notes, priced_by
 from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device, Precision, Workload
-from scalelab.cost.setting import EngineName, PresetName, check_sizes, choose_device, decoder, describe, preset_of
+from scalelab.cost.setting import EngineName, PresetName, check_sizes, choose_device, decoder, preset_of
 from scalelab.errors import UsageError, choice_error
 from scalelab.fit import FitResult, load_fit
 from scalelab.fit.many import FitResults
@@ -22,7 +23,10 @@ from scalelab.units import memory_bytes, one_count, seconds, whole_numbers
 
 if TYPE_CHECKING:
     from scalelab.cost.hardware import Hardware
+    from scalelab.cost.runtime import Runtime as RuntimeName
     from scalelab.laws import Law
+
+TRAINER = "h100-sxm-80gb"
 
 __all__ = ["make_plan"]
 
@@ -32,9 +36,11 @@ def make_plan(
     *,
     memory: str | float | None = None,
     latency: str | float | None = None,
+    ttft: str | float | None = None,
+    tpot: str | float | None = None,
     train_flops: str | float | None = None,
     loss: float | None = None,
-    by: Literal["latency", "memory", "training"] | None = None,
+    by: Literal["latency", "ttft", "tpot", "memory", "training"] | None = None,
     P: int | Sequence[int] | None = None,
     max_P: int = 64,
     gpu: str | Device | None = None,
@@ -52,10 +58,18 @@ def make_plan(
     preset: PresetName = "serving",
     engine: EngineName | None = None,
     hardware: str | Path | Mapping[str, Hardware] | None = None,
-    weights: Stored = "bf16",
-    kv: Stored | None = None,
+    weights: str | float = "bf16",
+    kv: StoredCache | None = None,
+    compute: Arithmetic | None = None,
     flops_efficiency: float | None = None,
     memory_efficiency: float | None = None,
+    runtime: RuntimeName | None = None,
+    launch_us: float | None = None,
+    reserve: str | float | None = None,
+    tensor_parallel: int | None = None,
+    price_per_hour: float | None = None,
+    watts: float | None = None,
+    train_gpu: str | Device | None = None,
     law: str | Law | None = None,
 ) -> Plan:
     """Find the best N and P within limits on memory, latency and training, and how surely they are best.
@@ -67,6 +81,8 @@ def make_plan(
         fit: A fit, or the file of a saved one.
         memory: Limit on memory, in bytes or as "4GB" or "4GiB"; the device's own is always one.
         latency: Limit on the time of a whole request, in seconds or as "500ms".
+        ttft: Limit on the time to the first token, in seconds or as "500ms".
+        tpot: Limit on the time of each token after it, in seconds or as "30ms".
         train_flops: Limit on training: 6·N·D FLOPs, times P with streams.
         loss: A loss to reach as cheaply as can be.
         by: What is cheap, with `loss`; by default latency.
@@ -87,10 +103,19 @@ def make_plan(
         preset: What stands for what is not given: "serving" (the roofline, 512 tokens in and 128 out) or "parscale".
         engine: Cost model.
         hardware: A YAML file with devices of your own.
-        weights: How weights are stored.
+        weights: How weights are stored: a name of `scalelab.cost.formats.FORMATS`, or bits such as 4.5.
         kv: How KV cache and prefixes are stored.
+        compute: Precision of matrix products.
         flops_efficiency: Share of the peak FLOP/s that is reached.
         memory_efficiency: Share of the peak bandwidth that is reached.
+        runtime: Engine that runs the model: "graphs" (TensorRT-LLM and other captured graphs), "vllm", "llama.cpp" or
+            "eager"; by default the usual one of the device's class.
+        launch_us: Microseconds that each kernel adds; by default by class and runtime.
+        reserve: Memory held by driver and engine, in bytes or as "2GiB"; by default by class.
+        tensor_parallel: Devices of one node that share every matrix; by default one.
+        price_per_hour: US dollars for an hour of one device; by default the table's, if any.
+        watts: Power of one device; by default its limit in the table.
+        train_gpu: Device that trains; its days are what training takes. By default an H100.
         law: The law of the saved fit, where it is one of your own.
 
     Returns:
@@ -103,6 +128,8 @@ def make_plan(
         None if memory is None else memory_bytes(memory),
         None if latency is None else seconds(latency),
         None if train_flops is None else one_count(train_flops, "train_flops"),
+        None if ttft is None else seconds(ttft, "ttft"),
+        None if tpot is None else seconds(tpot, "tpot"),
     )
     if loss is not None and not 0 < loss < float("inf"):
         raise UsageError("give a loss above 0, in nats a token", argument="loss", value=loss)
@@ -115,7 +142,9 @@ def make_plan(
         raise choice_error("shapes", shapes, SHAPES)
     check_sizes(layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab)
     chosen = _fit_of(fit, law)
-    device, precision = choose_device(gpu, hardware, flops_efficiency, memory_efficiency), Precision(weights, kv)
+    used = (flops_efficiency, memory_efficiency, runtime, launch_us, reserve, tensor_parallel, price_per_hour, watts)
+    device, precision = choose_device(gpu, hardware, *used), Precision(str(weights), kv, compute)
+    train_on = choose_device(train_gpu or TRAINER, hardware, argument="train_gpu")
     given = preset_of(preset)
     name = engine or given.engine
     base = decoder(64 * heads, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab, prefix_tokens=prefix_tokens)
@@ -133,9 +162,16 @@ def make_plan(
         second_stage=second_stage_fraction,
     )
     streams = whole_numbers(P, "P") if P is not None else tuple(2**i for i in range(max_P.bit_length()))
-    made = solve(problem, streams, device, loss, by or "latency")
+    made = solve(problem, streams, device, loss, by or "latency", train_on)
     binary = "i" in memory.lower() if isinstance(memory, str) else given.binary
-    return replace(made, priced_by=describe(name, device, precision), binary=binary)
+    return replace(
+        made,
+        priced_by=priced_by(name, device, precision),
+        binary=binary,
+        trainer=train_on.gpu,
+        server=device.gpu,
+        price_notes=tuple(device_notes(device, precision, name)),
+    )
 
 
 def _fit_of(fit: FitResult | str | Path, law: str | Law | None) -> FitResult:

@@ -14,16 +14,21 @@ from scalelab.cli.options import (
     WORKLOAD,
     AsJson,
     Columns,
+    Compute,
     Engine,
     Figure,
     FlopsEfficiency,
     Gpu,
     HardwareFile,
     Kv,
+    LaunchUs,
     MemoryEfficiency,
     Out,
     Preset,
     Quiet,
+    Reserve,
+    Runtime,
+    TensorParallel,
     Vocab,
     Weights,
     Where,
@@ -72,8 +77,13 @@ def compare(
     hardware: HardwareFile = None,
     weights: Weights = Precision.weights,
     kv: Kv = None,
+    compute: Compute = None,
     flops_efficiency: FlopsEfficiency = None,
     memory_efficiency: MemoryEfficiency = None,
+    runtime: Runtime = None,
+    launch_us: LaunchUs = None,
+    reserve: Reserve = None,
+    tensor_parallel: TensorParallel = 1,
     out: Out = None,
     figure: Figure = None,
     as_json: AsJson = False,
@@ -110,10 +120,15 @@ def compare(
         engine=engine,  # type: ignore[arg-type]
         gpu=gpu,
         hardware=hardware,
-        weights=weights,  # type: ignore[arg-type]
+        weights=weights,
         kv=kv,  # type: ignore[arg-type]
+        compute=compute,  # type: ignore[arg-type]
         flops_efficiency=flops_efficiency,
         memory_efficiency=memory_efficiency,
+        runtime=runtime,  # type: ignore[arg-type]
+        launch_us=launch_us,
+        reserve=reserve,
+        tensor_parallel=tensor_parallel,
     )
     show(found, as_json=as_json, out=out, quiet=quiet)
     titles = list(dict.fromkeys(answer.title for answer in found)) if figure is not None else []

@@ -14,6 +14,7 @@ from scalelab.cli.options import (
     CLOCK,
     DEVICE,
     MODEL,
+    WORKLOAD,
     AsJson,
     Batches,
     Compute,
@@ -25,14 +26,20 @@ from scalelab.cli.options import (
     Heads,
     Kv,
     KvHeads,
+    LaunchUs,
     Layers,
     MemoryEfficiency,
     Out,
     Preset,
+    PricePerHour,
     Quiet,
+    Reserve,
+    Runtime,
+    TensorParallel,
     TokensIn,
     TokensOut,
     Vocab,
+    Watts,
     Weights,
     Words,
     list_option,
@@ -47,7 +54,11 @@ if TYPE_CHECKING:
 _STREAMS = (1, 2, 4, 8)
 # Of a shape given by flags; --model brings its own.
 _SHAPE_FLAGS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab")
-_PRICE_FLAGS = ("model", *_SHAPE_FLAGS, "preset", "engine", "kv", "compute", "flops_efficiency", "memory_efficiency")
+_ENGINE_FLAGS = ("runtime", "launch_us", "reserve", "tensor_parallel", "price_per_hour", "watts", "ttft", "tpot")
+_PRICE_FLAGS = (
+    *("model", *_SHAPE_FLAGS, "preset", "engine", "kv", "compute", "flops_efficiency", "memory_efficiency"),
+    *_ENGINE_FLAGS,
+)
 _MEASURE_FLAGS = ("on", "threads", "seconds", "save_profile", "figure")
 _FLAGS = {"on": "--device"}  # where the name differs
 
@@ -61,6 +72,12 @@ def cost(
     ] = None,
     P: Annotated[Words, list_option("--P", "Parallel streams, e.g. --P 1 2 4 8.", _STREAMS, panel=MODEL)] = None,
     batch: Batches = None,
+    ttft: Annotated[
+        str | None, option(help="With --batch max: limit on the time to the first token, e.g. 500ms.", panel=WORKLOAD)
+    ] = None,
+    tpot: Annotated[
+        str | None, option(help="With --batch max: limit on each token after it, e.g. 30ms.", panel=WORKLOAD)
+    ] = None,
     tokens_in: TokensIn = None,
     tokens_out: TokensOut = None,
     preset: Preset = "parscale",
@@ -83,6 +100,12 @@ def cost(
     compute: Compute = None,
     flops_efficiency: FlopsEfficiency = None,
     memory_efficiency: MemoryEfficiency = None,
+    runtime: Runtime = None,
+    launch_us: LaunchUs = None,
+    reserve: Reserve = None,
+    tensor_parallel: TensorParallel = 1,
+    price_per_hour: PricePerHour = None,
+    watts: Watts = None,
     list_hardware: Annotated[bool, option("--list-hardware", help="Print the devices and stop.", panel=DEVICE)] = False,
     measured: Annotated[
         Path | None,
@@ -118,10 +141,10 @@ def cost(
     if list_hardware:
         show(costs.list_hardware(hardware), as_json=as_json, out=out, quiet=quiet)
         return
-    streams, batches = P or _STREAMS, batch or (1,)
+    streams, batches = P or _STREAMS, "max" if batch == ["max"] else batch or (1,)
+    chosen = weights if _given(ctx, ("weights",)) else None
     if measured is not None:
         _refuse(ctx, _PRICE_FLAGS, "--measure prices the model that it measures, by both engines")
-        chosen = weights if _given(ctx, ("weights",)) else None
         lengths = dict(tokens_in=tokens_in, tokens_out=tokens_out)
         request: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
         request |= dict(
@@ -140,8 +163,10 @@ def cost(
     else:
         shape = dict(intermediate=intermediate, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab)
     given: dict[str, Any] = dict(batch=batches, tokens_in=tokens_in, tokens_out=tokens_out, preset=preset)
-    given |= dict(engine=engine, gpu=gpu, hardware=hardware, weights=weights, kv=kv, compute=compute)
+    given |= dict(engine=engine, gpu=gpu, hardware=hardware, weights=chosen, kv=kv, compute=compute)
     given |= dict(flops_efficiency=flops_efficiency, memory_efficiency=memory_efficiency, prefix_tokens=prefix_tokens)
+    given |= dict(runtime=runtime, launch_us=launch_us, reserve=reserve, tensor_parallel=tensor_parallel)
+    given |= dict(price_per_hour=price_per_hour, watts=watts, ttft=ttft, tpot=tpot)
     prices = costs.price(model or hidden, streams, **given, **shape)  # type: ignore[arg-type]
     show(prices, as_json=as_json, out=out, quiet=quiet)
 

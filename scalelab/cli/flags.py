@@ -22,6 +22,8 @@ _FLAGS = {
     "list_hardware": "scalelab cost --list-hardware",
     "on": "--device",
     "run_sweep": "scalelab sweep",
+    "reserve_bytes": "--reserve",
+    "launch_s": "--launch-us",
 }
 _PLAIN = (
     *("N", "P", "D", "address", "aggregation", "batch", "batch_size", "bootstrap", "by", "chat", "checkpoint_minutes"),
@@ -33,7 +35,8 @@ _PLAIN = (
     *("seq_len", "shapes", "sort", "start", "starts", "temperature", "tensorboard", "text_column", "threads"),
     *("tokenizer", "tokens", "tokens_in", "tokens_out", "top_p", "train_flops", "val_tokens", "vocab", "weights"),
     *("where", "workers", "csv", "json", "strict", "retry", "save_models", "details"),
-    *("deterministic", "fp32_precision", "micro_batch", "together"),
+    *("deterministic", "fp32_precision", "micro_batch", "together", "runtime", "launch_us", "reserve"),
+    *("tensor_parallel", "price_per_hour", "watts", "ttft", "tpot", "train_gpu"),
 )
 FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _PLAIN} | _FLAGS
 _REFERENCE = re.compile(r"`([A-Za-z_]+)(?:=([^`]*))?`")

@@ -67,7 +67,15 @@ KvHeads = Annotated[int, option(help="Key/value heads.", panel=MODEL)]
 Vocab = Annotated[int, option(help="Vocabulary size.", panel=MODEL)]
 TokensIn = Annotated[int | None, option(help="Prompt tokens.", panel=WORKLOAD, show_default="by preset")]
 TokensOut = Annotated[int | None, option(help="Generated tokens.", panel=WORKLOAD, show_default="by preset")]
-Batches = Annotated[Words, list_option("--batch", "Requests at once, e.g. --batch 1 8.", (1,), panel=WORKLOAD)]
+Batches = Annotated[
+    Words,
+    list_option(
+        "--batch",
+        "Requests at once, e.g. --batch 1 8; or max: the most within memory, --ttft and --tpot.",
+        (1,),
+        panel=WORKLOAD,
+    ),
+]
 
 # Device
 Engine = Annotated[
@@ -90,20 +98,66 @@ Gpu = Annotated[
 HardwareFile = Annotated[
     Path | None, option("--hardware", help="YAML file with devices of your own.", panel=DEVICE, show_default=False)
 ]
-Weights = Annotated[str, option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME", panel=DEVICE)]
+Weights = Annotated[
+    str,
+    option(
+        help="Stored weights: bf16, fp8, int8, int4, q4_0, q4_k_m, q8_0, awq, gptq, nvfp4, …; or bits, such as 4.5.",
+        metavar="NAME",
+        panel=DEVICE,
+    ),
+]
 Kv = Annotated[
     str | None, option(help="Stored KV cache and prefixes.", metavar="NAME", panel=DEVICE, show_default=_BY_WEIGHTS)
 ]
 Compute = Annotated[
-    str | None, option(help="Matrix products: also tf32.", metavar="NAME", panel=DEVICE, show_default=_BY_WEIGHTS)
+    str | None,
+    option(
+        help="Matrix products: fp32, tf32, bf16, fp8, int8, int4 or fp4.",
+        metavar="NAME",
+        panel=DEVICE,
+        show_default=_BY_WEIGHTS,
+    ),
 ]
 FlopsEfficiency = Annotated[
     float | None,
-    option(help="Share of peak FLOP/s reached.", panel=DEVICE, show_default="0.7; of measured devices 1"),
+    option(
+        help="Share of peak FLOP/s reached.",
+        panel=DEVICE,
+        show_default="by class; llm-analysis 0.7, measured devices 1",
+    ),
 ]
 MemoryEfficiency = Annotated[
     float | None,
-    option(help="Share of peak memory bandwidth reached.", panel=DEVICE, show_default="0.9; of measured devices 1"),
+    option(
+        help="Share of peak memory bandwidth reached.",
+        panel=DEVICE,
+        show_default="by class; llm-analysis 0.9, measured devices 1",
+    ),
+]
+Runtime = Annotated[
+    str | None,
+    option(
+        help="Engine: graphs (TensorRT-LLM, captured), vllm, llama.cpp or eager.",
+        metavar="NAME",
+        panel=DEVICE,
+        show_default="by the device's class",
+    ),
+]
+LaunchUs = Annotated[
+    float | None,
+    option(help="Microseconds that each kernel adds.", panel=DEVICE, show_default="by class and engine"),
+]
+Reserve = Annotated[
+    str | None,
+    option(help="Memory held by driver and engine, e.g. 2GiB.", panel=DEVICE, show_default="by class"),
+]
+TensorParallel = Annotated[int, option(help="Devices of one node that share every matrix.", panel=DEVICE)]
+PricePerHour = Annotated[
+    float | None,
+    option(help="US dollars for an hour of one device.", panel=DEVICE, show_default="the table's, if any"),
+]
+Watts = Annotated[
+    float | None, option(help="Power of one device.", panel=DEVICE, show_default="its limit in the table")
 ]
 Where_ = Annotated[str, option("--device", help="Where: auto, cpu or cuda.", panel=DEVICE, metavar="NAME")]
 DtypeName = Annotated[

@@ -16,6 +16,7 @@ from scalelab.cli.options import (
     TRAINING,
     WORKLOAD,
     AsJson,
+    Compute,
     Engine,
     Figure,
     FlopsEfficiency,
@@ -24,15 +25,21 @@ from scalelab.cli.options import (
     Heads,
     Kv,
     KvHeads,
+    LaunchUs,
     Layers,
     MemoryEfficiency,
     Out,
     OwnLaw,
     Preset,
+    PricePerHour,
     Quiet,
+    Reserve,
+    Runtime,
+    TensorParallel,
     TokensIn,
     TokensOut,
     Vocab,
+    Watts,
     Weights,
     Words,
     list_option,
@@ -52,6 +59,10 @@ def plan(
         str | None,
         option(help="Limit on the time of a whole request, prompt and all, e.g. 500ms or 2s.", panel=LIMITS),
     ] = None,
+    ttft: Annotated[str | None, option(help="Limit on the time to the first token, e.g. 500ms.", panel=LIMITS)] = None,
+    tpot: Annotated[
+        str | None, option(help="Limit on the time for each token after it, e.g. 30ms.", panel=LIMITS)
+    ] = None,
     train_flops: Annotated[
         str | None, option(help="Limit on training, e.g. 1e21: 6·N·D FLOPs, times P with streams.", panel=LIMITS)
     ] = None,
@@ -62,7 +73,7 @@ def plan(
     by: Annotated[
         str | None,
         option(
-            help="What is cheap, with --loss: latency, memory or training.",
+            help="What is cheap, with --loss: latency, ttft, tpot, memory or training.",
             metavar="NAME",
             show_default="latency",
             panel=LIMITS,
@@ -102,8 +113,23 @@ def plan(
     hardware: HardwareFile = None,
     weights: Weights = Precision.weights,
     kv: Kv = None,
+    compute: Compute = None,
     flops_efficiency: FlopsEfficiency = None,
     memory_efficiency: MemoryEfficiency = None,
+    runtime: Runtime = None,
+    launch_us: LaunchUs = None,
+    reserve: Reserve = None,
+    tensor_parallel: TensorParallel = 1,
+    price_per_hour: PricePerHour = None,
+    watts: Watts = None,
+    train_gpu: Annotated[
+        str | None,
+        option(
+            help="Device that trains; its days are what training takes.",
+            panel=TRAINING,
+            show_default="h100-sxm-80gb",
+        ),
+    ] = None,
     law: OwnLaw = None,
     out: Out = None,
     figure: Figure = None,
@@ -123,13 +149,15 @@ def plan(
         from scalelab.api.loading import check_figure
 
         check_figure(figure)
-    limits = dict(memory=memory, latency=latency, train_flops=train_flops, loss=loss, by=by)
+    limits = dict(memory=memory, latency=latency, ttft=ttft, tpot=tpot, train_flops=train_flops, loss=loss, by=by)
     model = dict(shapes=shapes, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab, prefix_tokens=prefix_tokens)
     request = dict(batch=batch, tokens_in=tokens_in, tokens_out=tokens_out, preset=preset, engine=engine)
-    device = dict(gpu=gpu, hardware=hardware, weights=weights, kv=kv)
-    shares = dict(flops_efficiency=flops_efficiency, memory_efficiency=memory_efficiency)
-    training = dict(D=D, second_stage_fraction=second_stage_fraction, law=law)
-    made = make_plan(source, P=P, max_P=max_P, **limits, **model, **request, **device, **shares, **training)  # type: ignore[arg-type]
+    device = dict(gpu=gpu, hardware=hardware, weights=weights, kv=kv, compute=compute)
+    used = dict(flops_efficiency=flops_efficiency, memory_efficiency=memory_efficiency, runtime=runtime)
+    used |= dict(launch_us=launch_us, reserve=reserve, tensor_parallel=tensor_parallel)
+    used |= dict(price_per_hour=price_per_hour, watts=watts)
+    training = dict(D=D, train_gpu=train_gpu, second_stage_fraction=second_stage_fraction, law=law)
+    made = make_plan(source, P=P, max_P=max_P, **limits, **model, **request, **device, **used, **training)  # type: ignore[arg-type]
     if made.options or as_json:
         show(made, as_json=as_json, out=out, figure=figure if made.options else None, quiet=quiet, verdict=False)
     if made.winner is None:

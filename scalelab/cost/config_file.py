@@ -14,6 +14,15 @@ from scalelab.errors import DataError, UsageError
 _SUFFIX = "_parscale"
 REQUIRED: Any = object()  # in place of a default
 _MOST = 10**9
+_FLAGS = {"true": True, "false": False}
+_NESTED = ("text_config", "llm_config", "language_config")  # of models that also see or hear
+
+
+def _whole(value: Any) -> Any:
+    """A whole number that was written as 4096.0 or "4096", which some tools do; anything else as it is."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 12:
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class ConfigFile:
         return (self.names.get(key) or (key,))[-1]
 
     def count(self, key: str, default: Any = REQUIRED, least: int = 1) -> int:
-        value = self.get(key, default)
+        value = _whole(self.get(key, default))
         name = self.name(key)
         if type(value) is int and value > _MOST:
             raise self.refuse(name, f"must be at most {_MOST:,}")
@@ -52,6 +61,7 @@ class ConfigFile:
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.get(key, default)
+        value = _FLAGS.get(value.lower(), value) if isinstance(value, str) else value
         if not isinstance(value, bool):
             raise self.refuse(key, f"must be true or false, not {value!r}")
         return value
@@ -73,12 +83,33 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], str]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
-        raise UsageError(f"{path}: no config.json there; give a model's folder or its config.json") from None
+        raise UsageError(_no_config(path)) from None
     except (ValueError, RecursionError):
         raise DataError(f"{file}: not a model's config: not JSON") from None
     if not isinstance(content, dict):
         raise DataError(f"{file}: not a model's config: not a JSON object")
-    return content, str(file)
+    return _decoder(content, str(file))
+
+
+def _no_config(path: Path) -> str:
+    if not path.exists() and len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in (".", ".."):
+        return (
+            f"{path}: no config.json there; if that is a name on a model hub, download its config.json first: "
+            "scalelab reads local files only"
+        )
+    return f"{path}: no config.json there; give a model's folder or its config.json"
+
+
+def _decoder(content: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
+    """The part that is a decoder where transformers cannot build the whole: remote code, or no type of its own."""
+    if content.get("model_type") is not None and "auto_map" not in content:
+        return content, where
+    for key in _NESTED:
+        part = content.get(key)
+        if isinstance(part, dict) and part.get("model_type") is not None:
+            shared = {"quantization_config": content.get("quantization_config")}
+            return {**{k: v for k, v in shared.items() if v is not None}, **part}, f"{where}: {key}"
+    return content, where
 
 
 def plain_type(content: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from scalelab.architecture import Architecture
@@ -33,11 +34,18 @@ def _llm_analysis(
     """`llm_engine.price`, which knows one precision for everything, and of its own devices only 16 bits."""
     if device.hardware is None and device.gpu not in llm_engine.gpu_names() and device.gpu in built_in():
         raise NotPricedError("llm-analysis does not know it", _ADVICE, argument="gpu", value=device.gpu)
+    if device.tensor_parallel > 1:
+        raise NotPricedError("llm-analysis prices one device here", f"{_ADVICE} for `tensor_parallel`")
+    if device.runtime is not None or device.launch_s is not None:
+        raise NotPricedError("llm-analysis knows no engines and no time to start kernels", _ADVICE)
+    if device.reserve_bytes is not None:
+        raise NotPricedError("llm-analysis gives a model all memory", f"{_ADVICE} for `reserve`")
     used = (precision.weights, precision.kv_stored, precision.arithmetic)
     known = ("bf16",) if device.hardware is None else ("bf16", "fp32")
     if len(set(used)) > 1 or used[0] not in known:
         raise NotPricedError(f"llm-analysis prices {' or '.join(known)} throughout, not {'/'.join(used)}", _ADVICE)
-    return llm_engine.price(as_architecture(model), workload, device, used[0])
+    cost = llm_engine.price(as_architecture(model), workload, device, used[0])
+    return replace(cost, watts=device.watts, price_per_hour=device.price_per_hour)
 
 
 ENGINES: dict[str, Engine] = {"llm-analysis": _llm_analysis, "roofline": roofline.price}

@@ -217,6 +217,20 @@ def _dbrx(config: _Config) -> _Config:
     )
 
 
+def _chatglm(config: _Config) -> _Config:
+    """Since the second generation groups of queries share keys and values."""
+    grouped = config.flag("multi_query_attention", False)
+    return _with(config, {}, {KV_HEADS: config.count("multi_query_group_num") if grouped else None})
+
+
+def _qwen(config: _Config) -> _Config:
+    """Its intermediate_size is that of gate and up together."""
+    width = config.count("intermediate_size")
+    if width % 2:
+        raise config.refuse("intermediate_size", f"{width} cannot be halved, and holds gate and up together")
+    return _with(config, {}, {"intermediate_size": width // 2})
+
+
 def _falcon(config: _Config) -> _Config:
     """Three generations: one norm or two, one KV head, some or all."""
     new, parallel = config.flag("new_decoder_architecture", False), config.flag("parallel_attn", True)
@@ -242,4 +256,11 @@ def _as_it_is(config: _Config) -> _Config:
 
 
 # Families of which several keys decide one thing.
-_SETTLE = {"dbrx": _dbrx, "gpt_bigcode": _bigcode, "falcon": _falcon, "opt": _opt}
+_SETTLE = {
+    "chatglm": _chatglm,
+    "dbrx": _dbrx,
+    "gpt_bigcode": _bigcode,
+    "falcon": _falcon,
+    "opt": _opt,
+    "qwen": _qwen,
+}

@@ -93,6 +93,21 @@ def _all_biases(key: str, default: bool) -> dict[str, Any]:
 FAMILIES: dict[str, Family] = {
     "llama": Family(mlp_bias=("mlp_bias", False)),
     "qwen2": Family(qkv_bias=True, o_bias=False, windows="last", defaults={KV_HEADS: 32}),
+    # Of remote code, Llama-shaped by their keys.
+    "internlm2": Family(qkv_bias=("bias", False), o_bias=("bias", False)),
+    "baichuan": Family(**_UNBIASED, grouped=False),
+    "qwen": Family(qkv_bias=True, o_bias=False, grouped=False),
+    "chatglm": Family(
+        qkv_bias=("add_qkv_bias", True),
+        o_bias=("add_bias_linear", False),
+        mlp_bias=("add_bias_linear", False),
+        names={
+            "num_hidden_layers": ("num_layers",),
+            "intermediate_size": ("ffn_hidden_size",),
+            "vocab_size": ("padded_vocab_size", "vocab_size"),
+            "head_dim": ("kv_channels",),
+        },
+    ),
     "qwen3": Family(qk_norm="head", head_dim=128, windows="last", defaults={KV_HEADS: 32}),
     "qwen3_moe": Family(
         qk_norm="head",

@@ -12,10 +12,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from scalelab.cost.runtime import AS_GIVEN, CLASSES, DeviceClass
 from scalelab.errors import DataError, UsageError
 
 # Where a device has no units for a precision, the work is done at the next one here that it has.
 WIDER: dict[str, tuple[str, ...]] = {
+    "fp4": ("fp4", "fp8", "bf16", "fp32"),
     "int4": ("int4", "int8", "bf16", "fp32"),
     "int8": ("int8", "bf16", "fp32"),
     "fp8": ("fp8", "bf16", "fp32"),
@@ -27,12 +29,26 @@ _TERA, _GIGA, _GIB = 1e12, 1e9, 2**30
 _MOST_SHARE = 2.0  # of a roofline: measured on busy cores it may come out above 1
 _REQUIRED = ("tflops", "bandwidth", "memory", "source")
 _ALIKE, _SUGGESTED = 0.6, 4  # how alike a suggested name must be (1: the same), and how many there are at most
-_OPTIONAL = ("unconfirmed", "measured", "launch_us", "attention_tflops", "vector_bandwidth", "row_shares")
+_POSITIVE = {  # optional keys: their unit
+    "vector_tflops": _TERA,
+    "attention_tflops": _TERA,
+    "vector_bandwidth": _GIGA,
+    "usable": _GIB,
+    "watts": 1.0,
+    "link": _GIGA,
+    "price_per_hour": 1.0,
+}
+_OPTIONAL = ("class", "unconfirmed", "measured", "launch_us", "graph_launch_us", "row_shares", *_POSITIVE)
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """One device: peak FLOP/s by precision, bytes a second of its memory, bytes that it holds."""
+    """One device: peak FLOP/s by precision, bytes a second of its memory, bytes that it holds.
+
+    `kind` names its class in `scalelab.cost.runtime`; without one its figures are taken to be those that are
+    reached. `launch_s` is the time to start one kernel from a program, `graph_launch_s` that of one in a captured
+    graph, which is all that remains where kernels are started ahead; None: by the class, or 0 without one.
+    """
 
     name: str
     flops_per_s: Mapping[str, float] = field(hash=False)
@@ -41,14 +57,30 @@ class Hardware:
     source: str = ""
     unconfirmed: tuple[str, ...] = ()  # keys of the table
     measured: bool = False  # what is reached, not what the vendor promises
-    launch_s: float = 0.0  # to start one kernel
+    launch_s: float | None = None
     attention_flops_per_s: float | None = None  # None: as matrices
     vector_bytes_per_s: float | None = None  # of norms, activations and other vector work; None: as memory
     row_shares: tuple[tuple[float, float], ...] = ()  # `scalelab.cost.rates.Rates.row_shares`
+    kind: str = ""
+    graph_launch_s: float | None = None
+    vector_flops_per_s: float | None = None  # at fp32, where matrix units reach more; None: as matrices
+    usable_bytes: float | None = None  # of memory, where programs are given less than all
+    watts: float | None = None
+    link_bytes_per_s: float | None = None  # to other devices of the node, each way
+    price_per_hour: float | None = None  # US dollars
+
+    @property
+    def device_class(self) -> DeviceClass:
+        """The constants of its class."""
+        return CLASSES[self.kind] if self.kind else AS_GIVEN
+
+    def units(self, precision: str) -> str:
+        """Return the precision at which work asked for at `precision` is done: the narrowest that there is."""
+        return next(name for name in WIDER[precision] if name in self.flops_per_s)
 
     def peak(self, precision: str) -> float:
         """FLOP/s at `precision`, or at the narrowest wider one that the device has units for."""
-        return self.flops_per_s[next(name for name in WIDER[precision] if name in self.flops_per_s)]
+        return self.flops_per_s[self.units(precision)]
 
 
 @cache
@@ -78,14 +110,14 @@ def find_hardware(name: str, file: str | Path | None = None) -> Hardware:
     return devices[name]
 
 
-def unknown_device(name: str, devices: Iterable[str]) -> UsageError:
+def unknown_device(name: str, devices: Iterable[str], argument: str = "gpu") -> UsageError:
     """The error for a name that none of `devices` has, with the names most like it."""
     alike = _alike(name, devices)
     meant = f"did you mean {' or '.join(alike)}? " if alike else ""
     return UsageError(
         f"unknown; {meant}`list_hardware` lists all (`engine='roofline'` prices each of them, llm-analysis some), "
         "`hardware=FILE` adds your own",
-        argument="gpu",
+        argument=argument,
         value=name,
     )
 
@@ -113,18 +145,21 @@ def profile_text(hardware: Hardware) -> str:
     """`hardware` in the format of the table, to be put into a file of one's own."""
     import yaml
 
-    entry = {
+    entry: dict[str, Any] = {
         "tflops": {name: _short(flops / _TERA) for name, flops in hardware.flops_per_s.items()},
         "bandwidth": _short(hardware.bytes_per_s / _GIGA),
         "memory": _short(hardware.memory_bytes / _GIB),
         "source": hardware.source,
         "measured": hardware.measured,
-        "launch_us": _short(hardware.launch_s * 1e6),
     }
-    if hardware.attention_flops_per_s is not None:
-        entry["attention_tflops"] = _short(hardware.attention_flops_per_s / _TERA)
-    if hardware.vector_bytes_per_s is not None:
-        entry["vector_bandwidth"] = _short(hardware.vector_bytes_per_s / _GIGA)
+    for key, value, unit in (
+        ("launch_us", hardware.launch_s, 1e-6),
+        ("graph_launch_us", hardware.graph_launch_s, 1e-6),
+        ("attention_tflops", hardware.attention_flops_per_s, _TERA),
+        ("vector_bandwidth", hardware.vector_bytes_per_s, _GIGA),
+    ):
+        if value is not None:
+            entry[key] = _short(value / unit)
     if hardware.row_shares:
         entry["row_shares"] = {_short(rows): _short(share) for rows, share in hardware.row_shares}
     return yaml.safe_dump({hardware.name: entry}, sort_keys=False, allow_unicode=True, width=110)
@@ -171,29 +206,46 @@ def _device(name: str, entry: Any, where: str) -> Hardware:
     if not isinstance(entry["source"], str) or not entry["source"].strip():
         raise DataError(f"{where}: source: say where the figures are from")
     unconfirmed = entry.get("unconfirmed") or []
-    known = (*flops, "bandwidth", "memory")
+    known = (*flops, "bandwidth", "memory", *(key for key in _POSITIVE if entry.get(key) is not None))
     if not isinstance(unconfirmed, list) or any(key not in known for key in unconfirmed):
         raise DataError(f"{where}: unconfirmed: give a list out of {', '.join(known)}")
     measured = entry.get("measured", False)
     if not isinstance(measured, bool):
         raise DataError(f"{where}: measured: give true or false, not {measured!r}")
+    kind = entry.get("class", "" if measured else "other")
+    if kind not in CLASSES and not (measured and kind == ""):
+        raise DataError(f"{where}: class: {kind!r} is unknown; choose among {', '.join(CLASSES)}")
+    given = {
+        key: unit * _number(entry[key], f"{where}: {key}") if entry.get(key) is not None else None
+        for key, unit in _POSITIVE.items()
+    }
+    memory = _GIB * _number(entry["memory"], f"{where}: memory")
+    if (given["usable"] or 0.0) > memory:
+        raise DataError(f"{where}: usable: is more than memory")
     return Hardware(
         name=name,
         flops_per_s=flops,
         bytes_per_s=_GIGA * _number(entry["bandwidth"], f"{where}: bandwidth"),
-        memory_bytes=_GIB * _number(entry["memory"], f"{where}: memory"),
+        memory_bytes=memory,
         source=" ".join(entry["source"].split()),
         unconfirmed=tuple(unconfirmed),
         measured=measured,
-        launch_s=1e-6 * _number(entry.get("launch_us", 0), f"{where}: launch_us", least=0.0),
-        attention_flops_per_s=_given(entry, "attention_tflops", where, _TERA),
-        vector_bytes_per_s=_given(entry, "vector_bandwidth", where, _GIGA),
+        launch_s=_launch_s(entry, "launch_us", where),
+        graph_launch_s=_launch_s(entry, "graph_launch_us", where),
+        attention_flops_per_s=given["attention_tflops"],
+        vector_flops_per_s=given["vector_tflops"],
+        vector_bytes_per_s=given["vector_bandwidth"],
         row_shares=_row_shares(entry.get("row_shares", {}), f"{where}: row_shares"),
+        kind=kind,
+        usable_bytes=given["usable"],
+        watts=given["watts"],
+        link_bytes_per_s=given["link"],
+        price_per_hour=given["price_per_hour"],
     )
 
 
-def _given(entry: Mapping[str, Any], key: str, where: str, unit: float) -> float | None:
-    return unit * _number(entry[key], f"{where}: {key}") if key in entry else None
+def _launch_s(entry: Mapping[str, Any], key: str, where: str) -> float | None:
+    return None if entry.get(key) is None else 1e-6 * _number(entry[key], f"{where}: {key}", least=0.0)
 
 
 def _row_shares(given: Any, where: str) -> tuple[tuple[float, float], ...]:

@@ -27,8 +27,9 @@ from types import ModuleType
 from typing import Any
 
 from scalelab.architecture import Architecture
+from scalelab.cost.formats import KV_BITS
 from scalelab.cost.hardware import unknown_device
-from scalelab.cost.model import STORED_BYTES, Cost, Device, Workload
+from scalelab.cost.model import Cost, Device, Workload
 from scalelab.errors import NotPricedError, ScalelabError
 
 _BYTES = 2  # of each number, throughout; `_gpu_config` says how others are priced
@@ -66,7 +67,7 @@ def price(architecture: Architecture, workload: Workload, device: Device, precis
     """
     if device.hardware is None and device.gpu not in gpu_names():
         raise unknown_device(device.gpu, gpu_names())
-    wider = STORED_BYTES[precision] / _BYTES
+    wider = KV_BITS[precision] / 8 / _BYTES
     analysis = _analysis(architecture, device, precision)
     P, B = architecture.P, workload.batch
     i, o = workload.tokens_in, workload.tokens_out
@@ -119,12 +120,13 @@ def _analysis(architecture: Architecture, device: Device, precision: str) -> Any
         moe_top_k=architecture.experts_per_token if architecture.num_experts else 1,
     )
     model.tied_embeddings = architecture.tied_embeddings
+    flops, memory = device.paper_shares()
     return engine(
         model,
         _gpu_config(config, device, precision),
         config.DtypeConfig(),
-        flops_efficiency=device.flops_efficiency,
-        hbm_memory_efficiency=device.memory_efficiency,
+        flops_efficiency=flops,
+        hbm_memory_efficiency=memory,
     )
 
 
@@ -137,7 +139,7 @@ def _gpu_config(config: Any, device: Device, precision: str) -> Any:
     hardware = device.hardware
     if hardware is None:
         return config.get_gpu_config_by_name(device.gpu)
-    wider = STORED_BYTES[precision] / _BYTES
+    wider = KV_BITS[precision] / 8 / _BYTES
     return config.GPUConfig(
         name=hardware.name,
         mem_per_GPU_in_GB=hardware.memory_bytes / 2**30 / wider,

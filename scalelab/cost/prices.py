@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from scalelab.architecture import Architecture
 from scalelab.cost.engines import ENGINES
 from scalelab.cost.model import Cost, Device, Precision, Workload
+from scalelab.cost.requests import most_requests
 from scalelab.cost.shape import ServedModel
 from scalelab.shown import Shown
 
@@ -17,11 +18,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prices(Shown):
-    """Memory and latency for each P, batch size and cost model.
+class Most:
+    """The most requests at once by one cost model, the limit that one more breaks, and the cost of so many."""
 
-    `blocks` has, for each batch size, the costs of P = 1 and then of each P by cost model. Iterating gives every cost
-    that was asked for.
+    engine: str
+    requests: int
+    short_of: str | None
+    cost: Cost  # of one request where none fits
+
+
+@dataclass(frozen=True)
+class Prices(Shown):
+    """Memory, latency and speed for each P, batch size and cost model.
+
+    `blocks` has, for each batch size, the costs of P = 1 and then of each P by cost model. Where the most requests at
+    once were asked for, `blocks` is empty and `most` has them. Iterating gives every cost that was asked for.
     """
 
     plain: Architecture | ServedModel
@@ -29,6 +40,7 @@ class Prices(Shown):
     precision: Precision
     blocks: tuple[Mapping[str, tuple[Cost, ...]], ...]
     notes: tuple[str, ...] = ()
+    most: tuple[Most, ...] = ()
 
     _report: ClassVar[str] = "scalelab.report.costs:prices_report"
     _json: ClassVar[str] = "scalelab.report.costs:prices_json"
@@ -41,9 +53,17 @@ class Prices(Shown):
     @property
     def fits(self) -> bool:
         """Whether everything fits on the device."""
-        return all(cost.fits for block in self.blocks for costs in block.values() for cost in costs)
+        costs = (cost for block in self.blocks for costs in block.values() for cost in costs)
+        return all(cost.fits for cost in costs) and all(row.requests for row in self.most)
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The names of the cost models."""
+        return tuple(dict.fromkeys(row.engine for row in self.most)) or tuple(self.blocks[0])
 
     def __iter__(self) -> Iterator[Cost]:
+        if self.most:
+            return (row.cost for row in self.most)
         return (cost for block in self.blocks for costs in block.values() for cost in costs[1:])
 
     def __len__(self) -> int:
@@ -56,8 +76,8 @@ class Prices(Shown):
         return pd.DataFrame(self.to_dict())
 
     def __repr__(self) -> str:
-        streams = ", ".join(str(cost.architecture.P) for cost in next(iter(self.blocks[0].values()))[1:])
-        return f"<Prices {self.name or 'decoder'}, P {streams}, {self.device.gpu}, {', '.join(self.blocks[0])}>"
+        streams = ", ".join(dict.fromkeys(str(cost.architecture.P) for cost in self))
+        return f"<Prices {self.name or 'decoder'}, P {streams}, {self.device.gpu}, {', '.join(self.engines)}>"
 
 
 def price_all(
@@ -78,3 +98,27 @@ def price_all(
         for work in workloads
     )
     return Prices(plain, device, precision, blocks, tuple(notes))
+
+
+def price_most(
+    plain: Architecture | ServedModel,
+    streams: Sequence[int],
+    workload: Workload,
+    device: Device,
+    precision: Precision,
+    engines: Sequence[str],
+    limits: Mapping[str, float],
+    notes: Sequence[str] = (),
+) -> Prices:
+    """Find the most requests at once within memory and `limits`, for each cost model and number of streams."""
+    rows = []
+    for name in engines:
+        for P in streams:
+            model = plain.with_streams(P)
+
+            def price(work: Workload, name: str = name, model: Architecture | ServedModel = model) -> Cost:
+                return ENGINES[name](model, work, device, precision)
+
+            most, stops = most_requests(price, workload, limits)
+            rows.append(Most(name, most, stops, price(replace(workload, batch=max(1, most)))))
+    return Prices(plain, device, precision, (), tuple(notes), tuple(rows))

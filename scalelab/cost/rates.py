@@ -1,13 +1,21 @@
-"""How long a kernel takes on a device: the higher of the two roofs, and what was measured below them."""
+"""How long a kernel takes on a device: the higher of the two roofs, what is reached of them, and its start."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from scalelab.cost.hardware import find_hardware
-from scalelab.cost.model import STORED_BYTES, Device, Precision
+from scalelab.cost import runtime as constants
+from scalelab.cost.formats import KV_BITS
+from scalelab.cost.hardware import Hardware
+from scalelab.cost.model import Device, Precision
+from scalelab.cost.runtime import EAGER_LAUNCH_S, FLOPS_LEFT, PREFILL_LAUNCH_S, ROW_COSTS
+
+_LINK_EFFICIENCY = 0.75  # of an all-reduce's bandwidth (NCCL's bus bandwidth over NVLink's)
+_LINK_BYTES_PER_S = 25e9  # where the table knows no link: PCIe 4.0
+_REDUCE_S = 10e-6  # an all-reduce of next to nothing
 
 
 class Kernel(NamedTuple):
@@ -16,7 +24,7 @@ class Kernel(NamedTuple):
     flops: float
     bytes: float
     times: float = 1.0
-    kind: Literal["matrix", "attention", "vector"] = "vector"
+    kind: Literal["matrix", "attention", "vector", "reduce"] = "vector"
     rows: float = 1.0  # of what a matrix is multiplied with
 
 
@@ -25,7 +33,10 @@ class Rates:
     """What a device reaches at a `Precision`, and the bytes of a stored weight, cached value and activation.
 
     Attention is computed at 16 or 32 bits whatever the matrices are. `row_shares` holds (rows, share of its
-    roofline that a matrix product of so many rows reaches), by rising rows.
+    roofline that a matrix product of so many rows reaches), by rising rows, as it was measured on this device;
+    `row_costs` holds (rows, times as long as reading takes where that binds), as published for others.
+    `launch_s` is what each kernel adds to its work. Where the host starts kernels ahead, a pass takes no less than
+    `host_s` for each of them, `step_host_s` in a decode step. `folds`: decode steps attend to a latent itself.
     """
 
     matrix_flops_per_s: float
@@ -37,44 +48,111 @@ class Rates:
     kv: float
     activation: float
     row_shares: tuple[tuple[float, float], ...] = ()
+    row_costs: tuple[tuple[float, float], ...] = ()
+    vector_flops_per_s: float = math.inf
+    head: float = 0.0  # of one weight of the output embedding
+    embedding: float = 0.0  # of the input's
+    dense: float = 0.0  # of layers with experts: of the other matrices
+    tied: float = 0.0
+    host_s: float = 0.0
+    step_host_s: float = 0.0
+    parallel: int = 1
+    link_bytes_per_s: float = math.inf
+    folds: bool = False
+    routing: float = 1.0  # T tokens touch as many experts as T ** routing that choose evenly
 
     def seconds(self, kernel: Kernel) -> float:
         """Of one pass: its times included."""
         if kernel.kind == "vector":
-            once = max(kernel.flops / self.matrix_flops_per_s, kernel.bytes / self.vector_bytes_per_s)
+            once = max(kernel.flops / self.vector_flops_per_s, kernel.bytes / self.vector_bytes_per_s)
         elif kernel.kind == "attention":
             once = max(kernel.flops / self.attention_flops_per_s, kernel.bytes / self.bytes_per_s)
+        elif kernel.kind == "reduce":
+            once = kernel.bytes / self.link_bytes_per_s + _REDUCE_S
         else:
-            roof = max(kernel.flops / self.matrix_flops_per_s, kernel.bytes / self.bytes_per_s)
-            once = roof / self.row_share(kernel.rows)
+            read_s = kernel.bytes / self.bytes_per_s * between(self.row_costs, kernel.rows)
+            once = max(kernel.flops / self.matrix_flops_per_s, read_s) / between(self.row_shares, kernel.rows)
         return kernel.times * (once + self.launch_s)
 
-    def row_share(self, rows: float) -> float:
-        """Linear in ln rows between those measured; beyond them the nearest."""
-        before = None
-        for at, share in self.row_shares:
-            if rows <= at:
-                if before is None:
-                    return share
-                weight = math.log(rows / before[0]) / math.log(at / before[0])
-                return before[1] + weight * (share - before[1])
-            before = (at, share)
-        return before[1] if before else 1.0
+    def pass_s(self, kernels: Iterable[Kernel], step: bool = False) -> float:
+        """Seconds of a pass: its kernels one after the other, or starting them where that takes longer."""
+        total = starts = 0.0
+        for kernel in kernels:
+            total += self.seconds(kernel)
+            starts += kernel.times
+        return max(total, starts * (self.step_host_s if step else self.host_s))
+
+
+def between(pairs: tuple[tuple[float, float], ...], rows: float) -> float:
+    """Return the value at `rows`: linear in ln rows between pairs, beyond them the nearest, without any 1."""
+    before = None
+    for at, value in pairs:
+        if rows <= at:
+            if before is None:
+                return value
+            weight = math.log(rows / before[0]) / math.log(at / before[0])
+            return before[1] + weight * (value - before[1])
+        before = (at, value)
+    return before[1] if before else 1.0
 
 
 def find_rates(device: Device, precision: Precision) -> Rates:
     """Peaks of the device times the shares that are reached. Raises `UsageError` for an unknown device."""
-    hardware = device.hardware or find_hardware(device.gpu)
+    hardware, t = device.found(), device.tensor_parallel
+    kind, stored = hardware.device_class, precision.format
     wide = precision.arithmetic in ("fp32", "tf32")
+    flops = device.flops_efficiency
+    if flops is None:
+        narrow = hardware.units(precision.arithmetic) in ("fp8", "int8", "int4", "fp4")
+        flops = kind.narrow_flops if narrow and kind.narrow_flops is not None else kind.flops
+    as_class = bool(hardware.kind)
+    left = FLOPS_LEFT[stored.kernels] if as_class and device.flops_efficiency is None else 1.0
+    attention_flops = kind.flops if device.flops_efficiency is None else device.flops_efficiency
+    memory = kind.memory if device.memory_efficiency is None else device.memory_efficiency
     attention = hardware.attention_flops_per_s or hardware.peak(precision.arithmetic if wide else "bf16")
+    runtime = device.runtime or kind.runtime
+    launch, host, step_host = _starts(hardware, runtime)
+    if device.launch_s is not None:
+        launch, host, step_host = device.launch_s, 0.0, 0.0
+    vector_flops = hardware.vector_flops_per_s or hardware.peak(precision.arithmetic)
     return Rates(
-        matrix_flops_per_s=hardware.peak(precision.arithmetic) * device.flops_efficiency,
-        attention_flops_per_s=attention * device.flops_efficiency,
-        bytes_per_s=hardware.bytes_per_s * device.memory_efficiency,
-        vector_bytes_per_s=(hardware.vector_bytes_per_s or hardware.bytes_per_s) * device.memory_efficiency,
-        launch_s=hardware.launch_s,
-        weight=STORED_BYTES[precision.weights],
-        kv=STORED_BYTES[precision.kv_stored],
+        matrix_flops_per_s=t * hardware.peak(precision.arithmetic) * flops * left,
+        attention_flops_per_s=t * attention * attention_flops,
+        bytes_per_s=t * hardware.bytes_per_s * memory,
+        vector_bytes_per_s=(hardware.vector_bytes_per_s or hardware.bytes_per_s) * memory,
+        vector_flops_per_s=vector_flops * attention_flops,
+        launch_s=launch,
+        host_s=host,
+        step_host_s=step_host,
+        weight=stored.matrix / 8,
+        head=stored.head / 8,
+        embedding=stored.embedding / 8,
+        dense=(stored.matrix if stored.dense is None else stored.dense) / 8,
+        tied=stored.tied / 8,
+        kv=KV_BITS[precision.kv_stored] / 8,
         activation=4.0 if wide else 2.0,
         row_shares=hardware.row_shares,
+        row_costs=ROW_COSTS[stored.kernels] if as_class else (),
+        parallel=t,
+        link_bytes_per_s=_LINK_EFFICIENCY * (hardware.link_bytes_per_s or _LINK_BYTES_PER_S),
+        folds=runtime != "eager",
+        routing=constants.ROUTING if as_class else 1.0,
     )
+
+
+def _starts(hardware: Hardware, runtime: str) -> tuple[float, float, float]:
+    """(what a kernel adds on the device, to start one of a prompt from the host, and one of a decode step)."""
+    kind = hardware.device_class
+    if not hardware.kind:  # measured: overlapped where graphs could be captured
+        eager, graph = hardware.launch_s or 0.0, hardware.graph_launch_s
+        if graph is None:
+            return eager, 0.0, 0.0
+        return graph, eager, 0.0 if runtime == "graphs" else eager
+    given = hardware.launch_s if hardware.graph_launch_s is None else hardware.graph_launch_s
+    gap = kind.gaps.get(runtime, kind.gap_s) if given is None else given
+    if not kind.asynchronous:
+        return gap, 0.0, 0.0
+    if runtime == "eager":
+        host = EAGER_LAUNCH_S if hardware.launch_s is None else hardware.launch_s
+        return gap, host, host
+    return gap, PREFILL_LAUNCH_S, 0.0

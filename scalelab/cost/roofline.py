@@ -1,8 +1,9 @@
 """Our own cost model: a roofline over each kernel of what really runs, streams and all.
 
 A kernel takes max(FLOPs / peak, bytes / bandwidth) (Williams, Waterman and Patterson, "Roofline", CACM
-2009) plus the device's launch time, and a pass takes the sum over its kernels: each needs the one before,
-so that memory and arithmetic overlap within a kernel and not between two. For decoding this is the
+2009), with the shares of the peaks that engines reach, plus what its start adds, and a pass takes the sum over
+its kernels: each needs the one before, so that memory and arithmetic overlap within a kernel and not between
+two. Where a program starts kernels ahead, a pass takes no less than starting them. For decoding this is the
 memory-bound picture of Pope et al. (arXiv 2211.05102, section 2): a step reads all weights once and
 every row's cache. With P streams, batch B, prompt i and output o:
 
@@ -11,12 +12,15 @@ every row's cache. With P streams, batch B, prompt i and output o:
   the others, and the step after t tokens reads min(t + 1, window) keys a row and layer and writes one;
 - the aggregator mixes all tokens of a pass, and reads its weights in each; the output embedding sees the
   last token of B rows, and reads its weights in each pass, too; the input embedding reads rows only;
-- T tokens that each choose k of E experts evenly touch E·(1 − (1 − k/E)^T) of them, whose weights are read;
+- T tokens that each choose k of E experts evenly touch E·(1 − (1 − k/E)^T) of them, whose weights are read; real
+  routers prefer some, and T of their tokens touch about as many as T^0.83 of such;
   shared experts are one MLP that all tokens go through, read once; so is the gate that may weigh it;
 - attention that chooses among keys, or hides some by its mask alone, is priced as it is run: over all of them;
-- layers that keep a latent make keys and values of all tokens anew in each pass, as transformers does;
+- layers that keep a latent make keys and values of all tokens anew in each pass, as transformers does; engines
+  that serve fold these matrices into queries and output in decode steps, and attend to the latent itself;
 - where one key is kept for several tokens, each token counts as its part of one;
 - layers that keep a state instead of keys and values move it once in each pass, and compute with it for each token;
+- over t devices each matrix is split, and two all-reduces a layer add up its parts (arXiv 1909.08053);
 - attention never writes its scores (arXiv 2205.14135) and skips what causality hides.
 
 A device that was measured (`scalelab.measure`) may say that products of few rows reach neither roof, what
@@ -32,10 +36,12 @@ import math
 from collections.abc import Iterator
 
 from scalelab.architecture import MIXTURE_PARAMS, Architecture
-from scalelab.cost.hardware import find_hardware
-from scalelab.cost.model import BF16, Cost, Device, Precision, Workload
+from scalelab.cost.model import BF16, GIB, Cost, Device, Precision, Workload
 from scalelab.cost.rates import Kernel, Rates, find_rates
+from scalelab.cost.runtime import ROWS_SPREAD
 from scalelab.cost.shape import Block, Layer, ServedModel, as_served
+from scalelab.errors import UsageError
+from scalelab.units import format_bytes
 
 
 def price(model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision = BF16) -> Cost:
@@ -45,40 +51,110 @@ def price(model: Architecture | ServedModel, workload: Workload, device: Device,
     and the peak of activations; all are taken to be held at once, which is an upper bound.
     """
     served, rates = as_served(model), find_rates(device, precision)
-    hardware = device.hardware or find_hardware(device.gpu)
+    _check_parallel(served, rates.parallel)
+    hardware, device_class = device.found(), device.found().device_class
     B, i, o = workload.batch, workload.tokens_in, workload.tokens_out
+    t = device.tensor_parallel
     return Cost(
         architecture=model,
         workload=workload,
-        weight_bytes=(served.backbone_params + served.embedding_params) * rates.weight,
+        weight_bytes=weight_bytes(served, rates),
         kv_cache_bytes=cache_bytes(served, B, i + o - 1, rates),
         activation_bytes=activation_bytes(served, B, i, rates),
         aggregator_bytes=served.aggregator_params * rates.weight,
         prefill_s=prefill_s(served, B, i, rates),
         decode_s=decode_s(served, B, i, o - 1, rates),
-        device_bytes=hardware.memory_bytes,
+        device_bytes=t * available_bytes(device),
         prefix_bytes=served.prefix_params * rates.kv,
+        spread=device_class.spread,
+        memory_spread=device_class.memory_spread,
+        rows_spread=ROWS_SPREAD[precision.format.kernels] if hardware.kind else 0.0,
+        watts=_times(t, hardware.watts if device.watts is None else device.watts),
+        price_per_hour=_times(t, hardware.price_per_hour if device.price_per_hour is None else device.price_per_hour),
     )
+
+
+def available_bytes(device: Device) -> float:
+    """Return the bytes of one device that a model can have: what programs are given, less the reserve.
+
+    Raises:
+        UsageError: the reserve that was asked for leaves nothing.
+    """
+    hardware = device.found()
+    usable = hardware.memory_bytes if hardware.usable_bytes is None else hardware.usable_bytes
+    if device.reserve_bytes is None:  # never more than half of a small device
+        return max(usable / 2, usable - hardware.device_class.reserve_gib * GIB)
+    if device.reserve_bytes >= usable:
+        raise UsageError(
+            f"{device.gpu} gives programs {format_bytes(usable)} in all; reserve less",
+            argument="reserve",
+            value=format_bytes(device.reserve_bytes),
+        )
+    return usable - device.reserve_bytes
+
+
+def _times(count: int, value: float | None) -> float | None:
+    return None if value is None else count * value
+
+
+def _check_parallel(model: ServedModel, devices: int) -> None:
+    """Raises `UsageError` where the heads cannot be dealt to the devices."""
+    for layer, _ in model.layers:
+        if layer.heads % devices:
+            raise UsageError(
+                f"{model.name}: {layer.heads:g} heads cannot be dealt evenly to {devices} devices; choose a "
+                "`tensor_parallel` that divides them"
+            )
+
+
+def weight_bytes(model: ServedModel, rates: Rates) -> float:
+    """Bytes of all weights but the aggregator's and prefixes, each kind at the width its format gives it."""
+    h = model.hidden_size
+    experts = dense = 0.0
+    for layer, count in model.layers:
+        held = layer.num_experts * layer.expert_params(h)
+        experts += held * count
+        dense += (layer.params(h) - held) * count if layer.num_experts else 0.0
+    rest = model.backbone_params - experts - dense
+    ends = model.head_params * (rates.tied if model.tied_embeddings else rates.head + rates.embedding)
+    others = model.embedding_params - model.head_params * (1 if model.tied_embeddings else 2)
+    return (experts + rest) * rates.weight + dense * rates.dense + ends + others * rates.embedding
 
 
 def prefill_s(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
     """Seconds from a prompt of `tokens` to the logits of the first new token."""
-    return sum(map(rates.seconds, kernels(model, batch, tokens, 0, rates)))
+    return rates.pass_s(kernels(model, batch, tokens, 0, rates))
 
 
 def decode_step_s(model: ServedModel, batch: int, cached: int, rates: Rates) -> float:
     """Seconds of one token a row when `cached` tokens came before it."""
-    return sum(map(rates.seconds, kernels(model, batch, 1, cached, rates)))
+    return rates.pass_s(kernels(model, batch, 1, cached, rates), step=True)
 
 
 def decode_s(model: ServedModel, batch: int, cached: int, steps: int, rates: Rates) -> float:
     """Seconds of `steps` tokens a row after `cached` ones: the sum of `decode_step_s`, in closed form.
 
-    Only attention depends on the length, and its FLOPs and bytes are straight lines in the keys it sees:
-    the steps fall into runs over which one of the two lines is the higher.
+    Steps grow longer with what is cached: those that starting their kernels takes longer than come first.
     """
     if steps == 0:
         return 0.0
+    host = rates.step_host_s * sum(kernel.times for kernel in kernels(model, batch, 1, 0, rates))
+    if host == 0:
+        return _device_s(model, batch, cached, steps, rates)
+    waiting, alone = 0, steps + 1  # the first `waiting` steps wait for the host, that numbered `alone` does not
+    while alone - waiting > 1:
+        middle = (waiting + alone) // 2
+        step = rates.pass_s(kernels(model, batch, 1, cached + middle - 1, rates))
+        waiting, alone = (middle, alone) if step <= host else (waiting, middle)
+    return waiting * host + _device_s(model, batch, cached + waiting, steps - waiting, rates)
+
+
+def _device_s(model: ServedModel, batch: int, cached: int, steps: int, rates: Rates) -> float:
+    """Seconds of the kernels of `steps` tokens a row.
+
+    Only attention depends on the length, and its FLOPs and bytes are straight lines in the keys it sees:
+    the steps fall into runs over which one of the two lines is the higher.
+    """
     fixed = steps * sum(rates.seconds(k) for k in kernels(model, batch, 1, 0, rates) if k.kind != "attention")
     first, last = cached + 1, cached + steps  # keys seen, where no window hides any
     total = fixed
@@ -102,9 +178,21 @@ def cache_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> fl
     """
     values = states = 0.0
     for layer, count in model.layers:
-        values += layer.kept_width * count * (tokens if layer.window is None else min(tokens, layer.window))
+        values += (
+            layer.kept_width
+            * _copies(layer, rates)
+            * count
+            * (tokens if layer.window is None else min(tokens, layer.window))
+        )
         states += layer.state * count
     return model.P * batch * (values * rates.kv + states * rates.activation)
+
+
+def _copies(layer: Layer, rates: Rates) -> float:
+    """How often keys and values are kept: several devices may share a KV head, and each keeps a latent whole."""
+    if rates.parallel == 1 or not layer.heads:
+        return 1.0
+    return rates.parallel if layer.unfolds else max(1.0, rates.parallel / layer.kv_heads)
 
 
 def activation_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
@@ -139,29 +227,31 @@ def _log_spared(num_experts: int, experts_per_token: int) -> float:
 
 def kernels(model: ServedModel, batch: int, tokens: int, cached: int, rates: Rates) -> Iterator[Kernel]:
     """All kernels of one pass over `tokens` of each of `batch` sequences, of which `cached` came before."""
-    h, a, w = model.hidden_size, rates.activation, rates.weight
+    h, a, w = model.hidden_size, rates.activation, rates.embedding
     rows = model.P * batch
     passed = rows * tokens  # tokens through the layers
     yield Kernel(0, passed * h * (w + a + (w if model.position_rows else 0)))  # rows of the embedding
     for layer, count in model.layers:
         for kernel in _layer(model, layer, batch, tokens, cached, rates):
             yield kernel._replace(times=count)
-    yield _norm(passed, h, a)._replace(bytes=4 * passed * h * a + model.norm_params * w)
+    yield _norm(passed, h, a)._replace(bytes=4 * passed * h * a + model.norm_params * rates.weight)
     if model.P > 1:
         yield from _aggregator(model, batch * tokens, rates)
-    head = _matrix(batch, model.head_params / model.vocab_size, model.vocab_size, rates)
-    yield head._replace(bytes=head.bytes + (model.vocab_size * w if model.head_bias else 0))
+    stored = rates.tied if model.tied_embeddings else rates.head
+    head = _matrix(batch, model.head_params / model.vocab_size, model.vocab_size, rates, stored)
+    yield head._replace(bytes=head.bytes + (model.vocab_size * stored if model.head_bias else 0))
 
 
 def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: int, rates: Rates) -> Iterator[Kernel]:
     h, a = model.hidden_size, rates.activation
     passed = model.P * batch * tokens
+    stored = rates.dense if layer.num_experts else rates.weight
     norm = _norm(passed, h, a)
     yield norm._replace(bytes=norm.bytes + layer.vectors * rates.weight)
     yield norm
     for i, block in enumerate(layer.blocks(h)):
         for inputs, outputs in block:
-            yield _matrix(passed, inputs, outputs, rates)
+            yield _matrix(passed, inputs, outputs, rates, stored)
         if layer.heads and i == 0:
             kept = layer.kept_width
             yield Kernel(0, passed * (2 * layer.queries * a + kept * (a + rates.kv)))  # rotated; into the cache
@@ -174,9 +264,13 @@ def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: in
         flops = layer.mixing_flops if layer.query_width else max(4 * layer.state, layer.mixing_flops)
         yield Kernel(passed * flops, 2 * model.P * batch * layer.state * a)
     if layer.num_experts:
-        yield _matrix(passed, h, layer.num_experts, rates)
-        touched = experts_touched(layer.num_experts, layer.experts_per_token, passed)
+        yield _matrix(passed, h, layer.num_experts, rates, stored)
+        touched = experts_touched(layer.num_experts, layer.experts_per_token, passed**rates.routing)
         yield from _experts(layer, h, passed * layer.experts_per_token, touched, rates)
+    if rates.parallel > 1:
+        t = rates.parallel
+        reduce = Kernel(0, 2 * (t - 1) / t * passed * h * a, kind="reduce")
+        yield from (reduce, reduce)  # of attention and of the MLP
 
 
 def _between(block: Block) -> float:
@@ -187,9 +281,9 @@ def _between(block: Block) -> float:
 def _experts(layer: Layer, h: float, passed: float, touched: float, rates: Rates) -> Iterator[Kernel]:
     """`passed` tokens through the experts that are touched, among which they are dealt."""
     into, width = layer.mlp_matrices - 1, layer.mlp_width
-    yield _matrix(passed, h, into * width, rates, copies=touched)
+    yield _matrix(passed, h, into * width, rates, rates.weight, copies=touched)
     yield Kernel(0, passed * (into + 1) * width * rates.activation)
-    yield _matrix(passed, width, h, rates, copies=touched)
+    yield _matrix(passed, width, h, rates, rates.weight, copies=touched)
 
 
 def _keys(layer: Layer, tokens: int, cached: int) -> tuple[float, float]:
@@ -205,14 +299,21 @@ def _attention(
 ) -> Kernel:
     """Scores and their sum over values: `pairs` and the whole prefix for each query; `read` keys a row.
 
-    Where a latent is kept, keys and values are made of it first.
+    Where a latent is kept, keys and values are made of it first; or, where that is folded into queries and output,
+    each query attends to the latent, whose part without the rotated key is also the value.
     """
     heads, rows, n = layer.heads * layer.head_dim, model.P * batch, model.prefix_length
     flops = 4 * rows * (heads * pairs + layer.queries * tokens * n)
     moved = 2 * rows * tokens * layer.queries * rates.activation + rows * n * layer.prefix_kv_width * rates.kv
     if not layer.unfolds:
-        return Kernel(flops, moved + rows * read * layer.kv_width * rates.kv, kind="attention")
+        kept = layer.kv_width * _copies(layer, rates)
+        return Kernel(flops, moved + rows * read * kept * rates.kv, kind="attention")
     unfolded = sum(inputs * outputs for inputs, outputs in layer.unfolds)
+    if rates.folds and tokens == 1:
+        latent = layer.unfolds[0][0]
+        flops += rows * (2 * layer.heads * pairs * (layer.kept_width + latent) - 4 * heads * pairs + 2 * unfolded)
+        kept = layer.kept_width * _copies(layer, rates)
+        return Kernel(flops, moved + unfolded * rates.weight + rows * read * kept * rates.kv, kind="attention")
     each = layer.kept_width * rates.kv + 2 * layer.kv_width * rates.activation  # written, and read again
     moved += unfolded * rates.weight + rows * read * each
     return Kernel(flops + 2 * rows * read * unfolded, moved, kind="attention")
@@ -224,9 +325,9 @@ def _aggregator(model: ServedModel, tokens: float, rates: Rates) -> Iterator[Ker
     streams = P * tokens * h * a
     if model.aggregation == "dynamic":
         yield Kernel(0, 2 * streams)  # the streams of a token side by side
-        yield _matrix(tokens, P * h, h, rates)
+        yield _matrix(tokens, P * h, h, rates, rates.weight)
         yield Kernel(0, 2 * tokens * h * a)
-        yield _matrix(tokens, h, P, rates)
+        yield _matrix(tokens, h, P, rates, rates.weight)
         yield Kernel(2 * streams / a, streams + tokens * (h + P) * a)
     else:
         weights = MIXTURE_PARAMS[model.aggregation](h, P) * rates.weight  # type: ignore[arg-type]
@@ -238,9 +339,9 @@ def _norm(tokens: float, width: float, activation: float) -> Kernel:
     return Kernel(0, 4 * tokens * width * activation)
 
 
-def _matrix(tokens: float, inputs: float, outputs: float, rates: Rates, copies: float = 1.0) -> Kernel:
-    """`tokens` rows through a matrix, or through `copies` of it among which they are dealt."""
-    moved = copies * inputs * outputs * rates.weight + tokens * (inputs + outputs) * rates.activation
+def _matrix(tokens: float, inputs: float, outputs: float, rates: Rates, stored: float, copies: float = 1.0) -> Kernel:
+    """`tokens` rows through a matrix of `stored` bytes a weight, or dealt among `copies` of it."""
+    moved = copies * inputs * outputs * stored + tokens * (inputs + outputs) * rates.activation
     return Kernel(2 * tokens * inputs * outputs, moved, kind="matrix", rows=tokens / copies)
 
 

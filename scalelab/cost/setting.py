@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
 from scalelab.cost.hardware import Hardware, built_in, read_hardware, unknown_device
-from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device, Precision
+from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device
 from scalelab.errors import UsageError, choice_error
+from scalelab.units import memory_bytes
 
 MAX_SIZE = 10_000_000  # beyond this nothing is a size, and integers stop fitting into floats
 LENGTHS = (64, 128, 256, 512)  # tokens in, and as many out, over which the paper averages costs
@@ -78,34 +80,60 @@ def choose_device(
     hardware: str | Path | Mapping[str, Hardware] | None = None,
     flops_efficiency: float | None = None,
     memory_efficiency: float | None = None,
+    runtime: str | None = None,
+    launch_us: float | None = None,
+    reserve: str | float | None = None,
+    tensor_parallel: int | None = None,
+    price_per_hour: float | None = None,
+    watts: float | None = None,
+    *,
+    argument: str = "gpu",
 ) -> Device:
-    """Return the device of that name, all of whose figures are reached where they were measured.
+    """Return the device of that name and how it is used; what is None follows from its class and the cost model.
 
     Args:
-        gpu: A name of the table or of `hardware`; by default the only one of `hardware`, else an A100.
+        gpu: A name of the table or of `hardware`; by default the only one of `hardware`, else an A100. Or a `Device`,
+            in which what else is given takes the place of what it holds.
         hardware: Devices of your own: a YAML file in the format of the table, or what `read_hardware` returned.
-        flops_efficiency: Share of the peak FLOP/s that is reached; by default 0.7, of a measured device 1.
-        memory_efficiency: Share of the peak bandwidth that is reached; by default 0.9, of a measured device 1.
+        flops_efficiency: Share of the peak FLOP/s that is reached; of a measured device by default 1.
+        memory_efficiency: Share of the peak bandwidth that is reached; of a measured device by default 1.
+        runtime: Engine that runs the model: one of `scalelab.cost.runtime.RUNTIMES`.
+        launch_us: Microseconds that each kernel adds.
+        reserve: Memory held by driver and engine, in bytes or as "2GiB".
+        tensor_parallel: Devices of one node that share every matrix.
+        price_per_hour: US dollars for an hour of one device.
+        watts: Power of one device.
+        argument: The name of `gpu` in messages.
 
     Raises:
-        UsageError: No device has that name, or `hardware` has several and none is named.
+        UsageError: No device has that name, `hardware` has several and none is named, or a figure is out of range.
     """
+    if launch_us is not None and not 0 <= launch_us < math.inf:
+        raise UsageError("must be a number of at least 0", argument="launch_us", value=launch_us)
+    held = None
+    if reserve is not None:
+        text = reserve.strip() if isinstance(reserve, str) else reserve
+        held = 0.0 if text in ("0", 0) else memory_bytes(text, "reserve")
+    used = {
+        "flops_efficiency": flops_efficiency,
+        "memory_efficiency": memory_efficiency,
+        "runtime": runtime,
+        "launch_s": None if launch_us is None else launch_us * 1e-6,
+        "reserve_bytes": held,
+        "tensor_parallel": tensor_parallel,
+        "price_per_hour": price_per_hour,
+        "watts": watts,
+    }
+    given: dict[str, Any] = {name: value for name, value in used.items() if value is not None}
     if isinstance(gpu, Device):
-        return gpu
+        return replace(gpu, **given)
     own = own_devices(hardware)
     if gpu is None and len(own) > 1:
-        raise UsageError(f"has several devices: choose one with `gpu`: {', '.join(own)}", argument="hardware")
+        raise UsageError(f"has several devices: choose one with `{argument}`: {', '.join(own)}", argument="hardware")
     if gpu is not None and gpu not in own and gpu not in built_in():
-        raise unknown_device(gpu, [*built_in(), *own])
+        raise unknown_device(gpu, [*built_in(), *own], argument)
     gpu = gpu or next(iter(own), Device.gpu)
-    found = own.get(gpu)
-    measured = found is not None and found.measured
-    return Device(
-        gpu,
-        (1.0 if measured else Device.flops_efficiency) if flops_efficiency is None else flops_efficiency,
-        (1.0 if measured else Device.memory_efficiency) if memory_efficiency is None else memory_efficiency,
-        found,
-    )
+    return Device(gpu, hardware=own.get(gpu), **given)
 
 
 def own_devices(hardware: str | Path | Mapping[str, Hardware] | None) -> dict[str, Hardware]:
@@ -113,14 +141,3 @@ def own_devices(hardware: str | Path | Mapping[str, Hardware] | None) -> dict[st
     if hardware is None:
         return {}
     return dict(hardware) if isinstance(hardware, Mapping) else read_hardware(hardware)
-
-
-def describe(engine: str, device: Device, precision: Precision) -> str:
-    """Return cost model, device, shares of its peaks and precision in words."""
-    stored = (
-        ""
-        if (precision.weights, precision.kv_stored) == ("bf16", "bf16")
-        else f", weights {precision.weights}, KV cache {precision.kv_stored}"
-    )
-    shares = f"at {device.flops_efficiency:g} of its FLOP/s and {device.memory_efficiency:g} of its bandwidth"
-    return f"{engine}, {device.gpu} {shares}{stored}"

@@ -14,6 +14,7 @@ from scalelab.errors import UsageError, choice_error
 from scalelab.fit.derived import Estimate, extrapolation_notes
 from scalelab.fit.result import FitResult, Note
 from scalelab.laws.base import Array
+from scalelab.plan.doubt import Factors, doubted_losses
 from scalelab.plan.payback import Versus, against_plain
 from scalelab.plan.problem import METRICS, Candidate, Problem
 from scalelab.plan.search import CostCurve, Sized, lowest_loss, reaching
@@ -75,6 +76,9 @@ class Plan(Shown):
     gain: Estimate | None
     priced_by: str = ""  # cost model, device and precision, in words
     binary: bool = True  # memory is read in GiB, not in GB
+    trainer: str = "this device"
+    server: str = "this device"
+    price_notes: tuple[str, ...] = ()  # what the device does instead of what was asked
 
     _report: ClassVar[str] = "scalelab.report.plans:plan_report"
     _figure: ClassVar[str] = "scalelab.plot.plan:plot"
@@ -119,9 +123,17 @@ def gain_notes(fit: FitResult) -> list[Note]:
 
 
 def make_plan(
-    problem: Problem, streams: Sequence[int], device: Device, target: float | None = None, by: str = "latency"
+    problem: Problem,
+    streams: Sequence[int],
+    device: Device,
+    target: float | None = None,
+    by: str = "latency",
+    train_on: Device | None = None,
 ) -> Plan:
     """The lowest loss within the limits over N and `streams`, or what reaches `target` with the least of `by`.
+
+    Training time is of `train_on`, or of the device that serves. Probabilities combine the draws of the fit with
+    the spread of published errors of costs (`scalelab.plan.doubt`).
 
     Raises `UsageError` for a `by` that is no cost, or whose figures are not known, and `ScalelabError` for
     a law that rises with N.
@@ -134,10 +146,15 @@ def make_plan(
         streams = [P for P in streams if P == 1]
     sized = [lowest_loss(problem, P) if target is None else reaching(problem, P, target) for P in streams]
     curves = {s.P: CostCurve(problem, s.P, _known(s)) for s in sized if s.candidate} if target is not None else {}
-    scores = {s.P: _scores(problem, s, curves.get(s.P), by) for s in sized}
+    factors = Factors(problem, len(problem.fit.draws))
+    scores = {s.P: _scores(problem, s, curves.get(s.P), by, factors) for s in sized}
     shares, no_answer = best_shares(scores)
     left_out = {s.P: _why_not(problem, s, target) for s in sized if s.candidate is None or math.isnan(s.loss)}
-    options = tuple(_option(problem, s, curves.get(s.P), shares.get(s.P), device) for s in sized if s.P not in left_out)
+    options = tuple(
+        _option(problem, s, curves.get(s.P), shares.get(s.P), train_on or device, factors)
+        for s in sized
+        if s.P not in left_out
+    )
     winner = best_of(options, target, by)
     return Plan(problem, target, by, options, left_out, winner, no_answer, _gain(options, winner, scores, target, by))
 
@@ -164,19 +181,21 @@ def _known(sized: Sized) -> Array:
     return np.append(sized.N_draws[np.isfinite(sized.N_draws)], sized.candidate.N)
 
 
-def _scores(problem: Problem, sized: Sized, curve: CostCurve | None, by: str) -> Array:
+def _scores(problem: Problem, sized: Sized, curve: CostCurve | None, by: str, factors: Factors) -> Array:
     """What is to be low, for each draw: the loss, or the cost, infinite beyond the limits."""
     if not len(sized.N_draws):
-        return sized.losses
+        return doubted_losses(problem, sized, factors)
     if curve is None:
         # A law that does not get there with its parameters may in some draws, but has no place in the table.
         return np.full(len(sized.N_draws), np.inf)
-    costs = {name: curve.at(name, sized.N_draws) for name in {by, *problem.bounds}}
+    costs = {name: curve.at(name, sized.N_draws) * factors.of(name, sized) for name in {by, *problem.bounds}}
     broken = np.any([costs[name] > bound for name, bound in problem.bounds.items()], axis=0)
     return np.where(broken, np.inf, costs[by])
 
 
-def _option(problem: Problem, sized: Sized, curve: CostCurve | None, share: float | None, device: Device) -> Option:
+def _option(
+    problem: Problem, sized: Sized, curve: CostCurve | None, share: float | None, train_on: Device, factors: Factors
+) -> Option:
     c = sized.candidate
     assert c is not None
     if curve is None:
@@ -187,10 +206,13 @@ def _option(problem: Problem, sized: Sized, curve: CostCurve | None, share: floa
     for name in METRICS:
         value = c.metric(name)
         if value is not None:
-            costs[name] = Estimate.of(value, np.empty(0) if curve is None else curve.at(name, sized.N_draws))
+            draws = np.ones(len(problem.fit.draws)) if curve is None else curve.at(name, sized.N_draws)
+            draws = draws * factors.of(name, sized) * (value if curve is None else 1.0)
+            sure = curve is None and not c.spread(name)
+            costs[name] = Estimate.of(value, np.empty(0) if sure else draws)
     D = problem.D if "D" in problem.fit.law.variables else None
     notes = tuple(extrapolation_notes(problem.fit, c.N, c.P, D))
-    versus = against_plain(problem, c, device) if c.P > 1 else None
+    versus = against_plain(problem, c, train_on) if c.P > 1 else None
     return Option(c, tuple(problem.broken(c)), sized.binds, loss, N, costs, share, notes, versus)
 
 
@@ -213,5 +235,7 @@ def _gain(
     if winner is None or plain is None or winner.P == 1:
         return None
     if target is None:
-        return Estimate.of(plain.loss.value - winner.loss.value, scores[1] - scores[winner.P])
+        with np.errstate(invalid="ignore"):  # where neither is within the limits there is no gain
+            gains = scores[1] - scores[winner.P]
+        return Estimate.of(plain.loss.value - winner.loss.value, gains)
     return Estimate(plain.costs[by].value / winner.costs[by].value, None, None)

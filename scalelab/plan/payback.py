@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from scalelab.cost.hardware import find_hardware
 from scalelab.cost.model import Device
 from scalelab.fit.derived import Estimate, n_equivalent
 from scalelab.plan.problem import Candidate, Problem
 from scalelab.plan.shapes import MIN_WIDTH
+
+TRAINING_SHARE = 0.4  # of the peak at 16 bits, as large models are trained (arXiv 2104.04473, arXiv 2407.21783)
 
 # at once: cheaper in both; after: dearer to train, repaid later; until: cheaper to train, spent later.
 Verdict = Literal["at once", "after", "until", "never"]
@@ -20,8 +21,8 @@ Verdict = Literal["at once", "after", "until", "never"]
 class Versus:
     """P streams against the plain model of the same loss.
 
-    `plain` is None where none of the decoders gets there. Times are of one device of the plan, training
-    at the share of its peak that serving is priced with; `tokens` is how many generated ones make training
+    `plain` is None where none of the decoders gets there. `token_s` is of the device that serves, `train_s` of the
+    one that trains, at `TRAINING_SHARE` of its peak; `tokens` is how many generated ones make training
     and serving even, infinite or 0 where nothing does. Both None where D is not known or nothing to compare.
     """
 
@@ -31,10 +32,15 @@ class Versus:
     token_s: float | None = None  # more than the plain model's for each generated token; below 0 less
     verdict: Verdict | None = None
     tokens: float | None = None
+    in_money: bool = False  # `tokens` are those at which both cost the same, not those at which both take as long
 
 
-def against_plain(problem: Problem, streams: Candidate, device: Device) -> Versus:
-    """`streams` (P > 1) against the plain model of their loss."""
+def against_plain(problem: Problem, streams: Candidate, train_on: Device) -> Versus:
+    """`streams` (P > 1) against the plain model of their loss, both trained on `train_on`.
+
+    Training and serving are even in money where the table or the caller gives the hourly price of both devices,
+    else in hours, those of one device counted like those of the other.
+    """
     D = problem.D if "D" in problem.fit.law.variables else None
     N = n_equivalent(problem.fit, streams.N, streams.P, D)
     width = None
@@ -47,9 +53,18 @@ def against_plain(problem: Problem, streams: Candidate, device: Device) -> Versu
     token_s = (streams.latency - plain.latency) / made
     if streams.training is None or plain.training is None:
         return Versus(N, plain, token_s=token_s)
-    flops_per_s = (device.hardware or find_hardware(device.gpu)).peak("bf16") * device.flops_efficiency
+    flops_per_s = train_on.found().peak("bf16") * TRAINING_SHARE
     train_s = (streams.training - plain.training) / flops_per_s
-    return Versus(N, plain, train_s, token_s, *break_even(train_s, token_s))
+    worth = _worth(streams, train_on)
+    return Versus(N, plain, train_s, token_s, *break_even(train_s * (worth or 1.0), token_s), worth is not None)
+
+
+def _worth(streams: Candidate, train_on: Device) -> float | None:
+    """How many seconds of serving a second of training costs; None where either has no price."""
+    given = train_on.price_per_hour
+    training = train_on.found().price_per_hour if given is None else given
+    serving = streams.cost.price_per_hour
+    return training / serving if training and serving else None
 
 
 def break_even(train_s: float, token_s: float) -> tuple[Verdict, float]:

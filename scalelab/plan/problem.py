@@ -11,6 +11,7 @@ import numpy as np
 from scalelab.architecture import Architecture
 from scalelab.cost.equal_loss import count
 from scalelab.cost.model import Cost, Workload
+from scalelab.cost.requests import most_requests
 from scalelab.errors import UsageError
 from scalelab.fit.derived import FLOPS_PER_TOKEN
 from scalelab.fit.result import FitResult
@@ -19,7 +20,7 @@ from scalelab.laws.base import Array
 from scalelab.plan.shapes import MIN_WIDTH, Shapes
 from scalelab.units import format_count
 
-METRICS = ("memory", "latency", "training")
+METRICS = ("memory", "latency", "ttft", "tpot", "training")
 _SAME_TOKENS = 5e-4
 
 
@@ -30,6 +31,8 @@ class Limits:
     memory_bytes: float | None = None
     latency_s: float | None = None
     train_flops: float | None = None
+    ttft_s: float | None = None  # to the first token
+    tpot_s: float | None = None  # for each token after it
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,22 @@ class Candidate:
     training: float | None
     cost: Cost
 
+    @property
+    def ttft(self) -> float:
+        """Seconds to the first token."""
+        return self.cost.ttft_s
+
+    @property
+    def tpot(self) -> float:
+        """Seconds for each token after the first."""
+        return self.cost.tpot_s
+
     def metric(self, name: str) -> float | None:
         return getattr(self, name)
+
+    def spread(self, name: str) -> float:
+        """Return the standard deviation of ln(real / priced) of a metric, by published errors."""
+        return {"memory": self.cost.memory_spread, "training": 0.0}.get(name, self.cost.spread)
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,8 @@ class Problem:
     def bounds(self) -> Mapping[str, float]:
         """The limit of each metric that has one: bytes, seconds, FLOPs."""
         held = self.at_width(MIN_WIDTH, 1).cost.device_bytes
-        given = (self.limits.memory_bytes, self.limits.latency_s, self.limits.train_flops)
+        limits = self.limits
+        given = (limits.memory_bytes, limits.latency_s, limits.ttft_s, limits.tpot_s, limits.train_flops)
         bounds = {name: value for name, value in zip(METRICS, given, strict=True) if value is not None}
         return bounds | {"memory": min(held, bounds.get("memory", held))}
 
@@ -89,6 +107,17 @@ class Problem:
     def device_binds(self) -> bool:
         """Whether the memory limit is the device's own, since none or a larger one was given."""
         return self.limits.memory_bytes is None or self.bounds["memory"] < self.limits.memory_bytes
+
+    @property
+    def cut_to_device(self) -> bool:
+        """Return whether a memory limit was given that is larger than what the device has."""
+        return self.limits.memory_bytes is not None and self.device_binds
+
+    def most_requests(self, candidate: Candidate) -> tuple[int, str | None]:
+        """Return how many such requests the candidate serves at once within the limits, and what stops more."""
+        model = candidate.cost.architecture
+        bounds = {name: value for name, value in self.bounds.items() if name != "training"}
+        return most_requests(lambda work: self.price(model, work), self.workload, bounds)  # type: ignore[arg-type]
 
     def at_width(self, width: float, P: int) -> Candidate:
         return self.candidate(self.shapes.of_width(width, P))

@@ -6,6 +6,7 @@ All costs rise with the width and losses fall with it, so that both are found by
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,12 +115,23 @@ def n_reaching(problem: Problem, params: Array, P: int, loss: float) -> Array:
 class CostCurve:
     """Costs over N of P streams between two sizes, for many N at once."""
 
-    def __init__(self, problem: Problem, P: int, N: Array) -> None:
-        """`N` are finite sizes that the curve must span."""
+    def __init__(self, problem: Problem, P: int, N: Array, points: int = _GRID) -> None:
+        """`N` are finite sizes that the curve must span, by so many points."""
         inside = [problem.shapes.width_of(float(n), P) for n in (N.min(), N.max())]
         low, high = (w or end for w, end in zip(inside, (MIN_WIDTH, MAX_WIDTH), strict=True))
-        self._grid = [problem.at_width(float(w), P) for w in np.geomspace(low, high * (1 + 1e-9), _GRID)]
+        self._grid = [problem.at_width(float(w), P) for w in np.geomspace(low, high * (1 + 1e-9), points)]
         self._ln_N = np.log([c.N for c in self._grid])
+
+    def largest(self, bounds: Mapping[str, Array]) -> Array:
+        """Return the largest size [draws] whose metrics are within `bounds` (each [draws]); 0 where none is."""
+        ln_N = np.full(next(iter(bounds.values())).shape, self._ln_N[-1])
+        for metric, bound in bounds.items():
+            values = np.maximum.accumulate([c.metric(metric) or 0.0 for c in self._grid])
+            rising = np.append(True, np.diff(values) > 0)
+            with np.errstate(divide="ignore"):
+                found = np.interp(np.log(bound), np.log(values[rising]), self._ln_N[rising], left=-np.inf)
+            ln_N = np.minimum(ln_N, found)
+        return np.exp(ln_N)
 
     def at(self, metric: str, N: Array) -> Array:
         """The metric at N, infinite where N is."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from scalelab.architecture import Architecture
+from scalelab.cost.describe import device_notes, priced_by
+from scalelab.cost.fallback import ROOFLINE
 from scalelab.cost.hardware import WIDER, Hardware
 from scalelab.cost.model import BF16, GIB, Cost
 from scalelab.report.blocks import Line, Report, Table
-from scalelab.units import format_count
+from scalelab.units import format_count, plain_number
 
 if TYPE_CHECKING:
     from scalelab.cost.devices import Devices
@@ -17,9 +20,18 @@ if TYPE_CHECKING:
 
 
 def prices_report(prices: Prices) -> Report:
-    """Return a table for each batch size, a row for each P and cost model, P = 1 first for comparison."""
+    """Return a table for each batch size, a row for each P and cost model, P = 1 first for comparison.
+
+    By the roofline a second table says what people notice; what it assumes of the device comes last.
+    """
     blocks: list[Table | Line] = [Line(text, "info") for text in prices.notes]
-    blocks += [_table(prices, block) for block in prices.blocks]
+    if prices.most:
+        return Report.of([*blocks, _most_table(prices), *_assumed(prices)])
+    for block in prices.blocks:
+        blocks.append(_table(prices, block))
+        if ROOFLINE in block:
+            blocks.append(_served_table(block[ROOFLINE]))
+    blocks += _assumed(prices)
     if not prices.fits:
         blocks.append(Line("rows marked * need more memory than the GPU has: they cannot run there", "warning"))
     return Report.of(blocks)
@@ -27,6 +39,10 @@ def prices_report(prices: Prices) -> Report:
 
 def prices_json(prices: Prices) -> list[dict[str, Any]]:
     """Return one mapping for each batch size, cost model and P."""
+    if prices.most:
+        return [
+            {**_row(m.cost, m.cost, m.engine), "most_requests": m.requests, "short_of": m.short_of} for m in prices.most
+        ]
     return [_row(c, costs[0], name) for block in prices.blocks for name, costs in block.items() for c in costs[1:]]
 
 
@@ -51,7 +67,71 @@ def _row(cost: Cost, base: Cost, engine: str) -> dict[str, Any]:
         "memory_over_P1_bytes": cost.memory_bytes - base.memory_bytes,
         "latency_over_P1_s": cost.latency_s - base.latency_s,
         "fits": cost.fits,
+        "ttft_s": cost.ttft_s,
+        "tpot_s": cost.tpot_s,
+        "tokens_per_s": cost.tokens_per_s,
+        "kwh_per_mtoken": cost.kwh_per_mtoken,
+        "usd_per_mtoken": cost.price_per_mtoken,
+        "latency_interval_s": cost.interval(cost.latency_s),
+        "memory_interval_bytes": cost.interval(cost.memory_bytes, memory=True),
+        "device_bytes": cost.device_bytes,
     }
+
+
+def _assumed(prices: Prices) -> list[Line]:
+    """How the roofline prices this device, and what the device does instead of what was asked."""
+    if ROOFLINE not in prices.engines:
+        return []
+    lines = [Line(priced_by(ROOFLINE, prices.device, prices.precision), "dim")]
+    return lines + [Line(text, "info") for text in device_notes(prices.device, prices.precision)]
+
+
+def served_headings(costs: Sequence[Cost]) -> list[str]:
+    """Return the headings of what people notice; energy and money where they are known of any."""
+    headings = ["TTFT, ms", "ms a token", "tokens/s a request", "tokens/s in all"]
+    headings += ["kWh/M tokens"] if _has_energy(costs) else []
+    return headings + (["$/M tokens"] if _has_money(costs) else [])
+
+
+def served_cells(cost: Cost, costs: Sequence[Cost]) -> list[str]:
+    """Return the cells of one of `costs` under `served_headings`."""
+    cells = [plain_number(cost.ttft_s * 1e3), plain_number(cost.tpot_s * 1e3)]
+    cells += [plain_number(v) if isfinite(v) else "" for v in (cost.request_tokens_per_s, cost.tokens_per_s)]
+    cells += [plain_number(cost.kwh_per_mtoken or 0.0)] if _has_energy(costs) else []
+    return cells + ([plain_number(cost.price_per_mtoken or 0.0)] if _has_money(costs) else [])
+
+
+def _has_energy(costs: Sequence[Cost]) -> bool:
+    return any(cost.kwh_per_mtoken is not None for cost in costs)
+
+
+def _has_money(costs: Sequence[Cost]) -> bool:
+    return any(cost.price_per_mtoken is not None for cost in costs)
+
+
+def _served_table(costs: Sequence[Cost]) -> Table:
+    """What people notice, for each P but the first, which is there for comparison."""
+    doubt = costs[0].interval(1.0)
+    ttft, tpot, *rest = served_headings(costs)
+    headings = ["P", ttft, tpot, *(["<95 % interval"] if doubt else []), *rest]
+    table = Table(f"as served ({ROOFLINE})", headings)
+    for cost in costs[1:]:
+        ttft, tpot, *rest = served_cells(cost, costs)
+        between = ["–".join(plain_number(v * cost.tpot_s * 1e3) for v in doubt)] if doubt else []
+        table.add(str(cost.architecture.P), ttft, tpot, *between, *rest)
+    return table
+
+
+def _most_table(prices: Prices) -> Table:
+    """The most requests at once of each cost model and P, and what one more would be short of."""
+    headings = ["<engine", "P", "most at once", "<then short of", "TTFT, ms", "ms a token", "tokens/s in all"]
+    table = Table("most requests at once", headings, keys=2)
+    for row in prices.most:
+        cost = row.cost
+        speeds = (cost.ttft_s * 1e3, cost.tpot_s * 1e3, cost.tokens_per_s)
+        shown = [plain_number(v) for v in speeds] if row.requests else ["", "", ""]
+        table.add(row.engine, str(cost.architecture.P), f"{row.requests:,}", row.short_of or "", *shown)
+    return table
 
 
 def _table(prices: Prices, block: Mapping[str, Sequence[Cost]]) -> Table:
@@ -104,15 +184,19 @@ def devices_report(devices: Devices) -> Report:
     """Return dense peaks in TFLOP/s, bandwidth, memory and source of each device."""
     precisions = tuple(reversed(WIDER))
     title = "dense TFLOP/s, memory bandwidth and size; ? was not checked against its source"
-    table = Table(title, ["<device", *precisions, "GB/s", "GiB"])
+    table = Table(title, ["<device", "<class", *precisions, "GB/s", "GiB", "W", "$/h"])
     for device in devices:
         peaks = [device.flops_per_s.get(name) for name in precisions]
         figures = [
             *(("" if v is None else f"{v / 1e12:.4g}", name) for v, name in zip(peaks, precisions, strict=True)),
             (f"{device.bytes_per_s / 1e9:.4g}", "bandwidth"),
             (f"{device.memory_bytes / GIB:.4g}", "memory"),
+            ("" if device.watts is None else f"{device.watts:g}", "watts"),
+            ("" if device.price_per_hour is None else f"{device.price_per_hour:g}", "price_per_hour"),
         ]
-        table.add(device.name, *(f"{text}?" if key in device.unconfirmed else text for text, key in figures))
+        table.add(
+            device.name, device.kind, *(f"{text}?" if key in device.unconfirmed else text for text, key in figures)
+        )
     sources = [Line(f"{device.name}: {device.source}{'; measured' if device.measured else ''}") for device in devices]
     return Report.of([table, *sources])
 
@@ -131,5 +215,11 @@ def _device_row(device: Hardware) -> dict[str, Any]:
         "launch_s": device.launch_s,
         "measured": device.measured,
         "unconfirmed": list(device.unconfirmed),
+        "class": device.kind,
+        "graph_launch_s": device.graph_launch_s,
+        "usable_bytes": device.usable_bytes,
+        "watts": device.watts,
+        "link_bytes_per_s": device.link_bytes_per_s,
+        "usd_per_hour": device.price_per_hour,
         "source": device.source,
     }

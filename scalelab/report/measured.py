@@ -56,7 +56,7 @@ def _profile(found: Measurements) -> list[Line]:
         Line(
             f"{hardware.source}: {hardware.peak(found.dtype) / 1e9:.4g} GFLOP/s in matrix products, "
             f"{min(few):.0%} to {max(few):.0%} of the roof with 2 to 16 rows; {hardware.bytes_per_s / 1e9:.3g} GB/s; "
-            f"{hardware.launch_s * 1e6:.3g} µs a kernel"
+            f"{(hardware.launch_s or 0.0) * 1e6:.3g} µs a kernel"
         )
     ]
     if found.profile is not None:

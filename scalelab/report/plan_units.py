@@ -35,7 +35,7 @@ def metric(plan: Plan, name: str, value: float) -> str:
         return "∞"
     if name == "memory":
         return format_bytes(value, plan.binary)
-    return format_duration(value) if name == "latency" else f"{format_number(value, 3)} FLOPs"
+    return f"{format_number(value, 3)} FLOPs" if name == "training" else format_duration(value)
 
 
 def limits(plan: Plan) -> str:
@@ -62,8 +62,9 @@ def interval(estimate: Estimate, form: Callable[[float], str]) -> str:
     return "" if estimate.low is None or estimate.high is None else format_interval(estimate.low, estimate.high, form)
 
 
-def percent(share: float) -> str:
-    """Return a share that is never rounded to all or nothing unless it is that."""
-    if 0 < share < 0.005:
+def percent(share: float, certain: bool = False) -> str:
+    """Return a share of draws that is never rounded to all or nothing; all is said of what is `certain` only."""
+    rounded = f"{100 * share:.0f} %"
+    if rounded == "0 %" and share > 0:
         return "<1 %"
-    return ">99 %" if 0.995 < share < 1 else f"{100 * share:.0f} %"
+    return ">99 %" if rounded == "100 %" and not certain else rounded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from math import isfinite, isnan
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from scalelab.plan.payback import Versus
 
 _DAY = 86_400.0
+_MINUTE = 60.0
+_SLOW_TOKEN = 0.25  # seconds: 180 words a minute, as people read
+_FULL = 0.99
 _FAR = 10.0  # times smaller or larger in N than every run: no plan any more
 
 
@@ -47,6 +51,7 @@ def sentences(plan: Plan) -> Iterator[str]:
     yield from _sureness(plan, winner)
     yield from _beyond(plan, winner)
     yield from _buildable(plan, winner)
+    yield from unusable(plan, winner)
     if plan.problem.fit.P_levels == (1,):
         yield "The runs have P = 1 only: they cannot say what streams would gain."
     elif "P" not in plan.problem.fit.law.variables:
@@ -106,9 +111,14 @@ def _sureness(plan: Plan, winner: Option) -> Iterator[str]:
     none = f", nothing within the limits in {percent(plan.no_answer)}" if plan.no_answer else ""
     if len(plan.options) > 1 or plan.no_answer:
         yield (
-            f"P = {winner.P} is the best in {percent(winner.share)} of the fit's bootstrap draws{rest}{none}: "
-            f"as sure as the {plan.problem.fit.law.name} law is right."
+            f"P = {winner.P} is the best in {percent(winner.share)} of the fit's bootstrap draws{_doubt(winner)}{rest}"
+            f"{none}: as sure as the {plan.problem.fit.law.name} law is right."
         )
+
+
+def _doubt(winner: Option) -> str:
+    spread = winner.candidate.spread("latency")
+    return f", costs uncertain by {percent(math.expm1(spread))}" if spread else ""
 
 
 def _beyond(plan: Plan, winner: Option) -> Iterator[str]:
@@ -147,6 +157,24 @@ def _buildable(plan: Plan, winner: Option) -> Iterator[str]:
             return
 
 
+def unusable(plan: Plan, winner: Option) -> Iterator[str]:
+    """Say what nobody would use as it is, and which limits were cut to the device."""
+    problem, candidate = plan.problem, winner.candidate
+    if problem.cut_to_device:
+        asked = metric(plan, "memory", problem.limits.memory_bytes or 0.0)
+        held = metric(plan, "memory", problem.bounds["memory"])
+        yield f"`memory` of {asked} is more than the device gives; {held} of it was planned with."
+    if candidate.latency > _MINUTE:
+        yield (
+            f"A request takes {metric(plan, 'latency', candidate.latency)}: few would wait for it; limit it with "
+            "`latency`, or `ttft` and `tpot`."
+        )
+    elif candidate.tpot > _SLOW_TOKEN:
+        yield f"A token takes {metric(plan, 'tpot', candidate.tpot)}, slower than people read; limit it with `tpot`."
+    if problem.device_binds and candidate.memory > _FULL * problem.bounds["memory"]:
+        yield "The device's memory is filled to the last byte: give `memory` for room, such as for a longer prompt."
+
+
 def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
     plain, cost = versus.plain, winner.candidate.training
     if plain is None:
@@ -159,18 +187,20 @@ def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
     recipe = f"with streams for {100 * share:g} % of the tokens" if share < 1 else "with streams throughout"
     yield (
         f"Training {recipe} takes {format_number(cost, 3)} FLOPs, {cost / plain.training:.3g} times those of the plain "
-        f"model of equal loss (N = {format_count(plain.N)}): {_time(versus.train_s)} of this device."
+        f"model of equal loss (N = {format_count(plain.N)}): {_time(versus.train_s)} of {plan.trainer}."
     )
     saved = f"{1e3 * abs(versus.token_s):.3g} ms {'less' if versus.token_s < 0 else 'more'}"
     serving = f"Served, the model with streams takes {saved} a generated token"
     if share < 1:
         yield "That two stages reach the loss of the law is an assumption, unless the fitted runs were trained so."
+    counted = f", an hour of {plan.server} counted like one of {plan.trainer}" if plan.server != plan.trainer else ""
+    counted = " in money" if versus.in_money else counted
     tokens = versus.tokens if versus.tokens is not None and isfinite(versus.tokens) else 0.0
     yield {
         "at once": f"{serving}: streams pay from the first token.",
         "never": f"{serving}: streams never pay for themselves in time, only in memory if at all.",
-        "after": f"{serving}: streams have paid for themselves after {format_count(tokens)} tokens.",
-        "until": f"{serving}: streams are ahead up to {format_count(tokens)} tokens, then behind.",
+        "after": f"{serving}: streams have paid for themselves after {format_count(tokens)} tokens{counted}.",
+        "until": f"{serving}: streams are ahead up to {format_count(tokens)} tokens, then behind{counted}.",
     }[versus.verdict or "never"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from scalelab.fit.derived import Estimate
 from scalelab.plan.answer import Option, Plan, gain_notes
 from scalelab.report.blocks import Line, Report, Table, note_lines
+from scalelab.report.costs import served_cells, served_headings
 from scalelab.report.plain import plain
 from scalelab.report.plan_units import cost_cells, cost_headings, interval, limits, percent, setting
 from scalelab.report.plan_words import caution, sentences, shortfall
@@ -27,6 +28,7 @@ def plan_report(plan: Plan, verdict: bool = True) -> Report:
     blocks: list[Table | Line] = [_best_table(plan)]
     if legend := _legend(plan):
         blocks.append(Line(legend, "dim"))
+    blocks += [Line(""), _served_table(plan)]
     if any(o.versus for o in plan.options):
         blocks += [Line(""), _versus_table(plan)]
     far = caution(plan)
@@ -35,6 +37,7 @@ def plan_report(plan: Plan, verdict: bool = True) -> Report:
     blocks += [Line(""), *([Line(far, "strong")] if far else []), *note_lines(notes)]
     blocks += [Line(line) for line in sentences(plan)]
     blocks += [Line(f"no P = {P}: {reason}", "dim") for P, reason in plan.left_out.items()]
+    blocks += [Line(text, "info") for text in plan.price_notes]
     if plan.winner is None and verdict:
         blocks.append(Line(shortfall(plan), "serious"))
     return Report.of(blocks)
@@ -55,7 +58,17 @@ def _best_table(plan: Plan) -> Table:
         cells += cost_cells(plan, option.candidate)
         cells += [format_number(option.candidate.training, 3)] if option.candidate.training is not None else []
         limit = f"!{', '.join(option.broken)}" if option.broken else option.binds or ""
-        table.add(*cells, limit, "" if option.share is None else percent(option.share))
+        table.add(*cells, limit, "" if option.share is None else percent(option.share, len(plan.options) == 1))
+    return table
+
+
+def _served_table(plan: Plan) -> Table:
+    """What each option gives to people: times of a request, tokens of all, energy and money of a million tokens."""
+    costs = [option.candidate.cost for option in plan.options]
+    table = Table("as served", ["P", *served_headings(costs), "most at once", "<then short of"])
+    for option, cost in zip(plan.options, costs, strict=True):
+        most, stops = plan.problem.most_requests(option.candidate)
+        table.add(str(option.P), *served_cells(cost, costs), f"{most:,}", stops or "")
     return table
 
 
@@ -130,6 +143,11 @@ def _option(option: Option) -> dict[str, Any]:
         "loss": asdict(option.loss),
         "memory_bytes": asdict(option.costs["memory"]),
         "latency_s": asdict(option.costs["latency"]),
+        "ttft_s": asdict(option.costs["ttft"]),
+        "tpot_s": asdict(option.costs["tpot"]),
+        "tokens_per_s": option.candidate.cost.tokens_per_s,
+        "kwh_per_mtoken": option.candidate.cost.kwh_per_mtoken,
+        "usd_per_mtoken": option.candidate.cost.price_per_mtoken,
         "train_flops": asdict(option.costs["training"]) if "training" in option.costs else None,
         "within_limits": option.within,
         "limit": option.binds,
