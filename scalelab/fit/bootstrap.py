@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from scalelab.fit.data import FitData
 from scalelab.fit.objective import Objective
-from scalelab.fit.solver import descend
+from scalelab.fit.warm import refit
 from scalelab.laws.base import Array
 
+Report = Callable[[str, float], None]  # told a stage and which share of it is done
+
+_BLOCK = 2**20  # numbers in a block of resampled losses
 _KERNEL = 2.0  # width of the smoothing kernel over the residuals' robust spread: chosen in docs/LOG.md
 
 
-def bootstrap(objective: Objective, data: FitData, z: Array, method: str, draws: int, seed: int) -> Array:
-    """Refitted parameters [draws, k] (natural scale) around the optimum z [f].
+def bootstrap(
+    objective: Objective,
+    data: FitData,
+    z: Array,
+    method: str,
+    draws: int,
+    seed: int,
+    errors: Array,
+    report: Report | None = None,
+) -> Array:
+    """Refitted parameters [draws, k] (natural scale) around the optimum z [f] with linear standard `errors` [f].
 
     - residual: errors drawn from the residuals are put on the fitted losses; N, P and D stay.
     - wild: each residual keeps its place and gets a random sign.
@@ -25,9 +39,15 @@ def bootstrap(objective: Objective, data: FitData, z: Array, method: str, draws:
     """
     if freedom(data, z) < 1 or not draws:
         return np.empty((0, len(objective.law.parameters)))
-    targets, weights = resample(objective, data, z, method, draws, np.random.default_rng(seed))
-    points, values = descend(objective, np.tile(z, (draws, 1)), targets, weights)
-    return objective.to_params(points[np.isfinite(values)])
+    rng, found = np.random.default_rng(seed), []
+    block = max(1, _BLOCK // len(data.loss))
+    for done in range(0, draws, block):
+        targets, weights = resample(objective, data, z, method, min(block, draws - done), rng)
+        points, values = refit(objective, data, z, targets, weights, errors)
+        found.append(points[np.isfinite(values)])
+        if report is not None:
+            report("bootstrap", min(1.0, (done + block) / draws))
+    return objective.to_params(np.concatenate(found))
 
 
 def resample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scalelab.errors import ScalelabError, UsageError
-from scalelab.fit.bootstrap import bootstrap
+from scalelab.fit.bootstrap import Report, bootstrap
 from scalelab.fit.data import COLUMNS, FitData, fit_data
 from scalelab.fit.groups import Group
 from scalelab.fit.influence import MAX_CONDITION, condition_number, covariance, leave_one_out, natural_covariance
@@ -32,8 +32,12 @@ _MAX_GRADIENT = 1e-3
 _MAX_SPREAD = 0.1  # of starts that agree on the objective, in logarithms of parameters
 
 
-def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | None = None) -> FitResult:
+def fit_group(
+    group: Group, law: str | Law = "parallel", options: FitOptions | None = None, report: Report | None = None
+) -> FitResult:
     """Fit `law` (an object, one of `LAWS`, or file.py:NAME) to the records of `group`.
+
+    `report` is called with a stage and the share of it that is done.
 
     Raises `ScalelabError` if there are fewer configurations than parameters, the law needs what
     the records do not know, or no start reaches a finite objective; `UsageError` for options that
@@ -58,7 +62,8 @@ def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | N
     local = covariance(objective, data, optimum.z)
     # Where a valley is flat, refits started on it would stay where they start: no interval then.
     draws = options.draws if status != "degenerate" else 0
-    sample = bootstrap(objective, data, optimum.z, options.bootstrap, draws, options.seed)
+    errors = np.sqrt(np.diag(local))
+    sample = bootstrap(objective, data, optimum.z, options.bootstrap, draws, options.seed, errors, report)
     sample = sample[np.isfinite(sample).all(axis=1)]
     with np.errstate(all="ignore"):  # a parameter fixed at 0 has a logarithm of -∞
         fitted = law.loss(params, data.points)

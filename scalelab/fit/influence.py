@@ -7,13 +7,15 @@ import numpy as np
 from scalelab.fit.bootstrap import freedom, leverages
 from scalelab.fit.data import FitData
 from scalelab.fit.objective import Objective
-from scalelab.fit.solver import descend, inside_bounds
+from scalelab.fit.screen import FEW_ROWS
+from scalelab.fit.solver import inside_bounds
+from scalelab.fit.warm import refit
 from scalelab.laws.base import Array
 
 MAX_CONDITION = 1e6  # of the scaled slopes: beyond, a combination of parameters is not determined
 _SINGULAR = 1e16  # no condition number is known to be larger: rounding hides the rest
 _NO_EFFECT = 1e-14  # share of a loss that a parameter must be able to change, not to drown in rounding
-_REFITS = 20  # runs left out in earnest: those with the largest approximate pull
+_REFITS, _LEAST_REFITS = 20, 3  # runs left out in earnest, of few rows and of many: those with the largest pull
 
 
 def condition_number(objective: Objective, data: FitData, z: Array) -> float:
@@ -89,10 +91,11 @@ def leave_one_out(objective: Objective, data: FitData, z: Array, local: Array) -
     steepness = leverages(slopes * np.sqrt(data.weight)[:, None])
     scores = np.abs(slopes @ local * (pull / (1 - np.minimum(steepness, 0.99)))[:, None])
     usable = errors > 0
-    ranked = np.argsort(-(scores[:, usable] / errors[usable]).max(1), kind="stable")[:_REFITS]
+    refits = max(_LEAST_REFITS, _REFITS * FEW_ROWS // max(FEW_ROWS, len(data.loss)))
+    ranked = np.argsort(-(scores[:, usable] / errors[usable]).max(1), kind="stable")[:refits]
     weights = np.tile(data.weight, (len(ranked), 1))
     weights[np.arange(len(ranked)), ranked] = 0.0
-    points = descend(objective, np.tile(z, (len(ranked), 1)), target, weights)[0]
+    points = refit(objective, data, z, target, weights, errors)[0]
     degrees = len(data.loss) - len(z)  # of all runs, on both sides of the ratio
     variance = (weights * objective.residuals(points, target) ** 2).sum(1) / max(degrees - 1, 1)
     ratio = np.sqrt(variance / max(float((data.weight * residuals**2).sum()) / degrees, 1e-300))

@@ -12,7 +12,7 @@ ones, each in units of the data's own scale.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,7 +26,8 @@ KINDS = ("huber", "log", "raw")
 
 def huber(residuals: Array, delta: float) -> Array:
     size = np.abs(residuals)
-    return np.where(size <= delta, residuals**2 / 2, delta * (size - delta / 2))
+    inside = np.minimum(size, delta)
+    return inside * (size - inside / 2)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Objective:
     @property
     def free_names(self) -> list[str]:
         return [name for name in self.law.names if name not in self.fixed]
+
+    def subset(self, rows: np.ndarray) -> Objective:
+        """The same objective at some of the points; scales and bounds stay."""
+        return replace(self, points=self.points.subset(rows))
 
     def to_target(self, loss: Array) -> Array:
         return loss if self.kind == "raw" else np.log(loss)
@@ -105,6 +110,17 @@ class Objective:
             return np.ones_like(residuals)
         with np.errstate(divide="ignore"):
             return np.minimum(1.0, self.delta / np.abs(residuals))
+
+    def curvature(self, residuals: Array, width: float) -> Array:
+        """Second derivative of the expected objective by each residual, [..., n].
+
+        Of Huber's loss it is 1 within δ and 0 beyond; where few residuals lie within δ, their density there is
+        taken from those within `width`.
+        """
+        if self.kind != "huber":
+            return np.ones_like(residuals)
+        reach = max(self.delta, width)
+        return np.where(np.abs(residuals) < reach, self.delta / reach, 0.0)
 
     @cached_property
     def _log(self) -> np.ndarray:

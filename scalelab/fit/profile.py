@@ -12,7 +12,7 @@ from scalelab.fit.data import FitData
 from scalelab.fit.objective import Objective
 from scalelab.fit.options import build_objective
 from scalelab.fit.result import FitResult
-from scalelab.fit.solver import descend
+from scalelab.fit.descent import descend
 from scalelab.laws.base import Array
 
 _HALF = 30  # grid points on each side of the optimum

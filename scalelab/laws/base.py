@@ -59,6 +59,15 @@ class Points:
     P: Array
     D: Array | None = None
 
+    @property
+    def columns(self) -> tuple[Array, ...]:
+        """Every variable that is known, an array each."""
+        return (self.N, self.P) if self.D is None else (self.N, self.P, self.D)
+
+    def subset(self, rows: Array) -> Points:
+        """The points at `rows`, indices or bool [n]."""
+        return Points(self.N[rows], self.P[rows], None if self.D is None else self.D[rows])
+
     @cached_property
     def ln_N(self) -> Array:
         return np.log(self.N)

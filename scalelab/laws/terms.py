@@ -57,15 +57,15 @@ class SumLaw(Law):
 
     def evaluate(self, params: Array, at: Points) -> tuple[Array, Array]:
         total = np.zeros(np.broadcast_shapes((*params.shape[:-1], 1), np.shape(at.N)))
-        jacobian = np.empty((*total.shape, params.shape[-1]))
+        jacobian = np.empty((*total.shape[:-1], params.shape[-1], total.shape[-1]))  # a parameter's slopes in a row
         place = 0
         for term, mine in zip(self.terms, self._columns(params), strict=True):
             value = term.value(mine, at)
             total += value
             for slope in term.slopes(mine, at, value):
-                jacobian[..., place] = slope
+                jacobian[..., place, :] = slope
                 place += 1
-        return total, jacobian
+        return total, jacobian.swapaxes(-1, -2)
 
     def equation(self, params: Mapping[str, float], digits: int = 4) -> str:
         shown = {p.name: format_number(params[p.name], digits) for p in self.parameters}
@@ -112,7 +112,7 @@ class Power:
         return np.exp(values[1] * self._log_ratio(values, at))
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
-        return value * values[1] / values[0], _times_log(value, np.log(value)) / values[1]
+        return value * (values[1] / values[0]), _times_log(value, self._log_ratio(values, at))
 
     def text(self, values: Sequence[str]) -> str:
         return f"({values[0]} / {self.variable})^{values[1]}"
@@ -145,7 +145,7 @@ class _GainedPower(Power):
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
         A, gain, alpha = values
         steep = value * alpha
-        return steep / A, -steep * self.log_gain_slope(gain, at), _times_log(value, np.log(value)) / alpha
+        return steep / A, -steep * self.log_gain_slope(gain, at), _times_log(value, self._log_ratio(values, at))
 
     def _log_ratio(self, values: Sequence[Array], at: Points) -> Array:
         return np.log(values[0]) - at.ln_N - self.log_gain(values[1], at)
