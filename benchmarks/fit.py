@@ -190,7 +190,7 @@ of rounds in turn; seconds differ from machine to machine, ratios less.
 
 Baseline: 300 starts, each by SciPy's L-BFGS-B with finite differences, one after the other; the same objective
 (sum-Huber of log residuals, δ = 0.001), parametrisation and starts; for many rows some of the starts, times
-what is left out. *Our starts*: the same 300, tried on a sample of the rows where there are more than 150, distinct
+what is left out. *Our starts*: the same 300, tried on a sample of the rows where there are more than 100, distinct
 optima refined on all rows with analytic derivatives, the winner polished by SciPy. *Default fit*: `fit_group` with
 its 1,000 bootstrap refits, notes and runs left out; *over 24 rows* the same as a multiple of the paper's 24 Pile
 losses in the same turn. CPU seconds.

@@ -44,7 +44,7 @@ def fit_group(
     do not suit the law.
     """
     law, options = get_law(law), options or FitOptions()
-    data = fit_data(group.records, options.convention, group.title)
+    data = fit_data(group.records, options.convention, group.title, law.variables)
     try:
         objective, optimum = fit_optimum(law, data, options)
     except UsageError:
@@ -96,14 +96,17 @@ def fit_group(
         ),
         data_hash=data.digest,
         versions=library_versions(),
+        others={name: tuple(values.tolist()) for name, values in data.others.items()},
+        run_ids=None if data.run is None else tuple(data.run.tolist()),
     )
 
 
 def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective, Optimum]:
     """The best parameters alone. Raises `ScalelabError` where the data cannot determine them."""
-    unused: set[Variable] = set()
-    if all(p.name in options.fix for p in law.parameters if p.needs == "P"):
-        unused.add("P")
+    unused: set[Variable] = {
+        v for v in law.variables if all(p.name in options.fix for p in law.parameters if p.needs == v)
+        and any(p.needs == v for p in law.parameters)
+    }
     for variable in law.variables:
         if variable not in data.known and variable not in unused:
             raise ScalelabError(
@@ -146,9 +149,9 @@ def _r_squared(data: FitData, fitted: Array) -> float:
     return float(1 - (data.weight * (data.loss - fitted) ** 2).sum() / (data.weight * (data.loss - mean) ** 2).sum())
 
 
-def _runs(data: FitData) -> tuple[tuple[float, float, float | None, float, float, float], ...]:
+def _runs(data: FitData) -> tuple[tuple[float | None, ...], ...]:
     columns = [a.tolist() for a in (data.N, data.P, data.D, data.loss, data.weight, data.size)]
-    return tuple((n, p, None if np.isnan(d) else d, *rest) for n, p, d, *rest in zip(*columns, strict=True))
+    return tuple(tuple(None if np.isnan(v) else v for v in row) for row in zip(*columns, strict=True))
 
 
 def _rows(table: Array) -> tuple[tuple[float, ...], ...]:

@@ -282,7 +282,7 @@ def interval_notes(objective: Objective, draws: Array, smallest_loss: float) -> 
 
 
 def _run(data: FitData, i: int) -> str:
-    parts = [f"N {format_count(data.N[i])}"]
-    parts += [f"P {data.P[i]:g}"] if "P" in data.known else []
-    parts += [f"D {format_count(data.D[i])}"] if data.varies("D") else []
+    several = data.run is not None
+    shown = [v for v in data.known if v in ("N", "P") or (data.varies(v) and not (several and v == "D"))]
+    parts = [f"{v} {format_count(data.values(v)[i])}" for v in shown]
     return f"the run at {', '.join(parts)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -52,13 +52,15 @@ class FitResult:
     agreement: float  # share of the starts that ended at this optimum
     start_spread: float  # widest range of a parameter (in logarithms) over those starts
     known: tuple[Variable, ...]  # which of N, P and D the table held
-    runs: tuple[tuple[float, float, float | None, float, float, float], ...]  # N, P, D, loss, weight, N of backbone
+    runs: tuple[tuple[float | None, ...], ...]  # N, P, D, loss, weight, N of backbone; None where not known
     residuals: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
     draws: tuple[tuple[float, ...], ...]
     notes: tuple[Note, ...]
     data_hash: str
     versions: Mapping[str, str]
+    others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # variables beside N, P and D, a value a row
+    run_ids: tuple[int, ...] | None = None  # the run of each row, where runs have several
 
     def __repr__(self) -> str:
         said = f"{self.status}, {len(self.runs)} runs, {len(self.notes)} notes"
@@ -71,13 +73,15 @@ class FitResult:
 
     @property
     def data(self) -> FitData:
-        """The runs that were fitted."""
+        """The rows that were fitted."""
         columns = np.array([[np.nan if v is None else v for v in run] for run in self.runs], dtype=float).T
-        return FitData(*columns, known=self.known)
+        others = {name: np.array(values) for name, values in self.others.items()}
+        run = None if self.run_ids is None else np.array(self.run_ids)
+        return FitData(*columns, known=self.known, others=others, run=run)
 
     @property
     def P_levels(self) -> tuple[int, ...]:
-        return tuple(sorted({int(run[1]) for run in self.runs}))
+        return tuple(sorted({int(run[1]) for run in self.runs if run[1] is not None}))
 
     def equation(self, digits: int = 4) -> str:
         return self.law.equation(self.values, digits)
@@ -94,44 +98,57 @@ class FitResult:
         low, high = np.quantile(np.array(self.draws)[:, self.law.names.index(name)], tails(level))
         return float(low), float(high)
 
-    def predict(self, N: Any, P: Any = 1.0, D: Any = None) -> Array:
-        """Predicted loss in nats a token, shape of N, P and D broadcast.
+    def predict(self, N: Any = None, P: Any = 1.0, D: Any = None, **others: Any) -> Array:
+        """Return the predicted loss in nats a token, in the shape of N, P, D and the `others` broadcast.
 
-        D is needed by laws that know it and refused by others, which hold for the D of their
-        data only; P other than 1 is refused by laws that do not know P. Raises `UsageError`.
+        Every variable of the law must be given, such as C for a law of compute; D is refused by laws that do not
+        know it, which hold for the D of their data only, and so is P other than 1.
+
+        Raises:
+            UsageError: a variable is missing, not the law's, or not positive.
         """
-        return self.evaluate(np.array(self.params), N, P, D)
+        return self.evaluate(np.array(self.params), N, P, D, **others)
 
-    def band(self, N: Any, P: Any = 1.0, D: Any = None, level: float = LEVEL) -> tuple[Array, Array]:
-        """Bootstrap interval of the law's loss at each point: of the mean, without run noise.
+    def band(self, N: Any = None, P: Any = 1.0, D: Any = None, level: float = LEVEL, **others: Any) -> tuple[Array, Array]:
+        """Return the bootstrap interval of the law's loss at each point: of the mean, without run noise.
 
         Infinitely wide where the fit has no draws (as many parameters as configurations) or none
         of them has a number.
         """
         if not self.draws:
-            shape = np.broadcast(np.asarray(N), np.asarray(P), np.asarray(D)).shape
+            given = (np.nan if v is None else v for v in (N, P, D, *others.values()))
+            shape = np.broadcast(*(np.asarray(v) for v in given)).shape
             return np.full(shape, -np.inf), np.full(shape, np.inf)
-        losses = self.evaluate(np.array(self.draws), N, P, D)
+        losses = self.evaluate(np.array(self.draws), N, P, D, **others)
         losses = np.where(np.isnan(losses).all(axis=0), np.inf, losses)
         with np.errstate(invalid="ignore"):
             low, high = np.nanquantile(losses, tails(level), axis=0)
         return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
 
-    def evaluate(self, params: Array, N: Any, P: Any = 1.0, D: Any = None) -> Array:
-        """Loss [..., *shape] of params [..., k], such as the draws, over the broadcast shape of N, P and D."""
+    def evaluate(self, params: Array, N: Any = None, P: Any = 1.0, D: Any = None, **others: Any) -> Array:
+        """Return losses [..., *shape] of params [..., k], such as the draws, over the broadcast shape of the points."""
         if D is None and "D" in self.law.variables:
             raise UsageError(f"the law {self.law.name!r} depends on D: give it (--D)")
         if D is not None and "D" not in self.law.variables:
             raise UsageError(f"the law {self.law.name!r} does not know D: it holds for the D of its data, {self.group}")
         if "P" not in self.law.variables and (np.asarray(P) != 1).any():
             raise UsageError(f"the law {self.law.name!r} does not know P")
-        given = [np.asarray(v, dtype=float) for v in (N, P, np.nan if D is None else D)]
-        if not all((v > 0).all() for v in given[: 2 if D is None else 3]):
-            raise UsageError("N, P and D must be positive")
-        N, P, D = np.broadcast_arrays(*given)
+        named: dict[str, Any] = {"N": N, "P": P, "D": D, **others}
+        for name in self.law.variables:
+            if named.get(name) is None:
+                raise UsageError(f"the law {self.law.name!r} depends on {name}: give it (--{name})")
+        for name, value in others.items():
+            if value is not None and name not in self.law.variables:
+                raise UsageError(f"the law {self.law.name!r} does not know {name}")
+        given = {name: np.asarray(np.nan if v is None else v, dtype=float) for name, v in named.items()}
+        if not all((value > 0).all() for name, value in given.items() if named[name] is not None):
+            raise UsageError(f"{', '.join(name for name in named if named[name] is not None)} must be positive")
+        shape = np.broadcast_shapes(*(value.shape for value in given.values()))
+        flat = {name: np.broadcast_to(value, shape).ravel() for name, value in given.items()}
+        points = Points(flat.pop("N"), flat.pop("P"), flat.pop("D"), flat)
         with np.errstate(all="ignore"):  # far out a law may overflow, or end
-            losses = self.law.loss(params, Points(N.ravel(), P.ravel(), D.ravel()))
-        return losses.reshape((*params.shape[:-1], *N.shape))
+            losses = self.law.loss(params, points)
+        return losses.reshape((*params.shape[:-1], *shape))
 
 
 def tails(level: float) -> list[float]:

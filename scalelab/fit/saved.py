@@ -14,6 +14,7 @@ from scalelab.errors import DataError, UsageError
 from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult, Note, Severity, Status
 from scalelab.laws import LAWS, Law
+from scalelab.laws.base import VARIABLES
 
 _FORMAT = 2
 
@@ -71,7 +72,7 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
             raise ValueError("its runs are incomplete or were changed")
         if fit.status not in get_args(Status) or any(n.severity not in get_args(Severity) for n in notes):
             raise ValueError("unknown status or severity")
-        if not {*fit.known} <= {"N", "P", "D"} or not {*fit.fixed} <= {*names}:
+        if not {*fit.known} <= {*VARIABLES} or not {*fit.fixed} <= {*names}:
             raise ValueError("unknown variable or parameter")
     except (UsageError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not a saved fit ({error})") from None

@@ -10,8 +10,8 @@ from scalelab.fit.descent import descend
 from scalelab.fit.objective import Objective
 from scalelab.laws.base import Array
 
-FEW_ROWS = 150  # up to here every start sees every row
-_SAMPLE = 96  # rows that starts are tried on where there are more
+FEW_ROWS = 100  # up to here every start sees every row
+_SAMPLE = 64  # rows that starts are tried on where there are more
 _BASINS = 12  # optima of the sample that are refined on all rows
 _SAME_VALUE, _SAME_PLACE = 1e-3, 0.1  # starts that end this close, relatively and in fitting coordinates, are one
 
