@@ -29,9 +29,7 @@ def fit(
     ],
     law: Annotated[
         str,
-        typer.Option(
-            help="parallel, power, diversity, additive, chinchilla, joint, joint-additive, file.py:NAME, all."
-        ),
+        typer.Option(help="A law's name (scalelab.laws.LAWS), file.py:NAME, or all."),
     ] = "parallel",
     columns: Annotated[
         _Words, list_option("--map", "Columns of your own: n_params=N loss=val_loss.", (), "NAME=COLUMN…")
@@ -43,7 +41,7 @@ def fit(
     fix: Annotated[_Words, list_option("--fix", "Parameters not to fit: k=0.", (), "NAME=VALUE…")] = None,
     bound: Annotated[_Words, list_option("--bound", "Limits of parameters: alpha=0.1:1.", (), "NAME=LOW:HIGH…")] = None,
     objective: Annotated[
-        str, typer.Option(help="huber (on log residuals), log or raw (least squares of either).")
+        str, typer.Option(help="huber (on log residuals), log, raw (least squares of either) or asymmetric.")
     ] = "huber",
     delta: Annotated[float, typer.Option(help="Huber threshold on log residuals.")] = 1e-3,
     starts: Annotated[int, typer.Option(min=1, help="Starting points of the optimiser.")] = 300,
@@ -51,6 +49,14 @@ def fit(
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
     profile: Annotated[bool, typer.Option("--profile", help="Profile likelihood intervals too.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and bootstrap.")] = 0,
+    run: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of run ids, for curves.")] = None,
+    points: Annotated[str, typer.Option(help="Of runs with several rows: final, all, or auto.")] = "auto",
+    best: Annotated[bool, typer.Option("--best", help="Only the best run of each configuration.")] = False,
+    tie: Annotated[_Words, list_option("--tie", "Parameters that are equal: beta=alpha.", (), "NAME=NAME…")] = None,
+    details: Annotated[bool, typer.Option("--details", help="Every residual and note.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Save a fit that explains nothing, or over another one.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if a note is serious or a group fails.")
     ] = False,
@@ -78,6 +84,8 @@ def fit(
         bootstrap=bootstrap,
         draws=draws,
         seed=seed,
+        best=best,
+        tie=pairs(tie, "--tie"),
         fix={name: _number(value, f"--fix {name}") for name, value in pairs(fix, "--fix").items()},
         bounds={name: _limits(value, f"--bound {name}") for name, value in pairs(bound, "--bound").items()},
     )
@@ -91,16 +99,22 @@ def fit(
             "only --map, --where, --count, --starts, --seed and --strict apply to it"
         )
     console = stdout()
-    table = records.read(source, pairs(columns, "--map"), where)
+    mapped = pairs(columns, "--map") | ({"run": run} if run else {})
+    table = records.read(source, mapped, where)
+    for line in table.notes:
+        print_text(console, line)
     _show_rejected(console, table)
     if chosen is None:
         _compare(console, table, options, source, strict)
         return
-    groups = group_records(table, by_tokens="D" not in chosen.variables)
+    groups = group_records(table, by_tokens="D" not in chosen.variables, points=points)
+    origin = {"source": str(source), "where": where or "", "map": " ".join(columns or ()), "points": points}
     failures, serious = [], []
     for group in groups:
         try:
-            result = _fit_one(console, group, chosen, options, out, drawn, profile)
+            result = _fit_one(
+                console, group, chosen, options, out, drawn, profile, origin, _view(details, len(groups)), force
+            )
         except UsageError:
             raise
         except ScalelabError as error:
@@ -124,29 +138,55 @@ def _fit_one(
     out: Path,
     drawn: tuple[str, ...],
     profile: bool,
+    origin: dict[str, str],
+    view: str,
+    force: bool,
 ) -> FitResult:
+    from dataclasses import replace
+
     from scalelab.cli.fit_tables import show_fit
-    from scalelab.fit import fit_group, save_fit
+    from scalelab.fit import fit_group
+    from scalelab.fit.files import save_in
     from scalelab.fit.profile import profile_fit
 
-    result = fit_group(group, law, options)
+    result = fit_group(group, law, options, _Progress())
     profiles = {}
     if profile or "profiles" in drawn:
         profiles = {p.name: p for name in result.law.names if (p := profile_fit(result, name)) is not None}
-    words = [group.slug, *([result.law.name] if result.law.name != "parallel" else [])]
-    words += [options.convention] if options.convention != "paper" else []
-    words += [options.objective] if options.objective != "huber" else []
-    words += [f"{name}-{value:g}" for name, value in options.fix.items()]
-    path = out / f"{'-'.join(words)}.json"
-    save_fit(result, path)
+    result = replace(result, origin=origin)
+    show_fit(console, result, profiles if profile else {}, view)
+    path = save_in(result, out, group.slug, force)
     paths = [path]
     for name in drawn:
         place = path.with_name(path.stem + ("" if name == "loss" else f"-{name}") + ".png")
         if _draw(name, result, profiles, place):
             paths.append(place)
-    show_fit(console, result, profiles if profile else {})
-    print_text(console, f"saved {', '.join(map(str, paths))}\n")
+    print_text(console, f"saved {', '.join(map(str, paths))}" + ("" if view == "line" else "\n"))
     return result
+
+
+def _view(details: bool, groups: int) -> str:
+    """How much is shown of each fit, so that all together stay within a screen or two."""
+    if details:
+        return "details"
+    return "usual" if groups == 1 else "short" if groups == 2 else "line"
+
+
+class _Progress:
+    """A line on a terminal about how far a fit is, once it takes longer than two seconds."""
+
+    def __init__(self) -> None:
+        from time import monotonic
+
+        self._clock = monotonic
+        self._began = monotonic()
+
+    def __call__(self, stage: str, share: float) -> None:
+        import sys
+
+        if sys.stderr.isatty() and self._clock() - self._began > 2:
+            end = "\r\033[K" if share >= 1 else ""
+            print(f"\r{stage}: {share:.0%} {end}", end="", file=sys.stderr, flush=True)
 
 
 def _draw(name: str, result: FitResult, profiles: dict, path: Path) -> bool:
@@ -199,10 +239,10 @@ def _compare(console: Console, table: Table, options: FitOptions, source: str, s
 def _show_rejected(console: Console, table: Table) -> None:
     from scalelab.records.schema import describe_statuses
 
-    for row in table.rejected[:20]:
+    for row in table.rejected[:5]:
         print_text(console, f"left out: {row}", style="red")
-    if len(table.rejected) > 20:
-        print_text(console, f"left out: {len(table.rejected) - 20} more rows that cannot be used", style="red")
+    if len(table.rejected) > 5:
+        print_text(console, f"left out: {len(table.rejected) - 5} more rows that cannot be used", style="red")
     told = [f", {table.left_out} left out by --where"] if table.left_out else []
     told += [f", not ok: {describe_statuses(table.unfinished)}"] if table.unfinished else []
     if told or table.rejected:

@@ -9,6 +9,7 @@ import numpy as np
 
 from scalelab.cli.console import make_table, print_table, print_text
 from scalelab.fit import CONVENTIONS, FitResult
+from scalelab.laws.base import VARIABLES
 from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
@@ -20,10 +21,20 @@ if TYPE_CHECKING:
 
 _STYLES = {"serious": "bold red", "warning": "yellow", "info": "dim"}
 _MAX_ROWS = 40  # of the residual grid
+_FEW_ROWS = 8  # of it, without --details
+_MAX_NOTES = 6
 
 
-def show_fit(console: Console, result: FitResult, profiles: Mapping[str, Profile]) -> None:
-    """Parameters with intervals, the equation, how good it is, residuals, notes."""
+def show_fit(console: Console, result: FitResult, profiles: Mapping[str, Profile], view: str = "usual") -> None:
+    """Parameters with intervals, the equation, how good it is, residuals, notes.
+
+    `view` is line (a line), short (no grid of residuals), usual, or details (every residual and note).
+    """
+    if view == "line":
+        codes = ", ".join(note.code for note in result.notes if note.severity != "info")
+        words = f"{result.equation()}   R² {result.r_squared:.4f}, {len(result.runs)} runs, {result.status}"
+        print_text(console, f"{result.group}: {words}{f' ({codes})' if codes else ''}")
+        return
     headings = ["<parameter", "value", "<95 % interval", *(["<by profile"] if profiles else []), "<unit"]
     table = make_table(*headings)
     for parameter in result.law.parameters:
@@ -36,15 +47,28 @@ def show_fit(console: Console, result: FitResult, profiles: Mapping[str, Profile
     print_table(console, result.group, table)
     print_text(
         console,
-        f"{result.equation(digits=7)}   (N: {CONVENTIONS[result.options.convention].meaning})\n"
+        f"{result.equation(digits=7)}   ({variables_text(result)})\n"
         f"R² {result.r_squared:.4f}, objective {result.objective:.6e} ({result.options.objective}), "
         f"{len(result.runs)} runs; {result.status}, "
         f"{round(result.agreement * result.options.starts)} of {result.options.starts} starts agree "
         f"within {result.start_spread:.0e}",
     )
-    _show_residuals(console, result)
-    for note in result.notes:
+    _show_residuals(console, result, {"details": _MAX_ROWS, "usual": _FEW_ROWS}.get(view, 0))
+    notes = sorted(result.notes, key=lambda note: ("serious", "warning", "info").index(note.severity))
+    for note in notes if view == "details" else notes[:_MAX_NOTES]:
         show_note(console, note.severity, note.message, note.code)
+    if view != "details" and len(notes) > _MAX_NOTES:
+        print_text(console, f"and {len(notes) - _MAX_NOTES} more notes: --details", style="dim")
+
+
+def variables_text(result: FitResult) -> str:
+    """What the variables of the equation are, in the table's own names where it has some."""
+    meanings = {v: VARIABLES[v] for v in result.law.variables if v not in ("N", "P", "D")}
+    if "N" in result.law.variables:
+        meanings = {"N": CONVENTIONS[result.options.convention].meaning, **meanings}
+    own = {v: result.columns[v] for v in result.law.variables if v in result.columns}
+    words = [f"{v}: {', '.join(filter(None, (own.get(v), meanings.get(v))))}" for v in (meanings | own)]
+    return "; ".join(words)
 
 
 def show_note(console: Console, severity: str, message: str, code: str) -> None:
@@ -89,7 +113,7 @@ def interval_text(interval: tuple[float | None, float | None] | None) -> str:
     return dash.join(format_number(end, 3) for end in (low, high))
 
 
-def _show_residuals(console: Console, result: FitResult) -> None:
+def _show_residuals(console: Console, result: FitResult, most: int) -> None:
     """Relative residuals: a row a backbone and D, a column a P, a value a run; the largest, where there are many."""
     data = result.data
     several = data.varies("D")
@@ -97,7 +121,7 @@ def _show_residuals(console: Console, result: FitResult) -> None:
         {(size, d if several else 0.0) for size, d in zip(data.size.tolist(), data.D.tolist(), strict=True)}
     )
     percent = 100 * np.array(result.residuals)
-    if len(places) > _MAX_ROWS:
+    if len(places) > most:
         worst = np.argsort(-np.abs(percent))[:5]
         said = ", ".join(f"{percent[i]:+.2f} at N {format_count(float(data.N[i]))}" for i in worst)
         print_text(console, f"predicted over measured, %: largest {said}")

@@ -78,7 +78,9 @@ def freedom(objective: Objective, data: FitData) -> int:
         for variable in data.known
         if any(np.ptp(data.values(variable)[data.config == i]) > 0 for i in range(data.n_configs))
     }
-    between = sum(free and p.needs not in along for p, free in zip(objective.law.parameters, objective.free, strict=True))
+    between = sum(
+        free and p.needs not in along for p, free in zip(objective.law.parameters, objective.free, strict=True)
+    )
     return min(len(np.unique(data.place)) - n_free, data.n_configs - between)
 
 

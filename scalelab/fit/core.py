@@ -6,7 +6,7 @@ import numpy as np
 
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.bootstrap import Report, bootstrap
-from scalelab.fit.data import COLUMNS, FitData, fit_data
+from scalelab.fit.data import COLUMNS, CONVENTIONS, FitData, fit_data
 from scalelab.fit.groups import Group
 from scalelab.fit.influence import MAX_CONDITION, condition_number, covariance, leave_one_out, natural_covariance
 from scalelab.fit.notes import (
@@ -20,10 +20,12 @@ from scalelab.fit.notes import (
     outlier_notes,
     seed_notes,
     unfinished_notes,
+    verdict_notes,
 )
 from scalelab.fit.objective import Objective
 from scalelab.fit.options import FitOptions, build_objective
 from scalelab.fit.result import FitResult, Status, library_versions
+from scalelab.fit.row_notes import design_notes, row_notes, tuning_notes, unit_notes
 from scalelab.fit.solver import Optimum, inside_bounds, minimise
 from scalelab.laws import LAWS, Law, get_law
 from scalelab.laws.base import Array, Variable
@@ -44,7 +46,8 @@ def fit_group(
     do not suit the law.
     """
     law, options = get_law(law), options or FitOptions()
-    data = fit_data(group.records, options.convention, group.title, law.variables)
+    every = fit_data(group.records, options.convention, group.title, law.variables)
+    data = every.best() if options.best else every
     try:
         objective, optimum = fit_optimum(law, data, options)
     except UsageError:
@@ -57,9 +60,9 @@ def fit_group(
         # The user's code may raise anything.
         raise ScalelabError(f"{group.title}: the law {law.name!r} fails: {type(error).__name__}: {error}") from error
     condition = condition_number(objective, data, optimum.z)
-    status = _status(objective, optimum, condition)
     params = objective.to_params(optimum.z)
     local = covariance(objective, data, optimum.z)
+    status = _status(objective, optimum, condition, np.sqrt(np.diag(local)))
     # Where a valley is flat, refits started on it would stay where they start: no interval then.
     draws = options.draws if status != "degenerate" else 0
     errors = np.sqrt(np.diag(local))
@@ -68,6 +71,7 @@ def fit_group(
     with np.errstate(all="ignore"):  # a parameter fixed at 0 has a logarithm of -∞
         fitted = law.loss(params, data.points)
     residuals = np.log(fitted / data.loss)
+    r_squared = _r_squared(data, fitted)
     return FitResult(
         law=law,
         group=group.title,
@@ -76,7 +80,7 @@ def fit_group(
         params=tuple(params.tolist()),
         fixed=tuple(objective.fixed),
         objective=optimum.value,
-        r_squared=_r_squared(data, fitted),
+        r_squared=r_squared,
         agreement=optimum.agreement,
         start_spread=optimum.start_spread,
         known=data.known,
@@ -86,25 +90,33 @@ def fit_group(
         draws=_rows(sample),
         notes=(
             *data_notes(objective, data),
+            *row_notes(group.points, every, data, options.best),
+            *unit_notes(data),
+            *design_notes(data, law),
             *unfinished_notes(group.unfinished),
+            *tuning_notes(data, group.records, fitted),
             *seed_notes(data, fitted),
             *count_notes(group.records, options.convention),
             *outlier_notes(data, residuals),
             *optimum_notes(objective, optimum, status, condition),
             *dependence_notes(objective, data, local, leave_one_out(objective, data, optimum.z, local)),
             *interval_notes(objective, sample, float(data.loss.min())),
+            *verdict_notes(objective, status, r_squared, sample),
         ),
         data_hash=data.digest,
         versions=library_versions(),
         others={name: tuple(values.tolist()) for name, values in data.others.items()},
         run_ids=None if data.run is None else tuple(data.run.tolist()),
+        columns=_sources(group, law, options),
     )
 
 
 def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective, Optimum]:
     """The best parameters alone. Raises `ScalelabError` where the data cannot determine them."""
     unused: set[Variable] = {
-        v for v in law.variables if all(p.name in options.fix for p in law.parameters if p.needs == v)
+        v
+        for v in law.variables
+        if all(p.name in options.fix for p in law.parameters if p.needs == v)
         and any(p.needs == v for p in law.parameters)
     }
     for variable in law.variables:
@@ -132,12 +144,14 @@ def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective
     return objective, minimise(objective, target, data.weight, options.starts, options.seed)
 
 
-def _status(objective: Objective, optimum: Optimum, condition: float) -> Status:
+def _status(objective: Objective, optimum: Optimum, condition: float, errors: Array) -> Status:
     if optimum.gradient_norm > _MAX_GRADIENT and optimum.value > PERFECT:
         return "failed"
     if optimum.agreement < MIN_AGREEMENT:
         return "start_dependent"
-    if condition > MAX_CONDITION or (optimum.start_spread > _MAX_SPREAD and optimum.value > PERFECT):
+    # Starts of one objective that lie within a standard error of one another say nothing against the optimum.
+    valley = bool((optimum.spread > np.maximum(_MAX_SPREAD, errors)).any()) and optimum.value > PERFECT
+    if condition > MAX_CONDITION or valley:
         return "degenerate"
     if not inside_bounds(objective, optimum.z).all():
         return "at_bound"
@@ -152,6 +166,13 @@ def _r_squared(data: FitData, fitted: Array) -> float:
 def _runs(data: FitData) -> tuple[tuple[float | None, ...], ...]:
     columns = [a.tolist() for a in (data.N, data.P, data.D, data.loss, data.weight, data.size)]
     return tuple(tuple(None if np.isnan(v) else v for v in row) for row in zip(*columns, strict=True))
+
+
+def _sources(group: Group, law: Law, options: FitOptions) -> dict[str, str]:
+    """The table's own names of the variables and of the loss, where they are not the schema's."""
+    names = {**COLUMNS, "N": CONVENTIONS[options.convention].column}
+    shown = {v: names[v] for v in law.variables} | {"loss": "loss"}
+    return {v: group.columns[c] for v, c in shown.items() if group.columns.get(c, c) != c}
 
 
 def _rows(table: Array) -> tuple[tuple[float, ...], ...]:

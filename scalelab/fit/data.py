@@ -177,10 +177,8 @@ def fit_data(
     run = np.zeros(len(records))
     if "run" in records and records["run"].notna().all():
         run = pd.factorize(records["run"])[0].astype(float)
-    rows = np.stack(
-        [values["N"], values["P"], values["D"], records["loss"].to_numpy(dtype=float), weight, size, run]
-        + list(others.values())
-    )
+    main = (values["N"], values["P"], values["D"], records["loss"].to_numpy(dtype=float), weight, size, run)
+    rows = np.stack([*main, *others.values()])
     rows = rows[:, np.lexsort(rows[::-1])]
     several = len(np.unique(rows[6])) > 1 and len(np.unique(rows[6])) < rows.shape[1]
     return FitData(

@@ -35,6 +35,8 @@ class FitOptions:
     seed: int = 0
     fix: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    tie: Mapping[str, str] = field(default_factory=dict)  # parameters that are equal to another: {"beta": "alpha"}
+    best: bool = False  # of rows with the same variables only the one of the least loss, as after a tuning sweep
 
     def __post_init__(self) -> None:
         for name, value, allowed in (

@@ -61,6 +61,8 @@ class FitResult:
     versions: Mapping[str, str]
     others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # variables beside N, P and D, a value a row
     run_ids: tuple[int, ...] | None = None  # the run of each row, where runs have several
+    columns: Mapping[str, str] = field(default_factory=dict)  # the table's own names of variables and loss
+    origin: Mapping[str, str] = field(default_factory=dict)  # where the rows came from: source, where, map, points
 
     def __repr__(self) -> str:
         said = f"{self.status}, {len(self.runs)} runs, {len(self.notes)} notes"
@@ -78,6 +80,11 @@ class FitResult:
         others = {name: np.array(values) for name, values in self.others.items()}
         run = None if self.run_ids is None else np.array(self.run_ids)
         return FitData(*columns, known=self.known, others=others, run=run)
+
+    @property
+    def failure(self) -> str | None:
+        """Why this fit must not be used; None where it may be."""
+        return next((note.message for note in self.notes if note.code == "explains_nothing"), None)
 
     @property
     def P_levels(self) -> tuple[int, ...]:
@@ -109,7 +116,9 @@ class FitResult:
         """
         return self.evaluate(np.array(self.params), N, P, D, **others)
 
-    def band(self, N: Any = None, P: Any = 1.0, D: Any = None, level: float = LEVEL, **others: Any) -> tuple[Array, Array]:
+    def band(
+        self, N: Any = None, P: Any = 1.0, D: Any = None, level: float = LEVEL, **others: Any
+    ) -> tuple[Array, Array]:
         """Return the bootstrap interval of the law's loss at each point: of the mean, without run noise.
 
         Infinitely wide where the fit has no draws (as many parameters as configurations) or none

@@ -24,9 +24,13 @@ class Optimum:
     z: Array  # [f]
     value: float
     agreement: float  # share of the starts that ended at this objective
-    start_spread: float  # widest range of a fitting coordinate over the starts whose objective is the same
+    spread: Array  # range of each fitting coordinate over the starts whose objective is the same, [f]
     moved: float  # largest change of a coordinate from the winning start to its end
     gradient_norm: float  # of the objective over its value; about 0 at an optimum
+
+    @property
+    def start_spread(self) -> float:
+        return float(self.spread.max(initial=0.0))
 
 
 def draw_starts(objective: Objective, count: int, seed: int) -> Array:
@@ -67,7 +71,7 @@ def minimise(objective: Objective, target: Array, weights: Array, starts: int = 
         z=best,
         value=value,
         agreement=float((agree[found.basin] & (found.basin >= 0)).mean()),
-        start_spread=float(np.ptp(points[same], axis=0).max()) if same.any() else 0.0,
+        spread=np.ptp(points[same], axis=0) if same.any() else np.zeros(len(best)),
         moved=float(np.abs(best - begin[first]).max()),
         gradient_norm=_gradient_norm(objective, best, target, weights, value),
     )
@@ -77,14 +81,17 @@ def _polish(objective: Objective, z: Array, value: float, target: Array, weights
     from scipy.optimize import least_squares  # late: a saved fit is read and asked without it
 
     lower, upper = objective.bounds()
+    counted = weights  # SciPy sees squares: the sides on which residuals lie are held
+    if objective.kind == "asymmetric":
+        counted = weights * objective.side(objective.residuals(z, target))
 
     def rho(squares: Array) -> Array:
         """Value and two derivatives of twice our loss as a function of r², times the weights."""
-        influence = objective.influence(np.sqrt(squares))
+        influence = np.minimum(objective.influence(np.sqrt(squares)), 1.0)
         inside = influence == 1
         with np.errstate(divide="ignore", invalid="ignore"):
             bend = np.where(inside, 0.0, -influence / (2 * squares))
-        return weights * np.stack([2 * _each(objective, np.sqrt(squares)), influence, bend])
+        return counted * np.stack([2 * _each(objective, np.sqrt(squares)), influence, bend])
 
     with np.errstate(over="ignore", invalid="ignore"):  # a step too far, which SciPy takes back
         polished = least_squares(
