@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scalelab.fit import FitOptions, FitResult, Group
+    from scalelab.fit.groups import Points
     from scalelab.laws import Law
     from scalelab.records import Table
 
@@ -50,7 +51,7 @@ def fit(
     profile: Annotated[bool, typer.Option("--profile", help="Profile likelihood intervals too.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and bootstrap.")] = 0,
     run: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of run ids, for curves.")] = None,
-    points: Annotated[str, typer.Option(help="Of runs with several rows: final, all, or auto.")] = "auto",
+    points: Annotated[Any, typer.Option(help="Of runs with several rows: final, all, or auto.")] = "auto",
     best: Annotated[bool, typer.Option("--best", help="Only the best run of each configuration.")] = False,
     tie: Annotated[_Words, list_option("--tie", "Parameters that are equal: beta=alpha.", (), "NAME=NAME…")] = None,
     details: Annotated[bool, typer.Option("--details", help="Every residual and note.")] = False,
@@ -93,10 +94,12 @@ def fit(
         raise UsageError("--figures and --no-figure: choose one")
     drawn = _figures(figures) if figure else ()
     chosen = None if law == ALL else get_law(law)
-    if chosen is None and (profile or figures or options != FitOptions(convention=count, starts=starts, seed=seed)):
+    if chosen is None and (
+        profile or figures or options != FitOptions(convention=count, starts=starts, seed=seed, best=best)
+    ):
         raise UsageError(
             "--law all compares laws by least squares on log losses and saves no fit: of the options "
-            "only --map, --where, --count, --starts, --seed and --strict apply to it"
+            "only --map, --run, --points, --best, --where, --count, --starts, --seed and --strict apply to it"
         )
     console = stdout()
     mapped = pairs(columns, "--map") | ({"run": run} if run else {})
@@ -105,7 +108,7 @@ def fit(
         print_text(console, line)
     _show_rejected(console, table)
     if chosen is None:
-        _compare(console, table, options, source, strict)
+        _compare(console, table, options, source, strict, points)
         return
     groups = group_records(table, by_tokens="D" not in chosen.variables, points=points)
     origin = {"source": str(source), "where": where or "", "map": " ".join(columns or ()), "points": points}
@@ -211,21 +214,19 @@ def _draw(name: str, result: FitResult, profiles: dict, path: Path) -> bool:
     return True
 
 
-def _compare(console: Console, table: Table, options: FitOptions, source: str, strict: bool) -> None:
+def _compare(console: Console, table: Table, options: FitOptions, source: str, strict: bool, points: Points) -> None:
     """Tables of laws: at each D, and over all D where it varies."""
     from scalelab.cli.fit_tables import show_comparison
     from scalelab.fit import group_records
-    from scalelab.fit.data import fit_data
-    from scalelab.fit.select import compare_laws
+    from scalelab.fit.select import compare_laws, comparison_data
 
-    over_tokens = [g for g in group_records(table, by_tokens=False) if g.records["n_tokens"].nunique() > 1]
+    over_tokens = [g for g in group_records(table, False, points) if g.records["n_tokens"].nunique() > 1]
     # One D at a time says something about P; without several P, all D together say it all.
-    groups = [g for g in group_records(table) if not over_tokens or g.records["n_streams"].nunique() > 1]
+    groups = [g for g in group_records(table, True, points) if not over_tokens or g.records["n_streams"].nunique() > 1]
     failures = []
     for group in (*groups, *over_tokens):
         try:
-            data = fit_data(group.records, options.convention, group.title)
-            comparison = compare_laws(data, group.title, options)
+            comparison = compare_laws(comparison_data(group, options), group.title, options)
         except ScalelabError as error:
             failures.append(error)
             print_text(console, f"not compared: {error}", style="red")

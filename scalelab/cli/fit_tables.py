@@ -9,6 +9,7 @@ import numpy as np
 
 from scalelab.cli.console import make_table, print_table, print_text
 from scalelab.fit import CONVENTIONS, FitResult
+from scalelab.fit.derived import hoffmann_form
 from scalelab.laws.base import VARIABLES
 from scalelab.units import format_count, format_number
 
@@ -53,6 +54,9 @@ def show_fit(console: Console, result: FitResult, profiles: Mapping[str, Profile
         f"{round(result.agreement * result.options.starts)} of {result.options.starts} starts agree "
         f"within {result.start_spread:.0e}",
     )
+    hoffmann = hoffmann_form(result)
+    if hoffmann:
+        print_text(console, f"in Hoffmann's form: {hoffmann}")
     _show_residuals(console, result, {"details": _MAX_ROWS, "usual": _FEW_ROWS}.get(view, 0))
     notes = sorted(result.notes, key=lambda note: ("serious", "warning", "info").index(note.severity))
     for note in notes if view == "details" else notes[:_MAX_NOTES]:
@@ -97,7 +101,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     if names:
         explained = "Akaike weight; without …: RMSE of predictions for these runs by a fit to all others"
         print_text(console, f"RMSE in nats a token; {explained}")
-    print_text(console, f"{comparison.verdict}\n", style="bold")
+    print_text(console, comparison.verdict, style="bold")
+    print_text(console, f"For predictions: {comparison.chosen}, by what was left out.\n")
 
 
 def interval_text(interval: tuple[float | None, float | None] | None) -> str:

@@ -15,6 +15,7 @@ from scalelab.cli.cost import cost
 from scalelab.cli.diagnose import diagnose
 from scalelab.cli.fit import fit
 from scalelab.cli.generate import generate
+from scalelab.cli.import_ import import_
 from scalelab.cli.lists import ListCommand
 from scalelab.cli.plan import plan
 from scalelab.cli.predict import predict
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command(cls=ListCommand)(sweep)
 app.command(cls=ResultsCommand)(results)
 app.command()(watch)
+app.command("import", cls=ListCommand)(import_)
 app.command(cls=ListCommand)(fit)
 app.command(cls=ListCommand)(predict)
 app.command(cls=ListCommand)(cost)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from scalelab.errors import ScalelabError, UsageError
@@ -25,10 +27,13 @@ from scalelab.fit.notes import (
 from scalelab.fit.objective import Objective
 from scalelab.fit.options import FitOptions, build_objective
 from scalelab.fit.result import FitResult, Status, library_versions
-from scalelab.fit.row_notes import design_notes, row_notes, tuning_notes, unit_notes
+from scalelab.fit.row_notes import design_notes, optimum_row_notes, row_notes, tuning_notes, unit_notes
 from scalelab.fit.solver import Optimum, inside_bounds, minimise
+from scalelab.fit.tuning import NAMES, fit_tuning
 from scalelab.laws import LAWS, Law, get_law
 from scalelab.laws.base import Array, Variable
+from scalelab.laws.library import LR_BATCH
+from scalelab.laws.tied import tied
 
 _MAX_GRADIENT = 1e-3
 _MAX_SPREAD = 0.1  # of starts that agree on the objective, in logarithms of parameters
@@ -45,11 +50,18 @@ def fit_group(
     the records do not know, or no start reaches a finite objective; `UsageError` for options that
     do not suit the law.
     """
-    law, options = get_law(law), options or FitOptions()
+    options = options or FitOptions()
+    law = tied(get_law(law), options.tie)
     every = fit_data(group.records, options.convention, group.title, law.variables)
     data = every.best() if options.best else every
+    tuning = None
     try:
-        objective, optimum = fit_optimum(law, data, options)
+        if law.name == LR_BATCH.name:
+            tuning = fit_tuning(data, min(options.draws, 200), options.seed)
+            held = dict(zip(NAMES, tuning.params.tolist(), strict=True))
+        else:
+            held = {}
+        objective, optimum = fit_optimum(law, data, replace(options, fix={**held, **options.fix}))
     except UsageError:
         raise
     except ScalelabError as error:
@@ -68,6 +80,10 @@ def fit_group(
     errors = np.sqrt(np.diag(local))
     sample = bootstrap(objective, data, optimum.z, options.bootstrap, draws, options.seed, errors, report)
     sample = sample[np.isfinite(sample).all(axis=1)]
+    if tuning is not None and len(sample) and len(tuning.draws):  # two sets of draws that know nothing of each other
+        places = [law.names.index(name) for name in NAMES if name not in options.fix]
+        columns = [i for i, name in enumerate(NAMES) if name not in options.fix]
+        sample[:, places] = tuning.draws[np.arange(len(sample)) % len(tuning.draws)][:, columns]
     with np.errstate(all="ignore"):  # a parameter fixed at 0 has a logarithm of -∞
         fitted = law.loss(params, data.points)
     residuals = np.log(fitted / data.loss)
@@ -78,7 +94,7 @@ def fit_group(
         options=options,
         status=status,
         params=tuple(params.tolist()),
-        fixed=tuple(objective.fixed),
+        fixed=tuple(name for name in objective.fixed if tuning is None or name in options.fix),
         objective=optimum.value,
         r_squared=r_squared,
         agreement=optimum.agreement,
@@ -91,6 +107,7 @@ def fit_group(
         notes=(
             *data_notes(objective, data),
             *row_notes(group.points, every, data, options.best),
+            *optimum_row_notes(tuning),
             *unit_notes(data),
             *design_notes(data, law),
             *unfinished_notes(group.unfinished),

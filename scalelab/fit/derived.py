@@ -11,7 +11,8 @@ from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.result import LEVEL, FitResult, Note, tails
 from scalelab.laws import Points
 from scalelab.laws.base import Array
-from scalelab.units import format_count
+from scalelab.laws.terms import Power
+from scalelab.units import format_count, format_number
 
 _FAR = 10.0  # times the range of N, P or D from which an extrapolation is serious
 _STEPS = 80  # of bisection and golden section: enough for the last digit
@@ -120,6 +121,36 @@ def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float =
         )
     D = _estimate(fit, lambda q: tokens_times_n / best(q), level, P)
     return Allocation(flops, P, N, D, _estimate(fit, lambda q: losses(q, np.log(best(q))), level, P))
+
+
+def hoffmann_coefficients(fit: FitResult, level: float = LEVEL) -> dict[str, Estimate]:
+    """Return the coefficients of the powers in Hoffmann's form, A/N^α: our scale to its exponent, with intervals.
+
+    Empty for a law without powers of N, D or compute. Source: Hoffmann et al. 2022, arXiv 2203.15556, equation 2.
+    """
+    found = {}
+    for term in getattr(fit.law, "terms", ()):
+        if isinstance(term, Power) and {p.needs for p in term.parameters} == {term.variable}:
+            scale, exponent = (fit.law.names.index(p.name) for p in term.parameters)
+            params, draws = np.array(fit.params), np.array(fit.draws).reshape(-1, len(fit.params))
+            with np.errstate(all="ignore"):
+                draws = draws[:, scale] ** draws[:, exponent]
+                value = float(params[scale] ** params[exponent])
+            found[term.parameters[0].name] = Estimate.of(value, draws, level)
+    return found
+
+
+def hoffmann_form(fit: FitResult) -> str:
+    """The coefficients in Hoffmann's form as words; empty where there are none."""
+    words = []
+    for name, estimate in hoffmann_coefficients(fit).items():
+        ends = (
+            ""
+            if estimate.low is None or estimate.high is None
+            else (f" ({format_number(estimate.low, 3)} to {format_number(estimate.high, 3)})")
+        )
+        words.append(f"{name} {format_number(estimate.value)}{ends}")
+    return ", ".join(words)
 
 
 def extrapolation_notes(fit: FitResult, N: float, P: float = 1.0, D: float | None = None) -> list[Note]:

@@ -51,7 +51,7 @@ def save_in(fit: FitResult, folder: Path, slug: str, force: bool = False) -> Pat
 def _other(path: Path, fit: FitResult) -> str:
     """In what the fit at `path` is another than `fit`, beside newer rows, seeds and draws; empty if in nothing."""
     try:
-        old = load_fit(path, fit.law)
+        old = load_fit(path, getattr(fit.law, "law", fit.law))
     except (DataError, UsageError):
         return ""  # damaged, or of an older version
     for name in ("source", "where", "map", "points"):

@@ -9,6 +9,7 @@ import numpy as np
 
 from scalelab.fit.data import FitData
 from scalelab.fit.result import Note
+from scalelab.fit.tuning import NEAR, Tuning
 from scalelab.laws import Law
 from scalelab.laws.base import Array
 from scalelab.units import format_count
@@ -44,6 +45,18 @@ def row_notes(points: tuple[int, int] | None, every: FitData, used: FitData, bes
             "info",
             f"of {len(every.loss)} rows the best of each configuration: {len(used.loss)} are fitted, {dropped} dropped",
             {"rows": len(every.loss), "dropped": dropped},
+        )
+
+
+def optimum_row_notes(tuning: Tuning | None) -> Iterator[Note]:
+    """A note on the rows behind the best learning rate and batch size."""
+    if tuning is not None:
+        yield Note(
+            "optimum_rows",
+            "info",
+            f"lr_*, B_*, u, w and m are from the {tuning.rows} rows within {NEAR:.0%} of the best of each of "
+            f"{tuning.cells} (N, D), where a quadratic holds; the other parameters are from all rows",
+            {"rows": tuning.rows, "cells": tuning.cells},
         )
 
 

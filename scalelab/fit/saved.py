@@ -15,6 +15,7 @@ from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult, Note, Severity, Status
 from scalelab.laws import LAWS, Law
 from scalelab.laws.base import VARIABLES
+from scalelab.laws.tied import tied
 
 _FORMAT = 2
 
@@ -63,6 +64,7 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
         known = {f.name for f in fields(FitResult)}
         values: dict[str, Any] = {k: _tuples(v) for k, v in saved.items() if k in known}
         law = law or LAWS.get(name)
+        law = tied(law, options.tie) if law is not None else None
         fit = FitResult(law=law, options=options, notes=notes, **values)  # type: ignore[arg-type]
         rows = (fit.params, *fit.draws, *fit.covariance)
         if any(len(row) != len(names) for row in rows) or not all(math.isfinite(v) for row in rows for v in row):

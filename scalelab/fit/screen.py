@@ -12,6 +12,7 @@ from scalelab.laws.base import Array
 
 FEW_ROWS = 100  # up to here every start sees every row
 _SAMPLE = 64  # rows that starts are tried on where there are more
+_ROWS_A_PARAMETER = 12  # at least
 _BASINS = 12  # optima of the sample that are refined on all rows
 _SAME_VALUE, _SAME_PLACE = 1e-3, 0.1  # starts that end this close, relatively and in fitting coordinates, are one
 
@@ -31,7 +32,7 @@ def screen(objective: Objective, begin: Array, target: Array, weights: Array) ->
     if n <= FEW_ROWS:
         points, values = descend(objective, begin.copy(), target, weights)
         return Screened(points, values, np.arange(len(begin)))
-    rows = sample_rows(objective, target)
+    rows = sample_rows(objective, target, max(_SAMPLE, _ROWS_A_PARAMETER * begin.shape[1]))
     part = objective.subset(rows)
     tried, values = descend(part, begin.copy(), target[rows], weights[rows])
     basin, places = _basins(tried, values)
@@ -45,7 +46,7 @@ def screen(objective: Objective, begin: Array, target: Array, weights: Array) ->
     return Screened(points, values, new[basin])
 
 
-def sample_rows(objective: Objective, target: Array, size: int = _SAMPLE) -> np.ndarray:
+def sample_rows(objective: Objective, target: Array, size: int) -> np.ndarray:
     """About `size` rows: the ends of every variable and of the losses, and others drawn with a seed of their own."""
     columns = [target, *objective.points.columns]
     ends = {int(end(column)) for column in columns for end in (np.argmin, np.argmax)}
