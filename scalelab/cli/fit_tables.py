@@ -10,6 +10,7 @@ import numpy as np
 from scalelab.cli.console import make_table, print_table, print_text
 from scalelab.fit import CONVENTIONS, FitResult
 from scalelab.fit.derived import hoffmann_form
+from scalelab.fit.select import shown
 from scalelab.laws.base import VARIABLES
 from scalelab.units import format_count, format_number
 
@@ -82,7 +83,7 @@ def show_note(console: Console, severity: str, message: str, code: str) -> None:
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """The table of laws, best first, and the verdict."""
-    names = [f"{name} {format_count(value)}" for name, value in comparison.left_out.items()]
+    names = [f"{name} {shown(name, value)}" for name, value in comparison.left_out.items()]
     table = make_table(
         "<law", "free", "RMSE", "AICc", "over best", "BIC", "weight", *(f"without {name}" for name in names)
     )

@@ -147,14 +147,14 @@ def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective
                 f"the law {law.name!r} needs more than one {variable}; add runs or choose another --law"
             )
     objective = build_objective(law, data, options)
+    if not objective.free.any():
+        raise UsageError("every parameter is fixed: nothing is left to fit")
     felt: list[Variable] = [v for v in law.variables if v not in unused]
     different = len(np.unique(np.stack([data.values(v) for v in felt]), axis=1).T)
     if different < objective.free.sum():
         raise ScalelabError(
             f"{different} different ({', '.join(felt)}) cannot determine {objective.free.sum()} parameters; add runs"
         )
-    if not objective.free.any():
-        raise UsageError("every parameter is fixed: nothing is left to fit")
     if data.loss.min() == data.loss.max():
         raise ScalelabError(f"all {len(data.loss)} losses are {data.loss[0]:g}: there is nothing to fit")
     target = objective.to_target(data.loss)

@@ -15,7 +15,7 @@ from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult
 from scalelab.laws import LAWS, Law
 from scalelab.laws.base import Array, Variable
-from scalelab.units import format_count
+from scalelab.units import format_count, format_number
 
 CLEAR = 4.0  # AICc that a law must lead by: a likelihood ratio of about 7 (Burnham & Anderson 2002, section 2.6)
 NEAR = 1.05  # ratio of errors on left-out runs up to which laws are not told apart
@@ -54,7 +54,7 @@ class Comparison:
 
     group: str
     rows: tuple[Row, ...]
-    left_out: Mapping[Variable, float]  # the largest N, P, D or compute (N·D where no table has it), left out
+    left_out: Mapping[Variable, float]  # the largest N, P, D or compute (6·N·D where no table has it), left out
     verdict: str
     chosen: str = ""  # the label of the law that predicts best what was left out
 
@@ -182,7 +182,7 @@ def _splits(data: FitData) -> dict[Variable, tuple[float, np.ndarray]]:
     columns: dict[Variable, Array] = {"N": data.size, "P": data.P, "D": data.D}
     columns |= {"C": data.others["C"]} if "C" in data.others else {}
     if data.varies("N") and data.varies("D"):
-        columns["C"] = data.N * data.D
+        columns["C"] = 6 * data.N * data.D
     for name, values in columns.items():
         if name == "C" or data.varies(name):
             many = len(np.unique(values)) > _MANY_VALUES
@@ -263,11 +263,16 @@ def _held_out_sentences(rows: tuple[Row, ...], close: set[str], left_out: Mappin
         error, winner = min(known)
         agrees = winner in close
         against = [pair for pair in known if (pair[1] in close) != agrees]
-        text = f"The runs of the largest {name} ({format_count(value)}), left out, are predicted best by {winner} "
+        text = f"The runs of the largest {name} ({shown(name, value)}), left out, are predicted best by {winner} "
         text += f"(RMSE {error:.2g}"
         text += f", against {min(against)[0]:.2g} by {min(against)[1]})" if against else ")"
         sentences.append(text + ("." if agrees else ", which does not agree."))
     return sentences
+
+
+def shown(variable: Variable, value: float) -> str:
+    """A value of a variable: compute as a power of ten, others as counts."""
+    return format_number(value, 3) if variable == "C" else format_count(value)
 
 
 def _listed(names: list[str]) -> str:

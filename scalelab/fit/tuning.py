@@ -1,7 +1,7 @@
 """The best learning rate and batch size as powers of N and D, from tuning sweeps at several (N, D).
 
-Each (N, D) has its own level of loss; around it ln loss is one quadratic form of ln lr and ln B, whose optimum moves with ln N
-and ln D. That is linear in its coefficients, so it has one answer, and no law of the level can bend the optimum.
+Each (N, D) has its own level of loss; around it ln loss is one quadratic form of ln lr and ln B, whose optimum moves
+with ln N and ln D. That is linear in its coefficients, so it has one answer, and no law of the level can bend the optimum.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def fit_tuning(data: FitData, draws: int = 200, seed: int = 0) -> Tuning:
 
 
 def _design(data: FitData) -> Array:
-    """Columns of a², b², a·b, and of a and b with 1, ln N and ln D; a and b are logarithms about their middle, [n, 9]."""
+    """Columns of a², b², a·b, and of a and b with 1, ln N and ln D, for a = ln lr and b = ln B; [n, 9]."""
     n, d = np.log(data.N / N_UNIT), np.log(data.D / D_UNIT)
     a, b = np.log(data.others["lr"]), np.log(data.others["B"])
     return np.stack([a * a, b * b, a * b, a, a * n, a * d, b, b * n, b * d], axis=1)

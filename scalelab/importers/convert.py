@@ -27,7 +27,7 @@ _TOKENS_TOO_FEW = 1e3  # a run's D below this is no number of tokens
 
 @dataclass(frozen=True)
 class Imported:
-    """What a source held: a record and a curve of each run, runs that cannot be used and why, and lines about columns."""
+    """What a source held: a record and a curve of each run, what cannot be used and why, and where columns came from."""
 
     table: pd.DataFrame
     curves: Mapping[str, list[tuple[int, int | None, float]]]
@@ -49,8 +49,8 @@ def import_runs(
         kind: one of `KINDS`; found from the files where left out.
         columns: which column of a run's history or config, or which expression over them, is which column of
             the schema, such as ``{"loss": "eval/c4/loss"}``.
-        n_from: parameters by run name: ``{"190M": 190354176}`` for every run with 190M in its name; * and ? may stand for
-            anything. The longest pattern that fits counts.
+        n_from: parameters by run name: ``{"190M": 190354176}`` for every run with 190M in its name; * and ? may stand
+            for anything. The longest pattern that fits counts.
         strict: raise for the first run that cannot be used, rather than listing it.
 
     Raises:
@@ -111,7 +111,8 @@ def _chosen(present: set[str], mapped: Mapping[str, str], source: Path, sizes: b
             listed = known_names(close or sorted(present))
             hint = " or N by run name with --n-from PATTERN=NUMBER" if column.name == "n_params" else ""
             raise DataError(
-                f"{source}: no column for {column.name}; name one with --map {column.name}=COLUMN{hint} (there are: {listed})"
+                f"{source}: no column for {column.name}; name one with --map {column.name}=COLUMN{hint} (there are: "
+                f"{listed})"
             )
     return found
 

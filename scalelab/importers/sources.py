@@ -1,9 +1,10 @@
-"""What other tools wrote, as the history and the config of each run. Their own libraries read it where they have one."""
+"""What other tools wrote, as the history and the config of each run; read by their own libraries where they can."""
 
 from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -72,20 +73,11 @@ def read_wandb(source: Path) -> Iterator[History]:
     """Read W&B's offline run folders (`wandb/offline-run-*`, `run-*.wandb`)."""
     _need("wandb", "W&B's run folders")
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    files = [source] if source.is_file() else sorted(source.rglob("run-*.wandb"))
-    for file in files:
-        store, rows, config, name = DataStore(), [], {}, file.stem.removeprefix("run-")
+    for file in [source] if source.is_file() else sorted(source.rglob("run-*.wandb")):
+        rows, config, name = [], {}, file.stem.removeprefix("run-")
         status = "interrupted"
-        store.open_for_scan(str(file))
-        while True:
-            try:
-                data = store.scan_data()
-            except AssertionError:  # the file ends in the middle of a record: the run was cut short
-                break
-            if data is None:
-                break
+        for data in _wandb_records(file):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             kind = record.WhichOneof("record_type")
@@ -101,13 +93,42 @@ def read_wandb(source: Path) -> Iterator[History]:
         yield History(name, pd.json_normalize(rows).rename(columns={"_step": "step"}), file, config, status)
 
 
+def _wandb_records(file: Path) -> Iterator[bytes]:
+    """The records of a .wandb file: LevelDB's log format, blocks of 32 KiB after a header of 7 bytes.
+
+    Ends where the file is cut short. Raises `DataError` for a file of another kind.
+    """
+    content = file.read_bytes()
+    if content[:4] != b":W&B":
+        raise DataError(f"{file}: not a W&B run file")
+    place, parts = 7, []
+    while place + 7 <= len(content):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        part = content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind not in (1, 2, 3, 4) or len(part) < length:  # cut short
+            return
+        parts = [part] if kind in (1, 2) else [*parts, part]
+        if kind in (1, 4):  # a whole record, or its last part
+            yield b"".join(parts)
+
+
 def read_mlflow(source: Path) -> Iterator[History]:
     """Read MLflow's store: a folder `mlruns`, or a SQLite file."""
     _need("mlflow", "MLflow's stores")
     from mlflow.tracking import MlflowClient
 
     uri = source.resolve().as_uri() if source.is_dir() else f"sqlite:///{source.resolve()}"
-    client = MlflowClient(tracking_uri=uri)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own, about its libraries
+        yield from _mlflow_runs(MlflowClient(tracking_uri=uri), source)
+
+
+def _mlflow_runs(client: Any, source: Path) -> Iterator[History]:
     words = {"FINISHED": "ok", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "interrupted"}
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id], max_results=50_000):

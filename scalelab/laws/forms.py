@@ -1,7 +1,7 @@
 """Laws beyond sums of simple powers: breaks, exponents that change with N, repeated data, experts, tuning.
 
-Each has analytic derivatives. N and D enter relative to fixed units (`N_UNIT` parameters, `D_UNIT` tokens) where a logarithm
-needs one.
+Each has analytic derivatives. N and D enter relative to fixed units (`N_UNIT` parameters, `D_UNIT` tokens) where a
+logarithm needs one.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Broken:
 class Farseer:
     """exp(s(N)) + exp(b(N))·D^(−exp(a(N))), each of s, b and a a shifted power of N.
 
-    Li et al. 2025, arXiv 2506.10972. They write a power as a·N^γ + b; here it is v + r·((N/10⁹)^γ − 1)/γ, the same family
-    with parameters that mean something: the value and the slope by ln N at 10⁹ parameters, and how the slope changes.
+    Li et al. 2025, arXiv 2506.10972. They write a power as a·N^γ + b; here it is v + r·((N/10⁹)^g − 1)/g, the same
+    family with parameters that mean something: the value and the slope by ln N at 10⁹ parameters, and its change.
     """
 
     names = ("s", "b", "a")
@@ -120,8 +120,8 @@ def _shifted(values: Sequence[Array], at: Points) -> tuple[Array, tuple[Array, A
 class Repeated:
     """(A/N')^α + (B/D')^β: tokens seen again, and parameters beyond what unique tokens are worth, count ever less.
 
-    Muennighoff et al. 2023, arXiv 2305.16264, equations 5 and 6: D' = U + U·R_D·(1 − exp(−(D/U − 1)/R_D)), and N' from N in the
-    same way with R_N, U_N being the size that is best for U tokens under the law itself.
+    Muennighoff et al. 2023, arXiv 2305.16264, equations 5 and 6: D' = U + U·R_D·(1 − exp(−(D/U − 1)/R_D)), and N' from N
+    in the same way with R_N, U_N being the size that is best for U tokens under the law itself.
     """
 
     def __init__(self) -> None:
@@ -185,8 +185,8 @@ def _worth(excess: Array, R: Array) -> tuple[Array, Array, Array]:
 class Experts(Power):
     """(A/N)^α·X^(−(g + h·ln(N/10⁹))): experts divide the reducible loss, by less at larger N where h is below 0.
 
-    Clark et al. 2022, arXiv 2202.01169, equation 1, with a floor beside it; N is the active or dense size, X the number of
-    experts or total over active parameters.
+    Clark et al. 2022, arXiv 2202.01169, equation 1, with a floor beside it; N is the active or dense size, X the number
+    of experts or total over active parameters.
     """
 
     def __init__(self) -> None:

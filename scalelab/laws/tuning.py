@@ -15,8 +15,8 @@ from scalelab.units import format_number
 class TuningLaw(Law):
     """(E + (A/N)^α + (B/D)^β)·exp(q), q a quadratic form of ln lr − ln lr* and ln B − ln B*.
 
-    ln lr* = l_v + l_N·ln(N/10⁹) + l_D·ln(D/10¹¹), and B* in the same way: the question of StepLaw (Li et al. 2025, arXiv
-    2503.04715), whose own fit takes the best of each grid. q = u·x² + w·y² + m·√(u·w)·x·y with |m| < 1.
+    lr* = lr_v·(N/10⁹)^lr_N·(D/10¹¹)^lr_D, and B* in the same way: the question of StepLaw (Li et al. 2025, arXiv
+    2503.04715). q = u·x² + w·y² + m·√(u·w)·x·y with |m| < 1. `scalelab.fit.tuning` fits the optimum.
     """
 
     name = "lr-batch"
@@ -48,7 +48,7 @@ class TuningLaw(Law):
     def evaluate(self, params: Array, at: Points) -> tuple[Array, Array]:
         base, q, x, y, n, d, terms = self._parts(params, at)
         value = base * np.exp(q)
-        E, A, alpha, B, beta, lr_v, _, _, B_v, _, _, u, w, m = (params[..., i, None] for i in range(14))
+        _, A, alpha, B, beta, lr_v, _, _, B_v, _, _, u, w, m = (params[..., i, None] for i in range(14))
         root = np.sqrt(u * w)
         grown = np.exp(q)
         size = [s * grown for s in self._size.slopes((A, alpha), at, terms[0])]

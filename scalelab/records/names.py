@@ -75,6 +75,8 @@ def recognise(columns: Iterable[str], file: str, mapped: Mapping[str, str]) -> d
             candidates = [c for name in FALLBACK.get(field, ()) for c in by_name.get(name, [])]
         if field == "loss" and not candidates:
             candidates = [c for name in (*BITS, *PERPLEXITY) for c in by_name.get(name, [])]
+        if len(candidates) > 1 and len(set(candidates)) == 1:
+            raise DataError(f"{file}: more than one column {candidates[0]!r}; rename or remove one")
         if len(candidates) > 1 and field != "seed":
             listed = ", ".join(repr(c) for c in candidates)
             raise DataError(f"{file}: {field} could be any of {listed}; choose one with --map {field}=COLUMN")

@@ -51,8 +51,8 @@ def read(source: Source, columns: Mapping[str, str] | None = None, where: str | 
     to find what, or how to compute it: ``{"n_params": "N", "loss": "ln(ppl)"}``; columns with usual names are found
     without. `where` chooses rows: ``"n_tokens > 100M"``. Columns of the result are those of `RECORD_SCHEMA`
     (missing ones null) and `file`. A sweep's record found twice (same key, same numbers) counts once. Raises
-    `UsageError` for a source, column name or condition that is none, `DataError` naming the file that cannot be used, or
-    where no run is ok.
+    `UsageError` for a source, column name or condition that is none, `DataError` naming the file that cannot be used,
+    or where no run is ok.
     """
     table = gather(source, columns, where)
     if len(table.records):

@@ -21,6 +21,7 @@ from scalelab.records.schema import (
     PLAUSIBLE,
     POSITIVE,
     RECORD_SCHEMA,
+    REQUIRED,
     STATUSES,
     USED,
     VARIABLE_COLUMNS,
@@ -76,7 +77,7 @@ def to_records(
         UsageError: `where` or an entry of `columns` cannot be used.
     """
     table = table.rename(columns=lambda name: str(name).strip()).reset_index(drop=True)
-    own = own or {"key", "config", "code", "versions"} <= {*table.columns}
+    own = own or {"key", "status", *REQUIRED} <= {*table.columns}  # an export of records
     sources = {} if own else recognise(table.columns, file, columns)
     given = table
     table = _taken(table, file, {**sources, **columns})
@@ -90,23 +91,25 @@ def to_records(
             f"{file}: no column {name!r} (it has: {known_names(given.columns)}); name the one that holds it with "
             f"--map {name}=COLUMN"
         )
-    wanted, names = (np.ones(len(table), dtype=bool), set()) if where is None else rows_where(table, where)
     notes = [] if own else _notes(given, sources, columns)
-    if not own:
-        table = table.drop(columns=[name for name in ONLY_MAPPED if name in table and name not in columns])
+    idle = [] if own else [name for name in ONLY_MAPPED if name in table and name not in columns]
     bad: dict[int, Rejected] = {}
-    table["status"] = _statuses(table, file, bad)
-    ok = (table["status"] == OK).to_numpy(dtype=bool)
+    statuses = _statuses(table.drop(columns=idle), file, bad)
+    if "status" not in idle:
+        table["status"] = statuses
+    ok = (statuses == OK).to_numpy(dtype=bool)
     faults: dict[int, Rejected] = {}
-    for field_ in RECORD_SCHEMA:
-        if field_.name in table and (pa.types.is_integer(field_.type) or pa.types.is_floating(field_.type)):
+    for column in RECORD_SCHEMA:
+        number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        if column.name in table and column.name not in idle and number:
             # What a fit does not use is no reason to refuse a row.
-            table[field_.name] = _numbers(
-                table[field_.name], field_.name, file, faults if field_.name in (*USED, *columns) else {}
-            )
+            used = column.name in (*USED, *columns)
+            table[column.name] = _numbers(table[column.name], column.name, file, faults if used else {})
     for row, fault in faults.items():
         if ok[row]:
             bad.setdefault(row, fault)
+    wanted, names = (np.ones(len(table), dtype=bool), set()) if where is None else rows_where(table, where)
+    table = table.drop(columns=idle).assign(status=statuses)
     if not own:
         runs, note = find_runs(table, file, "run" in columns)
         table = table.drop(columns="run", errors="ignore")
