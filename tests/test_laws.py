@@ -37,8 +37,7 @@ WRITTEN = {
         (E, A, ALPHA, B, BETA, 0.07, 0.5),
         lambda n, p, d: E + (A / n) ** ALPHA + (B / d) ** BETA + 0.07 * p**-0.5,
     ),
-}
-    | OTHERS
+} | OTHERS
 
 
 def _point(i: int) -> tuple[tuple[float, float, float], dict[str, float]]:

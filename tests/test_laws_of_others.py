@@ -1,4 +1,4 @@
-"""Laws of other variables than N, P and D, or of one alone: as their sources write them, and recovered from their losses."""
+"""Laws of other variables than N, P and D, or of one alone: as their sources write them, and recovered."""
 
 from __future__ import annotations
 

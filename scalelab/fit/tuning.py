@@ -1,7 +1,8 @@
 """The best learning rate and batch size as powers of N and D, from tuning sweeps at several (N, D).
 
 Each (N, D) has its own level of loss; around it ln loss is one quadratic form of ln lr and ln B, whose optimum moves
-with ln N and ln D. That is linear in its coefficients, so it has one answer, and no law of the level can bend the optimum.
+with ln N and ln D. That is linear in its coefficients, so it has one answer, and no law of the level can bend the
+optimum.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _TOKENS_TOO_FEW = 1e3  # a run's D below this is no number of tokens
 
 @dataclass(frozen=True)
 class Imported:
-    """What a source held: a record and a curve of each run, what cannot be used and why, and where columns came from."""
+    """What a source held: a record and a curve of each run, errors of others, and where the columns came from."""
 
     table: pd.DataFrame
     curves: Mapping[str, list[tuple[int, int | None, float]]]

@@ -120,8 +120,8 @@ def _shifted(values: Sequence[Array], at: Points) -> tuple[Array, tuple[Array, A
 class Repeated:
     """(A/N')^α + (B/D')^β: tokens seen again, and parameters beyond what unique tokens are worth, count ever less.
 
-    Muennighoff et al. 2023, arXiv 2305.16264, equations 5 and 6: D' = U + U·R_D·(1 − exp(−(D/U − 1)/R_D)), and N' from N
-    in the same way with R_N, U_N being the size that is best for U tokens under the law itself.
+    Muennighoff et al. 2023, arXiv 2305.16264, equations 5 and 6: D' = U + U·R_D·(1 − exp(−(D/U − 1)/R_D)), and N' from
+    N in the same way with R_N, U_N being the size that is best for U tokens under the law itself.
     """
 
     def __init__(self) -> None:
