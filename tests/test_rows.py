@@ -139,7 +139,7 @@ def test_columns_of_others_act_only_where_they_are_mapped():
 
 def test_many_outliers_are_one_note():
     table = grid(noise=3e-4, n=8, d=8)
-    table.loc[::8, "loss"] *= 1.3
+    table.loc[[3, 10, 20, 29, 38, 43, 52, 57], "loss"] *= 1.3
     fit = fitted(table)
     assert "outlier" not in codes(fit)
     assert "8 of 64 rows lie far off the law, 8 above it" in codes(fit)["outliers"]

@@ -108,7 +108,7 @@ def unit_notes(data: FitData) -> Iterator[Note]:
             "all rows in one unit?",
             {"span": float(data.N.max() / data.N.min())},
         )
-    elif "N" in data.known and data.N.max() < 1e4:
+    elif "N" in data.known and data.N.max() <= 1e4:
         yield Note(
             "unit_N",
             "warning",
