@@ -202,6 +202,8 @@ def _draw(name: str, result: FitResult, profiles: dict, path: Path) -> bool:
         figure = (
             plot.plot_contours(result) if {"N", "P"} <= set(result.law.variables) and len(result.P_levels) > 1 else None
         )
+    elif name == "residuals" and "N" not in result.known:
+        figure = None
     elif name == "pairs":
         figure = plot.plot_draws(result) if result.draws else None
     else:

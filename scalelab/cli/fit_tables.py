@@ -122,14 +122,16 @@ def interval_text(interval: tuple[float | None, float | None] | None) -> str:
 def _show_residuals(console: Console, result: FitResult, most: int) -> None:
     """Relative residuals: a row a backbone and D, a column a P, a value a run; the largest, where there are many."""
     data = result.data
-    several = data.varies("D")
-    places = sorted(
-        {(size, d if several else 0.0) for size, d in zip(data.size.tolist(), data.D.tolist(), strict=True)}
-    )
     percent = 100 * np.array(result.residuals)
-    if len(places) > most:
+    shown = [v for v in data.known if v in result.law.variables]
+    plain = {*shown} <= {"N", "P", "D"} and "N" in data.known and data.run is None
+    several = data.varies("D")
+    tokens_of = data.D if several else np.zeros(len(data.loss))
+    places = sorted(set(zip(data.size.tolist(), tokens_of.tolist(), strict=True))) if plain else []
+    if not plain or len(places) > most:
         worst = np.argsort(-np.abs(percent))[:5]
-        said = ", ".join(f"{percent[i]:+.2f} at N {format_count(float(data.N[i]))}" for i in worst)
+        at = [" ".join(f"{v} {format_count(float(data.values(v)[i]))}" for v in shown) for i in worst]
+        said = ", ".join(f"{percent[i]:+.2f} at {where}" for i, where in zip(worst, at, strict=True))
         print_text(console, f"predicted over measured, %: largest {said}")
         return
     heading = "N" if (data.size == data.N).all() else "N of backbone"

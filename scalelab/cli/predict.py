@@ -87,8 +87,12 @@ def _row(fit: FitResult, N: float, P: int, D: float | None) -> dict[str, Any]:
 
 
 def _best(fit: FitResult, flops: float, P: int) -> dict[str, Any]:
-    from scalelab.fit.derived import compute_optimal, extrapolation_notes
+    from scalelab.fit.derived import compute_optimal, extrapolation_notes, predicted
 
+    if fit.law.variables == ("C",):  # a law of compute says the loss, not how to spend it
+        notes = extrapolation_notes(fit, C=flops)
+        loss = predicted(fit, C=flops)
+        return {"flops": flops, "P": P, "best_N": None, "best_D": None, "loss": loss, "notes": notes}
     best = compute_optimal(fit, flops, P)
     notes = extrapolation_notes(fit, best.N.value, P, best.D.value)
     return {"flops": flops, "P": P, "best_N": best.N, "best_D": best.D, "loss": best.loss, "notes": notes}

@@ -160,7 +160,7 @@ def fit_data(
         if have.all():
             known.append(variable)
             values[variable] = records[column].to_numpy(dtype=float)
-        elif variable == "N" and "N" in variables:
+        elif variable == "N" and "N" in variables and (have.any() or convention != "paper"):
             hint = "; use --count paper" if convention != "paper" else ""
             raise DataError(f"{title}: {int((~have).sum())} records have no {column!r}{hint}")
         elif have.any() and variable in variables:

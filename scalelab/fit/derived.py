@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,9 +52,19 @@ class Allocation:
     loss: Estimate
 
 
-def predicted(fit: FitResult, N: float, P: float = 1.0, D: float | None = None, level: float = LEVEL) -> Estimate:
-    """The law's loss, nats a token. Raises `ScalelabError` where the law ends before P."""
-    return _estimate(fit, lambda params: fit.evaluate(params, N, P, D), level, P)
+def predicted(
+    fit: FitResult,
+    N: float | None = None,
+    P: float = 1.0,
+    D: float | None = None,
+    level: float = LEVEL,
+    **others: float,
+) -> Estimate:
+    """The law's loss, nats a token; `others` are variables beside N, P and D, such as C.
+
+    Raises `ScalelabError` where the law ends before P.
+    """
+    return _estimate(fit, lambda params: fit.evaluate(params, N, P, D, **others), level, P)
 
 
 def n_equivalent(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:
@@ -153,11 +164,14 @@ def hoffmann_form(fit: FitResult) -> str:
     return ", ".join(words)
 
 
-def extrapolation_notes(fit: FitResult, N: float, P: float = 1.0, D: float | None = None) -> list[Note]:
+def extrapolation_notes(
+    fit: FitResult, N: float | None = None, P: float = 1.0, D: float | None = None, **others: float
+) -> list[Note]:
     """A note for each variable that lies outside the range of the runs, with the factor."""
     notes = []
     data = fit.data
-    for name, value in (("N", N), ("P", P), ("D", D)):
+    given: dict[Any, float | None] = {"N": N, "P": P, "D": D, **others}
+    for name, value in given.items():
         if value is None or name not in fit.law.variables:
             continue
         seen = data.values(name)
