@@ -167,10 +167,11 @@ def _status(objective: Objective, optimum: Optimum, condition: float, errors: Ar
     if optimum.agreement < MIN_AGREEMENT:
         return "start_dependent"
     # Starts of one objective that lie within a standard error of one another say nothing against the optimum.
-    valley = bool((optimum.spread > np.maximum(_MAX_SPREAD, errors)).any()) and optimum.value > PERFECT
+    far = (optimum.spread > np.maximum(_MAX_SPREAD, errors)) & inside_bounds(objective, optimum.z) & ~optimum.idle
+    valley = bool(far.any()) and optimum.value > PERFECT
     if condition > MAX_CONDITION or valley:
         return "degenerate"
-    if not inside_bounds(objective, optimum.z).all():
+    if optimum.idle.any() or not inside_bounds(objective, optimum.z).all():
         return "at_bound"
     return "converged"
 

@@ -27,6 +27,7 @@ class Optimum:
     spread: Array  # range of each fitting coordinate over the starts whose objective is the same, [f]
     moved: float  # largest change of a coordinate from the winning start to its end
     gradient_norm: float  # of the objective over its value; about 0 at an optimum
+    idle: np.ndarray  # coordinates that might as well be at their lower bound, bool [f]
 
     @property
     def start_spread(self) -> float:
@@ -74,7 +75,20 @@ def minimise(objective: Objective, target: Array, weights: Array, starts: int = 
         spread=np.ptp(points[same], axis=0) if same.any() else np.zeros(len(best)),
         moved=float(np.abs(best - begin[first]).max()),
         gradient_norm=_gradient_norm(objective, best, target, weights, value),
+        idle=_idle(objective, best, value, target, weights),
     )
+
+
+def _idle(objective: Objective, z: Array, value: float, target: Array, weights: Array) -> np.ndarray:
+    """Which coordinates are a floor that might as well be nothing, bool [f]: it ends anywhere on its way there."""
+    found = np.zeros(len(z), dtype=bool)
+    for i, name in enumerate(objective.free_names):
+        parameter = objective.law.parameters[objective.law.names.index(name)]
+        if parameter.positive and parameter.relative_to == "loss":
+            trial = z.copy()
+            trial[i] = objective.bounds()[0][i]
+            found[i] = objective.value(objective.residuals(trial, target), weights) <= value * (1 + _SAME)
+    return found
 
 
 def _polish(objective: Objective, z: Array, value: float, target: Array, weights: Array) -> tuple[Array, float]:
