@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check benchmark benchmark-model benchmark-sweep benchmark-serving faults ray architectures smollm coverage notebook setup clean
+.PHONY: demo test test-fast check benchmark benchmark-model benchmark-sweep benchmark-serving faults ray architectures smollm coverage notebook setup clean
 
 demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
 	$(BIN)/scalelab sweep --P 1 2 4 8
@@ -13,6 +13,9 @@ demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes o
 
 test: $(READY)  ## the tests
 	$(BIN)/pytest -n auto
+
+test-fast: $(READY)  ## a tenth of the tests' time, for daily work
+	$(BIN)/pytest -n auto -m "not slow and not ray"
 
 check: $(READY)  ## style, types, and who may import whom
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from scalelab.cli.models import quiet_libraries
+from scalelab.api.loading import quiet_libraries
 
 
 def main(out: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from scalelab.cli.models import quiet_libraries
+from scalelab.api.loading import quiet_libraries
 from scalelab.model.start import STARTS
 from scalelab.train import stage
 from scalelab.train.convert import convert

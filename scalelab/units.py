@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from scalelab.errors import UsageError
@@ -18,6 +18,7 @@ _BYTES = {
 }
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _QUANTITY = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-zµ]*)\s*$", re.IGNORECASE)
+_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})*,000")  # 7,000,000,000, which no list of sizes ends like
 _COUNT = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmbgt]?)\s*$", re.IGNORECASE)
 
 
@@ -105,12 +106,22 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
-def counts(values: Sequence[Any], flag: str) -> tuple[float, ...]:
-    """Positive counts such as 50k from values that may hold commas. Raises `UsageError`."""
-    return tuple(_named(flag, parse_count, item) for item in _items(values, flag))
+def format_interval(low: float | None, high: float | None, form: Callable[[float], str] = format_number) -> str:
+    """An interval as text, ``4.50B–4.90B``. An end that is None or infinite is open: ``above 4.50B``."""
+    low, high = (None if end is None or not math.isfinite(end) else end for end in (low, high))
+    if low is None:
+        return "open" if high is None else f"below {form(high)}"
+    if high is None:
+        return f"above {form(low)}"
+    return f"{form(low)}{' to ' if low < 0 else '–'}{form(high)}"
 
 
-def whole_numbers(values: Sequence[Any], flag: str, least: int = 1) -> tuple[int, ...]:
+def counts(values: Any, argument: str) -> tuple[float, ...]:
+    """Positive counts such as 50k of one value or several, which may hold commas. Raises `UsageError`."""
+    return tuple(_named(argument, parse_count, item) for item in _items(values, argument))
+
+
+def whole_numbers(values: Any, argument: str, least: int = 1) -> tuple[int, ...]:
     """Whole numbers of at least `least` from values that may hold commas. Raises `UsageError`."""
 
     def parse(item: str) -> int:
@@ -118,18 +129,63 @@ def whole_numbers(values: Sequence[Any], flag: str, least: int = 1) -> tuple[int
             raise UsageError(f"{item!r} is not a whole number of at least {least}")
         return int(item)
 
-    return tuple(_named(flag, parse, item) for item in _items(values, flag))
+    return tuple(_named(argument, parse, item) for item in _items(values, argument))
 
 
-def _items(values: Sequence[Any], flag: str) -> list[str]:
-    items = [item.strip() for value in values for item in str(value).split(",") if item.strip()]
+def _items(values: Any, argument: str) -> list[str]:
+    several = values if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    items = _joined([item.strip() for value in several for item in _text(value).split(",") if item.strip()], several)
     if not items:
-        raise UsageError(f"{flag} needs at least one value")
+        raise UsageError("needs at least one value", argument=argument)
     return items
 
 
-def _named(flag: str, parse: Callable[[str], _T], item: str) -> _T:
+def _text(value: Any) -> str:
+    """A number of any library as Python writes it, a whole one without a point."""
+    if isinstance(value, str):
+        return value
+    number = float(value) if hasattr(value, "__float__") else value
+    return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
+
+
+def _joined(items: list[str], several: Iterable[Any]) -> list[str]:
+    """`items`, or one of them where they are the thousands of a single number such as 7,000,000,000."""
+    words = [str(value).strip() for value in several]
+    if len(words) == 1 and _THOUSANDS.fullmatch(words[0]):
+        return [words[0].replace(",", "")]
+    return items
+
+
+def _named(argument: str, parse: Callable[[str], _T], item: str) -> _T:
     try:
         return parse(item)
     except UsageError as error:
-        raise UsageError(f"{flag}: {error}") from None
+        raise UsageError(error.reason, argument=argument) from None
+
+
+def one_count(value: Any, argument: str) -> float:
+    """One positive count, a number or text such as 7B. Raises `UsageError` naming the argument."""
+    return _named(argument, parse_count, value if isinstance(value, str) else _text(value))
+
+
+def memory_bytes(value: str | float, argument: str = "memory") -> float:
+    """Bytes from a number, or text with a unit such as 4GB. Raises `UsageError` naming the argument."""
+    return _measure(value, parse_bytes, argument)
+
+
+def seconds(value: str | float, argument: str = "latency") -> float:
+    """Seconds from a number, or text with a unit such as 500ms. Raises `UsageError` naming the argument."""
+    return _measure(value, parse_duration, argument)
+
+
+def _measure(value: str | float, parse: Callable[[str], float], argument: str) -> float:
+    if isinstance(value, str):
+        return _named(argument, parse, value)
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError("give a number above 0", argument=argument, value=value)
+    return float(value)
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -22,6 +22,26 @@ DATA = Path(__file__).parent / "data"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Modules that take most of the suite's time: they train, start processes, or fit hundreds of times.
+SLOW = {
+    *("test_built", "test_cli", "test_cli_fit", "test_compare", "test_corpus", "test_faults", "test_hostile"),
+    *("test_intervals", "test_measure", "test_model", "test_moe", "test_notebooks", "test_parallel", "test_plan"),
+    *("test_plot", "test_preload", "test_progress", "test_public", "test_resume", "test_roofline", "test_routes"),
+    *("test_run_cost", "test_select", "test_stage", "test_status", "test_stopping", "test_streams", "test_tensorboard"),
+    *("test_train", "test_train_resume", "test_watch"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is slow, and what needs Ray, by module."""
+    for item in items:
+        name = item.path.stem
+        if name in SLOW:
+            item.add_marker("slow")
+        if name == "test_ray":
+            item.add_marker("ray")
+
+
 def fit_table(table: pd.DataFrame, law="parallel", **options):
     """The fit of a table that is one group; 200 bootstrap draws unless told."""
     from scalelab.fit import FitOptions, fit_group, group_records
@@ -59,16 +79,18 @@ def text_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def scalelab(tmp_path, monkeypatch, capsys):
-    """Runs a command in a folder of its own: (exit code, standard output, the error line)."""
+    """Run a command in a folder of its own: (exit code, output with notes below it, the error line)."""
     from scalelab.cli import main
 
     monkeypatch.chdir(tmp_path)
 
     def run(*args):
         code = main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        assert err.count("\n") == (1 if code else 0), err
-        return code, out, err.strip()
+        out, told = capsys.readouterr()
+        *notes, last = [*told.splitlines(), ""] if not code else told.splitlines()
+        assert last.startswith("scalelab: ") == bool(code), told
+        assert not [line for line in notes if line.startswith(("scalelab: ", "Traceback"))], told
+        return code, out + "".join(f"{line}\n" for line in notes), last
 
     return run
 

@@ -87,7 +87,7 @@ def test_law_all_over_d(scalelab, table):
 
 def test_a_law_of_ones_own(scalelab, tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
-    code, out, _ = scalelab("fit", "paper", "--law", "mine.py:Saturating", "--draws", 100, "--no-figure")
+    code, out, _ = scalelab("fit", "paper", "--law", "mine.py:Saturating", "--draws", 100, "--no-figure", "--details")
     assert code == 0
     assert "saturating(N, P) with E = " in out
     code, _, error = scalelab("predict", "fits/pile-d-42b-saturating.json", "--N", "7B")
@@ -182,7 +182,7 @@ def test_profile_intervals_and_every_figure(scalelab, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--law", "parralel"], "law 'parralel' is unknown; choose parallel"),
+        (["--law", "parralel"], "--law parralel: did you mean parallel? choose one of parallel"),
         (["--law", "all", "--fix", "k=0"], "--law all compares laws by least squares"),
         (["--law", "all", "--objective", "raw"], "--law all compares laws by least squares"),
         (["--no-figure", "--figures", "all"], "--figures and --no-figure: choose one"),
@@ -198,8 +198,8 @@ def test_profile_intervals_and_every_figure(scalelab, tmp_path):
         (["--where", "n_params > 1T"], "no row satisfies --where 'n_params > 1T' (48 do not)"),
         (["--objective", "l2"], "--objective l2: choose one of huber, log, raw"),
         (["--bootstrap", "none"], "--bootstrap none: choose one of residual, wild, pairs"),
-        (["--figures", "pie"], "--figures pie: choose of loss, contours"),
-        (["--delta", "0"], "--delta 0.0: choose between"),
+        (["--figures", "pie"], "--figures pie: choose one of loss, contours"),
+        (["--delta", "0"], "--delta 0: choose between"),
     ],
 )
 def test_misuse_of_fit_is_one_line(scalelab, args, message):

@@ -159,7 +159,7 @@ def test_interpolation_is_exact_for_a_line_in_ln_N():
 def test_a_loss_that_cannot_be_placed_is_refused(losses, loss, message):
     with pytest.raises(DataError, match=message) as caught:
         equal_loss_size(plain_runs([1e9, 2e9, 5e9], losses), loss, "made")
-    assert "--law" in str(caught.value)
+    assert "`law='parallel'`" in str(caught.value)
 
 
 def test_one_plain_size_is_not_enough():
@@ -341,6 +341,7 @@ def test_the_figure_has_a_curve_for_each_P_and_two_arrows_a_step(runs, scalelab,
         for arrow in arrows:  # they end inside of the figure
             assert axes.viewLim.x0 <= arrow.xy[0] <= axes.viewLim.x1
             assert axes.viewLim.y0 <= arrow.xy[1] <= axes.viewLim.y1
+    (tmp_path / "new").mkdir()
     code, out, _ = scalelab("compare", *HEADLINE, "--batch", 1, "--lengths", 64, "--figure", "new/figure.png")
     assert code == 0
     assert "saved new/figure.png" in out

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from scalelab.cli import main
-from scalelab.cli.compare_answers import Question, answer, comparable_groups
-from scalelab.cli.compare_tables import verdicts
 from scalelab.cost import Device
 from scalelab.cost.compare import Size, compare, price_by, price_runs
 from scalelab.cost.equal_loss import Measured, measured_runs, paper_decoder, plain_loss, widened
 from scalelab.laws import get_law
+from scalelab.plan.comparison import Question, answer, comparable_groups
 from scalelab.plot.cost import Step, plot_cost
+from scalelab.report.comparison import verdicts
 from tests.conftest import fit_table
 
 PRICE = price_by("roofline", Device())

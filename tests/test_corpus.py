@@ -111,13 +111,13 @@ def test_hidden_folders_are_left_out_and_lone_surrogates_survive(tmp_path):
 
 
 def test_missing_text_and_columns_are_named(tmp_path):
-    with pytest.raises(UsageError, match="--corpus nowhere: no such file"):
+    with pytest.raises(UsageError, match="`corpus=nowhere`: no such file"):
         load_corpus("nowhere")
     pd.DataFrame({"body": SENTENCES}).to_parquet(tmp_path / "c.parquet")
-    with pytest.raises(DataError, match=r"no column 'text' \(it has: body\); name it with --text-column"):
+    with pytest.raises(DataError, match=r"no column 'text' \(it has: body\); name it with `text_column`"):
         load_corpus(str(tmp_path / "c.parquet"))
     pytest.importorskip("datasets")
-    with pytest.raises(DataError, match="--corpus hf:no-such-data-set"):
+    with pytest.raises(DataError, match="`corpus=hf:no-such-data-set`"):
         load_corpus("hf:no-such-data-set")
 
 
@@ -164,9 +164,9 @@ def test_any_saved_tokenizer_by_path(text_folder, tmp_path):
     data = tokenise(corpus, str(tmp_path / "mine"))
     assert (np.asarray(data.train()) == np.asarray(trained.train())).all()
     assert data.text.tokenizer == "mine"
-    with pytest.raises(UsageError, match="--tokenizer 12: a vocabulary needs 257"):
+    with pytest.raises(UsageError, match="`tokenizer=12`: a vocabulary needs 257"):
         tokenise(corpus, 12)
-    with pytest.raises(UsageError, match="--tokenizer nowhere"):
+    with pytest.raises(UsageError, match="`tokenizer=nowhere`"):
         tokenise(corpus, "nowhere")
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(DataError, match="not a tokenizer"):

@@ -161,7 +161,7 @@ def test_untied_embeddings_are_kept_twice():
 
 
 def test_bad_inputs_are_named():
-    with pytest.raises(UsageError, match="--gpu abacus: unknown; scalelab cost --list-hardware lists all"):
+    with pytest.raises(UsageError, match="gpu='abacus': unknown; `list_hardware` lists all"):
         price(SHAPE, Workload(), Device("abacus"))
     with pytest.raises(UsageError, match="flops efficiency"):
         Device(flops_efficiency=1.5)
@@ -192,6 +192,6 @@ def test_missing_llm_analysis_names_the_command_that_mends_it(monkeypatch):
 def test_what_llm_analysis_cannot_hold_is_refused_by_name(layer, more, reason):
     """Others, out of real configs, are in test_served.py."""
     model = ServedModel(512, 1000, ((layer, 2),), 512, name="mine", **more)
-    with pytest.raises(UsageError, match=f"mine: llm-analysis cannot hold {reason}; use --engine roofline"):
+    with pytest.raises(UsageError, match=f"mine: llm-analysis cannot hold {reason}; use `engine='roofline'`"):
         get_engine("llm-analysis")(model, Workload(), Device())
     assert get_engine("roofline")(model, Workload(), Device()).latency_s > 0

@@ -114,7 +114,7 @@ def test_own_devices_are_read_and_come_first(tmp_path):
     assert math.isclose(device.launch_s, 2.5e-6)
     assert find_hardware("rtx-4090", file).bytes_per_s == 5e10
     assert find_hardware("l40s", file) == built_in()["l40s"]
-    with pytest.raises(UsageError, match=r"--gpu mybox: unknown; did you mean my-box\?"):
+    with pytest.raises(UsageError, match=r"gpu='mybox': unknown; did you mean my-box\?"):
         find_hardware("mybox", file)
 
 
@@ -193,7 +193,7 @@ def test_a_bad_file_is_named_with_device_and_key(tmp_path, old, new, message):
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
-    with pytest.raises(UsageError, match=r"--hardware .*nowhere\.yaml: cannot be read \(No such file"):
+    with pytest.raises(UsageError, match=r"hardware='.*nowhere\.yaml': cannot be read \(No such file"):
         read_hardware(tmp_path / "nowhere.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not UTF-8 text"):

@@ -95,7 +95,7 @@ def check_finite(*values):
 
 def check_fit(fit):
     assert fit.status in get_args(Status)
-    check_finite(fit.params, fit.objective, fit.r_squared, fit.agreement, fit.start_spread, fit.residuals)
+    check_finite(fit.params, fit.objective, fit.r_squared, fit.agreement, fit.start_spread, fit.log_residuals)
     check_finite(fit.covariance, fit.draws if fit.draws else 0.0)
     assert fit.objective >= 0
     assert 0 <= fit.agreement <= 1

@@ -129,7 +129,7 @@ def test_leave_one_out_finds_the_run_that_the_fit_hangs_on(make_records):
     shifts = []
     for i in range(24):
         without = fit_table(make_table(data).drop(index=i), starts=50, draws=0)
-        errors = np.sqrt(np.diag(local) * (np.array(without.residuals) ** 2).sum() / 19 / variance)
+        errors = np.sqrt(np.diag(local) * (np.array(without.log_residuals) ** 2).sum() / 19 / variance)
         shifts.append(np.abs(objective.from_params(np.array(without.params)) - z) / errors)
     assert np.max(shifts) == pytest.approx(shift, rel=1e-3)
     assert np.argmax(np.max(shifts, axis=1)) == run

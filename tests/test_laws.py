@@ -58,7 +58,7 @@ def test_every_law_is_checked_here():
 def test_value_is_the_equation(name):
     params, written = WRITTEN[name]
     expected = [_as_written(written, i) for i in range(4)]
-    assert LAWS[name].loss(np.array(params), AT) == pytest.approx(expected, rel=1e-12)
+    assert LAWS[name].loss(np.array(params), AT) == pytest.approx(expected, rel=1e-12 if name in OTHERS else 1e-14)
 
 
 def test_hoffmanns_constants_give_their_losses():

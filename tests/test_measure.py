@@ -59,7 +59,7 @@ def test_a_measured_model_has_its_own_streams_or_new_ones(config):
 def test_the_command_measures_saves_and_uses_a_profile(config, tmp_path, capsys):
     profile, table = tmp_path / "box.yaml", tmp_path / "seen.csv"
     words = ["--P", "1", "2", "--tokens-in", "16", "--tokens-out", "4", "--seconds", "0.02", "--threads", "1"]
-    saves = ["--save-profile", str(profile), "--csv", str(table), "--figure", str(tmp_path / "seen.png")]
+    saves = ["--save-profile", str(profile), "-o", str(table), "--figure", str(tmp_path / "seen.png")]
     assert main(["cost", "--measure", str(config), *words, *saves]) == 0
     out = capsys.readouterr().out
     assert "small: 16 tokens in, 4 out; fp32, priced on box" in out
@@ -121,11 +121,11 @@ def test_errors_are_of_what_was_predicted_over_what_was_seen():
         (["--measure", "CONFIG", "--seconds", "nan"], "--seconds nan: must be above 0, and finite"),
         (["--measure", "CONFIG", "--threads", "99999999999"], "--threads 99999999999: this machine has"),
         (["--measure", "CONFIG", "--prefix-tokens", "0"], "--prefix-tokens 0: must be at least 1"),
-        (["--measure", str(HOT), "--P", "2", "--prefix-tokens", "9"], "the model's P = 2 has 48; leave the flag out"),
-        (["--measure", "CONFIG", "--csv", "."], "--csv .: is a folder; name a file"),
+        (["--measure", str(HOT), "--P", "2", "--prefix-tokens", "9"], "the model's P = 2 has 48; leave it out"),
+        (["--measure", "CONFIG", "-o", "."], "-o .: end it in .json or .csv"),
         (["--measure", "CONFIG", "--kv", "int8", "--hidden", "64"], "by both engines; leave out --hidden, --kv"),
         (["--measure", "CONFIG", "--figure", "out.abc"], "--figure out.abc: end it in one of"),
-        (["--hidden", "1024", "--device", "cpu", "--csv", "x"], "for --measure MODEL; leave out --device, --csv"),
+        (["--hidden", "1024", "--device", "cpu", "--seconds", "1"], "for --measure MODEL; leave out --device, --sec"),
     ],
 )
 def test_bad_requests_are_named(config, capsys, words, message):
@@ -145,7 +145,7 @@ def test_learned_positions_end(tmp_path, capsys):
 def test_what_cannot_be_held_is_left_out(config, tmp_path, capsys):
     table = tmp_path / "seen.csv"
     words = ["--P", "1", "--tokens-in", "8", "--tokens-out", "2", "--seconds", "0.01", "--gpu", "epyc-9654"]
-    assert main(["cost", "--measure", str(config), *words, "--batch", "900000000", "1", "--csv", str(table)]) == 0
+    assert main(["cost", "--measure", str(config), *words, "--batch", "900000000", "1", "-o", str(table)]) == 0
     said = capsys.readouterr()
     assert "left out: P = 1, batch 900000000: needs about" in said.err
     assert "not priced by llm-analysis" in said.out  # which has no such device

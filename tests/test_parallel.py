@@ -84,9 +84,9 @@ def test_two_processes_end_where_one_does(distributed_type, part, P, source, tex
     done = _launch(tmp_path, distributed_type, [*arguments, "-o", str(tmp_path / "two")])
     assert done.returncode == 0, done.stderr
     held = "a part" if distributed_type == "FSDP" else "all"
-    assert done.stdout.count(f", on 2 processes, each with {held} of the model") == 1
+    assert done.stderr.count(f", on 2 processes, each with {held} of the model") == 1
     assert done.stdout.count("written to ") == 1
-    assert done.stdout.count("with FSDP no states are saved") == (distributed_type == "FSDP")
+    assert done.stderr.count("with FSDP no states are saved") == (distributed_type == "FSDP")
 
     one, two = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two"))
     steps = [point[:2] for point in one["curve"]]
@@ -132,7 +132,7 @@ def test_a_batch_is_dealt_out_whole():
     dealt = [r.rows(batch) for r in ranks]
     assert sorted(row for rows in dealt for row in rows[:, 0].tolist()) == [0, 2, 4, 6, 8, 10]
     assert {len(rows) for rows in dealt} == {3}
-    with pytest.raises(UsageError, match="--batch-size 5: give a multiple of the 2 processes"):
+    with pytest.raises(UsageError, match="`batch_size=5`: give a multiple of the 2 processes"):
         ranks[0].check(5, False)
 
 

@@ -194,7 +194,7 @@ def test_a_failure_is_told_and_the_rest_goes_on(cluster, data, tmp_path):
 
 def test_asking_for_what_the_cluster_has_not(cluster, data, tmp_path):
     tasks, job = make_tasks(configs(data)), Job(data, tmp_path)
-    with pytest.raises(ScalelabError, match=r"--device cuda: the Ray cluster at .* has no GPU; use --device cpu"):
+    with pytest.raises(ScalelabError, match=r"`device='cuda'`: the Ray cluster at .* has no GPU; use `device='cpu'`"):
         ray_executor.run_all(tasks, job, print, cluster.address, device="cuda")
 
 
@@ -202,7 +202,7 @@ def test_nobody_answers_at_the_address(data, tmp_path):
     with socket.socket() as bound:  # and not listening
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
-        with pytest.raises(ScalelabError, match=f"--address {address}: no Ray cluster answers there"):
+        with pytest.raises(ScalelabError, match=f"`address={address}`: no Ray cluster answers there"):
             ray_executor.run_all(make_tasks(configs(data)), Job(data, tmp_path), print, address)
 
 

@@ -61,7 +61,8 @@ def test_the_table_holds_every_run_and_says_what_became_of_it(folder, capsys):
         (["--sort", "loss"], ["k3", "k2", "k1", "k0", "x0", "x1"]),
         (["--sort", "loss", "--descending"], ["k0", "k1", "k2", "k3", "x0", "x1"]),
         (["--sort", "key", "--descending"], ["x1", "x0", "k3", "k2", "k1", "k0"]),
-        (["--sort", "N", "--where", "P < 3 and n_params > 2k"], None),
+        (["--sort", "N", "--where", "Q < 3 and n_params > 2k"], None),
+        (["--sort", "N", "--where", "P < 3 and N > 2k"], ["k2", "k3"]),
         (["--sort", "N", "--where", "n_streams < 3 and n_params > 2k"], ["k2", "k3"]),
         (["--where", "status != 'ok'", "--sort", "status", "--descending"], ["x1", "x0"]),
         (["--where", "loss < 3"], ["k3"]),
@@ -70,15 +71,17 @@ def test_the_table_holds_every_run_and_says_what_became_of_it(folder, capsys):
 def test_runs_are_chosen_and_sorted(folder, capsys, options, keys):
     said = shown(capsys, "results", folder, "--columns", "key", *options, "--csv", code=0 if keys else 2)
     if keys is None:
-        assert "--where 'P < 3 and n_params > 2k'" in said.err
+        assert "--where 'Q < 3 and n_params > 2k'" in said.err
     else:
         assert said.out.split() == ["key", *keys]
 
 
 def test_exports_hold_every_digit_and_are_read_again(folder, capsys, tmp_path):
-    table, text = tmp_path / "new" / "runs.csv", tmp_path / "runs.json"
-    said = shown(capsys, "results", folder, "--csv", table, "--json", text, "--sort", "key")
-    assert f"wrote 6 runs to {table}" in said.out
+    table, text = tmp_path / "runs.csv", tmp_path / "runs.json"
+    for file in (table, text):
+        said = shown(capsys, "results", folder, "-o", file, "--sort", "key")
+        assert said.err == f"saved {file}\n"
+    assert shown(capsys, "results", folder, "--csv", "--sort", "key").out == table.read_text()
     before, after = records.read(folder), records.read(table)
     assert after.unfinished == before.unfinished == {"diverged": 1, "out_of_memory": 1}
     for name in ("key", "loss", "n_params", "seed", "corpus"):
@@ -94,12 +97,12 @@ def test_exports_hold_every_digit_and_are_read_again(folder, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["DIR", "--sort", "size"], "--sort size: no such column; choose of N, backbone"),
+        (["DIR", "--sort", "size"], "--sort size: no such column; "),
         (["DIR", "--columns", "N", "size"], "--columns size: no such column"),
         (["DIR", "--descending"], "--descending: needs --sort COLUMN"),
         (["DIR", "--quarantine"], "--quarantine: only with check"),
         (["DIR", "--csv", "--json"], "only one of them can go to standard output"),
-        (["DIR", "--curves", "x.txt"], "--curves x.txt: give a file that ends in .png"),
+        (["DIR", "--figure", "x.txt"], "--figure x.txt: end it in one of "),
         (["DIR", "--where", "loss < 0"], "no row satisfies --where 'loss < 0' (6 do not)"),
         (["DIR", "nowhere"], "give one folder or file"),
         (["check", "DIR", "--sort", "N"], "of the options only --quarantine applies"),
@@ -125,7 +128,7 @@ def test_a_file_that_cannot_be_read_is_told_after_the_others_are_shown(folder, c
     said = shown(capsys, "results", folder, code=1)
     assert "5 runs: 3 ok, 1 diverged, 1 out of memory" in said.out
     assert f"{bad}: not a readable Parquet file" in said.err
-    assert f"scalelab results check {folder} --quarantine" in said.err
+    assert f"scalelab results check {folder} finds all such files" in said.err
 
 
 def test_check_finds_each_fault_and_quarantine_ends_them(folder, capsys, tmp_path):
@@ -189,9 +192,9 @@ def test_quarantine_never_overwrites(folder):
 
 def test_curves_are_drawn_in_a_panel_for_each_p(folder, capsys, tmp_path):
     picture = tmp_path / "curves.png"
-    said = shown(capsys, "results", folder, "--curves", picture)
+    said = shown(capsys, "results", folder, "--figure", picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert f"drew the loss curves of 5 runs to {picture}; 1 have none" in said.out
+    assert f"saved {picture}, the loss curves of 5 runs; 1 have none" in said.err
     table = records.gather(folder)
     runs = pd.concat([table.records, table.others], ignore_index=True)
     points = pd.DataFrame(CURVE, columns=["step", "n_tokens", "loss"])
@@ -220,7 +223,8 @@ def test_paper_and_tables_of_others_are_shown_too(capsys, tmp_path):
     table.write_text("n_params,loss,status\n7B,3.0,finished\n8B,,crashed\n9B,2,running\n")
     said = shown(capsys, "results", table)
     assert "2 runs: 2 ok" in said.out  # the status of others' tables counts only where it is mapped
-    assert "column 'loss', row 2: an empty cell is not a positive number" in said.out
+    assert "left out: " in said.err
+    assert "column 'loss', row 2: an empty cell is not a positive number" in said.err
 
 
 def test_fit_says_how_many_runs_are_not_ok(make_records, tmp_path, capsys):
@@ -229,8 +233,8 @@ def test_fit_says_how_many_runs_are_not_ok(make_records, tmp_path, capsys):
         write_record(tmp_path / "sweep", row | {"key": f"k{i}"} | lost, [])
     out = tmp_path / "fits"
     said = shown(capsys, "fit", tmp_path / "sweep", "--draws", "100", "--starts", "20", "--no-figure", "--out", out)
-    assert "23 rows used, not ok: 1 diverged, 0 not usable" in said.out
-    assert "warning: besides these runs there are 1 diverged, which have no loss to fit" in said.out
+    assert "23 rows used, not ok: 1 diverged, 0 not usable" in said.err
+    assert "warning: besides these runs there are 1 diverged, which have no loss to fit" in said.err
     (saved,) = out.iterdir()
     (note,) = [note for note in json.loads(saved.read_text())["notes"] if note["code"] == "unfinished"]
     assert note["figures"] == {"diverged": 1}

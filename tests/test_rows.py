@@ -88,7 +88,7 @@ def test_curves_are_recognised_without_run_ids_and_grids_are_none():
 
 def test_a_run_column_whose_runs_change_their_n_is_an_error_if_mapped():
     table = grid().assign(name=["a", "b"] * 12 + ["a"])
-    with pytest.raises(DataError, match="--run: n_params differs between rows of one run"):
+    with pytest.raises(DataError, match="n_params differs between rows of one `run`"):
         records.read(table, {"run": "name"})
 
 
@@ -110,7 +110,7 @@ def test_the_best_of_a_tuning_sweep(make_records):
     factors = {1e-4: 1.25, 3e-4: 1.07, 1e-3: 1.0, 3e-3: 1.04}
     sweep = pd.concat([base.assign(loss=base["loss"] * f, lr=lr) for lr, f in factors.items()])
     plain, best = fitted(sweep), fitted(sweep, best=True)
-    assert "differ in peak_lr: runs of a tuning sweep are no repeated seeds; --best" in codes(plain)["tuning"]
+    assert "differ in peak_lr: runs of a tuning sweep are no repeated seeds; `best`" in codes(plain)["tuning"]
     assert best.params == fitted(base).params
     assert "25 are fitted, 75 dropped" in codes(best)["best"]
     assert "tuning" not in codes(best)
@@ -247,7 +247,7 @@ def test_the_status_does_not_hang_on_seed_or_starts():
 
 
 def test_points_and_options_that_cannot_be_are_named():
-    with pytest.raises(UsageError, match="points 'some': choose one of auto, final, all"):
+    with pytest.raises(UsageError, match="points='some': choose one of auto, final, all"):
         group_records(grid(), points="some")
     with pytest.raises(ScalelabError, match="needs C and there is no column 'train_flops'"):
         fitted(grid(), law="compute")

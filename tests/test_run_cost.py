@@ -1,6 +1,5 @@
 """What a run costs: counted by torch itself, measured in processes of their own, and laid out in a plan."""
 
-import io
 import json
 import random
 import subprocess
@@ -11,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from scalelab.api.sweeps import SweepPlan
 from scalelab.architecture import Architecture, architecture_for
-from scalelab.cli.dry_run import format_memory, print_plan
+from scalelab.report.sweeps import format_memory
 from scalelab.sweep.dry_run import plan_sweep, wall_seconds
 from scalelab.sweep.tasks import Task, make_tasks
 from scalelab.train.build import build_model
@@ -302,9 +301,7 @@ def test_a_plan_counts_shared_training_once(plan):
 
 
 def test_the_table_names_every_run_and_the_whole(plan):
-    out = io.StringIO()
-    print_plan(Console(file=out, width=160, highlight=False, markup=False), plan)
-    text = out.getvalue()
+    text = SweepPlan(plan, ()).summary(width=160)
     rows = [line.split() for line in text.splitlines() if line.rstrip().endswith(("to do", "ok"))]
     assert len(rows) == len(plan.runs) == 8
     for heading in ("backbone", "embeddings", "active", "FLOPs", "memory", "time here", "lr"):
@@ -317,10 +314,8 @@ def test_the_table_names_every_run_and_the_whole(plan):
 
 def test_a_plan_with_nothing_left():
     config = run_of(PLAIN)
-    out = io.StringIO()
     plan = plan_sweep([config], [], {config.key: "ok"}, budget_s=0.0)
-    print_plan(Console(file=out, width=160), plan)
-    assert "nothing to do: all 1 runs are recorded already" in out.getvalue()
+    assert "nothing to do: all 1 run recorded already" in SweepPlan(plan, ()).summary(width=160)
     assert (plan.compute_s, plan.wall_s, plan.memory_bytes) == (0, 0, 0)
 
 

@@ -211,7 +211,7 @@ def test_a_costly_start_is_told(folder, text_folder, tmp_path, capsys):
     options = ["--P", "2", "--prefix-tokens", "3", "--val-tokens", "512", "--corpus", str(text_folder)]
     for start, warned in (("normal", True), ("text", False)):
         assert main(["convert", str(wide), "-o", str(tmp_path / start), "--start", start, *options]) == 0
-        told = capsys.readouterr().out
+        told = capsys.readouterr().err
         assert ("more than 1 % above the base's; --start text may keep it close" in told) == warned
 
 
@@ -258,6 +258,7 @@ def test_prefix_tuning_trains_one_stream(folder, text_folder):
 
 def test_diagnose_says_what_evaluation_found(converted, text_folder, tmp_path, capsys):
     picture = tmp_path / "figures" / "weights.png"
+    picture.parent.mkdir()
     options = ["--corpus", str(text_folder), "--val-tokens", "2048", "--figure", str(picture)]
     assert main(["diagnose", str(converted), "--P", "2", "--json", *options]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -500,7 +501,7 @@ WRONG = [
     (["convert", "{folder}", "-o", "x", "--start", "normal", "--draws", "3"], 2, "--draws: a normal start uses no"),
     (["convert", "{folder}", "-o", "x", "--aggregation", "sum"], 2, "--aggregation sum: choose one of dynamic, mean"),
     (["convert", "{converted}", "-o", "x", "--P", "4", "--corpus", "{text}"], 2, "has that bank already"),
-    (["train", "{converted}", "-o", "x", "--P", "3"], 2, "can run with P = 1, 2, 4; scalelab convert"),
+    (["train", "{converted}", "-o", "x", "--P", "3"], 2, "can run with P = 1, 2, 4; convert adds one"),
     (["train", "{folder}", "-o", "x", "--corpus", "{text}"], 2, "has no streams to train"),
     (["train", "{converted}", "-o", "x", "--train", "head"], 2, "--train head: choose streams or all"),
     (["train", "{converted}", "-o", "x", "--tokens", "many"], 2, "--tokens: 'many' is not a positive count"),

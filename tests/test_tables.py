@@ -54,7 +54,7 @@ def test_every_format_gives_the_same_records(tmp_path, form):
 def test_where_chooses_rows(where, left):
     frame = pd.DataFrame(FOREIGN).assign(name=["a", "1B", "b", "c"])
     if left is None:
-        with pytest.raises(UsageError, match=r"--where 'n_tokens > 1': .*columns are"):
+        with pytest.raises(UsageError, match=r"where='n_tokens > 1': .*columns are"):
             records.read(frame, MAP, where)
         return
     read = records.read(frame, MAP, where)
@@ -65,7 +65,7 @@ def test_where_chooses_rows(where, left):
     "where", ["loss", "loss +", "1", "loss > ", "nothing == 1", "9**9**9 > loss", "loss.to_csv('written')"]
 )
 def test_a_where_that_is_no_condition_is_said(where):
-    with pytest.raises(UsageError, match="--where"):
+    with pytest.raises(UsageError, match="where="):
         records.read(pd.DataFrame(FOREIGN), MAP, where)
 
 
@@ -97,11 +97,11 @@ def test_rows_that_cannot_be_used_are_listed_with_their_reason():
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"n_params": "M"}, "--map n_params=M: table has no column 'M'; it has N, q, streams"),
-        ({"size": "N"}, "--map size: no such column; choose one of n_params, n_streams"),
+        ({"n_params": "M"}, "columns={'n_params': 'M'}: table has no column 'M'; it has N, q, streams"),
+        ({"size": "N"}, "columns='size': no such column; choose one of n_params, n_streams"),
         (
             {"n_params": "N"},
-            r"table: no column 'loss' \(it has: .*\); name the one that holds it with --map loss=COLUMN",
+            r"table: no column 'loss' \(it has: .*\); name the one that holds it with `columns={'loss': COLUMN}`",
         ),
     ],
 )

@@ -134,7 +134,7 @@ def test_usual_names_are_recognised_and_said(names, said):
 
 def test_ambiguous_names_are_an_error_that_lists_them():
     frame = pd.DataFrame({"params": N, "num_params": N, "tokens": D, "loss": LOSS})
-    with pytest.raises(DataError, match="n_params could be any of 'params', 'num_params'; choose one with --map"):
+    with pytest.raises(DataError, match="n_params could be any of 'params', 'num_params'; choose one with `columns="):
         records.read(frame)
     same(records.load(frame, {"n_params": "params"}))
 
@@ -171,7 +171,7 @@ def test_columns_are_computed(frame, columns):
     ],
 )
 def test_what_cannot_be_computed_is_said(text, message):
-    with pytest.raises(UsageError, match=f"--map n_tokens=.*{message}".replace("(", r"\(")):
+    with pytest.raises(UsageError, match=f"columns={{'n_tokens': .*{message}".replace("(", r"\(")):
         records.read(pd.DataFrame({"n_params": N, "loss": LOSS}), {"n_tokens": text})
 
 

@@ -210,5 +210,5 @@ def test_without_the_package_the_sweep_is_refused_before_anything_is_read(config
     assert told.startswith("scalelab: --tensorboard needs the package tensorboard")
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ScalelabError, match="--tensorboard"), writing(tmp_path / "log", config):
+    with pytest.raises(ScalelabError, match="`tensorboard`"), writing(tmp_path / "log", config):
         pass  # on another machine, where the sweep could not look

@@ -92,7 +92,7 @@ def test_record_holds_what_was_measured(config, data):
 
 def test_divergence_is_an_error_not_a_nan(config, data):
     wild = replace(config, recipe=replace(config.recipe, lr=1e30, grad_clip=1e30))
-    with pytest.raises(ScalelabError, match=r"the loss stopped being a number by step \d+; try a lower --lr"):
+    with pytest.raises(ScalelabError, match=r"the loss stopped being a number by step \d+; try a lower lr"):
         train_run(wild, data)
 
 

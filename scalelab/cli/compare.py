@@ -3,157 +3,123 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
-
-from scalelab.cli.console import print_text, stdout
-from scalelab.cli.device_options import (
-    LLM_ANALYSIS,
+from scalelab.cli.console import check_out, draw, show, told
+from scalelab.cli.lists import pairs
+from scalelab.cli.options import (
+    DATA,
+    LAW,
+    MODEL,
+    WORKLOAD,
+    AsJson,
+    Columns,
+    Engine,
+    Figure,
     FlopsEfficiency,
     Gpu,
     HardwareFile,
     Kv,
     MemoryEfficiency,
+    Out,
+    Preset,
+    Quiet,
+    Vocab,
     Weights,
-    check_sizes,
-    device_of,
-    own_devices,
+    Where,
+    Words,
+    list_option,
+    option,
 )
-from scalelab.cli.lists import list_option, pairs
-from scalelab.cli.models import check_figure
 from scalelab.cost.model import PAPER_VOCAB, Precision
-from scalelab.errors import ScalelabError, UsageError
-from scalelab.units import counts, whole_numbers
+from scalelab.errors import UsageError
 
-if TYPE_CHECKING:
-    from scalelab.cli.compare_answers import Answer, Question
-    from scalelab.fit import FitResult, Group
-    from scalelab.laws import Law
-
-_Words = list[str] | None
 _STREAMS, _BATCHES, _LENGTHS = (8,), (1, 2, 4, 8), (64, 128, 256, 512)
 
 
 def compare(
-    hidden: Annotated[int, typer.Option(help="Hidden size of the model with streams.", show_default=False)],
-    P: Annotated[_Words, list_option("--P", "Parallel streams, e.g. --P 2 4 8.", _STREAMS)] = None,
+    hidden: Annotated[int, option(help="Hidden size of the model with streams.", panel=MODEL, show_default=False)],
+    P: Annotated[Words, list_option("--P", "Parallel streams, e.g. --P 2 4 8.", _STREAMS, panel=MODEL)] = None,
     data: Annotated[
-        str | None, typer.Option(help="Losses: a folder of records, a Parquet, CSV or JSONL table, or 'paper'.")
+        str | None, option(help="Losses: a folder of records, a Parquet, CSV or JSONL table, or 'paper'.", panel=DATA)
     ] = None,
-    corpus: Annotated[str | None, typer.Option(help="Which text, where the data hold several.")] = None,
-    columns: Annotated[
-        _Words, list_option("--map", "Columns of your own: n_params=N loss=val_loss.", (), "NAME=COLUMN…")
-    ] = None,
-    where: Annotated[str | None, typer.Option(help="Which rows, e.g. 'num_layers = 36'.")] = None,
+    corpus: Annotated[str | None, option(help="Which text, where the data hold several.", panel=DATA)] = None,
+    columns: Columns = None,
+    where: Where = None,
     law: Annotated[
-        str | None, typer.Option(help="Losses by this law, fitted to the data: parallel, additive, …, file.py:NAME.")
+        str | None,
+        option(help="Losses by this law, fitted to the data: parallel, additive, …, file.py:NAME.", panel=LAW),
     ] = None,
-    fit: Annotated[Path | None, typer.Option(help="Losses by a saved fit (JSON); --data may then be left out.")] = None,
+    fit: Annotated[
+        Path | None,
+        option(help="Losses by a saved fit; --data may then be left out.", panel=LAW, metavar="FILE"),
+    ] = None,
     D: Annotated[
-        str | None, typer.Option("--D", help="Training tokens, where the data hold several; by a law the most of them.")
+        str | None,
+        option("--D", help="Training tokens, where the data hold several; by a law the most of them.", panel=DATA),
     ] = None,
-    batch: Annotated[_Words, list_option("--batch", "Requests at once.", _BATCHES)] = None,
+    batch: Annotated[Words, list_option("--batch", "Requests at once.", _BATCHES, panel=WORKLOAD)] = None,
     lengths: Annotated[
-        _Words, list_option("--lengths", "Tokens in, and as many out: costs are averaged over these.", _LENGTHS)
+        Words,
+        list_option(
+            "--lengths", "Tokens in, and as many out: costs are averaged over these.", _LENGTHS, panel=WORKLOAD
+        ),
     ] = None,
-    vocab: Annotated[int, typer.Option(help="Vocabulary size where the data know none.")] = PAPER_VOCAB,
-    engine: Annotated[
-        str, typer.Option(help="Cost model: llm-analysis, the paper's; or roofline, ours.", metavar="NAME")
-    ] = LLM_ANALYSIS,
+    preset: Preset = "parscale",
+    vocab: Vocab = PAPER_VOCAB,
+    engine: Engine = None,
     gpu: Gpu = None,
     hardware: HardwareFile = None,
     weights: Weights = Precision.weights,
     kv: Kv = None,
     flops_efficiency: FlopsEfficiency = None,
     memory_efficiency: MemoryEfficiency = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw loss over memory and over latency here (PNG, PDF or SVG).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
+    out: Out = None,
+    figure: Figure = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """What P streams add to memory and latency, beside what growing N to the same loss adds.
 
     The plain model of equal loss is read off the measured losses of P = 1, joined by straight lines over
     ln N. With --law or --fit it is the law's, with intervals, and may lie outside of what was measured.
     """
-    from scalelab.cli import compare_tables as tables
-    from scalelab.cli.compare_answers import Question, answer, comparable_groups, group_of
-    from scalelab.cost.compare import price_by
+    from scalelab.api.costs import compare_costs
 
-    if data is None and fit is None:
-        raise UsageError("give --data with measured losses, or --fit with a saved fit")
-    if data is None and (corpus or columns or where or figure):
+    check_out(out)
+    if data is None and fit is not None and (corpus or columns or where or figure):
         raise UsageError("--corpus, --map, --where and --figure are about measured runs: give --data too")
-    check_sizes({"--hidden": hidden, "--vocab": vocab})
     if figure is not None:
+        from scalelab.api.loading import check_figure
+
         check_figure(figure)
-    device = device_of(gpu, own_devices(hardware), flops_efficiency, memory_efficiency)
-    precision = Precision(weights, kv)
-    question = Question(
-        hidden=hidden,
-        streams=whole_numbers(P or _STREAMS, "--P", least=2),
-        batches=whole_numbers(batch or _BATCHES, "--batch"),
-        lengths=whole_numbers(lengths or _LENGTHS, "--lengths"),
+    found = compare_costs(
+        hidden,
+        P or _STREAMS,  # type: ignore[arg-type]  # as typed
+        data,
+        corpus=corpus,
+        columns=pairs(columns, "--map"),
+        where=where,
+        law=law,
+        fit=fit,
+        D=D,
+        batch=batch or _BATCHES,  # type: ignore[arg-type]
+        lengths=lengths or _LENGTHS,  # type: ignore[arg-type]
         vocab=vocab,
-        D=None if D is None else counts([D], "--D")[0],
-        price=price_by(engine, device, precision),
-        priced_by=tables.priced_by(engine, device, precision),
+        preset=preset,  # type: ignore[arg-type]
+        engine=engine,  # type: ignore[arg-type]
+        gpu=gpu,
+        hardware=hardware,
+        weights=weights,  # type: ignore[arg-type]
+        kv=kv,  # type: ignore[arg-type]
+        flops_efficiency=flops_efficiency,
+        memory_efficiency=memory_efficiency,
     )
-    chosen, saved = _law_and_fit(law, fit)
-    groups: list[Group | None] = [None]
-    if data is not None:
-        by_tokens = chosen is None or "D" not in chosen.variables
-        found = comparable_groups(data, pairs(columns, "--map"), where, corpus, question.D, by_tokens)
-        groups = [*found] if saved is None else [group_of(saved, found, data)]
-    console, answers, failures = stdout(), [], []
-    for group in groups:
-        try:
-            mine = answer(question, group, chosen, saved)
-        except ScalelabError as error:
-            if len(groups) == 1:
-                raise
-            failures.append(error)  # of several texts one may know other sizes
-            continue
-        answers += mine
-        if not as_json:
-            tables.show(console, question, mine)
-        if figure is not None and group is not None:
-            path = figure if len(groups) == 1 else figure.with_stem(f"{figure.stem}-{group.slug}")
-            _draw(path, question, group, mine)
-            if not as_json:
-                print_text(console, f"saved {path}\n")
-    if not answers:
-        raise failures[0]
-    if as_json:
-        tables.print_json(console, question, answers)
-        return
-    for error in failures:
-        print_text(console, f"not compared: {error}", style="red")
-
-
-def _law_and_fit(law: str | None, fit: Path | None) -> tuple[Law | None, FitResult | None]:
-    """The law to fit, or the saved fit and its law; neither where losses are to be measured ones."""
-    if law is None and fit is None:
-        return None, None
-    from scalelab.fit import load_fit
-    from scalelab.laws import get_law
-
-    own = None if law is None else get_law(law)
-    if fit is None:
-        return own, None
-    saved = load_fit(fit, own)
-    return saved.law, saved
-
-
-def _draw(path: Path, question: Question, group: Group, answers: list[Answer]) -> None:
-    from scalelab.cost.compare import price_runs
-    from scalelab.cost.equal_loss import measured_runs
-    from scalelab.plot.cost import Step, plot_cost
-
-    runs = measured_runs(group.records, question.vocab)
-    steps = [Step(a.streams.P, a.base_loss, a.loss, a.rows) for a in answers]
-    spans = ", ".join(map(str, question.lengths))
-    heading = f"{group.title}; {question.priced_by}; mean over {spans} tokens in and as many out"
-    figure = plot_cost(price_runs(question.price, runs, question.batches, question.lengths), steps, heading)
-    figure.savefig(path, dpi=150)
+    show(found, as_json=as_json, out=out, quiet=quiet)
+    titles = list(dict.fromkeys(answer.title for answer in found)) if figure is not None else []
+    for title in titles:
+        assert figure is not None
+        group = found.groups[title]
+        path = figure if len(found.groups) == 1 else figure.with_stem(f"{figure.stem}-{group.slug}")
+        draw(found.plot(group=title), path)
+        told(f"saved {path}", quiet or as_json)

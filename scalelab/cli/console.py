@@ -1,60 +1,148 @@
-"""Where tables are printed, and how they look."""
+"""Where results and what is told about them are printed: standard output and standard error."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from scalelab.cli.flags import as_typed
+from scalelab.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+
+    from scalelab.report.blocks import Report
+
+_WIDTH = 100  # where there is no terminal
 
 
 def stdout(broken_pipe_code: int = 0) -> Console:
-    """The console of standard output: 100 columns where it is no terminal, and text as it is.
+    """Return the console of standard output.
 
-    Names of corpora are text, so nothing in square brackets is taken for markup. Where the reader
-    goes away (`| head`), the program ends with `broken_pipe_code`.
+    Names of corpora are text, so nothing in square brackets is taken for markup. Where the reader goes away
+    (`| head`), the program ends with `broken_pipe_code`.
     """
+    return _console(sys.stdout, broken_pipe_code)
+
+
+def stderr(quiet: bool = False, broken_pipe_code: int = 0) -> Console:
+    """Return the console of standard error, for progress, notes and warnings; with `quiet` it says nothing."""
+    console = _console(sys.stderr, broken_pipe_code)
+    console.quiet = quiet
+    return console
+
+
+def _console(file: TextIO, broken_pipe_code: int) -> Console:
     from rich.console import Console
 
     class _Output(Console):
         def on_broken_pipe(self) -> NoReturn:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
             raise SystemExit(broken_pipe_code)
 
-    width = None if sys.stdout.isatty() else 100
-    return _Output(highlight=False, markup=False, width=width)
+    width = None
+    if not file.isatty():
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdigit() and int(columns) > 0 else _WIDTH
+    return _Output(file=file, highlight=False, markup=False, width=width)
 
 
-def print_text(console: Console, text: str, style: str = "") -> None:
-    """Sentences: broken between words to a terminal's width, and elsewhere as they are, for other programs."""
-    console.print(text, style=style, soft_wrap=not console.is_terminal)
+def show(
+    result: Any,
+    *,
+    as_json: bool = False,
+    out: Path | None = None,
+    figure: Path | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> None:
+    """Print a result, as a report or as JSON, and write it and its figure to files. `options` are of the report."""
+    if as_json:
+        stdout().out(json.dumps(result.to_dict(), indent=1), highlight=False)
+        for text in getattr(result, "notes", ()):
+            if isinstance(text, str):  # how it was made, which the JSON does not say; notes of fits stand in it
+                told(f"note: {text}", quiet)
+    else:
+        show_report(result.report(**options), quiet)
+    if out is not None:
+        write(result, out)
+        told(f"saved {out}", quiet or as_json)
+    if figure is not None:
+        draw(result.plot(), figure)
+        told(f"saved {figure}", quiet or as_json)
 
 
-def make_table(*columns: str) -> Table:
-    """A plain table, numbers to the right; a column named with a leading ``<`` goes left."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def show_report(report: Report, quiet: bool = False) -> None:
+    """Print a report: its result to standard output, notes and warnings to standard error."""
+    from scalelab.report.terminal import print_report
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        left = column.startswith("<")
-        table.add_column(column.removeprefix("<"), justify="left" if left else "right", no_wrap=left)
-    return table
+    print_report(in_flags(report), stdout(), None if quiet else stderr())
 
 
-def print_table(console: Console, title: str, table: Table) -> None:
-    """A heading, of the terminal's width and not of the table's, and the table."""
-    from rich.measure import Measurement
+def in_flags(report: Report) -> Report:
+    """Return the report with flags where its sentences name arguments."""
+    from scalelab.report.blocks import Line, Report
 
-    print_text(console, title, "bold")
-    # Rather a line too long for the terminal than figures cut short: headings wrap, at words, and nothing else.
-    for column in table.columns:
-        texts = [str(column.header), *map(str, column.cells)]
-        column.min_width = max(
-            len(part) for text in texts for part in ([text] if column.no_wrap else text.split() or [""])
-        )
-    needed = Measurement.get(console, console.options.update(max_width=1000), table).minimum
-    console.print(table, width=max(needed, console.width), crop=False)
+    lines = (replace(block, text=as_typed(block.text)) if isinstance(block, Line) else block for block in report.blocks)
+    return Report.of(lines)
+
+
+def told(text: str, quiet: bool = False) -> None:
+    """Print a line to standard error."""
+    if not quiet:
+        print(as_typed(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
+    """Yield what takes a stage and its share done: a line on a terminal, once the work takes longer than 2 seconds."""
+    began, shown = monotonic(), False
+
+    def line(stage: str, share: float) -> None:
+        nonlocal shown
+        if sys.stderr.isatty() and not quiet and monotonic() - began > 2:
+            shown = True
+            print(f"\r\033[K{stage}: {share:.0%}", end="", file=sys.stderr, flush=True)
+
+    yield line
+    if shown:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def check_out(out: Path | None) -> None:
+    """Raise `UsageError` for a file that results cannot be written to, before any work."""
+    if out is None:
+        return
+    from scalelab.api.loading import check_file
+
+    if out.suffix.lower() not in (".json", ".csv"):
+        raise UsageError("end it in .json or .csv", argument="out", value=str(out))
+    check_file(out, "out")
+
+
+def write(result: Any, out: Path) -> None:
+    """Write a result to a file, completely or not at all: JSON, or CSV where the name ends so."""
+    from scalelab.records.store import whole_file
+
+    is_csv = out.suffix.lower() == ".csv"
+    text = as_csv(result.to_frame()) if is_csv else json.dumps(result.to_dict(), indent=1) + "\n"
+    with whole_file(out) as file:
+        file.write(text.encode())
+
+
+def as_csv(frame: Any) -> str:
+    """Return a table as CSV, with its index where that says something."""
+    return frame.to_csv(index=type(frame.index).__name__ != "RangeIndex")
+
+
+def draw(drawn: Any, figure: Path) -> None:
+    """Save a figure, or that of axes, in the format that the file's ending names."""
+    canvas = drawn if hasattr(drawn, "savefig") else drawn.figure
+    canvas.savefig(figure, dpi=150)

@@ -8,81 +8,74 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
-from scalelab.cli.console import print_text, stdout
-from scalelab.cli.device_options import (
-    LLM_ANALYSIS,
+from scalelab.architecture import PREFIX_TOKENS
+from scalelab.cli.console import check_out, show, stderr
+from scalelab.cli.options import (
+    CLOCK,
+    DEVICE,
+    MODEL,
+    AsJson,
+    Batches,
     Compute,
+    Engine,
+    Figure,
     FlopsEfficiency,
     Gpu,
     HardwareFile,
     Heads,
     Kv,
     KvHeads,
+    Layers,
     MemoryEfficiency,
+    Out,
+    Preset,
+    Quiet,
     TokensIn,
     TokensOut,
     Vocab,
     Weights,
-    check_sizes,
-    device_of,
-    own_devices,
+    Words,
+    list_option,
+    option,
 )
-from scalelab.cli.lists import list_option
-from scalelab.cost.model import (
-    PAPER_HEADS,
-    PAPER_KV_HEADS,
-    PAPER_LAYERS,
-    PAPER_VOCAB,
-    Precision,
-    Workload,
-)
+from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Precision
 from scalelab.errors import UsageError
-from scalelab.units import whole_numbers
 
 if TYPE_CHECKING:
-    from scalelab.cost.shape import ServedModel
+    from scalelab.api.measuring import Measurements
 
-_STREAMS, _BATCHES = (1, 2, 4, 8), (1,)
-_BOTH = "both"
-_CLOCK = "Against a clock"
+_STREAMS = (1, 2, 4, 8)
 # Of a shape given by flags; --model brings its own.
 _SHAPE_FLAGS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab")
-_PRICE_FLAGS = ("model", *_SHAPE_FLAGS, "engine", "kv", "compute", "flops_efficiency", "memory_efficiency")
-_MEASURE_FLAGS = ("on", "threads", "seconds", "save_profile", "csv", "figure")
+_PRICE_FLAGS = ("model", *_SHAPE_FLAGS, "preset", "engine", "kv", "compute", "flops_efficiency", "memory_efficiency")
+_MEASURE_FLAGS = ("on", "threads", "seconds", "save_profile", "figure")
 _FLAGS = {"on": "--device"}  # where the name differs
 
 
 def cost(
     ctx: typer.Context,
-    hidden: Annotated[int | None, typer.Option(help="Hidden size.", show_default=False)] = None,
+    hidden: Annotated[int | None, option(help="Hidden size.", panel=MODEL, show_default=False)] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="A model's folder or config.json instead of a hidden size: Llama, Qwen, Gemma and others."),
+        option(help="A model's folder or config.json instead of a hidden size: Llama, Qwen, Gemma, …", panel=MODEL),
     ] = None,
-    P: Annotated[
-        list[str] | None,
-        list_option("--P", "Parallel streams, e.g. --P 1 2 4 8.", _STREAMS),
-    ] = None,
-    batch: Annotated[
-        list[str] | None, typer.Option(help="Requests at once, e.g. --batch 1 8.", metavar="VALUE…", show_default="1")
-    ] = None,
-    tokens_in: TokensIn = 64,
-    tokens_out: TokensOut = 64,
+    P: Annotated[Words, list_option("--P", "Parallel streams, e.g. --P 1 2 4 8.", _STREAMS, panel=MODEL)] = None,
+    batch: Batches = None,
+    tokens_in: TokensIn = None,
+    tokens_out: TokensOut = None,
+    preset: Preset = "parscale",
     intermediate: Annotated[
-        int | None, typer.Option(help="MLP width; about 5.4·hidden when not given, as in the paper.")
+        int | None, option(help="Width of the MLP.", panel=MODEL, show_default="about 5.4·hidden")
     ] = None,
-    layers: Annotated[int, typer.Option(help="Decoder layers.")] = PAPER_LAYERS,
+    layers: Layers = PAPER_LAYERS,
     heads: Heads = PAPER_HEADS,
     kv_heads: KvHeads = PAPER_KV_HEADS,
     vocab: Vocab = PAPER_VOCAB,
     prefix_tokens: Annotated[
         int | None,
-        typer.Option(help="Prefix length of each stream.", show_default=f"{PREFIX_TOKENS}, or the model's own"),
+        option(help="Prefix length of each stream.", panel=MODEL, show_default=f"{PREFIX_TOKENS}, or the model's own"),
     ] = None,
-    engine: Annotated[
-        str, typer.Option(help="Cost model: llm-analysis, the paper's; roofline, ours; or both.", metavar="NAME")
-    ] = LLM_ANALYSIS,
+    engine: Engine = None,
     gpu: Gpu = None,
     hardware: HardwareFile = None,
     weights: Weights = Precision.weights,
@@ -90,123 +83,80 @@ def cost(
     compute: Compute = None,
     flops_efficiency: FlopsEfficiency = None,
     memory_efficiency: MemoryEfficiency = None,
+    list_hardware: Annotated[bool, option("--list-hardware", help="Print the devices and stop.", panel=DEVICE)] = False,
     measured: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--measure",
             help="Time this model (folder or config.json) on this device, beside what both engines say.",
-            rich_help_panel=_CLOCK,
+            panel=CLOCK,
         ),
     ] = None,
-    on: Annotated[str, typer.Option("--device", help="Where: auto, cpu or cuda.", rich_help_panel=_CLOCK)] = "auto",
+    on: Annotated[str, option("--device", help="Where: auto, cpu or cuda.", panel=CLOCK)] = "auto",
     threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads of the CPU.", show_default="torch's", rich_help_panel=_CLOCK),
+        int | None, option(min=1, help="Threads of the CPU.", show_default="torch's", panel=CLOCK)
     ] = None,
-    seconds: Annotated[float, typer.Option(help="For each of prefill and decoding.", rich_help_panel=_CLOCK)] = 2.0,
+    seconds: Annotated[float, option(help="For each of prefill and decoding.", panel=CLOCK)] = 2.0,
     save_profile: Annotated[
-        Path | None, typer.Option(help="Save what this device reaches, for --hardware.", rich_help_panel=_CLOCK)
+        Path | None, option(help="Save what this device reaches, for --hardware.", panel=CLOCK, metavar="FILE")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Save what was measured.", rich_help_panel=_CLOCK)] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw it over P (PNG, PDF or SVG).", rich_help_panel=_CLOCK)
-    ] = None,
-    list_hardware: Annotated[bool, typer.Option("--list-hardware", help="Print the devices and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    out: Out = None,
+    figure: Figure = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Memory and latency of inference for each P and batch.
 
     The defaults are the paper's: llm-analysis at 16 bits, 36 layers, 16 heads, 2 KV heads, an
-    A100 SXM 80GB at 0.7 of its FLOP/s and 0.9 of its bandwidth. With --measure a real model is
-    timed instead, at fp32 on a CPU, bf16 on CUDA, or as --weights says, beside what both engines
-    say of it on this device, which is measured first, or on what --hardware and --gpu name.
+    A100 SXM 80GB at 0.7 of its FLOP/s and 0.9 of its bandwidth. What llm-analysis cannot price the
+    roofline does. With --measure a real model is timed instead, at fp32 on a CPU, bf16 on CUDA, or as
+    --weights says, beside what both engines say of it.
     """
-    from scalelab.cli import cost_tables as tables
-    from scalelab.cost.engines import ENGINES, get_engine
-    from scalelab.cost.hardware import built_in
+    from scalelab.api import costs
 
-    own = own_devices(hardware)
+    check_out(out)
     if list_hardware:
-        tables.show_hardware(stdout(), list((built_in() | own).values()), as_json)
+        show(costs.list_hardware(hardware), as_json=as_json, out=out, quiet=quiet)
         return
-    streams = whole_numbers(P or _STREAMS, "--P")
-    batches = whole_numbers(batch or _BATCHES, "--batch")
-    workloads = [Workload(size, tokens_in, tokens_out) for size in batches]
+    streams, batches = P or _STREAMS, batch or (1,)
     if measured is not None:
-        from scalelab.cli.measure import Request, measure
-
         _refuse(ctx, _PRICE_FLAGS, "--measure prices the model that it measures, by both engines")
-        measure(
-            Request(
-                model=measured,
-                streams=streams,
-                workloads=workloads,
-                prefix_tokens=prefix_tokens,
-                weights=weights if _given(ctx, ("weights",)) else None,
-                device=on,
-                threads=threads,
-                seconds=seconds,
-                priced_on=device_of(gpu, own, None, None) if gpu or own else None,
-                save_profile=save_profile,
-                csv=csv,
-                figure=figure,
-                as_json=as_json,
-            )
+        chosen = weights if _given(ctx, ("weights",)) else None
+        lengths = dict(tokens_in=tokens_in, tokens_out=tokens_out)
+        request: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
+        request |= dict(
+            batch=batches, prefix_tokens=prefix_tokens, weights=chosen, device=on, threads=threads, seconds=seconds
         )
+        request |= dict(gpu=gpu, hardware=hardware, save_profile=save_profile)
+        found = _measure(measured, streams, request, figure, quiet or as_json)
+        show(found, as_json=as_json, out=out, figure=figure, quiet=quiet)
         return
     _refuse(ctx, _MEASURE_FLAGS, "these are for --measure MODEL")
-    engines = {name: get_engine(name) for name in (tuple(ENGINES) if engine == _BOTH else (engine,))}
-    precision = Precision(weights, kv, compute)
-    device = device_of(gpu, own, flops_efficiency, memory_efficiency)
-    plain: Architecture | ServedModel
+    shape: dict[str, Any] = {}
     if model is not None:
-        plain = _read(ctx, model, prefix_tokens)
-    else:
-        plain = _shape(hidden, intermediate, layers, heads, kv_heads, vocab, prefix_tokens)
-    blocks = [
-        {
-            name: [price(plain.with_streams(p), workload, device, precision) for p in (1, *streams)]
-            for name, price in engines.items()
-        }
-        for workload in workloads
-    ]
-    if as_json:
-        tables.print_json(blocks)
-        return
-    console = stdout()
-    name = "" if isinstance(plain, Architecture) else plain.name
-    for block in blocks:
-        tables.show_costs(console, block, device, precision, name)
-    if not all(c.fits for block in blocks for costs in block.values() for c in costs):
-        print_text(console, "note: rows marked * need more memory than the GPU has: they cannot run there", "yellow")
-
-
-def _shape(
-    hidden: int | None, intermediate: int | None, layers: int, heads: int, kv_heads: int, vocab: int, prefix: int | None
-) -> Architecture:
-    if hidden is None:
+        _refuse(ctx, _SHAPE_FLAGS, "--model brings its own shape")
+    elif hidden is None:
         raise UsageError("Missing option '--hidden'; or give --model with a model's folder or config.json")
-    check_sizes({"--hidden": hidden, "--layers": layers, "--vocab": vocab, "--intermediate": intermediate or 1})
-    return Architecture(
-        hidden_size=hidden,
-        intermediate_size=mlp_width(hidden) if intermediate is None else intermediate,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        vocab_size=vocab,
-        prefix_tokens=PREFIX_TOKENS if prefix is None else prefix,
-    )
+    else:
+        shape = dict(intermediate=intermediate, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab)
+    given: dict[str, Any] = dict(batch=batches, tokens_in=tokens_in, tokens_out=tokens_out, preset=preset)
+    given |= dict(engine=engine, gpu=gpu, hardware=hardware, weights=weights, kv=kv, compute=compute)
+    given |= dict(flops_efficiency=flops_efficiency, memory_efficiency=memory_efficiency, prefix_tokens=prefix_tokens)
+    prices = costs.price(model or hidden, streams, **given, **shape)  # type: ignore[arg-type]
+    show(prices, as_json=as_json, out=out, quiet=quiet)
 
 
-def _read(ctx: Any, path: Path, prefix_tokens: int | None) -> ServedModel:
-    from scalelab.measure.shapes import read_shape
+def _measure(model: Path, streams: Any, request: dict[str, Any], figure: Path | None, quiet: bool) -> Measurements:
+    from scalelab.api.loading import check_figure
+    from scalelab.api.measuring import measure_model
 
-    _refuse(ctx, _SHAPE_FLAGS, "--model brings its own shape")
-    return read_shape(path, lambda text: typer.echo(f"note: {text}", err=True)).with_prefix(prefix_tokens)
+    if figure is not None:
+        check_figure(figure)
+    return measure_model(model, streams, **request, progress=stderr(quiet))
 
 
 def _refuse(ctx: Any, names: Sequence[str], why: str) -> None:
-    """Raises `UsageError` if any of these options stand on the command line."""
+    """Raise `UsageError` if any of these options stand on the command line."""
     given = [_FLAGS.get(name, f"--{name.replace('_', '-')}") for name in _given(ctx, names)]
     if given:
         raise UsageError(f"{why}; leave out {', '.join(given)}")

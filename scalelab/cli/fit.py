@@ -5,67 +5,84 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from scalelab.cli.console import print_text, stdout
-from scalelab.cli.lists import list_option, pairs
-from scalelab.errors import ScalelabError, UsageError
+from scalelab.cli.console import progress, show, show_report, told
+from scalelab.cli.lists import limits, numbers, pairs
+from scalelab.cli.options import (
+    DATA,
+    LAW,
+    OUTPUT,
+    AsJson,
+    Columns,
+    Count,
+    Figure,
+    Quiet,
+    Source,
+    Where,
+    Words,
+    list_option,
+    option,
+)
+from scalelab.errors import ScalelabError, UsageError, choice_error
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from scalelab.fit import FitOptions
 
-    from scalelab.fit import FitOptions, FitResult, Group
-    from scalelab.fit.groups import Points
-    from scalelab.laws import Law
-    from scalelab.records import Table
-
-_Words = list[str] | None
 FIGURES = ("loss", "contours", "residuals", "profiles", "pairs", "predicted")
 ALL = "all"
+_LAWS = "A law's name, such as parallel, joint, chinchilla or farseer; file.py:NAME; or all, to compare them."
 
 
 def fit(
-    source: Annotated[
-        str, typer.Argument(help="A folder of records, a Parquet, CSV or JSONL table, or 'paper'.", show_default=False)
-    ],
-    law: Annotated[
-        str,
-        typer.Option(help="A law's name (scalelab.laws.LAWS), file.py:NAME, or all."),
-    ] = "parallel",
-    columns: Annotated[
-        _Words, list_option("--map", "Columns of your own: n_params=N loss=val_loss.", (), "NAME=COLUMN…")
+    source: Source,
+    law: Annotated[str, option(help=_LAWS, panel=LAW, metavar="NAME")] = "parallel",
+    columns: Columns = None,
+    run: Annotated[str | None, option(help="The column of run ids, for curves.", panel=DATA, metavar="COLUMN")] = None,
+    points: Annotated[
+        str, option(help="Of runs with several rows: final, all, or auto.", panel=DATA, metavar="NAME")
+    ] = "auto",
+    best: Annotated[bool, option("--best", help="Only the best run of each configuration.", panel=DATA)] = False,
+    where: Where = None,
+    count: Count = "paper",
+    fix: Annotated[Words, list_option("--fix", "Parameters not to fit: k=0.", (), "NAME=VALUE…", LAW)] = None,
+    bound: Annotated[
+        Words, list_option("--bound", "Limits of parameters: alpha=0.1:1.", (), "NAME=LOW:HIGH…", LAW)
     ] = None,
-    where: Annotated[str | None, typer.Option(help="Which rows, e.g. 'n_tokens > 100M and n_streams < 8'.")] = None,
-    count: Annotated[
-        str, typer.Option(help="Which N: paper (non-embedding with streams), backbone or total.")
-    ] = "paper",
-    fix: Annotated[_Words, list_option("--fix", "Parameters not to fit: k=0.", (), "NAME=VALUE…")] = None,
-    bound: Annotated[_Words, list_option("--bound", "Limits of parameters: alpha=0.1:1.", (), "NAME=LOW:HIGH…")] = None,
+    tie: Annotated[Words, list_option("--tie", "Parameters that are equal: beta=alpha.", (), "NAME=NAME…", LAW)] = None,
     objective: Annotated[
-        str, typer.Option(help="huber (on log residuals), log, raw (least squares of either) or asymmetric.")
+        str,
+        option(
+            help="huber (on log residuals), log, raw (least squares of either) or asymmetric.",
+            panel=LAW,
+            metavar="NAME",
+        ),
     ] = "huber",
-    delta: Annotated[float, typer.Option(help="Huber threshold on log residuals.")] = 1e-3,
-    starts: Annotated[int, typer.Option(min=1, help="Starting points of the optimiser.")] = 300,
-    bootstrap: Annotated[str, typer.Option(help="residual, wild or pairs.")] = "residual",
-    draws: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
-    profile: Annotated[bool, typer.Option("--profile", help="Profile likelihood intervals too.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of starts and bootstrap.")] = 0,
-    run: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of run ids, for curves.")] = None,
-    points: Annotated[Any, typer.Option(help="Of runs with several rows: final, all, or auto.")] = "auto",
-    best: Annotated[bool, typer.Option("--best", help="Only the best run of each configuration.")] = False,
-    tie: Annotated[_Words, list_option("--tie", "Parameters that are equal: beta=alpha.", (), "NAME=NAME…")] = None,
-    details: Annotated[bool, typer.Option("--details", help="Every residual and note.")] = False,
+    delta: Annotated[float, option(help="Huber threshold on log residuals.", panel=LAW)] = 1e-3,
+    starts: Annotated[int, option(min=1, help="Starting points of the optimiser.", panel=LAW)] = 300,
+    bootstrap: Annotated[str, option(help="residual, wild or pairs.", panel=LAW, metavar="NAME")] = "residual",
+    draws: Annotated[int, option(min=100, help="Bootstrap resamples.", panel=LAW)] = 1000,
+    profile: Annotated[bool, option("--profile", help="Profile likelihood intervals too.", panel=LAW)] = False,
+    seed: Annotated[int, option(min=0, help="Seed of starts and bootstrap.", panel=LAW)] = 0,
+    details: Annotated[
+        bool, option("--details", help="Every group in full: residuals, warnings, notes.", panel=OUTPUT)
+    ] = False,
+    out: Annotated[
+        Path,
+        option("-o", "--out", help="Folder for the fits (JSON) and figures (PNG).", metavar="FOLDER", panel=OUTPUT),
+    ] = Path("fits"),
     force: Annotated[
-        bool, typer.Option("--force", help="Save a fit that explains nothing, or over another one.")
+        bool, option("--force", help="Save a fit that explains nothing, or over another one.", panel=OUTPUT)
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if a note is serious or a group fails.")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the fits (JSON) and figures (PNG).")] = Path("fits"),
-    figure: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    figure: Figure = None,
     figures: Annotated[
-        _Words, list_option("--figures", f"Which: {', '.join(FIGURES)}, all. Default loss.", (), "NAME…")
+        Words,
+        list_option("--figures", f"Which into the folder: {', '.join(FIGURES)}, all.", (), "NAME…", OUTPUT),
     ] = None,
+    no_figure: Annotated[bool, option("--no-figure", help="Draw nothing.", panel=OUTPUT)] = False,
+    as_json: AsJson = False,
+    strict: Annotated[
+        bool, option("--strict", help="Exit with 1 if a note is serious or a group fails.", panel=OUTPUT)
+    ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit a law to losses, with intervals, and say what the data do and do not support.
 
@@ -73,212 +90,95 @@ def fit(
     in groups of one corpus, tokenizer, training set-up and, for laws without D, number of tokens.
     With `--law all` the laws are compared.
     """
-    from scalelab import records
-    from scalelab.fit import FitOptions, group_records
+    from scalelab.api.fitting import compare_groups, comparison_groups, fit_groups, groups_of, origin_of, read
+    from scalelab.fit import FitOptions
+    from scalelab.fit.files import save_fits
     from scalelab.laws import get_law
+    from scalelab.report.blocks import Report
+    from scalelab.report.runs import rejected_lines
 
+    fixed, bounds = numbers(pairs(fix, "--fix"), "fix"), limits(pairs(bound, "--bound"), "bounds")
     options = FitOptions(
-        convention=count,
-        objective=objective,
-        delta=delta,
-        starts=starts,
-        bootstrap=bootstrap,
-        draws=draws,
-        seed=seed,
-        best=best,
-        tie=pairs(tie, "--tie"),
-        fix={name: _number(value, f"--fix {name}") for name, value in pairs(fix, "--fix").items()},
-        bounds={name: _limits(value, f"--bound {name}") for name, value in pairs(bound, "--bound").items()},
+        count, objective, delta, starts, bootstrap, draws, seed, fixed, bounds, pairs(tie, "--tie"), best
     )
-    if figures and not figure:
-        raise UsageError("--figures and --no-figure: choose one")
-    drawn = _figures(figures) if figure else ()
+    kinds = _kinds(figures, no_figure, figure)
     chosen = None if law == ALL else get_law(law)
-    if chosen is None and (
-        profile or figures or options != FitOptions(convention=count, starts=starts, seed=seed, best=best)
-    ):
-        raise UsageError(
-            "--law all compares laws by least squares on log losses and saves no fit: of the options "
-            "only --map, --run, --points, --best, --where, --count, --starts, --seed and --strict apply to it"
-        )
-    console = stdout()
-    mapped = pairs(columns, "--map") | ({"run": run} if run else {})
-    table = records.read(source, mapped, where)
-    for line in table.notes:
-        print_text(console, line)
-    _show_rejected(console, table)
     if chosen is None:
-        _compare(console, table, options, source, strict, points)
+        _check_comparison(options, profile or bool(figures or figure))
+    mapped = pairs(columns, "--map") | ({"run": run} if run else {})
+    table = read(source, mapped, where)
+    show_report(Report.of(rejected_lines(table)), quiet or as_json)
+    if chosen is None:
+        compared = compare_groups(comparison_groups(table, None, None, points), options)
+        show(compared, as_json=as_json, quiet=quiet)
+        _fail(source, compared.failures, len(compared), strict, "are too small to compare laws")
         return
-    groups = group_records(table, by_tokens="D" not in chosen.variables, points=points)
-    origin = {"source": str(source), "where": where or "", "map": " ".join(columns or ()), "points": points}
-    failures, serious = [], []
-    for group in groups:
-        try:
-            result = _fit_one(
-                console, group, chosen, options, out, drawn, profile, origin, _view(details, len(groups)), force
-            )
-        except UsageError:
-            raise
-        except ScalelabError as error:
-            failures.append(error)
-            if len(groups) == 1:
-                raise
-            print_text(console, f"not fitted: {error}", style="red")
-            continue
-        serious += [note.code for note in result.notes if note.severity == "serious"]
-    if len(failures) == len(groups) or (strict and failures):
-        raise ScalelabError(f"{source}: {len(failures)} of {len(groups)} groups of records could not be fitted")
+    groups = groups_of(table, None, None, None, "D" not in chosen.variables, points)
+    origin = origin_of(source, mapped, where, points)
+    with progress(quiet or as_json) as told_share:
+        fits = fit_groups(groups, chosen, options, origin, told_share)
+    saved, unsaved = save_fits(fits, out, fits.slugs, force)
+    profiles = {g: f.profile().profiles for g, f in fits.items()} if profile or "profiles" in kinds else {}
+    drawn = _draw(fits, [*saved], out, kinds, profiles, figure)
+    show(fits, as_json=as_json, quiet=quiet, details=details, profiles=profiles if profile else None)
+    for group, path in saved.items():
+        told(f"saved {', '.join(map(str, (path, *drawn[group])))}", quiet or as_json)
+    serious = dict.fromkeys(n.code for f in fits.values() for n in f.notes if n.severity == "serious")
+    if unsaved and len(unsaved) == len(fits):
+        first = next(iter(unsaved.values()))
+        more = f" ({len(unsaved)} such fits)" if len(unsaved) > 1 else ""
+        raise ScalelabError(f"{first}{more}")
+    for error in unsaved.values():
+        told(f"not saved: {error}", quiet or as_json)
+    _fail(source, fits.failures | unsaved, len(saved), strict, "could not be fitted")
     if strict and serious:
-        raise ScalelabError(f"{source}: serious notes ({', '.join(dict.fromkeys(serious))}), and --strict was given")
+        raise ScalelabError(f"{source}: serious notes ({', '.join(serious)}), and `strict` was given")
 
 
-def _fit_one(
-    console: Console,
-    group: Group,
-    law: Law,
-    options: FitOptions,
-    out: Path,
-    drawn: tuple[str, ...],
-    profile: bool,
-    origin: dict[str, str],
-    view: str,
-    force: bool,
-) -> FitResult:
-    from dataclasses import replace
+def _kinds(names: Words, no_figure: bool, figure: Path | None) -> tuple[str, ...]:
+    """The kinds of figures to draw into the folder."""
+    if no_figure and (names or figure):
+        raise UsageError("--figures and --no-figure: choose one")
+    if figure is not None:
+        from scalelab.api.loading import check_figure
 
-    from scalelab.cli.fit_tables import show_fit
-    from scalelab.fit import fit_group
-    from scalelab.fit.files import save_in
-    from scalelab.fit.profile import profile_fit
-
-    result = fit_group(group, law, options, _Progress())
-    profiles = {}
-    if profile or "profiles" in drawn:
-        profiles = {p.name: p for name in result.law.names if (p := profile_fit(result, name)) is not None}
-    result = replace(result, origin=origin)
-    show_fit(console, result, profiles if profile else {}, view)
-    path = save_in(result, out, group.slug, force)
-    paths = [path]
-    for name in drawn:
-        place = path.with_name(path.stem + ("" if name == "loss" else f"-{name}") + ".png")
-        if _draw(name, result, profiles, place):
-            paths.append(place)
-    print_text(console, f"saved {', '.join(map(str, paths))}" + ("" if view == "line" else "\n"))
-    return result
-
-
-def _view(details: bool, groups: int) -> str:
-    """How much is shown of each fit, so that all together stay within a screen or two."""
-    if details:
-        return "details"
-    return "usual" if groups == 1 else "short" if groups == 2 else "line"
-
-
-class _Progress:
-    """A line on a terminal about how far a fit is, once it takes longer than two seconds."""
-
-    def __init__(self) -> None:
-        from time import monotonic
-
-        self._clock = monotonic
-        self._began = monotonic()
-
-    def __call__(self, stage: str, share: float) -> None:
-        import sys
-
-        if sys.stderr.isatty() and self._clock() - self._began > 2:
-            end = "\r\033[K" if share >= 1 else ""
-            print(f"\r{stage}: {share:.0%} {end}", end="", file=sys.stderr, flush=True)
-
-
-def _draw(name: str, result: FitResult, profiles: dict, path: Path) -> bool:
-    """Draw one figure to `path`; False where this fit has none of that kind."""
-    from scalelab import plot
-
-    if name == "profiles":
-        figure = plot.plot_profiles(result, list(profiles.values())) if profiles else None
-    elif name == "contours":
-        figure = (
-            plot.plot_contours(result) if {"N", "P"} <= set(result.law.variables) and len(result.P_levels) > 1 else None
-        )
-    elif name == "residuals" and "N" not in result.known:
-        figure = None
-    elif name == "pairs":
-        figure = plot.plot_draws(result) if result.draws else None
-    else:
-        figure = {"loss": plot.plot_loss, "residuals": plot.plot_residuals, "predicted": plot.plot_predicted}[name](
-            result
-        )
-    if figure is None:
-        return False
-    figure.savefig(path, dpi=150)
-    return True
-
-
-def _compare(console: Console, table: Table, options: FitOptions, source: str, strict: bool, points: Points) -> None:
-    """Tables of laws: at each D, and over all D where it varies."""
-    from scalelab.cli.fit_tables import show_comparison
-    from scalelab.fit import group_records
-    from scalelab.fit.select import compare_laws, comparison_data
-
-    over_tokens = [g for g in group_records(table, False, points) if g.records["n_tokens"].nunique() > 1]
-    # One D at a time says something about P; without several P, all D together say it all.
-    groups = [g for g in group_records(table, True, points) if not over_tokens or g.records["n_streams"].nunique() > 1]
-    failures = []
-    for group in (*groups, *over_tokens):
-        try:
-            comparison = compare_laws(comparison_data(group, options), group.title, options)
-        except ScalelabError as error:
-            failures.append(error)
-            print_text(console, f"not compared: {error}", style="red")
-            continue
-        show_comparison(console, comparison)
-    tried = len(groups) + len(over_tokens)
-    if len(failures) == tried or (strict and failures):
-        raise ScalelabError(f"{source}: {len(failures)} of {tried} groups of records are too small to compare laws")
-
-
-def _show_rejected(console: Console, table: Table) -> None:
-    from scalelab.records.schema import describe_statuses
-
-    for row in table.rejected[:5]:
-        print_text(console, f"left out: {row}", style="red")
-    if len(table.rejected) > 5:
-        print_text(console, f"left out: {len(table.rejected) - 5} more rows that cannot be used", style="red")
-    told = [f", {table.left_out} left out by --where"] if table.left_out else []
-    told += [f", not ok: {describe_statuses(table.unfinished)}"] if table.unfinished else []
-    if told or table.rejected:
-        print_text(console, f"{len(table.records)} rows used{''.join(told)}, {len(table.rejected)} not usable\n")
-
-
-def _figures(names: _Words) -> tuple[str, ...]:
+        check_figure(figure)
     chosen = [part for name in names or ["loss"] for part in name.split(",") if part]
     for name in chosen:
         if name not in (*FIGURES, ALL):
-            raise UsageError(f"--figures {name}: choose of {', '.join(FIGURES)}, or all")
-    return FIGURES if ALL in chosen else tuple(dict.fromkeys(chosen))
+            raise choice_error("kind", name, (*FIGURES, ALL))
+    return () if no_figure else FIGURES if ALL in chosen else tuple(dict.fromkeys(chosen))
 
 
-def _number(text: str, flag: str) -> float:
-    from math import isfinite
+def _check_comparison(options: FitOptions, other: bool) -> None:
+    from scalelab.fit import FitOptions
 
-    from scalelab.units import parse_count
-
-    try:
-        value = float(text)
-    except ValueError:
-        try:
-            value = parse_count(text)
-        except UsageError:
-            raise UsageError(f"{flag}: {text!r} is not a number") from None
-    if not isfinite(value):
-        raise UsageError(f"{flag}: {text!r} is not a finite number")
-    return value
+    if other or options != FitOptions(options.convention, starts=options.starts, seed=options.seed, best=options.best):
+        raise UsageError(
+            "--law all compares laws by least squares on log losses and saves no fit: of the options "
+            "only --map, --run, --points, --best, --where, --count, --starts, --seed, --json and --strict apply to it"
+        )
 
 
-def _limits(text: str, flag: str) -> tuple[float, float]:
-    low, colon, high = text.partition(":")
-    if not colon:
-        raise UsageError(f"{flag}: give LOW:HIGH, either of which may be left out")
-    return (_number(low, flag) if low else float("-inf"), _number(high, flag) if high else float("inf"))
+def _draw(
+    fits: Any, groups: list[str], out: Path, kinds: tuple[str, ...], profiles: Any, figure: Path | None
+) -> dict[str, list[Path]]:
+    if not kinds and figure is None:
+        return {group: [] for group in groups}
+    from scalelab.plot.fits import figure_of, save_figures
+
+    paths = save_figures(fits, groups, out, kinds, profiles)  # type: ignore[arg-type]  # checked above
+    if figure is None:
+        return paths
+    for group, fit in fits.items():
+        path = figure if len(fits) == 1 else figure.with_stem(f"{figure.stem}-{fits.slugs[group]}")
+        drawn = figure_of(fit, "loss")
+        assert drawn is not None
+        drawn.savefig(path, dpi=150)
+        paths.setdefault(group, []).append(path)
+    return paths
+
+
+def _fail(source: str, failures: Any, done: int, strict: bool, what: str) -> None:
+    if strict and failures:
+        raise ScalelabError(f"{source}: {len(failures)} of {len(failures) + done} groups of records {what}")

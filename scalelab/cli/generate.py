@@ -4,88 +4,65 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from scalelab.cli.models import choose_device, load_tokenizer, quiet_libraries
-from scalelab.errors import DataError, ScalelabError, UsageError
+from scalelab.cli.console import told
+from scalelab.cli.options import DEVICE, MODEL, Quiet, Where_, option
+from scalelab.errors import DataError, UsageError
+
+_SAMPLING = "Sampling"
 
 
 def generate(
     source: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a model and its tokenizer.")],
-    prompt: Annotated[str, typer.Option(help="The text to go on from; - reads it from standard input.")],
+    prompt: Annotated[str, option(help="The text to go on from; - reads it from standard input.", panel=MODEL)],
     P: Annotated[
-        int | None, typer.Option("--P", min=1, help="Streams; by default those the model was saved with.")
+        int | None,
+        option("--P", min=1, help="Streams.", panel=MODEL, show_default="those the model was saved with"),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="For temperatures above 0.")] = 0,
-    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
-    dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_new_tokens: Annotated[int, option(min=1, help="Tokens at most.", panel=_SAMPLING)] = 128,
+    temperature: Annotated[
+        float, option(min=0.0, help="0 takes the likeliest token each time.", panel=_SAMPLING)
+    ] = 0.0,
+    top_p: Annotated[
+        float, option(min=0.0, max=1.0, help="Sample from this share of the probability.", panel=_SAMPLING)
+    ] = 1.0,
+    seed: Annotated[int, option(min=0, help="Seed for temperatures above 0.", panel=_SAMPLING)] = 0,
+    chat: Annotated[bool, option("--chat", help="Put the prompt into the model's chat template.", panel=MODEL)] = False,
+    dtype: Annotated[str, option(help="fp32 or bf16.", panel=DEVICE, metavar="NAME")] = "fp32",
+    device: Where_ = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Continue a prompt with P streams, streaming the text; speed goes to standard error."""
-    if dtype not in ("fp32", "bf16"):
-        raise UsageError(f"--dtype {dtype}: choose fp32 or bf16")
-    if temperature and not 0.01 <= temperature <= 100:
-        raise UsageError(f"--temperature {temperature:g}: give 0, or a number from 0.01 to 100")
+    from scalelab.api.generation import generate as go_on
+
     text = _standard_input() if prompt == "-" else prompt
-    if not text:
-        raise UsageError("--prompt is empty: give it some text")
 
-    import torch
-    from transformers import TextStreamer
+    def stream(tokenizer: Any) -> Any:
+        from transformers import TextStreamer
 
-    from scalelab.train.stage import beyond, check_length, open_model
+        return TextStreamer(tokenizer, skip_prompt=not chat and prompt == "-", skip_special_tokens=True)
 
-    quiet_libraries()
-    place = choose_device(device)
-    model = open_model(source, P, place, torch.bfloat16 if dtype == "bf16" else torch.float32)
-    tokenizer = load_tokenizer(source)
-    if chat:
-        if not tokenizer.chat_template:
-            raise UsageError(f"--chat: the tokenizer in {source} has no chat template; leave --chat out")
-        messages = [{"role": "user", "content": text}]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        ids = ids["input_ids"]
-    else:
-        ids = tokenizer(text, return_tensors="pt").input_ids
-    if not ids.shape[1]:
-        raise UsageError("--prompt: the tokenizer makes no token of it")
-    if ids.max() >= model.config.vocab_size:
-        raise UsageError(f"{source}: its tokenizer has tokens that the model has no embedding for")
-    check_length(model, ids.shape[1] + max_new_tokens, "--prompt and --max-new-tokens")
-    if told := beyond(model, ids.shape[1] + max_new_tokens):
-        typer.echo(told, err=True)
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
-    )
-    torch.manual_seed(seed)
-    ids = ids.to(place)
-    started = time.perf_counter()
-    own = model.generation_config.eos_token_id
-    ends = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+    sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     try:
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
-            streamer=TextStreamer(tokenizer, skip_prompt=not chat and prompt == "-", skip_special_tokens=True),
-            eos_token_id=ends or None,
-            pad_token_id=ends[0] if ends else 0,
-            logits_processor=[_refuse_nan],
-            **sampling,
+        made = go_on(
+            source,
+            text,
+            P,
+            **sampling,  # type: ignore[arg-type]
+            chat=chat,
+            dtype=dtype,  # type: ignore[arg-type]  # as typed
+            device=device,  # type: ignore[arg-type]
+            stream=stream,
+            tell=lambda line: told(line, quiet),
         )
     except BrokenPipeError:  # the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    seconds = time.perf_counter() - started
-    made = out.shape[1] - ids.shape[1]
-    typer.echo(f"P = {model.P}: {made} tokens in {seconds:.1f} s, {made / seconds:.1f} a second", err=True)
+    told(made.speed, quiet)
 
 
 def _standard_input() -> str:
@@ -97,10 +74,3 @@ def _standard_input() -> str:
         raise DataError(
             f"--prompt -: standard input is not UTF-8 text ({error.reason} at byte {error.start})"
         ) from None
-
-
-def _refuse_nan(ids: Any, scores: Any) -> Any:
-    """Stands between the model and the choice of a token: NaN would be chosen from without a word."""
-    if scores.isnan().any():
-        raise ScalelabError("the model's outputs are not numbers: its weights are not sound")
-    return scores

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
 from typer.core import TyperCommand, TyperOption
 
 from scalelab.errors import UsageError
-from scalelab.units import format_count
+from scalelab.units import parse_count
 
 _NUMBER = re.compile(r"^-?[0-9.]")
 
 
 class ListCommand(TyperCommand):
-    """A command whose repeatable options also take several values after one flag."""
+    """A command whose repeatable options also take several values after one flag.
+
+    Its help shows switches as switches, without a value.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.is_flag and not option.metavar:
+                option.metavar = ""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         flags = {flag for p in self.params if isinstance(p, TyperOption) and p.multiple for flag in p.opts}
         takes_path = any(not isinstance(p, TyperOption) for p in self.params)
         return super().parse_args(ctx, spread(list(args), flags, takes_path))
-
-
-def list_option(flag: str, text: str, default: Sequence[float] = (), metavar: str = "VALUE…") -> Any:
-    """A Typer option that takes many values; the command gets them as typed, or None."""
-    shown = " ".join(format_count(value) for value in default)
-    return typer.Option(flag, help=text, metavar=metavar, show_default=shown or False)
 
 
 def spread(args: list[str], flags: set[str], takes_path: bool) -> list[str]:
@@ -56,8 +59,39 @@ def spread(args: list[str], flags: set[str], takes_path: bool) -> list[str]:
     return result
 
 
+def numbers(values: Mapping[str, str], argument: str) -> dict[str, float]:
+    """Return the values as numbers. Raises `UsageError` naming the argument and the name."""
+    return {name: _number(value, f"`{argument}` {name}") for name, value in values.items()}
+
+
+def limits(values: Mapping[str, str], argument: str) -> dict[str, tuple[float, float]]:
+    """Return LOW:HIGH values, either of which may be left out, as numbers. Raises `UsageError`."""
+    found = {}
+    for name, text in values.items():
+        low, colon, high = text.partition(":")
+        where = f"`{argument}` {name}"
+        if not colon:
+            raise UsageError(f"{where}: give LOW:HIGH, either of which may be left out")
+        ends = (_number(low, where) if low else -math.inf, _number(high, where) if high else math.inf)
+        found[name] = ends
+    return found
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        try:
+            value = parse_count(text)
+        except UsageError:
+            raise UsageError(f"{where}: {text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise UsageError(f"{where}: {text!r} is not a finite number")
+    return value
+
+
 def pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
-    """NAME=VALUE words as a mapping. Raises `UsageError` naming the flag and the word."""
+    """Return NAME=VALUE words as a mapping. Raises `UsageError` naming the flag and the word."""
     result = {}
     for word in values or ():
         name, sign, value = word.partition("=")

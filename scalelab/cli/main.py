@@ -14,37 +14,37 @@ from scalelab.cli.convert import convert
 from scalelab.cli.cost import cost
 from scalelab.cli.diagnose import diagnose
 from scalelab.cli.fit import fit
+from scalelab.cli.flags import describe
 from scalelab.cli.generate import generate
 from scalelab.cli.import_ import import_
 from scalelab.cli.lists import ListCommand
 from scalelab.cli.plan import plan
 from scalelab.cli.predict import predict
-from scalelab.cli.results import ResultsCommand, results
+from scalelab.cli.results import results
 from scalelab.cli.sweep import sweep
 from scalelab.cli.train import train
 from scalelab.cli.watch import watch
 from scalelab.errors import ScalelabError
 
+# What the extra `train` installs.
+_TRAIN = ("torch", "transformers", "tokenizers", "safetensors", "filelock", "platformdirs")
+_RUNS, _ANALYSIS, _MODELS = "Runs", "Laws, costs, plans", "Models with streams"
+
 app = typer.Typer(
     name="scalelab",
     help="How many parameters N and parallel streams P to train and serve, and how sure.",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
-app.command(cls=ListCommand)(sweep)
-app.command(cls=ResultsCommand)(results)
-app.command()(watch)
-app.command("import", cls=ListCommand)(import_)
-app.command(cls=ListCommand)(fit)
-app.command(cls=ListCommand)(predict)
-app.command(cls=ListCommand)(cost)
-app.command(cls=ListCommand)(compare)
-app.command()(plan)
-app.command(cls=ListCommand)(convert)
-app.command()(train)
-app.command()(diagnose)
-app.command()(generate)
+for command, panel in (
+    *((command, _RUNS) for command in (sweep, results, watch)),
+    *((command, _ANALYSIS) for command in (fit, predict, cost, compare, plan)),
+    *((command, _MODELS) for command in (convert, train, diagnose, generate)),
+):
+    app.command(cls=ListCommand, rich_help_panel=panel)(command)
+    if command is watch:
+        app.command("import", cls=ListCommand, rich_help_panel=_RUNS)(import_)
 
 
 def _show_version(wanted: bool) -> None:
@@ -67,18 +67,24 @@ def main(args: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without α gets a ? and no traceback
             stream.reconfigure(errors="replace")
+    words = sys.argv[1:] if args is None else args
+    command = next((word for word in words if not word.startswith("-")), "")
     try:
         code = app(args=args, standalone_mode=False)
         if code == 130:
             return _complain("interrupted", code)
         return code if isinstance(code, int) else 0
     except ScalelabError as error:
-        return _complain(str(error), error.exit_code)
+        return _complain(describe(error, command), error.exit_code)
     except typer.TyperException as error:
         message = error.format_message()
         return _complain(message, error.exit_code) if message else error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _TRAIN:
+            raise
+        return _complain(f"{command} needs {error.name}, which is not installed: pip install 'scalelab[train]'", 1)
     except OSError as error:
         return _complain(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
 

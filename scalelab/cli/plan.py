@@ -3,182 +3,134 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from scalelab.architecture import PREFIX_TOKENS
-from scalelab.cli.console import print_text, stdout
-from scalelab.cli.device_options import (
-    ROOFLINE,
+from scalelab.cli.console import check_out, show
+from scalelab.cli.flags import as_typed
+from scalelab.cli.options import (
+    LIMITS,
+    MODEL,
+    TRAINING,
+    WORKLOAD,
+    AsJson,
+    Engine,
+    Figure,
     FlopsEfficiency,
     Gpu,
     HardwareFile,
     Heads,
     Kv,
     KvHeads,
+    Layers,
     MemoryEfficiency,
+    Out,
+    OwnLaw,
+    Preset,
+    Quiet,
     TokensIn,
     TokensOut,
     Vocab,
     Weights,
-    check_sizes,
-    device_of,
-    own_devices,
+    Words,
+    list_option,
+    option,
 )
-from scalelab.cli.models import check_figure
-from scalelab.cost.model import (
-    PAPER_HEADS,
-    PAPER_KV_HEADS,
-    PAPER_LAYERS,
-    PAPER_VOCAB,
-    Precision,
-    Workload,
-)
-from scalelab.errors import UsageError
-from scalelab.units import counts, parse_bytes, parse_count, parse_duration
-
-if TYPE_CHECKING:
-    from scalelab.plan import Plan, Shapes
-
-_CHEAP = "latency"
+from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Precision
+from scalelab.errors import ScalelabError
 
 
 def plan(
     source: Annotated[Path, typer.Argument(metavar="FIT", help="A saved fit (JSON), of scalelab fit.")],
     memory: Annotated[
-        str | None, typer.Option(help="Limit on memory, e.g. 4GB or 4GiB.", show_default="all that the device has")
+        str | None,
+        option(help="Limit on memory, e.g. 4GB or 4GiB.", show_default="all that the device has", panel=LIMITS),
     ] = None,
     latency: Annotated[
-        str | None, typer.Option(help="Limit on the time of a whole request, prompt and all, e.g. 500ms or 2s.")
+        str | None,
+        option(help="Limit on the time of a whole request, prompt and all, e.g. 500ms or 2s.", panel=LIMITS),
     ] = None,
     train_flops: Annotated[
-        str | None, typer.Option(help="Limit on training, e.g. 1e21: 6·N·D FLOPs, times P with streams.")
+        str | None, option(help="Limit on training, e.g. 1e21: 6·N·D FLOPs, times P with streams.", panel=LIMITS)
     ] = None,
     loss: Annotated[
         float | None,
-        typer.Option(help="A loss to reach as cheaply as can be, instead of the lowest within the limits."),
+        option(help="A loss to reach as cheaply as can be, instead of the lowest within the limits.", panel=LIMITS),
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(
-            help="What is cheap, with --loss: latency, memory or training.", metavar="NAME", show_default=_CHEAP
+        option(
+            help="What is cheap, with --loss: latency, memory or training.",
+            metavar="NAME",
+            show_default="latency",
+            panel=LIMITS,
         ),
     ] = None,
-    max_P: Annotated[int, typer.Option("--max-P", help="P are the powers of two up to this.")] = 64,
-    gpu: Gpu = None,
-    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
-    tokens_in: TokensIn = 512,
-    tokens_out: TokensOut = 128,
+    P: Annotated[
+        Words, list_option("--P", "Streams to choose among; by default powers of two up to --max-P.", panel=MODEL)
+    ] = None,
+    max_P: Annotated[int, option("--max-P", help="The largest P, without --P.", panel=MODEL)] = 64,
+    batch: Annotated[int, option(help="Requests at once.", panel=WORKLOAD)] = 1,
+    tokens_in: TokensIn = None,
+    tokens_out: TokensOut = None,
+    preset: Preset = "serving",
     D: Annotated[
-        str | None, typer.Option("--D", help="Training tokens.", show_default="the runs'; of several the most")
+        str | None,
+        option("--D", help="Training tokens.", show_default="the runs'; of several the most", panel=TRAINING),
     ] = None,
     second_stage_fraction: Annotated[
-        float, typer.Option(help="Share of the training tokens that streams are trained on, after a plain stage.")
+        float,
+        option(help="Share of the training tokens that streams are trained on, after a plain stage.", panel=TRAINING),
     ] = 1.0,
     shapes: Annotated[
         str,
-        typer.Option(
-            help="Shapes of decoders: paper, all --layers deep; ladder, narrow ones are shallower.", metavar="NAME"
+        option(
+            help="Shapes of decoders: paper, all --layers deep; ladder, narrow ones are shallower.",
+            metavar="NAME",
+            panel=MODEL,
         ),
     ] = "paper",
-    layers: Annotated[int, typer.Option(help="Decoder layers; of the ladder the most.")] = PAPER_LAYERS,
+    layers: Layers = PAPER_LAYERS,
     heads: Heads = PAPER_HEADS,
     kv_heads: KvHeads = PAPER_KV_HEADS,
     vocab: Vocab = PAPER_VOCAB,
-    prefix_tokens: Annotated[int, typer.Option(help="Prefix length of each stream.")] = PREFIX_TOKENS,
-    engine: Annotated[
-        str, typer.Option(help="Cost model: roofline, ours; or llm-analysis, the paper's.", metavar="NAME")
-    ] = ROOFLINE,
+    prefix_tokens: Annotated[int, option(help="Prefix length of each stream.", panel=MODEL)] = PREFIX_TOKENS,
+    engine: Engine = None,
+    gpu: Gpu = None,
     hardware: HardwareFile = None,
     weights: Weights = Precision.weights,
     kv: Kv = None,
     flops_efficiency: FlopsEfficiency = None,
     memory_efficiency: MemoryEfficiency = None,
-    law: Annotated[str | None, typer.Option(help="file.py:NAME, for a fit of a law of your own.")] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw loss over memory and over latency here, with limits (PNG, PDF or SVG).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
+    law: OwnLaw = None,
+    out: Out = None,
+    figure: Figure = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """The best N and P within limits on memory, latency and training, and how surely they are best.
 
     N is continuous: decoders have real-valued widths. Without --loss the lowest loss within the limits is
     sought; with it, what reaches that loss most cheaply.
     """
-    from scalelab.cli import plan_tables as tables
-    from scalelab.cli.compare_tables import priced_by
-    from scalelab.cli.plan_units import Wording
-    from scalelab.cost.compare import price_by
-    from scalelab.fit import load_fit
-    from scalelab.laws import get_law
-    from scalelab.plan import Limits, Problem, make_plan
-    from scalelab.plan.problem import tokens_of
+    from scalelab.api.planning import make_plan
+    from scalelab.report.plan_words import shortfall
 
-    limits = Limits(
-        _read("--memory", parse_bytes, memory),
-        _read("--latency", parse_duration, latency),
-        _read("--train-flops", parse_count, train_flops),
-    )
-    if loss is not None and not 0 < loss < float("inf"):
-        raise UsageError(f"--loss {loss:g}: give a loss above 0, in nats a token")
-    if by is not None and loss is None:
-        raise UsageError(f"--by {by}: it says what is cheap where a loss is to be reached: give --loss too")
-    if not 1 <= max_P <= 2**20:
-        raise UsageError(f"--max-P {max_P}: choose between 1 and 1,048,576")
+    check_out(out)
     if figure is not None:
+        from scalelab.api.loading import check_figure
+
         check_figure(figure)
-    fit = load_fit(source, None if law is None else get_law(law))
-    device = device_of(gpu, own_devices(hardware), flops_efficiency, memory_efficiency)
-    precision = Precision(weights, kv)
-    problem = Problem(
-        fit=fit,
-        shapes=_shapes(shapes, layers, heads, kv_heads, vocab, prefix_tokens, fit.options.convention),
-        workload=Workload(batch, tokens_in, tokens_out),
-        price=price_by(engine, device, precision),
-        limits=limits,
-        D=tokens_of(fit, None if D is None else counts([D], "--D")[0]),
-        second_stage=second_stage_fraction,
-    )
-    streams = [2**i for i in range(max_P.bit_length())]
-    made = make_plan(problem, streams, device, loss, by or _CHEAP)
-    console = stdout()
-    how = Wording(priced_by(engine, device, precision), binary=memory is None or "i" in memory.lower())
-    if as_json:
-        tables.print_json(console, made)
-    elif made.options:
-        tables.show(console, made, how)
-    if figure is not None and made.options:
-        _draw(figure, made, how)
-        if not as_json:
-            print_text(console, f"saved {figure}")
-    tables.complain_if_infeasible(made, how)
-
-
-def _read(flag: str, parse: Any, text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return parse(text)
-    except UsageError as error:
-        raise UsageError(f"{flag}: {error}") from None
-
-
-def _shapes(name: str, layers: int, heads: int, kv_heads: int, vocab: int, prefix: int, convention: str) -> Shapes:
-    from scalelab.architecture import Architecture, mlp_width
-    from scalelab.plan import SHAPES, Shapes
-
-    if name not in SHAPES:
-        raise UsageError(f"--shapes {name}: choose one of {', '.join(SHAPES)}")
-    check_sizes({"--layers": layers, "--heads": heads, "--kv-heads": kv_heads, "--vocab": vocab})
-    width = 64 * heads
-    base = Architecture(width, mlp_width(width), layers, heads, kv_heads, vocab, prefix_tokens=prefix)
-    return Shapes(base, name == "ladder", convention)
-
-
-def _draw(path: Path, made: Plan, how: Any) -> None:
-    from scalelab.plan.frontier import frontier
-    from scalelab.plot.plan import plot_plan
-
-    drawn = plot_plan(made, frontier(made), how.setting(made), how.binary)
-    drawn.savefig(path, dpi=150)
+    limits = dict(memory=memory, latency=latency, train_flops=train_flops, loss=loss, by=by)
+    model = dict(shapes=shapes, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab, prefix_tokens=prefix_tokens)
+    request = dict(batch=batch, tokens_in=tokens_in, tokens_out=tokens_out, preset=preset, engine=engine)
+    device = dict(gpu=gpu, hardware=hardware, weights=weights, kv=kv)
+    shares = dict(flops_efficiency=flops_efficiency, memory_efficiency=memory_efficiency)
+    training = dict(D=D, second_stage_fraction=second_stage_fraction, law=law)
+    made = make_plan(source, P=P, max_P=max_P, **limits, **model, **request, **device, **shares, **training)  # type: ignore[arg-type]
+    if made.options or as_json:
+        show(made, as_json=as_json, out=out, figure=figure if made.options else None, quiet=quiet, verdict=False)
+    if made.winner is None:
+        raise ScalelabError(as_typed(shortfall(made)))

@@ -3,75 +3,57 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from scalelab.cli.console import make_table, print_table, print_text, stdout
-from scalelab.cli.lists import list_option
+from scalelab.cli.console import check_out, show_report, stdout, told
+from scalelab.cli.flags import as_typed, describe
+from scalelab.cli.lists import pairs
+from scalelab.cli.options import AsJson, Out, OwnLaw, Quiet, Words, list_option
 from scalelab.errors import ScalelabError, UsageError
-from scalelab.units import counts, format_count, format_number, whole_numbers
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from scalelab.fit import FitResult
-    from scalelab.fit.derived import Estimate
-
-_Words = list[str] | None
 
 
 def predict(
     source: Annotated[Path, typer.Argument(metavar="FIT", help="A saved fit (JSON), or a folder of them.")],
-    N: Annotated[_Words, list_option("--N", "Parameters, e.g. --N 1.6B 7B, counted as in the fit.")] = None,
-    P: Annotated[_Words, list_option("--P", "Parallel streams, e.g. --P 1 16.", (1,))] = None,
-    D: Annotated[str | None, typer.Option("--D", help="Training tokens, for laws that know D.")] = None,
+    N: Annotated[Words, list_option("--N", "Parameters, e.g. --N 1.6B 7B, counted as in the fit.")] = None,
+    P: Annotated[Words, list_option("--P", "Parallel streams, e.g. --P 1 16.", (1,))] = None,
+    D: Annotated[Words, list_option("--D", "Training tokens, e.g. --D 20B 40B, for laws that know D.")] = None,
     flops: Annotated[
-        str | None,
-        typer.Option(help="Training budget 6·N·D·P, e.g. 1e21: its best N and D, for laws that know D."),
+        Words,
+        list_option("--flops", "Training budgets 6·N·D·P, e.g. 1e19 1e21: their best N and D, for laws that know D."),
     ] = None,
-    law: Annotated[str | None, typer.Option(help="file.py:NAME, for a fit of a law of your own.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
+    at: Annotated[
+        Words,
+        list_option("--at", "Other variables of the law: C=1e21 U=10B X=8 lr=1e-3 B=2M.", (), "NAME=VALUE…"),
+    ] = None,
+    law: OwnLaw = None,
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict losses with intervals, the plain N they are worth, and what more streams would gain."""
-    from scalelab.fit import load_fit
-    from scalelab.laws import get_law
-
-    if (N is None) == (flops is None):
-        raise UsageError("give either --N for predictions, or --flops for the best N and D of a training budget")
+    if (N is None and D is None and at is None) == (flops is None):
+        raise UsageError("give either `N` for predictions, or `flops` for the best N and D of a training budget")
     if flops is not None and D is not None:
-        raise UsageError("--flops finds the best D itself: leave --D out")
-    own = None if law is None else get_law(law)
-    files = sorted(source.glob("*.json")) if source.is_dir() else [source]
-    if not files:
-        raise UsageError(f"{source}: no saved fits here; make some with: scalelab fit DATA --out {source}")
-    streams = whole_numbers(P or ["1"], "--P")
-    tokens = None if D is None else counts([D], "--D")[0]
-    console = stdout()
-    results, left_out = [], []
-    sizes, budget = counts(N, "--N") if N else (), counts([flops], "--flops")[0] if flops else 0.0
-    for file in files:
-        try:
-            fit = load_fit(file, own)
-            rows = [_row(fit, n, p, tokens) for n in sizes for p in streams]
-            rows = rows or [_best(fit, budget, p) for p in streams]
-        except ScalelabError as error:
-            if len(files) == 1:
-                raise
-            left_out.append(str(error))  # one of a folder may be of another kind
-            continue
-        about: dict[str, Any] = {"fit": str(file), "group": fit.group, "law": fit.law.name, "status": fit.status}
-        about["fit_notes"] = [note for note in fit.notes if note.severity == "serious"]
-        results += [about | row for row in rows]
-        if not as_json:
-            _show(console, fit, rows)
-    if not results:
-        raise ScalelabError(f"{source}: none of {len(files)} fits can answer that; the first: {left_out[0]}")
-    for reason in left_out if not as_json else ():
-        print_text(console, f"left out: {reason}", style="red")
+        raise UsageError("`flops` finds the best D itself: leave `D` out")
+    check_out(out)
+    from scalelab.api.predictions import answer_all
+
+    found = answer_all(source, N=N, P=P or [1], D=D, flops=flops, law=law, **pairs(at, "--at"))
+    if not found.answers:
+        first = describe(found.failures[0])
+        raise ScalelabError(f"{source}: none of {found.asked} fits can answer that; the first: {first}")
+    if not as_json:
+        for answer in found.answers.values():
+            show_report(answer.report(), quiet)
+            stdout().print()
+    for error in found.failures:
+        told(f"left out: {as_typed(describe(error))}", quiet or as_json)
+    rows = [{"fit": str(file), **row} for file, answer in found.answers.items() for row in answer.to_dict()]
     if as_json:
+<<<<<<< HEAD
         console.print(json.dumps([_plain(row) for row in results], indent=1), soft_wrap=True)
 
 
@@ -163,3 +145,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, float) and not isfinite(value) else value
+=======
+        stdout().out(json.dumps(rows, indent=1), highlight=False)
+    if out is not None:
+        found.write(out, rows)
+        told(f"saved {out}", quiet or as_json)
+>>>>>>> w17

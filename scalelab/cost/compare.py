@@ -16,10 +16,9 @@ from scalelab.architecture import Architecture
 from scalelab.cost.engines import get_engine
 from scalelab.cost.equal_loss import Measured, of_size
 from scalelab.cost.model import BF16, Cost, Device, Precision, Workload
+from scalelab.cost.setting import BATCHES, LENGTHS
 
 Price = Callable[[Architecture, Workload], Cost]
-LENGTHS = (64, 128, 256, 512)
-BATCHES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)

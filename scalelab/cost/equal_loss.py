@@ -161,11 +161,11 @@ def find_run(runs: Sequence[Measured], hidden_size: int, P: int, title: str) -> 
     if not found:
         raise UsageError(
             f"{title}: no run of hidden size {hidden_size} with P = {P}; measured are hidden sizes {_widths(runs)} "
-            f"and P {', '.join(str(p) for p in sorted({r.P for r in runs}))}: choose of those, or take a --law"
+            f"and P {', '.join(str(p) for p in sorted({r.P for r in runs}))}: choose of those, or give a `law`"
         )
     raise UsageError(
         f"{title}: {len(found)} kinds of runs have hidden size {hidden_size} and P = {P}, of N "
-        f"{', '.join(format_count(r.n_params, 4) for r in found)}; choose one with --where"
+        f"{', '.join(format_count(r.n_params, 4) for r in found)}; choose one with `where`"
     )
 
 
@@ -196,7 +196,7 @@ def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Archite
             f"choose one of {_widths(runs)}"
         )
     if len(same) > 1:
-        raise UsageError(f"{title}: runs of hidden size {hidden_size} differ in shape; choose some with --where")
+        raise UsageError(f"{title}: runs of hidden size {hidden_size} differ in shape; choose some with `where`")
     return same.pop()
 
 
@@ -228,7 +228,7 @@ def equal_loss_size(runs: Sequence[Measured], loss: float, title: str) -> tuple[
     if len({r.n_params for r in plain}) < 2:
         raise DataError(f"{title}: fewer than two sizes with P = 1, so no size of equal loss can be read off them")
     if len({r.n_params for r in plain}) < len(plain):
-        raise DataError(f"{title}: several kinds of runs with P = 1 have the same N; choose one with --where")
+        raise DataError(f"{title}: several kinds of runs with P = 1 have the same N; choose one with `where`")
     found: list[tuple[float, tuple[float, float]]] = []
     for a, b in pairwise(plain):
         if min(a.loss, b.loss) <= loss <= max(a.loss, b.loss):
@@ -239,12 +239,12 @@ def equal_loss_size(runs: Sequence[Measured], loss: float, title: str) -> tuple[
         losses = [r.loss for r in plain]
         raise DataError(
             f"{title}: loss {loss:.4f} lies outside what P = 1 reached, {min(losses):.4f} to {max(losses):.4f} for N "
-            f"{format_count(plain[0].n_params)} to {format_count(plain[-1].n_params)}; --law parallel (or another) "
+            f"{format_count(plain[0].n_params)} to {format_count(plain[-1].n_params)}; `law='parallel'` (or another) "
             "extrapolates"
         )
     if not math.isclose(found[0][0], found[-1][0], rel_tol=1e-9):  # a measured loss itself ends two lines
         raise DataError(
             f"{title}: the losses of P = 1 do not fall steadily with N and pass {loss:.4f} {len(found)} times; "
-            "--law parallel (or another) smooths them"
+            "`law='parallel'` (or another) smooths them"
         )
     return found[0]

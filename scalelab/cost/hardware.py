@@ -66,7 +66,7 @@ def read_hardware(file: str | Path) -> dict[str, Hardware]:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UsageError(f"--hardware {file}: cannot be read ({reason})") from None
+        raise UsageError(f"cannot be read ({reason})", argument="hardware", value=str(file)) from None
     return _parse(text, str(file))
 
 
@@ -83,8 +83,10 @@ def unknown_device(name: str, devices: Iterable[str]) -> UsageError:
     alike = _alike(name, devices)
     meant = f"did you mean {' or '.join(alike)}? " if alike else ""
     return UsageError(
-        f"--gpu {name}: unknown; {meant}scalelab cost --list-hardware lists all (--engine roofline prices each of "
-        "them, llm-analysis some), --hardware FILE adds your own"
+        f"unknown; {meant}`list_hardware` lists all (`engine='roofline'` prices each of them, llm-analysis some), "
+        "`hardware=FILE` adds your own",
+        argument="gpu",
+        value=name,
     )
 
 

@@ -29,7 +29,7 @@ from typing import Any
 from scalelab.architecture import Architecture
 from scalelab.cost.hardware import unknown_device
 from scalelab.cost.model import STORED_BYTES, Cost, Device, Workload
-from scalelab.errors import ScalelabError
+from scalelab.errors import NotPricedError, ScalelabError
 
 _BYTES = 2  # of each number, throughout; `_gpu_config` says how others are priced
 
@@ -40,18 +40,21 @@ _MIXTURE_WEIGHTS = {
     "channel": lambda h, P: P * h,
 }
 
-MISSING = (
-    "llm-analysis is not installed; mend it with: pip install --no-deps llm-analysis==0.2.2 "
-    "(--no-deps because it asks for a transformers older than scalelab's)"
-)
+# Without dependencies, because it asks for a transformers older than scalelab's.
+_INSTALL = "to add it: pip install --no-deps llm-analysis==0.2.2"
+
+
+def missing() -> NotPricedError:
+    """Return the error for a package that is not installed: how to add it."""
+    return NotPricedError(f"llm-analysis is not installed ({_INSTALL})", "or use `engine='roofline'`")
 
 
 def gpu_names() -> list[str]:
-    """The GPUs llm-analysis knows. Raises `ScalelabError` if it is not installed."""
+    """The GPUs llm-analysis knows. Raises `NotPricedError` if it is not installed."""
     try:
         folder = files("llm_analysis") / "gpu_configs"
     except ModuleNotFoundError:
-        raise ScalelabError(MISSING) from None
+        raise missing() from None
     return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
@@ -174,7 +177,7 @@ def _import_llm_analysis() -> ModuleType:
     try:
         import llm_analysis.logger
     except ImportError:
-        raise ScalelabError(MISSING) from None
+        raise missing() from None
     llm_analysis.logger.logger.setLevel(logging.ERROR)
     loaded = sys.modules.get("transformers")
     if loaded is None:

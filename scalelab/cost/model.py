@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from scalelab.architecture import Architecture
 from scalelab.cost.hardware import WIDER, Hardware
 from scalelab.cost.shape import ServedModel
-from scalelab.errors import UsageError
+from scalelab.errors import UsageError, choice_error
 
 GIB = 2**30
 MOST = 10**12  # of anything countable; beyond, integers stop fitting into floats
@@ -72,13 +72,13 @@ class Precision:
     compute: str | None = None
 
     def __post_init__(self) -> None:
-        for flag, value, known in (
-            ("--weights", self.weights, STORED_BYTES),
-            ("--kv", self.kv, STORED_BYTES),
-            ("--compute", self.compute, WIDER),
+        for name, value, known in (
+            ("weights", self.weights, STORED_BYTES),
+            ("kv", self.kv, STORED_BYTES),
+            ("compute", self.compute, WIDER),
         ):
             if value is not None and value not in known:
-                raise UsageError(f"{flag} {value}: choose one of {', '.join(known)}")
+                raise choice_error(name, value, known)
 
     @property
     def kv_stored(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from scalelab.architecture import MIXTURE_PARAMS, PREFIX_TOKENS, Architecture
-from scalelab.errors import UsageError
+from scalelab.errors import NotPricedError, UsageError
 
 # (inputs, outputs) of matrices that follow each other, the last giving the block's update.
 Block = tuple[tuple[float, float], ...]
@@ -216,7 +216,7 @@ def as_architecture(model: Architecture | ServedModel) -> Architecture:
     elif model.P == 1 and model.prefix_length:
         reason = "a prefix at P = 1"
     if reason is not None:
-        raise UsageError(f"{model.name}: llm-analysis cannot hold {reason}; use --engine roofline")
+        raise NotPricedError(f"{model.name}: llm-analysis cannot hold {reason}", "use `engine='roofline'`")
     return Architecture(
         hidden_size=int(model.hidden_size),
         intermediate_size=int(layer.mlp_width),

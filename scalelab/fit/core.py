@@ -101,7 +101,7 @@ def fit_group(
         start_spread=optimum.start_spread,
         known=data.known,
         runs=_runs(data),
-        residuals=tuple(residuals.tolist()),
+        log_residuals=tuple(residuals.tolist()),
         covariance=_rows(natural_covariance(objective, optimum.z, local)),
         draws=_rows(sample),
         notes=(
@@ -140,11 +140,11 @@ def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective
         if variable not in data.known and variable not in unused:
             raise ScalelabError(
                 f"the law {law.name!r} needs {variable} and there is no column {COLUMNS[variable]!r}; "
-                f"name the one that holds it with --map {COLUMNS[variable]}=COLUMN, or choose another --law"
+                f"name the one that holds it with `columns={{{COLUMNS[variable]!r}: COLUMN}}`, or choose another `law`"
             )
         if variable != "P" and not data.varies(variable):
             raise ScalelabError(
-                f"the law {law.name!r} needs more than one {variable}; add runs or choose another --law"
+                f"the law {law.name!r} needs more than one {variable}; add runs or choose another `law`"
             )
     objective = build_objective(law, data, options)
     if not objective.free.any():

@@ -161,12 +161,12 @@ def fit_data(
             known.append(variable)
             values[variable] = records[column].to_numpy(dtype=float)
         elif variable == "N" and "N" in variables and (have.any() or convention != "paper"):
-            hint = "; use --count paper" if convention != "paper" else ""
+            hint = "; use `count='paper'`" if convention != "paper" else ""
             raise DataError(f"{title}: {int((~have).sum())} records have no {column!r}{hint}")
         elif have.any() and variable in variables:
             raise DataError(
                 f"{title}: {int((~have).sum())} of {len(have)} records have no {column!r}: give it to all, or leave "
-                f"these out with --where '{column} > 0'"
+                f"these out with `where='{column} > 0'`"
             )
         else:
             values[variable] = np.full(len(records), 1.0 if variable == "P" else np.nan)

@@ -13,7 +13,7 @@ from scalelab.fit.result import LEVEL, FitResult, Note, tails
 from scalelab.laws import Points
 from scalelab.laws.base import Array
 from scalelab.laws.terms import Power
-from scalelab.units import format_count, format_number
+from scalelab.units import format_count, format_interval, format_number
 
 _FAR = 10.0  # times the range of N, P or D from which an extrapolation is serious
 _STEPS = 80  # of bisection and golden section: enough for the last digit
@@ -26,8 +26,17 @@ class Estimate:
     """A number and its interval. An end that the draws do not close is infinite; None without draws."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def text(self, form: Callable[[float], str], none: str = "") -> str:
+        """Return value and interval as ``4.75B (4.50B–4.90B)``; `none` in brackets where there is no interval."""
+        value = "beyond any" if np.isinf(self.value) else form(self.value)
+        interval = none if self.low is None or self.high is None else format_interval(self.low, self.high, form)
+        return f"{value} ({interval})" if interval else value
+
+    def __str__(self) -> str:
+        return self.text(format_count if abs(self.value) >= 1000 else lambda value: f"{value:.4f}")
 
     @classmethod
     def of(cls, value: float, draws: Array, level: float = LEVEL) -> Estimate:
@@ -43,12 +52,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Allocation:
-    """How to spend a training budget at one P: N, D, and the loss that the law gives there."""
+    """How to spend a training budget at one P: N, D, and the loss that the law gives there.
+
+    N and D are None for a law of compute alone, which says the loss, not how to spend the budget.
+    """
 
     flops: float
     P: float
-    N: Estimate
-    D: Estimate
+    N: Estimate | None
+    D: Estimate | None
     loss: Estimate
 
 
@@ -98,9 +110,11 @@ def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float =
     """N and D with the least loss for a training budget of 6·N·D·P floating-point operations.
 
     P streams multiply the computation of every token; embedding and aggregation are left out, as
-    they are from N. Raises `UsageError` for a law without D or with another P than 1 for one
+    they are from N. Of a law of compute alone only the loss is known. Raises `UsageError` for a law without D or with another P than 1 for one
     without P, `ScalelabError` where the law ends before P.
     """
+    if fit.law.variables == ("C",):
+        return Allocation(flops, P, None, None, predicted(fit, P=P, level=level, C=flops))
     if "D" not in fit.law.variables or "N" not in fit.law.variables:
         raise UsageError(f"the law {fit.law.name!r} does not know D, so it cannot trade N against D")
     if "P" not in fit.law.variables and P != 1:

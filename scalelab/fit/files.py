@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from scalelab.errors import DataError, ScalelabError, UsageError
@@ -14,10 +15,10 @@ from scalelab.fit.saved import load_fit, save_fit
 _LONG = 40  # letters of a condition in a name; of a longer one a hash
 
 
-def fit_name(slug: str, fit: FitResult) -> str:
+def fit_name(base: str, fit: FitResult) -> str:
     """Return the name of a fit's file: its group, and every option that is not the default."""
     options, default = fit.options, FitOptions()
-    words = [slug]
+    words = [base]
     words += [fit.law.name] if fit.law.name != "parallel" else []
     words += [getattr(options, n) for n in ("convention", "objective") if getattr(options, n) != getattr(default, n)]
     words += [f"delta-{options.delta:g}"] if options.delta != default.delta else []
@@ -31,21 +32,36 @@ def fit_name(slug: str, fit: FitResult) -> str:
     return "-".join(words)
 
 
-def save_in(fit: FitResult, folder: Path, slug: str, force: bool = False) -> Path:
-    """Save `fit` in `folder` under the name that says what it is of; returns the file.
+def save_fits(
+    fits: Mapping[str, FitResult], folder: str | Path, slugs: Mapping[str, str] | None = None, force: bool = False
+) -> tuple[dict[str, Path], dict[str, ScalelabError]]:
+    """Save each fit in `folder` under the name that says what it is of.
+
+    Returns the files by group, and why fits that do not describe their runs are not saved; `force` saves these too.
 
     Raises:
-        ScalelabError: the fit does not describe its runs, or another fit has that file; `force` saves it all the same.
+        UsageError: a file holds another fit, and not `force`. Then nothing is saved.
     """
-    path = folder / f"{fit_name(slug, fit)}.json"
-    if not force and fit.failure:
-        raise ScalelabError(f"{fit.group}: {fit.failure}; not saved (--force saves it)")
-    if not force and path.exists():
-        other = _other(path, fit)
-        if other:
-            raise UsageError(f"{path}: holds another fit, {other}; choose another --out, or --force to replace it")
-    save_fit(fit, path)
-    return path
+    names = {
+        group: Path(folder) / f"{fit_name((slugs or {}).get(group) or slug(group), fit)}.json"
+        for group, fit in fits.items()
+    }
+    failures: dict[str, ScalelabError] = {}
+    for group, path in names.items():
+        fit = fits[group]
+        if not force and fit.failure:
+            failures[group] = ScalelabError(f"{group}: {fit.failure}; not saved (`force` saves it)")
+        elif not force and path.exists() and (other := _other(path, fit)):
+            raise UsageError(f"{path}: holds another fit, {other}; choose another folder, or `force` to replace it")
+    saved = {group: path for group, path in names.items() if group not in failures}
+    for group, path in saved.items():
+        save_fit(fits[group], path)
+    return saved, failures
+
+
+def slug(title: str) -> str:
+    """Return a group's title as a part of a file name."""
+    return re.sub(r"[^\w.]+", "-", title.lower()).strip("-.") or "records"
 
 
 def _other(path: Path, fit: FitResult) -> str:

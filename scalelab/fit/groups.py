@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from scalelab.errors import DataError, UsageError
+from scalelab.errors import DataError, choice_error
 from scalelab.records import Table
 from scalelab.records.expressions import known_names
 from scalelab.records.runs import last_rows
@@ -43,8 +43,7 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points:
     Raises:
         UsageError: `points` is neither.
     """
-    if points not in get_args(Points):
-        raise UsageError(f"points {points!r}: choose one of {', '.join(get_args(Points))}")
+    check_points(points)
     columns = records.columns if isinstance(records, Table) else {}
     if isinstance(records, Table):
         records = pd.concat([records.records, records.others]) if len(records.others) else records.records
@@ -58,13 +57,7 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points:
     records["tokenizer_digest"] = records["tokenizer_digest"].fillna(records["tokenizer"])
     records["corpus_digest"] = records["corpus_digest"].fillna(records["corpus"])
     records["corpus_digest"] = records["corpus_digest"].fillna(records["file"])
-    counts = None
-    if records["run"].notna().any() and records["run"].dropna().duplicated().any():
-        counts = records["run"].value_counts()
-        last = last_rows(records[records["run"].notna()])
-        one_D = not by_tokens and last["n_tokens"].nunique() == 1 < records["n_tokens"].nunique()
-        if points == "final" or (points == "auto" and not one_D):
-            records = pd.concat([last, records[records["run"].isna()]])
+    records, counts = choose_points(records, by_tokens, points)
     by = [*_MUST_AGREE, "n_tokens"] if by_tokens else _MUST_AGREE
     kinds = [rows for _, rows in records.groupby(by, dropna=False, sort=False)]
     kinds = [rows for rows in kinds if _is_ok(rows).any()]
@@ -74,11 +67,35 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points:
         slug = base = re.sub(r"[^\w.]+", "-", "-".join(name).lower()).strip("-.") or "records"
         while slug in groups:
             slug = f"{base}-{len(groups) + 1}"
-        several = counts is not None and rows["run"].notna().all()
-        of_runs = (int(rows["run"].nunique()), int(counts[rows["run"].unique()].sum())) if several else None
+        of_runs = points_of(rows, counts)
         rows = rows.reset_index(drop=True)
         groups[slug] = Group(", ".join(name), slug, rows, _unfinished(every), of_runs, columns)
     return sorted(groups.values(), key=lambda g: g.title)
+
+
+def check_points(points: str) -> None:
+    """Raise `UsageError` for a word that is none of `Points`."""
+    if points not in get_args(Points):
+        raise choice_error("points", points, get_args(Points))
+
+
+def choose_points(records: pd.DataFrame, by_tokens: bool, points: Points) -> tuple[pd.DataFrame, pd.Series | None]:
+    """Return the rows to fit, of runs that have several the last or all, and the number of rows of each run."""
+    if "run" not in records or not records["run"].dropna().duplicated().any():
+        return records, None
+    counts = records["run"].value_counts()
+    last = last_rows(records[records["run"].notna()])
+    one_D = not by_tokens and last["n_tokens"].nunique() == 1 < records["n_tokens"].nunique()
+    if points == "final" or (points == "auto" and not one_D):
+        records = pd.concat([last, records[records["run"].isna()]])
+    return records, counts
+
+
+def points_of(rows: pd.DataFrame, counts: pd.Series | None) -> tuple[int, int] | None:
+    """Return how many runs `rows` are of, and how many rows these had; None where each row is a run."""
+    if counts is None or not rows["run"].notna().all():
+        return None
+    return int(rows["run"].nunique()), int(counts[rows["run"].unique()].sum())
 
 
 def _is_ok(rows: pd.DataFrame) -> pd.Series:

@@ -34,6 +34,7 @@ MAX_CORRELATION = 0.95
 MAX_SHIFT = 1.5  # standard errors that one run may move a parameter by
 UNMOVED = 1e-6
 MOST_OF_RANGE = 0.8  # of a parameter's bounds, in fitting coordinates
+NOTHING = 1e-9  # an effect of P that is rounding error
 
 
 def data_notes(objective: Objective, data: FitData) -> Iterator[Note]:
@@ -155,7 +156,7 @@ def outlier_notes(data: FitData, residuals: Array) -> Iterator[Note]:
     if len(found) > MOST_OUTLIERS:
         above = int((residuals[found] < 0).sum())
         cause = (
-            "all above it: runs that diverged or were not tuned (--best, --objective asymmetric)"
+            "all above it: runs that diverged or were not tuned (`best`, `objective='asymmetric'`)"
             if above > 0.9 * len(found)
             else "of a kind that this law does not describe, or of other units"
         )
@@ -187,7 +188,7 @@ def count_notes(records: pd.DataFrame, convention: str) -> Iterator[Note]:
             "streams_in_N",
             "warning",
             f"the streams' own parameters add up to {share:.0%} to N here (1 % in the paper), which this way of "
-            "counting sets against P; --count backbone leaves them out",
+            "counting sets against P; `count='backbone'` leaves them out",
             {"share": share},
         )
 
@@ -275,7 +276,7 @@ def interval_notes(objective: Objective, draws: Array, smallest_loss: float) -> 
     effect = next((p for p in objective.law.parameters if p.needs == "P" and not p.positive and p.name in ends), None)
     if effect is not None:
         name, none = effect.name, effect.neutral
-        low, high = ends[name]
+        low, high = (none if abs(end - none) < NOTHING else end for end in ends[name])
         figures, text = {"low": low, "high": high}, f"[{low:.3g}, {high:.3g}]"
         worse = low > none if name == "rho" else high < none
         if low <= none <= high:

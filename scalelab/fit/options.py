@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scalelab.errors import UsageError
+from scalelab.errors import UsageError, choice_error
 from scalelab.fit.data import CONVENTIONS, FitData
 from scalelab.fit.objective import DELTA, KINDS, Objective
 from scalelab.fit.solver import STARTS
@@ -45,14 +45,14 @@ class FitOptions:
             ("bootstrap", self.bootstrap, BOOTSTRAPS),
         ):
             if value not in allowed:
-                raise UsageError(f"--{name} {value}: choose one of {', '.join(allowed)}")
+                raise choice_error(name, value, allowed)
         if not 1e-8 <= self.delta <= 1e3:
-            raise UsageError(f"--delta {self.delta}: choose between 1e-8 and 1e3")
+            raise UsageError("choose between 1e-8 and 1e3", argument="delta", value=self.delta)
         if self.starts < 1 or self.draws < 0:
-            raise UsageError("--starts must be 1 or more and --draws 0 or more")
+            raise UsageError("`starts` must be 1 or more and `draws` 0 or more")
         for name, (low, high) in self.bounds.items():
             if not low < high:
-                raise UsageError(f"--bound {name}: {low:g} is not below {high:g}")
+                raise UsageError(f"`bounds` {name}: {low:g} is not below {high:g}")
             if name in self.fix:
                 raise UsageError(f"parameter {name} cannot be both fixed and bounded")
 
@@ -63,10 +63,10 @@ def build_objective(law: Law, data: FitData, options: FitOptions) -> Objective:
     Parameters whose variable the data do not vary are fixed at their neutral value. Raises
     `UsageError` for a fixed or bounded parameter that the law does not have or cannot take.
     """
-    for flag, given in (("--fix", options.fix), ("--bound", options.bounds)):
+    for argument, given in (("fix", options.fix), ("bounds", options.bounds)):
         for name in given:
             if name not in law.names:
-                raise UsageError(f"{flag} {name}: the law {law.name!r} has {', '.join(law.names)}")
+                raise UsageError(f"the law {law.name!r} has {', '.join(law.names)}", argument=argument, value=name)
     fixed = dict(options.fix)
     scale, lower, upper = np.ones(len(law.parameters)), [], []
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -79,11 +79,11 @@ def build_objective(law: Law, data: FitData, options: FitOptions) -> Objective:
             wish = options.bounds[p.name]
             low, high = max(low, wish[0]), min(high, wish[1])
             if not low < high:
-                raise UsageError(f"--bound {p.name}: {wish[0]:g} to {wish[1]:g} lies outside what the law can take")
+                raise UsageError(f"`bounds` {p.name}: {wish[0]:g} to {wish[1]:g} lies outside what the law can take")
         least = 0.0 if p.positive else low  # a floor or an exponent may be left out
         if p.name in fixed and not (math.isfinite(fixed[p.name]) and least <= fixed[p.name] <= high):
             must = "be positive" if p.positive and fixed[p.name] < 0 else f"lie between {least:g} and {high:g}"
-            raise UsageError(f"--fix {p.name}={fixed[p.name]:g}: {p.name} must {must}")
+            raise UsageError(f"{p.name} must {must}", argument="fix", value={p.name: fixed[p.name]})
         if p.needs not in (None, "N", "D") and not data.varies(p.needs):
             fixed.setdefault(p.name, p.neutral)
         lower.append(low)

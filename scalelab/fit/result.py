@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -13,8 +14,16 @@ from scalelab import __version__
 from scalelab.errors import UsageError
 from scalelab.fit.data import FitData
 from scalelab.fit.options import FitOptions
+from scalelab.fit.values import Parameters
 from scalelab.laws import Law, Points
 from scalelab.laws.base import Array, Variable
+from scalelab.shown import Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scalelab.fit.answers import Allocations, Predictions, Profiles
+    from scalelab.fit.derived import Estimate
 
 LEVEL = 0.95
 Severity = Literal["info", "warning", "serious"]
@@ -32,13 +41,13 @@ class Note:
 
 
 @dataclass(frozen=True)
-class FitResult:
+class FitResult(Shown):
     """A law fitted to one group of records.
 
-    `params`, `covariance` and `draws` row by row follow the order of the law's parameters; one
-    in `fixed` was not fitted. Objective, R² (of losses, weighted) and residuals (ln predicted −
-    ln observed) are at `params`. `covariance` [k, k] is the linear approximation at the optimum, for
-    orientation; intervals come from the bootstrap `draws`.
+    `params` are the parameters with their intervals, by name (``fit.params.alpha``, ``fit.params["alpha"]``) and in
+    the law's order, which `covariance` and `draws` row by row follow too; one in `fixed` was not fitted. Objective, R²
+    (of losses, weighted) and `log_residuals` (ln predicted − ln observed) are at `params`. `covariance` [k, k] is the
+    linear approximation at the optimum, for orientation; intervals come from the bootstrap `draws`.
     """
 
     law: Law
@@ -53,7 +62,7 @@ class FitResult:
     start_spread: float  # widest range of a parameter (in logarithms) over those starts
     known: tuple[Variable, ...]  # which of N, P and D the table held
     runs: tuple[tuple[float | None, ...], ...]  # N, P, D, loss, weight, N of backbone; None where not known
-    residuals: tuple[float, ...]
+    log_residuals: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
     draws: tuple[tuple[float, ...], ...]
     notes: tuple[Note, ...]
@@ -63,6 +72,14 @@ class FitResult:
     run_ids: tuple[int, ...] | None = None  # the run of each row, where runs have several
     columns: Mapping[str, str] = field(default_factory=dict)  # the table's own names of variables and loss
     origin: Mapping[str, str] = field(default_factory=dict)  # where the rows came from: source, where, map, points
+
+    _report: ClassVar[str] = "scalelab.report.fits:fit_report"
+    _figure: ClassVar[str] = "scalelab.plot.fits:plot_fit"
+    _json: ClassVar[str] = "scalelab.report.fits:fit_json"
+
+    def __post_init__(self) -> None:
+        if self.law is not None:  # it is left out where a fit is saved
+            object.__setattr__(self, "params", Parameters(self.params, self.law.names, self.interval))
 
     def __repr__(self) -> str:
         said = f"{self.status}, {len(self.runs)} runs, {len(self.notes)} notes"
@@ -105,8 +122,70 @@ class FitResult:
         low, high = np.quantile(np.array(self.draws)[:, self.law.names.index(name)], tails(level))
         return float(low), float(high)
 
-    def predict(self, N: Any = None, P: Any = 1.0, D: Any = None, **others: Any) -> Array:
-        """Return the predicted loss in nats a token, in the shape of N, P, D and the `others` broadcast.
+    def predict(self, N: Any = None, P: Any = 1, D: Any = None, **others: Any) -> Predictions:
+        """Predict the loss of every combination of N, P, D and the `others`, with intervals, as a small table.
+
+        Each may be one value or several, as numbers or text such as "7B". Beside the loss it has the plain N of that
+        loss and what 2P would gain; the attribute `notes` says which points lie outside the runs. `losses` returns an
+        array instead.
+
+        Raises:
+            UsageError: a variable of the law is missing, one is not the law's, or a value is not positive.
+        """
+        from scalelab.fit.answers import predict
+
+        return predict(self, N, P, D, **others)
+
+    def n_equivalent(self, N: Any, P: Any, D: Any = None) -> Estimate:
+        """Return the N of the plain model (P = 1) whose loss is that of N with P streams, with its interval."""
+        from scalelab.fit import answers, derived
+
+        return derived.n_equivalent(self, *answers.point(N, P, D))
+
+    def doubling_gain(self, N: Any, P: Any = 1, D: Any = None) -> Estimate:
+        """Return how much loss (nats a token) goes away from P to 2P streams, with its interval."""
+        from scalelab.fit import answers, derived
+
+        return derived.doubling_gain(self, *answers.point(N, P, D))
+
+    def compute_optimal(self, flops: Any, P: Any = 1) -> Allocations:
+        """Return the N and D with the least loss for training budgets of 6·N·D·P FLOPs, a row for each budget and P.
+
+        Raises:
+            UsageError: The law does not know N and D.
+        """
+        from scalelab.fit.answers import allocate
+
+        return allocate(self, flops, P)
+
+    def profile(self, *names: str) -> Profiles:
+        """Return the profile likelihood of the parameters `names`, by default of all that were fitted."""
+        from scalelab.fit.answers import profiles
+
+        return profiles(self, names)
+
+    @property
+    def residuals(self) -> pd.DataFrame:
+        """The runs with N, P, D, loss, predicted loss, and by how much the prediction is too high, in percent."""
+        from scalelab.fit.answers import residuals
+
+        return residuals(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the parameters as a table: value, low, high, unit."""
+        from scalelab.fit.answers import parameter_table
+
+        return parameter_table(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Save the fit as JSON, which `load_fit` reads to the same digits. Returns the path."""
+        from scalelab.fit.saved import save_fit
+
+        save_fit(self, path)
+        return Path(path)
+
+    def losses(self, N: Any = None, P: Any = 1.0, D: Any = None, **others: Any) -> Array:
+        """Return predicted losses in nats a token, an array of the shape that N, P, D and the `others` broadcast to.
 
         Every variable of the law must be given, such as C for a law of compute; D is refused by laws that do not
         know it, which hold for the D of their data only, and so is P other than 1.
@@ -137,7 +216,7 @@ class FitResult:
     def evaluate(self, params: Array, N: Any = None, P: Any = 1.0, D: Any = None, **others: Any) -> Array:
         """Return losses [..., *shape] of params [..., k], such as the draws, over the broadcast shape of the points."""
         if D is None and "D" in self.law.variables:
-            raise UsageError(f"the law {self.law.name!r} depends on D: give it (--D)")
+            raise UsageError(f"the law {self.law.name!r} depends on D: give `D`")
         if D is not None and "D" not in self.law.variables:
             raise UsageError(f"the law {self.law.name!r} does not know D: it holds for the D of its data, {self.group}")
         if "P" not in self.law.variables and (np.asarray(P) != 1).any():
@@ -145,7 +224,7 @@ class FitResult:
         named: dict[str, Any] = {"N": N, "P": P, "D": D, **others}
         for name in self.law.variables:
             if named.get(name) is None:
-                raise UsageError(f"the law {self.law.name!r} depends on {name}: give it (--{name})")
+                raise UsageError(f"the law {self.law.name!r} depends on {name}: give `{name}`")
         for name, value in others.items():
             if value is not None and name not in self.law.variables:
                 raise UsageError(f"the law {self.law.name!r} does not know {name}")

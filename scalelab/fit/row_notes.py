@@ -35,7 +35,7 @@ def row_notes(points: tuple[int, int] | None, every: FitData, used: FitData, bes
         said = (
             f"all {rows} points of {runs} runs are fitted; intervals and influence are by run"
             if every.run is not None
-            else f"{rows} points of {runs} runs: the last point of each is fitted; --points all fits all, by run"
+            else f"{rows} points of {runs} runs: the last point of each is fitted; `points='all'` fits all, by run"
         )
         yield Note("points", "info", said, {"runs": runs, "rows": rows})
     if best:
@@ -77,8 +77,8 @@ def tuning_notes(data: FitData, records: pd.DataFrame, fitted: Array) -> Iterato
     yield Note(
         "tuning",
         "serious",
-        f"{rows} rows share {places} configurations {why}: runs of a tuning sweep are no repeated seeds; --best fits "
-        f"the best of each ({rows - places} rows less), --objective asymmetric counts those above the law less",
+        f"{rows} rows share {places} configurations {why}: runs of a tuning sweep are no repeated seeds; `best` fits "
+        f"the best of each ({rows - places} rows less), `objective='asymmetric'` counts those above the law less",
         {"rows": rows, "configurations": places, "spread": spread},
     )
 
@@ -89,8 +89,8 @@ def unit_notes(data: FitData) -> Iterator[Note]:
         yield Note(
             "unit_loss",
             "warning",
-            f"losses up to {data.loss.max():.3g} are above the logarithm of any vocabulary: perplexities? --map "
-            "loss='ln(COLUMN)' converts them",
+            f"losses up to {data.loss.max():.3g} are above the logarithm of any vocabulary: perplexities? "
+            "`columns={'loss': 'ln(COLUMN)'}` converts them",
             {"largest": float(data.loss.max())},
         )
     elif data.loss.max() < _MIN_NATS:
@@ -112,12 +112,14 @@ def unit_notes(data: FitData) -> Iterator[Note]:
         yield Note(
             "unit_N",
             "warning",
-            f"N is at most {data.N.max():.3g}: in millions or billions? --map n_params='1e6*COLUMN' converts it",
+            f"N is at most {data.N.max():.3g}: in millions or billions? "
+            "`columns={'n_params': '1e6*COLUMN'}` converts it",
             {"largest": float(data.N.max())},
         )
     if "D" in data.known and data.D.max() < _FEW_TOKENS and data.loss.max() > 0:
         per_parameter = data.D.max() < 1e4
-        hint = "tokens per parameter? --map n_tokens='COLUMN*n_params' converts it" if per_parameter else "which unit?"
+        hint = "tokens per parameter? `columns={'n_tokens': 'COLUMN*n_params'}` converts it"
+        hint = hint if per_parameter else "which unit?"
         yield Note(
             "unit_D",
             "warning",
@@ -136,6 +138,6 @@ def design_notes(data: FitData, law: Law) -> Iterator[Note]:
             "fixed_ratio",
             "serious",
             f"D/N is about {float(np.exp(np.mean(ratio))):.3g} in every run: the terms of N and D cannot be told "
-            "apart; add runs with another D/N, or fit a law of one variable (--law compute)",
+            "apart; add runs with another D/N, or fit a law of one variable (`law='compute'`)",
             {"ratio": float(np.exp(np.mean(ratio)))},
         )

@@ -28,6 +28,7 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
     # An open limit is infinite, which JSON has no word for.
     limits = fit.options.bounds.items()
     saved["options"]["bounds"] = {k: [v if math.isfinite(v) else None for v in ends] for k, ends in limits}
+    saved["residuals"] = saved.pop("log_residuals")  # its name in files
     saved |= {"format": _FORMAT, "law": fit.law.name, "latex": fit.law.latex, "parameters": list(fit.law.names)}
     saved["equation"] = fit.equation(digits=17)
     text = json.dumps(saved, indent=1, allow_nan=False) + "\n"
@@ -36,7 +37,9 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
 
 
 def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
-    """A saved fit. A fit of a law of one's own needs that `law` again: no code is run from a file.
+    """Load a saved fit.
+
+    A fit of a law of one's own needs that `law` again: no code is run from a file.
 
     Raises `UsageError` if there is no such file or the law is not the fit's, `DataError` naming a file that is no fit.
     """
@@ -61,6 +64,7 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
             k: (-math.inf if low is None else low, math.inf if high is None else high) for k, (low, high) in limits
         }
         options = FitOptions(**chosen, bounds=bounds)
+        saved["log_residuals"] = saved.pop("residuals")
         known = {f.name for f in fields(FitResult)}
         values: dict[str, Any] = {k: _tuples(v) for k, v in saved.items() if k in known}
         law = law or LAWS.get(name)
@@ -70,7 +74,7 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
         if any(len(row) != len(names) for row in rows) or not all(math.isfinite(v) for row in rows for v in row):
             raise ValueError("wrong number of parameters")
         data = fit.data
-        if not len(data.loss) == len(fit.residuals) > 0 or fit.data_hash != data.digest:
+        if not len(data.loss) == len(fit.log_residuals) > 0 or fit.data_hash != data.digest:
             raise ValueError("its runs are incomplete or were changed")
         if fit.status not in get_args(Status) or any(n.severity not in get_args(Severity) for n in notes):
             raise ValueError("unknown status or severity")
@@ -79,12 +83,12 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
     except (UsageError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not a saved fit ({error})") from None
     if law is None:
-        raise UsageError(f"{path}: of the law {name!r}, which is not scalelab's; name it with --law file.py:NAME")
+        raise UsageError(f"{path}: of the law {name!r}, which is not scalelab's; name it with `law=file.py:NAME`")
     if law.name != name or law.names != names:
         raise UsageError(f"{path}: of the law {name!r} ({', '.join(names)}), not of {law.name!r}")
     with np.errstate(all="ignore"):
         residuals = np.log(law.loss(np.array(fit.params), data.points) / data.loss)
-    if not np.allclose(residuals, fit.residuals, rtol=0, atol=1e-9):
+    if not np.allclose(residuals, fit.log_residuals, rtol=0, atol=1e-9):
         raise DataError(f"{path}: the law {name!r} is no longer what was fitted: it predicts other losses; fit again")
     return fit
 

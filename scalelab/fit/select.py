@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,7 +16,11 @@ from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult
 from scalelab.laws import LAWS, Law
 from scalelab.laws.base import Array, Variable
+from scalelab.shown import Shown
 from scalelab.units import format_count, format_number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLEAR = 4.0  # AICc that a law must lead by: a likelihood ratio of about 7 (Burnham & Anderson 2002, section 2.6)
 NEAR = 1.05  # ratio of errors on left-out runs up to which laws are not told apart
@@ -49,7 +54,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Candidates, best first, what they were compared on, and a paragraph that says what follows."""
 
     group: str
@@ -57,6 +62,28 @@ class Comparison:
     left_out: Mapping[Variable, float]  # the largest N, P, D or compute (6·N·D where no table has it), left out
     verdict: str
     chosen: str = ""  # the label of the law that predicts best what was left out
+
+    _report: ClassVar[str] = "scalelab.report.laws:comparison_report"
+    _json: ClassVar[str] = "scalelab.report.laws:comparison_json"
+
+    @property
+    def best(self) -> Row:
+        """The candidate with the lowest AICc."""
+        return self.rows[0]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each candidate, best first, with every digit."""
+        import pandas as pd
+
+        columns = {"n_free": "n_free", "rmse": "rmse", "aicc": "aicc", "delta": "over_best", "bic": "bic"}
+        rows = []
+        for row in self.rows:
+            cells = {"law": row.label, **{name: getattr(row, of) for of, name in columns.items()}, "weight": row.weight}
+            rows.append(cells | {f"rmse_without_largest_{name}": error for name, error in row.held_out.items()})
+        return pd.DataFrame(rows).set_index("law")
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.rows)} laws, {self.group}: best {self.best.label}>"
 
 
 def candidates(data: FitData, own: Sequence[Law] = ()) -> list[Candidate]:

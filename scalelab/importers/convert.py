@@ -6,38 +6,58 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from scalelab.errors import DataError, ScalelabError, UsageError
+from scalelab.errors import DataError, ScalelabError, UsageError, choice_error
 from scalelab.importers.columns import COMMON, Column
 from scalelab.importers.sources import KINDS, History, kind_of
 from scalelab.records.expressions import compute, known_names
 from scalelab.records.numbers import to_floats
 from scalelab.records.schema import RECORD_SCHEMA
 from scalelab.records.store import record_status, write_record
+from scalelab.shown import Shown
 from scalelab.units import parse_count
 
 _TOKENS_TOO_FEW = 1e3  # a run's D below this is no number of tokens
 
 
 @dataclass(frozen=True)
-class Imported:
+class Imported(Shown):
     """What a source held: a record and a curve of each run, errors of others, and where the columns came from."""
 
     table: pd.DataFrame
     curves: Mapping[str, list[tuple[int, int | None, float]]]
     errors: tuple[str, ...]
     columns: Mapping[str, str]
+    files: tuple[Path, ...] = ()  # of the records, once they are written
+
+    _report: ClassVar[str] = "scalelab.report.imports:imported_report"
+    _json: ClassVar[str] = "scalelab.report.imports:imported_json"
+
+    @property
+    def runs(self) -> list[str]:
+        """The names of the runs where they come from."""
+        return [json.loads(config)["imported"]["run"] for config in self.table["config"]]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each run."""
+        return self.table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __repr__(self) -> str:
+        return f"<Imported {len(self)} runs, {len(self.errors)} not usable>"
 
 
 def import_runs(
     source: str | Path,
-    kind: str | None = None,
+    source_kind: str | None = None,
     columns: Mapping[str, str] | None = None,
     n_from: Mapping[str, str | float] | None = None,
     strict: bool = True,
@@ -46,7 +66,7 @@ def import_runs(
 
     Args:
         source: a file or folder of one of `KINDS`.
-        kind: one of `KINDS`; found from the files where left out.
+        source_kind: one of `KINDS`; found from the files where left out.
         columns: which column of a run's history or config, or which expression over them, is which column of
             the schema, such as ``{"loss": "eval/c4/loss"}``.
         n_from: parameters by run name: ``{"190M": 190354176}`` for every run with 190M in its name; * and ? may stand
@@ -58,12 +78,12 @@ def import_runs(
         DataError: a file cannot be read, a required column is missing or ambiguous, or (`strict`) a run cannot be used.
     """
     source, columns = Path(source), dict(columns or {})
-    kind = kind or kind_of(source)
+    kind = source_kind or kind_of(source)
     if kind not in KINDS:
-        raise UsageError(f"kind {kind!r}: choose one of {', '.join(KINDS)}")
+        raise choice_error("source_kind", kind, KINDS)
     for name in columns:
         if name not in RECORD_SCHEMA.names:
-            raise UsageError(f"--map {name}: no such column; choose one of {', '.join(c.name for c in COMMON)}")
+            raise choice_error("columns", name, [c.name for c in COMMON])
     histories = list(KINDS[kind](source))
     if not histories:
         raise DataError(f"{source}: no runs of the kind {kind!r} here")
@@ -85,8 +105,8 @@ def import_runs(
     return Imported(pd.DataFrame(rows), curves, tuple(errors), chosen)
 
 
-def write_runs(imported: Imported, folder: str | Path) -> list[Path]:
-    """Write records and curves below `folder`, as a sweep does; returns the records' files. What is there stays."""
+def write_runs(imported: Imported, folder: str | Path) -> Imported:
+    """Write records and curves below `folder`, as a sweep does, and return it with their `files`. What is there stays."""
     folder, files = Path(folder), []
     for record in imported.table.astype(object).to_dict("records"):
         plain = {str(k): None if pd.api.types.is_scalar(v) and pd.isna(v) else v for k, v in record.items()}
@@ -94,7 +114,7 @@ def write_runs(imported: Imported, folder: str | Path) -> list[Path]:
         if record_status(path) is None:
             path = write_record(folder, plain, imported.curves[plain["key"]])  # type: ignore[arg-type]
         files.append(path)
-    return files
+    return replace(imported, files=tuple(files))
 
 
 def _chosen(present: set[str], mapped: Mapping[str, str], source: Path, sizes: bool) -> dict[str, str]:
@@ -109,10 +129,10 @@ def _chosen(present: set[str], mapped: Mapping[str, str], source: Path, sizes: b
         elif column.required:
             close = sorted(p for p in present if column.name.removeprefix("n_")[:4] in p.lower())
             listed = known_names(close or sorted(present))
-            hint = " or N by run name with --n-from PATTERN=NUMBER" if column.name == "n_params" else ""
+            hint = " or N by run name with `n_from`" if column.name == "n_params" else ""
             raise DataError(
-                f"{source}: no column for {column.name}; name one with --map {column.name}=COLUMN{hint} (there are: "
-                f"{listed})"
+                f"{source}: no column for {column.name}; name one with `columns={{{column.name!r}: COLUMN}}`{hint} "
+                f"(there are: {listed})"
             )
     return found
 
@@ -143,13 +163,15 @@ def _record(
             value = series.max()
         value = column.default if value is None or pd.isna(value) else value
         if value is None and column.required:
-            raise DataError(f"{where}: {column.name} is not known; give it with --map or --n-from")
+            raise DataError(f"{where}: {column.name} is not known; give it with `columns` or `n_from`")
         if value is not None:
             record[column.name] = round(float(value)) if column.type == "count" else float(value)
     if record["loss"] <= 0 or record["n_params"] <= 0:
         raise DataError(f"{where}: N {record['n_params']:g} and loss {record['loss']:g} must be positive")
     if 0 < (record.get("n_tokens") or 0) < _TOKENS_TOO_FEW:
-        raise DataError(f"{where}: D {record['n_tokens']:g} is no number of tokens; name another with --map n_tokens=")
+        raise DataError(
+            f"{where}: D {record['n_tokens']:g} is no number of tokens; name another with `columns={{'n_tokens': COLUMN}}`"
+        )
     digest = hashlib.sha256(history.file.read_bytes() if history.file.is_file() else history.run.encode()).hexdigest()
     provenance = {
         "source": str(history.file),
@@ -179,13 +201,13 @@ def _values(table: pd.DataFrame, path: str, column: Column, where: str, must: bo
     except KeyError:
         return None
     except ValueError as error:
-        raise UsageError(f"{where}: --map {column.name}={path}: {error}") from None
+        raise UsageError(f"{where}: {error}", argument="columns", value={column.name: path}) from None
 
 
 def _size(run: str, n_from: Mapping[str, str | float], where: str) -> float:
     fits = [p for p in n_from if (fnmatch.fnmatch(run, p) if set(p) & set("*?[") else p in run)]
     if not fits:
-        raise DataError(f"{where}: none of --n-from {', '.join(n_from)} is in its name")
+        raise DataError(f"{where}: none of `n_from` {', '.join(n_from)} is in its name")
     return parse_count(n_from[max(fits, key=len)])
 
 

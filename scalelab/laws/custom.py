@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalelab.errors import UsageError
+from scalelab.errors import UsageError, choice_error
 from scalelab.laws.base import VARIABLES, Law, Parameter, Points
 from scalelab.laws.library import LAWS
 
@@ -25,7 +25,7 @@ def get_law(spec: str | Law) -> Law:
         return LAWS[spec]
     file, colon, name = spec.rpartition(":")
     if not (colon and file.endswith(".py")):
-        raise UsageError(f"law {spec!r} is unknown; choose {', '.join(LAWS)}, or file.py:NAME for one of your own")
+        raise choice_error("law", spec, LAWS, ", or file.py:NAME for one of your own")
     return _checked(_from_file(Path(file), name), spec)
 
 

@@ -26,14 +26,6 @@ ADDITIVE = SumLaw(
     [Floor(), Power(), StreamPower()],
     "gain of P independent of N; with c = 1/2 first in SLDBench, arXiv 2507.21184",
 )
-CHINCHILLA = "Hoffmann et al. 2022, arXiv 2203.15556, equation 2"
-_NP: tuple[Variable, ...] = ("N", "P")
-_NDP: tuple[Variable, ...] = ("N", "D", "P")
-
-PARALLEL = SumLaw("parallel", _NP, [Floor(), LogGain()], f"{_PARSCALE}, equation 5")
-POWER = SumLaw("power", _NP, [Floor(), PowerGain()], "each doubling of P worth the same factor of N")
-DIVERSITY = SumLaw("diversity", _NP, [Floor(), Diversity()], f"{_PARSCALE}, proposition 1")
-ADDITIVE = SumLaw("additive", _NP, [Floor(), Power(), StreamPower()], "gain of P independent of N")
 CHINCHILLA = SumLaw("chinchilla", ("N", "D"), [Floor(), Power(), Power("D", ("B", "beta"))], _CHINCHILLA)
 JOINT = SumLaw("joint", _NDP, [Floor(), LogGain(), Power("D", ("B", "beta"))], f"{_PARSCALE}, with the D of Hoffmann")
 JOINT_ADDITIVE = SumLaw(

@@ -17,9 +17,12 @@ class TiedLaw(Law):
         for name, other in ties.items():
             for each in (name, other):
                 if each not in law.names:
-                    raise UsageError(f"--tie {name}={other}: the law {law.name!r} has {', '.join(law.names)}")
+                    raise UsageError(
+                        f"the law {law.name!r} has {', '.join(law.names)}", argument="tie", value={name: other}
+                    )
             if name == other or other in ties:
-                raise UsageError(f"--tie {name}={other}: tie {name} to a parameter that is not tied itself")
+                reason = f"tie {name} to a parameter that is not tied itself"
+                raise UsageError(reason, argument="tie", value={name: other})
         self.law, self.ties = law, dict(ties)
         self.name, self.variables, self.source = law.name, law.variables, law.source
         self.latex = law.latex + "".join(rf",\ {name} = {other}" for name, other in ties.items())

@@ -5,18 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from scalelab.cost.model import Device
-from scalelab.errors import UsageError
+from scalelab.errors import UsageError, choice_error
 from scalelab.fit.derived import Estimate, extrapolation_notes
-from scalelab.fit.result import Note
+from scalelab.fit.result import FitResult, Note
 from scalelab.laws.base import Array
 from scalelab.plan.payback import Versus, against_plain
 from scalelab.plan.problem import METRICS, Candidate, Problem
 from scalelab.plan.search import CostCurve, Sized, lowest_loss, reaching
 from scalelab.plan.shapes import MIN_WIDTH
+from scalelab.shown import Shown
+from scalelab.units import format_count
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ABOUT_STREAMS = ("few_P", "one_P", "P_ignored", "seed_noise", "streams_in_N")
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """What to train and serve. `winner` is None where nothing is within the limits.
 
     With a `target` loss the winner has the least of the cost `by`; else it has the lowest loss. `gain` is
@@ -65,12 +73,49 @@ class Plan:
     winner: Option | None
     no_answer: float
     gain: Estimate | None
+    priced_by: str = ""  # cost model, device and precision, in words
+    binary: bool = True  # memory is read in GiB, not in GB
+
+    _report: ClassVar[str] = "scalelab.report.plans:plan_report"
+    _figure: ClassVar[str] = "scalelab.plot.plan:plot"
+    _json: ClassVar[str] = "scalelab.report.plans:plan_json"
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What the plan has to be read with: notes of the fit on what streams gain, and of the winner."""
+        return (*gain_notes(self.problem.fit), *(self.winner.extrapolates if self.winner else ()))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each P, in bytes, seconds and FLOPs, with every digit."""
+        import pandas as pd
+
+        rows = []
+        for option in self.options:
+            row = {"P": option.P, "hidden_size": option.candidate.width, "within_limits": option.within}
+            found = {"N": option.N, "loss": option.loss, **option.costs}
+            for name, estimate in found.items():
+                row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            rows.append(row | {"limit": option.binds, "probability_best": option.share})
+        return pd.DataFrame(rows, columns=None if rows else ["P"]).set_index("P")
+
+    def __repr__(self) -> str:
+        best = "nothing is within the limits"
+        if self.winner is not None:
+            best = f"best P = {self.winner.P}, N {format_count(self.winner.N.value)}, loss {self.winner.loss.value:.4f}"
+        return f"<Plan {self.problem.fit.group}, {self.problem.fit.law.name} law: {best}>"
 
     @property
     def measured_winner(self) -> Option | None:
         """The best of those P that are no larger than the runs'."""
         most = max(self.problem.fit.P_levels)
         return best_of([o for o in self.options if most >= o.P], self.target, self.by)
+
+
+def gain_notes(fit: FitResult) -> list[Note]:
+    """Return the fit's notes that a plan has to be read with: serious ones, and those on what streams gain."""
+    gains = {f"{p.name}_{found}" for p in fit.law.parameters if p.needs == "P" for found in ("unresolved", "against")}
+    codes = {*_ABOUT_STREAMS, *gains}
+    return [note for note in fit.notes if note.severity == "serious" or note.code in codes]
 
 
 def make_plan(
@@ -82,9 +127,9 @@ def make_plan(
     a law that rises with N.
     """
     if by not in METRICS:
-        raise UsageError(f"--by {by}: choose one of {', '.join(METRICS)}")
+        raise choice_error("by", by, METRICS)
     if by == "training" and problem.D is None:
-        raise UsageError("--by training needs the number of training tokens, which the fit does not know: give --D")
+        raise UsageError(f"`by={by!r}` needs the number of training tokens, which the fit does not know: give `D`")
     if "P" not in problem.fit.law.variables:
         streams = [P for P in streams if P == 1]
     sized = [lowest_loss(problem, P) if target is None else reaching(problem, P, target) for P in streams]

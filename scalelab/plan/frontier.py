@@ -43,7 +43,7 @@ def frontier(plan: Plan) -> list[Curve]:
                 option.P,
                 np.array([c.memory for c in found]),
                 np.array([c.latency for c in found]),
-                problem.fit.predict(N, option.P, D),
+                problem.fit.losses(N, option.P, D),
                 *problem.fit.band(N, option.P, D),
                 np.array([max(problem.used(c).values()) <= 1 for c in found]),
             )

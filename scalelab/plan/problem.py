@@ -71,11 +71,11 @@ class Problem:
         if "N" not in law.variables:
             raise UsageError(f"the law {law.name!r} does not know N, so there is nothing to plan with it")
         if "D" in law.variables and self.D is None:
-            raise UsageError(f"the law {law.name!r} depends on D: give it (--D)")
+            raise UsageError(f"the law {law.name!r} depends on D: give `D`")
         if not 0 < self.second_stage <= 1:
-            raise UsageError(f"--second-stage-fraction must lie in (0, 1], not {self.second_stage:g}")
+            raise UsageError("must lie in (0, 1]", argument="second_stage_fraction", value=self.second_stage)
         if self.limits.train_flops is not None and self.D is None:
-            raise UsageError("--train-flops needs the number of training tokens, which the fit does not know: give --D")
+            raise UsageError("`train_flops` needs the number of training tokens, which the fit does not know: give `D`")
 
     @cached_property
     def bounds(self) -> Mapping[str, float]:
@@ -138,8 +138,10 @@ def tokens_of(fit: FitResult, D: float | None) -> float | None:
     seen = np.unique(fit.data.D[~np.isnan(fit.data.D)]) if "D" in fit.known else np.empty(0)
     if D is not None and len(seen) and not np.any(np.abs(seen / D - 1) <= _SAME_TOKENS):
         raise UsageError(
-            f"--D {format_count(D)}: the law {fit.law.name!r} does not know D, it holds for the runs' own "
-            f"{', '.join(map(format_count, seen))}; leave --D out, or fit a law with D such as joint"
+            f"the law {fit.law.name!r} does not know D, it holds for the runs' own "
+            f"{', '.join(map(format_count, seen))}; leave `D` out, or fit a law with D such as joint",
+            argument="D",
+            value=format_count(D),
         )
     if D is None and len(seen) == 1:
         return float(seen[0])

@@ -19,7 +19,7 @@ from scalelab.units import format_count, format_number
 def plot_residuals(fit: FitResult, axes: Axes | None = None) -> Figure:
     """How far predictions lie over the measured losses, in percent, over N: no pattern is a good sign."""
     figure, axes = (axes.figure, axes) if axes is not None else new_axes(height=3.6)  # type: ignore[assignment]
-    data, percent = fit.data, 100 * np.array(fit.residuals)
+    data, percent = fit.data, 100 * np.array(fit.log_residuals)
     axes.axhline(0, color="grey", linewidth=0.9)
     for P, colour in colours(fit.P_levels).items():
         mine = data.P == P
@@ -35,7 +35,7 @@ def plot_residuals(fit: FitResult, axes: Axes | None = None) -> Figure:
 def plot_predicted(fit: FitResult, axes: Axes | None = None) -> Figure:
     """Predicted against measured losses: points on the line are predicted exactly."""
     figure, axes = (axes.figure, axes) if axes is not None else new_axes(width=4.8, height=4.8)  # type: ignore[assignment]
-    data, predicted = fit.data, np.exp(np.array(fit.residuals)) * fit.data.loss
+    data, predicted = fit.data, np.exp(np.array(fit.log_residuals)) * fit.data.loss
     ends = [min(predicted.min(), data.loss.min()), max(predicted.max(), data.loss.max())]
     axes.plot(ends, ends, "-", color="grey", linewidth=0.9)
     for P, colour in colours(fit.P_levels).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scalelab.errors import UsageError
-from scalelab.plot.style import count_axis, grid_of_axes
+from scalelab.plot.style import count_axis, grid_of_axes, new_axes, title
 from scalelab.records.schema import OK
 from scalelab.units import format_count
 
@@ -59,6 +60,17 @@ def plot_curves(records: pd.DataFrame, curves: Mapping[str, pd.DataFrame]) -> Fi
     figure.supylabel("training loss, nats per token", fontsize=10)
     _explain(figure, all_axes, shade, bool((runs["status"] != OK).any()))
     return figure
+
+
+def plot_stage(found: Any, kind: str | None = None) -> Axes:
+    """Draw the training loss of a second stage over tokens."""
+    _, axes = new_axes()
+    curve = found.to_frame()
+    axes.plot(curve["n_tokens"], curve["loss"], color="black", linewidth=1.2)
+    axes.set_xlabel("training tokens")
+    axes.set_ylabel("training loss, nats per token")
+    title(axes, f"{found.out.name}, P = {found.P}: validation {found.before.loss:.4f} to {found.after.loss:.4f}")
+    return axes
 
 
 def _points(curve: pd.DataFrame) -> np.ndarray:

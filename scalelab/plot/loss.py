@@ -42,14 +42,14 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
         axes.plot(data.N[mine], data.loss[mine], "o", color=shade[value], markersize=5, label=None if many else label)
         for D in tokens:
             at = (value if "P" in fit.law.variables else 1.0, D) if by_P else (1.0, value)
-            curve = fit.predict(grid, *at)
+            curve = fit.losses(grid, *at)
             axes.plot(grid, curve, "--", color=shade[value], linewidth=0.9, alpha=0.7)
             axes.plot(grid[inside], curve[inside], "-", color=shade[value], linewidth=1.4)
             if fit.draws and not many:
                 axes.fill_between(grid, *fit.band(grid, *at), color=shade[value], alpha=0.12, linewidth=0)
     for D in tokens:
         if D is not None:
-            height = float(fit.predict(grid[-1], shown[0], D))
+            height = float(fit.losses(grid[-1], shown[0], D))
             axes.annotate(f" D {format_count(D)}", (grid[-1], height), fontsize=8, va="center", annotation_clip=False)
     count_axis(axes)
     axes.set_xlabel(_n_label(fit))
@@ -71,7 +71,7 @@ def _plot_other(fit: FitResult, axes: Axes | None) -> Figure:
     values = fit.data.values(name)
     grid = np.geomspace(values.min() / 1.25, values.max() * 1.6, 200)
     inside = (grid >= values.min() * 0.999) & (grid <= values.max() * 1.001)
-    curve = fit.predict(**{name: grid})
+    curve = fit.losses(**{name: grid})
     axes.plot(values, fit.data.loss, "o", markersize=5)
     axes.plot(grid, curve, "--", color="C0", linewidth=0.9, alpha=0.7)
     axes.plot(grid[inside], curve[inside], "-", color="C0", linewidth=1.4)
@@ -98,7 +98,7 @@ def plot_contours(fit: FitResult, D: float | None = None, axes: Axes | None = No
         D = D or float(data.D.max())
     N = np.geomspace(data.N.min() / 1.5, data.N.max() * 2.5, 120)
     P = np.geomspace(1, max(2.0, 2 * data.P.max()), 100)
-    losses = fit.predict(N[None, :], P[:, None], D)
+    losses = fit.losses(N[None, :], P[:, None], D)
     shades: Any = {"cmap": "viridis_r", "norm": Normalize(float(losses.min()), float(losses.max()))}
     axes.contourf(N, P, losses, levels=14, alpha=0.3, **shades)
     lines = axes.contour(N, P, losses, levels=14, colors="black", linewidths=0.7)

@@ -85,3 +85,10 @@ def plot_against(table: pd.DataFrame, heading: str = "") -> Figure:
     )
     figure.suptitle(heading, fontsize=10, parse_math=False)
     return figure
+
+
+def plot_measurements(found: Any, kind: str | None = None) -> Figure:
+    """Draw memory and latency of `Measurements` over P, beside what the cost models say."""
+    row = found.rows[0]
+    heading = f"{row.model}, {row.workload.tokens_in} tokens in, {row.workload.tokens_out} out"
+    return plot_efficiency(found.to_frame(), heading)

@@ -11,12 +11,25 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from scalelab.errors import UsageError
 from scalelab.plan.answer import Plan
-from scalelab.plan.frontier import Curve
+from scalelab.plan.frontier import Curve, frontier
 from scalelab.plot import style
 from scalelab.plot.style import ShownFigure, colours, legend_below, tidy
+from scalelab.report.plan_units import setting
 
 _LIMIT = "#777777"
+
+
+def plot(plan: Plan, kind: str | None = None) -> Figure:
+    """Draw loss over memory and latency with the limits, a curve for each P.
+
+    Raises:
+        UsageError: The plan has no option to draw.
+    """
+    if not plan.options:
+        raise UsageError("the plan has no option to draw: nothing is within the limits")
+    return plot_plan(plan, frontier(plan), setting(plan), plan.binary)
 
 
 def plot_plan(plan: Plan, curves: Sequence[Curve], heading: str = "", binary: bool = True) -> Figure:

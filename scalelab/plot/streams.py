@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scalelab.plot.style import colours, new_axes, title
@@ -48,3 +50,9 @@ def _shown(word: str) -> str:
     """A token as a reader sees it: the byte-level signs for blank and line end put back."""
     word = word.replace("Ġ", "␣").replace("Ċ", "⏎").replace("▁", "␣").replace("ĉ", "⇥")
     return word if len(word) <= 12 else word[:11] + "…"
+
+
+def plot_diagnosis(found: Any, kind: str | None = None) -> Axes:
+    """Draw the mixture's weights over the tokens of a `Diagnosis`."""
+    heading = f"{found.name}, P = {found.P}: {len(found.words)} tokens of {found.corpus}"
+    return plot_weights(found.weights, found.words, heading).axes[0]

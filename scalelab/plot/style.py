@@ -26,10 +26,17 @@ class ShownFigure(Figure):
         return png.getvalue()
 
 
+class ShownAxes(Axes):
+    """Axes that Jupyter shows, with the whole of their figure."""
+
+    def _repr_png_(self) -> bytes | None:
+        return self.figure._repr_png_() if isinstance(self.figure, ShownFigure) else None
+
+
 def new_axes(width: float = 6.4, height: float = 4.4) -> tuple[Figure, Axes]:
     """A figure without pyplot, so that making one changes nothing global and needs no display."""
     figure = ShownFigure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(axes_class=ShownAxes)
     tidy(axes)
     return figure, axes
 

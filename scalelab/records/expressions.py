@@ -1,4 +1,4 @@
-"""Expressions over a table's columns, for `--map n_tokens="flops/(6*n_params)"` and `--where "loss < 3"`."""
+"""Expressions over a table's columns, such as ``flops/(6*n_params)``, and conditions, such as ``loss < 3``."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ _FUNCTIONS = {
     "max": np.maximum,
 }
 _FEW_NAMES = 12
+SHORT_NAMES = {"N": "n_params", "P": "n_streams", "D": "n_tokens"}  # as the field writes them
 
 
 def known_names(names: Iterable[object]) -> str:
@@ -115,6 +116,7 @@ def rows_where(table: pd.DataFrame, where: str) -> tuple[np.ndarray, set[str]]:
     places: dict[str, str] = {}
     code = _with_places(where, table, places, quoted=False)
     code = _COUNT.sub(lambda m: m[0] if m[0][0] in "'\"" else repr(parse_count(m[0])), code)
+    table = table.assign(**{s: table[n] for s, n in SHORT_NAMES.items() if s not in table and n in table})
     frame = table.copy()
     for name in table.columns:  # of text that is all numbers, the numbers
         if isinstance(table[name], pd.Series):
@@ -133,9 +135,10 @@ def rows_where(table: pd.DataFrame, where: str) -> tuple[np.ndarray, set[str]]:
             reason = "not a condition such as \"corpus == 'pile' and n_tokens > 100M\""
             if any(not str(name).isidentifier() for name in table.columns):
                 reason += "; put names with spaces or signs in backticks"
-        raise UsageError(f"--where {where!r}: {reason}; columns are {known_names(table.columns)}") from None
+        reason = f"{reason}; columns are {known_names(table.columns)}"
+        raise UsageError(reason, argument="where", value=where) from None
     if not (isinstance(mask, pd.Series) and pd.api.types.is_bool_dtype(mask)):
-        raise UsageError(f"--where {where!r}: not a condition such as 'n_tokens > 100M'")
+        raise UsageError("not a condition such as 'n_tokens > 100M'", argument="where", value=where)
     names = {places.get(node.id, node.id) for node in nodes if isinstance(node, ast.Name)}
     return mask.fillna(False).to_numpy(dtype=bool), names
 

@@ -178,7 +178,7 @@ def _unreadable(file: Path, kind: str, error: Exception) -> DataError:
 
 def _advice(file: Path) -> str:
     folder = sweep_folder(file)
-    return f"move it away{f' (scalelab results check {folder} --quarantine)' if folder else ' or mend it'}"
+    return f"move it away{f' (scalelab results check {folder} finds all such files)' if folder else ' or repair it'}"
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:

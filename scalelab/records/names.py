@@ -79,7 +79,9 @@ def recognise(columns: Iterable[str], file: str, mapped: Mapping[str, str]) -> d
             raise DataError(f"{file}: more than one column {candidates[0]!r}; rename or remove one")
         if len(candidates) > 1 and field != "seed":
             listed = ", ".join(repr(c) for c in candidates)
-            raise DataError(f"{file}: {field} could be any of {listed}; choose one with --map {field}=COLUMN")
+            raise DataError(
+                f"{file}: {field} could be any of {listed}; choose one with `columns={{{field!r}: COLUMN}}`"
+            )
         if candidates:
             found[field] = candidates[0]
     return found

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
@@ -18,13 +19,14 @@ from scalelab.records.paper import NAME, paper_records
 from scalelab.records.schema import CURVE_KIND, RECORD_KIND, RECORD_SCHEMA, REQUIRED, conform, describe_statuses
 from scalelab.records.table import Rejected, Rows, to_records
 from scalelab.records.text import PACKED, inner_suffix
+from scalelab.shown import Shown
 
 Source = str | Path | pd.DataFrame
 _Batch = list[tuple[pd.DataFrame, str]]  # tables and their names
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Shown):
     """What was read: records of runs that are ok, the others, and what is no record at all.
 
     `records` alone may be fitted. Those in `others` have the same columns, and maybe no loss.
@@ -36,6 +38,18 @@ class Table:
     others: pd.DataFrame = field(default_factory=lambda: conform(pd.DataFrame()).assign(file=""))
     notes: tuple[str, ...] = ()  # which columns of a foreign table were taken for what
     columns: Mapping[str, str] = field(default_factory=dict)  # of the schema: the table's own names
+
+    _report: ClassVar[str] = "scalelab.report.runs:table_report"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the records of runs that are ok."""
+        return self.records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        return f"<Table of {len(self.records)} runs, {len(self.rejected)} rows not usable, {len(self.others)} not ok>"
 
     @property
     def unfinished(self) -> dict[str, int]:
@@ -76,7 +90,8 @@ def gather(
     columns = columns or {}
     for name in columns:
         if name not in RECORD_SCHEMA.names:
-            raise UsageError(f"--map {name}: no such column; choose one of {', '.join(RECORD_SCHEMA.names)}")
+            reason = f"no such column; choose one of {', '.join(RECORD_SCHEMA.names)}"
+            raise UsageError(reason, argument="columns", value=name)
     frames, others, rejected, left_out = [], [], [], 0
     notes: dict[str, None] = {}
     sources: dict[str, str] = dict(columns)
@@ -107,7 +122,7 @@ def load(source: Source, columns: Mapping[str, str] | None = None, where: str | 
     """`read(...).records`, where every row must be usable: raises `DataError` naming the first that is not."""
     table = read(source, columns, where)
     if table.rejected:
-        raise DataError(f"{table.rejected[0]} ({len(table.rejected)} such rows); remove or mend them")
+        raise DataError(f"{table.rejected[0]} ({len(table.rejected)} such rows); remove or correct them")
     return table.records
 
 
@@ -200,12 +215,12 @@ def nothing_there(source: Source, table: Table, where: str | None) -> Exception:
     """The error to raise where `table`, read of `source`, holds no run at all: why it does not."""
     name = "the table" if isinstance(source, pd.DataFrame) else source
     if table.left_out:
-        return UsageError(f"{name}: no row satisfies --where {where!r} ({table.left_out} do not)")
+        return UsageError(f"{name}: no row satisfies `where={where!r}` ({table.left_out} do not)")
     if table.rejected:
         return DataError(f"{table.rejected[0]}; none of {len(table.rejected)} rows can be used")
     if isinstance(source, pd.DataFrame) or not Path(source).is_dir():
         return UsageError(f"{name}: no rows in it")
-    return UsageError(f"{name}: no records (*.parquet) here; make some with: scalelab sweep --out {name}")
+    return UsageError(f"{name}: no records (*.parquet) here; a sweep makes some, scalelab sweep or run_sweep")
 
 
 def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:

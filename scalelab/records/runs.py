@@ -32,7 +32,7 @@ def find_runs(table: pd.DataFrame, file: str, mapped: bool) -> tuple[pd.Series |
         along = [c for c in ("step", "n_tokens") if c in table]
         rising = any(_all_differ(table[c], names) for c in along)
         if mapped and changing:
-            raise DataError(f"{file}: --run: {changing[0]} differs between rows of one run; name the column of run ids")
+            raise DataError(f"{file}: {changing[0]} differs between rows of one `run`; name the column of run ids")
         if not changing and (rising or mapped):
             return names, ""
     settings = [c for c in _SETTINGS if c in table and table[c].notna().all()]

@@ -89,7 +89,7 @@ def to_records(
         name = "loss" if "loss" not in table else "n_params"
         raise DataError(
             f"{file}: no column {name!r} (it has: {known_names(given.columns)}); name the one that holds it with "
-            f"--map {name}=COLUMN"
+            f"`columns={{{name!r}: COLUMN}}`"
         )
     notes = [] if own else _notes(given, sources, columns)
     idle = [] if own else [name for name in ONLY_MAPPED if name in table and name not in columns]
@@ -137,9 +137,7 @@ def _taken(table: pd.DataFrame, file: str, sources: Mapping[str, str]) -> pd.Dat
         elif source.strip("`'\"") in table:
             found[name] = table[source.strip("`'\"")]
         elif not is_expression(source):
-            raise UsageError(
-                f"--map {name}={source}: {file} has no column {source!r}; it has {known_names(table.columns)}"
-            )
+            raise _no_column(name, source, file, source, table)
         else:
             left[name] = source
     table = table.assign(**found)
@@ -154,16 +152,19 @@ def _taken(table: pd.DataFrame, file: str, sources: Mapping[str, str]) -> pd.Dat
                 missing[name] = error.args[0]
                 continue
             except (ValueError, SyntaxError, UsageError) as error:
-                raise UsageError(f"--map {name}={source}: {error}") from None
+                raise UsageError(str(error), argument="columns", value={name: source}) from None
             found[name] = value
             table = table.assign(**{name: value})
             del left[name]
         if left and len(missing) == len(left) and not any(str(m) in left for m in missing.values() if m not in missing):
             name, column = next(iter(missing.items()))
-            raise UsageError(
-                f"--map {name}={left[name]}: {file} has no column {column!r}; it has {known_names(table.columns)}"
-            )
+            raise _no_column(name, left[name], file, column, table)
     return table
+
+
+def _no_column(name: str, source: str, file: str, column: object, table: pd.DataFrame) -> UsageError:
+    reason = f"{file} has no column {column!r}; it has {known_names(table.columns)}"
+    return UsageError(reason, argument="columns", value={name: source})
 
 
 def _notes(table: pd.DataFrame, sources: Mapping[str, str], mapped: Mapping[str, str]) -> list[str]:
@@ -173,7 +174,7 @@ def _notes(table: pd.DataFrame, sources: Mapping[str, str], mapped: Mapping[str,
     ignored = [name for name in ONLY_MAPPED if name in table and name not in mapped.values() and name not in mapped]
     if ignored:
         listed = ", ".join(repr(name) for name in ignored)
-        notes.append(f"not used: {listed}; --map {ignored[0]}={ignored[0]} would use it")
+        notes.append(f"not used: {listed}; `columns={{{ignored[0]!r}: {ignored[0]!r}}}` would use it")
     return notes
 
 

@@ -69,7 +69,9 @@ def run_all(
             return head.run()
         except _import_ray().exceptions.RayError as error:  # not of a task: of the cluster's own processes
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ScalelabError(f"--executor ray: the cluster was lost ({reason}); the same command goes on") from None
+            raise ScalelabError(
+                f"`executor='ray'`: the cluster was lost ({reason}); the same command goes on"
+            ) from None
 
 
 @contextmanager
@@ -95,8 +97,8 @@ def connected(address: str | None = None, workers: int | None = None) -> Iterato
                 ray.init(address or "local", **options)  # nothing would mean RAY_ADDRESS, or what runs here
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                what = "--executor ray" if address is None else f"--address {address}"
-                hint = "" if address is None else "; this machine must be a node of that cluster (ray start --address)"
+                what = "`executor='ray'`" if address is None else f"`address={address}`"
+                hint = "" if address is None else "; this machine must be a node of that cluster (ray start joins it)"
                 raise ScalelabError(f"{what}: no connection to a Ray cluster ({reason}){hint}") from None
             with terminable(over=True):  # of Ray's handler, which prints a stack, aborts and leaves its processes
                 try:
@@ -117,14 +119,14 @@ def cluster_places(
     Raises `ScalelabError` if there is no such place.
     """
     if per_gpu < 1:
-        raise UsageError("--per-gpu: with --executor ray give the number of runs a GPU takes at once")
+        raise UsageError("`per_gpu`: with `executor='ray'` give the number of runs a GPU takes at once")
     gpus = _amount("GPU") if device in ("auto", "cuda") else 0.0
     kind, places = ("cuda:0", math.floor(gpus) * per_gpu) if gpus >= 1 else ("cpu", math.floor(_amount("CPU")))
     where = "" if address is None else f" at {address}"
     if device == "cuda" and kind == "cpu":
-        raise ScalelabError(f"--device cuda: the Ray cluster{where} has no GPU; use --device cpu")
+        raise ScalelabError(f"`device='cuda'`: the Ray cluster{where} has no GPU; use `device='cpu'`")
     if not places:
-        raise ScalelabError(f"--executor ray: the Ray cluster{where} has neither a CPU nor a GPU for runs")
+        raise ScalelabError(f"`executor='ray'`: the Ray cluster{where} has neither a CPU nor a GPU for runs")
     return [kind] * min(places, workers or places)
 
 
@@ -270,7 +272,7 @@ def _import_ray() -> Any:
         import ray
         import ray.util.scheduling_strategies
     except ImportError as error:
-        raise ScalelabError(f"--executor ray needs Ray ({error}): pip install 'scalelab[ray]'") from None
+        raise ScalelabError(f"`executor='ray'` needs Ray ({error}): pip install 'scalelab[ray]'") from None
     return ray
 
 
@@ -279,12 +281,12 @@ def _check_answers(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
         raise UsageError(
-            f"--address {address}: give HOST:PORT or auto, and start the sweep on a machine of that cluster"
+            f"`address={address}`: give HOST:PORT or auto, and start the sweep on a machine of that cluster"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ScalelabError(
-            f"--address {address}: no Ray cluster answers there ({reason}); ray start --head starts one"
+            f"`address={address}`: no Ray cluster answers there ({reason}); ray start starts one"
         ) from None

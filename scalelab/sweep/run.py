@@ -56,11 +56,11 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
-            raise UsageError(f"--executor {self.executor}: choose one of {', '.join(EXECUTORS)}")
+            raise UsageError(f"choose one of {', '.join(EXECUTORS)}", argument="executor", value=self.executor)
         if self.address is not None and self.executor != "ray":
-            raise UsageError("--address: belongs to --executor ray")
+            raise UsageError("`address`: belongs to `executor='ray'`")
         if self.tensorboard and find_spec("tensorboard") is None:
-            raise UsageError("--tensorboard needs the package tensorboard: pip install 'scalelab[tensorboard]'")
+            raise UsageError("`tensorboard` needs the package tensorboard: pip install 'scalelab[tensorboard]'")
 
 
 def run_sweep(
@@ -125,7 +125,7 @@ def _run_sweep(
     if diverged := len(resolved.runs) - len(records):
         console.print(
             f"warning: {diverged} of {len(resolved.runs)} runs diverged and have no loss (scalelab results {out}); "
-            "a lower --lr may keep them",
+            "a lower lr may keep them",
             style="yellow",
             soft_wrap=True,
         )

@@ -38,7 +38,7 @@ def default_places(device: str) -> list[str]:
 
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if device == "cuda" and gpus == 0:
-        raise ScalelabError("--device cuda: no CUDA device is visible to torch; use --device cpu")
+        raise ScalelabError("`device='cuda'`: no CUDA device is visible to torch; use `device='cpu'`")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return [f"cuda:{i}" for i in range(gpus)] or ["cpu"] * cores
 

@@ -93,7 +93,7 @@ class Attempt:
                 finally:
                     self._clear()
         except Timeout:
-            raise UsageError(f"-o {self.out}: another scalelab train is at work on it; name another folder") from None
+            raise UsageError(f"`out={self.out}`: another training is at work on it; name another folder") from None
 
     def begin(self, state: TrainState) -> str | None:
         """Training begins with `state`, and from now on moves it along. Returns a line about it if it is not new."""

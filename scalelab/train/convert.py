@@ -47,7 +47,7 @@ def trial_windows(tokens: np.ndarray, seq_len: int, taken: list[tuple[int, int]]
     if available < 2:
         raise DataError(
             f"the training text has {len(tokens)} tokens, too few to try starts on two sequences of {seq_len}; "
-            "give more text, or --draws 1"
+            "give more text, or `draws=1`"
         )
     free = np.ones(available, bool)
     for first, n in taken:  # window i holds tokens i·seq_len to (i + 1)·seq_len, the last of them as a label
@@ -87,7 +87,7 @@ def convert(
         draws = 1
     drawn = {}
     for P, n in banks.items():  # all of them first, since this refuses what is out of all proportion
-        check_length(model, n, "--prefix-tokens")
+        check_length(model, n, "`prefix_tokens`")
         drawn[P] = [text_starts(tokens, P, n, seed, draw) for draw in range(draws)]
     over = None
     if draws > 1:

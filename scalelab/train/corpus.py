@@ -49,7 +49,7 @@ def load_corpus(source: str = STDLIB, text_column: str = "text") -> Corpus:
     else:
         path = Path(source)
         if not path.exists():
-            raise UsageError(f"--corpus {source}: no such file or folder (nor 'stdlib' nor 'hf:NAME')")
+            raise UsageError(f"`corpus={source}`: no such file or folder (nor 'stdlib' nor 'hf:NAME')")
         name, documents = path.name or path.resolve().name, _path_documents(path, text_column)
     return _split(name, list(documents), source)
 
@@ -68,7 +68,7 @@ def _split(name: str, documents: list[str], source: str) -> Corpus:
     train, validation = sides
     if not train or not validation:
         raise DataError(
-            f"--corpus {source}: {len(by_hash)} different documents are too few to split into "
+            f"`corpus={source}`: {len(by_hash)} different documents are too few to split into "
             "training and validation; give more text"
         )
     return Corpus(name, corpus_hash, train, validation)
@@ -130,7 +130,7 @@ def _parquet_documents(file: Path, text_column: str) -> Iterator[str]:
         raise DataError(f"{file}: not a readable Parquet file ({error})") from None
     if text_column not in table.schema_arrow.names:
         have = ", ".join(table.schema_arrow.names)
-        raise DataError(f"{file}: no column {text_column!r} (it has: {have}); name it with --text-column")
+        raise DataError(f"{file}: no column {text_column!r} (it has: {have}); name it with `text_column`")
     for batch in table.iter_batches(columns=[text_column]):
         for text in batch.column(0).to_pylist():
             if text is not None and not isinstance(text, str):
@@ -157,7 +157,7 @@ def _dataset_documents(name: str, text_column: str) -> Iterator[str]:
     try:
         import datasets
     except ImportError:
-        raise UsageError("--corpus hf:… needs the datasets library: pip install 'scalelab[datasets]'") from None
+        raise UsageError("`corpus=hf:…` needs the datasets library: pip install 'scalelab[datasets]'") from None
     try:
         saved = ("dataset_info.json", "dataset_dict.json")  # what save_to_disk writes
         if any((Path(name) / file).is_file() for file in saved):
@@ -166,12 +166,12 @@ def _dataset_documents(name: str, text_column: str) -> Iterator[str]:
             loaded = datasets.load_dataset(name)
     except Exception as error:  # the library raises many kinds, over file systems and networks
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"--corpus hf:{name}: {reason}") from None
+        raise DataError(f"`corpus=hf:{name}`: {reason}") from None
     parts: list[Any] = list(loaded.values()) if isinstance(loaded, dict) else [loaded]
     for part in parts:
         if text_column not in part.column_names:
             have = ", ".join(part.column_names)
-            raise DataError(f"hf:{name}: no column {text_column!r} (it has: {have}); name it with --text-column")
+            raise DataError(f"hf:{name}: no column {text_column!r} (it has: {have}); name it with `text_column`")
         for row in part.select_columns([text_column]):
             text = row[text_column]
             if text is not None and not isinstance(text, str):

@@ -80,7 +80,7 @@ def _train_run(config: RunConfig, data: TokenData, options: Options) -> TrainRes
         rows = min(rows, state.micro_batch)
     evaluation = _evaluate(model, validation, options.device, recipe.dtype == "bf16", max(1, rows))
     if not math.isfinite(evaluation.loss):
-        raise DivergedError(f"run {config.key}: the validation loss is not a number; try a lower --lr", state)
+        raise DivergedError(f"run {config.key}: the validation loss is not a number; try a lower lr", state)
     return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch, state.devices)
 
 

@@ -131,7 +131,7 @@ def _gradients(
             if not is_out_of_memory(error):
                 raise
             if parallel.size > 1:
-                advice = "out of memory; try a smaller --batch-size, more processes, or FSDP"
+                advice = "out of memory; try a smaller `batch_size`, more processes, or FSDP"
                 raise MemoryShortError(f"{name}: {advice}", state) from None
             if state.micro_batch == 1:
                 advice = "out of memory with one sequence at a time; try a smaller N or P"
@@ -192,4 +192,4 @@ class _Meter:
             self._stop(f"diverged, a loss of {mean:.2f} at step {step} after {first:.2f} at first")
 
     def _stop(self, reason: str) -> NoReturn:
-        raise DivergedError(f"{self.course.name}: {reason}; try a lower --lr", self.state)
+        raise DivergedError(f"{self.course.name}: {reason}; try a lower lr", self.state)

@@ -58,9 +58,9 @@ class Parallel:
     def check(self, batch_size: int, compile_model: bool) -> None:
         """Raises `UsageError` for what several processes cannot do."""
         if batch_size % self.size:
-            raise UsageError(f"--batch-size {batch_size}: give a multiple of the {self.size} processes")
+            raise UsageError(f"`batch_size={batch_size}`: give a multiple of the {self.size} processes")
         if compile_model and self.sharded:
-            raise UsageError("--compile does not go with FSDP: leave it out, or launch data parallel")
+            raise UsageError("`compile_model` does not go with FSDP: leave it out, or launch data parallel")
 
     def rows(self, batch: np.ndarray) -> np.ndarray:
         """This process's rows of a batch [b, …], one in `size`."""
@@ -196,12 +196,12 @@ def _check_launcher(dtype: str) -> None:
             raise UsageError(f"accelerate's {what} is not for scalelab: launch it data parallel or with FSDP")
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in ("no", dtype):
-        raise UsageError(f"accelerate's mixed precision {precision}: set it to no, and give scalelab train --dtype")
+        raise UsageError(f"accelerate's mixed precision {precision}: set it to no, and give `dtype`")
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
-        raise UsageError("accelerate's dynamo backend: set it to no, and give scalelab train --compile")
+        raise UsageError("accelerate's dynamo backend: set it to no, and give `compile_model`")
     if asked("ACCELERATE_USE_FSDP"):
         if os.environ.get("FSDP_VERSION") != "2":
-            raise UsageError("accelerate's FSDP version 1 is not for scalelab: set --fsdp_version 2 (fsdp_version: 2)")
+            raise UsageError("accelerate's FSDP version 1 is not for scalelab: set fsdp_version: 2")
         for name in ("OFFLOAD_PARAMS", "ACTIVATION_CHECKPOINTING"):
             if asked(f"FSDP_{name}"):
                 raise UsageError(f"accelerate's fsdp_{name.lower()} is not for scalelab: set it to false")

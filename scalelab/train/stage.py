@@ -25,7 +25,7 @@ from scalelab.train.recipe import Recipe, whole_steps
 from scalelab.train.tokens import TokenData, tokenise
 from scalelab.train.trajectory import linear_factor
 
-NOTHING_TO_TRAIN = "P = 1 without a prefix has no streams to train: use --train all, or another --P"
+NOTHING_TO_TRAIN = "P = 1 without a prefix has no streams to train: use `part=all`, or another `P`"
 PARTS = ("streams", "all")
 # A frozen backbone lets the streams take large steps; all weights together must not (docs/LOG.md).
 DEFAULT_LR = {"streams": 3e-2, "all": 1e-4}
@@ -49,7 +49,7 @@ class StageResult:
 def stage_recipe(train: str, lr: float | None, seq_len: int, batch_size: int, val_tokens: int, dtype: str) -> Recipe:
     """The recipe of a second stage: `lr` is for every width; over a frozen backbone the mixture has a tenth."""
     if train not in PARTS:
-        raise UsageError(f"--train {train}: choose one of {', '.join(PARTS)}")
+        raise UsageError(f"`part={train}`: choose one of {', '.join(PARTS)}")
     return Recipe(
         seq_len=seq_len,
         batch_size=batch_size,
@@ -105,7 +105,7 @@ def measure(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluat
 
 def loss_on(model: Any, windows: np.ndarray, documents: np.ndarray, recipe: Recipe, device: str) -> Evaluation:
     """`evaluate` for a model that exists. Raises `UnsoundModelError` if the loss is not a number."""
-    check_length(model, recipe.seq_len, "--seq-len")
+    check_length(model, recipe.seq_len, "`seq_len`")
     seen = evaluate(model, windows, documents, device, recipe.dtype == "bf16")
     if not math.isfinite(seen.loss):
         raise UnsoundModelError(f"P = {model.P}: the loss is not a number; the model is not sound")
@@ -174,7 +174,7 @@ def train_stage(
     try:
         after = measure(model, data, recipe, options.device)
     except UnsoundModelError:  # it was sound before
-        raise DivergedError(f"P = {model.P}: the validation loss is not a number; try a lower --lr", state) from None
+        raise DivergedError(f"P = {model.P}: the validation loss is not a number; try a lower lr", state) from None
     return StageResult(before, after, n_tokens, state.curve, state.seconds)
 
 
@@ -189,7 +189,7 @@ def _resume(
     if float(parallel.mean(torch.tensor(state.step, dtype=torch.float64, device=options.device))) != state.step:
         raise ScalelabError(
             f"{folder}: the processes find different states there; "
-            "name an -o on a disk that all their machines share, or remove that folder"
+            "name an `out` on a disk that all their machines share, or remove that folder"
         )
     last = checkpoint_path(folder, state.step) if state.step else None
     return state, Saver(folder, model, optimizer, options.save_every_s, last=last) if parallel.main else None
@@ -206,7 +206,5 @@ def open_model(folder: Path, P: int | None = None, device: str = "cpu", dtype: t
             model.set_streams(P)
         except ValueError:
             have = ", ".join(map(str, sorted({1, *model.banks})))
-            raise UsageError(
-                f"--P {P}: {folder} can run with P = {have}; scalelab convert {folder} --P {P} -o … adds one"
-            ) from None
+            raise UsageError(f"`P={P}`: {folder} can run with P = {have}; convert adds one") from None
     return model.to(device)

@@ -33,7 +33,7 @@ def writing(folder: Path, config: RunConfig) -> Iterator[Observer]:
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:  # on another machine than the sweep's
-        raise ScalelabError(f"--tensorboard: {error}; pip install 'scalelab[tensorboard]'") from None
+        raise ScalelabError(f"`tensorboard`: {error}; pip install 'scalelab[tensorboard]'") from None
     log = _Log(folder, config)
     try:
         yield log

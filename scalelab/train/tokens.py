@@ -94,7 +94,7 @@ def _identify(tokenizer: str | int, corpus: Corpus) -> tuple[str, str]:
     """Name and digest of a tokenizer, trained or not."""
     if isinstance(tokenizer, int):
         if not 257 <= tokenizer <= 1_000_000:
-            raise UsageError(f"--tokenizer {tokenizer}: a vocabulary needs 257 tokens or more (256 bytes and one)")
+            raise UsageError(f"`tokenizer={tokenizer}`: a vocabulary needs 257 tokens or more (256 bytes and one)")
         name = f"bpe-{tokenizer}"
         return name, hashlib.sha256(f"{name} {corpus.digest}".encode()).hexdigest()[:16]
     file = _tokenizer_file(tokenizer)
@@ -106,7 +106,7 @@ def _tokenizer_file(tokenizer: str) -> Path:
     path = Path(tokenizer)
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
-        raise UsageError(f"--tokenizer {tokenizer}: neither a vocabulary size nor a path to a tokenizer.json")
+        raise UsageError(f"`tokenizer={tokenizer}`: neither a vocabulary size nor a path to a tokenizer.json")
     return file
 
 

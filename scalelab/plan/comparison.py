@@ -1,24 +1,27 @@
-"""What `scalelab compare` works out: which runs, which plain model of equal loss, and the prices of both."""
+"""Streams beside growing N to the same loss: which runs, which plain model of equal loss, and the prices of both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from scalelab.architecture import Architecture
 from scalelab.cost import equal_loss
 from scalelab.cost.compare import Comparison, Price, Size
 from scalelab.cost.compare import compare as compare_costs
 from scalelab.cost.equal_loss import count
-from scalelab.errors import DataError, UsageError
+from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.fit import FitResult, Note
 from scalelab.fit.derived import extrapolation_notes, n_equivalent, predicted
 from scalelab.laws import Law
+from scalelab.shown import Shown
 from scalelab.units import format_count
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from scalelab.fit import Group
 
 _SAME_TOKENS = 0.01  # relative
@@ -56,36 +59,103 @@ class Answer:
     rows: tuple[Comparison, ...]
 
 
+@dataclass(frozen=True)
+class CostComparison(Shown):
+    """What streams add to memory and latency beside what growing N to the same loss adds, an answer for each P.
+
+    `failures` says which groups of runs could not be compared, `notes` what was priced otherwise than asked for, and
+    `groups` are the runs of each answer's title, where there are any.
+    """
+
+    question: Question
+    answers: tuple[Answer, ...]
+    failures: tuple[ScalelabError, ...]
+    notes: tuple[str, ...]
+    groups: Mapping[str, Group]
+
+    _report: ClassVar[str] = "scalelab.report.comparison:comparison_report"
+    _figure: ClassVar[str] = "scalelab.plot.comparison:plot_comparison"
+    _json: ClassVar[str] = "scalelab.report.comparison:comparison_json"
+
+    def __iter__(self) -> Iterator[Answer]:
+        return iter(self.answers)
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each group, P and batch size, in bytes and seconds, with every digit."""
+        import pandas as pd
+
+        return pd.DataFrame(self.to_dict())
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"P {a.streams.P}: plain N {format_count(a.size.value)}" for a in self.answers[:4])
+        return f"<CostComparison hidden {self.question.hidden}, {self.question.priced_by}: {said}>"
+
+
+def compare_all(
+    question: Question,
+    groups: Sequence[Group | None],
+    law: Law | None,
+    saved: FitResult | None,
+    notes: Sequence[str] = (),
+) -> CostComparison:
+    """Answer the question for each group. Of several some may not be comparable; raises where none is."""
+    answers: list[Answer] = []
+    failures: list[ScalelabError] = []
+    for group in groups:
+        try:
+            answers += answer(question, group, law, saved)
+        except ScalelabError as error:
+            if len(groups) == 1:
+                raise
+            failures.append(error)  # of several texts one may know other sizes
+    if not answers:
+        raise failures[0]
+    known = {group.title: group for group in groups if group is not None}
+    return CostComparison(question, tuple(answers), tuple(failures), tuple(notes), known)
+
+
 def comparable_groups(
-    data: str, columns: Mapping[str, str], where: str | None, corpus: str | None, D: float | None, by_tokens: bool
+    data: Any,
+    columns: Mapping[str, str] | None,
+    where: str | None,
+    corpus: str | None,
+    D: float | None,
+    by_tokens: bool,
 ) -> list[Group]:
     """Groups of comparable runs of `corpus` and, with `by_tokens`, of D. Raises `UsageError` where there are none."""
     from scalelab import records
     from scalelab.fit import group_records
 
-    table = records.read(data, columns, where)
+    table = data if isinstance(data, records.Table) else records.read(data, columns, where)
     groups = group_records(table, by_tokens=by_tokens)
+    name = data if isinstance(data, str) else "the data"
     if corpus is not None:
         texts = sorted(set(table.records["corpus"].dropna()))
         groups = [g for g in groups if (g.records["corpus"] == corpus).any()]
         if not groups:
-            raise UsageError(f"--corpus {corpus}: not in {data}; choose one of {', '.join(texts) or '(none is named)'}")
+            raise UsageError(
+                f"not in {name}; choose one of {', '.join(texts) or '(none is named)'}", argument="corpus", value=corpus
+            )
     if D is not None and by_tokens:
         known = sorted({float(d) for g in groups for d in g.records["n_tokens"].dropna()})
         groups = [g for g in groups if ((g.records["n_tokens"] / D - 1).abs() <= _SAME_TOKENS).any()]
         if not groups:
             have = ", ".join(map(format_count, known)) or "none that is known"
-            raise UsageError(f"--D {format_count(D)}: not in {data}; choose of {have}")
+            raise UsageError(f"not in {name}; choose of {have}", argument="D", value=format_count(D))
     return groups
 
 
-def group_of(saved: FitResult, groups: list[Group], data: str) -> Group:
+def group_of(saved: FitResult, groups: list[Group], data: Any) -> Group:
     """Of `groups` the one that was fitted, though perhaps more of its runs. Raises `UsageError` where it is none."""
     for same in (lambda group: group.title == saved.group, lambda group: _are_the_runs(group, saved)):
         for group in filter(same, groups):
             return group
     titles = "; ".join(group.title for group in groups)
-    raise UsageError(f"--fit is of {saved.group!r}, and {data} has {titles}: give the data that were fitted, or --law")
+    name = data if isinstance(data, str) else "the table"
+    raise UsageError(f"`fit` is of {saved.group!r}, and {name} has {titles}: give the data that were fitted, or `law`")
 
 
 def _are_the_runs(group: Group, saved: FitResult) -> bool:

@@ -1,67 +1,57 @@
-"""A comparison at equal loss as a person reads it, and as JSON."""
+"""A comparison at equal loss as tables and sentences."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from math import isfinite, isinf
+from collections.abc import Callable, Iterator
+from math import isinf
 from typing import TYPE_CHECKING, Any
 
-from scalelab.cli.console import make_table, print_table, print_text
 from scalelab.cost.compare import Average, Comparison, Ratio
 from scalelab.cost.equal_loss import count, widened
 from scalelab.cost.model import GIB
-from scalelab.units import format_count, format_number
+from scalelab.fit.data import CONVENTIONS
+from scalelab.report.blocks import Line, Report, Table, note_lines
+from scalelab.report.plain import plain
+from scalelab.units import format_count, format_interval, format_number
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from scalelab.cli.compare_answers import Answer, Question
-    from scalelab.cost.model import Device, Precision
-
-_COUNTED = {
-    "paper": "non-embedding parameters with streams",
-    "backbone": "non-embedding parameters without streams",
-    "total": "all parameters",
-}
+    from scalelab.plan.comparison import Answer, CostComparison, Question
 
 
-def show(console: Console, question: Question, answers: Sequence[Answer]) -> None:
-    """A table for each P, what it says in words, and the recipe of the numbers."""
-    from scalelab.cli.fit_tables import show_note
+def comparison_report(comparison: CostComparison) -> Report:
+    """Return a table for each P, what it says in words, notes, and the recipe of the numbers."""
+    blocks: list[Table | Line] = [Line(text, "info") for text in comparison.notes]
+    question = comparison.question
+    for title in dict.fromkeys(answer.title for answer in comparison):
+        answers = [answer for answer in comparison if answer.title == title]
+        for answer in answers:
+            blocks += [*_one(answer), *note_lines(answer.notes)]
+        blocks += [Line(line, "dim") for line in _recipe(question, answers[0])]
+        if not all(row.fits for answer in answers for row in answer.rows):
+            text = "rows marked * average over requests that need more memory than the GPU has"
+            blocks.append(Line(text, "warning"))
+        blocks.append(Line(""))
+    return Report.of([*blocks, *(Line(f"not compared: {error}", "left out") for error in comparison.failures)])
 
-    for answer in answers:
-        _show_one(console, answer)
-        for note in answer.notes:
-            show_note(console, note.severity, note.message, note.code)
-    for line in _recipe(question, answers[0]):
-        print_text(console, line, style="dim")
-    if not all(row.fits for answer in answers for row in answer.rows):
-        print_text(
-            console, "note: rows marked * average over requests that need more memory than the GPU has", style="yellow"
-        )
-    console.print()
 
-
-def _show_one(console: Console, answer: Answer) -> None:
+def _one(answer: Answer) -> Iterator[Table | Line]:
     interval = answer.size.low is not None
     memory, latency = _unit(answer, "memory_bytes"), _unit(answer, "latency_s")
-    table = make_table("batch", *_headings(memory[0], interval), *_headings(latency[0], interval))
+    title = (
+        f"{answer.title}: hidden {answer.streams.hidden_size:g} with P = {answer.streams.P}, "
+        f"N {format_count(answer.n_params, 4)}, loss {answer.loss:.4f};\n{_plain(answer)}\n({answer.source})"
+    )
+    table = Table(title, ["batch", *_headings(memory[0], interval), *_headings(latency[0], interval)])
     for row in answer.rows:
-        table.add_row(
+        table.add(
             f"{row.batch}{'' if row.fits else ' *'}",
             *_increases(row, lambda a: a.memory_bytes / memory[1]),
             *_ratio(row.memory_ratio, interval),
             *_increases(row, lambda a: a.latency_s / latency[1]),
             *_ratio(row.latency_ratio, interval),
         )
-    title = (
-        f"{answer.title}: hidden {answer.streams.hidden_size:g} with P = {answer.streams.P}, "
-        f"N {format_count(answer.n_params, 4)}, loss {answer.loss:.4f};\n{_plain(answer)}\n({answer.source})"
-    )
-    print_table(console, title, table)
-    for line in verdicts(answer):
-        print_text(console, line)
+    yield table
+    yield from (Line(line) for line in verdicts(answer))
 
 
 def _plain(answer: Answer) -> str:
@@ -70,7 +60,7 @@ def _plain(answer: Answer) -> str:
         return "no plain model reaches it"
     words = format_count(size.value, 4)
     if size.low is not None and size.high is not None:
-        words += f" ({'–'.join('open' if isinf(n) else format_count(n, 4) for n in (size.low, size.high))})"
+        words += f" ({format_interval(size.low, size.high, lambda n: format_count(n, 4))})"
     return f"a plain model of that loss has N {words}, hidden {answer.plain_hidden:.2f}"
 
 
@@ -82,7 +72,7 @@ def _unit(answer: Answer, of: str) -> tuple[str, float]:
 
 
 def _headings(unit: str, interval: bool) -> list[str]:
-    return [f"P = 1 {unit}", "streams add", "growing N adds", "times", *(["<95 % interval"] if interval else [])]
+    return [f"P = 1 {unit}", "streams add", "growing N adds", "times (95 % interval)" if interval else "times"]
 
 
 def verdicts(answer: Answer) -> list[str]:
@@ -123,27 +113,15 @@ def _increases(row: Comparison, of: Callable[[Average], float]) -> list[str]:
 
 
 def _ratio(ratio: Ratio, interval: bool) -> list[str]:
-    cells = [_times(ratio.value)]
-    if interval and ratio.low is not None and ratio.high is not None:
-        low, high = (_times(end).removesuffix("×") for end in (ratio.low, ratio.high))
-        cells.append(f"above {low}" if isinf(ratio.high) else f"{low}{' to ' if ratio.low < 0 else '–'}{high}")
-    return cells
+    if not interval or ratio.low is None or ratio.high is None:
+        return [_times(ratio.value)]
+    ends = format_interval(ratio.low, ratio.high, lambda end: _times(end).removesuffix("×"))
+    return [f"{_times(ratio.value)} ({ends})"]
 
 
 def _times(value: float) -> str:
     # + 0.0 makes a rounded -0.0 positive.
     return "no limit" if isinf(value) else f"{value:.1f}×" if abs(value) >= 9.95 else f"{round(value, 2) + 0.0:.2f}×"
-
-
-def priced_by(engine: str, device: Device, precision: Precision) -> str:
-    """Cost model, device, shares of its peaks and precision, in words."""
-    stored = (
-        ""
-        if (precision.weights, precision.kv_stored) == ("bf16", "bf16")
-        else (f", weights {precision.weights}, KV cache {precision.kv_stored}")
-    )
-    shares = f"at {device.flops_efficiency:g} of its FLOP/s and {device.memory_efficiency:g} of its bandwidth"
-    return f"{engine}, {device.gpu} {shares}{stored}"
 
 
 def _recipe(question: Question, answer: Answer) -> list[str]:
@@ -157,15 +135,13 @@ def _recipe(question: Question, answer: Answer) -> list[str]:
         f"  increases are over P = 1 at hidden {family.hidden_size:g}, and times is that of N over that of streams;",
         f"  the plain model of equal loss has {family.num_layers} layers, {family.num_heads} heads, {kv}, an MLP of "
         f"{ratio}·hidden and a vocabulary of {family.vocab_size:,};",
-        f"  its N counts {_COUNTED[answer.convention]}, and its hidden size is not rounded",
+        f"  its N counts {CONVENTIONS[answer.convention].meaning}, and its hidden size is not rounded",
     ]
 
 
-def print_json(console: Console, question: Question, answers: Sequence[Answer]) -> None:
-    """One mapping for each P and batch size, with every digit; infinities, for which JSON has no number, as "inf"."""
-    rows = [row for answer in answers for row in _rows(question, answer)]
-    plain = [{k: str(v) if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()} for row in rows]
-    console.print(json.dumps(plain, indent=1), soft_wrap=True)
+def comparison_json(comparison: CostComparison) -> list[dict[str, Any]]:
+    """Return one mapping for each P and batch size, with every digit; infinities as "inf"."""
+    return [plain(row) for answer in comparison for row in _rows(comparison.question, answer)]
 
 
 def _rows(question: Question, answer: Answer) -> list[dict[str, Any]]:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
 
-from scalelab.cli.console import make_table, print_table
 from scalelab.errors import UsageError
-from scalelab.records.schema import OK, RECORD_SCHEMA
-from scalelab.units import format_count, format_number, format_seconds
+from scalelab.records.schema import OK, RECORD_SCHEMA, describe_statuses
+from scalelab.report.blocks import Line, Report, Table
+from scalelab.units import format_count, format_number, format_seconds, plural
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from scalelab.api.runs import Runs
+    from scalelab.records import Table as RecordTable
 
 _MOST_MESSAGES = 20
+_MOST_REJECTED = 5
+_MOST_ROWS = 60
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,20 @@ _TELLING = (
 _NAMES = {column.heading.removeprefix("<"): column.name for column in (*_USUAL, *_TELLING)}
 
 
-def column_name(word: str, flag: str) -> str:
-    """The record's column for a name or heading. Raises `UsageError` naming the flag and what there is."""
+def column_name(word: str, argument: str) -> str:
+    """Return the record's column for a name or heading. Raises `UsageError` naming the argument and what there is."""
     if word in (*RECORD_SCHEMA.names, "file"):
         return word
     if word not in _NAMES:
-        raise UsageError(
-            f"{flag} {word}: no such column; choose of {', '.join(_NAMES)}, {', '.join(RECORD_SCHEMA.names)}, file"
-        )
+        raise no_column(word, argument, (*_NAMES, *RECORD_SCHEMA.names, "file"))
     return _NAMES[word]
+
+
+def no_column(word: str, argument: str, names: Sequence[str]) -> UsageError:
+    """Return the error for a column that is none of `names`."""
+    near = get_close_matches(word, names, 1, 0.6)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return UsageError(f"no such column; {meant}choose of {', '.join(names)}", argument=argument, value=word)
 
 
 def sort_runs(runs: pd.DataFrame, column: str | None, descending: bool) -> pd.DataFrame:
@@ -94,22 +103,59 @@ def sort_runs(runs: pd.DataFrame, column: str | None, descending: bool) -> pd.Da
     )
 
 
-def show_runs(console: Console, title: str, runs: pd.DataFrame, names: Sequence[str] | None) -> None:
-    """A table of `runs`, a row each; of the usual columns those that hold something, or the columns `names`."""
-    columns = _chosen(names) if names else _telling(runs)
-    table = make_table(*(column.heading for column in columns))
-    for run in runs.to_dict("records"):
-        table.add_row(*("" if _is_empty(run[column.name]) else column.show(run[column.name]) for column in columns))
-    print_table(console, title, table)
-    lost = runs[(runs["status"] != OK) & runs["message"].notna()]
+def runs_report(runs: Runs) -> Report:
+    """Return a row for each run, what went wrong, and how many runs there are by status."""
+    frame, names = runs.frame, runs.columns
+    columns = _chosen(names) if names else _telling(frame)
+    table = Table(runs.title, [column.heading for column in columns], drops=not names)
+    for run in frame.to_dict("records"):
+        table.add(*("" if _is_empty(run[column.name]) else column.show(run[column.name]) for column in columns))
+    blocks: list[Table | Line] = [table]
+    lost = frame[(frame["status"] != OK) & frame["message"].notna()]
     for run in lost.head(_MOST_MESSAGES).to_dict("records"):
         sizes = [("N", "n_params"), ("P", "n_streams"), ("D", "n_tokens")]
         words = [f"{short} {format_count(run[name])}" for short, name in sizes if not _is_empty(run[name])]
         words += [] if _is_empty(run["seed"]) else [f"seed {run['seed']:.0f}"]
         message = " ".join(str(run["message"]).split())
-        console.print(f"{run['status'].replace('_', ' ')}: {'  '.join(words)}: {message}", soft_wrap=True)
+        blocks.append(Line(f"{run['status'].replace('_', ' ')}: {'  '.join(words)}: {message}"))
     if len(lost) > _MOST_MESSAGES:
-        console.print(f"and {len(lost) - _MOST_MESSAGES} more messages: --columns key status message")
+        blocks.append(Line(f"and {len(lost) - _MOST_MESSAGES} more messages: `columns` key status message"))
+    return Report.of([*blocks, *_counts(runs)])
+
+
+def _counts(runs: Runs) -> Iterator[Line]:
+    found = runs.table
+    counts = {OK: len(found.records), **found.unfinished}
+    left_out = f"; {found.left_out} left out by `where`" if found.left_out else ""
+    yield Line(f"{plural(sum(counts.values()), 'run')}: {describe_statuses(counts)}{left_out}")
+    yield from (Line(str(row), "left out") for row in found.rejected)
+    yield from (Line(str(fault), "left out") for fault in runs.faults)
+
+
+def rejected_lines(table: RecordTable) -> list[Line]:
+    """Return which columns were taken for what, rows that cannot be used, and how many rows are."""
+    lines = [Line(note, "info") for note in table.notes]
+    lines += [Line(str(row), "left out") for row in table.rejected[:_MOST_REJECTED]]
+    if len(table.rejected) > _MOST_REJECTED:
+        more = len(table.rejected) - _MOST_REJECTED
+        lines.append(Line(f"{plural(more, 'more row')} that cannot be used", "left out"))
+    told = [f", {table.left_out} left out by `where`"] if table.left_out else []
+    told += [f", not ok: {describe_statuses(table.unfinished)}"] if table.unfinished else []
+    if told or table.rejected:
+        used = f"{plural(len(table.records), 'row')} used{''.join(told)}, {len(table.rejected)} not usable"
+        lines.append(Line(used, "info"))
+    return lines
+
+
+def table_report(table: RecordTable) -> Report:
+    """Return the runs that may be fitted, and what was left out."""
+    columns = _telling(table.records)
+    made = Table(f"{plural(len(table.records), 'run')}", [column.heading for column in columns], drops=True)
+    for run in table.records.head(_MOST_ROWS).to_dict("records"):
+        made.add(*("" if _is_empty(run[column.name]) else column.show(run[column.name]) for column in columns))
+    more = len(table.records) - _MOST_ROWS
+    cut = [Line(f"and {plural(more, 'more row')}; `records` has all", "dim")] if more > 0 else []
+    return Report.of([made, *cut, *rejected_lines(table)])
 
 
 def as_csv(runs: pd.DataFrame, names: Sequence[str] | None) -> str:

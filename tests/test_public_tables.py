@@ -34,7 +34,7 @@ def the_group(frame: pd.DataFrame, columns=None):
 
 
 def r_squared(fit, test: pd.DataFrame, **points) -> float:
-    away = fit.predict(**{name: test[column].to_numpy() for name, column in points.items()}) - test["loss"]
+    away = fit.losses(**{name: test[column].to_numpy() for name, column in points.items()}) - test["loss"]
     return 1 - float((away**2).sum() / ((test["loss"] - test["loss"].mean()) ** 2).sum())
 
 
@@ -89,12 +89,12 @@ def test_the_olmo_ladder_in_one_command(scalelab, tmp_path):
 def test_an_import_without_the_loss_lists_what_there_is(tmp_path):
     from scalelab.errors import DataError
 
-    with pytest.raises(DataError, match="no column for loss; name one with --map loss=COLUMN"):
+    with pytest.raises(DataError, match="no column for loss; name one with `columns={'loss': COLUMN}`"):
         import_runs(public("olmo_ladder"), n_from=OLMO_N)
     imported = import_runs(
         public("olmo_ladder"), n_from=OLMO_N, columns={"loss": "eval/pile-validation/CrossEntropyLoss"}
     )
-    assert len(write_runs(imported, tmp_path / "o")) == 16
+    assert len(write_runs(imported, tmp_path / "o").files) == 16
 
 
 @pytest.mark.parametrize(

@@ -6,27 +6,18 @@ from collections.abc import Iterator
 from math import isfinite, isnan
 from typing import TYPE_CHECKING
 
-from scalelab.cli.plan_units import Wording, interval, percent
 from scalelab.plan.answer import Option, Plan
 from scalelab.plan.problem import Candidate
 from scalelab.plan.search import lowest_loss
 from scalelab.plan.shapes import MIN_WIDTH
+from scalelab.report.plan_units import interval, limits, metric, percent
 from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
-    from scalelab.fit.result import FitResult, Note
     from scalelab.plan.payback import Versus
 
 _DAY = 86_400.0
 _FAR = 10.0  # times smaller or larger in N than every run: no plan any more
-_ABOUT_STREAMS = ("few_P", "one_P", "P_ignored", "seed_noise", "streams_in_N")
-
-
-def fit_notes(fit: FitResult) -> list[Note]:
-    """The fit's notes that a plan has to be read with: serious ones, and those on what streams gain."""
-    gains = {f"{p.name}_{found}" for p in fit.law.parameters if p.needs == "P" for found in ("unresolved", "against")}
-    codes = {*_ABOUT_STREAMS, *gains}
-    return [note for note in fit.notes if note.severity == "serious" or note.code in codes]
 
 
 def caution(plan: Plan) -> str:
@@ -46,16 +37,16 @@ def caution(plan: Plan) -> str:
     )
 
 
-def sentences(plan: Plan, how: Wording) -> Iterator[str]:
+def sentences(plan: Plan) -> Iterator[str]:
     """What is best, by how much and how surely, what can be built, what training adds; nothing if nothing fits."""
     winner = plan.winner
     if winner is None:
         return
-    yield _verdict(plan, winner, how)
+    yield _verdict(plan, winner)
     yield from _gain(plan, winner)
     yield from _sureness(plan, winner)
-    yield from _beyond(plan, winner, how)
-    yield from _buildable(plan, winner, how)
+    yield from _beyond(plan, winner)
+    yield from _buildable(plan, winner)
     if plan.problem.fit.P_levels == (1,):
         yield "The runs have P = 1 only: they cannot say what streams would gain."
     elif "P" not in plan.problem.fit.law.variables:
@@ -69,10 +60,10 @@ def _model(option: Option) -> str:
     return f"N = {format_count(option.N.value)} (hidden {option.candidate.width:.0f}) with {streams}"
 
 
-def _verdict(plan: Plan, winner: Option, how: Wording) -> str:
+def _verdict(plan: Plan, winner: Option) -> str:
     if plan.target is not None:
-        cost = how.metric(plan.by, winner.costs[plan.by].value)
-        range_ = interval(winner.costs[plan.by], lambda v: how.metric(plan.by, v))
+        cost = metric(plan, plan.by, winner.costs[plan.by].value)
+        range_ = interval(winner.costs[plan.by], lambda v: metric(plan, plan.by, v))
         sure = f" ({range_})" if range_ else ""
         least = f", the narrowest that is looked at, of loss {winner.loss.value:.4f}"
         lower = least if winner.loss.value < plan.target else ""
@@ -120,37 +111,37 @@ def _sureness(plan: Plan, winner: Option) -> Iterator[str]:
         )
 
 
-def _beyond(plan: Plan, winner: Option, how: Wording) -> Iterator[str]:
+def _beyond(plan: Plan, winner: Option) -> Iterator[str]:
     levels = plan.problem.fit.P_levels
     measured = plan.measured_winner
     if winner.P > max(levels) > 1:
-        best = f"; of P up to there the best is {_said(measured, plan, how)}" if measured else ""
+        best = f"; of P up to there the best is {_said(measured, plan)}" if measured else ""
         yield f"No run had more than P = {max(levels)}, so that P = {winner.P} rests on the law alone{best}."
     if winner.P > 1 and max(o.P for o in plan.options) == winner.P and not plan.left_out:
-        yield f"P = {winner.P} is the largest that was looked at; a larger --max-P may be better still."
+        yield f"P = {winner.P} is the largest that was looked at; a larger `max_P` may be better still."
 
 
-def _said(option: Option, plan: Plan, how: Wording) -> str:
+def _said(option: Option, plan: Plan) -> str:
     figure = (
         f"loss {option.loss.value:.4f}"
         if plan.target is None
-        else f"{plan.by} {how.metric(plan.by, option.costs[plan.by].value)}"
+        else f"{plan.by} {metric(plan, plan.by, option.costs[plan.by].value)}"
     )
     return f"{_model(option)}, {figure}"
 
 
-def _buildable(plan: Plan, winner: Option, how: Wording) -> Iterator[str]:
+def _buildable(plan: Plan, winner: Option) -> Iterator[str]:
     """The next decoder that can be built: below the winner within limits, above it where a loss is to be reached."""
     problem, width = plan.problem, winner.candidate.width
     D = problem.D if "D" in problem.fit.law.variables else None
     for model in problem.shapes.buildable(width, winner.P, wider=plan.target is not None):
         found = problem.candidate(model)
-        loss = float(problem.fit.predict(found.N, winner.P, D))
+        loss = float(problem.fit.losses(found.N, winner.P, D))
         within = max(problem.used(found).values()) <= 1
         if loss <= plan.target if plan.target is not None else within:
             yield (
                 f"To build: hidden {model.hidden_size} with {model.num_layers} layers has N = {format_count(found.N)}, "
-                f"loss {loss:.4f}, {how.metric('memory', found.memory)} and {how.metric('latency', found.latency)}"
+                f"loss {loss:.4f}, {metric(plan, 'memory', found.memory)} and {metric(plan, 'latency', found.latency)}"
                 f"{'' if within else ', which is beyond the limits'}."
             )
             return
@@ -162,7 +153,7 @@ def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
         yield "No plain model of this family reaches that loss."
         return
     if cost is None or plain.training is None or versus.train_s is None or versus.token_s is None:
-        yield "What training costs is not known: give the number of training tokens (--D)."
+        yield "What training costs is not known: give the number of training tokens, `D`."
         return
     share = plan.problem.second_stage
     recipe = f"with streams for {100 * share:g} % of the tokens" if share < 1 else "with streams throughout"
@@ -188,24 +179,24 @@ def _time(seconds: float) -> str:
     return f"{format_count(days)} days {'more' if seconds >= 0 else 'less'}"
 
 
-def shortfall(plan: Plan, how: Wording) -> str:
+def shortfall(plan: Plan) -> str:
     """Which limits bind where nothing is within them, and what would be needed; one line."""
-    limits = how.limits(plan)
+    allowed = limits(plan)
     if plan.target is None:
         least = [plan.problem.at_width(MIN_WIDTH, P) for P in plan.left_out]
         nearest = min(least, key=lambda c: max(plan.problem.used(c).values()))
         if max(plan.problem.used(nearest).values()) <= 1:
             return f"the law {plan.problem.fit.law.name!r} says nothing about any of these P"
         smallest = f"even hidden {nearest.width:g} with P = {nearest.P}"
-        return f"no decoder is within {limits}: {smallest} {_needs(plan, nearest, how)}"
-    head = f"nothing reaches a loss of {plan.target:g} within {limits}"
+        return f"no decoder is within {allowed}: {smallest} {_needs(plan, nearest)}"
+    head = f"nothing reaches a loss of {plan.target:g} within {allowed}"
     if plan.options:
         nearest = min((o.candidate for o in plan.options), key=lambda c: max(plan.problem.used(c).values()))
-        head += f"; nearest is N = {format_count(nearest.N)} with P = {nearest.P}, which {_needs(plan, nearest, how)}"
+        head += f"; nearest is N = {format_count(nearest.N)} with P = {nearest.P}, which {_needs(plan, nearest)}"
         best = {n: min(plan.options, key=lambda o: o.costs[n].value) for n in plan.problem.bounds}
         broken = {n: o for n, o in best.items() if o.costs[n].value > plan.problem.bounds[n]}
         if broken:
-            least_of = (f"{n} {how.metric(n, o.costs[n].value)} (P = {o.P})" for n, o in broken.items())
+            least_of = (f"{n} {metric(plan, n, o.costs[n].value)} (P = {o.P})" for n, o in broken.items())
             head += f"; the least of any P: {', '.join(least_of)}"
         some = sum(o.share or 0.0 for o in plan.options)
         if some:
@@ -219,10 +210,12 @@ def shortfall(plan: Plan, how: Wording) -> str:
     return head
 
 
-def _needs(plan: Plan, candidate: Candidate, how: Wording) -> str:
+def _needs(plan: Plan, candidate: Candidate) -> str:
     """Every limit that `candidate` breaks, the worst first."""
     broken, bounds = plan.problem.broken(candidate), plan.problem.bounds
-    words = [f"{n} {how.metric(n, candidate.metric(n) or 0.0)} instead of {how.metric(n, bounds[n])}" for n in broken]
+    words = [
+        f"{n} {metric(plan, n, candidate.metric(n) or 0.0)} instead of {metric(plan, n, bounds[n])}" for n in broken
+    ]
     return f"needs {' and '.join(words)}"
 
 

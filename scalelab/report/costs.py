@@ -1,30 +1,33 @@
-"""Tables and JSON of `scalelab cost`."""
+"""Prices and devices as tables."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from scalelab.architecture import Architecture
-from scalelab.cli.console import make_table, print_table, print_text
 from scalelab.cost.hardware import WIDER, Hardware
-from scalelab.cost.model import BF16, GIB, Cost, Device, Precision
+from scalelab.cost.model import BF16, GIB, Cost
+from scalelab.report.blocks import Line, Report, Table
 from scalelab.units import format_count
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-# Costs of P = 1 and then of each P asked for, by engine.
-Block = Mapping[str, Sequence[Cost]]
+    from scalelab.cost.devices import Devices
+    from scalelab.cost.prices import Prices
 
 
-def print_json(blocks: Sequence[Block]) -> None:
-    """A list with one object for each batch, engine and P."""
-    rows = [_row(c, costs[0], name) for block in blocks for name, costs in block.items() for c in costs[1:]]
-    typer.echo(json.dumps(rows, indent=1))
+def prices_report(prices: Prices) -> Report:
+    """Return a table for each batch size, a row for each P and cost model, P = 1 first for comparison."""
+    blocks: list[Table | Line] = [Line(text, "info") for text in prices.notes]
+    blocks += [_table(prices, block) for block in prices.blocks]
+    if not prices.fits:
+        blocks.append(Line("rows marked * need more memory than the GPU has: they cannot run there", "warning"))
+    return Report.of(blocks)
+
+
+def prices_json(prices: Prices) -> list[dict[str, Any]]:
+    """Return one mapping for each batch size, cost model and P."""
+    return [_row(c, costs[0], name) for block in prices.blocks for name, costs in block.items() for c in costs[1:]]
 
 
 def _row(cost: Cost, base: Cost, engine: str) -> dict[str, Any]:
@@ -51,16 +54,16 @@ def _row(cost: Cost, base: Cost, engine: str) -> dict[str, Any]:
     }
 
 
-def show_costs(console: Console, block: Block, device: Device, precision: Precision, model: str = "") -> None:
-    """A row for each P and engine, P = 1 first for comparison; `model` is its name, where it has one."""
+def _table(prices: Prices, block: Mapping[str, Sequence[Cost]]) -> Table:
     several = len(block) > 1
     costs = next(iter(block.values()))
     memory = ("GiB", GIB) if costs[0].memory_bytes >= 0.1 * GIB else ("MiB", 2**20)
     time = ("s", 1.0) if costs[0].latency_s >= 0.1 else ("ms", 1e-3)
     parts = () if several else (f"weights {memory[0]}", f"KV cache {memory[0]}")  # the line is full
     over = "over P = 1"
-    head = ("P", "N", "<engine") if several else ("P", "N")
-    table = make_table(*head, f"memory {memory[0]}", over, f"latency {time[0]}", over, *parts)
+    keys = ("P", "N", "<engine") if several else ("P", "N")
+    headings = [*keys, f"memory {memory[0]}", over, f"latency {time[0]}", over, *parts]
+    table = Table(_title(costs[0], prices), headings, keys=len(keys))
     asked = [c.architecture.P for c in costs[1:]]
     for index in range(1 if 1 in asked else 0, len(costs)):
         for place, (name, priced) in enumerate(block.items()):
@@ -73,21 +76,21 @@ def show_costs(console: Console, block: Block, device: Device, precision: Precis
             row += [f"{cost.latency_s / time[1]:.3f}"]
             row += [_over(cost.latency_s, base.latency_s, time[1]) if shape.P > 1 else ""]
             row += [f"{cost.weight_bytes / memory[1]:.3f}", f"{cost.kv_cache_bytes / memory[1]:.4f}"][: len(parts)]
-            table.add_row(*row)
-    print_table(console, _title(costs[0], device, precision, model), table)
+            table.add(*row)
+    return table
 
 
 def _over(value: float, base: float, unit: float) -> str:
     return f"{(value - base) / unit:+.3f} ({value / base - 1:+.1%})"
 
 
-def _title(base: Cost, device: Device, precision: Precision, model: str) -> str:
-    shape, work = base.architecture, base.workload
+def _title(base: Cost, prices: Prices) -> str:
+    shape, work, precision = base.architecture, base.workload, prices.precision
     stored = "" if precision == BF16 else f"; {precision.weights} weights, {precision.kv_stored} KV cache"
-    whose = f"{model}: " if model else ""
+    whose = f"{prices.name}: " if prices.name else ""
     return (
         f"{whose}hidden {shape.hidden_size}, intermediate {_mlp_width(base):g}, {shape.num_layers} layers; "
-        f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {device.gpu}{stored}"
+        f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {prices.device.gpu}{stored}"
     )
 
 
@@ -97,13 +100,11 @@ def _mlp_width(cost: Cost) -> float:
     return shape.intermediate_size if isinstance(shape, Architecture) else shape.layers[0][0].mlp_width
 
 
-def show_hardware(console: Console, devices: Sequence[Hardware], as_json: bool) -> None:
-    """Dense peaks in TFLOP/s, bandwidth, memory and source of each device."""
+def devices_report(devices: Devices) -> Report:
+    """Return dense peaks in TFLOP/s, bandwidth, memory and source of each device."""
     precisions = tuple(reversed(WIDER))
-    if as_json:
-        typer.echo(json.dumps([_device_row(d) for d in devices], indent=1))
-        return
-    table = make_table("<device", *precisions, "GB/s", "GiB")
+    title = "dense TFLOP/s, memory bandwidth and size; ? was not checked against its source"
+    table = Table(title, ["<device", *precisions, "GB/s", "GiB"])
     for device in devices:
         peaks = [device.flops_per_s.get(name) for name in precisions]
         figures = [
@@ -111,11 +112,14 @@ def show_hardware(console: Console, devices: Sequence[Hardware], as_json: bool) 
             (f"{device.bytes_per_s / 1e9:.4g}", "bandwidth"),
             (f"{device.memory_bytes / GIB:.4g}", "memory"),
         ]
-        marked = [f"{text}?" if key in device.unconfirmed else text for text, key in figures]
-        table.add_row(device.name, *marked)
-    print_table(console, "dense TFLOP/s, memory bandwidth and size; ? was not checked against its source", table)
-    for device in devices:
-        print_text(console, f"{device.name}: {device.source}{'; measured' if device.measured else ''}")
+        table.add(device.name, *(f"{text}?" if key in device.unconfirmed else text for text, key in figures))
+    sources = [Line(f"{device.name}: {device.source}{'; measured' if device.measured else ''}") for device in devices]
+    return Report.of([table, *sources])
+
+
+def devices_json(devices: Devices) -> list[dict[str, Any]]:
+    """Return one mapping for each device."""
+    return [_device_row(device) for device in devices]
 
 
 def _device_row(device: Hardware) -> dict[str, Any]:

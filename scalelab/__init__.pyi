@@ -1,0 +1,22 @@
+from .api.conversion import convert as convert
+from .api.costs import compare_costs as compare_costs
+from .api.costs import list_hardware as list_hardware
+from .api.costs import price as price
+from .api.diagnosis import diagnose as diagnose
+from .api.fitting import compare_laws as compare_laws
+from .api.fitting import fit_law as fit_law
+from .api.fitting import load_fit as load_fit
+from .api.fitting import read as read
+from .api.generation import generate as generate
+from .api.importing import import_runs as import_runs
+from .api.measuring import measure_model as measure_model
+from .api.planning import make_plan as make_plan
+from .api.runs import check_results as check_results
+from .api.runs import list_runs as list_runs
+from .api.second_stage import train_streams as train_streams
+from .api.streams import add_streams as add_streams
+from .api.sweeps import plan_sweep as plan_sweep
+from .api.sweeps import run_sweep as run_sweep
+
+__version__: str
+__all__: list[str]

@@ -1,0 +1,225 @@
+"""Measure a real model by the clock, beside what the cost models say of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from scalelab.api.loading import (
+    DeviceName,
+    check_device,
+    check_file,
+    choose_device,
+    console_of,
+    need_torch,
+    quiet_libraries,
+)
+from scalelab.cost.engines import ENGINES
+from scalelab.cost.hardware import profile_text, read_hardware
+from scalelab.cost.model import Device, Workload
+from scalelab.cost.setting import choose_device as device_named
+from scalelab.errors import DataError, MemoryShortError, UsageError
+from scalelab.shown import Shown
+from scalelab.units import whole_numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from scalelab.cost.hardware import Hardware
+    from scalelab.cost.shape import ServedModel
+    from scalelab.measure.against import Row
+
+_PRECISIONS = ("fp32", "bf16")
+_PROFILE_SHARE = 5  # a figure of the profile, of which there are many, has so small a part of the seconds
+
+__all__ = ["Measurements", "measure_model"]
+
+
+@dataclass(frozen=True)
+class Measurements(Shown):
+    """Memory and latency of one model by the clock and by each cost model.
+
+    `hardware` is the profile of this device, where it was taken, and `profile` the file that it was saved to.
+    """
+
+    rows: tuple[Row, ...]
+    dtype: str
+    priced_on: str
+    left_out: tuple[str, ...] = ()
+    hardware: Hardware | None = None
+    profile: Path | None = None
+
+    _report: ClassVar[str] = "scalelab.report.measured:measurements_report"
+    _figure: ClassVar[str] = "scalelab.plot.measured:plot_measurements"
+    _json: ClassVar[str] = "scalelab.report.measured:measurements_json"
+
+    def median_error(self, engine: str, quantity: str) -> float | None:
+        """Return the median of |predicted / measured − 1|; None where nothing was predicted."""
+        from scalelab.measure.against import median_error
+
+        return median_error(self.rows, engine, quantity)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each P and batch size, in bytes and seconds, with every digit."""
+        import pandas as pd
+
+        return pd.DataFrame(self.to_dict())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<Measurements of {self.rows[0].model}: {len(self.rows)} workloads, {self.dtype}>"
+
+
+def measure_model(
+    model: str | Path,
+    P: int | Sequence[int] = (1, 2, 4, 8),
+    *,
+    batch: int | Sequence[int] = 1,
+    tokens_in: int = 64,
+    tokens_out: int = 64,
+    prefix_tokens: int | None = None,
+    weights: Literal["fp32", "bf16"] | None = None,
+    device: DeviceName = "auto",
+    threads: int | None = None,
+    seconds: float = 2.0,
+    gpu: str | None = None,
+    hardware: str | Path | None = None,
+    save_profile: str | Path | None = None,
+    progress: bool | Console = False,
+) -> Measurements:
+    """Time a real model on this device, beside what the cost models say of it.
+
+    Args:
+        model: A model's folder, or its config.json, with random weights.
+        P: Parallel streams.
+        batch: Requests at once.
+        tokens_in: Prompt tokens.
+        tokens_out: Generated tokens.
+        prefix_tokens: Prefix length of each stream; by default the model's own, or 48.
+        weights: Precision; by default fp32 on a CPU and bf16 on CUDA.
+        device: Where to measure.
+        threads: Threads of the CPU.
+        seconds: For each of prefill and decoding.
+        gpu: Price on this device instead of on this one, which is measured first.
+        hardware: A YAML file with devices of your own.
+        save_profile: New file for what this device reaches, for `hardware`.
+        progress: Show progress on standard error, or on this console of rich.
+
+    Raises:
+        UsageError: An argument is wrong.
+        MemoryShortError: Nothing fits into memory.
+    """
+    path, profile = Path(model), None if save_profile is None else Path(save_profile)
+    streams = whole_numbers(P, "P")
+    workloads = [Workload(size, tokens_in, tokens_out) for size in whole_numbers(batch, "batch")]
+    priced_on = device_named(gpu, hardware) if gpu or hardware else None
+    _check(path, streams, workloads, prefix_tokens, weights, device, threads, seconds, profile)
+    need_torch("measuring a model")
+    import torch
+
+    quiet_libraries()
+    place = choose_device(device)
+    dtype = weights or ("bf16" if place.startswith("cuda") else "fp32")
+    threads = threads or torch.get_num_threads()
+    console, found = console_of(progress), None
+    if priced_on is None or profile is not None:
+        found = _calibrate(console, place, dtype, threads, seconds, profile)
+        priced_on = priced_on or Device(found.name, 1.0, 1.0, found)
+    cells = [(P, workload) for workload in workloads for P in streams]
+    about = (path, prefix_tokens, dtype, place, threads)
+    rows, left_out = _measure_all(console, about, cells, priced_on, seconds)
+    return Measurements(tuple(rows), dtype, priced_on.gpu, tuple(map(str, left_out)), found, profile)
+
+
+def _check(
+    path: Path,
+    streams: Sequence[int],
+    workloads: Sequence[Workload],
+    prefix_tokens: int | None,
+    weights: str | None,
+    device: str,
+    threads: int | None,
+    seconds: float,
+    profile: Path | None,
+) -> None:
+    """Raise `UsageError` before the work for what could not be done after it."""
+    from scalelab.measure.shapes import read_shape
+
+    check_device(device)
+    if weights not in (None, *_PRECISIONS):
+        raise UsageError(f"models are measured at {' or '.join(_PRECISIONS)}", argument="weights", value=weights)
+    if not 0 < seconds < math.inf:
+        raise UsageError("must be above 0, and finite", argument="seconds", value=seconds)
+    if threads is not None and threads > (os.cpu_count() or 1):
+        raise UsageError(f"this machine has {os.cpu_count()} cores", argument="threads", value=threads)
+    if not path.exists():
+        raise UsageError("not there; give a model's folder or a config.json", argument="measure", value=str(path))
+    _check_model(path, read_shape(path), streams, workloads[0], prefix_tokens)
+    if profile is not None:
+        if profile.exists():
+            raise UsageError("is there already; name a new file", argument="save_profile", value=str(profile))
+        check_file(profile, "save_profile")
+
+
+def _check_model(
+    path: Path, model: ServedModel, streams: Sequence[int], work: Workload, prefix_tokens: int | None
+) -> None:
+    """Raise `ScalelabError` for what would come out only when the device has been measured."""
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise DataError(f"{path}: no safetensors beside config.json, so no weights; give config.json itself")
+    n, banks = prefix_tokens, dict(model.banks)
+    if n is not None and n < 1:
+        raise UsageError("must be at least 1", argument="prefix_tokens", value=n)
+    for P in streams:
+        if n is not None and banks.get(P, n) != n:
+            raise UsageError(f"the model's P = {P} has {banks[P]}; leave it out", argument="prefix_tokens", value=n)
+    if 0 < model.position_rows < work.tokens_in + work.tokens_out - 1:
+        raise UsageError(
+            f"`tokens_in={work.tokens_in}` and `tokens_out={work.tokens_out}`: the model has positions for "
+            f"{model.position_rows} tokens; give fewer"
+        )
+
+
+def _calibrate(console: Console, device: str, dtype: str, threads: int, seconds: float, file: Path | None) -> Hardware:
+    """This device's profile, saved where that is asked for, and named after its file."""
+    from scalelab.measure.calibrate import calibrate
+
+    with console.status("measuring this device"):
+        found = calibrate(device, dtype, threads, seconds / _PROFILE_SHARE)
+    name = file.stem if file is not None else f"this {device.split(':')[0]}"
+    found = replace(found, name=name)
+    if file is not None:
+        file.write_text(profile_text(found), encoding="utf-8")
+        found = read_hardware(file)[name]  # so that later predictions are these, to the last digit
+    return found
+
+
+def _measure_all(
+    console: Console, about: tuple[Any, ...], cells: Sequence[tuple[int, Workload]], priced_on: Device, seconds: float
+) -> tuple[list[Row], list[MemoryShortError]]:
+    from scalelab.measure.against import compare
+    from scalelab.measure.clock import Subject
+
+    rows: list[Row] = []
+    left_out: list[MemoryShortError] = []
+    path, prefix_tokens, dtype, device, threads = about
+    for number, (P, workload) in enumerate(cells, 1):
+        told = f"measuring P = {P}, batch {workload.batch} ({number} of {len(cells)})"
+        with console.status(told):
+            if not console.is_terminal:
+                console.print(told)
+            subject = Subject(path, P, prefix_tokens, dtype, device, threads)
+            try:
+                rows.append(compare(subject, workload, priced_on, tuple(ENGINES), seconds))
+            except MemoryShortError as error:
+                left_out.append(MemoryShortError(f"P = {P}, batch {workload.batch}: {error}"))
+    if not rows:
+        raise left_out[0]
+    return rows, left_out

@@ -1,0 +1,144 @@
+"""Plan which N and P to train and serve, from a fit and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from scalelab.api.costs import Stored
+from scalelab.cost.compare import price_by
+from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device, Precision, Workload
+from scalelab.cost.setting import EngineName, PresetName, check_sizes, choose_device, decoder, describe, preset_of
+from scalelab.errors import UsageError, choice_error
+from scalelab.fit import FitResult, load_fit
+from scalelab.fit.many import FitResults
+from scalelab.laws import get_law
+from scalelab.plan import SHAPES, Limits, Plan, Problem, Shapes
+from scalelab.plan import make_plan as solve
+from scalelab.plan.problem import tokens_of
+from scalelab.units import memory_bytes, one_count, seconds, whole_numbers
+
+if TYPE_CHECKING:
+    from scalelab.cost.hardware import Hardware
+    from scalelab.laws import Law
+
+__all__ = ["make_plan"]
+
+
+def make_plan(
+    fit: FitResult | str | Path,
+    *,
+    memory: str | float | None = None,
+    latency: str | float | None = None,
+    train_flops: str | float | None = None,
+    loss: float | None = None,
+    by: Literal["latency", "memory", "training"] | None = None,
+    P: int | Sequence[int] | None = None,
+    max_P: int = 64,
+    gpu: str | Device | None = None,
+    batch: int = 1,
+    tokens_in: int | None = None,
+    tokens_out: int | None = None,
+    D: str | float | None = None,
+    second_stage_fraction: float = 1.0,
+    shapes: Literal["paper", "ladder"] = "paper",
+    layers: int = PAPER_LAYERS,
+    heads: int = PAPER_HEADS,
+    kv_heads: int = PAPER_KV_HEADS,
+    vocab: int = PAPER_VOCAB,
+    prefix_tokens: int | None = None,
+    preset: PresetName = "serving",
+    engine: EngineName | None = None,
+    hardware: str | Path | Mapping[str, Hardware] | None = None,
+    weights: Stored = "bf16",
+    kv: Stored | None = None,
+    flops_efficiency: float | None = None,
+    memory_efficiency: float | None = None,
+    law: str | Law | None = None,
+) -> Plan:
+    """Find the best N and P within limits on memory, latency and training, and how surely they are best.
+
+    N is continuous: decoders have real-valued widths. Without `loss` the lowest loss within the limits is sought; with
+    it, what reaches that loss most cheaply.
+
+    Args:
+        fit: A fit, or the file of a saved one.
+        memory: Limit on memory, in bytes or as "4GB" or "4GiB"; the device's own is always one.
+        latency: Limit on the time of a whole request, in seconds or as "500ms".
+        train_flops: Limit on training: 6·N·D FLOPs, times P with streams.
+        loss: A loss to reach as cheaply as can be.
+        by: What is cheap, with `loss`; by default latency.
+        P: Streams to choose among; by default the powers of two up to `max_P`.
+        max_P: The largest P, where `P` is not given.
+        gpu: A device of `list_hardware`, or of `hardware`.
+        batch: Requests at once.
+        tokens_in: Prompt tokens.
+        tokens_out: Generated tokens.
+        D: Training tokens; by default the runs', of several the most.
+        second_stage_fraction: Share of the training tokens that streams are trained on, after a plain stage.
+        shapes: Shapes of decoders: "paper", all `layers` deep, or "ladder", where narrow ones are shallower.
+        layers: Decoder layers; of the ladder the most.
+        heads: Attention heads.
+        kv_heads: Key/value heads.
+        vocab: Vocabulary size.
+        prefix_tokens: Prefix length of each stream.
+        preset: What stands for what is not given: "serving" (the roofline, 512 tokens in and 128 out) or "parscale".
+        engine: Cost model.
+        hardware: A YAML file with devices of your own.
+        weights: How weights are stored.
+        kv: How KV cache and prefixes are stored.
+        flops_efficiency: Share of the peak FLOP/s that is reached.
+        memory_efficiency: Share of the peak bandwidth that is reached.
+        law: The law of the saved fit, where it is one of your own.
+
+    Returns:
+        The plan; its `winner` is None where nothing is within the limits.
+
+    Raises:
+        UsageError: An argument is wrong; it is named in `argument`.
+    """
+    limits = Limits(
+        None if memory is None else memory_bytes(memory),
+        None if latency is None else seconds(latency),
+        None if train_flops is None else one_count(train_flops, "train_flops"),
+    )
+    if loss is not None and not 0 < loss < float("inf"):
+        raise UsageError("give a loss above 0, in nats a token", argument="loss", value=loss)
+    if by is not None and loss is None:
+        reason = "it says what is cheap where a loss is to be reached: give `loss` too"
+        raise UsageError(reason, argument="by", value=by)
+    if not 1 <= max_P <= 2**20:
+        raise UsageError("choose between 1 and 1,048,576", argument="max_P", value=max_P)
+    if shapes not in SHAPES:
+        raise choice_error("shapes", shapes, SHAPES)
+    check_sizes(layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab)
+    chosen = _fit_of(fit, law)
+    device, precision = choose_device(gpu, hardware, flops_efficiency, memory_efficiency), Precision(weights, kv)
+    given = preset_of(preset)
+    name = engine or given.engine
+    base = decoder(64 * heads, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab, prefix_tokens=prefix_tokens)
+    problem = Problem(
+        fit=chosen,
+        shapes=Shapes(base, shapes == "ladder", chosen.options.convention),
+        workload=Workload(
+            batch,
+            given.tokens_in if tokens_in is None else tokens_in,
+            given.tokens_out if tokens_out is None else tokens_out,
+        ),
+        price=price_by(name, device, precision),
+        limits=limits,
+        D=tokens_of(chosen, None if D is None else one_count(D, "D")),
+        second_stage=second_stage_fraction,
+    )
+    streams = whole_numbers(P, "P") if P is not None else tuple(2**i for i in range(max_P.bit_length()))
+    made = solve(problem, streams, device, loss, by or "latency")
+    binary = "i" in memory.lower() if isinstance(memory, str) else given.binary
+    return replace(made, priced_by=describe(name, device, precision), binary=binary)
+
+
+def _fit_of(fit: FitResult | str | Path, law: str | Law | None) -> FitResult:
+    if isinstance(fit, FitResults):
+        raise UsageError(f"holds {len(fit)} groups: choose one, such as {next(iter(fit))!r}", argument="fit")
+    return fit if isinstance(fit, FitResult) else load_fit(fit, None if law is None else get_law(law))

@@ -1,0 +1,72 @@
+"""Ask one saved fit, or every one of a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalelab.errors import ScalelabError, UsageError
+from scalelab.fit import load_fit
+from scalelab.laws import get_law
+
+if TYPE_CHECKING:
+    from scalelab.fit.answers import Allocations, Predictions
+    from scalelab.laws import Law
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the fits of a folder answer, by file, and why others cannot."""
+
+    answers: Mapping[Path, Predictions | Allocations]
+    failures: Sequence[ScalelabError]
+    asked: int
+
+    def write(self, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `rows` as JSON, or all tables as CSV where the name ends so."""
+        from scalelab.records.store import whole_file
+
+        if out.suffix.lower() == ".csv":
+            import pandas as pd
+
+            frames = {str(file): answer.to_frame() for file, answer in self.answers.items()}
+            text = pd.concat(frames, names=["fit"]).droplevel(1).to_csv()
+        else:
+            text = json.dumps(rows, indent=1) + "\n"
+        with whole_file(out) as file:
+            file.write(text.encode())
+
+
+def answer_all(
+    source: str | Path,
+    *,
+    N: Any = None,
+    P: Any = 1,
+    D: Any = None,
+    flops: Any = None,
+    law: str | Law | None = None,
+    **others: Any,
+) -> Answers:
+    """Predict at N, P, D and the `others`, or find the best N and D for `flops`, by the saved fit `source` or each of the folder `source`.
+
+    Of a folder some may be of another kind; their errors are in `failures`. Raises that of a single fit.
+    """
+    source = Path(source)
+    own = None if law is None else get_law(law)
+    files = sorted(source.glob("*.json")) if source.is_dir() else [source]
+    if not files:
+        raise UsageError(f"{source}: no saved fits here; scalelab fit DATA makes some")
+    answers: dict[Path, Predictions | Allocations] = {}
+    failures: list[ScalelabError] = []
+    for file in files:
+        try:
+            fit = load_fit(file, own)
+            answers[file] = fit.predict(N, P, D, **others) if flops is None else fit.compute_optimal(flops, P)
+        except ScalelabError as error:
+            if len(files) == 1:
+                raise
+            failures.append(error)
+    return Answers(answers, failures, len(files))

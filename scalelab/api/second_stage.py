@@ -1,0 +1,231 @@
+"""Train the streams of a model that exists: the second stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from scalelab.api.loading import (
+    DeviceName,
+    Dtype,
+    check_corpus,
+    check_device,
+    check_dtype,
+    check_model,
+    choose_device,
+    choose_dtype,
+    console_of,
+    need_torch,
+    new_folder,
+    quiet_libraries,
+    training_progress,
+)
+from scalelab.errors import UsageError
+from scalelab.shown import Shown
+from scalelab.units import format_count, one_count
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from scalelab.train.attempt import Attempt
+    from scalelab.train.evaluate import Evaluation
+    from scalelab.train.parallel import Parallel
+
+Part = Literal["streams", "all"]
+PARTS: tuple[Part, ...] = ("streams", "all")
+_MEMORY = "try a smaller `batch_size`, `seq_len` or `P`"
+
+__all__ = ["SecondStage", "train_streams"]
+
+
+@dataclass(frozen=True)
+class SecondStage(Shown):
+    """A trained model: its losses before and after, and the loss curve."""
+
+    out: Path
+    P: int
+    part: Part
+    n_tokens: int
+    seconds: float
+    before: Evaluation
+    after: Evaluation
+    curve: tuple[tuple[int, int, float], ...]  # step, tokens, mean training loss since the last point
+    record: str  # name of the file in `out` that holds all this
+    notes: tuple[str, ...] = ()
+
+    _report: ClassVar[str] = "scalelab.report.streams:stage_report"
+    _figure: ClassVar[str] = "scalelab.plot.curves:plot_stage"
+    _json: ClassVar[str] = "scalelab.report.streams:stage_json"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the loss curve: step, tokens and training loss."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.curve), columns=["step", "n_tokens", "loss"])
+
+    def __repr__(self) -> str:
+        return f"<SecondStage {self.out}, P = {self.P}: loss {self.before.loss:.4f} to {self.after.loss:.4f}>"
+
+
+def train_streams(
+    model: str | Path,
+    out: str | Path,
+    P: int | None = None,
+    *,
+    part: Part = "streams",
+    tokens: str | float = 100_000,
+    corpus: str = "stdlib",
+    text_column: str = "text",
+    seq_len: int | None = None,
+    batch_size: int = 4,
+    lr: float | None = None,
+    val_tokens: int = 32768,
+    seed: int = 0,
+    dtype: Dtype = "auto",
+    device: DeviceName = "auto",
+    checkpoint_minutes: float = 5.0,
+    compile_model: bool = False,
+    progress: bool | Console = False,
+) -> SecondStage:
+    """Continue a model with P streams on a corpus; with ``part="streams"`` its backbone stays bit for bit.
+
+    For one seed every P sees the same text in the same order. States and the curve so far are in OUT.checkpoints until
+    OUT is there: the same call goes on from the latest.
+
+    Args:
+        model: Folder of a model, as `convert` writes it.
+        out: New folder for the trained model.
+        P: Streams; by default those trained last, or the most.
+        part: "streams": only prefixes and mixture learn; "all": everything does.
+        tokens: Training tokens.
+        corpus: Text: "stdlib", "hf:NAME" or a path.
+        text_column: Where JSONL and Parquet hold the text.
+        seq_len: Tokens of a sequence; up to 512 by default.
+        batch_size: Sequences of a step, of all processes together.
+        lr: Peak learning rate; by default 3e-2 for streams, 1e-4 for all.
+        val_tokens: Tokens to measure the losses on.
+        seed: Seed of the order of the data.
+        dtype: Precision to compute in.
+        device: Where to train.
+        checkpoint_minutes: How often a long training saves its state.
+        compile_model: Use torch.compile.
+        progress: Show progress on standard error, or on this console of rich.
+
+    Raises:
+        UsageError: An argument is wrong, or `out` is not empty.
+        DivergedError: The loss ran away.
+        MemoryShortError: Not even one sequence fits.
+    """
+    source, out = Path(model), Path(out)
+    n_tokens: float = one_count(tokens, "tokens")
+    if part not in PARTS:
+        raise UsageError("choose streams or all", argument="part", value=part)
+    if out.name in ("", ".."):  # the folder one is in, or the one above
+        out = out.resolve()
+    check_dtype(dtype)
+    check_device(device)
+    check_model(source)
+    check_corpus(corpus)
+    new_folder(out)
+    need_torch("train")
+
+    from scalelab.model.checkpoint import save_model, saved_dtype
+    from scalelab.train import stage
+    from scalelab.train.attempt import RECORD, Attempt, stage_settings
+    from scalelab.train.legs import Options
+    from scalelab.train.memory import memory_told
+    from scalelab.train.parallel import leave, processes
+    from scalelab.train.recipe import whole_steps
+
+    quiet_libraries()
+    place = choose_device(device)
+    precision = choose_dtype(dtype, place)
+    console = console_of(progress)
+
+    def say(line: str | None) -> None:
+        if line:
+            console.print(line, soft_wrap=True)
+
+    with ExitStack() as until_written:
+        until_written.enter_context(memory_told(str(source), _MEMORY))
+        with processes(place, precision) as parallel:
+            console.quiet = console.quiet or not parallel.main
+            opened = stage.open_model(source, P, parallel.loads_on)
+            seq_len = seq_len or stage.default_seq_len(opened)
+            recipe = stage.stage_recipe(part, lr, seq_len, batch_size, val_tokens, precision)
+            data = stage.read_text(opened, source, corpus, text_column)
+            if part == "streams" and not dict(opened.stream_parameters()):
+                raise UsageError(stage.NOTHING_TO_TRAIN)
+            n_tokens = whole_steps(n_tokens, recipe)
+            settings = stage_settings(source, opened.P, data, recipe, n_tokens, part, seed)
+            attempt = Attempt(out, settings, n_tokens // (seq_len * batch_size), parallel)
+            until_written.enter_context(_stoppable(attempt, parallel))
+            until_written.enter_context(attempt.running())
+            until_written.enter_context(memory_told(f"P = {opened.P}", _MEMORY))
+            total = sum(p.numel() for p in opened.parameters())
+            learning = sum(p.numel() for _, p in opened.stream_parameters()) if part == "streams" else total
+            say(
+                f"{source.resolve().name}, P = {opened.P}: {format_count(learning)} of {format_count(total)} "
+                f"parameters learn from {format_count(n_tokens)} tokens{parallel.told}"
+            )
+            say(attempt.others())
+            if parallel.sharded:
+                say("with FSDP no states are saved: a training that is cut short begins anew")
+            with training_progress(console, attempt.steps) as shown:
+                options = Options(
+                    device=parallel.device,
+                    compile_model=compile_model,
+                    checkpoints=None if parallel.sharded else attempt.folder,
+                    save_every_s=checkpoint_minutes * 60,
+                    progress=shown,
+                    observer=attempt.observe,
+                )
+                begins: Any = lambda state: say(attempt.begin(state))  # noqa: E731
+                result = stage.train_stage(opened, data, recipe, n_tokens, part, seed, options, parallel, begins)
+            opened = parallel.whole(opened)
+        if not parallel.main:
+            leave()
+        if part == "streams":  # so that the backbone is the source's to the last bit
+            opened = opened.to(saved_dtype(source))
+        told = stage.beyond(opened, seq_len)
+        made = SecondStage(
+            out=out,
+            P=opened.P,
+            part=part,
+            n_tokens=result.n_tokens,
+            seconds=result.seconds,
+            before=result.before,
+            after=result.after,
+            curve=tuple(result.curve),
+            record=RECORD,
+            notes=(told.removeprefix("warning: "),) if told else (),
+        )
+        content = {
+            **{"status": "ok", "source": source.name, "P": opened.P, "train": part, "n_tokens": n_tokens, "seed": seed},
+            **{"text": asdict(data.text), "recipe": asdict(recipe), "steps": attempt.steps},
+            **made.to_dict(),
+        }
+        save_model(opened, out, source, {RECORD: json.dumps(content, indent=1)})
+        attempt.written()
+    return made
+
+
+@contextmanager
+def _stoppable(attempt: Attempt, parallel: Parallel) -> Iterator[None]:
+    """Make SIGTERM and Ctrl-C one line that says what the same call will do."""
+    from scalelab.sweep.stopping import interrupted, terminable
+    from scalelab.train.parallel import leave
+
+    # A launcher sends SIGTERM to processes that wait for one another, and so would not come to hear of it.
+    with terminable() if parallel.size == 1 else nullcontext():
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            if not parallel.main:
+                leave(130)
+            raise interrupted(stop, f" at step {attempt.state.step} of {attempt.steps}; {attempt.kept()}") from None

@@ -1,0 +1,99 @@
+"""Errors and messages of the library in the words of the command line: where arguments become flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from scalelab.errors import ScalelabError
+
+# Arguments whose flag is not their name; `argument` in a message with backquotes becomes the same.
+_FLAGS = {
+    "columns": "--map",
+    "convention": "--count",
+    "bounds": "--bound",
+    "seeds": "--seed",
+    "settings": "--set",
+    "out": "-o",
+    "part": "--train",
+    "compile_model": "--compile",
+    "kind": "--figures",
+    "source_kind": "--kind",
+    **{name: f"--at {name}=" for name in ("C", "U", "X", "B")},
+    "list_hardware": "scalelab cost --list-hardware",
+    "on": "--device",
+    "run_sweep": "scalelab sweep",
+}
+_PLAIN = (
+    *("N", "P", "D", "address", "aggregation", "batch", "batch_size", "bootstrap", "by", "chat", "checkpoint_minutes"),
+    *("compute", "corpus", "count", "data", "delta", "descending", "device", "draws", "dtype", "engine", "executor"),
+    *("figure", "fit", "fix", "flops", "flops_efficiency", "gpu", "hardware", "heads", "hidden", "intermediate"),
+    *("interval", "kv", "kv_heads", "law", "layers", "lengths", "loss", "lr", "max_P", "max_new_tokens", "measure"),
+    *("memory", "memory_efficiency", "latency", "model", "objective", "per_gpu", "plain_tokens", "prefix_tokens"),
+    *("preset", "prompt", "quarantine", "save_profile", "schedule", "second_stage_fraction", "seconds", "seed"),
+    *("seq_len", "shapes", "sort", "start", "starts", "temperature", "tensorboard", "text_column", "threads"),
+    *("tokenizer", "tokens", "tokens_in", "tokens_out", "top_p", "train_flops", "val_tokens", "vocab", "weights"),
+    *(
+        "where",
+        "workers",
+        "points",
+        "best",
+        "tie",
+        "run",
+        "force",
+        "n_from",
+        "csv",
+        "json",
+        "strict",
+        "retry",
+        "save_models",
+        "details",
+    ),
+)
+FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _PLAIN} | _FLAGS
+_REFERENCE = re.compile(r"`([A-Za-z_]+)(?:=([^`]*))?`")
+_PAIR = re.compile(r"""['"](\w+)['"]: *([^,}]+)""")
+
+
+def as_typed(text: str, flags: Mapping[str, str] = FLAGS) -> str:
+    """Return a message with its arguments in backquotes as flags: `` `device='cpu'` `` becomes ``--device cpu``."""
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if name not in flags:
+            return match[0]
+        if value is None:
+            return flags[name]
+        if value.startswith("{"):
+            return f"--map {' '.join(f'{key}={_bare(of)}' for key, of in _PAIR.findall(value))}"
+        return f"{flags[name]} {_bare(value)}"
+
+    return _REFERENCE.sub(flag, text)
+
+
+def _bare(value: str) -> str:
+    """A quoted word without its quotes, unless a shell would need them."""
+    inner = value.strip().strip("'\"")
+    return value.strip() if re.search(r"[^\w./:+-]", inner) else inner
+
+
+def describe(error: ScalelabError, command: str = "") -> str:
+    """Return an error as one line that names the flag."""
+    flags = {**FLAGS, **({"columns": "--columns"} if command == "results" else {})}
+    name = error.argument
+    if name is None or name not in flags:
+        return as_typed(str(error), flags)
+    head = flags[name]
+    if error.shows_value:
+        head = f"{'--map' if isinstance(error.value, Mapping) and name == 'columns' else head} {_shown(error.value)}"
+    return as_typed(f"{head}: {error.reason}", flags)
+
+
+def _shown(value: Any) -> str:
+    """A value as a person types it."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_shown(of)}" for name, of in value.items())
+    if isinstance(value, float):
+        return f"{value:g}"
+    return repr(value) if isinstance(value, str) and " " in value else str(value)

@@ -1,0 +1,127 @@
+"""Options that several commands share, declared once: their names, help and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scalelab.cost.model import Device
+from scalelab.units import format_count
+
+DATA, LAW, MODEL, WORKLOAD, DEVICE, TRAINING, OUTPUT = "Data", "Law", "Model", "Request", "Device", "Training", "Output"
+LIMITS, CLOCK = "Limits", "Against a clock"
+Words = list[str] | None
+_BY_WEIGHTS = "fp32 with fp32 weights, else bf16"
+
+
+def option(*flags: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002  # Typer's name
+    """Return a Typer option in a group."""
+    return typer.Option(*flags, help=help, rich_help_panel=panel, **more)
+
+
+def list_option(
+    flag: str, text: str, default: Sequence[float] = (), metavar: str = "VALUE…", panel: str | None = None
+) -> Any:
+    """Return an option that takes many values after one flag; the command gets them as typed, or None."""
+    shown = " ".join(format_count(value) for value in default)
+    return typer.Option(flag, help=text, metavar=metavar, show_default=shown or False, rich_help_panel=panel)
+
+
+# Data
+Source = Annotated[
+    str, typer.Argument(help="A folder of records, a Parquet, CSV or JSONL table, or 'paper'.", show_default=False)
+]
+Columns = Annotated[
+    Words,
+    list_option("--map", "Columns of your own, unless named N, P, D, loss: n_params=size.", (), "NAME=COLUMN…", DATA),
+]
+Where = Annotated[str | None, option(help="Which rows, e.g. 'D > 100M and P < 8'.", panel=DATA)]
+Count = Annotated[
+    str, option(help="Which N: paper (non-embedding with streams), backbone or total.", panel=DATA, metavar="NAME")
+]
+Corpus = Annotated[
+    str, option(help="Text: stdlib, hf:NAME, or a file or folder of text, JSONL or Parquet.", panel=DATA)
+]
+TextColumn = Annotated[str, option(help="Where JSONL and Parquet hold the text.", panel=DATA)]
+SeqLen = Annotated[int | None, option(min=2, help="Tokens of a sequence.", panel=DATA, show_default="512 at most")]
+ValTokens = Annotated[int, option(min=1, help="Tokens to measure the losses on.", panel=DATA)]
+
+# Law
+OwnLaw = Annotated[str | None, option(help="file.py:NAME, for a fit of a law of your own.", panel=LAW)]
+
+# Model and request
+Preset = Annotated[
+    str,
+    option(
+        help="Defaults: parscale (llm-analysis, 64 tokens in and out) or serving (roofline, 512 in, 128 out).",
+        panel=WORKLOAD,
+        metavar="NAME",
+    ),
+]
+Layers = Annotated[int, option(help="Decoder layers.", panel=MODEL)]
+Heads = Annotated[int, option(help="Attention heads.", panel=MODEL)]
+KvHeads = Annotated[int, option(help="Key/value heads.", panel=MODEL)]
+Vocab = Annotated[int, option(help="Vocabulary size.", panel=MODEL)]
+TokensIn = Annotated[int | None, option(help="Prompt tokens.", panel=WORKLOAD, show_default="by preset")]
+TokensOut = Annotated[int | None, option(help="Generated tokens.", panel=WORKLOAD, show_default="by preset")]
+Batches = Annotated[Words, list_option("--batch", "Requests at once, e.g. --batch 1 8.", (1,), panel=WORKLOAD)]
+
+# Device
+Engine = Annotated[
+    str | None,
+    option(
+        help="Cost model: llm-analysis, the paper's; or roofline, ours.",
+        metavar="NAME",
+        panel=DEVICE,
+        show_default="by preset",
+    ),
+]
+Gpu = Annotated[
+    str | None,
+    option(
+        help="Device; scalelab cost --list-hardware lists them.",
+        panel=DEVICE,
+        show_default=f"{Device.gpu}, or the one of --hardware",
+    ),
+]
+HardwareFile = Annotated[
+    Path | None, option("--hardware", help="YAML file with devices of your own.", panel=DEVICE, show_default=False)
+]
+Weights = Annotated[str, option(help="Stored weights: fp32, bf16, fp8, int8 or int4.", metavar="NAME", panel=DEVICE)]
+Kv = Annotated[
+    str | None, option(help="Stored KV cache and prefixes.", metavar="NAME", panel=DEVICE, show_default=_BY_WEIGHTS)
+]
+Compute = Annotated[
+    str | None, option(help="Matrix products: also tf32.", metavar="NAME", panel=DEVICE, show_default=_BY_WEIGHTS)
+]
+FlopsEfficiency = Annotated[
+    float | None,
+    option(help="Share of peak FLOP/s reached.", panel=DEVICE, show_default="0.7; of measured devices 1"),
+]
+MemoryEfficiency = Annotated[
+    float | None,
+    option(help="Share of peak memory bandwidth reached.", panel=DEVICE, show_default="0.9; of measured devices 1"),
+]
+Where_ = Annotated[str, option("--device", help="Where: auto, cpu or cuda.", panel=DEVICE, metavar="NAME")]
+DtypeName = Annotated[
+    str,
+    option("--dtype", help="Precision: auto (bf16 on CUDA, else fp32), fp32 or bf16.", panel=DEVICE, metavar="NAME"),
+]
+
+# Output
+Out = Annotated[
+    Path | None,
+    option("-o", "--out", help="Write the results here: JSON, or CSV, by its ending.", metavar="FILE", panel=OUTPUT),
+]
+NewFolder = Annotated[Path, option("-o", "--out", help="New folder for the model.", metavar="FOLDER", panel=OUTPUT)]
+Figure = Annotated[
+    Path | None,
+    option("--figure", help="Draw it here: .png, .pdf, .svg or another format.", metavar="FILE", panel=OUTPUT),
+]
+AsJson = Annotated[bool, option("--json", help="Print JSON, with every digit.", panel=OUTPUT)]
+Quiet = Annotated[
+    bool, option("-q", "--quiet", help="Print results alone: no notes, warnings, progress.", panel=OUTPUT)
+]

@@ -1,0 +1,43 @@
+"""Which cost model prices a request: the one asked for, or the roofline where llm-analysis cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scalelab.architecture import Architecture
+from scalelab.cost.engines import ENGINES, get_engine
+from scalelab.cost.model import Device, Precision, Workload
+from scalelab.cost.shape import ServedModel
+from scalelab.errors import NotPricedError
+
+LLM_ANALYSIS, ROOFLINE, BOTH = "llm-analysis", "roofline", "both"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Cost models by name, and a sentence on what cannot be priced as asked; else empty."""
+
+    engines: tuple[str, ...]
+    note: str = ""
+
+
+def choose_engines(
+    engine: str, model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision
+) -> Chosen:
+    """Return the cost models for `engine`, a name or "both".
+
+    Raises:
+        UsageError: There is no such cost model.
+    """
+    if engine == BOTH:
+        names = tuple(ENGINES)
+    else:
+        get_engine(engine)
+        names = (engine,)
+    if LLM_ANALYSIS not in names:
+        return Chosen(names)
+    try:
+        ENGINES[LLM_ANALYSIS](model, workload, device, precision)
+    except NotPricedError as error:
+        return Chosen((ROOFLINE,), f"priced by the roofline: {error.because}")
+    return Chosen(names)

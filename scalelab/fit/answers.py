@@ -1,0 +1,252 @@
+"""What a fit answers: predictions, budgets, profiles and residuals, each a table that shows itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from scalelab.errors import ScalelabError, UsageError
+from scalelab.fit.derived import (
+    Allocation,
+    Estimate,
+    compute_optimal,
+    doubling_gain,
+    extrapolation_notes,
+    n_equivalent,
+    predicted,
+)
+from scalelab.fit.result import FitResult, Note
+from scalelab.shown import Shown
+from scalelab.units import counts, one_count, whole_numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scalelab.fit.profile import Profile
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The loss at one N, P and D. `n_equivalent` is None for a law without N and P, `doubling_gain` where it ends.
+
+    `others` are variables beside N, P and D, such as C, by name.
+    """
+
+    N: float | None
+    P: int
+    D: float | None
+    loss: Estimate
+    n_equivalent: Estimate | None
+    doubling_gain: Estimate | None
+    notes: tuple[Note, ...]
+    others: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Predictions(Shown):
+    """Predictions of one fit. NumPy takes them for an array of the losses."""
+
+    fit: FitResult
+    rows: tuple[Prediction, ...]
+
+    _report: ClassVar[str] = "scalelab.report.predictions:predictions_report"
+    _json: ClassVar[str] = "scalelab.report.predictions:predictions_json"
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """Serious notes of the fit, and what lies outside its runs; each once."""
+        found = (*_serious(self.fit), *(note for row in self.rows for note in row.notes))
+        return tuple({(note.code, note.message): note for note in found}.values())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each point, with every digit."""
+        return _frame(self.rows, ("loss", "n_equivalent", "doubling_gain"), ("N", "P", "D"))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.rows)
+
+    def __getitem__(self, place: int) -> Prediction:
+        return self.rows[place]
+
+    def __float__(self) -> float:
+        (row,) = self.rows
+        return row.loss.value
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array([row.loss.value for row in self.rows], dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"<Predictions {self.fit.group}, {self.fit.law.name} law: {_short([row.loss for row in self.rows])}>"
+
+
+@dataclass(frozen=True)
+class Allocations(Shown):
+    """The best N and D for training budgets, by one fit."""
+
+    fit: FitResult
+    rows: tuple[Allocation, ...]
+
+    _report: ClassVar[str] = "scalelab.report.predictions:allocations_report"
+    _json: ClassVar[str] = "scalelab.report.predictions:allocations_json"
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """Serious notes of the fit, and what lies outside its runs; each once."""
+        found = [*_serious(self.fit), *(note for row in self.rows for note in self.notes_of(row))]
+        return tuple({(note.code, note.message): note for note in found}.values())
+
+    def notes_of(self, row: Allocation) -> list[Note]:
+        """Return a note for each variable of `row` that lies outside the runs."""
+        if row.N is None or row.D is None:
+            return extrapolation_notes(self.fit, C=row.flops)
+        return extrapolation_notes(self.fit, row.N.value, row.P, row.D.value)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each budget and P, with every digit."""
+        return _frame(self.rows, ("N", "D", "loss"), ("flops", "P"))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Allocation]:
+        return iter(self.rows)
+
+    def __getitem__(self, place: int) -> Allocation:
+        return self.rows[place]
+
+    def __repr__(self) -> str:
+        sizes = [row.N for row in self.rows if row.N is not None]
+        said = f"N {_short(sizes)}" if sizes else f"loss {_short([row.loss for row in self.rows])}"
+        return f"<Allocations {self.fit.group}, {self.fit.law.name} law: {said}>"
+
+
+@dataclass(frozen=True)
+class Profiles(Shown):
+    """Profile likelihoods of the parameters of one fit, by name."""
+
+    fit: FitResult
+    profiles: Mapping[str, Profile]
+
+    _report: ClassVar[str] = "scalelab.report.fits:profiles_report"
+    _figure: ClassVar[str] = "scalelab.plot.fits:plot_profile_set"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return value and both ends of the interval of each parameter; an open end is missing."""
+        import pandas as pd
+
+        rows = {name: (self.fit.values[name], *found.interval) for name, found in self.profiles.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
+
+    def __getitem__(self, name: str) -> Profile:
+        return self.profiles[name]
+
+    def __repr__(self) -> str:
+        return f"<Profiles {self.fit.group}: {', '.join(self.profiles)}>"
+
+
+def predict(fit: FitResult, N: Any = None, P: Any = 1, D: Any = None, **others: Any) -> Predictions:
+    """Return a prediction for every combination of N, P, D and the `others`."""
+    sizes, tokens = _optional(N, "N"), _optional(D, "D")
+    more = {name: counts(values, name) for name, values in others.items() if values is not None}
+    points = product(sizes, whole_numbers(P, "P"), tokens, *more.values())
+    return Predictions(
+        fit, tuple(_prediction(fit, N, P, D, dict(zip(more, rest, strict=True))) for N, P, D, *rest in points)
+    )
+
+
+def _optional(values: Any, name: str) -> Sequence[float | None]:
+    return (None,) if values is None else counts(values, name)
+
+
+def _prediction(fit: FitResult, N: float | None, P: int, D: float | None, others: Mapping[str, float]) -> Prediction:
+    loss, worth, gain = predicted(fit, N, P, D, **others), None, None
+    if "P" in fit.law.variables and N is not None:
+        worth = n_equivalent(fit, N, P, D)
+        with suppress(ScalelabError):  # where streams hurt, the law may end before 2P
+            gain = doubling_gain(fit, N, P, D)
+    notes = extrapolation_notes(fit, N, P, D, **others)
+    return Prediction(N, P, D, loss, worth, gain, tuple(notes), others)
+
+
+def allocate(fit: FitResult, flops: Any, P: Any = 1) -> Allocations:
+    """Return the best N and D for every combination of training budget and P."""
+    points = product(counts(flops, "flops"), whole_numbers(P, "P"))
+    return Allocations(fit, tuple(compute_optimal(fit, budget, streams) for budget, streams in points))
+
+
+def point(N: Any, P: Any, D: Any) -> tuple[float, float, float | None]:
+    """Return one N, P and D as numbers. Raises `UsageError` naming the one that is none."""
+    return one_count(N, "N"), one_count(P, "P"), None if D is None else one_count(D, "D")
+
+
+def profiles(fit: FitResult, names: Sequence[str] = ()) -> Profiles:
+    """Return the profiles of `names`, or of all fitted parameters. Raises `UsageError` for one that was not fitted."""
+    from scalelab.fit.profile import profile_fit
+
+    found = {name: profile_fit(fit, name) for name in names or fit.law.names}
+    for name in names:
+        if found[name] is None:
+            raise UsageError(f"no profile of {name}: it was not fitted, or has no interval")
+    return Profiles(fit, {name: profile for name, profile in found.items() if profile is not None})
+
+
+def residuals(fit: FitResult) -> pd.DataFrame:
+    """Return the runs with measured and predicted loss, and the difference in percent."""
+    import pandas as pd
+
+    data, off = fit.data, np.array(fit.log_residuals)
+    return pd.DataFrame(
+        {
+            "N": data.N,
+            "P": data.P.astype(int),
+            "D": data.D,
+            **data.others,
+            "loss": data.loss,
+            "predicted": data.loss * np.exp(off),
+            "percent": 100 * np.expm1(off),
+            "weight": data.weight,
+        }
+    )
+
+
+def parameter_table(fit: FitResult) -> pd.DataFrame:
+    """Return value, interval and unit of each parameter."""
+    import pandas as pd
+
+    rows = [
+        (p.name, float(value), value.low, value.high, p.unit, p.name in fit.fixed)
+        for p, value in zip(fit.law.parameters, fit.params.values(), strict=True)  # type: ignore[attr-defined]
+    ]
+    columns = ["parameter", "value", "low", "high", "unit", "fixed"]
+    return pd.DataFrame(rows, columns=columns).set_index("parameter")
+
+
+def _serious(fit: FitResult) -> list[Note]:
+    return [note for note in fit.notes if note.severity == "serious"]
+
+
+def _frame(rows: Sequence[Any], estimates: Sequence[str], plain: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    made = []
+    for row in rows:
+        cells = {name: getattr(row, name) for name in plain} | dict(getattr(row, "others", {}))
+        for name in estimates:
+            found: Estimate | None = getattr(row, name)
+            ends = (None, None, None) if found is None else (found.value, found.low, found.high)
+            cells |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        made.append(cells)
+    return pd.DataFrame(made)
+
+
+def _short(estimates: Sequence[Estimate]) -> str:
+    more = f" and {len(estimates) - 3} more" if len(estimates) > 3 else ""
+    return ", ".join(str(found) for found in estimates[:3]) + more

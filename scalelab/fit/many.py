@@ -1,0 +1,111 @@
+"""Results of several groups of records, by group name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+
+from scalelab.errors import ScalelabError, UsageError
+from scalelab.shown import Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scalelab.fit.result import FitResult
+    from scalelab.fit.select import Comparison
+else:  # the base classes below are made without what they hold being imported
+    FitResult = Comparison = Any
+
+T = TypeVar("T")
+
+
+class Several(Shown, Mapping[str, T], Generic[T]):
+    """A mapping of group name to result. A name may be cut short as long as it is the only one that begins so.
+
+    `failures` has, by group, why there is no result.
+    """
+
+    _verbs: ClassVar[tuple[str, ...]]  # of a single result
+
+    def __init__(
+        self, results: Mapping[str, T], failures: Mapping[str, ScalelabError] | None = None, slugs: Any = None
+    ) -> None:
+        self._results = dict(results)
+        self.failures: Mapping[str, ScalelabError] = dict(failures or {})
+        self.slugs: Mapping[str, str] = dict(slugs or {})  # of a file for each group
+
+    def __getitem__(self, group: str) -> T:
+        if group in self._results:
+            return self._results[group]
+        found = [name for name in self._results if name.startswith(group)]
+        if len(found) != 1:
+            raise KeyError(f"{group!r}: {'several groups begin so' if found else 'no such group'}; {self._choose()}")
+        return self._results[found[0]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if not name.startswith("_") and name in self._verbs:
+            raise UsageError(f"{name} is of one group, and these data hold {len(self)}: {self._choose()}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _choose(self) -> str:
+        names = ", ".join(repr(name) for name in self._results)
+        return (
+            f"choose one by its name, result[{next(iter(self._results), '')!r}], or rows by `where`; there are {names}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} groups: {', '.join(self)}>"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the tables of all groups, one below the other, with the group in the index."""
+        import pandas as pd
+
+        frames: dict[str, Any] = {name: result.to_frame() for name, result in self.items()}  # type: ignore[attr-defined]
+        return pd.concat(frames, names=["group"])
+
+
+class FitResults(Several[FitResult]):
+    """Fits of several groups of comparable runs, by group name."""
+
+    _verbs: ClassVar[tuple[str, ...]] = (
+        *("params", "predict", "losses", "n_equivalent", "doubling_gain", "compute_optimal", "profile"),
+        *("notes", "residuals", "status", "r_squared", "interval", "equation"),
+    )
+    _report: ClassVar[str] = "scalelab.report.fits:fits_report"
+    _figure: ClassVar[str] = "scalelab.plot.fits:plot_fits"
+    _json: ClassVar[str] = "scalelab.report.fits:fits_json"
+
+    def stem(self, group: str) -> str:
+        """Return a file name for the fit of a group, without ending: what is not the default stands in it."""
+        from scalelab.fit.files import fit_name, slug
+
+        return fit_name(self.slugs.get(group) or slug(group), self[group])
+
+    def save(self, folder: str | Path, force: bool = False) -> dict[str, Path]:
+        """Save each fit to a file of its own in `folder`. Returns the paths by group.
+
+        Raises:
+            ScalelabError: A fit does not describe its runs; the others are saved. With `force` it is saved too.
+            UsageError: A file holds another fit, and not `force`; nothing is saved.
+        """
+        from scalelab.fit.files import save_fits
+
+        saved, failures = save_fits(self, folder, self.slugs, force)
+        for error in failures.values():
+            raise error
+        return saved
+
+
+class Comparisons(Several[Comparison]):
+    """Comparisons of laws of several groups of comparable runs, by group name."""
+
+    _verbs: ClassVar[tuple[str, ...]] = ("rows", "verdict", "left_out")
+    _report: ClassVar[str] = "scalelab.report.laws:comparisons_report"
+    _json: ClassVar[str] = "scalelab.report.laws:comparisons_json"

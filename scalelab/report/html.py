@@ -1,0 +1,49 @@
+"""A report as HTML that needs no style sheet of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from scalelab.report.blocks import Line, Report, Table
+
+_COLOURS = {"warning": "#8a6d00", "serious": "#b00020", "left out": "#b00020", "dim": "#707070", "info": "#707070"}
+
+
+def as_html(report: Report) -> str:
+    """Return the report as one element."""
+    return f'<div class="scalelab">{"".join(_blocks(report))}</div>'
+
+
+def _blocks(report: Report) -> Iterator[str]:
+    for block in report.blocks:
+        yield _line(block) if isinstance(block, Line) else _table(block)
+
+
+def _line(line: Line) -> str:
+    if not line.text.strip():
+        return ""
+    colour = f"color: {_COLOURS[line.kind]}; " if line.kind in _COLOURS else ""
+    weight = "font-weight: bold; " if line.kind in ("strong", "serious") else ""
+    text = escape(line.words.strip()).replace("\n", "<br>")
+    return f'<p style="{colour}{weight}margin: 0.3em 0">{text}</p>'
+
+
+def _table(table: Table) -> str:
+    columns = table.columns()
+    look = ["text-align: left" if left else "text-align: right" for _, left, _ in columns]
+    head = "".join(
+        f'<th style="{style}">{escape(heading)}</th>' for style, (heading, *_) in zip(look, columns, strict=True)
+    )
+    body = "".join(_row(row, look) for row in table.rows)
+    title = escape(table.title.strip()).replace("\n", "<br>")
+    return (
+        f'<table><caption style="text-align: left; caption-side: top; font-weight: bold">{title}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def _row(row: tuple[str, ...], look: list[str]) -> str:
+    cells = zip(look, row, strict=True)
+    inner = "".join(f'<td style="{style}; white-space: nowrap">{escape(cell)}</td>' for style, cell in cells)
+    return f"<tr>{inner}</tr>"

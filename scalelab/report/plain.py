@@ -1,0 +1,21 @@
+"""Results as plain values that JSON can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from math import isfinite
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses as mappings, tuples as lists, and infinities, for which JSON has no number, as "inf"."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else str(float(value))
+    return value

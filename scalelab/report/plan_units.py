@@ -1,0 +1,69 @@
+"""Costs, intervals and shares of a plan as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isinf
+
+from scalelab.fit.derived import Estimate
+from scalelab.plan.answer import Plan
+from scalelab.plan.problem import Candidate
+from scalelab.units import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_interval,
+    format_number,
+    plain_number,
+)
+
+
+def cost_headings(plan: Plan) -> tuple[str, str]:
+    """Return the headings of memory and latency."""
+    return ("memory, GiB" if plan.binary else "memory, GB"), "latency, ms"
+
+
+def cost_cells(plan: Plan, candidate: Candidate) -> list[str]:
+    """Return memory and latency in the units of `cost_headings`."""
+    memory = candidate.memory / (2.0**30 if plan.binary else 1e9)
+    return [plain_number(memory), plain_number(candidate.latency * 1e3)]
+
+
+def metric(plan: Plan, name: str, value: float) -> str:
+    """Return a cost with its unit."""
+    if isinf(value):
+        return "∞"
+    if name == "memory":
+        return format_bytes(value, plan.binary)
+    return format_duration(value) if name == "latency" else f"{format_number(value, 3)} FLOPs"
+
+
+def limits(plan: Plan) -> str:
+    """Return the limits, as ``4 GB and 500 ms``."""
+    words = [metric(plan, name, bound) for name, bound in plan.problem.bounds.items() if name != "memory"]
+    memory = metric(plan, "memory", plan.problem.bounds["memory"])
+    words.insert(0, f"the device's {memory}" if plan.problem.device_binds else memory)
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def setting(plan: Plan) -> str:
+    """Return what is served, and by which law and prices."""
+    fit, work, D = plan.problem.fit, plan.problem.workload, plan.problem.D
+    at = f" at D {format_count(D)}" if D is not None and "D" in fit.law.variables else ""
+    prices = f"\n({plan.priced_by})" if plan.priced_by else ""
+    return (
+        f"{fit.group}, {fit.law.name} law{at}; {work.tokens_in} tokens in and {work.tokens_out} out at batch "
+        f"{work.batch}{prices}"
+    )
+
+
+def interval(estimate: Estimate, form: Callable[[float], str]) -> str:
+    """Return the interval, empty where there is none."""
+    return "" if estimate.low is None or estimate.high is None else format_interval(estimate.low, estimate.high, form)
+
+
+def percent(share: float) -> str:
+    """Return a share that is never rounded to all or nothing unless it is that."""
+    if 0 < share < 0.005:
+        return "<1 %"
+    return ">99 %" if 0.995 < share < 1 else f"{100 * share:.0f} %"

@@ -1,0 +1,141 @@
+"""A report as text: for a terminal of any width, with colours, and for pipes and files, without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from scalelab.report.blocks import Line, Report, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_STYLES = {"strong": "bold", "dim": "dim", "warning": "yellow", "serious": "bold red", "left out": "red"}
+_GAP = 3  # characters between two columns
+
+
+def as_text(report: Report, width: int) -> str:
+    """Return the report as plain text."""
+    from rich.console import Console
+
+    written = StringIO()
+    console = Console(file=written, width=width, highlight=False, markup=False, no_color=True)
+    print_report(report, console, console, wrap=True)
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
+
+
+def print_report(report: Report, out: Console, aside: Console | None, wrap: bool | None = None) -> None:
+    """Print the result to `out`, and what is told about it to `aside`; with None that is left out.
+
+    Sentences are broken between words to the width where `wrap`; by default on a terminal alone.
+    """
+    for block in report.blocks:
+        if isinstance(block, Line):
+            console = aside if block.is_aside else out
+            if console is not None:
+                print_line(console, block, wrap)
+        else:
+            print_line(out, Line(block.title, "strong"), wrap)
+            for part, needed in parts(block, out.width):
+                _print_whole(out, part, needed)
+            if left_out := dropped(block, out.width):
+                text = f"columns left out: {', '.join(left_out)}; choose columns, or make the terminal wider"
+                print_line(out, Line(text, "dim"), wrap)
+
+
+def _print_whole(console: Console, part: Any, needed: int) -> None:
+    """Print a table, on lines that are longer than the terminal's rather than with figures cut short."""
+    width = console.width
+    if needed > width:
+        console.width = needed
+    console.print(part, crop=False)
+    if needed > width:
+        console.width = width
+
+
+def print_line(console: Console, line: Line, wrap: bool | None = None) -> None:
+    """Print a line: broken between words on a terminal, and elsewhere as it is, for other programs."""
+    wrap = console.is_terminal if wrap is None else wrap
+    console.print(line.words, style=_STYLES.get(line.kind, ""), soft_wrap=not wrap)
+
+
+def render(report: Report, width: int) -> Iterator[Any]:
+    """Yield what rich can print of the report."""
+    from rich.text import Text
+
+    for block in report.blocks:
+        if isinstance(block, Line):
+            yield Text(block.words, style=_STYLES.get(block.kind, ""))
+        else:
+            yield Text(block.title, style="bold")
+            yield from (part for part, _ in parts(block, width))
+
+
+def parts(table: Table, width: int) -> Iterator[tuple[Any, int]]:
+    """Yield rich tables and the width that each needs, at most `width`; of a wide one the columns go on in the next.
+
+    Only headings are broken, between words: a number never is.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+
+    for chosen in _parts(table, width):
+        made = RichTable(box=SIMPLE_HEAD, pad_edge=False)
+        for (heading, left, *_), exact in zip(chosen, _widths(chosen, width), strict=True):
+            made.add_column(heading, justify="left" if left else "right", width=exact, no_wrap=left)
+        for row in zip(*(cells for _, _, cells, _ in chosen), strict=True):
+            made.add_row(*row)
+        yield made, _needed(chosen)
+
+
+def dropped(table: Table, width: int) -> list[str]:
+    """Return the headings of the columns that are left out on a terminal of `width`."""
+    shown = sum(len(part) for part in _parts(table, width)) if table.drops else len(table.headings)
+    return [heading.removeprefix("<") for heading in table.headings[shown:]]
+
+
+def _parts(table: Table, width: int) -> list[list[Any]]:
+    columns = [(heading, left, cells, _width(heading, left, cells)) for heading, left, cells in table.columns()]
+    if not table.drops:
+        return _fitting(columns, table.keys, width)
+    while len(columns) > table.keys and _needed(columns) > width:
+        columns.pop()
+    return [columns]
+
+
+def _width(heading: str, left: bool, cells: list[str]) -> int:
+    """The narrowest that breaks no cell, and no word of the heading."""
+    from rich.cells import cell_len
+
+    words = [heading] if left else heading.split() or [""]
+    return max(cell_len(text) for text in (*words, *cells))
+
+
+def _needed(columns: list[Any]) -> int:
+    return sum(least for *_, least in columns) + _GAP * len(columns) - 1
+
+
+def _widths(columns: list[Any], width: int) -> list[int]:
+    """The width of each column: its heading on one line as long as there is room. rich would shrink cells instead."""
+    from rich.cells import cell_len
+
+    spare, widths = max(0, width - _needed(columns)), []
+    for heading, _, _, least in columns:
+        more = min(spare, max(0, cell_len(heading) - least))
+        spare -= more
+        widths.append(least + more)
+    return widths
+
+
+def _fitting(columns: list[Any], keys: int, width: int) -> list[list[Any]]:
+    """Return the columns of each part: as many as fit, each time after the key columns, and about as many in each."""
+    fixed, rest = columns[:keys], columns[keys:]
+    greedy: list[list[Any]] = [[*fixed]]
+    for column in rest:
+        if len(greedy[-1]) > len(fixed) and _needed([*greedy[-1], column]) > width:
+            greedy.append([*fixed])
+        greedy[-1].append(column)
+    size = -(-len(rest) // len(greedy)) or 1
+    even = [[*fixed, *rest[first : first + size]] for first in range(0, len(rest), size)]
+    return even if even and all(_needed(part) <= width for part in even) else greedy
