@@ -157,7 +157,7 @@ def test_what_cannot_be_imported_is_named(tmp_path):
     folder.mkdir()
     pd.DataFrame({"step": STEPS, "q": [1.0, 2.0, 3.0]}).to_csv(folder / "a.csv", index=False)
     with pytest.raises(
-        DataError, match="no column for n_params; name one with `columns={'n_params': COLUMN}` or N by run name"
+        DataError, match=r"no column for n_params; name one with `columns={'n_params': COLUMN}` or N by run name"
     ):
         import_runs(folder)
     with pytest.raises(DataError, match="no column for loss"):

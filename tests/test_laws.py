@@ -200,7 +200,7 @@ class Listed(Flat):
         (Clash(), "the name 'power' is one of scalelab's own"),
         (Complex(), "gave complex128, not real numbers"),
         (Listed(), "`parameters` must be a tuple"),
-        ("parralel", "law 'parralel' is unknown; choose parallel, power"),
+        ("parralel", "law='parralel': did you mean parallel[?] choose one of parallel, power"),
         ("nowhere.py:law", "law nowhere.py:law: no such file"),
         ("{}/mine.py:absent", "has no absent"),
         ("{}/mine.py:nothing", "an? int, not a scalelab.laws.Law"),

@@ -64,7 +64,7 @@ def read(
         where: Which rows: ``"D > 100M and corpus == 'pile'"``.
 
     Returns:
-        A table: `records` may be fitted, `rejected` lists rows that cannot be used, `others` holds runs that are not ok.
+        A table: `records` may be fitted, `rejected` has rows that cannot be used, `others` runs that are not ok.
 
     Raises:
         UsageError: The source does not exist, or a column or condition is wrong.

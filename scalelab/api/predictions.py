@@ -50,9 +50,9 @@ def answer_all(
     law: str | Law | None = None,
     **others: Any,
 ) -> Answers:
-    """Predict at N, P, D and the `others`, or find the best N and D for `flops`, by the saved fit `source` or each of the folder `source`.
+    """Ask the saved fit `source`, or each of the folder `source`.
 
-    Of a folder some may be of another kind; their errors are in `failures`. Raises that of a single fit.
+    They predict at N, P, D and the `others`, or find the best N and D for `flops`. Of a folder some may be of another kind; their errors are in `failures`. Raises that of a single fit.
     """
     source = Path(source)
     own = None if law is None else get_law(law)

@@ -110,7 +110,9 @@ def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float =
     """N and D with the least loss for a training budget of 6·N·D·P floating-point operations.
 
     P streams multiply the computation of every token; embedding and aggregation are left out, as
-    they are from N. Of a law of compute alone only the loss is known. Raises `UsageError` for a law without D or with another P than 1 for one
+    they are from N. Of a law of compute alone only the loss is known.
+
+    Raises `UsageError` for a law without D or with another P than 1 for one
     without P, `ScalelabError` where the law ends before P.
     """
     if fit.law.variables == ("C",):

@@ -106,7 +106,7 @@ def import_runs(
 
 
 def write_runs(imported: Imported, folder: str | Path) -> Imported:
-    """Write records and curves below `folder`, as a sweep does, and return it with their `files`. What is there stays."""
+    """Write records and curves below `folder`, as a sweep does; what is there stays. Returns it with their `files`."""
     folder, files = Path(folder), []
     for record in imported.table.astype(object).to_dict("records"):
         plain = {str(k): None if pd.api.types.is_scalar(v) and pd.isna(v) else v for k, v in record.items()}
@@ -169,9 +169,8 @@ def _record(
     if record["loss"] <= 0 or record["n_params"] <= 0:
         raise DataError(f"{where}: N {record['n_params']:g} and loss {record['loss']:g} must be positive")
     if 0 < (record.get("n_tokens") or 0) < _TOKENS_TOO_FEW:
-        raise DataError(
-            f"{where}: D {record['n_tokens']:g} is no number of tokens; name another with `columns={{'n_tokens': COLUMN}}`"
-        )
+        reason = f"D {record['n_tokens']:g} is no number of tokens"
+        raise DataError(f"{where}: {reason}; name another column with `columns={{'n_tokens': COLUMN}}`")
     digest = hashlib.sha256(history.file.read_bytes() if history.file.is_file() else history.run.encode()).hexdigest()
     provenance = {
         "source": str(history.file),
