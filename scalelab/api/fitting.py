@@ -203,18 +203,24 @@ def groups_of(
 ) -> list[Group]:
     """Return the groups of comparable runs in `data`."""
     from scalelab.fit.groups import Group, check_points, choose_points, group_records, points_of
+    from scalelab.records import Table
+    from scalelab.records.schema import ONLY_MAPPED
 
     check_points(points)
     if isinstance(data, Group):
         return [data]
-    table = read(data, columns, where)
+    names = [by] if isinstance(by, str) else list(by or ())
+    asked = {} if isinstance(data, Table) else {name: name for name in names if name in ONLY_MAPPED}
+    table = read(data, {**asked, **(columns or {})} or None, where)
     if by is None:
         return group_records(table, by_tokens, points)
-    names = [by] if isinstance(by, str) else list(by)
     records, counts = choose_points(table.records, by_tokens, points)
     for name in names:
         if name not in records:
             raise UsageError(f"no column {name!r}; choose of {', '.join(records.columns)}", argument="by")
+        if records[name].isna().all():
+            reason = f"column {name!r} is empty here; say which column of the table it is with `columns`"
+            raise UsageError(reason, argument="by")
     if not names:
         rows = records.reset_index(drop=True)
         return [Group("all runs", "all-runs", rows, table.unfinished, points_of(rows, counts), table.columns)]

@@ -52,7 +52,8 @@ def answer_all(
 ) -> Answers:
     """Ask the saved fit `source`, or each of the folder `source`.
 
-    They predict at N, P, D and the `others`, or find the best N and D for `flops`. Of a folder some may be of another kind; their errors are in `failures`. Raises that of a single fit.
+    They predict at N, P, D and the `others`, or find the best N and D for `flops`. Of a folder some may be
+    of another kind; their errors are in `failures`. Raises that of a single fit.
     """
     source = Path(source)
     own = None if law is None else get_law(law)
