@@ -28,6 +28,8 @@ from scalelab.laws import LAWS, Points
 TRUTH = {"E": 0.7, "A": 1.1e7, "k": 0.4, "alpha": 0.2}
 SPAN = (5e8, 4.4e9)
 INSIDE = ((7e8, 4.0), (1.5e9, 2.0), (3e9, 8.0))  # N, P of the predictions that are checked
+CURVE_TRUTH = {"E": 1.8, "A": 1e8, "alpha": 0.35, "B": 8e8, "beta": 0.37}
+POINTS, CORRELATION = 15, 0.9
 NOTES = ("few_runs", "E_unresolved")
 OUTPUT = Path(__file__).parent.parent / "docs" / "coverage.md"
 
@@ -62,6 +64,64 @@ OTHERS = [
     Design(6, bootstrap="pairs"),
     Design(6, bootstrap="profile", profiles=True),
 ]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Points of curves: each run has an offset of its own, and errors that go on from point to point."""
+
+    runs: int
+    shared: float = 0.004  # standard deviation of the offsets, in ln loss
+    along: float = 0.004  # of the errors along a run
+    by_run: bool = True
+
+    @property
+    def title(self) -> str:
+        how = "by run" if self.by_run else "as independent points"
+        return f"{self.runs} runs of {POINTS} points, {self.shared:.1%} and {self.along:.1%}, {how}"
+
+
+CURVES = [
+    Curves(12, by_run=False),
+    Curves(6),
+    Curves(12),
+    Curves(24),
+    Curves(12, shared=0.008, along=0.002),
+    Curves(12, shared=0.002, along=0.006),
+]
+
+
+def curve_trial(design: Curves, draws: int, seed: int) -> dict[str, float]:
+    """Which intervals of the Chinchilla law, fitted to all points of curves, hold the truth (1 or 0)."""
+    rng = np.random.default_rng([seed, design.runs])
+    tables = []
+    for i, n in enumerate(np.geomspace(5e7, 5e8, design.runs)):
+        errors = [rng.standard_normal()]
+        for _ in range(POINTS - 1):
+            errors.append(CORRELATION * errors[-1] + (1 - CORRELATION**2) ** 0.5 * rng.standard_normal())
+        D = np.geomspace(3e8, 5e9, POINTS)
+        law = LAWS["chinchilla"].loss(
+            np.array(list(CURVE_TRUTH.values())), Points(np.full(POINTS, n), np.ones(POINTS), D)
+        )
+        loss = law * np.exp(design.shared * rng.standard_normal() + design.along * np.array(errors))
+        tables.append(pd.DataFrame({"n_params": n, "n_tokens": D, "loss": loss, "run": f"run {i}"}))
+    table = pd.concat(tables, ignore_index=True)
+    if not design.by_run:
+        table = table.drop(columns="run")
+    (group,) = group_records(table, by_tokens=False, points="all")
+    fit = fit_group(group, "chinchilla", FitOptions(starts=30, draws=draws, seed=seed))
+    intervals = {name: fit.interval(name) or (-np.inf, np.inf) for name in CURVE_TRUTH}
+    return {name: low <= CURVE_TRUTH[name] <= high for name, (low, high) in intervals.items()}
+
+
+def curve_rows(sets: int, draws: int, pool: ProcessPoolExecutor) -> list[str]:
+    lines = []
+    for design in CURVES:
+        table = pd.DataFrame(pool.map(partial(curve_trial, design, draws), range(sets), chunksize=10))
+        shares = table.astype(float).mean()
+        lines.append(f"| {design.title} | {' | '.join(f'{100 * shares[name]:.1f}' for name in CURVE_TRUTH)} |")
+        print(lines[-1], flush=True)
+    return lines
 
 
 def simulate(design: Design, seed: int) -> pd.DataFrame:
@@ -118,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", type=int, default=600, help="data sets a design")
     parser.add_argument("--draws", type=int, default=500, help="bootstrap draws a fit")
+    parser.add_argument("--curve-sets", type=int, default=0, help="data sets a design of curves; 0 for --sets")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     columns = (
@@ -133,6 +194,7 @@ def main() -> None:
             line = row(design, shares, head)
             tables["noise" if standard else "errors, interval"].append(line)
             print(f"{line}  ({time.perf_counter() - began:.0f} s)", flush=True)
+        curves = curve_rows(options.curve_sets or options.sets, options.draws, pool)
     texts = [f"| design | {name} | {columns}\n" + "\n".join(lines) for name, lines in tables.items()]
     truth = ", ".join(f"{name} {value:g}" for name, value in TRUTH.items())
     options.output.write_text(
@@ -143,6 +205,8 @@ def main() -> None:
             truth=truth,
             first=texts[0],
             second=texts[1],
+            third="\n".join(curves),
+            curve_sets=options.curve_sets or options.sets,
         )
     )
 
@@ -162,6 +226,14 @@ Other errors (noise 0.2 %: *t3* Student's t with three degrees of freedom, *outl
 high, *shared* half of the variance common to the seeds of a configuration) and other intervals:
 
 {second}
+
+Points of curves (Chinchilla law, N from 50M to 500M, D from 300M to 5B; truth E 1.8, α 0.35, β 0.37; {curve_sets} data
+sets a design): each run has an offset of its own, with the first standard deviation, and errors along the run with the
+second, correlated by 0.9 from point to point. *By run* is `--points all` with a column of run ids.
+
+| design | E | A | α | B | β |
+|---|---|---|---|---|---|
+{third}
 """
 
 

@@ -21,6 +21,7 @@ from scalelab.fit.answers import Allocations, Predictions, Profiles
 from scalelab.fit.many import Comparisons, FitResults
 from scalelab.fit.result import FitResult
 from scalelab.fit.select import Comparison
+from scalelab.importers import Imported
 from scalelab.plan.answer import Plan
 from scalelab.plan.comparison import CostComparison
 from scalelab.records import Table
@@ -28,6 +29,7 @@ from scalelab.records import Table
 RESULTS = (
     *(Table, FitResult, FitResults, Predictions, Allocations, Profiles, Comparison, Comparisons, Prices, Devices),
     *(CostComparison, Plan, SweepResult, SweepPlan, Runs, Conversion, SecondStage, Diagnosis, Generation, Measurements),
+    Imported,
 )
 COMMON = ("report", "summary", "to_frame", "to_dict", "plot")
 HEAD = """# Public API

@@ -8,6 +8,7 @@ from .api.fitting import fit_law as fit_law
 from .api.fitting import load_fit as load_fit
 from .api.fitting import read as read
 from .api.generation import generate as generate
+from .api.importing import import_runs as import_runs
 from .api.measuring import measure_model as measure_model
 from .api.planning import make_plan as make_plan
 from .api.runs import check_results as check_results

@@ -35,7 +35,9 @@ def parse_count(text: str | float) -> float:
 
 
 def format_count(value: float, digits: int = 3) -> str:
-    """The shortest usual spelling of a count, e.g. ``format_count(137_000) == '137k'``."""
+    """The shortest usual spelling of a count, e.g. ``format_count(137_000) == '137k'``; from 10¹⁵ on 1e15."""
+    if abs(value) >= 1e15:
+        return format_number(value, digits)
     for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor * 0.9995:
             return f"{value / factor:.{digits}g}{letter}"

@@ -115,7 +115,7 @@ def test_a_law_of_n_alone_has_figures(scalelab, tmp_path):
     args = ("--where", "corpus == 'pile'", "--fix", "s=0.1", "--figures", "loss", "residuals", "--draws", 100)
     code, out, _ = scalelab("fit", "paper", "--law", "mine.py:ready", *args)
     assert code == 0
-    assert "fits/pile-d-42b-saturating-s-0.1.png" in out
+    assert re.search(r"fits/pile-d-42b-saturating-s-0\.1-where-corpus-pile-\w{6}\.png", out)
 
 
 def test_one_free_parameter_has_a_profile(scalelab):

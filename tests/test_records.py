@@ -136,8 +136,8 @@ def test_a_table_without_rows_holds_no_records(tmp_path):
 
 
 def test_missing_column_is_named_with_what_is_there(tmp_path):
-    pd.DataFrame({"size": [10], "n_streams": [1], "loss": [3.0]}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"t\.parquet: no column 'n_params' \(it has: size, n_streams, loss\)"):
+    pd.DataFrame({"Q": [10], "n_streams": [1], "loss": [3.0]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet: no column 'n_params' \(it has: Q, n_streams, loss\)"):
         records.load(tmp_path)
 
 

@@ -55,10 +55,10 @@ def test_with_much_noise_laws_are_not_distinguishable(table_of):
 def test_where_d_varies_the_joint_laws_compete(table_of):
     table = table_of("joint", (0.7, 1e7, 0.5, 0.3, 1e9, 0.3), D=(1e9, 4e9, 2e10, 1e11), noise=5e-4)
     found = comparison(table, by_tokens=False)
-    assert {row.law for row in found.rows} == {"chinchilla", "joint", "joint-additive"}
+    assert {row.law for row in found.rows} == {"chinchilla", "farseer", "joint", "joint-power", "joint-additive"}
     assert found.rows[0].law == "joint"
-    assert set(found.left_out) == {"N", "P", "D"}
-    assert found.rows[0].held_out["D"] < 0.01 < max(row.held_out["D"] for row in found.rows)
+    assert set(found.left_out) == {"N", "P", "D", "C"}
+    assert found.rows[0].held_out["D"] < 0.01 < max(row.held_out["D"] or 0.0 for row in found.rows)
 
 
 def test_without_several_p_there_is_little_to_compare(table_of):

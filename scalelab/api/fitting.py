@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,9 +19,30 @@ if TYPE_CHECKING:
     from scalelab.fit.select import Comparison
     from scalelab.records import Table
 
-LawName = Literal["parallel", "power", "diversity", "additive", "chinchilla", "joint", "joint-additive"]
+LawName = Literal[
+    "parallel",
+    "power",
+    "peaked",
+    "diversity",
+    "additive",
+    "chinchilla",
+    "farseer",
+    "joint",
+    "joint-power",
+    "joint-additive",
+    "compute",
+    "params",
+    "tokens",
+    "broken-compute",
+    "broken-params",
+    "broken-tokens",
+    "data-constrained",
+    "experts",
+    "lr-batch",
+]
 Count = Literal["paper", "backbone", "total"]
-Objective = Literal["huber", "log", "raw"]
+Objective = Literal["huber", "log", "raw", "asymmetric"]
+Points = Literal["auto", "final", "all"]
 Bootstrap = Literal["residual", "wild", "pairs"]
 
 __all__ = ["compare_laws", "fit_law", "load_fit", "read"]
@@ -32,16 +53,18 @@ def read(
     columns: Mapping[str, str] | None = None,
     where: str | None = None,
 ) -> Table:
-    """Read run records from a folder, a Parquet, CSV or JSONL file, a pandas table, or "paper".
+    """Read run records from a folder, a file, a pandas table, or "paper".
+
+    A file may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, packed or not.
 
     Args:
         data: Where the records are. "paper" is the 48 losses published with ParScale.
-        columns: Which column holds what: ``{"n_params": "N", "loss": "val_loss"}``. Columns named N, P, D and loss, in
-            any case, need none.
+        columns: Which column holds what, or how to compute it: ``{"n_params": "size", "loss": "ln(ppl)"}``. Columns
+            with usual names, such as N, P, D and loss in any case, need none; `notes` says what was taken for what.
         where: Which rows: ``"D > 100M and corpus == 'pile'"``.
 
     Returns:
-        A table: `records` may be fitted, `rejected` lists rows that cannot be used, `others` runs without a loss.
+        A table: `records` may be fitted, `rejected` has rows that cannot be used, `others` runs that are not ok.
 
     Raises:
         UsageError: The source does not exist, or a column or condition is wrong.
@@ -63,9 +86,12 @@ def fit_law(
     by: str | Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     where: str | None = None,
+    points: Points = "auto",
+    best: bool = False,
     count: Count = "paper",
     fix: Mapping[str, float] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
+    tie: Mapping[str, str] | None = None,
     objective: Objective = "huber",
     delta: float = FitOptions.delta,
     starts: int = FitOptions.starts,
@@ -80,12 +106,17 @@ def fit_law(
         law: A law by name, ``file.py:NAME``, or an object of a class of your own.
         by: Columns whose values make the groups that are fitted apart. By default runs are comparable if they agree in
             corpus, tokenizer, training set-up and, for laws without D, number of tokens; ``by=[]`` fits all as one.
-        columns: Which column holds what: ``{"n_params": "N"}``.
+        columns: Which column holds what, or how to compute it: ``{"n_params": "size", "loss": "ln(ppl)"}``; ``run`` is
+            the column of run ids, for tables with several rows of a run.
         where: Which rows: ``"D > 1e8"``.
+        points: Of runs with several rows the "final" one, "all", or "auto": the last, unless only all tell D.
+        best: Of rows with the same N, P and D only the one with the least loss, as after a tuning sweep.
         count: Which N: "paper" (non-embedding, with streams), "backbone" or "total".
         fix: Parameters not to fit: ``{"c": 0.5}``.
         bounds: Limits of parameters: ``{"alpha": (0.1, 1)}``.
-        objective: Huber loss on log residuals, or least squares of log or raw losses.
+        tie: Parameters that are equal to others: ``{"beta": "alpha"}``.
+        objective: Huber loss on log residuals, least squares of log or raw losses, or asymmetric: rows above the law
+            count less.
         delta: Threshold of the Huber loss.
         starts: Starting points of the optimiser.
         bootstrap: What is resampled for the intervals; a number means that many draws of the residual bootstrap.
@@ -93,7 +124,8 @@ def fit_law(
         seed: Seed of starts and bootstrap.
 
     Returns:
-        The fit, or a mapping of group name to fit where the data hold several groups.
+        The fit, or a mapping of group name to fit where the data hold several groups. `failure` says why a fit must
+        not be used.
 
     Raises:
         UsageError: An argument is wrong; it is named in `argument`.
@@ -101,10 +133,29 @@ def fit_law(
     """
     if isinstance(bootstrap, int):
         bootstrap, draws = "residual", bootstrap
-    options = FitOptions(count, objective, delta, starts, bootstrap, draws, seed, dict(fix or {}), dict(bounds or {}))
+    options = FitOptions(
+        count,
+        objective,
+        delta,
+        starts,
+        bootstrap,
+        draws,
+        seed,
+        dict(fix or {}),
+        dict(bounds or {}),
+        dict(tie or {}),
+        best,
+    )
     chosen = get_law(law)
-    groups = groups_of(data, columns, where, by, "D" not in chosen.variables)
-    return _one_or_all(fit_groups(groups, chosen, options))
+    groups = groups_of(data, columns, where, by, "D" not in chosen.variables, points)
+    return _one_or_all(fit_groups(groups, chosen, options, origin_of(data, columns, where, points)))
+
+
+def origin_of(data: Any, columns: Mapping[str, str] | None, where: str | None, points: str) -> dict[str, str]:
+    """Return where rows come from, as a fit keeps it: source, where, map, points."""
+    source = str(data) if isinstance(data, str | Path) else ""
+    mapped = " ".join(f"{name}={column}" for name, column in (columns or {}).items())
+    return {"source": source, "where": where or "", "map": mapped, "points": points}
 
 
 def compare_laws(
@@ -113,6 +164,8 @@ def compare_laws(
     own: Sequence[Law] = (),
     columns: Mapping[str, str] | None = None,
     where: str | None = None,
+    points: Points = "auto",
+    best: bool = False,
     count: Count = "paper",
     starts: int = FitOptions.starts,
     seed: int = 0,
@@ -124,6 +177,8 @@ def compare_laws(
         own: Laws of your own, beside the package's.
         columns: Which column holds what.
         where: Which rows.
+        points: Which rows of runs that have several, as for `fit_law`.
+        best: Only the best run of each configuration.
         count: Which N.
         starts: Starting points of the optimiser, at most 100 of which are used.
         seed: Seed of starts.
@@ -134,8 +189,8 @@ def compare_laws(
     Raises:
         ScalelabError: No group has enough runs.
     """
-    options = FitOptions(convention=count, starts=starts, seed=seed)
-    return _one_or_all(compare_groups(comparison_groups(data, columns, where), options, own))
+    options = FitOptions(convention=count, starts=starts, seed=seed, best=best)
+    return _one_or_all(compare_groups(comparison_groups(data, columns, where, points), options, own))
 
 
 def groups_of(
@@ -144,39 +199,59 @@ def groups_of(
     where: str | None,
     by: str | Sequence[str] | None = None,
     by_tokens: bool = True,
+    points: Points = "auto",
 ) -> list[Group]:
     """Return the groups of comparable runs in `data`."""
-    from scalelab.fit.groups import Group, group_records
+    from scalelab.fit.groups import Group, check_points, choose_points, group_records, points_of
+    from scalelab.records import Table
+    from scalelab.records.schema import ONLY_MAPPED
 
+    check_points(points)
     if isinstance(data, Group):
         return [data]
-    table = read(data, columns, where)
+    names = [by] if isinstance(by, str) else list(by or ())
+    asked = {} if isinstance(data, Table) else {name: name for name in names if name in ONLY_MAPPED}
+    table = read(data, {**asked, **(columns or {})} or None, where)
     if by is None:
-        return group_records(table, by_tokens)
-    names = [by] if isinstance(by, str) else list(by)
-    records = table.records
+        return group_records(table, by_tokens, points)
+    records, counts = choose_points(table.records, by_tokens, points)
     for name in names:
         if name not in records:
             raise UsageError(f"no column {name!r}; choose of {', '.join(records.columns)}", argument="by")
+        if records[name].isna().all():
+            reason = f"column {name!r} is empty here; say which column of the table it is with `columns`"
+            raise UsageError(reason, argument="by")
     if not names:
-        return [Group("all runs", "all-runs", records, table.unfinished)]
+        rows = records.reset_index(drop=True)
+        return [Group("all runs", "all-runs", rows, table.unfinished, points_of(rows, counts), table.columns)]
     made = []
     for key, rows in records.groupby(names, dropna=False, sort=True):
         words = [str(part) for part in (key if isinstance(key, tuple) else (key,))]
         title = ", ".join(f"{name} {word}" for name, word in zip(names, words, strict=True))
-        made.append(Group(title, "-".join(words).lower(), rows.reset_index(drop=True)))
+        slug, rows = "-".join(words).lower(), rows.reset_index(drop=True)
+        made.append(Group(title, slug, rows, points=points_of(rows, counts), columns=table.columns))
     return made
 
 
-def fit_groups(groups: Sequence[Group], law: Law, options: FitOptions) -> FitResults:
-    """Fit each group. Groups that cannot be fitted are in `failures`; where that is every one, the first is raised."""
+def fit_groups(
+    groups: Sequence[Group],
+    law: Law,
+    options: FitOptions,
+    origin: Mapping[str, str] | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> FitResults:
+    """Fit each group. Groups that cannot be fitted are in `failures`; where that is every one, the first is raised.
+
+    `origin` says where the rows come from. `progress` takes the stage of a fit and the share of it that is done.
+    """
     from scalelab.fit import fit_group
 
     found: dict[str, FitResult] = {}
     failures: dict[str, ScalelabError] = {}
     for group in groups:
         try:
-            found[group.title] = fit_group(group, law, options)
+            fit = fit_group(group, law, options, progress)
+            found[group.title] = replace(fit, origin=dict(origin or {}))
         except UsageError:
             raise
         except ScalelabError as error:
@@ -185,30 +260,33 @@ def fit_groups(groups: Sequence[Group], law: Law, options: FitOptions) -> FitRes
     return FitResults(found, failures, {group.title: group.slug for group in groups})
 
 
-def comparison_groups(data: Any, columns: Mapping[str, str] | None, where: str | None) -> list[Group]:
+def comparison_groups(
+    data: Any, columns: Mapping[str, str] | None, where: str | None, points: Points = "auto"
+) -> list[Group]:
     """Return the groups in which laws are compared: those of each D, and over all D where it varies."""
-    from scalelab.fit.groups import Group, group_records
+    from scalelab.fit.groups import Group, check_points, group_records
 
+    check_points(points)
     if isinstance(data, Group):
         return [data]
     table = read(data, columns, where)
-    over_tokens = [g for g in group_records(table, by_tokens=False) if g.records["n_tokens"].nunique() > 1]
+    over_tokens = [g for g in group_records(table, False, points) if g.records["n_tokens"].nunique() > 1]
     # One D at a time says something about P; without several P, all D together say it all.
-    groups = [g for g in group_records(table) if not over_tokens or g.records["n_streams"].nunique() > 1]
+    groups = [g for g in group_records(table, True, points) if not over_tokens or g.records["n_streams"].nunique() > 1]
     return [*groups, *over_tokens]
 
 
 def compare_groups(groups: Sequence[Group], options: FitOptions, own: Sequence[Law] = ()) -> Comparisons:
     """Compare the laws in each group. Groups that are too small are in `failures`."""
-    from scalelab.fit.data import fit_data
-    from scalelab.fit.select import compare_laws
+    from scalelab.fit.select import compare_laws, comparison_data
 
     found: dict[str, Comparison] = {}
     failures: dict[str, ScalelabError] = {}
     for group in groups:
         try:
-            data = fit_data(group.records, options.convention, group.title)
-            found[group.title] = compare_laws(data, group.title, replace(options, draws=0), own)
+            found[group.title] = compare_laws(
+                comparison_data(group, options), group.title, replace(options, draws=0), own
+            )
         except ScalelabError as error:
             failures[group.title] = error
     _raise_if_nothing(found, failures, "are too small to compare laws")

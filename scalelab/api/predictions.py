@@ -41,11 +41,19 @@ class Answers:
 
 
 def answer_all(
-    source: str | Path, *, N: Any = None, P: Any = 1, D: Any = None, flops: Any = None, law: str | Law | None = None
+    source: str | Path,
+    *,
+    N: Any = None,
+    P: Any = 1,
+    D: Any = None,
+    flops: Any = None,
+    law: str | Law | None = None,
+    **others: Any,
 ) -> Answers:
-    """Predict, or find the best N and D for `flops`, by the saved fit `source` or each of the folder `source`.
+    """Ask the saved fit `source`, or each of the folder `source`.
 
-    Of a folder some may be of another kind; their errors are in `failures`. Raises that of a single fit.
+    They predict at N, P, D and the `others`, or find the best N and D for `flops`. Of a folder some may be
+    of another kind; their errors are in `failures`. Raises that of a single fit.
     """
     source = Path(source)
     own = None if law is None else get_law(law)
@@ -57,7 +65,7 @@ def answer_all(
     for file in files:
         try:
             fit = load_fit(file, own)
-            answers[file] = fit.compute_optimal(flops, P) if N is None else fit.predict(N, P, D)
+            answers[file] = fit.predict(N, P, D, **others) if flops is None else fit.compute_optimal(flops, P)
         except ScalelabError as error:
             if len(files) == 1:
                 raise

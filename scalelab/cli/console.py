@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from scalelab.cli.flags import as_typed
@@ -95,6 +98,22 @@ def told(text: str, quiet: bool = False) -> None:
     """Print a line to standard error."""
     if not quiet:
         print(as_typed(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
+    """Yield what takes a stage and its share done: a line on a terminal, once the work takes longer than 2 seconds."""
+    began, shown = monotonic(), False
+
+    def line(stage: str, share: float) -> None:
+        nonlocal shown
+        if sys.stderr.isatty() and not quiet and monotonic() - began > 2:
+            shown = True
+            print(f"\r\033[K{stage}: {share:.0%}", end="", file=sys.stderr, flush=True)
+
+    yield line
+    if shown:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def check_out(out: Path | None) -> None:

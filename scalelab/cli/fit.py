@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from scalelab.cli.console import show, show_report, told
+from scalelab.cli.console import progress, show, show_report, told
 from scalelab.cli.lists import limits, numbers, pairs
 from scalelab.cli.options import (
+    DATA,
     LAW,
     OUTPUT,
     AsJson,
@@ -28,22 +29,32 @@ if TYPE_CHECKING:
 
 FIGURES = ("loss", "contours", "residuals", "profiles", "pairs", "predicted")
 ALL = "all"
-_LAWS = "parallel, power, diversity, additive, chinchilla, joint, joint-additive, file.py:NAME, all."
+_LAWS = "A law's name, such as parallel, joint, chinchilla or farseer; file.py:NAME; or all, to compare them."
 
 
 def fit(
     source: Source,
     law: Annotated[str, option(help=_LAWS, panel=LAW, metavar="NAME")] = "parallel",
     columns: Columns = None,
+    run: Annotated[str | None, option(help="The column of run ids, for curves.", panel=DATA, metavar="COLUMN")] = None,
+    points: Annotated[
+        str, option(help="Of runs with several rows: final, all, or auto.", panel=DATA, metavar="NAME")
+    ] = "auto",
+    best: Annotated[bool, option("--best", help="Only the best run of each configuration.", panel=DATA)] = False,
     where: Where = None,
     count: Count = "paper",
     fix: Annotated[Words, list_option("--fix", "Parameters not to fit: k=0.", (), "NAME=VALUE…", LAW)] = None,
     bound: Annotated[
         Words, list_option("--bound", "Limits of parameters: alpha=0.1:1.", (), "NAME=LOW:HIGH…", LAW)
     ] = None,
+    tie: Annotated[Words, list_option("--tie", "Parameters that are equal: beta=alpha.", (), "NAME=NAME…", LAW)] = None,
     objective: Annotated[
         str,
-        option(help="huber (on log residuals), log or raw (least squares of either).", panel=LAW, metavar="NAME"),
+        option(
+            help="huber (on log residuals), log, raw (least squares of either) or asymmetric.",
+            panel=LAW,
+            metavar="NAME",
+        ),
     ] = "huber",
     delta: Annotated[float, option(help="Huber threshold on log residuals.", panel=LAW)] = 1e-3,
     starts: Annotated[int, option(min=1, help="Starting points of the optimiser.", panel=LAW)] = 300,
@@ -58,6 +69,9 @@ def fit(
         Path,
         option("-o", "--out", help="Folder for the fits (JSON) and figures (PNG).", metavar="FOLDER", panel=OUTPUT),
     ] = Path("fits"),
+    force: Annotated[
+        bool, option("--force", help="Save a fit that explains nothing, or over another one.", panel=OUTPUT)
+    ] = False,
     figure: Figure = None,
     figures: Annotated[
         Words,
@@ -76,34 +90,47 @@ def fit(
     in groups of one corpus, tokenizer, training set-up and, for laws without D, number of tokens.
     With `--law all` the laws are compared.
     """
-    from scalelab.api.fitting import compare_groups, comparison_groups, fit_groups, groups_of, read
+    from scalelab.api.fitting import compare_groups, comparison_groups, fit_groups, groups_of, origin_of, read
     from scalelab.fit import FitOptions
+    from scalelab.fit.files import save_fits
     from scalelab.laws import get_law
     from scalelab.report.blocks import Report
     from scalelab.report.runs import rejected_lines
 
     fixed, bounds = numbers(pairs(fix, "--fix"), "fix"), limits(pairs(bound, "--bound"), "bounds")
-    options = FitOptions(count, objective, delta, starts, bootstrap, draws, seed, fixed, bounds)
+    options = FitOptions(
+        count, objective, delta, starts, bootstrap, draws, seed, fixed, bounds, pairs(tie, "--tie"), best
+    )
     kinds = _kinds(figures, no_figure, figure)
     chosen = None if law == ALL else get_law(law)
     if chosen is None:
         _check_comparison(options, profile or bool(figures or figure))
-    table = read(source, pairs(columns, "--map"), where)
+    mapped = pairs(columns, "--map") | ({"run": run} if run else {})
+    table = read(source, mapped, where)
     show_report(Report.of(rejected_lines(table)), quiet or as_json)
     if chosen is None:
-        compared = compare_groups(comparison_groups(table, None, None), options)
+        compared = compare_groups(comparison_groups(table, None, None, points), options)
         show(compared, as_json=as_json, quiet=quiet)
         _fail(source, compared.failures, len(compared), strict, "are too small to compare laws")
         return
-    fits = fit_groups(groups_of(table, None, None, None, "D" not in chosen.variables), chosen, options)
-    saved = fits.save(out)
+    groups = groups_of(table, None, None, None, "D" not in chosen.variables, points)
+    origin = origin_of(source, mapped, where, points)
+    with progress(quiet or as_json) as told_share:
+        fits = fit_groups(groups, chosen, options, origin, told_share)
+    saved, unsaved = save_fits(fits, out, fits.slugs, force)
     profiles = {g: f.profile().profiles for g, f in fits.items()} if profile or "profiles" in kinds else {}
-    drawn = _draw(fits, out, kinds, profiles, figure)
+    drawn = _draw(fits, [*saved], out, kinds, profiles, figure)
     show(fits, as_json=as_json, quiet=quiet, details=details, profiles=profiles if profile else None)
     for group, path in saved.items():
         told(f"saved {', '.join(map(str, (path, *drawn[group])))}", quiet or as_json)
     serious = dict.fromkeys(n.code for f in fits.values() for n in f.notes if n.severity == "serious")
-    _fail(source, fits.failures, len(fits), strict, "could not be fitted")
+    if unsaved and len(unsaved) == len(fits):
+        first = next(iter(unsaved.values()))
+        more = f" ({len(unsaved)} such fits)" if len(unsaved) > 1 else ""
+        raise ScalelabError(f"{first}{more}")
+    for error in unsaved.values():
+        told(f"not saved: {error}", quiet or as_json)
+    _fail(source, fits.failures | unsaved, len(saved), strict, "could not be fitted")
     if strict and serious:
         raise ScalelabError(f"{source}: serious notes ({', '.join(serious)}), and `strict` was given")
 
@@ -126,19 +153,21 @@ def _kinds(names: Words, no_figure: bool, figure: Path | None) -> tuple[str, ...
 def _check_comparison(options: FitOptions, other: bool) -> None:
     from scalelab.fit import FitOptions
 
-    if other or options != FitOptions(options.convention, starts=options.starts, seed=options.seed):
+    if other or options != FitOptions(options.convention, starts=options.starts, seed=options.seed, best=options.best):
         raise UsageError(
             "--law all compares laws by least squares on log losses and saves no fit: of the options "
-            "only --map, --where, --count, --starts, --seed, --json and --strict apply to it"
+            "only --map, --run, --points, --best, --where, --count, --starts, --seed, --json and --strict apply to it"
         )
 
 
-def _draw(fits: Any, out: Path, kinds: tuple[str, ...], profiles: Any, figure: Path | None) -> dict[str, list[Path]]:
+def _draw(
+    fits: Any, groups: list[str], out: Path, kinds: tuple[str, ...], profiles: Any, figure: Path | None
+) -> dict[str, list[Path]]:
     if not kinds and figure is None:
-        return {group: [] for group in fits}
+        return {group: [] for group in groups}
     from scalelab.plot.fits import figure_of, save_figures
 
-    paths = save_figures(fits, out, kinds, profiles)  # type: ignore[arg-type]  # checked above
+    paths = save_figures(fits, groups, out, kinds, profiles)  # type: ignore[arg-type]  # checked above
     if figure is None:
         return paths
     for group, fit in fits.items():
@@ -146,7 +175,7 @@ def _draw(fits: Any, out: Path, kinds: tuple[str, ...], profiles: Any, figure: P
         drawn = figure_of(fit, "loss")
         assert drawn is not None
         drawn.savefig(path, dpi=150)
-        paths[group].append(path)
+        paths.setdefault(group, []).append(path)
     return paths
 
 

@@ -19,6 +19,8 @@ _FLAGS = {
     "part": "--train",
     "compile_model": "--compile",
     "kind": "--figures",
+    "source_kind": "--kind",
+    **{name: f"--at {name}=" for name in ("C", "U", "X", "B")},
     "list_hardware": "scalelab cost --list-hardware",
     "on": "--device",
     "run_sweep": "scalelab sweep",
@@ -37,6 +39,7 @@ _PLAIN = (
     *("where", "workers", "csv", "json", "strict", "retry", "save_models", "details"),
     *("deterministic", "fp32_precision", "micro_batch", "together", "runtime", "launch_us", "reserve"),
     *("tensor_parallel", "price_per_hour", "watts", "ttft", "tpot", "train_gpu"),
+    *("points", "best", "tie", "run", "force", "n_from"),
 )
 FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _PLAIN} | _FLAGS
 _REFERENCE = re.compile(r"`([A-Za-z_]+)(?:=([^`]*))?`")
@@ -60,9 +63,9 @@ def as_typed(text: str, flags: Mapping[str, str] = FLAGS) -> str:
 
 
 def _bare(value: str) -> str:
-    """A quoted word without its quotes; several words keep them."""
+    """A quoted word without its quotes, unless a shell would need them."""
     inner = value.strip().strip("'\"")
-    return value.strip() if " " in inner else inner
+    return value.strip() if re.search(r"[^\w./:+-]", inner) else inner
 
 
 def describe(error: ScalelabError, command: str = "") -> str:

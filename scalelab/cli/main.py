@@ -16,6 +16,7 @@ from scalelab.cli.diagnose import diagnose
 from scalelab.cli.fit import fit
 from scalelab.cli.flags import describe
 from scalelab.cli.generate import generate
+from scalelab.cli.import_ import import_
 from scalelab.cli.lists import ListCommand
 from scalelab.cli.plan import plan
 from scalelab.cli.predict import predict
@@ -42,6 +43,8 @@ for command, panel in (
     *((command, _MODELS) for command in (convert, train, diagnose, generate)),
 ):
     app.command(cls=ListCommand, rich_help_panel=panel)(command)
+    if command is watch:
+        app.command("import", cls=ListCommand, rich_help_panel=_RUNS)(import_)
 
 
 def _show_version(wanted: bool) -> None:

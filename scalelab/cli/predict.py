@@ -10,6 +10,7 @@ import typer
 
 from scalelab.cli.console import check_out, show_report, stdout, told
 from scalelab.cli.flags import as_typed, describe
+from scalelab.cli.lists import pairs
 from scalelab.cli.options import AsJson, Out, OwnLaw, Quiet, Words, list_option
 from scalelab.errors import ScalelabError, UsageError
 
@@ -23,20 +24,24 @@ def predict(
         Words,
         list_option("--flops", "Training budgets 6·N·D·P, e.g. 1e19 1e21: their best N and D, for laws that know D."),
     ] = None,
+    at: Annotated[
+        Words,
+        list_option("--at", "Other variables of the law: C=1e21 U=10B X=8 lr=1e-3 B=2M.", (), "NAME=VALUE…"),
+    ] = None,
     law: OwnLaw = None,
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict losses with intervals, the plain N they are worth, and what more streams would gain."""
-    if (N is None) == (flops is None):
+    if (N is None and D is None and at is None) == (flops is None):
         raise UsageError("give either `N` for predictions, or `flops` for the best N and D of a training budget")
     if flops is not None and D is not None:
         raise UsageError("`flops` finds the best D itself: leave `D` out")
     check_out(out)
     from scalelab.api.predictions import answer_all
 
-    found = answer_all(source, N=N, P=P or [1], D=D, flops=flops, law=law)
+    found = answer_all(source, N=N, P=P or [1], D=D, flops=flops, law=law, **pairs(at, "--at"))
     if not found.answers:
         first = describe(found.failures[0])
         raise ScalelabError(f"{source}: none of {found.asked} fits can answer that; the first: {first}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,15 +32,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The loss at one N, P and D. `n_equivalent` is None for a law without P, `doubling_gain` where the law ends."""
+    """The loss at one N, P and D. `n_equivalent` is None for a law without N and P, `doubling_gain` where it ends.
 
-    N: float
+    `others` are variables beside N, P and D, such as C, by name.
+    """
+
+    N: float | None
     P: int
     D: float | None
     loss: Estimate
     n_equivalent: Estimate | None
     doubling_gain: Estimate | None
     notes: tuple[Note, ...]
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Allocations(Shown):
 
     def notes_of(self, row: Allocation) -> list[Note]:
         """Return a note for each variable of `row` that lies outside the runs."""
+        if row.N is None or row.D is None:
+            return extrapolation_notes(self.fit, C=row.flops)
         return extrapolation_notes(self.fit, row.N.value, row.P, row.D.value)
 
     def to_frame(self) -> pd.DataFrame:
@@ -117,7 +123,9 @@ class Allocations(Shown):
         return self.rows[place]
 
     def __repr__(self) -> str:
-        return f"<Allocations {self.fit.group}, {self.fit.law.name} law: N {_short([row.N for row in self.rows])}>"
+        sizes = [row.N for row in self.rows if row.N is not None]
+        said = f"N {_short(sizes)}" if sizes else f"loss {_short([row.loss for row in self.rows])}"
+        return f"<Allocations {self.fit.group}, {self.fit.law.name} law: {said}>"
 
 
 @dataclass(frozen=True)
@@ -144,20 +152,28 @@ class Profiles(Shown):
         return f"<Profiles {self.fit.group}: {', '.join(self.profiles)}>"
 
 
-def predict(fit: FitResult, N: Any, P: Any = 1, D: Any = None) -> Predictions:
-    """Return a prediction for every combination of N, P and D."""
-    tokens: Sequence[float | None] = (None,) if D is None else counts(D, "D")
-    points = product(counts(N, "N"), whole_numbers(P, "P"), tokens)
-    return Predictions(fit, tuple(_prediction(fit, *point) for point in points))
+def predict(fit: FitResult, N: Any = None, P: Any = 1, D: Any = None, **others: Any) -> Predictions:
+    """Return a prediction for every combination of N, P, D and the `others`."""
+    sizes, tokens = _optional(N, "N"), _optional(D, "D")
+    more = {name: counts(values, name) for name, values in others.items() if values is not None}
+    points = product(sizes, whole_numbers(P, "P"), tokens, *more.values())
+    return Predictions(
+        fit, tuple(_prediction(fit, N, P, D, dict(zip(more, rest, strict=True))) for N, P, D, *rest in points)
+    )
 
 
-def _prediction(fit: FitResult, N: float, P: int, D: float | None) -> Prediction:
-    loss, worth, gain = predicted(fit, N, P, D), None, None
-    if "P" in fit.law.variables:
+def _optional(values: Any, name: str) -> Sequence[float | None]:
+    return (None,) if values is None else counts(values, name)
+
+
+def _prediction(fit: FitResult, N: float | None, P: int, D: float | None, others: Mapping[str, float]) -> Prediction:
+    loss, worth, gain = predicted(fit, N, P, D, **others), None, None
+    if "P" in fit.law.variables and N is not None:
         worth = n_equivalent(fit, N, P, D)
         with suppress(ScalelabError):  # where streams hurt, the law may end before 2P
             gain = doubling_gain(fit, N, P, D)
-    return Prediction(N, P, D, loss, worth, gain, tuple(extrapolation_notes(fit, N, P, D)))
+    notes = extrapolation_notes(fit, N, P, D, **others)
+    return Prediction(N, P, D, loss, worth, gain, tuple(notes), others)
 
 
 def allocate(fit: FitResult, flops: Any, P: Any = 1) -> Allocations:
@@ -192,6 +208,7 @@ def residuals(fit: FitResult) -> pd.DataFrame:
             "N": data.N,
             "P": data.P.astype(int),
             "D": data.D,
+            **data.others,
             "loss": data.loss,
             "predicted": data.loss * np.exp(off),
             "percent": 100 * np.expm1(off),
@@ -221,7 +238,7 @@ def _frame(rows: Sequence[Any], estimates: Sequence[str], plain: Sequence[str]) 
 
     made = []
     for row in rows:
-        cells = {name: getattr(row, name) for name in plain}
+        cells = {name: getattr(row, name) for name in plain} | dict(getattr(row, "others", {}))
         for name in estimates:
             found: Estimate | None = getattr(row, name)
             ends = (None, None, None) if found is None else (found.value, found.low, found.high)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from scalelab.fit.data import FitData
 from scalelab.fit.objective import Objective
-from scalelab.fit.solver import descend
+from scalelab.fit.warm import refit
 from scalelab.laws.base import Array
 
+Report = Callable[[str, float], None]  # told a stage and which share of it is done
+
+_BLOCK = 2**20  # numbers in a block of resampled losses
 _KERNEL = 2.0  # width of the smoothing kernel over the residuals' robust spread: chosen in docs/LOG.md
 
 
-def bootstrap(objective: Objective, data: FitData, z: Array, method: str, draws: int, seed: int) -> Array:
-    """Refitted parameters [draws, k] (natural scale) around the optimum z [f].
+def bootstrap(
+    objective: Objective,
+    data: FitData,
+    z: Array,
+    method: str,
+    draws: int,
+    seed: int,
+    errors: Array,
+    report: Report | None = None,
+) -> Array:
+    """Refitted parameters [draws, k] (natural scale) around the optimum z [f] with linear standard `errors` [f].
 
     - residual: errors drawn from the residuals are put on the fitted losses; N, P and D stay.
     - wild: each residual keeps its place and gets a random sign.
@@ -23,11 +37,17 @@ def bootstrap(objective: Objective, data: FitData, z: Array, method: str, draws:
     residuals are then drawn in two levels, and signs and pairs by configuration. Without a degree
     of freedom left there is nothing to draw from: [0, k].
     """
-    if freedom(data, z) < 1 or not draws:
+    if freedom(objective, data) < 1 or not draws:
         return np.empty((0, len(objective.law.parameters)))
-    targets, weights = resample(objective, data, z, method, draws, np.random.default_rng(seed))
-    points, values = descend(objective, np.tile(z, (draws, 1)), targets, weights)
-    return objective.to_params(points[np.isfinite(values)])
+    rng, found = np.random.default_rng(seed), []
+    block = max(1, _BLOCK // len(data.loss))
+    for done in range(0, draws, block):
+        targets, weights = resample(objective, data, z, method, min(block, draws - done), rng)
+        points, values = refit(objective, data, z, targets, weights, errors)
+        found.append(points[np.isfinite(values)])
+        if report is not None:
+            report("bootstrap", min(1.0, (done + block) / draws))
+    return objective.to_params(np.concatenate(found))
 
 
 def resample(
@@ -35,16 +55,54 @@ def resample(
 ) -> tuple[Array, Array]:
     """Targets and weights of `draws` data sets, each [draws, n] or [n] where it is always the same."""
     target, weights = objective.to_target(data.loss), data.weight
-    if method == "pairs":
+    if method == "pairs" or objective.kind == "asymmetric":  # whose errors have no symmetric distribution
         counts = rng.multinomial(data.n_configs, np.full(data.n_configs, 1 / data.n_configs), size=draws)
         return target, weights * counts[:, data.config]
     make = wild_errors if method == "wild" else residual_errors
+    if data.run is not None and method == "residual":
+        make = run_errors
     return target + objective.residuals(z, target) + make(objective, data, z, draws, rng), weights
 
 
-def freedom(data: FitData, z: Array) -> int:
-    """Degrees of freedom left: configurations less fitted parameters z [f]."""
-    return data.n_configs - len(z)
+def freedom(objective: Objective, data: FitData) -> int:
+    """Degrees of freedom left: units of evidence less the fitted parameters that they must determine.
+
+    Where runs have several rows, parameters of a variable that varies along a run, such as D, are determined
+    within runs, and only the others take a run's worth of evidence each.
+    """
+    n_free = int(objective.free.sum())
+    if data.run is None:
+        return data.n_configs - n_free
+    along = {
+        variable
+        for variable in data.known
+        if any(np.ptp(data.values(variable)[data.config == i]) > 0 for i in range(data.n_configs))
+    }
+    between = sum(
+        free and p.needs not in along for p, free in zip(objective.law.parameters, objective.free, strict=True)
+    )
+    return min(len(np.unique(data.place)) - n_free, data.n_configs - between)
+
+
+def run_errors(objective: Objective, data: FitData, z: Array, draws: int, rng: np.random.Generator) -> Array:
+    """Errors [draws, n] for runs with several rows: rows of one run are off together.
+
+    What is common to a run is drawn from the runs' mean residuals, as large as errors, smoothed and widened as in
+    `residual_errors`. What is left along a run keeps its place, and so its correlation from row to row, with one random
+    sign for each run (the wild cluster bootstrap of Cameron, Gelbach & Miller 2008).
+    """
+    residuals, slopes = objective.evaluate(z, objective.to_target(data.loss))
+    root, run = np.sqrt(data.weight), data.config
+    residuals = residuals * root
+    size = np.bincount(run)
+    basis = orthonormal(slopes * root[:, None])
+    sums = np.stack([np.bincount(run, column) for column in basis.T], axis=1)
+    leverage = np.minimum((sums**2).sum(1) / size, 0.9)
+    means = np.bincount(run, residuals) / size
+    along = (residuals - means[run]) / np.sqrt(1 - min(0.9, basis.shape[1] / len(residuals)))
+    shared = _smooth_draws(means / np.sqrt(1 - leverage), (draws, data.n_configs), rng)
+    signs = rng.choice([-1.0, 1.0], size=(draws, data.n_configs))
+    return (shared[:, run] + signs[:, run] * along) * _widening(freedom(objective, data)) / root
 
 
 def residual_errors(objective: Objective, data: FitData, z: Array, draws: int, rng: np.random.Generator) -> Array:
@@ -61,7 +119,7 @@ def residual_errors(objective: Objective, data: FitData, z: Array, draws: int, r
     # A draw for each configuration (shared by its runs) and one for each run.
     shared = _smooth_draws(between, (draws, data.n_configs), rng)[:, data.config]
     own = _smooth_draws(within, (draws, len(residuals)), rng)
-    return (shared + own) * _widening(freedom(data, z)) / np.sqrt(data.weight)
+    return (shared + own) * _widening(freedom(objective, data)) / np.sqrt(data.weight)
 
 
 def wild_errors(objective: Objective, data: FitData, z: Array, draws: int, rng: np.random.Generator) -> Array:
@@ -70,7 +128,7 @@ def wild_errors(objective: Objective, data: FitData, z: Array, draws: int, rng: 
     Right where errors differ in size from run to run; otherwise too narrow for small sets.
     """
     signs = rng.choice([-1.0, 1.0], size=(draws, data.n_configs))[:, data.config]
-    return signs * _standardised(objective, data, z) * _widening(freedom(data, z)) / np.sqrt(data.weight)
+    return signs * _standardised(objective, data, z) * _widening(freedom(objective, data)) / np.sqrt(data.weight)
 
 
 def _standardised(objective: Objective, data: FitData, z: Array) -> Array:
@@ -90,9 +148,13 @@ def _standardised(objective: Objective, data: FitData, z: Array) -> Array:
 
 def leverages(slopes: Array) -> Array:
     """Diagonal of the hat matrix of slopes [n, f], [n]."""
+    return (orthonormal(slopes) ** 2).sum(1)
+
+
+def orthonormal(slopes: Array) -> Array:
+    """An orthonormal basis of the columns of slopes [n, f], [n, f]."""
     length = np.sqrt((slopes**2).sum(0))
-    q, _ = np.linalg.qr(slopes / np.where(length > 0, length, 1.0))
-    return (q**2).sum(1)
+    return np.linalg.qr(slopes / np.where(length > 0, length, 1.0))[0]
 
 
 def _levels(residuals: Array, data: FitData) -> tuple[Array, Array]:

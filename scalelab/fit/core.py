@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from scalelab.errors import ScalelabError, UsageError
-from scalelab.fit.bootstrap import bootstrap
-from scalelab.fit.data import COLUMNS, FitData, fit_data
+from scalelab.fit.bootstrap import Report, bootstrap
+from scalelab.fit.data import COLUMNS, CONVENTIONS, FitData, fit_data
 from scalelab.fit.groups import Group
 from scalelab.fit.influence import MAX_CONDITION, condition_number, covariance, leave_one_out, natural_covariance
 from scalelab.fit.notes import (
@@ -20,29 +22,46 @@ from scalelab.fit.notes import (
     outlier_notes,
     seed_notes,
     unfinished_notes,
+    verdict_notes,
 )
 from scalelab.fit.objective import Objective
 from scalelab.fit.options import FitOptions, build_objective
 from scalelab.fit.result import FitResult, Status, library_versions
+from scalelab.fit.row_notes import design_notes, optimum_row_notes, row_notes, tuning_notes, unit_notes
 from scalelab.fit.solver import Optimum, inside_bounds, minimise
+from scalelab.fit.tuning import NAMES, fit_tuning
 from scalelab.laws import LAWS, Law, get_law
 from scalelab.laws.base import Array, Variable
+from scalelab.laws.library import LR_BATCH
+from scalelab.laws.tied import tied
 
 _MAX_GRADIENT = 1e-3
 _MAX_SPREAD = 0.1  # of starts that agree on the objective, in logarithms of parameters
 
 
-def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | None = None) -> FitResult:
+def fit_group(
+    group: Group, law: str | Law = "parallel", options: FitOptions | None = None, report: Report | None = None
+) -> FitResult:
     """Fit `law` (an object, one of `LAWS`, or file.py:NAME) to the records of `group`.
+
+    `report` is called with a stage and the share of it that is done.
 
     Raises `ScalelabError` if there are fewer configurations than parameters, the law needs what
     the records do not know, or no start reaches a finite objective; `UsageError` for options that
     do not suit the law.
     """
-    law, options = get_law(law), options or FitOptions()
-    data = fit_data(group.records, options.convention, group.title)
+    options = options or FitOptions()
+    law = tied(get_law(law), options.tie)
+    every = fit_data(group.records, options.convention, group.title, law.variables)
+    data = every.best() if options.best else every
+    tuning = None
     try:
-        objective, optimum = fit_optimum(law, data, options)
+        if law.name == LR_BATCH.name:
+            tuning = fit_tuning(data, min(options.draws, 200), options.seed)
+            held = dict(zip(NAMES, tuning.params.tolist(), strict=True))
+        else:
+            held = {}
+        objective, optimum = fit_optimum(law, data, replace(options, fix={**held, **options.fix}))
     except UsageError:
         raise
     except ScalelabError as error:
@@ -53,25 +72,31 @@ def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | N
         # The user's code may raise anything.
         raise ScalelabError(f"{group.title}: the law {law.name!r} fails: {type(error).__name__}: {error}") from error
     condition = condition_number(objective, data, optimum.z)
-    status = _status(objective, optimum, condition)
     params = objective.to_params(optimum.z)
     local = covariance(objective, data, optimum.z)
+    status = _status(objective, optimum, condition, np.sqrt(np.diag(local)))
     # Where a valley is flat, refits started on it would stay where they start: no interval then.
     draws = options.draws if status != "degenerate" else 0
-    sample = bootstrap(objective, data, optimum.z, options.bootstrap, draws, options.seed)
+    errors = np.sqrt(np.diag(local))
+    sample = bootstrap(objective, data, optimum.z, options.bootstrap, draws, options.seed, errors, report)
     sample = sample[np.isfinite(sample).all(axis=1)]
+    if tuning is not None and len(sample) and len(tuning.draws):  # two sets of draws that know nothing of each other
+        places = [law.names.index(name) for name in NAMES if name not in options.fix]
+        columns = [i for i, name in enumerate(NAMES) if name not in options.fix]
+        sample[:, places] = tuning.draws[np.arange(len(sample)) % len(tuning.draws)][:, columns]
     with np.errstate(all="ignore"):  # a parameter fixed at 0 has a logarithm of -∞
         fitted = law.loss(params, data.points)
     residuals = np.log(fitted / data.loss)
+    r_squared = _r_squared(data, fitted)
     return FitResult(
         law=law,
         group=group.title,
         options=options,
         status=status,
         params=tuple(params.tolist()),
-        fixed=tuple(objective.fixed),
+        fixed=tuple(name for name in objective.fixed if tuning is None or name in options.fix),
         objective=optimum.value,
-        r_squared=_r_squared(data, fitted),
+        r_squared=r_squared,
         agreement=optimum.agreement,
         start_spread=optimum.start_spread,
         known=data.known,
@@ -81,24 +106,36 @@ def fit_group(group: Group, law: str | Law = "parallel", options: FitOptions | N
         draws=_rows(sample),
         notes=(
             *data_notes(objective, data),
+            *row_notes(group.points, every, data, options.best),
+            *optimum_row_notes(tuning),
+            *unit_notes(data),
+            *design_notes(data, law),
             *unfinished_notes(group.unfinished),
+            *tuning_notes(data, group.records, fitted),
             *seed_notes(data, fitted),
             *count_notes(group.records, options.convention),
             *outlier_notes(data, residuals),
             *optimum_notes(objective, optimum, status, condition),
             *dependence_notes(objective, data, local, leave_one_out(objective, data, optimum.z, local)),
             *interval_notes(objective, sample, float(data.loss.min())),
+            *verdict_notes(objective, status, r_squared, sample),
         ),
         data_hash=data.digest,
         versions=library_versions(),
+        others={name: tuple(values.tolist()) for name, values in data.others.items()},
+        run_ids=None if data.run is None else tuple(data.run.tolist()),
+        columns=_sources(group, law, options),
     )
 
 
 def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective, Optimum]:
     """The best parameters alone. Raises `ScalelabError` where the data cannot determine them."""
-    unused: set[Variable] = set()
-    if all(p.name in options.fix for p in law.parameters if p.needs == "P"):
-        unused.add("P")
+    unused: set[Variable] = {
+        v
+        for v in law.variables
+        if all(p.name in options.fix for p in law.parameters if p.needs == v)
+        and any(p.needs == v for p in law.parameters)
+    }
     for variable in law.variables:
         if variable not in data.known and variable not in unused:
             raise ScalelabError(
@@ -110,28 +147,31 @@ def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective
                 f"the law {law.name!r} needs more than one {variable}; add runs or choose another `law`"
             )
     objective = build_objective(law, data, options)
+    if not objective.free.any():
+        raise UsageError("every parameter is fixed: nothing is left to fit")
     felt: list[Variable] = [v for v in law.variables if v not in unused]
     different = len(np.unique(np.stack([data.values(v) for v in felt]), axis=1).T)
     if different < objective.free.sum():
         raise ScalelabError(
             f"{different} different ({', '.join(felt)}) cannot determine {objective.free.sum()} parameters; add runs"
         )
-    if not objective.free.any():
-        raise UsageError("every parameter is fixed: nothing is left to fit")
     if data.loss.min() == data.loss.max():
         raise ScalelabError(f"all {len(data.loss)} losses are {data.loss[0]:g}: there is nothing to fit")
     target = objective.to_target(data.loss)
     return objective, minimise(objective, target, data.weight, options.starts, options.seed)
 
 
-def _status(objective: Objective, optimum: Optimum, condition: float) -> Status:
+def _status(objective: Objective, optimum: Optimum, condition: float, errors: Array) -> Status:
     if optimum.gradient_norm > _MAX_GRADIENT and optimum.value > PERFECT:
         return "failed"
     if optimum.agreement < MIN_AGREEMENT:
         return "start_dependent"
-    if condition > MAX_CONDITION or (optimum.start_spread > _MAX_SPREAD and optimum.value > PERFECT):
+    # Starts of one objective that lie within a standard error of one another say nothing against the optimum.
+    far = (optimum.spread > np.maximum(_MAX_SPREAD, errors)) & inside_bounds(objective, optimum.z) & ~optimum.idle
+    valley = bool(far.any()) and optimum.value > PERFECT
+    if condition > MAX_CONDITION or valley:
         return "degenerate"
-    if not inside_bounds(objective, optimum.z).all():
+    if optimum.idle.any() or not inside_bounds(objective, optimum.z).all():
         return "at_bound"
     return "converged"
 
@@ -141,9 +181,16 @@ def _r_squared(data: FitData, fitted: Array) -> float:
     return float(1 - (data.weight * (data.loss - fitted) ** 2).sum() / (data.weight * (data.loss - mean) ** 2).sum())
 
 
-def _runs(data: FitData) -> tuple[tuple[float, float, float | None, float, float, float], ...]:
+def _runs(data: FitData) -> tuple[tuple[float | None, ...], ...]:
     columns = [a.tolist() for a in (data.N, data.P, data.D, data.loss, data.weight, data.size)]
-    return tuple((n, p, None if np.isnan(d) else d, *rest) for n, p, d, *rest in zip(*columns, strict=True))
+    return tuple(tuple(None if np.isnan(v) else v for v in row) for row in zip(*columns, strict=True))
+
+
+def _sources(group: Group, law: Law, options: FitOptions) -> dict[str, str]:
+    """The table's own names of the variables and of the loss, where they are not the schema's."""
+    names = {**COLUMNS, "N": CONVENTIONS[options.convention].column}
+    shown = {v: names[v] for v in law.variables} | {"loss": "loss"}
+    return {v: group.columns[c] for v, c in shown.items() if group.columns.get(c, c) != c}
 
 
 def _rows(table: Array) -> tuple[tuple[float, ...], ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Collection, Container, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,17 @@ from scalelab.laws.base import Array, Variable
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS: dict[Variable, str] = {"N": "n_params", "P": "n_streams", "D": "n_tokens"}
+COLUMNS: dict[Variable, str] = {
+    "N": "n_params",
+    "P": "n_streams",
+    "D": "n_tokens",
+    "C": "train_flops",
+    "U": "n_tokens_unique",
+    "X": "n_experts",
+    "lr": "peak_lr",
+    "B": "batch_size",
+}
+_ALWAYS: tuple[Variable, ...] = ("N", "P", "D")  # read whether a law needs them or not
 
 
 @dataclass(frozen=True)
@@ -37,9 +47,9 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class FitData:
-    """Runs, sorted, so that the order of a table cannot change a fit. Arrays are [n].
+    """Rows, sorted, so that the order of a table cannot change a fit. Arrays are [n].
 
-    P is 1 and D is NaN where a table does not know them; `known` says which variables it knows.
+    P is 1 and N and D are NaN where a table does not know them; `known` says which variables it knows.
     `size` is the backbone's N where it is recorded: the same for all P of one architecture.
     """
 
@@ -50,15 +60,27 @@ class FitData:
     weight: Array
     size: Array
     known: tuple[Variable, ...]
+    others: Mapping[str, Array] = field(default_factory=dict)  # variables beside N, P and D
+    run: np.ndarray | None = None  # the number of each row's run where a run has several; int [n]
 
     @cached_property
     def points(self) -> Points:
-        return Points(self.N, self.P, self.D)
+        return Points(self.N, self.P, self.D, self.others)
 
     @cached_property
     def config(self) -> np.ndarray:
-        """The number of each run's configuration: runs of the same N, P and D share it; int [n]."""
-        table = np.stack([self.N, self.P, np.nan_to_num(self.D)], axis=1)
+        """The number of each row's unit of evidence, int [n].
+
+        Rows of the same N, P, D and other variables share it (repeated seeds), and so do rows of one run.
+        """
+        if self.run is not None:
+            return np.unique(self.run, return_inverse=True)[1].ravel()
+        return self.place
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """The number of each row's values of all variables, int [n]."""
+        table = np.stack([np.nan_to_num(a) for a in (self.N, self.P, self.D, *self.others.values())], axis=1)
         return np.unique(table, axis=0, return_inverse=True)[1].ravel()
 
     @cached_property
@@ -69,10 +91,13 @@ class FitData:
     def digest(self) -> str:
         """A hash of the runs, to tell later what a saved fit was fitted to."""
         text = repr([a.tolist() for a in (self.N, self.P, np.nan_to_num(self.D), self.loss, self.weight)])
+        if self.others or self.run is not None:
+            more = {name: values.tolist() for name, values in self.others.items()}
+            text += repr([more, None if self.run is None else self.run.tolist()])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def values(self, variable: Variable) -> Array:
-        return {"N": self.N, "P": self.P, "D": self.D}[variable]
+        return self.points.value(variable)
 
     def varies(self, variable: Variable) -> bool:
         return variable in self.known and len(np.unique(self.values(variable))) > 1
@@ -87,27 +112,39 @@ class FitData:
         A law with m parameters for a variable, and a floor, needs m + 1 of its values.
         """
         found: dict[Variable, list[str]] = {}
-        for variable in COLUMNS:
+        for variable in self.known:
             names = [p.name for p in law.parameters if p.needs == variable and p.name not in fixed]
             if names and len(self.levels(variable)) <= len(names):
                 found[variable] = names
         return found
 
     def means(self) -> FitData:
-        """One run a configuration: the geometric mean of its losses, with the sum of their weights."""
-        weight = np.bincount(self.config, self.weight).astype(float)
-        loss = np.exp(np.bincount(self.config, self.weight * np.log(self.loss)) / weight)
-        first = np.unique(self.config, return_index=True)[1]
-        return FitData(self.N[first], self.P[first], self.D[first], loss, weight, self.size[first], known=self.known)
+        """One row for each place: the geometric mean of its losses, with the sum of their weights."""
+        weight = np.bincount(self.place, self.weight).astype(float)
+        loss = np.exp(np.bincount(self.place, self.weight * np.log(self.loss)) / weight)
+        kept = self.subset(np.unique(self.place, return_index=True)[1])
+        return replace(kept, loss=loss, weight=weight)
+
+    def best(self) -> FitData:
+        """The row of the least loss of each place."""
+        order = np.lexsort((self.loss, self.place))
+        first = np.unique(self.place[order], return_index=True)[1]
+        return self.subset(np.sort(order[first]))
 
     def subset(self, keep: np.ndarray) -> FitData:
-        """The runs where `keep` [n] is true."""
+        """The rows where `keep` [n] is true, or at its indices."""
         columns = (a[keep] for a in (self.N, self.P, self.D, self.loss, self.weight, self.size))
-        return FitData(*columns, known=self.known)
+        others = {name: values[keep] for name, values in self.others.items()}
+        return FitData(*columns, known=self.known, others=others, run=None if self.run is None else self.run[keep])
 
 
-def fit_data(records: pd.DataFrame, convention: str = "paper", title: str = "records") -> FitData:
-    """The runs of `records`, N counted by one of `CONVENTIONS`.
+def fit_data(
+    records: pd.DataFrame,
+    convention: str = "paper",
+    title: str = "records",
+    variables: Collection[Variable] = _ALWAYS,
+) -> FitData:
+    """The rows of `records` with N, P, D and the other `variables` of a law, N counted by one of `CONVENTIONS`.
 
     Raises `DataError` naming the column where some records know a value and others do not.
     """
@@ -116,25 +153,37 @@ def fit_data(records: pd.DataFrame, convention: str = "paper", title: str = "rec
     columns: dict[Variable, str] = {**COLUMNS, "N": CONVENTIONS[convention].column}
     values: dict[Variable, Array] = {}
     known: list[Variable] = []
-    variable: Variable
     for variable, column in columns.items():
+        if variable not in (*_ALWAYS, *variables):
+            continue
         have = records[column].notna() if column in records else pd.Series(False, index=records.index)
         if have.all():
             known.append(variable)
             values[variable] = records[column].to_numpy(dtype=float)
-        elif variable == "N":
+        elif variable == "N" and "N" in variables and (have.any() or convention != "paper"):
             hint = "; use `count='paper'`" if convention != "paper" else ""
             raise DataError(f"{title}: {int((~have).sum())} records have no {column!r}{hint}")
-        elif have.any():
+        elif have.any() and variable in variables:
             raise DataError(
                 f"{title}: {int((~have).sum())} of {len(have)} records have no {column!r}: give it to all, or leave "
                 f"these out with `where='{column} > 0'`"
             )
         else:
             values[variable] = np.full(len(records), 1.0 if variable == "P" else np.nan)
+    others = {name: column for name, column in values.items() if name not in _ALWAYS and name in known}
     weight = records["weight"].fillna(1.0).to_numpy(dtype=float) if "weight" in records else np.ones(len(records))
     backbone = records["n_params_backbone"] if "n_params_backbone" in records else pd.Series(np.nan, records.index)
     size = backbone.fillna(pd.Series(values["N"], records.index)).to_numpy(dtype=float)
-    rows = np.stack([values["N"], values["P"], values["D"], records["loss"].to_numpy(dtype=float), weight, size])
+    run = np.zeros(len(records))
+    if "run" in records and records["run"].notna().all():
+        run = pd.factorize(records["run"])[0].astype(float)
+    main = (values["N"], values["P"], values["D"], records["loss"].to_numpy(dtype=float), weight, size, run)
+    rows = np.stack([*main, *others.values()])
     rows = rows[:, np.lexsort(rows[::-1])]
-    return FitData(*rows, known=tuple(known))
+    several = len(np.unique(rows[6])) > 1 and len(np.unique(rows[6])) < rows.shape[1]
+    return FitData(
+        *rows[:6],
+        known=tuple(known),
+        others=dict(zip(others, rows[7:], strict=True)),
+        run=rows[6].astype(int) if several else None,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.result import LEVEL, FitResult, Note, tails
 from scalelab.laws import Points
 from scalelab.laws.base import Array
-from scalelab.units import format_count, format_interval
+from scalelab.laws.terms import Power
+from scalelab.units import format_count, format_interval, format_number
 
 _FAR = 10.0  # times the range of N, P or D from which an extrapolation is serious
 _STEPS = 80  # of bisection and golden section: enough for the last digit
@@ -50,18 +52,31 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Allocation:
-    """How to spend a training budget at one P: N, D, and the loss that the law gives there."""
+    """How to spend a training budget at one P: N, D, and the loss that the law gives there.
+
+    N and D are None for a law of compute alone, which says the loss, not how to spend the budget.
+    """
 
     flops: float
     P: float
-    N: Estimate
-    D: Estimate
+    N: Estimate | None
+    D: Estimate | None
     loss: Estimate
 
 
-def predicted(fit: FitResult, N: float, P: float = 1.0, D: float | None = None, level: float = LEVEL) -> Estimate:
-    """The law's loss, nats a token. Raises `ScalelabError` where the law ends before P."""
-    return _estimate(fit, lambda params: fit.evaluate(params, N, P, D), level, P)
+def predicted(
+    fit: FitResult,
+    N: float | None = None,
+    P: float = 1.0,
+    D: float | None = None,
+    level: float = LEVEL,
+    **others: float,
+) -> Estimate:
+    """The law's loss, nats a token; `others` are variables beside N, P and D, such as C.
+
+    Raises `ScalelabError` where the law ends before P.
+    """
+    return _estimate(fit, lambda params: fit.evaluate(params, N, P, D, **others), level, P)
 
 
 def n_equivalent(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:
@@ -95,9 +110,13 @@ def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float =
     """N and D with the least loss for a training budget of 6·N·D·P floating-point operations.
 
     P streams multiply the computation of every token; embedding and aggregation are left out, as
-    they are from N. Raises `UsageError` for a law without D or with another P than 1 for one
+    they are from N. Of a law of compute alone only the loss is known.
+
+    Raises `UsageError` for a law without D or with another P than 1 for one
     without P, `ScalelabError` where the law ends before P.
     """
+    if fit.law.variables == ("C",):
+        return Allocation(flops, P, None, None, predicted(fit, P=P, level=level, C=flops))
     if "D" not in fit.law.variables or "N" not in fit.law.variables:
         raise UsageError(f"the law {fit.law.name!r} does not know D, so it cannot trade N against D")
     if "P" not in fit.law.variables and P != 1:
@@ -131,11 +150,44 @@ def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float =
     return Allocation(flops, P, N, D, _estimate(fit, lambda q: losses(q, np.log(best(q))), level, P))
 
 
-def extrapolation_notes(fit: FitResult, N: float, P: float = 1.0, D: float | None = None) -> list[Note]:
+def hoffmann_coefficients(fit: FitResult, level: float = LEVEL) -> dict[str, Estimate]:
+    """Return the coefficients of the powers in Hoffmann's form, A/N^α: our scale to its exponent, with intervals.
+
+    Empty for a law without powers of N, D or compute. Source: Hoffmann et al. 2022, arXiv 2203.15556, equation 2.
+    """
+    found = {}
+    for term in getattr(fit.law, "terms", ()):
+        if isinstance(term, Power) and {p.needs for p in term.parameters} == {term.variable}:
+            scale, exponent = (fit.law.names.index(p.name) for p in term.parameters)
+            params, draws = np.array(fit.params), np.array(fit.draws).reshape(-1, len(fit.params))
+            with np.errstate(all="ignore"):
+                draws = draws[:, scale] ** draws[:, exponent]
+                value = float(params[scale] ** params[exponent])
+            found[term.parameters[0].name] = Estimate.of(value, draws, level)
+    return found
+
+
+def hoffmann_form(fit: FitResult) -> str:
+    """The coefficients in Hoffmann's form as words; empty where there are none."""
+    words = []
+    for name, estimate in hoffmann_coefficients(fit).items():
+        ends = (
+            ""
+            if estimate.low is None or estimate.high is None
+            else (f" ({format_number(estimate.low, 3)} to {format_number(estimate.high, 3)})")
+        )
+        words.append(f"{name} {format_number(estimate.value)}{ends}")
+    return ", ".join(words)
+
+
+def extrapolation_notes(
+    fit: FitResult, N: float | None = None, P: float = 1.0, D: float | None = None, **others: float
+) -> list[Note]:
     """A note for each variable that lies outside the range of the runs, with the factor."""
     notes = []
     data = fit.data
-    for name, value in (("N", N), ("P", P), ("D", D)):
+    given: dict[Any, float | None] = {"N": N, "P": P, "D": D, **others}
+    for name, value in given.items():
         if value is None or name not in fit.law.variables:
             continue
         seen = data.values(name)

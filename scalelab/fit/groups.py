@@ -6,14 +6,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import pandas as pd
 
-from scalelab.errors import DataError
+from scalelab.errors import DataError, choice_error
 from scalelab.records import Table
-from scalelab.records.schema import NEEDED, STATUSES, conform
+from scalelab.records.expressions import known_names
+from scalelab.records.runs import last_rows
+from scalelab.records.schema import STATUSES, VARIABLE_COLUMNS, conform
 from scalelab.units import format_count
 
+Points = Literal["auto", "final", "all"]  # which rows of runs that have several
 _MUST_AGREE = ["corpus_digest", "tokenizer_digest", "setup"]
 
 
@@ -25,21 +29,27 @@ class Group:
     slug: str
     records: pd.DataFrame
     unfinished: Mapping[str, int] = field(default_factory=dict)  # runs of this kind that are not ok, by status
+    points: tuple[int, int] | None = None  # runs, and how many rows they had, where runs have several
+    columns: Mapping[str, str] = field(default_factory=dict)  # of the schema: the table's own names
 
 
-def group_records(records: pd.DataFrame | Table, by_tokens: bool = True) -> list[Group]:
+def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points: Points = "auto") -> list[Group]:
     """Split records so that corpora, tokenizers and set-ups are never mixed in one fit.
 
     Nor, with `by_tokens`, numbers of training tokens: for laws that do not know D. Runs that are not
-    ok are counted and left out.
+    ok are counted and left out. Of runs with several rows, such as the points of a curve, the last is taken with
+    `points` "final", all with "all"; with "auto" the last, unless D then is the same everywhere and the law needs it.
+
+    Raises:
+        UsageError: `points` is neither.
     """
+    check_points(points)
+    columns = records.columns if isinstance(records, Table) else {}
     if isinstance(records, Table):
         records = pd.concat([records.records, records.others]) if len(records.others) else records.records
-    missing = [name for name in NEEDED if name not in records]
-    if missing:
-        raise DataError(
-            f"no column {missing[0]!r} (there are: {', '.join(map(str, records.columns))}); see records.read"
-        )
+    if "loss" not in records or not any(name in records for name in VARIABLE_COLUMNS):
+        lacking = "loss" if "loss" not in records else "n_params"
+        raise DataError(f"no column {lacking!r} (there are: {known_names(records.columns)}); see records.read")
     files = records["file"] if "file" in records else pd.Series(pd.NA, records.index)
     records = conform(records).assign(file=files.astype("string"))
     # Foreign tables may know their corpus and tokenizer by name alone, or not at all: then what
@@ -47,6 +57,7 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True) -> list
     records["tokenizer_digest"] = records["tokenizer_digest"].fillna(records["tokenizer"])
     records["corpus_digest"] = records["corpus_digest"].fillna(records["corpus"])
     records["corpus_digest"] = records["corpus_digest"].fillna(records["file"])
+    records, counts = choose_points(records, by_tokens, points)
     by = [*_MUST_AGREE, "n_tokens"] if by_tokens else _MUST_AGREE
     kinds = [rows for _, rows in records.groupby(by, dropna=False, sort=False)]
     kinds = [rows for rows in kinds if _is_ok(rows).any()]
@@ -56,8 +67,35 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True) -> list
         slug = base = re.sub(r"[^\w.]+", "-", "-".join(name).lower()).strip("-.") or "records"
         while slug in groups:
             slug = f"{base}-{len(groups) + 1}"
-        groups[slug] = Group(", ".join(name), slug, rows.reset_index(drop=True), _unfinished(every))
+        of_runs = points_of(rows, counts)
+        rows = rows.reset_index(drop=True)
+        groups[slug] = Group(", ".join(name), slug, rows, _unfinished(every), of_runs, columns)
     return sorted(groups.values(), key=lambda g: g.title)
+
+
+def check_points(points: str) -> None:
+    """Raise `UsageError` for a word that is none of `Points`."""
+    if points not in get_args(Points):
+        raise choice_error("points", points, get_args(Points))
+
+
+def choose_points(records: pd.DataFrame, by_tokens: bool, points: Points) -> tuple[pd.DataFrame, pd.Series | None]:
+    """Return the rows to fit, of runs that have several the last or all, and the number of rows of each run."""
+    if "run" not in records or not records["run"].dropna().duplicated().any():
+        return records, None
+    counts = records["run"].value_counts()
+    last = last_rows(records[records["run"].notna()])
+    one_D = not by_tokens and last["n_tokens"].nunique() == 1 < records["n_tokens"].nunique()
+    if points == "final" or (points == "auto" and not one_D):
+        records = pd.concat([last, records[records["run"].isna()]])
+    return records, counts
+
+
+def points_of(rows: pd.DataFrame, counts: pd.Series | None) -> tuple[int, int] | None:
+    """Return how many runs `rows` are of, and how many rows these had; None where each row is a run."""
+    if counts is None or not rows["run"].notna().all():
+        return None
+    return int(rows["run"].nunique()), int(counts[rows["run"].unique()].sum())
 
 
 def _is_ok(rows: pd.DataFrame) -> pd.Series:

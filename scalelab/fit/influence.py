@@ -7,13 +7,15 @@ import numpy as np
 from scalelab.fit.bootstrap import freedom, leverages
 from scalelab.fit.data import FitData
 from scalelab.fit.objective import Objective
-from scalelab.fit.solver import descend, inside_bounds
+from scalelab.fit.screen import FEW_ROWS
+from scalelab.fit.solver import inside_bounds
+from scalelab.fit.warm import refit
 from scalelab.laws.base import Array
 
 MAX_CONDITION = 1e6  # of the scaled slopes: beyond, a combination of parameters is not determined
 _SINGULAR = 1e16  # no condition number is known to be larger: rounding hides the rest
 _NO_EFFECT = 1e-14  # share of a loss that a parameter must be able to change, not to drown in rounding
-_REFITS = 20  # runs left out in earnest: those with the largest approximate pull
+_REFITS, _LEAST_REFITS = 20, 3  # runs left out in earnest, of few rows and of many: those with the largest pull
 
 
 def condition_number(objective: Objective, data: FitData, z: Array) -> float:
@@ -39,7 +41,7 @@ def covariance(objective: Objective, data: FitData, z: Array) -> Array:
     degree of freedom is left.
     """
     result = np.zeros((len(z), len(z)))
-    degrees = freedom(data, z)
+    degrees = freedom(objective, data)
     residuals, slopes, length, felt = _weighted_slopes(objective, data, z)
     inside = inside_bounds(objective, z) & felt
     if degrees < 1 or not inside.any():
@@ -49,6 +51,12 @@ def covariance(objective: Objective, data: FitData, z: Array) -> Array:
     variance = float((weight * means**2).sum()) / degrees
     slopes, length = slopes[:, inside] / length[inside], length[inside]
     inverse = np.linalg.pinv(slopes.T @ slopes, rcond=1e-15, hermitian=True)
+    if data.run is not None:  # rows of one run are off together: the sandwich form by run
+        scores = slopes * (np.sqrt(data.weight) * residuals)[:, None]
+        sums = np.stack([np.bincount(data.config, column) for column in scores.T], axis=1)
+        middle = sums.T @ sums * data.n_configs / degrees
+        result[np.ix_(inside, inside)] = inverse @ middle @ inverse / np.outer(length, length)
+        return result
     result[np.ix_(inside, inside)] = variance * inverse / np.outer(length, length)
     return result
 
@@ -81,22 +89,25 @@ def leave_one_out(objective: Objective, data: FitData, z: Array, local: Array) -
     nothing can be left out.
     """
     errors = np.sqrt(np.diag(local))
-    if freedom(data, z) < 2 or not (errors > 0).any():
+    if freedom(objective, data) < 2 or not (errors > 0).any():
         return None
     target = objective.to_target(data.loss)
     residuals, slopes = objective.evaluate(z, target)
     pull = data.weight * objective.influence(residuals) * residuals
     steepness = leverages(slopes * np.sqrt(data.weight)[:, None])
-    scores = np.abs(slopes @ local * (pull / (1 - np.minimum(steepness, 0.99)))[:, None])
+    unit = np.arange(len(data.loss)) if data.run is None else data.config  # what is left out together
+    scores = slopes @ local * (pull / (1 - np.minimum(steepness, 0.99)))[:, None]
+    scores = np.abs(np.stack([np.bincount(unit, column) for column in scores.T], axis=1))
     usable = errors > 0
-    ranked = np.argsort(-(scores[:, usable] / errors[usable]).max(1), kind="stable")[:_REFITS]
+    refits = max(_LEAST_REFITS, _REFITS * FEW_ROWS // max(FEW_ROWS, len(data.loss)))
+    ranked = np.argsort(-(scores[:, usable] / errors[usable]).max(1), kind="stable")[:refits]
     weights = np.tile(data.weight, (len(ranked), 1))
-    weights[np.arange(len(ranked)), ranked] = 0.0
-    points = descend(objective, np.tile(z, (len(ranked), 1)), target, weights)[0]
+    weights[ranked[:, None] == unit] = 0.0
+    points = refit(objective, data, z, target, weights, errors)[0]
     degrees = len(data.loss) - len(z)  # of all runs, on both sides of the ratio
     variance = (weights * objective.residuals(points, target) ** 2).sum(1) / max(degrees - 1, 1)
     ratio = np.sqrt(variance / max(float((data.weight * residuals**2).sum()) / degrees, 1e-300))
     own_errors = np.where(usable, errors, 1.0) * np.maximum(ratio, 1e-6)[:, None]
     shifts = np.where(usable, np.abs(points - z) / own_errors, 0.0)
     i, j = np.unravel_index(int(np.argmax(shifts)), shifts.shape)
-    return int(ranked[i]), objective.free_names[j], float(shifts[i, j])
+    return int(np.flatnonzero(unit == ranked[i])[0]), objective.free_names[j], float(shifts[i, j])

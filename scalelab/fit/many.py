@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
@@ -85,20 +84,23 @@ class FitResults(Several[FitResult]):
 
     def stem(self, group: str) -> str:
         """Return a file name for the fit of a group, without ending: what is not the default stands in it."""
-        fit = self[group]
-        options = fit.options
-        words = [self.slugs.get(group) or _slug(group), *([fit.law.name] if fit.law.name != "parallel" else [])]
-        words += [options.convention] if options.convention != "paper" else []
-        words += [options.objective] if options.objective != "huber" else []
-        return "-".join([*words, *(f"{name}-{value:g}" for name, value in options.fix.items())])
+        from scalelab.fit.files import fit_name, slug
 
-    def save(self, folder: str | Path) -> dict[str, Path]:
-        """Save each fit to a file of its own in `folder`. Returns the paths by group."""
-        return {group: fit.save(Path(folder) / f"{self.stem(group)}.json") for group, fit in self.items()}
+        return fit_name(self.slugs.get(group) or slug(group), self[group])
 
+    def save(self, folder: str | Path, force: bool = False) -> dict[str, Path]:
+        """Save each fit to a file of its own in `folder`. Returns the paths by group.
 
-def _slug(title: str) -> str:
-    return re.sub(r"[^\w.]+", "-", title.lower()).strip("-.") or "records"
+        Raises:
+            ScalelabError: A fit does not describe its runs; the others are saved. With `force` it is saved too.
+            UsageError: A file holds another fit, and not `force`; nothing is saved.
+        """
+        from scalelab.fit.files import save_fits
+
+        saved, failures = save_fits(self, folder, self.slugs, force)
+        for error in failures.values():
+            raise error
+        return saved
 
 
 class Comparisons(Several[Comparison]):

@@ -1,4 +1,4 @@
-"""What the data cannot carry: notes that stand beside the numbers.
+"""What the fit cannot carry: notes that stand beside the numbers. Those about the rows are in `row_notes`.
 
 serious: the numbers must not be used as they are; warning: some of them mean less than they
 seem to; info: good to know.
@@ -28,10 +28,12 @@ MANY = 4  # configurations a parameter from which intervals hold what they say (
 MIN_AGREEMENT = 0.05
 PERFECT = 1e-20  # an objective of rounding errors alone, whose gradient means nothing
 OUTLIER = 10.0  # residuals in robust standard deviations
+MOST_OUTLIERS = 5  # that are named one by one
 MAX_STREAM_SHARE = 0.05
 MAX_CORRELATION = 0.95
 MAX_SHIFT = 1.5  # standard errors that one run may move a parameter by
 UNMOVED = 1e-6
+MOST_OF_RANGE = 0.8  # of a parameter's bounds, in fitting coordinates
 NOTHING = 1e-9  # an effect of P that is rounding error
 
 
@@ -114,7 +116,7 @@ def unfinished_notes(unfinished: Mapping[str, int]) -> Iterator[Note]:
 def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:
     """Notes on repeated seeds. `fitted` [n] are the law's losses of the runs."""
     runs, configs = len(data.loss), data.n_configs
-    if runs == configs:
+    if runs == configs or data.run is not None:
         return
     size = np.bincount(data.config)
     mean = np.bincount(data.config, data.loss) / size
@@ -150,7 +152,22 @@ def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:
 def outlier_notes(data: FitData, residuals: Array) -> Iterator[Note]:
     """Notes on runs far off the law. `residuals` [n] in logarithms."""
     spread = 1.4826 * float(np.median(np.abs(residuals)))
-    for i in np.flatnonzero(np.abs(residuals) > max(OUTLIER * spread, 1e-4)):
+    found = np.flatnonzero(np.abs(residuals) > max(OUTLIER * spread, 1e-4))
+    if len(found) > MOST_OUTLIERS:
+        above = int((residuals[found] < 0).sum())
+        cause = (
+            "all above it: runs that diverged or were not tuned (`best`, `objective='asymmetric'`)"
+            if above > 0.9 * len(found)
+            else "of a kind that this law does not describe, or of other units"
+        )
+        yield Note(
+            "outliers",
+            "warning",
+            f"{len(found)} of {len(residuals)} rows lie far off the law, {above} above it: likely {cause}",
+            {"rows": len(found), "above": above, "spread": spread},
+        )
+        return
+    for i in found:
         off = float(np.expm1(-residuals[i]))
         yield Note(
             "outlier",
@@ -282,8 +299,34 @@ def interval_notes(objective: Objective, draws: Array, smallest_loss: float) -> 
             )
 
 
+def verdict_notes(objective: Objective, status: Status, r_squared: float, draws: Array) -> Iterator[Note]:
+    """A note where the fit says nothing about these losses: it then must not be used."""
+    reasons = []
+    if r_squared < 0:
+        reasons.append(f"it predicts these losses worse than their mean does (R² {r_squared:.2f})")
+    if status == "degenerate":
+        reasons.append("its parameters are not determined")
+    open_ = []
+    if len(draws):
+        lower, upper = objective.bounds()
+        z = objective.from_params(draws)
+        for i, name in enumerate(objective.free_names):
+            low, high = np.quantile(z[:, i], tails(LEVEL))
+            if np.isfinite(upper[i] - lower[i]) and high - low > MOST_OF_RANGE * (upper[i] - lower[i]):
+                open_.append(name)
+    if 2 * len(open_) >= len(objective.free_names) > 0 and open_:
+        reasons.append(f"the interval of {' and '.join(open_)} covers about all that is allowed")
+    if reasons:
+        yield Note(
+            "explains_nothing",
+            "serious",
+            f"this fit does not describe these runs: {'; '.join(reasons)}",
+            {"r_squared": r_squared},
+        )
+
+
 def _run(data: FitData, i: int) -> str:
-    parts = [f"N {format_count(data.N[i])}"]
-    parts += [f"P {data.P[i]:g}"] if "P" in data.known else []
-    parts += [f"D {format_count(data.D[i])}"] if data.varies("D") else []
+    several = data.run is not None
+    shown = [v for v in data.known if v in ("N", "P") or (data.varies(v) and not (several and v == "D"))]
+    parts = [f"{v} {format_count(data.values(v)[i])}" for v in shown]
     return f"the run at {', '.join(parts)}"

@@ -3,6 +3,8 @@
     huber: Σ w_i·huber_δ(r_i),  r = ln L − ln loss;  huber_δ(r) = r²/2 for |r| ≤ δ, δ(|r| − δ/2) beyond
     log:   Σ w_i·r_i²/2 with the same r
     raw:   Σ w_i·r_i²/2 with r = L − loss
+    asymmetric: huber, and a tenth of it where the run lies above the law, r < 0: runs that were not tuned to their end
+           have a loss too high and never too low (after the expectiles of Newey & Powell 1987)
 
 Huber with δ = 0.001 is the objective of Hoffmann et al. (arXiv 2203.15556) and of the ParScale
 paper; the sum, not the mean. Parameters are in fitting coordinates: the logarithm of positive
@@ -12,7 +14,7 @@ ones, each in units of the data's own scale.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,12 +23,14 @@ from scalelab.laws import Law
 from scalelab.laws.base import Array, Points
 
 DELTA = 1e-3
-KINDS = ("huber", "log", "raw")
+KINDS = ("huber", "log", "raw", "asymmetric")
+LIGHT = 0.1  # how much a run above the law counts against one below it, for `asymmetric`
 
 
 def huber(residuals: Array, delta: float) -> Array:
     size = np.abs(residuals)
-    return np.where(size <= delta, residuals**2 / 2, delta * (size - delta / 2))
+    inside = np.minimum(size, delta)
+    return inside * (size - inside / 2)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class Objective:
     @property
     def free_names(self) -> list[str]:
         return [name for name in self.law.names if name not in self.fixed]
+
+    def subset(self, rows: np.ndarray) -> Objective:
+        """The same objective at some of the points; scales and bounds stay."""
+        return replace(self, points=self.points.subset(rows))
 
     def to_target(self, loss: Array) -> Array:
         return loss if self.kind == "raw" else np.log(loss)
@@ -95,16 +103,39 @@ class Objective:
     def value(self, residuals: Array, weights: Array) -> Array:
         """The objective [...] of residuals [..., n]; infinite where the law is undefined."""
         with np.errstate(all="ignore"):
-            each = huber(residuals, self.delta) if self.kind == "huber" else residuals**2 / 2
+            each = huber(residuals, self.delta) if self.robust else residuals**2 / 2
+            if self.kind == "asymmetric":
+                each = each * self.side(residuals)
             total = (weights * each).sum(-1)
         return np.where(np.isfinite(total), total, np.inf)
 
     def influence(self, residuals: Array) -> Array:
         """How much each residual counts against one of its size in least squares: ψ(r)/r, [..., n]."""
-        if self.kind != "huber":
+        if not self.robust:
             return np.ones_like(residuals)
         with np.errstate(divide="ignore"):
-            return np.minimum(1.0, self.delta / np.abs(residuals))
+            share = np.minimum(1.0, self.delta / np.abs(residuals))
+        return share * self.side(residuals) if self.kind == "asymmetric" else share
+
+    @property
+    def robust(self) -> bool:
+        return self.kind in ("huber", "asymmetric")
+
+    def side(self, residuals: Array) -> Array:
+        """The weight of each residual's side, [..., n]."""
+        return np.where(residuals < 0, LIGHT, 1.0)
+
+    def curvature(self, residuals: Array, width: float) -> Array:
+        """Second derivative of the expected objective by each residual, [..., n].
+
+        Of Huber's loss it is 1 within δ and 0 beyond; where few residuals lie within δ, their density there is
+        taken from those within `width`.
+        """
+        if not self.robust:
+            return np.ones_like(residuals)
+        reach = max(self.delta, width)
+        bend = np.where(np.abs(residuals) < reach, self.delta / reach, 0.0)
+        return bend * self.side(residuals) if self.kind == "asymmetric" else bend
 
     @cached_property
     def _log(self) -> np.ndarray:

@@ -35,6 +35,8 @@ class FitOptions:
     seed: int = 0
     fix: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    tie: Mapping[str, str] = field(default_factory=dict)  # parameters that are equal to another: {"beta": "alpha"}
+    best: bool = False  # of rows with the same variables only the one of the least loss, as after a tuning sweep
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -68,10 +70,10 @@ def build_objective(law: Law, data: FitData, options: FitOptions) -> Objective:
     fixed = dict(options.fix)
     scale, lower, upper = np.ones(len(law.parameters)), [], []
     with np.errstate(invalid="ignore", divide="ignore"):
-        own = {"loss": data.loss.min(), "N": np.exp(np.log(data.N).mean()), "D": np.exp(np.log(data.D).mean())}
+        own = {name: np.exp(data.points.ln(name).mean()) for name in data.known} | {"loss": data.loss.min()}
     for i, p in enumerate(law.parameters):
         if p.relative_to is not None:
-            scale[i] = own[p.relative_to]
+            scale[i] = own.get(p.relative_to, 1.0)
         low, high = (end * scale[i] for end in p.bounds)
         if p.name in options.bounds:
             wish = options.bounds[p.name]
@@ -82,7 +84,7 @@ def build_objective(law: Law, data: FitData, options: FitOptions) -> Objective:
         if p.name in fixed and not (math.isfinite(fixed[p.name]) and least <= fixed[p.name] <= high):
             must = "be positive" if p.positive and fixed[p.name] < 0 else f"lie between {least:g} and {high:g}"
             raise UsageError(f"{p.name} must {must}", argument="fix", value={p.name: fixed[p.name]})
-        if p.needs == "P" and not data.varies("P"):
+        if p.needs not in (None, "N", "D") and not data.varies(p.needs):
             fixed.setdefault(p.name, p.neutral)
         lower.append(low)
         upper.append(high)

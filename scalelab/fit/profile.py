@@ -9,10 +9,10 @@ import numpy as np
 from scalelab.errors import UsageError
 from scalelab.fit.bootstrap import resample
 from scalelab.fit.data import FitData
+from scalelab.fit.descent import descend
 from scalelab.fit.objective import Objective
 from scalelab.fit.options import build_objective
 from scalelab.fit.result import FitResult
-from scalelab.fit.solver import descend
 from scalelab.laws.base import Array
 
 _HALF = 30  # grid points on each side of the optimum

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -61,13 +61,17 @@ class FitResult(Shown):
     agreement: float  # share of the starts that ended at this optimum
     start_spread: float  # widest range of a parameter (in logarithms) over those starts
     known: tuple[Variable, ...]  # which of N, P and D the table held
-    runs: tuple[tuple[float, float, float | None, float, float, float], ...]  # N, P, D, loss, weight, N of backbone
+    runs: tuple[tuple[float | None, ...], ...]  # N, P, D, loss, weight, N of backbone; None where not known
     log_residuals: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
     draws: tuple[tuple[float, ...], ...]
     notes: tuple[Note, ...]
     data_hash: str
     versions: Mapping[str, str]
+    others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # variables beside N, P and D, a value a row
+    run_ids: tuple[int, ...] | None = None  # the run of each row, where runs have several
+    columns: Mapping[str, str] = field(default_factory=dict)  # the table's own names of variables and loss
+    origin: Mapping[str, str] = field(default_factory=dict)  # where the rows came from: source, where, map, points
 
     _report: ClassVar[str] = "scalelab.report.fits:fit_report"
     _figure: ClassVar[str] = "scalelab.plot.fits:plot_fit"
@@ -88,13 +92,20 @@ class FitResult(Shown):
 
     @property
     def data(self) -> FitData:
-        """The runs that were fitted."""
+        """The rows that were fitted."""
         columns = np.array([[np.nan if v is None else v for v in run] for run in self.runs], dtype=float).T
-        return FitData(*columns, known=self.known)
+        others = {name: np.array(values) for name, values in self.others.items()}
+        run = None if self.run_ids is None else np.array(self.run_ids)
+        return FitData(*columns, known=self.known, others=others, run=run)
+
+    @property
+    def failure(self) -> str | None:
+        """Why this fit must not be used; None where it may be."""
+        return next((note.message for note in self.notes if note.code == "explains_nothing"), None)
 
     @property
     def P_levels(self) -> tuple[int, ...]:
-        return tuple(sorted({int(run[1]) for run in self.runs}))
+        return tuple(sorted({int(run[1]) for run in self.runs if run[1] is not None}))
 
     def equation(self, digits: int = 4) -> str:
         return self.law.equation(self.values, digits)
@@ -111,19 +122,19 @@ class FitResult(Shown):
         low, high = np.quantile(np.array(self.draws)[:, self.law.names.index(name)], tails(level))
         return float(low), float(high)
 
-    def predict(self, N: Any, P: Any = 1, D: Any = None) -> Predictions:
-        """Predict the loss of every combination of N, P and D, with intervals, as a small table.
+    def predict(self, N: Any = None, P: Any = 1, D: Any = None, **others: Any) -> Predictions:
+        """Predict the loss of every combination of N, P, D and the `others`, with intervals, as a small table.
 
         Each may be one value or several, as numbers or text such as "7B". Beside the loss it has the plain N of that
         loss and what 2P would gain; the attribute `notes` says which points lie outside the runs. `losses` returns an
         array instead.
 
         Raises:
-            UsageError: D is missing or given where the law does not know it, or a value is not positive.
+            UsageError: a variable of the law is missing, one is not the law's, or a value is not positive.
         """
         from scalelab.fit.answers import predict
 
-        return predict(self, N, P, D)
+        return predict(self, N, P, D, **others)
 
     def n_equivalent(self, N: Any, P: Any, D: Any = None) -> Estimate:
         """Return the N of the plain model (P = 1) whose loss is that of N with P streams, with its interval."""
@@ -173,44 +184,59 @@ class FitResult(Shown):
         save_fit(self, path)
         return Path(path)
 
-    def losses(self, N: Any, P: Any = 1.0, D: Any = None) -> Array:
-        """Return predicted losses in nats a token, an array of the shape that N, P and D broadcast to.
+    def losses(self, N: Any = None, P: Any = 1.0, D: Any = None, **others: Any) -> Array:
+        """Return predicted losses in nats a token, an array of the shape that N, P, D and the `others` broadcast to.
 
-        D is needed by laws that know it and refused by others, which hold for the D of their
-        data only; P other than 1 is refused by laws that do not know P. Raises `UsageError`.
+        Every variable of the law must be given, such as C for a law of compute; D is refused by laws that do not
+        know it, which hold for the D of their data only, and so is P other than 1.
+
+        Raises:
+            UsageError: a variable is missing, not the law's, or not positive.
         """
-        return self.evaluate(np.array(self.params), N, P, D)
+        return self.evaluate(np.array(self.params), N, P, D, **others)
 
-    def band(self, N: Any, P: Any = 1.0, D: Any = None, level: float = LEVEL) -> tuple[Array, Array]:
-        """Bootstrap interval of the law's loss at each point: of the mean, without run noise.
+    def band(
+        self, N: Any = None, P: Any = 1.0, D: Any = None, level: float = LEVEL, **others: Any
+    ) -> tuple[Array, Array]:
+        """Return the bootstrap interval of the law's loss at each point: of the mean, without run noise.
 
         Infinitely wide where the fit has no draws (as many parameters as configurations) or none
         of them has a number.
         """
         if not self.draws:
-            shape = np.broadcast(np.asarray(N), np.asarray(P), np.asarray(D)).shape
+            given = (np.nan if v is None else v for v in (N, P, D, *others.values()))
+            shape = np.broadcast(*(np.asarray(v) for v in given)).shape
             return np.full(shape, -np.inf), np.full(shape, np.inf)
-        losses = self.evaluate(np.array(self.draws), N, P, D)
+        losses = self.evaluate(np.array(self.draws), N, P, D, **others)
         losses = np.where(np.isnan(losses).all(axis=0), np.inf, losses)
         with np.errstate(invalid="ignore"):
             low, high = np.nanquantile(losses, tails(level), axis=0)
         return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
 
-    def evaluate(self, params: Array, N: Any, P: Any = 1.0, D: Any = None) -> Array:
-        """Loss [..., *shape] of params [..., k], such as the draws, over the broadcast shape of N, P and D."""
+    def evaluate(self, params: Array, N: Any = None, P: Any = 1.0, D: Any = None, **others: Any) -> Array:
+        """Return losses [..., *shape] of params [..., k], such as the draws, over the broadcast shape of the points."""
         if D is None and "D" in self.law.variables:
             raise UsageError(f"the law {self.law.name!r} depends on D: give `D`")
         if D is not None and "D" not in self.law.variables:
             raise UsageError(f"the law {self.law.name!r} does not know D: it holds for the D of its data, {self.group}")
         if "P" not in self.law.variables and (np.asarray(P) != 1).any():
             raise UsageError(f"the law {self.law.name!r} does not know P")
-        given = [np.asarray(v, dtype=float) for v in (N, P, np.nan if D is None else D)]
-        if not all((v > 0).all() for v in given[: 2 if D is None else 3]):
-            raise UsageError("N, P and D must be positive")
-        N, P, D = np.broadcast_arrays(*given)
+        named: dict[str, Any] = {"N": N, "P": P, "D": D, **others}
+        for name in self.law.variables:
+            if named.get(name) is None:
+                raise UsageError(f"the law {self.law.name!r} depends on {name}: give `{name}`")
+        for name, value in others.items():
+            if value is not None and name not in self.law.variables:
+                raise UsageError(f"the law {self.law.name!r} does not know {name}")
+        given = {name: np.asarray(np.nan if v is None else v, dtype=float) for name, v in named.items()}
+        if not all((value > 0).all() for name, value in given.items() if named[name] is not None):
+            raise UsageError(f"{', '.join(name for name in named if named[name] is not None)} must be positive")
+        shape = np.broadcast_shapes(*(value.shape for value in given.values()))
+        flat = {name: np.broadcast_to(value, shape).ravel() for name, value in given.items()}
+        points = Points(flat.pop("N"), flat.pop("P"), flat.pop("D"), flat)
         with np.errstate(all="ignore"):  # far out a law may overflow, or end
-            losses = self.law.loss(params, Points(N.ravel(), P.ravel(), D.ravel()))
-        return losses.reshape((*params.shape[:-1], *N.shape))
+            losses = self.law.loss(params, points)
+        return losses.reshape((*params.shape[:-1], *shape))
 
 
 def tails(level: float) -> list[float]:

@@ -14,6 +14,8 @@ from scalelab.errors import DataError, UsageError
 from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult, Note, Severity, Status
 from scalelab.laws import LAWS, Law
+from scalelab.laws.base import VARIABLES
+from scalelab.laws.tied import tied
 
 _FORMAT = 2
 
@@ -66,6 +68,7 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
         known = {f.name for f in fields(FitResult)}
         values: dict[str, Any] = {k: _tuples(v) for k, v in saved.items() if k in known}
         law = law or LAWS.get(name)
+        law = tied(law, options.tie) if law is not None else None
         fit = FitResult(law=law, options=options, notes=notes, **values)  # type: ignore[arg-type]
         rows = (fit.params, *fit.draws, *fit.covariance)
         if any(len(row) != len(names) for row in rows) or not all(math.isfinite(v) for row in rows for v in row):
@@ -75,7 +78,7 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
             raise ValueError("its runs are incomplete or were changed")
         if fit.status not in get_args(Status) or any(n.severity not in get_args(Severity) for n in notes):
             raise ValueError("unknown status or severity")
-        if not {*fit.known} <= {"N", "P", "D"} or not {*fit.fixed} <= {*names}:
+        if not {*fit.known} <= {*VARIABLES} or not {*fit.fixed} <= {*names}:
             raise ValueError("unknown variable or parameter")
     except (UsageError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not a saved fit ({error})") from None

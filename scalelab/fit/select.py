@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from scalelab.errors import ScalelabError
-from scalelab.fit.core import fit_optimum
-from scalelab.fit.data import FitData
+from scalelab.fit.core import fit_group, fit_optimum
+from scalelab.fit.data import COLUMNS, CONVENTIONS, FitData, fit_data
+from scalelab.fit.groups import Group
 from scalelab.fit.options import FitOptions
+from scalelab.fit.result import FitResult
 from scalelab.laws import LAWS, Law
 from scalelab.laws.base import Array, Variable
 from scalelab.shown import Shown
-from scalelab.units import format_count
+from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CLEAR = 4.0  # AICc that a law must lead by: a likelihood ratio of about 7 (Burnham & Anderson 2002, section 2.6)
+NEAR = 1.05  # ratio of errors on left-out runs up to which laws are not told apart
+_MANY_VALUES = 8  # of a variable, from which a hold-out takes all within a factor of two of the largest
 _STARTS = 100
 _STARTS_HELD_OUT = 30
 
@@ -55,8 +59,9 @@ class Comparison(Shown):
 
     group: str
     rows: tuple[Row, ...]
-    left_out: Mapping[Variable, float]  # the value of N, P or D that the hold-out leaves out
+    left_out: Mapping[Variable, float]  # the largest N, P, D or compute (6·N·D where no table has it), left out
     verdict: str
+    chosen: str = ""  # the label of the law that predicts best what was left out
 
     _report: ClassVar[str] = "scalelab.report.laws:comparison_report"
     _json: ClassVar[str] = "scalelab.report.laws:comparison_json"
@@ -82,23 +87,32 @@ class Comparison(Shown):
 
 
 def candidates(data: FitData, own: Sequence[Law] = ()) -> list[Candidate]:
-    """The laws that these data can be fitted with, and the plain ones they must beat.
+    """Return the laws that these data can be fitted with, and the plain ones they must beat.
 
-    Where D varies, laws without it are no candidates; where P varies, laws without it stand for
-    "streams make no difference".
+    A law must know N, D and compute where they vary (compute alone where nothing else is known), and may know
+    P, unique tokens, experts, learning rate and batch size only where those vary: laws without them stand for "makes no
+    difference".
     """
-    with_D, with_P = data.varies("D"), data.varies("P")
+    varied = {v for v in data.known if data.varies(v)}
+    must = varied & {"N", "D"} or varied & {"C"}
+    with_P = "P" in varied
     found = []
     for law in (*LAWS.values(), *own):
-        knows_P, knows_D = "P" in law.variables, "D" in law.variables
-        if knows_D == with_D and (knows_P <= with_P):
+        knows = {*law.variables}
+        if law.name == "params" or (law.name == "broken-params" and with_P):
+            continue  # the first is the power of N below, and a break in N says nothing about P
+        if must <= knows and knows - {"P"} <= varied and ("P" not in knows or with_P):
             found.append(Candidate(law.name, law, {}))
-    if not with_D:
+    if must == {"N"}:
         found.append(Candidate("no effect of P" if with_P else "power of N", LAWS["parallel"], {"k": 0.0}))
+    if must == {"N"} and with_P:
+        found.append(Candidate("additive, c = 1/2", LAWS["additive"], {"c": 0.5}))
+    if must == {"N", "D"}:
+        found.append(Candidate("farseer, power floor", LAWS["farseer"], {"s_g": 0.0}))
         if with_P:
-            found.append(Candidate("additive, c = 1/2", LAWS["additive"], {"c": 0.5}))
-    elif with_P:
-        found.append(Candidate("joint-additive, c = 1/2", LAWS["joint-additive"], {"c": 0.5}))
+            found.append(Candidate("joint-additive, c = 1/2", LAWS["joint-additive"], {"c": 0.5}))
+    if "U" in varied:
+        found.append(Candidate("data-constrained, N in full", LAWS["data-constrained"], {"R_N": 1e6}))
     return found
 
 
@@ -107,12 +121,12 @@ def compare_laws(data: FitData, title: str, options: FitOptions | None = None, o
 
     The likelihood is that of normal errors in ln loss, whose variance is a parameter too; the same
     for all laws, whatever objective a fit uses. For the hold-outs the law is refitted without the runs of the
-    largest N (its backbone's, where that is known), P or D. Raises `ScalelabError` if no candidate
-    can be fitted. Repeated seeds count as one run, their mean: they are no new evidence about the
-    law's form.
+    largest N (its backbone's, where that is known), P, D or compute; where there are many values, without all within
+    a factor of two of the largest. Raises `ScalelabError` if no candidate can be fitted. Repeated seeds count as one
+    run, their mean: they are no new evidence about the law's form.
     """
-    data = data.means()
-    options = replace(options or FitOptions(), objective="log", starts=_STARTS, fix={}, bounds={}, draws=0)
+    data = data.best() if options and options.best else data.means()
+    options = replace(options or FitOptions(), objective="log", starts=_STARTS, fix={}, bounds={}, tie={}, draws=0)
     splits = _splits(data)
     cases = []
     for candidate in candidates(data, own):
@@ -123,11 +137,62 @@ def compare_laws(data: FitData, title: str, options: FitOptions | None = None, o
         params, n_free = fitted
         held_out = {name: _held_out(candidate.law, data, keep, chosen) for name, (_, keep) in splits.items()}
         cases.append((candidate, n_free, params, held_out))
+    # A law with nearly as many parameters as configurations has no AICc: it counts only where no law has one.
+    judged = [case for case in cases if data.n_configs - case[1] - 2 > 0]
+    cases = judged or cases
     if not cases:
         raise ScalelabError(f"{title}: {data.n_configs} configurations are too few for any law; add runs")
     rows = _rows(data, cases)
     left_out: dict[Variable, float] = {name: value for name, (value, _) in splits.items()}
-    return Comparison(title, rows, left_out, _verdict(rows, left_out))
+    chosen_row = _chosen(rows)
+    return Comparison(title, rows, left_out, _verdict(rows, left_out), chosen_row.label)
+
+
+def fit_chosen(group: Group, options: FitOptions | None = None) -> tuple[Comparison, FitResult]:
+    """Compare the laws that suit `group` and fit the one that predicts best what was left out.
+
+    Raises:
+        ScalelabError: no law can be fitted.
+    """
+    options = options or FitOptions()
+    data = comparison_data(group, options)
+    comparison = compare_laws(data, group.title, options)
+    label = comparison.chosen
+    candidate = next(c for c in candidates(data.best() if options.best else data.means()) if c.label == label)
+    fit = fit_group(group, candidate.law, replace(options, fix={**candidate.fix, **options.fix}))
+    return comparison, fit
+
+
+def comparison_data(group: Group, options: FitOptions) -> FitData:
+    """The rows of `group` with every variable that all of them know and some differ in."""
+    known = [
+        v
+        for v, column in COLUMNS.items()
+        if v not in ("N", "P", "D") and column in group.records and group.records[column].notna().all()
+    ]
+    with_N = group.records[CONVENTIONS[options.convention].column].notna().any()
+    variables: list[Variable] = ["N", "P", "D"] if with_N else ["P", "D"]
+    varied = [v for v in known if group.records[COLUMNS[v]].nunique() > 1]
+    if "N" in variables or group.records["n_tokens"].notna().any():
+        varied = [v for v in varied if v != "C"]  # which N and D say already
+    if not {"lr", "B"} <= {*varied}:
+        varied = [v for v in varied if v not in ("lr", "B")]  # no law takes one of them alone
+    return fit_data(group.records, options.convention, group.title, (*variables, *varied))
+
+
+def _chosen(rows: tuple[Row, ...]) -> Row:
+    """The law for predictions: the least error on what was left out, over every hold-out that all laws have.
+
+    The geometric mean, so that no hold-out counts more for its size. Laws within `NEAR` of the best are not
+    distinguished by it: of them the one of the least AICc.
+    """
+    shared = [name for name in rows[0].held_out if sum(row.held_out[name] is not None for row in rows) > 1]
+    full = [row for row in rows if all(row.held_out[name] is not None for name in shared)]
+    if not (shared and full):
+        return rows[0]
+    score = {row.label: float(np.mean([np.log(max(row.held_out[n] or 0.0, 1e-12)) for n in shared])) for row in full}
+    best = min(score.values())
+    return next(row for row in rows if score.get(row.label, np.inf) <= best + np.log(NEAR))
 
 
 def _fit(law: Law, data: FitData, options: FitOptions) -> tuple[Array, int] | None:
@@ -139,12 +204,18 @@ def _fit(law: Law, data: FitData, options: FitOptions) -> tuple[Array, int] | No
 
 
 def _splits(data: FitData) -> dict[Variable, tuple[float, np.ndarray]]:
-    """For each variable that varies: its largest value and the runs without it."""
+    """For each variable that varies: its largest value and the runs without it, or without those near it."""
     splits: dict[Variable, tuple[float, np.ndarray]] = {}
     columns: dict[Variable, Array] = {"N": data.size, "P": data.P, "D": data.D}
+    columns |= {"C": data.others["C"]} if "C" in data.others else {}
+    if data.varies("N") and data.varies("D"):
+        columns["C"] = 6 * data.N * data.D
     for name, values in columns.items():
-        if data.varies(name):
-            splits[name] = (float(values.max()), values < values.max())
+        if name == "C" or data.varies(name):
+            many = len(np.unique(values)) > _MANY_VALUES
+            keep = values < values.max() / 2 if many else values < values.max()
+            if keep.any():
+                splits[name] = (float(values.max()), keep)
     return splits
 
 
@@ -219,11 +290,16 @@ def _held_out_sentences(rows: tuple[Row, ...], close: set[str], left_out: Mappin
         error, winner = min(known)
         agrees = winner in close
         against = [pair for pair in known if (pair[1] in close) != agrees]
-        text = f"The runs of the largest {name} ({format_count(value)}), left out, are predicted best by {winner} "
+        text = f"The runs of the largest {name} ({shown(name, value)}), left out, are predicted best by {winner} "
         text += f"(RMSE {error:.2g}"
         text += f", against {min(against)[0]:.2g} by {min(against)[1]})" if against else ")"
         sentences.append(text + ("." if agrees else ", which does not agree."))
     return sentences
+
+
+def shown(variable: Variable, value: float) -> str:
+    """A value of a variable: compute as a power of ten, others as counts."""
+    return format_number(value, 3) if variable == "C" else format_count(value)
 
 
 def _listed(names: list[str]) -> str:

@@ -1,9 +1,9 @@
-"""What a law is: a pure function of N, P and D with named parameters and its derivatives."""
+"""What a law is: a pure function of N, P, D and other variables with named parameters and its derivatives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from scalelab.units import format_number
 
 Array = NDArray[np.float64]
-Variable = Literal["N", "P", "D"]
+Variable = Literal["N", "P", "D", "C", "U", "X", "lr", "B"]
+# Symbol and meaning of every variable; laws take them from here, tables by the column of the same place.
+VARIABLES: dict[Variable, str] = {
+    "N": "parameters",
+    "P": "parallel streams",
+    "D": "training tokens",
+    "C": "training compute, FLOPs",
+    "U": "unique training tokens",
+    "X": "experts, or total over active parameters",
+    "lr": "peak learning rate",
+    "B": "batch size",
+}
 
 _STEP = 6e-6  # about the cube root of the rounding error, best for central differences
 
@@ -34,7 +45,7 @@ class Parameter:
     start: tuple[float, float]
     bounds: tuple[float, float] = (0.0, np.inf)
     positive: bool = True
-    relative_to: Literal["N", "D", "loss"] | None = None
+    relative_to: Variable | Literal["loss"] | None = None
     needs: Variable | None = None
     neutral: float = 0.0
 
@@ -44,34 +55,62 @@ class Parameter:
                 raise ValueError(f"parameter {self.name}: {what} {ends} must be (low, high), not negative if positive")
         if self.positive and self.start[0] == 0:
             raise ValueError(f"parameter {self.name}: a positive parameter cannot start at 0")
-        if self.relative_to not in (None, "N", "D", "loss") or self.needs not in (None, "N", "P", "D"):
-            raise ValueError(f"parameter {self.name}: relative_to is N, D or loss, needs is N, P or D")
+        names = ", ".join(VARIABLES)
+        if self.relative_to not in (None, "loss", *VARIABLES) or self.needs not in (None, *VARIABLES):
+            raise ValueError(f"parameter {self.name}: relative_to is one of {names} or loss, needs one of {names}")
 
 
 @dataclass(frozen=True)
 class Points:
     """Where a law is evaluated: arrays [n], or [..., n] with points of its own for each row of params.
 
-    D may be left out for laws that do not know it.
+    D may be left out for laws that do not know it; `others` holds the variables beside N, P and D by name.
     """
 
     N: Array
     P: Array
     D: Array | None = None
+    others: Mapping[str, Array] = field(default_factory=dict)
+
+    def value(self, variable: str) -> Array:
+        """The values of a variable. Raises `ValueError` where the points do not know it."""
+        found = self.others.get(variable, {"N": self.N, "P": self.P, "D": self.D}.get(variable))
+        if found is None:
+            raise ValueError(f"this law depends on {variable}, and the points have none")
+        return found
+
+    def ln(self, variable: str) -> Array:
+        """The logarithm of a variable, computed once."""
+        if variable not in self._logs:
+            self._logs[variable] = np.log(self.value(variable))
+        return self._logs[variable]
+
+    @property
+    def columns(self) -> tuple[Array, ...]:
+        """Every variable that is known, an array each."""
+        found = (self.N, self.P, self.D, *self.others.values())
+        return tuple(v for v in found if v is not None and not np.isnan(v).any())
+
+    def subset(self, rows: np.ndarray) -> Points:
+        """The points at `rows`, indices or bool [n]."""
+        others = {name: values[rows] for name, values in self.others.items()}
+        return Points(self.N[rows], self.P[rows], None if self.D is None else self.D[rows], others)
 
     @cached_property
+    def _logs(self) -> dict[str, Array]:
+        return {}
+
+    @property
     def ln_N(self) -> Array:
-        return np.log(self.N)
+        return self.ln("N")
 
-    @cached_property
+    @property
     def ln_P(self) -> Array:
-        return np.log(self.P)
+        return self.ln("P")
 
-    @cached_property
+    @property
     def ln_D(self) -> Array:
-        if self.D is None:
-            raise ValueError("this law depends on D, and the points have none")
-        return np.log(self.D)
+        return self.ln("D")
 
 
 class Law:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from scalelab.errors import UsageError, choice_error
-from scalelab.laws.base import Law, Parameter, Points
+from scalelab.laws.base import VARIABLES, Law, Parameter, Points
 from scalelab.laws.library import LAWS
 
 
@@ -60,8 +60,8 @@ def _checked(law: object, spec: str) -> Law:
     parameters, variables = getattr(law, "parameters", ()), law.variables
     if not (isinstance(parameters, tuple) and parameters and all(isinstance(p, Parameter) for p in parameters)):
         raise UsageError(f"law {spec}: `parameters` must be a tuple of scalelab.laws.Parameter")
-    if not (isinstance(variables, tuple) and variables and set(variables) <= {"N", "P", "D"}):
-        raise UsageError(f"law {spec}: `variables` must be a tuple out of N, P and D")
+    if not (isinstance(variables, tuple) and variables and set(variables) <= {*VARIABLES}):
+        raise UsageError(f"law {spec}: `variables` must be a tuple out of {', '.join(VARIABLES)}")
     name = getattr(law, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
         raise UsageError(f"law {spec}: needs a `name` of letters, digits, - and _")
@@ -71,9 +71,13 @@ def _checked(law: object, spec: str) -> Law:
         raise UsageError(f"law {spec}: two parameters have one name")
     middle = [np.sqrt(p.start[0] * p.start[1]) if p.positive else np.mean(p.start) for p in parameters]
     params, columns = np.array([middle] * 2), [np.array([v, 2 * v, 4 * v]) for v in (1e6, 1.0, 1e9)]
+    others = {name: np.array([1e-3, 2e-3, 4e-3]) for name in VARIABLES if name not in ("N", "P", "D")}
     for points, what in (
-        (Points(*columns), "at 3 points"),
-        (Points(*(c[:2, None] for c in columns)), "at a point of its own for each row"),
+        (Points(*columns, others=others), "at 3 points"),
+        (
+            Points(*(c[:2, None] for c in columns), others={name: c[:2, None] for name, c in others.items()}),
+            "at a point of its own for each row",
+        ),
     ):
         wanted = (2, np.shape(points.N)[-1])
         try:

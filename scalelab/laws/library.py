@@ -6,7 +6,9 @@ N is the number of parameters, P of parallel streams, D of training tokens; loss
 from __future__ import annotations
 
 from scalelab.laws.base import Variable
-from scalelab.laws.terms import Diversity, Floor, LogGain, Power, PowerGain, StreamPower, SumLaw
+from scalelab.laws.forms import Broken, Experts, Farseer, Repeated
+from scalelab.laws.terms import Diversity, Floor, LogGain, PeakGain, Power, PowerGain, StreamPower, SumLaw
+from scalelab.laws.tuning import TuningLaw
 
 _PARSCALE = "Chen et al. 2025, arXiv 2505.10475"
 _CHINCHILLA = "Hoffmann et al. 2022, arXiv 2203.15556, equation 2"
@@ -16,7 +18,14 @@ _NDP: tuple[Variable, ...] = ("N", "D", "P")
 PARALLEL = SumLaw("parallel", _NP, [Floor(), LogGain()], f"{_PARSCALE}, equation 5")
 POWER = SumLaw("power", _NP, [Floor(), PowerGain()], "each doubling of P worth the same factor of N")
 DIVERSITY = SumLaw("diversity", _NP, [Floor(), Diversity()], f"{_PARSCALE}, proposition 1")
-ADDITIVE = SumLaw("additive", _NP, [Floor(), Power(), StreamPower()], "gain of P independent of N")
+PEAKED = SumLaw("peaked", _NP, [Floor(), PeakGain()], "a gain of P with an optimum, from this project's sweeps")
+# With c = 1/2 an agent found it first: SLDBench, arXiv 2507.21184.
+ADDITIVE = SumLaw(
+    "additive",
+    _NP,
+    [Floor(), Power(), StreamPower()],
+    "gain of P independent of N; with c = 1/2 first in SLDBench, arXiv 2507.21184",
+)
 CHINCHILLA = SumLaw("chinchilla", ("N", "D"), [Floor(), Power(), Power("D", ("B", "beta"))], _CHINCHILLA)
 JOINT = SumLaw("joint", _NDP, [Floor(), LogGain(), Power("D", ("B", "beta"))], f"{_PARSCALE}, with the D of Hoffmann")
 JOINT_ADDITIVE = SumLaw(
@@ -26,4 +35,31 @@ JOINT_ADDITIVE = SumLaw(
     "gain of P independent of N and D",
 )
 
-LAWS = {law.name: law for law in (PARALLEL, POWER, DIVERSITY, ADDITIVE, CHINCHILLA, JOINT, JOINT_ADDITIVE)}
+JOINT_POWER = SumLaw(
+    "joint-power",
+    _NDP,
+    [Floor(), PowerGain(), Power("D", ("B", "beta"))],
+    "the D of Hoffmann with streams as a power of N, as reuse exponents are measured (arXiv 2604.21106)",
+)
+COMPUTE = SumLaw("compute", ("C",), [Floor(), Power("C", ("C0", "alpha"))], "Kaplan et al. 2020, arXiv 2001.08361")
+PARAMS = SumLaw("params", ("N",), [Floor(), Power()], "Kaplan et al. 2020, arXiv 2001.08361, with a floor")
+TOKENS = SumLaw("tokens", ("D",), [Floor(), Power("D", ("B", "beta"))], "Hestness et al. 2017, arXiv 1712.00409")
+_BNSL = "Caballero et al. 2023, arXiv 2210.14891, one break"
+BROKEN_COMPUTE = SumLaw("broken-compute", ("C",), [Floor(), Broken("C")], _BNSL)
+BROKEN_PARAMS = SumLaw("broken-params", ("N",), [Floor(), Broken("N")], _BNSL)
+BROKEN_TOKENS = SumLaw("broken-tokens", ("D",), [Floor(), Broken("D")], _BNSL)
+FARSEER = SumLaw("farseer", ("N", "D"), [Farseer()], "Li et al. 2025, arXiv 2506.10972")
+DATA_CONSTRAINED = SumLaw(
+    "data-constrained", ("N", "D", "U"), [Floor(), Repeated()], "Muennighoff et al. 2023, arXiv 2305.16264"
+)
+EXPERTS = SumLaw("experts", ("N", "X"), [Floor(), Experts()], "Clark et al. 2022, arXiv 2202.01169, with a floor")
+LR_BATCH = TuningLaw()
+
+LAWS = {
+    law.name: law
+    for law in (
+        *(PARALLEL, POWER, PEAKED, DIVERSITY, ADDITIVE, CHINCHILLA, FARSEER, JOINT, JOINT_POWER, JOINT_ADDITIVE),
+        *(COMPUTE, PARAMS, TOKENS, BROKEN_COMPUTE, BROKEN_PARAMS, BROKEN_TOKENS),
+        *(DATA_CONSTRAINED, EXPERTS, LR_BATCH),
+    )
+}

@@ -17,7 +17,7 @@ from scalelab.laws.base import Array, Law, Parameter, Points, Variable
 from scalelab.units import format_number
 
 EXPONENT_BOUNDS = (1e-3, 5.0)
-_SIZE_BOUNDS = (1e-100, 1e100)
+SIZE_BOUNDS = (1e-100, 1e100)
 
 
 class Term(Protocol):
@@ -53,19 +53,19 @@ class SumLaw(Law):
     def loss(self, params: Array, at: Points) -> Array:
         columns = self._columns(params)
         total = sum(term.value(mine, at) for term, mine in zip(self.terms, columns, strict=True))
-        return np.asarray(total) + np.zeros(np.shape(at.N))
+        return np.asarray(total) + np.zeros(np.shape(at.value(self.variables[0])))
 
     def evaluate(self, params: Array, at: Points) -> tuple[Array, Array]:
-        total = np.zeros(np.broadcast_shapes((*params.shape[:-1], 1), np.shape(at.N)))
-        jacobian = np.empty((*total.shape, params.shape[-1]))
+        total = np.zeros(np.broadcast_shapes((*params.shape[:-1], 1), np.shape(at.value(self.variables[0]))))
+        jacobian = np.empty((*total.shape[:-1], params.shape[-1], total.shape[-1]))  # a parameter's slopes in a row
         place = 0
         for term, mine in zip(self.terms, self._columns(params), strict=True):
             value = term.value(mine, at)
             total += value
             for slope in term.slopes(mine, at, value):
-                jacobian[..., place] = slope
+                jacobian[..., place, :] = slope
                 place += 1
-        return total, jacobian
+        return total, jacobian.swapaxes(-1, -2)
 
     def equation(self, params: Mapping[str, float], digits: int = 4) -> str:
         shown = {p.name: format_number(params[p.name], digits) for p in self.parameters}
@@ -99,11 +99,11 @@ class Floor:
 class Power:
     """(A/N)^α, or (B/D)^β."""
 
-    def __init__(self, variable: Literal["N", "D"] = "N", names: tuple[str, str] = ("A", "alpha")) -> None:
-        self.variable = variable
-        unit = {"N": "parameters", "D": "tokens"}[variable]
+    def __init__(self, variable: Literal["N", "D", "C"] = "N", names: tuple[str, str] = ("A", "alpha")) -> None:
+        self.variable: Variable = variable
+        unit = unit_of(variable)
         self.parameters: tuple[Parameter, ...] = (
-            Parameter(names[0], unit, (1e-8, 1e2), _SIZE_BOUNDS, relative_to=variable, needs=variable),
+            Parameter(names[0], unit, (1e-8, 1e2), SIZE_BOUNDS, relative_to=variable, needs=variable),
             Parameter(names[1], "1", (0.05, 1.0), EXPONENT_BOUNDS, needs=variable),
         )
         self.latex = rf"\left(\frac{{{names[0]}}}{{{variable}}}\right)^{{\{names[1]}}}"
@@ -112,13 +112,13 @@ class Power:
         return np.exp(values[1] * self._log_ratio(values, at))
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
-        return value * values[1] / values[0], _times_log(value, np.log(value)) / values[1]
+        return value * (values[1] / values[0]), times_log(value, self._log_ratio(values, at))
 
     def text(self, values: Sequence[str]) -> str:
         return f"({values[0]} / {self.variable})^{values[1]}"
 
     def _log_ratio(self, values: Sequence[Array], at: Points) -> Array:
-        return np.log(values[0]) - (at.ln_N if self.variable == "N" else at.ln_D)
+        return np.log(values[0]) - at.ln(self.variable)
 
 
 class _GainedPower(Power):
@@ -145,7 +145,7 @@ class _GainedPower(Power):
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
         A, gain, alpha = values
         steep = value * alpha
-        return steep / A, -steep * self.log_gain_slope(gain, at), _times_log(value, np.log(value)) / alpha
+        return steep / A, -steep * self.log_gain_slope(gain, at), times_log(value, self._log_ratio(values, at))
 
     def _log_ratio(self, values: Sequence[Array], at: Points) -> Array:
         return np.log(values[0]) - at.ln_N - self.log_gain(values[1], at)
@@ -188,6 +188,38 @@ class PowerGain(_GainedPower):
         return f"({values[0]} / (N·P^{_signed(values[1])}))^{values[2]}"
 
 
+class PeakGain(Power):
+    """(A/(N·P^(γ − q·ln P)))^α: the worth of streams rises to P* = exp(γ/(2q)) and falls beyond it.
+
+    Measured gains fall again at large P, in our own sweeps of tiny models and in others'; q = 0 is the power law of P.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        A, alpha = self.parameters
+        self.parameters = (
+            A,
+            Parameter("gamma", "1", (0.0, 0.5), (-5.0, 5.0), positive=False, needs="P"),
+            Parameter("q", "1", (0.0, 0.2), (-2.0, 2.0), positive=False, needs="P"),
+            alpha,
+        )
+        self.latex = r"\left(\frac{A}{N\,P^{\gamma - q \ln P}}\right)^{\alpha}"
+
+    def value(self, values: Sequence[Array], at: Points) -> Array:
+        return np.exp(values[3] * self._gained(values, at))
+
+    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        A, _, _, alpha = values
+        steep = value * alpha
+        return steep / A, -steep * at.ln_P, steep * at.ln_P**2, times_log(value, self._gained(values, at))
+
+    def text(self, values: Sequence[str]) -> str:
+        return f"({values[0]} / (N·P^({values[1]} - ({values[2]})·ln P)))^{values[3]}"
+
+    def _gained(self, values: Sequence[Array], at: Points) -> Array:
+        return np.log(values[0]) - at.ln_N - values[1] * at.ln_P + values[2] * at.ln_P**2
+
+
 class Diversity(Power):
     """(A/N)^α·(1 + (P − 1)ρ)/P, proposition 1 of arXiv 2505.10475: ρ is the correlation of stream errors.
 
@@ -209,7 +241,7 @@ class Diversity(Power):
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
         A, rho, alpha = values
         steep = value * (at.P - 1) / (1 + (at.P - 1) * rho)
-        return value * alpha / A, steep, _times_log(value, self._log_ratio((A, alpha), at))
+        return value * alpha / A, steep, times_log(value, self._log_ratio((A, alpha), at))
 
     def text(self, values: Sequence[str]) -> str:
         return f"({values[0]} / N)^{values[2]}·(1 + (P - 1)·{_signed(values[1])})/P"
@@ -238,7 +270,12 @@ class StreamPower:
         return f"{values[0]}·P^-{values[1]}"
 
 
-def _times_log(value: Array, log: Array) -> Array:
+def unit_of(variable: Variable) -> str:
+    """The unit of a scale of `variable`."""
+    return {"N": "parameters", "D": "tokens", "C": "FLOPs"}.get(variable, "1")
+
+
+def times_log(value: Array, log: Array) -> Array:
     """value·log, 0 where value is 0: a term that was fixed at nothing has a logarithm of −∞."""
     return np.where(value == 0, 0.0, value * log)
 

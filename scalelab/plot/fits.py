@@ -33,7 +33,9 @@ def plot_fit(fit: FitResult, kind: Kind | None = None, axes: Axes | None = None)
         raise choice_error("kind", kind, KINDS)
     figure = figure_of(fit, kind or "loss", axes)
     if figure is None:
-        raise UsageError("this fit has no such figure: it has no draws, or only one P", argument="kind", value=kind)
+        raise UsageError(
+            "this fit has no such figure: it has no draws, only one P, or no N", argument="kind", value=kind
+        )
     return figure.axes[0] if len(figure.axes) == 1 else figure
 
 
@@ -47,6 +49,8 @@ def figure_of(
     if kind == "contours":
         both = {"N", "P"} <= set(fit.law.variables) and len(fit.P_levels) > 1
         return plot_contours(fit, axes=axes) if both else None
+    if kind == "residuals" and "N" not in fit.known:
+        return None
     if kind == "pairs":
         return plot_draws(fit) if fit.draws else None
     return {"loss": plot_loss, "residuals": plot_residuals, "predicted": plot_predicted}[kind](fit, axes)
@@ -66,14 +70,15 @@ def plot_fits(fits: FitResults, kind: Kind | None = None) -> dict[str, Any]:
 
 def save_figures(
     fits: FitResults,
+    groups: Sequence[str],
     folder: Path,
     kinds: Sequence[Kind],
     profiles: Mapping[str, Mapping[str, Profile]],
 ) -> dict[str, list[Path]]:
-    """Save figures of each fit as PNG beside its file in `folder`. Returns the paths by group."""
+    """Save figures of the fits of `groups` as PNG beside their files in `folder`. Returns the paths by group."""
     paths: dict[str, list[Path]] = {}
-    for group, fit in fits.items():
-        paths[group] = []
+    for group in groups:
+        fit, paths[group] = fits[group], []
         for kind in kinds:
             figure = figure_of(fit, kind, profiles=profiles.get(group))
             if figure is not None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from scalelab.errors import UsageError
 from scalelab.fit import CONVENTIONS, FitResult
-from scalelab.laws.base import Array
+from scalelab.laws.base import VARIABLES, Array
 from scalelab.plot.style import colours, count_axis, new_axes, title
 from scalelab.units import format_count
 
@@ -24,6 +24,8 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
     Curves run a little past the measured N; dashes mark where they are extrapolation. Where both P
     and D vary, colours are P, with curves for up to four values of D.
     """
+    if "N" not in fit.known or not {*fit.law.variables} <= {"N", "P", "D"}:
+        return _plot_other(fit, axes)
     figure, axes = (axes.figure, axes) if axes is not None else new_axes()  # type: ignore[assignment]
     data = fit.data
     low, high = data.N.min(), data.N.max()
@@ -55,6 +57,30 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
     title(axes, f"{fit.group}\n{fit.equation()}")
     if len(shown) <= _MOST_CURVES:
         axes.legend(frameon=False)
+    return figure  # type: ignore[return-value]
+
+
+def _plot_other(fit: FitResult, axes: Axes | None) -> Figure:
+    """A law of one other variable over it; of several, predicted against measured losses."""
+    if len(fit.law.variables) > 1:
+        from scalelab.plot.checks import plot_predicted
+
+        return plot_predicted(fit, axes)
+    figure, axes = (axes.figure, axes) if axes is not None else new_axes()  # type: ignore[assignment]
+    (name,) = fit.law.variables
+    values = fit.data.values(name)
+    grid = np.geomspace(values.min() / 1.25, values.max() * 1.6, 200)
+    inside = (grid >= values.min() * 0.999) & (grid <= values.max() * 1.001)
+    curve = fit.losses(**{name: grid})
+    axes.plot(values, fit.data.loss, "o", markersize=5)
+    axes.plot(grid, curve, "--", color="C0", linewidth=0.9, alpha=0.7)
+    axes.plot(grid[inside], curve[inside], "-", color="C0", linewidth=1.4)
+    if fit.draws:
+        axes.fill_between(grid, *fit.band(**{name: grid}), color="C0", alpha=0.12, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_xlabel(", ".join(filter(None, (fit.columns.get(name), VARIABLES[name]))))
+    axes.set_ylabel("validation loss, nats per token")
+    title(axes, f"{fit.group}\n{fit.equation()}")
     return figure  # type: ignore[return-value]
 
 

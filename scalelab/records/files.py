@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,24 @@ from scalelab.records.schema import (
     REQUIRED,
     content_digest,
 )
+from scalelab.records.text import (
+    LINES,
+    SHEETS,
+    TEXT,
+    decoded,
+    inner_suffix,
+    read_delimited,
+    read_json,
+    read_sheet,
+    unpacked,
+)
 
-FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+FORMATS = (".parquet", *TEXT, *LINES, ".json", *SHEETS)
 # Folders of a sweep; checkpoints are in folders named by trajectory, models by run.
 RUNS, CURVES, QUARANTINE, CHECKPOINTS, MODELS = "runs", "curves", "quarantine", "checkpoints", "models"
-_KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL"}
+_KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".json": "JSON"} | dict.fromkeys(
+    SHEETS, "Excel"
+)
 
 
 @dataclass(frozen=True)
@@ -66,13 +79,24 @@ def read_file(file: Path) -> Content:
 
     Raises `DataError` naming the file.
     """
-    suffix = file.suffix.lower()
-    if suffix not in _KINDS:
+    if inner_suffix(file) == ".parquet":
         return read_parquet(file, curves=False)
+    kind = _KINDS.get(inner_suffix(file), "text")
     try:
-        return Content(None, _read_jsonl(file) if _KINDS[suffix] == "JSONL" else _read_csv(file, suffix))
-    except (OSError, ValueError, RecursionError, pd.errors.ParserWarning) as error:
-        raise _unreadable(file, _KINDS[suffix], error) from None
+        content, suffix = unpacked(file)
+        kind = _KINDS.get(suffix, "text")
+        return Content(None, _parsed(content, suffix))
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        raise _unreadable(file, kind, error) from None
+
+
+def _parsed(content: bytes, suffix: str) -> pd.DataFrame:
+    if suffix in SHEETS:
+        return read_sheet(content)
+    text = decoded(content)
+    if suffix in LINES:
+        return _read_jsonl(text)
+    return read_json(text) if suffix == ".json" else read_delimited(text, suffix)
 
 
 def read_parquet(file: Path, curves: bool = True) -> Content:
@@ -164,23 +188,12 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     return frame.set_axis(table.column_names, axis=1)
 
 
-def _read_csv(file: Path, suffix: str) -> pd.DataFrame:
-    with warnings.catch_warnings():
-        # pandas would take the first column for an index where rows are longer than the headings.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        separator = "\t" if suffix == ".tsv" else ","
-        options: dict = {"dtype": str, "sep": separator, "skipinitialspace": True, "index_col": False}
-        frame = pd.read_csv(file, **options)
-        headings = pd.read_csv(file, header=None, nrows=1, **options).iloc[0].fillna("")
-    return frame.set_axis(headings.tolist(), axis=1)
-
-
-def _read_jsonl(file: Path) -> pd.DataFrame:
+def _read_jsonl(text: str) -> pd.DataFrame:
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is no JSON object")
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.json_normalize(rows) if rows else pd.DataFrame()

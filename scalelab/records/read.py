@@ -12,10 +12,13 @@ from typing import ClassVar
 import pandas as pd
 
 from scalelab.errors import DataError, ScalelabError, UsageError
-from scalelab.records.files import FORMATS, parquet_files, read_file
+from scalelab.records.files import FORMATS, parquet_files, read_file, walk
+from scalelab.records.names import ALIASES, plain
+from scalelab.records.numbers import to_floats
 from scalelab.records.paper import NAME, paper_records
 from scalelab.records.schema import CURVE_KIND, RECORD_KIND, RECORD_SCHEMA, REQUIRED, conform, describe_statuses
 from scalelab.records.table import Rejected, Rows, to_records
+from scalelab.records.text import PACKED, inner_suffix
 from scalelab.shown import Shown
 
 Source = str | Path | pd.DataFrame
@@ -33,6 +36,8 @@ class Table(Shown):
     rejected: tuple[Rejected, ...]  # rows that cannot be used, with the reason
     left_out: int  # rows that `where` did not ask for
     others: pd.DataFrame = field(default_factory=lambda: conform(pd.DataFrame()).assign(file=""))
+    notes: tuple[str, ...] = ()  # which columns of a foreign table were taken for what
+    columns: Mapping[str, str] = field(default_factory=dict)  # of the schema: the table's own names
 
     _report: ClassVar[str] = "scalelab.report.runs:table_report"
 
@@ -55,12 +60,13 @@ class Table(Shown):
 def read(source: Source, columns: Mapping[str, str] | None = None, where: str | None = None) -> Table:
     """Every record of `source`, in a stable order.
 
-    A folder is read for the Parquet files below it, but for those in quarantine; a file may also be CSV, TSV
-    or JSONL. `columns` says where to find what: ``{"n_params": "N", "loss": "val_loss"}``. `where` chooses rows:
-    ``"n_tokens > 100M"``. Columns of the result are those of `RECORD_SCHEMA` (missing ones null)
-    and `file`. A sweep's record found twice (same key, same numbers) counts once. Raises `UsageError` for a
-    source, column name or condition that is none, `DataError` naming the file that cannot be used, or
-    where no run is ok.
+    A folder is read for the Parquet files below it, but for those in quarantine, and where there are none for tables
+    of other kinds; a file may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, packed or not. `columns` says where
+    to find what, or how to compute it: ``{"n_params": "N", "loss": "ln(ppl)"}``; columns with usual names are found
+    without. `where` chooses rows: ``"n_tokens > 100M"``. Columns of the result are those of `RECORD_SCHEMA`
+    (missing ones null) and `file`. A sweep's record found twice (same key, same numbers) counts once. Raises
+    `UsageError` for a source, column name or condition that is none, `DataError` naming the file that cannot be used,
+    or where no run is ok.
     """
     table = gather(source, columns, where)
     if len(table.records):
@@ -87,8 +93,12 @@ def gather(
             reason = f"no such column; choose one of {', '.join(RECORD_SCHEMA.names)}"
             raise UsageError(reason, argument="columns", value=name)
     frames, others, rejected, left_out = [], [], [], 0
+    notes: dict[str, None] = {}
+    sources: dict[str, str] = dict(columns)
     for batch, own in _batches(_tables(source, faults)):
-        for rows in _rows(batch, columns, where, faults):
+        for rows in _rows(batch, columns, where, faults, own):
+            notes |= dict.fromkeys(rows.notes)
+            sources |= rows.columns
             frames.append(rows.records.assign(own=own))
             others.append(rows.unfinished.assign(own=own))
             rejected += rows.rejected
@@ -103,6 +113,8 @@ def gather(
         tuple(rejected),
         left_out,
         unfinished.drop(columns="own").reset_index(drop=True),
+        tuple(note for note in notes if note),
+        sources,
     )
 
 
@@ -125,12 +137,15 @@ def _tables(source: Source, faults: list[DataError] | None) -> Iterator[tuple[pd
         return
     if path.is_file():
         files = [path]
-        if path.suffix.lower() not in FORMATS:
+        if inner_suffix(path) not in (*FORMATS, *PACKED):
             raise UsageError(f"{path}: not a table; give a file that ends in {', '.join(FORMATS)}")
     elif path.is_dir():
         files = parquet_files(path)
+        if not files:
+            files = sorted(f for f in walk(path) if inner_suffix(f) in FORMATS and not f.name.startswith("."))
     else:
         raise UsageError(f"{path}: no such file or folder")
+    foreign: _Batch = []
     for file in files:
         try:
             found = read_file(file)
@@ -139,8 +154,32 @@ def _tables(source: Source, faults: list[DataError] | None) -> Iterator[tuple[pd
                 raise
             faults.append(error)
             continue
-        if found.kind != CURVE_KIND.decode():
-            yield found.table, str(file), found.kind == RECORD_KIND.decode()
+        if found.kind == RECORD_KIND.decode():
+            yield found.table, str(file), True
+        elif found.kind != CURVE_KIND.decode():
+            foreign.append((found.table, str(file)))
+    for table, file in _one_per_run(foreign, source):
+        yield table, file, False
+
+
+def _one_per_run(tables: _Batch, source: Source) -> _Batch:
+    """`tables` as one, where each is a run: a single row, or the rows of a curve with a step each."""
+    if len(tables) < 2:
+        return tables
+    single = all(len(table) == 1 for table, _ in tables)
+    curves = all(_has_steps(table) for table, _ in tables)
+    if not (single or curves):
+        return tables
+    named = []
+    for table, file in tables:
+        stem = str(Path(file).relative_to(str(source)).with_suffix(""))
+        named.append(table if "run" in table or single else table.assign(run=stem))
+    return [(pd.concat(named, ignore_index=True), str(source))]
+
+
+def _has_steps(table: pd.DataFrame) -> bool:
+    steps = [c for c in table.columns if plain(c) in ("step", *ALIASES["step"])]
+    return len(table) > 1 and len(steps) == 1 and to_floats(table[steps[0]]).is_monotonic_increasing
 
 
 def _batches(tables: Iterable[tuple[pd.DataFrame, str, bool]]) -> Iterator[tuple[_Batch, bool]]:
@@ -151,13 +190,13 @@ def _batches(tables: Iterable[tuple[pd.DataFrame, str, bool]]) -> Iterator[tuple
 
 
 def _rows(
-    batch: _Batch, columns: Mapping[str, str], where: str | None, faults: list[DataError] | None
+    batch: _Batch, columns: Mapping[str, str], where: str | None, faults: list[DataError] | None, own: bool
 ) -> Iterator[Rows]:
     """The rows of all tables of a batch: at once, which is faster by far, unless there is something to name."""
     if len(batch) > 1:
         files = [file for table, file in batch for _ in range(len(table))]
         with suppress(ScalelabError):
-            rows = to_records(pd.concat([table for table, _ in batch], ignore_index=True), "", columns, where)
+            rows = to_records(pd.concat([table for table, _ in batch], ignore_index=True), "", columns, where, own)
             if not rows.rejected:
                 for frame in (rows.records, rows.unfinished):
                     frame["file"] = pd.Series([files[i] for i in frame.index], index=frame.index, dtype=object)
@@ -165,7 +204,7 @@ def _rows(
                 return
     for table, file in batch:
         try:
-            yield to_records(table, file, columns, where)
+            yield to_records(table, file, columns, where, own)
         except DataError as error:
             if faults is None:
                 raise

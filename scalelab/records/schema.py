@@ -24,6 +24,8 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("n_streams", pa.int64(), "P, parallel streams; 1 is the plain model"),
     ("loss", pa.float64(), "validation loss, nats per token; a run that is not ok may have none"),
     ("n_tokens", pa.int64(), "D, training tokens"),
+    ("run", pa.string(), "id of the run, in tables with several rows of one, such as the points of a curve"),
+    ("step", pa.int64(), "training step of a row, in tables with several rows of one run"),
     ("weight", pa.float64(), "how many runs this one counts for in a fit; 1 where missing"),
     ("key", pa.string(), "unique key: hash of the resolved config"),
     ("status", pa.string(), "ok, diverged, out_of_memory, failed or interrupted; null means ok"),
@@ -40,6 +42,8 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("n_params_backbone", pa.int64(), "non-embedding parameters without streams"),
     ("n_params_total", pa.int64(), "all parameters, tied embeddings counted once"),
     ("n_params_active", pa.int64(), "non-embedding parameters that a token uses; n_params but for mixture of experts"),
+    ("n_tokens_unique", pa.int64(), "of n_tokens, those that are different: fewer where data were repeated"),
+    ("n_experts", pa.float64(), "experts, or total over active parameters; 1 is a dense model"),
     ("n_tokens_plain", pa.int64(), "of n_tokens, those trained without streams, before the P streams began"),
     ("n_tokens_streams", pa.int64(), "of n_tokens, those trained with the P streams"),
     ("hidden_size", pa.int64(), ""),
@@ -57,6 +61,7 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("stream_warnings", pa.list_(pa.string()), "stream_collapse, weight_monoculture, or none"),
     ("peak_lr", pa.float64(), "highest learning rate of the schedule"),
     ("schedule", pa.string(), "name of the learning rate's schedule"),
+    ("batch_size", pa.float64(), "sequences, or tokens, of one optimiser step; the same unit in one table"),
     ("micro_batch_size", pa.int64(), "sequences computed at once; gradients of a step are summed over them"),
     ("config", pa.string(), "the resolved config as JSON"),
     ("device", pa.string(), "its name; of a run resumed on another one both, joined by +"),
@@ -88,10 +93,19 @@ REQUIRED = ("n_params", "n_streams", "loss")  # of a finished run's record that 
 _ALWAYS = ("n_params", "n_streams")  # also of a run that is not ok
 NEEDED = ("n_params", "loss")  # of anyone's table; P is needed by the laws that know it
 USED = (*REQUIRED, "n_tokens", "weight", "n_params_backbone")  # by a fit
-POSITIVE = (*USED, "n_params_total")
-COUNTS = ("n_params", "n_tokens", "n_params_backbone", "n_params_total")  # in any unit, 7e9 or 7 billions
+# What a law may depend on: a table must hold one of them.
+VARIABLE_COLUMNS = (
+    *("n_params", "n_params_total", "n_params_backbone", "n_tokens", "n_tokens_unique"),
+    *("train_flops", "n_experts", "peak_lr", "batch_size"),
+)
+POSITIVE = (*USED, *VARIABLE_COLUMNS[1:])
+# In a table that no sweep wrote, these act only where the user maps them.
+ONLY_MAPPED = ("weight", "status", "setup", "corpus", "corpus_digest", "tokenizer", "tokenizer_digest", "key")
+# In any unit, 7e9 or 7 billions.
+COUNTS = ("n_params", "n_tokens", "n_params_backbone", "n_params_total", "n_tokens_unique")
 # Outside of these a number is a unit error or a mistake.
 PLAUSIBLE = {"loss": (1e-6, 1e6), "n_streams": (1, 1e6), "weight": (1e-9, 1e9)} | dict.fromkeys(COUNTS, (1e-9, 1e18))
+PLAUSIBLE["train_flops"] = (1e-9, 1e40)
 
 RECORD_SCHEMA = pa.schema(
     [pa.field(n, t, nullable=n not in _ALWAYS, metadata={"description": d}) for n, t, d in _FIELDS],

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import ast
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
-from numbers import Real
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from scalelab.errors import DataError, UsageError
+from scalelab.records.expressions import compute, is_expression, known_names, rows_where
+from scalelab.records.names import recognise, source_words
+from scalelab.records.numbers import to_floats
+from scalelab.records.runs import find_runs
 from scalelab.records.schema import (
     NEEDED,
     OK,
+    ONLY_MAPPED,
     PLAUSIBLE,
     POSITIVE,
     RECORD_SCHEMA,
+    REQUIRED,
     STATUSES,
     USED,
+    VARIABLE_COLUMNS,
     conform,
 )
-from scalelab.units import parse_count
 
 # What trackers of experiments call the same. A run that still runs is none of these: its loss is not its last.
-_SAME = {"finished": OK, "completed": OK, "crashed": "failed", "killed": "interrupted", "oom": "out_of_memory"}
-SHORT_NAMES = {"N": "n_params", "P": "n_streams", "D": "n_tokens", "loss": "loss"}  # as the field writes them
-# 100M, 7b or .5T, or a quoted text, which is to be left alone.
-_COUNT = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])(?:\d+\.?\d*|\.\d+)[kmbgtKMBGT]\b""")
-_CONDITION = (  # what a condition is made of: no calls, no attributes
-    *(ast.Expression, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.List, ast.Tuple),
-    *(ast.expr_context, ast.cmpop, ast.boolop, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.unaryop),
+_SAME = (
+    dict.fromkeys(("finished", "completed", "complete", "success", "succeeded", "successful", "done"), OK)
+    | dict.fromkeys(("crashed", "error", "errored", "failure", "nan"), "failed")
+    | dict.fromkeys(("killed", "cancelled", "canceled", "timeout", "timed_out", "preempted", "stopped"), "interrupted")
+    | {"oom": "out_of_memory", "out_of_mem": "out_of_memory", "diverging": "diverged"}
 )
 
 
@@ -59,42 +59,123 @@ class Rows:
     unfinished: pd.DataFrame  # of the others, which may have no loss
     rejected: list[Rejected]
     left_out: int  # rows that `where` did not ask for
+    notes: tuple[str, ...] = ()  # which columns were taken for what
+    columns: Mapping[str, str] = field(default_factory=dict)  # of the schema: the table's own names
 
 
-def to_records(table: pd.DataFrame, file: str, columns: Mapping[str, str], where: str | None) -> Rows:
-    """The rows of one table as records, sorted by whether they can be used.
+def to_records(
+    table: pd.DataFrame, file: str, columns: Mapping[str, str], where: str | None, own: bool = False
+) -> Rows:
+    """Return the rows of one table as records, sorted by whether they can be used.
 
-    `columns` says which column of the table holds which of `RECORD_SCHEMA`. A run that is not ok
-    needs no loss. Raises `DataError` naming the file where a needed column is missing, `UsageError`
-    for a `where` that is none.
+    `columns` says which column of the table, or which expression over its columns, holds which of
+    `RECORD_SCHEMA`. What a sweep wrote (`own`) is taken by its names; of other tables also columns with usual names
+    are, and those that would change a fit unasked, such as weight, are not. A run that is not ok needs no loss.
+
+    Raises:
+        DataError: a needed column is missing or ambiguous; it names the file.
+        UsageError: `where` or an entry of `columns` cannot be used.
     """
-    table = _rename(table, file, columns)
-    for name in NEEDED:
-        if name not in table:
-            have = ", ".join(map(str, table.columns))
-            raise DataError(
-                f"{file}: no column {name!r} (it has: {have}); name the one that holds it with "
-                f"`columns={{{name!r}: COLUMN}}`"
-            )
-    table = table.reset_index(drop=True)
+    table = table.rename(columns=lambda name: str(name).strip()).reset_index(drop=True)
+    own = own or {"key", "status", *REQUIRED} <= {*table.columns}  # an export of records
+    sources = {} if own else recognise(table.columns, file, columns)
+    given = table
+    table = _taken(table, file, {**sources, **columns})
+    for name in table.columns[table.columns.duplicated()].unique():
+        if name in (*NEEDED, *VARIABLE_COLUMNS):
+            raise DataError(f"{file}: more than one column {name!r}; rename or remove one")
+    table = table.loc[:, ~table.columns.duplicated()]
+    if "loss" not in table or not any(name in table for name in VARIABLE_COLUMNS):
+        name = "loss" if "loss" not in table else "n_params"
+        raise DataError(
+            f"{file}: no column {name!r} (it has: {known_names(given.columns)}); name the one that holds it with "
+            f"`columns={{{name!r}: COLUMN}}`"
+        )
+    notes = [] if own else _notes(given, sources, columns)
+    idle = [] if own else [name for name in ONLY_MAPPED if name in table and name not in columns]
     bad: dict[int, Rejected] = {}
-    table["status"] = _statuses(table, file, bad)
-    ok = (table["status"] == OK).to_numpy(dtype=bool)
+    statuses = _statuses(table.drop(columns=idle), file, bad)
+    if "status" not in idle:
+        table["status"] = statuses
+    ok = (statuses == OK).to_numpy(dtype=bool)
     faults: dict[int, Rejected] = {}
-    for field in RECORD_SCHEMA:
-        if field.name in table and (pa.types.is_integer(field.type) or pa.types.is_floating(field.type)):
+    for column in RECORD_SCHEMA:
+        number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        if column.name in table and column.name not in idle and number:
             # What a fit does not use is no reason to refuse a row.
-            table[field.name] = _numbers(table[field.name], field.name, file, faults if field.name in USED else {})
+            used = column.name in (*USED, *columns)
+            table[column.name] = _numbers(table[column.name], column.name, file, faults if used else {})
     for row, fault in faults.items():
         if ok[row]:
             bad.setdefault(row, fault)
-    wanted, names = (np.ones(len(table), dtype=bool), set()) if where is None else _mask(table, where)
+    wanted, names = (np.ones(len(table), dtype=bool), set()) if where is None else rows_where(table, where)
+    table = table.drop(columns=idle).assign(status=statuses)
+    if not own:
+        runs, note = find_runs(table, file, "run" in columns)
+        table = table.drop(columns="run", errors="ignore")
+        if runs is not None:
+            table["run"] = runs
+            notes += [note]
     # A row that `where` does not ask for is not missed, unless the fault is what `where` looks at.
     rejected = [bad[row] for row in sorted(bad) if wanted[row] or bad[row].column in names]
     usable = np.ones(len(table), dtype=bool)
     usable[list(bad)] = False
     chosen, others = (conform(table[wanted & usable & which]).assign(file=file) for which in (ok, ~ok))
-    return Rows(chosen, others, rejected, len(table) - len(rejected) - len(chosen) - len(others))
+    left_out = len(table) - len(rejected) - len(chosen) - len(others)
+    return Rows(chosen, others, rejected, left_out, tuple(notes), {**sources, **columns})
+
+
+def _taken(table: pd.DataFrame, file: str, sources: Mapping[str, str]) -> pd.DataFrame:
+    """`table` with a column for each of `sources`: another column of it, or an expression over columns."""
+    found: dict[str, pd.Series] = {}
+    left: dict[str, str] = {}
+    for name, source in sources.items():
+        if source in table:
+            if isinstance(table[source], pd.DataFrame):
+                raise DataError(f"{file}: more than one column {source!r}; rename or remove one")
+            found[name] = table[source]
+        elif source.strip("`'\"") in table:
+            found[name] = table[source.strip("`'\"")]
+        elif not is_expression(source):
+            raise _no_column(name, source, file, source, table)
+        else:
+            left[name] = source
+    table = table.assign(**found)
+    while left:
+        missing: dict[str, object] = {}
+        for name, source in list(left.items()):
+            try:
+                value, used = compute(source, table)
+                if name in used and name not in found and name not in table:
+                    raise KeyError(name)
+            except KeyError as error:
+                missing[name] = error.args[0]
+                continue
+            except (ValueError, SyntaxError, UsageError) as error:
+                raise UsageError(str(error), argument="columns", value={name: source}) from None
+            found[name] = value
+            table = table.assign(**{name: value})
+            del left[name]
+        if left and len(missing) == len(left) and not any(str(m) in left for m in missing.values() if m not in missing):
+            name, column = next(iter(missing.items()))
+            raise _no_column(name, left[name], file, column, table)
+    return table
+
+
+def _no_column(name: str, source: str, file: str, column: object, table: pd.DataFrame) -> UsageError:
+    reason = f"{file} has no column {column!r}; it has {known_names(table.columns)}"
+    return UsageError(reason, argument="columns", value={name: source})
+
+
+def _notes(table: pd.DataFrame, sources: Mapping[str, str], mapped: Mapping[str, str]) -> list[str]:
+    """Lines about columns that were taken for what they are called, and columns that were not."""
+    words = [source_words(name, source) for name, source in sources.items() if name != source]
+    notes = [f"using {', '.join(words)}"] if words else []
+    ignored = [name for name in ONLY_MAPPED if name in table and name not in mapped.values() and name not in mapped]
+    if ignored:
+        listed = ", ".join(repr(name) for name in ignored)
+        notes.append(f"not used: {listed}; `columns={{{ignored[0]!r}: {ignored[0]!r}}}` would use it")
+    return notes
 
 
 def _statuses(table: pd.DataFrame, file: str, bad: dict[int, Rejected]) -> pd.Series:
@@ -110,35 +191,11 @@ def _statuses(table: pd.DataFrame, file: str, bad: dict[int, Rejected]) -> pd.Se
     return words.where(~unknown, "failed").astype("string")
 
 
-def _rename(table: pd.DataFrame, file: str, columns: Mapping[str, str]) -> pd.DataFrame:
-    table = table.rename(columns=str)
-    twice = table.columns[table.columns.duplicated()].tolist()
-    if twice:
-        raise DataError(f"{file}: more than one column {twice[0]!r}; rename or remove one")
-    for name, source in columns.items():
-        if source not in table:
-            raise UsageError(
-                f"{file} has no column {source!r}; it has {', '.join(table.columns)}",
-                argument="columns",
-                value={name: source},
-            )
-    table = table.assign(**{name: table[source] for name, source in columns.items()})
-    return table.assign(**{name: table[column] for name, column in _own_names(table)})
-
-
-def _own_names(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """Columns of the record that the table lacks, and those that it has under the field's own name, in any case."""
-    for short, name in SHORT_NAMES.items():
-        found = [column for column in table.columns if str(column).lower() == short.lower()]
-        if name not in table and len(found) == 1:
-            yield name, found[0]
-
-
 def _numbers(column: pd.Series, name: str, file: str, bad: dict[int, Rejected]) -> pd.Series:
     """`column` as numbers; rows that hold none, or one that cannot be, are added to `bad`."""
     given = column.map(lambda v: v.strip() or None if isinstance(v, str) else v).astype(object)
     missing = given.isna()
-    values = pd.to_numeric(given.map(_plain), errors="coerce").astype(float)
+    values = to_floats(given)
     wish, wrong = "a number", values.isna() & ~missing | np.isinf(values)
     if name in NEEDED:
         wrong |= missing
@@ -153,6 +210,7 @@ def _numbers(column: pd.Series, name: str, file: str, bad: dict[int, Rejected]) 
         outside = ~wrong & values.notna() & ~values.between(low, high)
         _reject(bad, given, outside, name, file, f"{wish} from {low:g} to {high:g}")
     _reject(bad, given, wrong, name, file, wish)
+    values = values.where(~wrong)
     whole = values.notna().all() and (values % 1 == 0).all() and (values.abs() < 2**63).all() and len(values) > 0
     return values.astype("int64") if whole and name not in ("loss", "weight") else values
 
@@ -165,44 +223,3 @@ def _reject(
         empty = pd.api.types.is_scalar(value) and pd.isna(value)
         shown = "an empty cell" if empty else " ".join(repr(value).split())[:40]
         bad.setdefault(int(row), Rejected(file, int(row) + 1, name, shown, wish))
-
-
-def _plain(value: object) -> object:
-    """7B as 7e9, numbers as floats, other text as it is; None for what is neither."""
-    if isinstance(value, str):
-        try:
-            return parse_count(value)
-        except UsageError:
-            return value
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (Real, Decimal)):
-        return None  # a date, a list, a complex number
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of more than 308 digits
-        return np.inf
-
-
-def _mask(table: pd.DataFrame, where: str) -> tuple[np.ndarray, set[str]]:
-    """Which rows satisfy `where`, and the columns it names: ``n_tokens > 100M and corpus == 'c4'``."""
-    expression = _COUNT.sub(lambda m: m[0] if m[0][0] in "'\"" else repr(parse_count(m[0])), where)
-    table = table.copy()
-    for short, name in SHORT_NAMES.items():
-        if short not in table and name in table:
-            table[short] = table[name]
-    for name in table.columns:  # of text that is all numbers, the numbers
-        numbers = pd.to_numeric(table[name].map(_plain), errors="coerce")
-        if numbers.notna().sum() == table[name].notna().sum():
-            table[name] = numbers
-    try:
-        nodes = list(ast.walk(ast.parse(expression.strip(), mode="eval")))
-        if not all(isinstance(node, _CONDITION) for node in nodes):
-            raise ValueError("only names of columns, constants, comparisons and + - * / may stand in it")
-        mask = table.eval(expression, engine="python")
-    except Exception as error:  # pandas raises whatever the expression makes Python raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, SyntaxError):
-            reason = "not a condition such as \"corpus == 'pile' and n_tokens > 100M\""
-        raise UsageError(f"{reason}; columns are {', '.join(table.columns)}", argument="where", value=where) from None
-    if not (isinstance(mask, pd.Series) and pd.api.types.is_bool_dtype(mask)):
-        raise UsageError("not a condition such as 'n_tokens > 100M'", argument="where", value=where)
-    return mask.fillna(False).to_numpy(dtype=bool), {node.id for node in nodes if isinstance(node, ast.Name)}

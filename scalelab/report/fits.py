@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalelab.fit.data import CONVENTIONS
+from scalelab.fit.derived import hoffmann_form
+from scalelab.laws.base import VARIABLES
 from scalelab.report.blocks import Line, Report, Table, note_lines
 from scalelab.report.plain import plain
 from scalelab.units import format_count, format_interval, format_number, plural
@@ -19,11 +21,19 @@ if TYPE_CHECKING:
     from scalelab.fit.result import FitResult
 
 _MAX_ROWS = 40  # of the residual grid
+_FEW_ROWS = 8  # of it, without details
+_FEW_NOTES = 6
+_SEVERITIES = ("serious", "warning", "info")
 
 
-def fit_report(fit: FitResult, profiles: Mapping[str, Profile] | None = None) -> Report:
-    """Return parameters with intervals, the equation, how good it is, residuals and notes."""
-    return Report.of([parameter_table(fit, profiles or {}), *_facts(fit), *_residuals(fit), *note_lines(fit.notes)])
+def fit_report(fit: FitResult, profiles: Mapping[str, Profile] | None = None, details: bool = False) -> Report:
+    """Return parameters with intervals, the equation, how good it is, residuals and notes; `details` has them all."""
+    notes = note_lines(sorted(fit.notes, key=lambda note: _SEVERITIES.index(note.severity)))
+    if not details and len(notes) > _FEW_NOTES:
+        left = plural(len(notes) - _FEW_NOTES, "more note")
+        notes = [*notes[:_FEW_NOTES], Line(f"and {left}: `details` shows them", "info")]
+    rows = _residuals(fit, _MAX_ROWS if details else _FEW_ROWS)
+    return Report.of([parameter_table(fit, profiles or {}), *_facts(fit), *rows, *notes])
 
 
 def parameter_table(fit: FitResult, profiles: Mapping[str, Profile]) -> Table:
@@ -45,8 +55,13 @@ def _interval(ends: tuple[float | None, float | None] | None) -> str:
 
 
 def equation_line(fit: FitResult) -> Line:
-    """Return the law with its constants, and what its N counts."""
-    return Line(f"{fit.equation(digits=7)}   (N: {CONVENTIONS[fit.options.convention].meaning})")
+    """Return the law with its constants, and what its variables are, by the table's own names where it has some."""
+    meanings: dict[str, str] = {v: VARIABLES[v] for v in fit.law.variables if v not in ("N", "P", "D")}
+    if "N" in fit.law.variables:
+        meanings = {"N": CONVENTIONS[fit.options.convention].meaning, **meanings}
+    own = {v: fit.columns[v] for v in fit.law.variables if v in fit.columns}
+    words = [f"{v}: {', '.join(filter(None, (own.get(v), meanings.get(v))))}" for v in (meanings | own)]
+    return Line(fit.equation(digits=7) + (f"   ({'; '.join(words)})" if words else ""))
 
 
 def _facts(fit: FitResult) -> Iterator[Line]:
@@ -57,18 +72,23 @@ def _facts(fit: FitResult) -> Iterator[Line]:
         f"{plural(len(fit.runs), 'run')}; {fit.status}, {round(fit.agreement * starts)} of {plural(starts, 'start')} "
         f"agree within {fit.start_spread:.0e}"
     )
+    hoffmann = hoffmann_form(fit)
+    if hoffmann:
+        yield Line(f"in Hoffmann's form: {hoffmann}")
 
 
-def _residuals(fit: FitResult) -> Iterator[Table | Line]:
-    """A row a backbone and D, a column a P, a value a run; where there are many runs, only the largest."""
+def _residuals(fit: FitResult, most: int) -> Iterator[Table | Line]:
+    """A row a backbone and D, a column a P, a value a run; where there are more than `most` rows, the largest."""
     data, several = fit.data, fit.data.varies("D")
-    places = sorted(
-        {(size, d if several else 0.0) for size, d in zip(data.size.tolist(), data.D.tolist(), strict=True)}
-    )
+    known = [v for v in data.known if v in fit.law.variables]
+    is_grid = {*known} <= {"N", "P", "D"} and "N" in data.known and data.run is None
+    tokens_of = data.D if several else np.zeros(len(data.loss))
+    places = sorted(set(zip(data.size.tolist(), tokens_of.tolist(), strict=True))) if is_grid else []
     percent = 100 * np.array(fit.log_residuals)
-    if len(places) > _MAX_ROWS:
+    if not is_grid or len(places) > most:
         worst = np.argsort(-np.abs(percent))[:5]
-        said = ", ".join(f"{percent[i]:+.2f} at N {format_count(float(data.N[i]))}" for i in worst)
+        at = [" ".join(f"{v} {format_count(float(data.values(v)[i]))}" for v in known) for i in worst]
+        said = ", ".join(f"{percent[i]:+.2f} at {where}" for i, where in zip(worst, at, strict=True))
         yield Line(f"predicted over measured, %: largest {said}")
         return
     size = "N" if (data.size == data.N).all() else "N of backbone"
@@ -100,7 +120,7 @@ def fits_report(
         blocks += [compact_table(fits), Line("")]
     if details or (len(fits) == 1 and not fits.failures):
         for group, fit in fits.items():
-            blocks += [*fit_report(fit, (profiles or {}).get(group)).blocks, Line("")]
+            blocks += [*fit_report(fit, (profiles or {}).get(group), details).blocks, Line("")]
     else:
         serious = [(group, note) for group, fit in fits.items() for note in fit.notes if note.severity == "serious"]
         blocks += [Line(f"{note.message} [{group}]", "serious", note.code) for group, note in serious]
@@ -120,7 +140,11 @@ def compact_table(fits: FitResults) -> Table:
     table = Table(title, headings)
     for fit in every:
         data = fit.data
-        spans = [_span(data.N), _span(data.P), *([_span(data.D) if "D" in fit.known else ""] if tokens else [])]
+        spans = [
+            _span(data.N) if "N" in fit.known else "",
+            _span(data.P),
+            *([_span(data.D) if "D" in fit.known else ""] if tokens else []),
+        ]
         values = [_value(fit, name) for name in names]
         grave = sum(note.severity != "info" for note in fit.notes)
         table.add(fit.group, str(len(fit.runs)), *spans, f"{fit.r_squared:.4f}", str(grave), *values)

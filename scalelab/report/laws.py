@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from scalelab.fit.select import shown
 from scalelab.report.blocks import Line, Report, Table
 from scalelab.report.plain import plain
-from scalelab.units import format_count
 
 if TYPE_CHECKING:
     from scalelab.fit.many import Comparisons
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def comparison_report(comparison: Comparison) -> Report:
     """Return the table of laws, best first, and the verdict."""
-    names = [f"{name} {format_count(value)}" for name, value in comparison.left_out.items()]
+    names = [f"{name} {shown(name, value)}" for name, value in comparison.left_out.items()]
     headings = ["<law", "free", "RMSE", "AICc", "over best", "BIC", "weight", *(f"without {name}" for name in names)]
     table = Table(comparison.group, headings)
     for row in comparison.rows:
@@ -32,7 +32,8 @@ def comparison_report(comparison: Comparison) -> Report:
         )
     explained = "Akaike weight; without …: RMSE of predictions for these runs by a fit to all others"
     legend = [Line(f"RMSE in nats a token; {explained}")] if names else []
-    return Report.of([table, *legend, Line(comparison.verdict, "strong")])
+    chosen = [Line(f"For predictions: {comparison.chosen}, by what was left out.")] if comparison.chosen else []
+    return Report.of([table, *legend, Line(comparison.verdict, "strong"), *chosen])
 
 
 def comparisons_report(comparisons: Comparisons) -> Report:

@@ -22,13 +22,17 @@ def predictions_report(found: Predictions) -> Report:
     """Return a row for each point with 95 % intervals, the equation, and notes."""
     fit = found.fit
     knows_P, knows_D = "P" in fit.law.variables, "D" in fit.law.variables
-    keys = ["N", *(["P"] if knows_P else []), *(["D"] if knows_D else [])]
+    knows_N = "N" in fit.law.variables
+    others = [v for v in fit.law.variables if v not in ("N", "P", "D")]
+    keys = [*(["N"] if knows_N else []), *(["P"] if knows_P else []), *(["D"] if knows_D else []), *others]
     headings = [*keys, "loss (95 % interval)"]
     headings += ["plain N of this loss", "2P would gain"] if knows_P else []
     table = Table(f"{fit.group}, {fit.law.name} law", headings, keys=len(keys))
     for row in found:
-        cells = [format_count(row.N, 4), *([str(row.P)] if knows_P else [])]
+        cells = [format_count(row.N or 0.0, 4)] if knows_N else []
+        cells += [str(row.P)] if knows_P else []
         cells += [format_count(row.D or 0.0, 4)] if knows_D else []
+        cells += [format_count(row.others[name], 4) for name in others]
         cells.append(row.loss.text(loss_text, "none"))
         table.add(*cells, *(_about_streams(row) if knows_P else []))
     return Report.of([table, equation_line(fit), *note_lines(found.notes)])
@@ -36,7 +40,8 @@ def predictions_report(found: Predictions) -> Report:
 
 def _about_streams(row: Prediction) -> list[str]:
     worth = row.n_equivalent
-    plain_n = format_count(row.N) if row.P == 1 or worth is None else worth.text(format_count, "none")
+    plain_n = "none" if worth is None else worth.text(format_count, "none")
+    plain_n = format_count(row.N) if row.P == 1 and row.N is not None else plain_n
     return [plain_n, "none" if row.doubling_gain is None else row.doubling_gain.text(loss_text, "none")]
 
 
@@ -47,7 +52,7 @@ def allocations_report(found: Allocations) -> Report:
         f"{fit.group}, {fit.law.name} law", ["FLOPs", "P", "best N (95 % interval)", "best D", "loss"], keys=2
     )
     for row in found:
-        sizes = [getattr(row, name).text(format_count, "none") for name in ("N", "D")]
+        sizes = ["–" if size is None else size.text(format_count, "none") for size in (row.N, row.D)]
         table.add(format_number(row.flops, 3), f"{row.P:g}", *sizes, row.loss.text(loss_text, "none"))
     return Report.of([table, equation_line(fit), *note_lines(found.notes)])
 
@@ -62,7 +67,7 @@ def predictions_json(found: Predictions) -> list[dict[str, Any]]:
     """Return one mapping for each point, with every digit."""
     rows = []
     for row in found:
-        cells: dict[str, Any] = {"N": row.N, "P": row.P, "D": row.D, "loss": row.loss}
+        cells: dict[str, Any] = {"N": row.N, "P": row.P, "D": row.D, **row.others, "loss": row.loss}
         if "P" in found.fit.law.variables:
             cells |= {"n_equivalent": row.n_equivalent, "doubling_gain": row.doubling_gain}
         rows.append(plain(_about(found) | cells | {"notes": row.notes}))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scalelab.records import Table as RecordTable
 
 _MOST_MESSAGES = 20
+_MOST_REJECTED = 5
 _MOST_ROWS = 60
 
 
@@ -132,10 +133,11 @@ def _counts(runs: Runs) -> Iterator[Line]:
 
 
 def rejected_lines(table: RecordTable) -> list[Line]:
-    """Return rows that cannot be used, and how many rows are; nothing where every row is."""
-    lines = [Line(str(row), "left out") for row in table.rejected[:_MOST_MESSAGES]]
-    if len(table.rejected) > _MOST_MESSAGES:
-        more = len(table.rejected) - _MOST_MESSAGES
+    """Return which columns were taken for what, rows that cannot be used, and how many rows are."""
+    lines = [Line(note, "info") for note in table.notes]
+    lines += [Line(str(row), "left out") for row in table.rejected[:_MOST_REJECTED]]
+    if len(table.rejected) > _MOST_REJECTED:
+        more = len(table.rejected) - _MOST_REJECTED
         lines.append(Line(f"{plural(more, 'more row')} that cannot be used", "left out"))
     told = [f", {table.left_out} left out by `where`"] if table.left_out else []
     told += [f", not ok: {describe_statuses(table.unfinished)}"] if table.unfinished else []

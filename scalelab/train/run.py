@@ -122,6 +122,7 @@ def make_record(
             "loss_stderr": evaluation.loss_stderr,
             "bits_per_byte": evaluation.loss / data.bytes_per_token / math.log(2),
             "val_tokens": evaluation.n_tokens,
+            "n_tokens_unique": min(config.n_tokens, len(data.train())),
             "mixture_weights": streams and streams.mixture_weights,
             "mixture_entropy": streams and streams.mixture_entropy,
             "stream_cosine": streams and streams.cosine,

@@ -73,7 +73,7 @@ def test_one_group_is_a_fit_and_several_are_a_mapping_that_says_how_to_choose(fi
         fits.predict(N=1e9)
     with pytest.raises(KeyError, match="no such group"):
         fits["c4"]
-    one = sl.fit_law(make_records(noise=1e-3), bootstrap=100, starts=30)
+    one = sl.fit_law(make_records(noise=1e-3), columns={"corpus": "corpus"}, bootstrap=100, starts=30)
     assert one.group == "made, D 1B"
     assert one.params.k == pytest.approx(0.4, abs=0.05)
 
@@ -96,6 +96,8 @@ def test_by_makes_the_groups(make_records):
     frame = pd.concat([make_records(noise=1e-3, seed=s).assign(corpus=name) for s, name in enumerate("ab")])
     assert [*sl.fit_law(frame, by="corpus", bootstrap=100, starts=30)] == ["corpus a", "corpus b"]
     assert len(sl.fit_law(frame, by=[], bootstrap=100, starts=30).runs) == len(frame)
+    with pytest.raises(UsageError, match="by: column 'corpus' is empty here"):
+        sl.fit_law(sl.read(frame), by="corpus")
     with pytest.raises(UsageError, match="by: no column 'color'"):
         sl.fit_law(frame, by="color")
 

@@ -1,0 +1,86 @@
+"""Where fits are saved: names that carry what differs between fits, and no fit over another."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from scalelab.errors import DataError, ScalelabError, UsageError
+from scalelab.fit.options import FitOptions
+from scalelab.fit.result import FitResult
+from scalelab.fit.saved import load_fit, save_fit
+
+_LONG = 40  # letters of a condition in a name; of a longer one a hash
+
+
+def fit_name(base: str, fit: FitResult) -> str:
+    """Return the name of a fit's file: its group, and every option that is not the default."""
+    options, default = fit.options, FitOptions()
+    words = [base]
+    words += [fit.law.name] if fit.law.name != "parallel" else []
+    words += [getattr(options, n) for n in ("convention", "objective") if getattr(options, n) != getattr(default, n)]
+    words += [f"delta-{options.delta:g}"] if options.delta != default.delta else []
+    words += [f"{name}-{value:g}" for name, value in options.fix.items()]
+    words += [f"{name}-is-{other}" for name, other in options.tie.items()]
+    words += [f"{name}-{low:g}-to-{high:g}" for name, (low, high) in options.bounds.items()]
+    words += [options.bootstrap] if options.bootstrap != default.bootstrap else []
+    words += ["best"] if options.best else []
+    words += [f"points-{fit.origin['points']}"] if fit.origin.get("points", "auto") != "auto" else []
+    words += [_short(fit.origin[name]) for name in ("where",) if fit.origin.get(name)]
+    return "-".join(words)
+
+
+def save_fits(
+    fits: Mapping[str, FitResult], folder: str | Path, slugs: Mapping[str, str] | None = None, force: bool = False
+) -> tuple[dict[str, Path], dict[str, ScalelabError]]:
+    """Save each fit in `folder` under the name that says what it is of.
+
+    Returns the files by group, and why fits that do not describe their runs are not saved; `force` saves these too.
+
+    Raises:
+        UsageError: a file holds another fit, and not `force`. Then nothing is saved.
+    """
+    names = {
+        group: Path(folder) / f"{fit_name((slugs or {}).get(group) or slug(group), fit)}.json"
+        for group, fit in fits.items()
+    }
+    failures: dict[str, ScalelabError] = {}
+    for group, path in names.items():
+        fit = fits[group]
+        if not force and fit.failure:
+            failures[group] = ScalelabError(f"{group}: {fit.failure}; not saved (`force` saves it)")
+        elif not force and path.exists() and (other := _other(path, fit)):
+            raise UsageError(f"{path}: holds another fit, {other}; choose another folder, or `force` to replace it")
+    saved = {group: path for group, path in names.items() if group not in failures}
+    for group, path in saved.items():
+        save_fit(fits[group], path)
+    return saved, failures
+
+
+def slug(title: str) -> str:
+    """Return a group's title as a part of a file name."""
+    return re.sub(r"[^\w.]+", "-", title.lower()).strip("-.") or "records"
+
+
+def _other(path: Path, fit: FitResult) -> str:
+    """In what the fit at `path` is another than `fit`, beside newer rows, seeds and draws; empty if in nothing."""
+    try:
+        old = load_fit(path, getattr(fit.law, "law", fit.law))
+    except (DataError, UsageError):
+        return ""  # damaged, or of an older version
+    for name in ("source", "where", "map", "points"):
+        before, now = old.origin.get(name, ""), fit.origin.get(name, "")
+        if old.origin and before != now:
+            return f"with {name} {before or 'none'!r} and not {now or 'none'!r}"
+    for name in ("convention", "objective", "delta", "bootstrap", "fix", "bounds", "tie", "best"):
+        if getattr(old.options, name) != getattr(fit.options, name):
+            return f"with another {name}"
+    return ""
+
+
+def _short(condition: str) -> str:
+    word = re.sub(r"[^\w.]+", "-", condition.lower().replace("<", "below").replace(">", "above")).strip("-.")
+    digest = hashlib.sha256(condition.encode()).hexdigest()[:6]
+    return f"where-{word[:_LONG].rstrip('-.')}-{digest}"

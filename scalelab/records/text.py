@@ -1,0 +1,189 @@
+"""Tables as people keep them: any delimiter and encoding, comments, packed, spreadsheets, JSON."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scalelab.records.numbers import to_floats
+
+PACKED = (".gz", ".xz", ".zip")
+TEXT = (".csv", ".tsv", ".txt", ".dat")
+LINES = (".jsonl", ".ndjson")
+SHEETS = (".xlsx", ".xlsm")
+_DELIMITERS = ("\t", ";", "|", ",")
+_SUMMARY = re.compile(r"^\s*(grand )?(total|sum|mean|average|avg|median|std|min|max)s?\s*:?\s*$", re.IGNORECASE)
+_MOST_BYTES = 2**31
+
+
+def inner_suffix(file: Path) -> str:
+    """Return the suffix that says what is in `file`: of table.csv.gz it is .csv."""
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in PACKED else (suffixes or [""])[-1]
+
+
+def unpacked(file: Path) -> tuple[bytes, str]:
+    """Return the content of `file` and the suffix of what was packed. Raises `ValueError` for a broken archive."""
+    content, suffix = file.read_bytes(), inner_suffix(file)
+    try:
+        if content[:2] == b"\x1f\x8b":
+            with gzip.open(io.BytesIO(content)) as stream:
+                content = stream.read(_MOST_BYTES)
+        elif content[:6] == b"\xfd7zXZ\x00":
+            with lzma.open(io.BytesIO(content)) as stream:
+                content = stream.read(_MOST_BYTES)
+        elif content[:4] == b"PK\x03\x04" and suffix not in SHEETS:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+                if len(names) != 1:
+                    raise ValueError(f"it packs {len(names)} files and not one")
+                suffix = Path(names[0]).suffix.lower()
+                with archive.open(names[0]) as stream:
+                    content = stream.read(_MOST_BYTES)
+    except (EOFError, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+        raise ValueError(f"broken archive: {error}") from None
+    return content, suffix
+
+
+def decoded(content: bytes) -> str:
+    """Return text in UTF-8, UTF-16 or, where it is neither, Latin-1."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    zeros = content[:4000].count(0)
+    if zeros > len(content[:4000]) // 3:
+        return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be")
+    if zeros:
+        raise ValueError("it holds zero bytes: not a text")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def read_delimited(text: str, suffix: str = ".csv") -> pd.DataFrame:
+    """Return the table in `text`, all cells text. Raises `ValueError` where rows and headings do not agree."""
+    lines = text.splitlines()
+    comments = [line for line in lines if line.lstrip().startswith(("#", "//"))]
+    body = [line for line in lines if line.strip() and not line.lstrip().startswith(("#", "//"))]
+    if not body:
+        raise ValueError("no columns in it")
+    if comments and _is_data(_cells(body[0], _delimiter(body, suffix))):  # the heading is a comment too
+        heading = comments[-1].lstrip().lstrip("#/").strip()
+        delimiter = _delimiter(body, suffix)
+        if len(_cells(heading, delimiter)) == len(_cells(body[0], delimiter)):
+            body = [heading, *body]
+    delimiter = _delimiter(body, suffix)
+    if delimiter == " ":
+        rows = [line.split() for line in body]
+    else:
+        joined = "\n".join(body)
+        rows = [
+            [cell.strip() for cell in row]
+            for row in csv.reader(io.StringIO(joined), delimiter=delimiter, skipinitialspace=True, strict=True)
+        ]
+    return _table([row for row in rows if any(row)])
+
+
+def read_json(text: str) -> pd.DataFrame:
+    """Return a JSON list of objects, an object of lists, or one object, which is a row; nested keys with dots."""
+    return frame_of(json.loads(text))
+
+
+def frame_of(value: Any) -> pd.DataFrame:
+    """Return a JSON value as a table."""
+    if isinstance(value, dict):
+        lists = [key for key, item in value.items() if isinstance(item, list) and item and isinstance(item[0], dict)]
+        if len(lists) == 1:
+            value = value[lists[0]]  # {"runs": [...]}
+        elif value and all(isinstance(item, list) for item in value.values()):
+            return pd.DataFrame(value)
+        else:
+            value = [value]
+    if not (isinstance(value, list) and value and all(isinstance(row, dict) for row in value)):
+        raise ValueError("not a list of objects")
+    return pd.json_normalize(value)
+
+
+def read_sheet(content: bytes) -> pd.DataFrame:
+    """Return the first sheet of an Excel file. Raises `ValueError`, also where openpyxl is not installed."""
+    try:
+        import openpyxl  # noqa: F401
+    except ImportError:
+        raise ValueError("Excel files need openpyxl: pip install 'scalelab[excel]'; or save it as CSV") from None
+    try:
+        frame = pd.read_excel(io.BytesIO(content), header=None, dtype=object, engine="openpyxl")
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise ValueError(str(error)) from None
+    rows = [["" if pd.isna(cell) else str(cell).strip() for cell in row] for row in frame.to_numpy().tolist()]
+    return _table([row for row in rows if any(row) and not row[0].startswith("#")])
+
+
+def _table(rows: Sequence[list[str]]) -> pd.DataFrame:
+    """Rows of text below one or two rows of headings."""
+    heading, body = list(rows[0]), list(rows[1:])
+    while heading and not heading[-1] and all(len(row) < len(heading) or not row[len(heading) - 1] for row in body):
+        heading.pop()
+    if len(body) > 1 and _is_second_heading(body[0], body[1:]):
+        upper = ""
+        joined = []
+        for i, below in enumerate(body[0]):
+            upper = (heading[i] if i < len(heading) else "") or upper
+            joined.append(f"{upper} {below}".strip() if below else upper)
+        heading, body = joined, body[1:]
+    width = len(heading)
+    for number, row in enumerate(body, start=1):
+        if any(row[width:]):
+            raise ValueError(f"row {number} has {len(row)} cells below {width} headings")
+    cells = [[cell if cell else None for cell in [*row, *[""] * width][:width]] for row in body]
+    frame = pd.DataFrame(cells, columns=range(width), dtype=object).set_axis(heading, axis=1)
+    return without_summaries(frame)
+
+
+def without_summaries(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` without rows of totals and means at its end."""
+    while len(frame) and any(isinstance(v, str) and _SUMMARY.match(v) for v in frame.iloc[-1]):
+        frame = frame.iloc[:-1]
+    return frame
+
+
+def _is_second_heading(row: list[str], rest: list[list[str]]) -> bool:
+    """Whether `row` names things where the rows below hold numbers."""
+    numeric = [i for i in range(len(row)) if rest[0][i : i + 1] and _is_number(rest[0][i])]
+    return len(numeric) >= 2 and all(i < len(row) and row[i] and not _is_number(row[i]) for i in numeric)
+
+
+def _is_data(cells: list[str]) -> bool:
+    return bool(cells) and sum(map(_is_number, cells)) * 2 > len(cells)
+
+
+def _is_number(text: str) -> bool:
+    return bool(text) and bool(to_floats(pd.Series([text], dtype=object)).notna().iloc[0])
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return line.split() if delimiter == " " else [cell.strip() for cell in line.split(delimiter)]
+
+
+def _delimiter(lines: list[str], suffix: str) -> str:
+    """The sign that cuts every line into as many pieces as the first."""
+    if suffix == ".tsv":
+        return "\t"
+    some = [re.sub(r'"[^"]*"', '""', line) for line in lines[:50]]
+    for delimiter in _DELIMITERS:
+        if some[0].count(delimiter) and all(line.count(delimiter) == some[0].count(delimiter) for line in some):
+            return delimiter
+    found = max(_DELIMITERS, key=some[0].count)
+    if some[0].count(found):
+        return found
+    widths = {len(line.split()) for line in some}
+    return " " if len(widths) == 1 and widths != {1} else ","

@@ -1,0 +1,38 @@
+"""Imported runs as a table and sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scalelab.report.blocks import Line, Report, Table
+from scalelab.report.plain import plain
+from scalelab.units import format_count, plural
+
+if TYPE_CHECKING:
+    from scalelab.importers import Imported
+
+_MOST_ERRORS = 5
+_MOST_ROWS = 20
+
+
+def imported_report(found: Imported) -> Report:
+    """Return the imported runs, which column was taken for what, and runs that cannot be used."""
+    table = Table(plural(len(found), "imported run"), ["<run", "N", "D", "points", "loss"], drops=True)
+    for run, record in list(zip(found.runs, found.table.to_dict("records"), strict=True))[:_MOST_ROWS]:
+        tokens = record.get("n_tokens")
+        cells = [format_count(record["n_params"]), "" if tokens is None or tokens != tokens else format_count(tokens)]
+        table.add(run, *cells, str(len(found.curves[record["key"]])), f"{record['loss']:.4f}")
+    more = len(found) - _MOST_ROWS
+    lines = [Line(f"and {plural(more, 'more run')}", "dim")] if more > 0 else []
+    named = ", ".join(f"{path!r} as {name}" for name, path in found.columns.items())
+    lines += [Line(f"using {named}", "info")] if named else []
+    lines += [Line(error, "left out") for error in found.errors[:_MOST_ERRORS]]
+    if len(found.errors) > _MOST_ERRORS:
+        lines.append(Line(plural(len(found.errors) - _MOST_ERRORS, "more run"), "left out"))
+    return Report.of([table, *lines])
+
+
+def imported_json(found: Imported) -> dict[str, Any]:
+    """Return one mapping for each run, with every digit, and what could not be used."""
+    runs = found.table.astype(object).where(found.table.notna(), None).to_dict("records")
+    return plain({"runs": runs, "columns": dict(found.columns), "errors": list(found.errors)})
