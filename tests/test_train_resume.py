@@ -181,9 +181,9 @@ def test_states_of_another_command_are_told_and_left(command, text_folder, tmp_p
         with monkeypatch.context() as patch:
             cut(patch, 1)
             assert main(words) == 130
-        told, err = capsys.readouterr()
-        assert f"left by another command (other {name}; at step 19), not taken up" in " ".join(told.split())
-        assert "going on from" not in told
+        err = capsys.readouterr().err
+        assert f"left by another command (other {name}; at step 19), not taken up" in " ".join(err.split())
+        assert "going on from" not in err
         assert "at step 1 of" in err
         assert {file.name: file.read_bytes() for file in first.rglob("*") if file.is_file()} == kept
 
@@ -348,9 +348,9 @@ def test_processes_go_on_together(command, tmp_path, capsys):
     step = latest(killed)
     seldom = ("--checkpoint-minutes", "5", *slow)
     process = start(command(killed, STEPS, *seldom), launch(), env=environment)
-    told, err = process.communicate(timeout=HANGS_S)
+    _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 0, err
-    assert told.count(f"going on from step {step} of {STEPS}") == 1
+    assert err.count(f"going on from step {step} of {STEPS}") == 1
     assert not killed.with_name("killed.checkpoints").exists()
 
     assert main(command(alone, STEPS, *seldom)) == 0
