@@ -85,7 +85,7 @@ def test_any_number_of_bits_is_a_format():
         stored = weight_format(text)
         assert {stored.matrix, stored.head, stored.embedding, stored.tied} == {bits}
     for text in ("0", "100", "-3", "four", "", "4.5.1", "inf"):
-        with pytest.raises(UsageError, match=r"--weights .*: choose one of"):
+        with pytest.raises(UsageError, match=r"weights=.*: choose one of"):
             weight_format(text)
 
 

@@ -195,8 +195,10 @@ def test_what_is_not_understood_is_named(tmp_path, capsys, found, message):
 
 def test_a_quantised_checkpoint_is_not_priced_as_if_it_were_16_bits(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": {"quant_method": "awq"}}))
-    assert main(["cost", "--model", str(tmp_path)]) == 2
-    assert "llm-analysis prices bf16 throughout, not awq" in capsys.readouterr().err
+    assert main(["cost", "--model", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "note: priced by the roofline: llm-analysis prices bf16 throughout, not awq" in said.err
+    assert "weights awq" in said.out
 
 
 def test_a_name_on_a_hub_is_told_from_a_folder(capsys):

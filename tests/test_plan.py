@@ -482,7 +482,7 @@ def test_notes_on_what_streams_gain_stand_before_the_plan(tmp_path, make_records
         (("--reserve", "2"), "--reserve: '2' is not an amount of memory"),
         (("--ttft", "soon"), "--ttft: 'soon' is not a duration"),
         (("--tensor-parallel", "7"), "16 heads cannot be dealt evenly to 7 devices"),
-        (("--train-gpu", "abacus"), "--gpu abacus: unknown"),
+        (("--train-gpu", "abacus"), "--train-gpu abacus: unknown"),
         (("--second-stage-fraction", "0"), "must lie in"),
         (("--max-P", "0"), "--max-P 0: choose between"),
         (("--D", "1T"), "leave --D out"),
