@@ -130,7 +130,7 @@ def fit(
         raise ScalelabError(f"{first}{more}")
     for error in unsaved.values():
         told(f"not saved: {error}", quiet or as_json)
-    _fail(source, fits.failures | unsaved, len(saved), strict, "could not be fitted")
+    _fail(source, {**fits.failures, **unsaved}, len(saved), strict, "could not be fitted")
     if strict and serious:
         raise ScalelabError(f"{source}: serious notes ({', '.join(serious)}), and `strict` was given")
 
