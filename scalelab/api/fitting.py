@@ -102,7 +102,7 @@ def fit_law(
     """Fit a scaling law to losses, with intervals, and say what the data do and do not support.
 
     Args:
-        data: A folder of records, a Parquet, CSV or JSONL file, a pandas table, what `read` returned, or "paper".
+        data: A folder of records, a table in a file, a pandas table, what `read` returned, or "paper".
         law: A law by name, ``file.py:NAME``, or an object of a class of your own.
         by: Columns whose values make the groups that are fitted apart. By default runs are comparable if they agree in
             corpus, tokenizer, training set-up and, for laws without D, number of tokens; ``by=[]`` fits all as one.
