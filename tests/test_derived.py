@@ -33,7 +33,7 @@ def test_no_plain_model_may_be_as_good(table_of):
 def test_doubling_gain_and_prediction_are_the_laws_losses(make_records):
     fit = fit_table(make_records(noise=1e-3))
     gain = doubling_gain(fit, 1e9, 2)
-    assert gain.value == pytest.approx(float(fit.predict(1e9, 2) - fit.predict(1e9, 4)), rel=1e-12)
+    assert gain.value == pytest.approx(float(fit.losses(1e9, 2) - fit.losses(1e9, 4)), rel=1e-12)
     assert gain.low < gain.value < gain.high
     at = predicted(fit, 1e9, 2)
     low, high = fit.band(1e9, 2)
@@ -75,11 +75,11 @@ def test_what_a_law_does_not_know_is_refused(make_records, table_of):
     with pytest.raises(UsageError, match="cannot trade N against D"):
         compute_optimal(fit, 1e21)
     with pytest.raises(UsageError, match="must be positive"):
-        fit.predict(-1.0, 2)
+        fit.losses(-1.0, 2)
     chinchilla = fit_table(
         table_of("chinchilla", (1.7, 1e7, 0.34, 1e9, 0.28), P=(1,), D=(1e9, 1e10, 1e11)), "chinchilla"
     )
-    with pytest.raises(UsageError, match="depends on D: give it"):
+    with pytest.raises(UsageError, match="depends on D: give `D`"):
         chinchilla.predict(1e9)
     with pytest.raises(UsageError, match="does not know P"):
         chinchilla.predict(1e9, 2, 1e9)

@@ -248,7 +248,7 @@ def test_saved_fit_predicts_the_same_to_the_last_digit(make_records, tmp_path):
     again = load_fit(tmp_path / "fit.json")
     assert again == result
     grid = np.geomspace(1e8, 1e10, 7)
-    assert (again.predict(grid, 4) == result.predict(grid, 4)).all()
+    assert (again.losses(grid, 4) == result.losses(grid, 4)).all()
     assert (np.array(again.band(grid, 4)) == np.array(result.band(grid, 4))).all()
 
 

@@ -106,7 +106,7 @@ def check_fit(fit):
     data = fit.data
     at = {"P": data.P} if "P" in fit.law.variables else {}
     at |= {"D": data.D} if "D" in fit.law.variables else {}
-    check_finite(fit.predict(data.N, **at))
+    check_finite(fit.losses(data.N, **at))
     low, high = fit.band(data.N, **at)
     assert (low <= high).all()
     assert fit.equation()

@@ -114,7 +114,7 @@ def table_of_law(name: str, noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
         grid = {v: a[keep] for v, a in grid.items()}
     rows = len(next(iter(grid.values())))
     n, p, d = (grid.get(v, np.full(rows, np.nan)) for v in "NPD")
-    points = Points(n, p, d, {v: a for v, a in grid.items() if v not in "NPD"})
+    points = Points(n, p, d, others={v: a for v, a in grid.items() if v not in "NPD"})
     loss = law.loss(np.array(TRUTHS[name]), points) * np.exp(noise * rng.standard_normal(rows))
     return pd.DataFrame({COLUMNS[v]: a for v, a in grid.items()} | {"loss": loss})
 

@@ -41,7 +41,7 @@ def test_contours_are_the_laws_losses(fit):
     for level, path in zip(sets[-1].levels, sets[-1].get_paths(), strict=True):
         vertices = path.vertices
         if len(vertices):
-            assert fit.predict(vertices[:, 0], vertices[:, 1]) == pytest.approx(np.full(len(vertices), level), abs=3e-4)
+            assert fit.losses(vertices[:, 0], vertices[:, 1]) == pytest.approx(np.full(len(vertices), level), abs=3e-4)
 
 
 def test_profiles_cross_their_threshold_at_the_interval(fit):

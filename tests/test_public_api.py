@@ -30,6 +30,7 @@ COMMANDS = (
     "sweep",
     "results",
     "watch",
+    "import",
     "fit",
     "predict",
     "cost",
@@ -41,7 +42,7 @@ COMMANDS = (
 )
 NAMES = {
     *("read", "fit_law", "compare_laws", "load_fit", "price", "compare_costs", "make_plan", "run_sweep", "convert"),
-    *("train_streams", "diagnose", "generate", "add_streams"),
+    *("train_streams", "diagnose", "generate", "add_streams", "import_runs"),
 }
 
 

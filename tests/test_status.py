@@ -138,13 +138,13 @@ def test_fixed_and_bounded_parameters(make_records):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fix": {"q": 1.0}}, r"--fix q: the law 'parallel' has E, A, k, alpha"),
-        ({"fix": {"E": -1.0}}, "--fix E=-1: E must be positive"),
-        ({"bounds": {"alpha": (1.0, 0.5)}}, "--bound alpha: 1 is not below 0.5"),
+        ({"fix": {"q": 1.0}}, r"fix='q': the law 'parallel' has E, A, k, alpha"),
+        ({"fix": {"E": -1.0}}, r"fix=\{'E': -1\.0\}: E must be positive"),
+        ({"bounds": {"alpha": (1.0, 0.5)}}, "`bounds` alpha: 1 is not below 0.5"),
         ({"bounds": {"alpha": (100.0, 200.0)}}, "lies outside what the law can take"),
         ({"fix": {"k": 1.0}, "bounds": {"k": (0.0, 1.0)}}, "k cannot be both fixed and bounded"),
-        ({"objective": "l3"}, "--objective l3: choose one of huber, log, raw"),
-        ({"bootstrap": "bag"}, "--bootstrap bag: choose one of residual, wild, pairs"),
+        ({"objective": "l3"}, "objective='l3': choose one of huber, log, raw, asymmetric"),
+        ({"bootstrap": "bag"}, "bootstrap='bag': choose one of residual, wild, pairs"),
         ({"fix": {"E": 0.7, "A": 1e7, "k": 0.1, "alpha": 0.2}}, "every parameter is fixed"),
     ],
 )

@@ -102,7 +102,7 @@ def fit_law(
     """Fit a scaling law to losses, with intervals, and say what the data do and do not support.
 
     Args:
-        data: A folder of records, a Parquet, CSV or JSONL file, a pandas table, what `read` returned, or "paper".
+        data: A folder of records, a table in a file, a pandas table, what `read` returned, or "paper".
         law: A law by name, ``file.py:NAME``, or an object of a class of your own.
         by: Columns whose values make the groups that are fitted apart. By default runs are comparable if they agree in
             corpus, tokenizer, training set-up and, for laws without D, number of tokens; ``by=[]`` fits all as one.
@@ -199,22 +199,22 @@ def groups_of(
     where: str | None,
     by: str | Sequence[str] | None = None,
     by_tokens: bool = True,
-    points: Points = "auto",
+    points: str = "auto",
 ) -> list[Group]:
     """Return the groups of comparable runs in `data`."""
     from scalelab.fit.groups import Group, check_points, choose_points, group_records, points_of
     from scalelab.records import Table
     from scalelab.records.schema import ONLY_MAPPED
 
-    check_points(points)
+    which = check_points(points)
     if isinstance(data, Group):
         return [data]
     names = [by] if isinstance(by, str) else list(by or ())
     asked = {} if isinstance(data, Table) else {name: name for name in names if name in ONLY_MAPPED}
     table = read(data, {**asked, **(columns or {})} or None, where)
     if by is None:
-        return group_records(table, by_tokens, points)
-    records, counts = choose_points(table.records, by_tokens, points)
+        return group_records(table, by_tokens, which)
+    records, counts = choose_points(table.records, by_tokens, which)
     for name in names:
         if name not in records:
             raise UsageError(f"no column {name!r}; choose of {', '.join(records.columns)}", argument="by")
@@ -261,18 +261,18 @@ def fit_groups(
 
 
 def comparison_groups(
-    data: Any, columns: Mapping[str, str] | None, where: str | None, points: Points = "auto"
+    data: Any, columns: Mapping[str, str] | None, where: str | None, points: str = "auto"
 ) -> list[Group]:
     """Return the groups in which laws are compared: those of each D, and over all D where it varies."""
     from scalelab.fit.groups import Group, check_points, group_records
 
-    check_points(points)
+    which = check_points(points)
     if isinstance(data, Group):
         return [data]
     table = read(data, columns, where)
-    over_tokens = [g for g in group_records(table, False, points) if g.records["n_tokens"].nunique() > 1]
+    over_tokens = [g for g in group_records(table, False, which) if g.records["n_tokens"].nunique() > 1]
     # One D at a time says something about P; without several P, all D together say it all.
-    groups = [g for g in group_records(table, True, points) if not over_tokens or g.records["n_streams"].nunique() > 1]
+    groups = [g for g in group_records(table, True, which) if not over_tokens or g.records["n_streams"].nunique() > 1]
     return [*groups, *over_tokens]
 
 

@@ -129,8 +129,8 @@ def fit(
         more = f" ({len(unsaved)} such fits)" if len(unsaved) > 1 else ""
         raise ScalelabError(f"{first}{more}")
     for error in unsaved.values():
-        told(f"not saved: {error}", quiet or as_json)
-    _fail(source, fits.failures | unsaved, len(saved), strict, "could not be fitted")
+        told(str(error), quiet or as_json)
+    _fail(source, {**fits.failures, **unsaved}, len(saved), strict, "could not be fitted")
     if strict and serious:
         raise ScalelabError(f"{source}: serious notes ({', '.join(serious)}), and `strict` was given")
 

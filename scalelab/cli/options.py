@@ -32,11 +32,11 @@ def list_option(
 
 # Data
 Source = Annotated[
-    str, typer.Argument(help="A folder of records, a Parquet, CSV or JSONL table, or 'paper'.", show_default=False)
+    str, typer.Argument(help="A folder of records, a table of any kind, or 'paper'.", show_default=False)
 ]
 Columns = Annotated[
     Words,
-    list_option("--map", "Columns of your own, unless named N, P, D, loss: n_params=size.", (), "NAME=COLUMN…", DATA),
+    list_option("--map", "Columns or expressions of your own: n_params=size loss='ln(ppl)'.", (), "NAME=COLUMN…", DATA),
 ]
 Where = Annotated[str | None, option(help="Which rows, e.g. 'D > 100M and P < 8'.", panel=DATA)]
 Count = Annotated[

@@ -34,7 +34,8 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict losses with intervals, the plain N they are worth, and what more streams would gain."""
-    if (N is None and D is None and at is None) == (flops is None):
+    points = [N, at, *([D] if flops is None else [])]
+    if any(values is not None for values in points) == (flops is not None):
         raise UsageError("give either `N` for predictions, or `flops` for the best N and D of a training budget")
     if flops is not None and D is not None:
         raise UsageError("`flops` finds the best D itself: leave `D` out")

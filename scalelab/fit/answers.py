@@ -156,10 +156,14 @@ def predict(fit: FitResult, N: Any = None, P: Any = 1, D: Any = None, **others: 
     """Return a prediction for every combination of N, P, D and the `others`."""
     sizes, tokens = _optional(N, "N"), _optional(D, "D")
     more = {name: counts(values, name) for name, values in others.items() if values is not None}
-    points = product(sizes, whole_numbers(P, "P"), tokens, *more.values())
-    return Predictions(
-        fit, tuple(_prediction(fit, N, P, D, dict(zip(more, rest, strict=True))) for N, P, D, *rest in points)
+    rows = (
+        _prediction(fit, size, streams, seen, dict(zip(more, rest, strict=True)))
+        for size in sizes
+        for streams in whole_numbers(P, "P")
+        for seen in tokens
+        for rest in product(*more.values())
     )
+    return Predictions(fit, tuple(rows))
 
 
 def _optional(values: Any, name: str) -> Sequence[float | None]:

@@ -65,7 +65,7 @@ class FitData:
 
     @cached_property
     def points(self) -> Points:
-        return Points(self.N, self.P, self.D, self.others)
+        return Points(self.N, self.P, self.D, others=self.others)
 
     @cached_property
     def config(self) -> np.ndarray:

@@ -88,8 +88,9 @@ def _descend(
             break
         if on.mean() < _COMPACT:
             points[active], values[active] = z, value
-            active, z, value, r, J, target, weights, damping, growth, stalled, rest = (
-                a[on] for a in (active, z, value, r, J, target, weights, damping, growth, stalled, rest)
+            active, stalled = active[on], stalled[on]
+            z, value, r, J, target, weights, damping, growth, rest = (
+                a[on] for a in (z, value, r, J, target, weights, damping, growth, rest)
             )
             on = np.ones(len(z), dtype=bool)
         slopes = J if hold is None else J[..., moving]

@@ -73,10 +73,12 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points:
     return sorted(groups.values(), key=lambda g: g.title)
 
 
-def check_points(points: str) -> None:
-    """Raise `UsageError` for a word that is none of `Points`."""
-    if points not in get_args(Points):
+def check_points(points: str) -> Points:
+    """Return `points`. Raises `UsageError` for a word that is none of `Points`."""
+    found: Points | None = next((name for name in get_args(Points) if name == points), None)
+    if found is None:
         raise choice_error("points", points, get_args(Points))
+    return found
 
 
 def choose_points(records: pd.DataFrame, by_tokens: bool, points: Points) -> tuple[pd.DataFrame, pd.Series | None]:

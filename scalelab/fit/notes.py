@@ -15,7 +15,7 @@ from scalelab.fit.data import FitData
 from scalelab.fit.objective import Objective
 from scalelab.fit.result import LEVEL, Note, Status, tails
 from scalelab.fit.solver import Optimum
-from scalelab.laws.base import Array
+from scalelab.laws.base import Array, Variable
 from scalelab.records.schema import describe_statuses
 from scalelab.units import format_count
 
@@ -327,6 +327,8 @@ def verdict_notes(objective: Objective, status: Status, r_squared: float, draws:
 
 def _run(data: FitData, i: int) -> str:
     several = data.run is not None
-    shown = [v for v in data.known if v in ("N", "P") or (data.varies(v) and not (several and v == "D"))]
+    shown: list[Variable] = [
+        v for v in data.known if v in ("N", "P") or (data.varies(v) and not (several and v == "D"))
+    ]
     parts = [f"{v} {format_count(data.values(v)[i])}" for v in shown]
     return f"the run at {', '.join(parts)}"

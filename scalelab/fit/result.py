@@ -233,7 +233,7 @@ class FitResult(Shown):
             raise UsageError(f"{', '.join(name for name in named if named[name] is not None)} must be positive")
         shape = np.broadcast_shapes(*(value.shape for value in given.values()))
         flat = {name: np.broadcast_to(value, shape).ravel() for name, value in given.items()}
-        points = Points(flat.pop("N"), flat.pop("P"), flat.pop("D"), flat)
+        points = Points(flat.pop("N"), flat.pop("P"), flat.pop("D"), others=flat)
         with np.errstate(all="ignore"):  # far out a law may overflow, or end
             losses = self.law.loss(params, points)
         return losses.reshape((*params.shape[:-1], *shape))

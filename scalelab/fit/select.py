@@ -165,14 +165,14 @@ def fit_chosen(group: Group, options: FitOptions | None = None) -> tuple[Compari
 
 def comparison_data(group: Group, options: FitOptions) -> FitData:
     """The rows of `group` with every variable that all of them know and some differ in."""
-    known = [
+    known: list[Variable] = [
         v
         for v, column in COLUMNS.items()
         if v not in ("N", "P", "D") and column in group.records and group.records[column].notna().all()
     ]
     with_N = group.records[CONVENTIONS[options.convention].column].notna().any()
     variables: list[Variable] = ["N", "P", "D"] if with_N else ["P", "D"]
-    varied = [v for v in known if group.records[COLUMNS[v]].nunique() > 1]
+    varied: list[Variable] = [v for v in known if group.records[COLUMNS[v]].nunique() > 1]
     if "N" in variables or group.records["n_tokens"].notna().any():
         varied = [v for v in varied if v != "C"]  # which N and D say already
     if not {"lr", "B"} <= {*varied}:
@@ -186,7 +186,8 @@ def _chosen(rows: tuple[Row, ...]) -> Row:
     The geometric mean, so that no hold-out counts more for its size. Laws within `NEAR` of the best are not
     distinguished by it: of them the one of the least AICc.
     """
-    shared = [name for name in rows[0].held_out if sum(row.held_out[name] is not None for row in rows) > 1]
+    names = rows[0].held_out
+    shared: list[Variable] = [name for name in names if sum(row.held_out[name] is not None for row in rows) > 1]
     full = [row for row in rows if all(row.held_out[name] is not None for name in shared)]
     if not (shared and full):
         return rows[0]

@@ -78,7 +78,7 @@ def read_wandb(source: Path) -> Iterator[History]:
         rows, config, name = [], {}, file.stem.removeprefix("run-")
         status = "interrupted"
         for data in _wandb_records(file):
-            record = wandb_internal_pb2.Record()
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]  # made when it is imported
             record.ParseFromString(data)
             kind = record.WhichOneof("record_type")
             if kind == "history":

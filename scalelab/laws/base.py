@@ -70,7 +70,7 @@ class Points:
     N: Array
     P: Array
     D: Array | None = None
-    others: Mapping[str, Array] = field(default_factory=dict)
+    others: Mapping[str, Array] = field(default_factory=dict, kw_only=True)
 
     def value(self, variable: str) -> Array:
         """The values of a variable. Raises `ValueError` where the points do not know it."""
@@ -94,7 +94,7 @@ class Points:
     def subset(self, rows: np.ndarray) -> Points:
         """The points at `rows`, indices or bool [n]."""
         others = {name: values[rows] for name, values in self.others.items()}
-        return Points(self.N[rows], self.P[rows], None if self.D is None else self.D[rows], others)
+        return Points(self.N[rows], self.P[rows], None if self.D is None else self.D[rows], others=others)
 
     @cached_property
     def _logs(self) -> dict[str, Array]:

@@ -56,8 +56,9 @@ class SumLaw(Law):
         return np.asarray(total) + np.zeros(np.shape(at.value(self.variables[0])))
 
     def evaluate(self, params: Array, at: Points) -> tuple[Array, Array]:
-        total = np.zeros(np.broadcast_shapes((*params.shape[:-1], 1), np.shape(at.value(self.variables[0]))))
-        jacobian = np.empty((*total.shape[:-1], params.shape[-1], total.shape[-1]))  # a parameter's slopes in a row
+        shape: tuple[int, ...] = np.broadcast_shapes((*params.shape[:-1], 1), np.shape(at.value(self.variables[0])))
+        total = np.zeros(shape)
+        jacobian = np.empty((*shape[:-1], params.shape[-1], shape[-1]))  # a parameter's slopes in a row
         place = 0
         for term, mine in zip(self.terms, self._columns(params), strict=True):
             value = term.value(mine, at)

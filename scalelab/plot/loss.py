@@ -62,12 +62,12 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
 
 def _plot_other(fit: FitResult, axes: Axes | None) -> Figure:
     """A law of one other variable over it; of several, predicted against measured losses."""
-    if len(fit.law.variables) > 1:
+    name, *others = fit.law.variables
+    if others:
         from scalelab.plot.checks import plot_predicted
 
         return plot_predicted(fit, axes)
     figure, axes = (axes.figure, axes) if axes is not None else new_axes()  # type: ignore[assignment]
-    (name,) = fit.law.variables
     values = fit.data.values(name)
     grid = np.geomspace(values.min() / 1.25, values.max() * 1.6, 200)
     inside = (grid >= values.min() * 0.999) & (grid <= values.max() * 1.001)

@@ -9,7 +9,7 @@ import numpy as np
 
 from scalelab.fit.data import CONVENTIONS
 from scalelab.fit.derived import hoffmann_form
-from scalelab.laws.base import VARIABLES
+from scalelab.laws.base import VARIABLES, Variable
 from scalelab.report.blocks import Line, Report, Table, note_lines
 from scalelab.report.plain import plain
 from scalelab.units import format_count, format_interval, format_number, plural
@@ -80,7 +80,7 @@ def _facts(fit: FitResult) -> Iterator[Line]:
 def _residuals(fit: FitResult, most: int) -> Iterator[Table | Line]:
     """A row a backbone and D, a column a P, a value a run; where there are more than `most` rows, the largest."""
     data, several = fit.data, fit.data.varies("D")
-    known = [v for v in data.known if v in fit.law.variables]
+    known: list[Variable] = [v for v in data.known if v in fit.law.variables]
     is_grid = {*known} <= {"N", "P", "D"} and "N" in data.known and data.run is None
     tokens_of = data.D if several else np.zeros(len(data.loss))
     places = sorted(set(zip(data.size.tolist(), tokens_of.tolist(), strict=True))) if is_grid else []
