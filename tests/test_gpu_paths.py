@@ -94,7 +94,7 @@ def test_auto_takes_the_cpu_where_the_gpu_that_is_listed_does_not_work(nvidia_sm
     assert set(places.default_places("auto", lines.append)) == {"cpu"}
     assert len(lines) == 3
     assert "so the CPU is used" in lines[0]
-    with pytest.raises(ScalelabError, match=r"--device cuda: no GPU works \(.+\); use --device cpu"):
+    with pytest.raises(ScalelabError, match=r"`device='cuda'`: no GPU works \(.+\); use `device='cpu'`"):
         places.default_places("cuda")
     probe._probe.cache_clear()
 

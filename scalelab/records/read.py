@@ -12,7 +12,7 @@ from typing import ClassVar
 import pandas as pd
 
 from scalelab.errors import DataError, ScalelabError, UsageError
-from scalelab.records.files import FORMATS, parquet_files, read_file, walk
+from scalelab.records.files import CHECKPOINTS, FORMATS, MODELS, RUNS, parquet_files, read_file, walk
 from scalelab.records.names import ALIASES, plain
 from scalelab.records.numbers import to_floats
 from scalelab.records.paper import NAME, paper_records
@@ -142,7 +142,7 @@ def _tables(source: Source, faults: list[DataError] | None) -> Iterator[tuple[pd
     elif path.is_dir():
         files = parquet_files(path)
         if not files:
-            files = sorted(f for f in walk(path) if inner_suffix(f) in FORMATS and not f.name.startswith("."))
+            files = sorted(f for f in walk(path) if inner_suffix(f) in FORMATS and not _is_kept_beside(f, path))
     else:
         raise UsageError(f"{path}: no such file or folder")
     foreign: _Batch = []
@@ -160,6 +160,14 @@ def _tables(source: Source, faults: list[DataError] | None) -> Iterator[tuple[pd
             foreign.append((found.table, str(file)))
     for table, file in _one_per_run(foreign, source):
         yield table, file, False
+
+
+def _is_kept_beside(file: Path, folder: Path) -> bool:
+    """Whether `file` is hidden, or what a sweep keeps beside its records: states, models, logs."""
+    parts = file.relative_to(folder).parts
+    is_sweep = any((folder / name).is_dir() for name in (RUNS, ".locks"))
+    own = {CHECKPOINTS, MODELS, "logs", "tensorboard"} if is_sweep else set()
+    return any(part.startswith(".") for part in parts) or not own.isdisjoint(parts[:-1])
 
 
 def _one_per_run(tables: _Batch, source: Source) -> _Batch:
