@@ -47,14 +47,13 @@ def device_s(model: Any, ids: Tensor) -> float | None:
     """Return the seconds a decoded token keeps a GPU busy, the sum over its kernels; None on a CPU."""
     if ids.device.type != "cuda":
         return None
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     def busy_us(work: Callable[[], object]) -> float:
         with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU], acc_events=True) as seen:
             work()
             torch.cuda.synchronize(ids.device)
-        return sum(e.self_device_time_total for e in seen.key_averages() if e.device_type == DeviceType.CUDA)
+        return sum(e.self_device_time_total for e in seen.key_averages() if e.device_type.name == "CUDA")
 
     whole = busy_us(decoding(model, ids, _PROFILED_STEPS))
     return max(0.0, whole - busy_us(lambda: prefill(model, ids))) / _PROFILED_STEPS / 1e6

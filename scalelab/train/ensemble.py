@@ -173,8 +173,9 @@ class StackedAdamW:
             rates = peaks * factor
             for p in held:
                 mean, square = self.moments[id(p)]
-                mean.lerp_(p.grad, 1 - beta1)
-                square.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+                slope = p.grad if p.grad is not None else torch.zeros_like(p)
+                mean.lerp_(slope, 1 - beta1)
+                square.mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
                 scale = square.sqrt().div_(math.sqrt(1 - beta2**self.steps)).add_(_EPS)
                 p.mul_(_along(1 - rates * decay, p))
                 p.sub_(_along(rates / (1 - beta1**self.steps), p) * (mean / scale))

@@ -76,15 +76,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         states, matrix = hidden.to(dtype), weight.to(dtype)
         total = torch.zeros((), device=hidden.device)
         learns = any(ctx.needs_input_grad[:2])
-        grad_hidden = torch.empty_like(states) if learns else None
-        grad_weight = torch.zeros_like(weight) if learns else None
+        grad_hidden = torch.empty_like(states if learns else states[:0])
+        grad_weight = torch.zeros_like(weight if learns else weight[:0])
         with torch.autocast(hidden.device.type, enabled=False):
-            for part, wanted, out in zip(
-                states.split(rows),
-                labels.split(rows),
-                (grad_hidden if learns else states).split(rows),
-                strict=True,
-            ):
+            outs = grad_hidden.split(rows) if learns else states.split(rows)
+            for part, wanted, out in zip(states.split(rows), labels.split(rows), outs, strict=True):
                 logits = F.linear(part, matrix).float()
                 wanted = wanted[:, None]
                 norms = torch.logsumexp(logits, 1, keepdim=True)
@@ -100,6 +96,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (grad,) = grad_outputs
         grad_hidden, grad_weight = ctx.saved_tensors
         return (grad_hidden * grad).to(ctx.dtype), grad_weight * grad, None, None, None

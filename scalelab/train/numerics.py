@@ -6,12 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.utils.deterministic
 
 Fp32Precision = Literal["highest", "high"]
 FP32_PRECISIONS: tuple[Fp32Precision, ...] = ("highest", "high")
+
+
+_fills: Any = torch.utils.deterministic  # a module with a property
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,16 @@ class Numerics:
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
             torch.get_float32_matmul_precision(),
-            torch.utils.deterministic.fill_uninitialized_memory,
+            _fills.fill_uninitialized_memory,
         )
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # which finds faults, and costs time
+            _fills.fill_uninitialized_memory = False  # which finds faults, and costs time
         torch.set_float32_matmul_precision(self.fp32_precision)
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
             torch.set_float32_matmul_precision(before[2])
-            torch.utils.deterministic.fill_uninitialized_memory = before[3]
+            _fills.fill_uninitialized_memory = before[3]
