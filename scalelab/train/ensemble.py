@@ -84,7 +84,7 @@ def _outcome(
         return DivergedError(f"{name}: diverged, a loss of {max(losses):.2f}; try a lower lr", state)
     model, recipe = ensemble.model(k), config.recipe
     rows = rows_at_once(device, config.architecture.P, recipe.seq_len)
-    evaluation = evaluate(model, *validation, device, recipe.dtype == "bf16", rows)
+    evaluation = evaluate(model, validation[0], validation[1], device, recipe.dtype == "bf16", rows)
     if not math.isfinite(evaluation.loss):
         return DivergedError(f"{name}: the validation loss is not a number; try a lower lr", state)
     return TrainResult(evaluation, state.curve, state.seconds, model, state.micro_batch, state.devices)
