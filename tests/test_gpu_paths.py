@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,43 @@ def test_the_process_of_a_sweep_never_touches_cuda(monkeypatch, text_folder, tmp
     record_lost(make_tasks(left)[0], tmp_path, "failed", "made", "cuda:0")
     assert list(tmp_path.glob("runs/*.parquet"))
     assert len(resolved.runs) == 2
+
+
+_RANK = """
+import sys
+import torch
+import torch.distributed as dist
+from scalelab.errors import ScalelabError
+from scalelab.train.parallel import _check_same
+rank, store, zeros = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "zeros"
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+torch.manual_seed(0)
+model = torch.nn.Linear(8, 8)
+if zeros and rank == 1:  # as a launcher loads every rank but the first, to be filled later
+    torch.nn.init.zeros_(model.weight)
+try:
+    _check_same(model, "cpu")
+    print("same")
+except ScalelabError as error:
+    print(error)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("equal", "same"), ("zeros", "the processes hold different weights")])
+def test_processes_that_hold_different_weights_do_not_train(how, said, tmp_path):
+    environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RANK, str(rank), str(tmp_path / "store"), how],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in (0, 1)
+    ]
+    lines = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert all(line.startswith(said) for line in lines), lines
 
 
 # Kernels and masks
