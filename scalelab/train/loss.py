@@ -96,7 +96,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
         grad_hidden, grad_weight = ctx.saved_tensors
         return (grad_hidden * grad).to(ctx.dtype), grad_weight * grad, None, None, None
