@@ -35,7 +35,7 @@ __all__ = ["Diagnosis", "diagnose"]
 
 @dataclass(frozen=True)
 class Diagnosis(Shown):
-    """What P streams of one model do on a text: how they are mixed, how alike they are, and warnings."""
+    """Report on the P streams of a model over a text: how they are mixed, how alike they are, and warnings."""
 
     name: str
     corpus: str

@@ -1,4 +1,4 @@
-"""What the functions on models share: quiet loading, devices, tokenizers, new folders, progress."""
+"""Helpers that the functions on models share: quiet loading, devices, tokenizers, new folders, progress."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def check_figure(path: Path, argument: str = "figure") -> Path:
 
 
 def check_choice(argument: str, value: str | None, choices: tuple[str, ...]) -> None:
-    """Raise `UsageError` for a value that is none of `choices`; None is one."""
+    """Raise `UsageError` for a value that is neither one of `choices` nor None."""
     if value is not None and value not in choices:
         raise choice_error(argument, value, choices)
 

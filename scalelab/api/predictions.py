@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the fits of a folder answer, by file, and why others cannot."""
+    """Answers of the fits in a folder, by file, and the reasons why others have none."""
 
     answers: Mapping[Path, Predictions | Allocations]
     failures: Sequence[ScalelabError]

@@ -72,7 +72,7 @@ class SweepResult(Shown):
 
 @dataclass(frozen=True)
 class SweepPlan(Shown):
-    """What a sweep would do and cost, and what speaks against it."""
+    """Plan of a sweep: what it would do and cost, and warnings."""
 
     plan: Plan
     warnings: tuple[str, ...]
@@ -333,7 +333,7 @@ def runs_per_gpu(value: int | str) -> int:
 
 
 def _against(plan: Plan, train_tokens: int) -> list[str]:
-    """What speaks against starting the sweep: more memory than there is, or the same text over and over."""
+    """Return warnings about a sweep: more memory than there is, or the same text over and over."""
     from scalelab.train.device import device_memory_bytes
 
     warnings = []
