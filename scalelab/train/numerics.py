@@ -8,14 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-import torch.utils.deterministic
-
 Fp32Precision = Literal["highest", "high"]
 FP32_PRECISIONS: tuple[Fp32Precision, ...] = ("highest", "high")
-
-
-_fills: Any = torch.utils.deterministic  # a module with a property
 
 
 @dataclass(frozen=True)
@@ -34,20 +28,24 @@ class Numerics:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Compute that way in here; before the first CUDA product of the process, or cuBLAS will refuse."""
+        import torch  # late: a sweep's state is read without it
+        import torch.utils.deterministic
+
+        fills: Any = torch.utils.deterministic  # a module with a property
         before = (
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
             torch.get_float32_matmul_precision(),
-            _fills.fill_uninitialized_memory,
+            fills.fill_uninitialized_memory,
         )
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-            _fills.fill_uninitialized_memory = False  # which finds faults, and costs time
+            fills.fill_uninitialized_memory = False  # which finds faults, and costs time
         torch.set_float32_matmul_precision(self.fp32_precision)
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
             torch.set_float32_matmul_precision(before[2])
-            _fills.fill_uninitialized_memory = before[3]
+            fills.fill_uninitialized_memory = before[3]
