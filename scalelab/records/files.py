@@ -22,6 +22,7 @@ from scalelab.records.schema import (
     KIND_KEY,
     OK,
     RECORD_KIND,
+    RECORD_SCHEMA,
     REQUIRED,
     content_digest,
 )
@@ -122,7 +123,18 @@ def read_parquet(file: Path, curves: bool = True) -> Content:
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _unreadable(file, "Parquet", error) from None
     _check_place(file, kind, table)
+    if kind == RECORD_KIND and table is not None:
+        table = _with_typed_nulls(table)
     return Content(None if kind is None else kind.decode(), pd.DataFrame() if table is None else _to_pandas(table))
+
+
+def _with_typed_nulls(table: pa.Table) -> pa.Table:
+    """`table` whose columns without values have the types of the schema: no digest of values sees damage to those."""
+    for i, field in enumerate(table.schema):
+        wanted = RECORD_SCHEMA.field(field.name).type if field.name in RECORD_SCHEMA.names else field.type
+        if field.type != wanted and table.column(i).null_count == len(table):
+            table = table.set_column(i, pa.field(field.name, wanted), pa.nulls(len(table), wanted))
+    return table
 
 
 def read_record(file: Path) -> dict[str, Any]:
