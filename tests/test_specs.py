@@ -28,7 +28,7 @@ def test_demo_is_the_default():
     [
         ("Q: 1", r"a\.yaml, line 1: unknown key 'Q'; use one of D, N, P"),
         ("P: [1, two]", r"a\.yaml, line 1: P: 'two' is not a whole number"),
-        ("P: []", r"a\.yaml, line 1: P needs at least one value"),
+        ("P: []", r"a\.yaml, line 1: P: needs at least one value"),
         ("N: huge", r"a\.yaml, line 1: N: 'huge' is not a positive count"),
         ("aggregation: sum", r"a\.yaml, line 1: aggregation 'sum': choose one of dynamic, mean, channel"),
         ("recipe: {lrr: 1}", r"a\.yaml, line 1: recipe: unknown key 'lrr'"),
@@ -36,7 +36,7 @@ def test_demo_is_the_default():
         ("recipe: {batch_size: 8.9}", r"a\.yaml, line 1: recipe: batch_size: 8\.9 is not of type int"),
         ("recipe: {seq_len: true}", r"a\.yaml, line 1: recipe: seq_len: True is not of type int"),
         ("recipe: {init_gain: -1.0}", r"a\.yaml, line 1: init_gain must be positive"),
-        ("prefix_tokens: ''", r"a\.yaml, line 1: prefix_tokens needs at least one value"),
+        ("prefix_tokens: ''", r"a\.yaml, line 1: prefix_tokens: needs at least one value"),
         ("recipe: {lr: -1.0}", r"a\.yaml, line 1: lr must be positive"),
     ],
 )
@@ -102,12 +102,14 @@ def test_options_added_later_leave_old_keys_good():
             config["seed"],
             TextSource(**config["text"]),
             recipe,
+            ladder=1,  # the only one then
         )
         assert (run.key, run.setup) == (record["key"], record["setup"])
         others = [replace(run, recipe=replace(recipe, **{name: value})) for name, value in OTHER_RECIPES.items()]
         others += [replace(run, architecture=replace(run.architecture, aggregation="mean"))]
         others += [replace(run, architecture=replace(run.architecture, num_experts=4))]
         others += [replace(run, plain_tokens=512)]
+        others += [replace(run, ladder=2)]
         assert len({run.key, *(other.key for other in others)}) == len(others) + 1
         assert run.setup not in {other.setup for other in others}
 
