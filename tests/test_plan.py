@@ -627,7 +627,7 @@ def test_what_nobody_would_use_is_said(saved, capsys):
     assert "filled to the last byte" in said
     assert main([*words, "--gpu", "rtx-4090", "--memory", "40GB", "--tpot", "20ms"]) == 0
     said = capsys.readouterr().out
-    assert "--memory 40 GB is more than the device gives; 24.9 GB of it was planned with." in said
+    assert "--memory of 40 GB is more than the device gives; 24.9 GB of it was planned with." in said
     assert "few would wait for it" not in said
     assert "of h100-sxm-80gb." in said
     assert "100 %" not in said
