@@ -632,7 +632,7 @@ def test_what_nobody_would_use_is_said(saved, capsys):
     assert "of h100-sxm-80gb." in said
     assert "100 %" not in said
     assert main([*words, "--gpu", "apple-m2", "--compute", "int8", "--latency", "2s"]) == 0
-    assert "apple-m2 has no units for int8: matrix products are priced at fp32" in capsys.readouterr().out
+    assert "apple-m2 has no units for int8: matrix products are priced at fp32" in capsys.readouterr().err
 
 
 def test_the_plan_needs_no_torch(saved):
