@@ -1,4 +1,4 @@
-"""Where results and what is told about them are printed: standard output and standard error."""
+"""Printing of results to standard output, and of notes and progress to standard error."""
 
 from __future__ import annotations
 

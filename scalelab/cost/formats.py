@@ -1,4 +1,4 @@
-"""How weights are stored: real bits of each kind of matrix, scales of groups included.
+"""Storage formats of weights: real bits of each kind of matrix, scales of groups included.
 
 A format's name says less than its files hold: "4-bit" files keep scales beside each group, and most keep embedding
 and head wider. Bits are those of the format's definition, or of its files where it mixes widths: total size over
@@ -43,7 +43,7 @@ def _alike(name: str, bits: float, kernels: Literal["float", "blocks", "fused"] 
 
 
 def _blocks(name: str, matrix: float, embedding: float, head: float = _Q6_K) -> WeightFormat:
-    """Of llama.cpp, whose head is wider, and so is an embedding that serves as one."""
+    """Return a format of llama.cpp, whose head is wider, and so is an embedding that serves as one."""
     return WeightFormat(name, matrix, head, embedding, head, kernels="blocks")
 
 

@@ -89,7 +89,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Precision:
-    """How weights (`scalelab.cost.formats`) and KV cache are stored, and at what precision matrices are multiplied.
+    """Storage of weights (`scalelab.cost.formats`) and KV cache, and the precision of matrix products.
 
     KV cache: fp32 with fp32 weights, else bf16. Arithmetic: fp32 with fp32 weights, else bf16, since
     narrower weights are commonly widened on the way in (GPTQ, AWQ, llama.cpp); `compute` = fp8 or int8

@@ -52,7 +52,7 @@ class Prices(Shown):
 
     @property
     def fits(self) -> bool:
-        """Whether everything fits on the device."""
+        """Return true if everything fits on the device."""
         costs = (cost for block in self.blocks for costs in block.values() for cost in costs)
         return all(cost.fits for cost in costs) and all(row.requests for row in self.most)
 

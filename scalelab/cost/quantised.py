@@ -1,4 +1,4 @@
-"""What a checkpoint's `quantization_config` says of its weights, as a `Precision` for prices."""
+"""Reading of a checkpoint's `quantization_config`, as a `Precision` for prices."""
 
 from __future__ import annotations
 

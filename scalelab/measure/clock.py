@@ -139,7 +139,7 @@ def _answer(send: Connection, work: Callable[..., Any], given: tuple[Any, ...]) 
 
 
 def _seconds(subject: Subject, workload: Workload, seconds: float) -> tuple[float, float, float | None, float | None]:
-    """Of prefill, of decoding, of the device's own share of decoding, and of decoding by a captured step."""
+    """Return seconds of prefill, of decoding, of the device's share of decoding, and of captured decoding."""
     with torch.inference_mode():
         model, ids = _ready(subject, workload)
         prefill_s = median_s(lambda: prefill(model, ids), seconds, subject.device)

@@ -84,7 +84,7 @@ class StreamedDecoder(nn.Module):
         return self.aggregate_layer if self.active_streams == OWN else self.aggregate_banks[self.active_streams]
 
     def _has_nothing_to_mask(self, kwargs: dict[str, Any]) -> bool:
-        """Whether causality is all that the layers need, so that no mask has to be made or looked for."""
+        """Return true if causality is all that the layers need, so that no mask has to be made or looked for."""
         given = ("attention_mask", "position_ids", "past_key_values")
         if any(kwargs.get(name) is not None for name in given):
             return False

@@ -19,7 +19,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class Choice(NamedTuple):
-    """How one call of scaled-dot-product attention is made on CUDA."""
+    """Settings of one call of scaled-dot-product attention on CUDA."""
 
     cudnn: bool  # cuDNN may be used
     grouped: bool  # key heads stay as few as they are; else they are repeated, as the kernel wants

@@ -163,7 +163,7 @@ def _tables(source: Source, faults: list[DataError] | None) -> Iterator[tuple[pd
 
 
 def _is_kept_beside(file: Path, folder: Path) -> bool:
-    """Whether `file` is hidden, or what a sweep keeps beside its records: states, models, logs."""
+    """Return true if `file` is hidden, or one that a sweep keeps beside its records: states, models, logs."""
     parts = file.relative_to(folder).parts
     is_sweep = any((folder / name).is_dir() for name in (RUNS, ".locks"))
     own = {CHECKPOINTS, MODELS, "logs", "tensorboard"} if is_sweep else set()

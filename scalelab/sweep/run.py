@@ -166,7 +166,7 @@ def prepare(
 
 
 def _peak_flops(place: str, dtype: str) -> float | None:
-    """Of a GPU what the probe measured: this process keeps its hands off the devices of its workers."""
+    """Return the peak of a place; for a GPU the probe's, since this process leaves its workers' devices alone."""
     gpu = gpu_at(place)
     return measured_peak_flops(place, dtype) if gpu is None else gpu.peak_flops.get(dtype)
 

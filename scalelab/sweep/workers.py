@@ -46,7 +46,7 @@ class _Worker:
 
     @property
     def stays(self) -> bool:
-        """Whether it takes another task: a context on a GPU and its kernels take seconds to make."""
+        """Return true if it takes another task: a context on a GPU and its kernels take seconds to make."""
         return self.place != "cpu"
 
 

@@ -37,7 +37,7 @@ _EPS = 1e-8  # of AdamW
 
 
 def same_but_for_seed_and_rate(configs: Sequence[RunConfig]) -> bool:
-    """Whether `configs` can be trained as one: dense, in one leg, and alike in all but seed and learning rate."""
+    """Return true if `configs` can be trained as one: dense, in one phase, alike in all but seed and learning rate."""
     kinds = {(c.architecture, c.n_tokens, c.plain_tokens, c.text, _without_rate(c.recipe)) for c in configs}
     return len(kinds) == 1 and len(legs(configs[0])) == 1 and not configs[0].architecture.num_experts
 
@@ -76,7 +76,7 @@ def train_ensemble(
 def _outcome(
     ensemble: Ensemble, k: int, config: RunConfig, state: TrainState, validation: Any, device: str
 ) -> TrainResult | DivergedError:
-    """What became of the model number `k`."""
+    """Return the result of the model number `k`, or its divergence."""
     name, losses = f"run {config.key}", [loss for _, _, loss in state.curve]
     if not all(map(math.isfinite, losses)):
         return DivergedError(f"{name}: the loss stopped being a number; try a lower lr", state)

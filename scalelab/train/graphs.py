@@ -26,7 +26,7 @@ WARM_UP_STEPS = 3  # real steps, in which libraries load kernels and compiled co
 
 
 def can_be_captured(model: Any, device: str) -> bool:
-    """Whether a step of `model` on `device` has the same kernels on the same memory each time.
+    """Return true if a step of `model` on `device` has the same kernels on the same memory each time.
 
     Experts are chosen on the host, dropout's noise is seeded there at each step, and decoders that look for packed
     sequences wait for the answer.
@@ -137,7 +137,7 @@ def _held(step: TrainingStep) -> list[Tensor]:
 
 
 def _can_be_tried(step: TrainingStep) -> bool:
-    """Whether a device has room for two more copies of all that a step changes."""
+    """Return true if a device has room for two more copies of all that a step changes."""
     held = _held(step)
     return held[0].device.type != "cuda" or 4 * sum(x.nbytes for x in held) < torch.cuda.mem_get_info(held[0].device)[0]
 
@@ -153,7 +153,7 @@ def _restore(step: TrainingStep, values: list[Tensor]) -> None:
 
 
 def _agree(start: list[Tensor], first: list[Tensor], second: list[Tensor], *losses: Tensor) -> bool:
-    """Whether two steps from `start` had the same loss, and led to the same state but for rounding."""
+    """Return true if two steps from `start` had the same loss, and led to the same state but for rounding."""
     off = sum(float((a.float() - b.float()).square().sum()) for a, b in zip(first, second, strict=True))
     moved = sum(float((a.float() - b.float()).square().sum()) for a, b in zip(start, second, strict=True))
     return off <= _MOST_OFF**2 * moved and bool(torch.isclose(*losses, rtol=_MOST_LOSS_OFF, atol=0.0))

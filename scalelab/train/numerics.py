@@ -1,4 +1,4 @@
-"""How exactly a device computes, whatever it computes."""
+"""Numerical settings of a device: determinism and the precision of fp32 products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FP32_PRECISIONS: tuple[Fp32Precision, ...] = ("highest", "high")
 
 @dataclass(frozen=True)
 class Numerics:
-    """What may differ between two runs of one config.
+    """Numerical settings that may differ between two runs of one config.
 
     Attributes:
         deterministic: On CUDA, add in a fixed order, so that equal runs have equal losses to the bit. Slower.

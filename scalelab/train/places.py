@@ -1,4 +1,4 @@
-"""Where runs can be trained on this machine: GPUs that work, or cores of the CPU."""
+"""Places on this machine that can train runs: GPUs that work, or cores of the CPU."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class TrainingStep:
 
 
 def has_dropout(model: Any) -> bool:
-    """Whether training draws noise."""
+    """Return true if training draws noise."""
     return any("drop" in name and isinstance(value, float) and value for name, value in vars(model.config).items())
 
 
