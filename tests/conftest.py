@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.pop("COLUMNS", None)  # of the terminal, which pytest-xdist hands to its workers: output is as into a pipe
 
 import json
 import signal
