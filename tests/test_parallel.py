@@ -116,7 +116,7 @@ def test_two_processes_end_where_one_does(distributed_type, part, P, source, tex
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_every_architecture_is_split_by_its_layers(name):
     decoder = add_streams(make(name), 2, prefix_tokens=4).get_decoder()
-    layers = parallel._layers(decoder)
+    layers = parallel.decoder_layers(decoder)
     assert len(layers) == 3
     for layer, module in zip(layers, attention_modules(decoder), strict=True):
         assert module in set(layer.modules())
@@ -141,8 +141,8 @@ def test_a_batch_is_dealt_out_whole():
     [
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not for scalelab"),
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed precision bf16: set it to no"),
-        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "give scalelab train --compile"),
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set --fsdp_version 2"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "set it to no, and give --compile"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM is not for scalelab"),
         ({}, r"need accelerate: pip install 'scalelab\[distributed\]'"),

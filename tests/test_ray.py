@@ -47,6 +47,8 @@ def cluster():
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, for names of sockets
     before = dict(os.environ)
     os.environ["SCALELAB_CACHE"] = str(Path(folder) / "cache")
+    os.environ["RAY_TMPDIR"] = folder  # where Ray writes the address of its latest cluster, in a folder ray
+    (Path(folder) / "ray").mkdir()
     started = Cluster(initialize_head=True, head_node_args=NODE | {"temp_dir": folder})
     os.environ.clear()
     os.environ.update(before)

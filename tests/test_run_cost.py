@@ -238,7 +238,7 @@ def test_estimates_leave_generators_and_threads_alone():
     random.seed(3)
     states = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
     threads = torch.get_num_threads()
-    times = estimate_times(configs, budget_s=2.0)
+    times = estimate_times(configs, budget_s=10.0)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
     assert random.getstate() == states[2]

@@ -24,7 +24,7 @@ def test_lists_take_commas_and_repeats():
     for bad in ("0", "²", "--5", "1.5", "9" * 400, "x"):
         with pytest.raises(UsageError, match=r"--P: .* is not a whole number of at least 1"):
             whole_numbers(["1", bad], "--P")
-    with pytest.raises(UsageError, match="--P needs at least one value"):
+    with pytest.raises(UsageError, match="--P: needs at least one value"):
         whole_numbers([","], "--P")
 
 

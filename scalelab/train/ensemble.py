@@ -59,7 +59,7 @@ def train_ensemble(
         torch.OutOfMemoryError: they do not fit at once.
     """
     if not same_but_for_seed_and_rate(configs):
-        raise UsageError("`configs`: an ensemble holds dense runs that differ in seed and learning rate alone")
+        raise UsageError("an ensemble holds dense runs that differ in seed and learning rate alone", argument="configs")
     recipe = configs[0].recipe
     validation = validation_windows(data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens)
     with options.numerics.applied():
