@@ -24,6 +24,7 @@ TESTS = [
     "architecture",
     "built",
     "ensemble",
+    "golden_curves",
     "gpu_paths",
     "measure",
     "model",

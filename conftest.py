@@ -1,0 +1,51 @@
+"""Shared by all tests: one thread, no network, a cache of their own, and marks for what takes long."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.pop("COLUMNS", None)  # of the terminal, which pytest-xdist hands to its workers: output is as into a pipe
+
+import signal
+
+import pytest
+
+# A shell makes what it starts with & ignore Ctrl-C, which some tests send to their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Modules that take most of the suite's time: they train, start processes, or fit hundreds of times.
+SLOW = {
+    *("test_built", "test_cli", "test_cli_fit", "test_compare", "test_corpus", "test_faults", "test_hostile"),
+    *("test_intervals", "test_measure", "test_model", "test_moe", "test_notebooks", "test_parallel", "test_plan"),
+    *("test_plot", "test_preload", "test_progress", "test_public_api", "test_public_tables", "test_resume"),
+    *("test_roofline", "test_routes", "test_run_cost", "test_select", "test_stage", "test_status", "test_stopping"),
+    *("test_streams", "test_tensorboard"),
+    *("test_train", "test_train_resume", "test_watch"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is slow, and what needs Ray, by module."""
+    for item in items:
+        name = item.path.stem
+        if name in SLOW:
+            item.add_marker("slow")
+        if name == "test_ray":
+            item.add_marker("ray")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Never touch the user's cache; shared by the tests of one process."""
+    os.environ["SCALELAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_handlers():
+    """Of SIGTERM: those that Ray leaves behind end with the module that began it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

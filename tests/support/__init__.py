@@ -1,0 +1,1 @@
+"""Models, tables and paths that several tests use."""

@@ -1,0 +1,117 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from scalelab.architecture import Architecture
+from scalelab.errors import DataError, UsageError
+from scalelab.sweep.spec import SweepSpec, assignments, load_spec, parse
+from scalelab.train.recipe import Recipe, RunConfig, TextSource
+from tests.support.paths import DATA
+
+ROOT = DATA.parent.parent
+SPECS = sorted((ROOT / "sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda p: p.name)
+def test_every_shipped_spec_loads(path):
+    assert load_spec(path).name == path.stem
+
+
+def test_demo_is_the_default():
+    demo = next(p for p in SPECS if p.name == "demo.yaml")
+    assert load_spec(demo) == SweepSpec()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Q: 1", r"a\.yaml, line 1: unknown key 'Q'; use one of D, N, P"),
+        ("P: [1, two]", r"a\.yaml, line 1: P: 'two' is not a whole number"),
+        ("P: []", r"a\.yaml, line 1: P: needs at least one value"),
+        ("N: huge", r"a\.yaml, line 1: N: 'huge' is not a positive count"),
+        ("aggregation: sum", r"a\.yaml, line 1: aggregation 'sum': choose one of dynamic, mean, channel"),
+        ("recipe: {lrr: 1}", r"a\.yaml, line 1: recipe: unknown key 'lrr'"),
+        ("recipe: {lr: fast}", r"a\.yaml, line 1: recipe: lr: 'fast' is not of type float"),
+        ("recipe: {batch_size: 8.9}", r"a\.yaml, line 1: recipe: batch_size: 8\.9 is not of type int"),
+        ("recipe: {seq_len: true}", r"a\.yaml, line 1: recipe: seq_len: True is not of type int"),
+        ("recipe: {init_gain: -1.0}", r"a\.yaml, line 1: init_gain must be positive"),
+        ("prefix_tokens: ''", r"a\.yaml, line 1: prefix_tokens: needs at least one value"),
+        ("recipe: {lr: -1.0}", r"a\.yaml, line 1: lr must be positive"),
+    ],
+)
+def test_bad_specs_name_file_and_key(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_spec(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("P: [1", r"a\.yaml, line \d: not YAML"),
+        ("- 1", r"a\.yaml: a spec is"),
+        ("N: 10k\nP: 1\nN: 50k", r"a\.yaml, line 3: N stands in line 1 already"),
+        ("N: 10k\ncorpus:", r"a\.yaml, line 2: corpus has no value"),
+        ("recipe:\n  lr: 0.1\n  lr: 0.2", r"a\.yaml, line 3: recipe: lr stands in line 2 already"),
+    ],
+)
+def test_what_is_no_spec_is_named(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_spec(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("bad", [{"P": (0,)}, {"N": (-5.0,)}, {"D": (0.0,)}, {"seeds": (-1,)}, {"prefix_tokens": (0,)}])
+def test_specs_made_in_python_are_checked_too(bad):
+    with pytest.raises(UsageError, match=next(iter(bad))):
+        SweepSpec(**bad)
+
+
+def test_the_line_of_a_mistake_is_told(tmp_path):
+    (tmp_path / "a.yaml").write_text("# why\nN: 10k\n\nrecipe:\n  seq_len: 64\n  lr: fast\n")
+    with pytest.raises(UsageError, match=r"a\.yaml, line 6: recipe: lr: 'fast' is not of type float"):
+        load_spec(tmp_path / "a.yaml")
+
+
+def test_a_learning_rate_given_later_goes_over_those_of_the_spec():
+    spec = load_spec(ROOT / "sweeps" / "lr.yaml")
+    assert len(spec.recipes) == 5
+    one = replace(spec, **parse(assignments(["recipe.lr=0.003"], "--set"), spec.recipe))
+    assert [recipe.lr for recipe in one.recipes] == [0.003]
+    two = replace(spec, **parse(assignments(["lr=0.003,0.006"], "--set"), spec.recipe))
+    assert [recipe.lr for recipe in two.recipes] == [0.003, 0.006]
+
+
+def test_exponents_without_a_point_are_numbers(tmp_path):
+    (tmp_path / "a.yaml").write_text("recipe: {lr: 4e-3}\n")
+    assert load_spec(tmp_path / "a.yaml").recipe.lr == 0.004
+
+
+def test_options_added_later_leave_old_keys_good():
+    """Keys of runs recorded before there was a choice of mixture, schedule or rates, experts or a plain stage."""
+    lines = (DATA / "first_configs.jsonl").read_text().splitlines()
+    assert len(lines) == 12
+    for record in map(json.loads, lines):
+        config = record["config"]
+        assert "prefix_lr_scale" not in config["recipe"]
+        recipe = Recipe(**config["recipe"], prefix_lr_scale=1.0)
+        run = RunConfig(
+            Architecture(**config["architecture"]),
+            config["n_tokens"],
+            config["seed"],
+            TextSource(**config["text"]),
+            recipe,
+            ladder=1,  # the only one then
+        )
+        assert (run.key, run.setup) == (record["key"], record["setup"])
+        others = [replace(run, recipe=replace(recipe, **{name: value})) for name, value in OTHER_RECIPES.items()]
+        others += [replace(run, architecture=replace(run.architecture, aggregation="mean"))]
+        others += [replace(run, architecture=replace(run.architecture, num_experts=4))]
+        others += [replace(run, plain_tokens=512)]
+        others += [replace(run, ladder=2)]
+        assert len({run.key, *(other.key for other in others)}) == len(others) + 1
+        assert run.setup not in {other.setup for other in others}
+
+
+OTHER_RECIPES = {"prefix_lr_scale": 3.0, "schedule": "wsd", "lr": 0.02, "lr_exponent": 0.5, "warmup_tokens": 1024}
