@@ -38,7 +38,7 @@ SECONDS = 60  # for one architecture
 LARGEST = 30e6  # parameters of what still counts as tiny
 
 # What a config has of these fields is set. Weights start large enough that nothing hides behind small numbers.
-GENERIC = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 128}
+GENERIC: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 128}
 GENERIC |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1}
 GENERIC |= {"eos_token_id": None, "num_hidden_layers": 4, "head_dim": 8, "sliding_window": 6, "initializer_range": 0.3}
 GENERIC |= {"num_layers": 4, "num_heads": 4, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}

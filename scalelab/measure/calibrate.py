@@ -30,7 +30,7 @@ from scalelab.cost.rates import find_rates
 from scalelab.cost.roofline import kernels
 from scalelab.cost.shape import as_served
 from scalelab.measure.clock import alone
-from scalelab.measure.decode import decoding
+from scalelab.measure.decode import decoding, graph_s
 from scalelab.measure.rounds import least_s
 from scalelab.train.device import DTYPES, device_memory_bytes, device_model
 
@@ -72,6 +72,7 @@ def _calibrate(device: str, dtype: str, threads: int, each_s: float) -> Hardware
     if dtype != "fp32":  # which a table must have
         most = max(products)
         flops["fp32"] = _of_rows(product_seconds(device, "fp32", each_s, [most]), device, "fp32")[0]
+    eager_s, graph_launch_s = launch_s(device, dtype, each_s)
     on = f", {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else ""
     return Hardware(
         name=device,
@@ -80,7 +81,8 @@ def _calibrate(device: str, dtype: str, threads: int, each_s: float) -> Hardware
         memory_bytes=device_memory_bytes(device),
         source=f"measured on {device_model(device)}{on}, {dtype}, torch {torch.__version__}, {date.today()}",
         measured=True,
-        launch_s=launch_s(device, dtype, each_s),
+        launch_s=eager_s,
+        graph_launch_s=graph_launch_s,
         attention_flops_per_s=attention_flops_per_s(device, dtype, each_s),
         vector_bytes_per_s=vector_bytes_per_s(device, dtype, each_s),
         row_shares=tuple(
@@ -164,8 +166,11 @@ def vector_bytes_per_s(device: str, dtype: str, each_s: float) -> float:
     return rows_moved * tokens * width * DTYPES[dtype].itemsize / least_s(work, each_s, device)
 
 
-def launch_s(device: str, dtype: str, each_s: float) -> float:
-    """Seconds of a kernel of the roofline in which there is next to nothing to do."""
+def launch_s(device: str, dtype: str, each_s: float) -> tuple[float, float | None]:
+    """Return the seconds of a kernel of the roofline in which there is next to nothing to do, eager and captured.
+
+    The second is of a step captured as a CUDA graph; None on a CPU, and where the step cannot be captured.
+    """
     config = LlamaConfig(
         hidden_size=_TINY.hidden_size,
         intermediate_size=_TINY.intermediate_size,
@@ -177,6 +182,8 @@ def launch_s(device: str, dtype: str, each_s: float) -> float:
     model: Any = LlamaForCausalLM(config)
     model = model.to(device, DTYPES[dtype]).eval()
     ids = torch.zeros(1, _TINY_CONTEXT, dtype=torch.long, device=device)
-    seconds = least_s(decoding(model, ids, _TINY_STEPS), each_s, device)
     rates = find_rates(Device(), Precision(dtype))
-    return seconds / _TINY_STEPS / sum(kernel.times for kernel in kernels(as_served(_TINY), 1, 1, 0, rates))
+    started = _TINY_STEPS * sum(kernel.times for kernel in kernels(as_served(_TINY), 1, 1, 0, rates))
+    eager = least_s(decoding(model, ids, _TINY_STEPS), each_s, device)
+    captured = graph_s(model, ids, _TINY_STEPS, each_s)
+    return eager / started, None if captured is None else captured / started

@@ -51,12 +51,13 @@ def _profile(found: Measurements) -> list[Line]:
     hardware = found.hardware
     if hardware is None:
         return []
+    captured = "" if hardware.graph_launch_s is None else f", {hardware.graph_launch_s * 1e6:.3g} µs in a CUDA graph"
     few = [share for rows, share in hardware.row_shares if 1 < rows <= 16]
     lines = [
         Line(
             f"{hardware.source}: {hardware.peak(found.dtype) / 1e9:.4g} GFLOP/s in matrix products, "
             f"{min(few):.0%} to {max(few):.0%} of the roof with 2 to 16 rows; {hardware.bytes_per_s / 1e9:.3g} GB/s; "
-            f"{(hardware.launch_s or 0.0) * 1e6:.3g} µs a kernel"
+            f"{(hardware.launch_s or 0.0) * 1e6:.3g} µs a kernel{captured}"
         )
     ]
     if found.profile is not None:
