@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast check benchmark benchmark-model benchmark-sweep benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage notebook setup clean
+.PHONY: demo test test-fast check benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage notebook setup clean
 
 demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
 	$(BIN)/scalelab sweep --P 1 2 4 8
@@ -32,6 +32,9 @@ benchmark-model: $(READY)  ## streams against the original's way, about 12 minut
 
 benchmark-sweep: $(READY)  ## what a second worker brings and what a sweep costs beside training, half an hour on 2 idle cores
 	$(BIN)/python benchmarks/sweep.py
+
+benchmark-training: $(READY)  ## steps of the sweep's sizes on a core, compiled and not, about 15 minutes on idle cores
+	$(BIN)/python benchmarks/training.py
 
 benchmark-serving: $(READY)  ## cost models against the clock, about 20 minutes on 2 idle cores
 	$(BIN)/python benchmarks/serving.py
