@@ -1,6 +1,6 @@
 """Sweeps in processes of their own that can be killed at a chosen moment, and a witness of what they recorded.
 
-For benchmarks/faults.py and benchmarks/tests/test_faults.py; needs Linux, whose /proc tells which processes a sweep has.
+For benchmarks/faults.py and benchmarks/tests; needs Linux, whose /proc tells which processes a sweep has.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ def main() -> None:
                 cold, warm = first_step_s(n_params, P, cache), first_step_s(n_params, P, cache)
             work = counts[1] / counts[0]  # of a token, against the baseline's
             rows.append(
-                f"| {counts[0] / 1e3:.1f}k, {counts[1] / 1e3:.1f}k | {P} | {tokens / first:.1f} | {first / second:.2f} | "
+                f"| {counts[0] / 1e3:.1f}k, {counts[1] / 1e3:.1f}k | {P} "
+                f"| {tokens / first:.1f} | {first / second:.2f} | "
                 f"{first / second * work:.2f} | {first / compiled:.2f} | {second / compiled:.2f} | "
                 f"{cold:.0f} | {warm:.1f} |"
             )
@@ -86,11 +87,11 @@ def main() -> None:
     text = [
         "# Training on a CPU core",
         "",
-        f"Made by `make benchmark-training` in one run on {os.cpu_count()} shared CPU cores, one thread, PyTorch "
-        f"{torch.__version__}, transformers {transformers.__version__}.",
+        f"Made by `make benchmark-training` in one run on {os.cpu_count()} shared CPU cores, one thread, "
+        f"PyTorch {torch.__version__}, transformers {transformers.__version__}.",
         "A whole training step in fp32: 8 sequences of 64 tokens, 512 entries in the vocabulary, 4 prefix tokens. The",
-        "baseline is the first ladder of widths without compiled layers. Least times of rounds in turn; a ratio above 1",
-        "says that it is faster than the baseline. The second ladder's models are a little smaller or larger, so one",
+        "baseline is the first ladder of widths without compiled layers. Least times of rounds in turn; above 1",
+        "it is faster than the baseline. The second ladder's models are a little smaller or larger, so one",
         "column is corrected for the operations of a token.",
         "",
         "| N, first and second ladder | P | baseline, 1,000 tokens/s | second ladder | corrected for N | "
