@@ -15,6 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scalelab.errors import ScalelabError
 from scalelab.records.files import CURVES, RUNS, read_record
 from scalelab.records.schema import CURVE_SCHEMA, DIGEST_KEY, OK, RECORD_SCHEMA, STATUSES, content_digest
 
@@ -61,10 +62,29 @@ def sync_folder(folder: Path) -> None:
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
     """Write rows to `path` so that a reader sees the whole file or none, and notices any change to it."""
-    table = pa.Table.from_pylist(list(rows), schema=schema)
+    table = _as_table(rows, schema)
     table = table.replace_schema_metadata({**(schema.metadata or {}), DIGEST_KEY: content_digest(table)})
     with whole_file(path) as file:
         pq.write_table(table, file, write_page_checksum=True)
+
+
+def check_record(record: Mapping[str, Any]) -> None:
+    """Make sure that `record` can be written, before hours are spent on its loss. Raises `ScalelabError`."""
+    _as_table([record], RECORD_SCHEMA)
+
+
+def _as_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    rows = list(rows)
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:  # UnicodeError is a ValueError
+        for field in schema:
+            try:
+                pa.array([row.get(field.name) for row in rows], field.type)
+            except (pa.ArrowException, TypeError, ValueError, OverflowError):
+                values = next((row[field.name] for row in rows if row.get(field.name) is not None), None)
+                raise ScalelabError(f"a record cannot hold {field.name} {values!a:.200}: {error}") from None
+        raise ScalelabError(f"a record cannot be written: {error}") from None
 
 
 def record_path(folder: Path, key: str) -> Path:

@@ -59,7 +59,10 @@ def perform(task: Task, job: Job, place: str, tell: Tell) -> tuple[str, dict[str
                 except Exception as error:  # the boundary of the process: tell, and keep the details
                     status, message = _describe(error, task, job.out)
                     if not task.shared and status == "failed":  # the others are recorded where they are raised
-                        record_failure(task.config, job.out, status, message, place, job.code)
+                        try:
+                            record_failure(task.config, job.out, status, message, place, job.code)
+                        except Exception as second:  # then the event alone says it
+                            message += f"; no record could be written: {type(second).__name__}: {second}"
                     return "failed", {"status": status, "message": message}
     except Timeout:
         return "busy", {}
@@ -85,7 +88,8 @@ def record_lost(task: Task, out: Path, status: str, message: str, place: str) ->
     """Record that `task` ended without a last word of its own, unless another process has taken it up."""
     if task.shared:
         return
-    with contextlib.suppress(Timeout, OSError, ScalelabError), _claimed(task, out, _ENDING_S):
+    # Whatever a record cannot hold, or a disk cannot take, must not end the other runs.
+    with contextlib.suppress(Exception), _claimed(task, out, _ENDING_S):
         record_failure(task.config, out, status, message, place)
 
 

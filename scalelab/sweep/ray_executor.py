@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import signal
 import socket
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from scalelab.sweep.ledger import Ledger, record_lost
 from scalelab.sweep.perform import LOCKS
 from scalelab.sweep.ray_desk import Desk
 from scalelab.sweep.ray_node import Errand, Outcome, carry_out, write_files
-from scalelab.sweep.stopping import by_sigterm, describe, interrupted, sigterm_kept, terminable
+from scalelab.sweep.stopping import describe, interrupted, signal_of, sigterm_kept, terminable
 from scalelab.sweep.tasks import Event, Job, Task
 from scalelab.sweep.workers import environment
 from scalelab.train.places import usable_cores
@@ -105,7 +106,7 @@ def connected(address: str | None = None, workers: int | None = None) -> Iterato
                 try:
                     yield
                 except KeyboardInterrupt as stop:  # where no run had begun, or outside of `run_sweep`
-                    if not by_sigterm(stop):
+                    if signal_of(stop) == signal.SIGINT:
                         raise
                     raise interrupted(stop, "; the same command goes on") from None
                 finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -50,7 +51,9 @@ def load_corpus(source: str = STDLIB, text_column: str = "text") -> Corpus:
         path = Path(source)
         if not path.exists():
             raise UsageError(f"`corpus={source}`: no such file or folder (nor 'stdlib' nor 'hf:NAME')")
-        name, documents = path.name or path.resolve().name, _path_documents(path, text_column)
+        # A name of a file system may be no text, and records hold text.
+        name = os.fsencode(path.name or path.resolve().name).decode("utf-8", "replace")
+        documents = _path_documents(path, text_column)
     return _split(name, list(documents), source)
 
 

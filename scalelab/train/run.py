@@ -19,7 +19,7 @@ import scalelab
 from scalelab.errors import TrainingError
 from scalelab.model.checkpoint import save_model
 from scalelab.records.files import MODELS
-from scalelab.records.store import write_record
+from scalelab.records.store import check_record, write_record
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.cost import train_flops
 from scalelab.train.device import peak_memory_bytes, reset_peak_memory
@@ -45,6 +45,7 @@ def run_and_record(
     Utilisation is recorded against `peak_flops` a second, and `code` as what the run was made with. A
     run that diverges or finds no memory is recorded too, and its error raised.
     """
+    check_record(_about(config, options.device, code))
     reset_peak_memory(options.device)  # of earlier runs in this process
     try:
         result = train_run(config, data, options)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -70,6 +71,36 @@ def test_a_programs_own_handler_stays_unless_told_otherwise():
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal")
+def test_sighup_raises_too_unless_it_is_ignored_as_below_nohup():
+    with pytest.raises(Terminated) as stop, terminable():
+        signal.raise_signal(signal.SIGHUP)
+    assert stopping.describe(stop.value) == "SIGHUP"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminable(over=True), stopped_later():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_record_cannot_be_written_fails_before_its_first_step_and_alone(text_folder, tmp_path):
+    data = tokenise(load_corpus(str(text_folder)), 300)
+    recipe = Recipe(val_tokens=4096, dtype="fp32")
+    shape = architecture_for(12e3, data.vocab_size)
+    nameless = replace(data.text, corpus="caf\udce9")
+    runs = [
+        RunConfig(shape, whole_steps(20e3, recipe), s, text, recipe) for s, text in enumerate((nameless, data.text))
+    ]
+    events = []
+    workers.run_all(make_tasks(runs), Job(data, tmp_path), ["cpu"], events.append)
+    ended = {event.task.key: event for event in events if event.kind in ("done", "failed")}
+    assert [ended[config.key].kind for config in runs] == ["failed", "done"]
+    assert "a record cannot hold corpus 'caf\\udce9'" in ended[runs[0].key].values["message"]
+    assert not [event for event in events if event.kind == "progress" and event.task.key == runs[0].key]
+
+
 def test_other_threads_change_nothing():
     seen = []
 
@@ -123,8 +154,12 @@ def test_workers_are_ended_and_their_runs_recorded(text_folder, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
-@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["parent", "all processes"])
-def test_a_sweep_ends_with_one_line_and_the_code_of_the_signal(text_folder, tmp_path, send):
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [(os.kill, "SIGTERM"), (os.killpg, "SIGTERM"), (os.killpg, "SIGHUP")],
+    ids=["parent", "all processes", "a dropped connection"],
+)
+def test_a_sweep_ends_with_one_line_and_the_code_of_the_signal(text_folder, tmp_path, send, number):
     command = [sys.executable, "-m", "scalelab", "sweep", "--N", "12k", "--P", "1", "--D", "50M", "--seed", "0", "1"]
     command += ["--tokenizer", "300", "--corpus", str(text_folder), "--set", "recipe.val_tokens=4096"]
     command += ["--workers", "2", "--device", "cpu", "--checkpoint-minutes", "0", "--out", str(tmp_path)]
@@ -136,12 +171,12 @@ def test_a_sweep_ends_with_one_line_and_the_code_of_the_signal(text_folder, tmp_
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.05)
-        send(process.pid, signal.SIGTERM)
+        send(process.pid, getattr(signal, number))
         _, errors = process.communicate(timeout=60)  # which no process holds open any more
-    assert process.returncode == 143, errors
+    assert process.returncode == 128 + getattr(signal, number), errors
     kept = f"0 of 2 runs are recorded below {tmp_path}"
     assert errors.count("scalelab: ") == 1
     last = errors.strip().splitlines()[-1]  # after the lines of progress
-    assert last == f"scalelab: interrupted by SIGTERM: {kept}; the same command goes on from there"
+    assert last == f"scalelab: interrupted by {number}: {kept}; the same command goes on from there"
     assert [read_record(file)["status"] for file in tmp_path.glob(f"{RUNS}/*")] == ["interrupted"] * 2
     assert not (tmp_path / ".sweeps").exists()

@@ -221,3 +221,10 @@ def test_a_cache_that_could_not_be_brought_here_leaves_nothing(text_folder, tmp_
     assert here.folder.parent == tmp_path / "cache" / "tokens"
     assert np.array_equal(here.train(), data.train())
     assert brought_here(elsewhere, pytest.fail) == here
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems have no such names")
+def test_a_name_that_is_no_text_is_made_text(tmp_path):
+    file = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    file.write_text("".join(json.dumps({"text": f"line {i} " * 50}) + "\n" for i in range(300)))
+    assert load_corpus(str(file)).name == "caf\N{REPLACEMENT CHARACTER}.jsonl"
