@@ -6,15 +6,17 @@ file, under whatever names, always stand on the same side.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from scalelab.errors import DataError, UsageError
 
@@ -39,7 +41,7 @@ def load_corpus(source: str = STDLIB, text_column: str = "text") -> Corpus:
 
     ``stdlib`` is the running interpreter's own standard-library source; ``hf:NAME`` a data set
     of the `datasets` library, by name or by the folder it was saved to; anything else a file or
-    folder of text, JSONL (.jsonl, .ndjson) or Parquet, the latter two with the text in
+    folder of text, JSONL (.jsonl, .ndjson), JSON lists, CSV, TSV or Parquet, all but the first with the text in
     `text_column`. Raises `UsageError` or `DataError` naming the file or column.
     """
     if source == STDLIB:
@@ -103,24 +105,68 @@ def _stdlib_documents() -> Iterator[str]:
 
 
 def _path_documents(path: Path, text_column: str) -> Iterator[str]:
-    if path.is_file():
-        files: Iterable[Path] = [path]
-    else:
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
-    for file in files:
-        if file.suffix == ".parquet":
+    for file in [path] if path.is_file() else _files_below(path):
+        kind = file.suffix.lower()
+        if kind == ".parquet":
             yield from _parquet_documents(file, text_column)
-        elif file.suffix in (".jsonl", ".ndjson"):
+        elif kind in (".jsonl", ".ndjson"):
             yield from _jsonl_documents(file, text_column)
+        elif kind in (".json", ".csv", ".tsv"):
+            yield from _table_documents(file, text_column)
         else:
-            try:
-                yield file.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+            yield _read_text(file)
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror or error}") from None
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return the files of a folder that are not hidden, in order. Raises `DataError` for what cannot be read."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise DataError(f"{error.filename}: {error.strerror}; make it readable, or move it out of the corpus")
+
+    root, files = folder.resolve(), []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(parent, name) for name in (*folders, *names) if not name.startswith(".")):
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise DataError(f"{path}: a link out of the corpus; put a copy there, or name its target as the corpus")
+            if path.is_file():
+                files.append(path)
+    return sorted(files)
+
+
+def _table_documents(file: Path, text_column: str) -> Iterator[str]:
+    """Yield the texts of a JSON list of texts or objects, or of a column of a CSV or TSV file."""
+    if file.suffix.lower() == ".json":
+        try:
+            rows = json.loads(_read_text(file))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}: not JSON ({error})") from None
+        rows = rows if isinstance(rows, list) else [rows]
+    else:
+        lines = io.StringIO(_read_text(file), newline="")
+        csv.field_size_limit(sys.maxsize)
+        table = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+        if text_column not in (table.fieldnames or ()):
+            have = ", ".join(map(str, table.fieldnames or ()))[:200]
+            raise DataError(f"{file}: no column {text_column!r} (it has: {have}); name it with `text_column`")
+        rows = table
+    for number, row in enumerate(rows, 1):
+        text = row if isinstance(row, str) else row.get(text_column) if isinstance(row, dict) else None
+        if not isinstance(text, str):
+            raise DataError(
+                f"{file}, entry {number}: neither text nor an object with a text {text_column!r}; "
+                "name the key with `text_column`"
+            )
+        yield text
 
 
 def _parquet_documents(file: Path, text_column: str) -> Iterator[str]:
@@ -149,7 +195,7 @@ def _jsonl_documents(file: Path, text_column: str) -> Iterator[str]:
                 continue
             try:
                 text = json.loads(line)[text_column]
-            except (ValueError, KeyError, TypeError):  # ValueError: no JSON, or no UTF-8
+            except (ValueError, KeyError, TypeError, RecursionError):  # ValueError: no JSON, or no UTF-8
                 text = None
             if not isinstance(text, str):
                 raise DataError(f"{file}, line {number}: no JSON object with a text {text_column!r}")

@@ -21,7 +21,9 @@ from scalelab.train.recipe import TextSource
 
 END_OF_TEXT = "<|endoftext|>"
 _FORMAT = 1  # of the cache; a change makes old caches be built anew
+_ARRAYS = ("train", "validation", "validation_starts")
 _META = "meta.json"  # present: the cache is whole
+_TOKENIZER = "tokenizer.json"
 _STALE_S = 86_400.0  # encoding a large text takes hours in which nothing is written
 
 
@@ -69,8 +71,11 @@ def tokenise(corpus: Corpus, tokenizer: str | int) -> TokenData:
         _build(folder, corpus, tokenizer, text)
     try:
         meta = json.loads((folder / _META).read_text())
-        for name in ("train", "validation", "validation_starts"):
+        for name in _ARRAYS:
             np.load(folder / f"{name}.npy", mmap_mode="r")
+        changed = [name for name, digest in meta.get("digests", {}).items() if _file_digest(folder / name) != digest]
+        if changed:
+            raise ValueError(f"{changed[0]} has changed since it was written")
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{folder}: a damaged token cache ({error}); delete it to have it made anew") from None
     return TokenData(folder, text, **{k: meta[k] for k in TokenData.__dataclass_fields__ if k in meta and k != "text"})
@@ -149,7 +154,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource)
             if side == "validation":
                 np.save(building / "validation_starts.npy", starts)
         validation_bytes = sum(len(document.encode()) for document in corpus.validation)
-        model.save(str(building / "tokenizer.json"))
+        model.save(str(building / _TOKENIZER))
         meta = {
             "vocab_size": vocab_size,
             "train_tokens": counts["train"],
@@ -157,8 +162,14 @@ def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource)
             "bytes_per_token": validation_bytes / counts["validation"],
             "text": asdict(text),
             "scalelab_version": __version__,
+            "digests": {name: _file_digest(building / name) for name in (*(f"{a}.npy" for a in _ARRAYS), _TOKENIZER)},
         }
         (building / _META).write_text(json.dumps(meta, indent=1))
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def _encode(model: Any, documents: list[str], dtype: type) -> tuple[np.ndarray, np.ndarray]:

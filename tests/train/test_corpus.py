@@ -87,12 +87,56 @@ def test_one_long_file_is_cut_into_pieces(tmp_path):
         ("a.txt", b"\xff\xfe\x00", r"a\.txt: not UTF-8 text"),
         ("a.txt", b"too little", r"different documents are too few"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl, line 1"),
+        ("a.JSONL", b'{"other": 1}\n', r"a\.JSONL, line 1: no JSON object with a text 'text'"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000 + b"\n", r"a\.jsonl, line 1"),
+        ("a.json", b"[" * 100_000, r"a\.json: not JSON"),
+        ("a.json", b'["one", 2]', r"a\.json, entry 2: neither text nor an object with a text 'text'"),
+        ("a.csv", b"id,body\n1,hello\n", r"a\.csv: no column 'text' \(it has: id, body\); name it with `text_column`"),
+        ("a.csv", b"", r"a\.csv: no column 'text'"),
     ],
 )
 def test_bad_text_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         load_corpus(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["c.JSONL", "c.json", "texts.json", "c.csv", "c.TSV"])
+def test_files_are_read_as_what_they_are(tmp_path, name):
+    """With a byte order mark, line separators inside a text, and quotes."""
+    texts = [f"{s}\u2028 and, 'more' \"of\" it" for s in SENTENCES]
+    file = tmp_path / name
+    if name.lower().endswith(("csv", "tsv")):
+        pd.DataFrame({"text": texts}).to_csv(file, sep="\t" if "TSV" in name else ",", encoding="utf-8-sig")
+    elif name == "c.JSONL":
+        file.write_text("".join(json.dumps({"text": s}, ensure_ascii=False) + "\n" for s in texts), "utf-8-sig")
+    else:
+        rows = texts if name == "texts.json" else [{"text": s} for s in texts]
+        file.write_text(json.dumps(rows, ensure_ascii=False), "utf-8-sig")
+    corpus = load_corpus(str(tmp_path))
+    assert sorted(corpus.train + corpus.validation) == sorted(texts)
+
+
+def test_what_cannot_be_read_and_links_out_of_the_folder_are_errors(tmp_path, monkeypatch):
+    folder = tmp_path / "corpus"
+    (folder / "below").mkdir(parents=True)
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": s}) + "\n" for s in SENTENCES))
+    (folder / "again.jsonl").symlink_to(folder / "a.jsonl")
+    assert load_corpus(str(folder)).train
+    (folder / "below" / "out.txt").symlink_to(__file__)
+    with pytest.raises(DataError, match=r"below/out\.txt: a link out of the corpus"):
+        load_corpus(str(folder))
+    (folder / "below" / "out.txt").unlink()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("below"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"below: Permission denied; make it readable"):
+        load_corpus(str(folder))
 
 
 def test_columns_of_something_else_than_text_are_named(tmp_path):
@@ -173,7 +217,7 @@ def test_any_saved_tokenizer_by_path(text_folder, tmp_path):
         tokenise(corpus, str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["meta.json", "train.npy"])
+@pytest.mark.parametrize("name", ["meta.json", "train.npy", "validation_starts.npy"])
 def test_a_damaged_cache_is_named(text_folder, name):
     corpus = load_corpus(str(text_folder))
     file = tokenise(corpus, 310).folder / name
@@ -181,6 +225,10 @@ def test_a_damaged_cache_is_named(text_folder, name):
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"a damaged token cache .*; delete it"):
         tokenise(corpus, 310)
+    if name != "meta.json":
+        file.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        with pytest.raises(DataError, match=f"a damaged token cache .{name} has changed since it was written.; delete"):
+            tokenise(corpus, 310)
     file.write_bytes(whole)
     tokenise(corpus, 310)
 
