@@ -14,6 +14,7 @@ from typing import Any
 
 from scalelab.cost.runtime import AS_GIVEN, CLASSES, DeviceClass
 from scalelab.errors import DataError, UsageError
+from scalelab.yaml_text import load_yaml, read_yaml_text
 
 # Where a device has no units for a precision, the work is done at the next one here that it has.
 WIDER: dict[str, tuple[str, ...]] = {
@@ -95,10 +96,9 @@ def read_hardware(file: str | Path) -> dict[str, Hardware]:
     Raises `UsageError` for a file that is not there and `DataError` naming file, device and key.
     """
     try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UsageError(f"cannot be read ({reason})", argument="hardware", value=str(file)) from None
+        text = read_yaml_text(Path(file))
+    except OSError as error:
+        raise UsageError(f"cannot be read ({error.strerror or error})", argument="hardware", value=str(file)) from None
     return _parse(text, str(file))
 
 
@@ -171,15 +171,7 @@ def _short(value: float) -> float:
 
 
 def _parse(text: str, file: str) -> dict[str, Hardware]:
-    import yaml
-
-    try:
-        # The C parser, where PyYAML has it: a tenth of the time.
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError) as error:  # the latter of dates that are none
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = "" if line is None else f" at line {line + 1}"
-        raise DataError(f"{file}: not YAML{where}") from None
+    content = load_yaml(text, file)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{file}: give a mapping of device names to their figures")
     return {str(name): _device(str(name), entry, f"{file}: {name}") for name, entry in content.items()}

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from scalelab.errors import DataError, UsageError
 from scalelab.records.files import FORMATS, read_file
 from scalelab.records.text import inner_suffix
+from scalelab.yaml_text import load_yaml, read_yaml_text
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 
@@ -225,9 +225,9 @@ def _json(file: Path) -> Any:
 def read_map(file: Path) -> dict[str, Any]:
     """Return a YAML or JSON map. Raises `DataError` naming a file that is none."""
     try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{file}: not a readable map ({error})") from None
+        value = load_yaml(read_yaml_text(file), str(file))
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror or error}") from None
     if not isinstance(value, dict):
         raise DataError(f"{file}: not a map of names to parameters, such as 190M: 190354176")
     return {str(k): v for k, v in value.items()}

@@ -9,16 +9,17 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scalelab.architecture import EXPERTS_PER_TOKEN, LADDER, LADDERS, MIXTURE_PARAMS, check_experts
-from scalelab.errors import UsageError
+from scalelab.errors import DataError, UsageError
 from scalelab.sweep.spec_file import read_keys
 from scalelab.train.recipe import Recipe
 from scalelab.units import counts, format_count, whole_numbers
+from scalelab.yaml_text import load_yaml
 
 # What a sweep can have several values of: it trains every combination.
 AXES = ("N", "P", "D", "seeds", "lr", "prefix_tokens", "aggregation", "plain_tokens")
+
+MOST_RUNS = 100_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class SweepSpec:
                 raise UsageError(f"{key} needs at least one value")
             if len(set(values)) < len(values):
                 raise UsageError(f"{key} holds a value twice: {', '.join(map(str, values))}")
+        if (runs := math.prod(max(1, len(getattr(self, key))) for key in AXES)) > MOST_RUNS:
+            raise UsageError(f"the grid has {runs:,} runs; at most {MOST_RUNS:,} are laid out, so give fewer values")
         for key, least in (("N", 1), ("P", 1), ("D", 1), ("seeds", 0), ("prefix_tokens", 1), ("plain_tokens", 0)):
             if min(getattr(self, key)) < least:
                 raise UsageError(f"{key}: {min(getattr(self, key)):g} is less than {least}")
@@ -137,8 +140,8 @@ def assignments(words: Sequence[str] | None, flag: str) -> dict[str, Any]:
         if not (name and sign and text):
             raise UsageError(f"{flag} {word}: give KEY=VALUE, such as recipe.lr=0.005 or N=50k,100k")
         try:
-            value = yaml.safe_load(f"[{text}]" if "," in text else text)
-        except yaml.YAMLError:
+            value = load_yaml(f"[{text}]" if "," in text else text, word)
+        except DataError:
             raise UsageError(f"{flag} {word}: {text!r} is no value") from None
         if name.startswith("recipe."):
             content.setdefault("recipe", {})[name.removeprefix("recipe.")] = value

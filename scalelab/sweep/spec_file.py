@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from scalelab.errors import DataError, UsageError
+from scalelab.yaml_text import compose_yaml, load_yaml, read_yaml_text
 
 
 def read_keys(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -17,15 +18,10 @@ def read_keys(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     YAML, has a key twice or leaves one empty.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        text = read_yaml_text(path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise DataError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or error})") from None
+    root, content = compose_yaml(text, str(path)), load_yaml(text, str(path))
     if not isinstance(root, yaml.MappingNode):
         raise DataError(f"{path}: a spec is a list of `key: value` lines")
     return content, _lines(path, root, "")
