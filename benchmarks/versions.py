@@ -52,7 +52,7 @@ class Environment(NamedTuple):
 
 
 ENVIRONMENTS = {
-    "oldest": Environment("3.11", "2.9.1", "5.10.0", "the floors of pyproject.toml"),
+    "oldest": Environment("3.11", "2.11.0", "5.17.0", "the floors of pyproject.toml"),
     "gpu-image": Environment("3.12", "2.11.0", "5.17.0", "a common image of GPU machines; CUDA build"),
     "newest": Environment("3.13", "2.13.0", "5.23.0", "the newest Python; CUDA build"),
 }

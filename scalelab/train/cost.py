@@ -8,6 +8,7 @@ multiply-add counts as two operations.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from scalelab.architecture import Architecture
 from scalelab.train.recipe import RunConfig
@@ -18,8 +19,9 @@ _FP32 = 4  # bytes; weights, gradients and AdamW's two moments stay in it with b
 
 # Of a process by its device: memory taken a byte of working tensors, and bytes that it takes before it trains. On CUDA
 # that is a context with kernels and workspaces, and autocast keeps up to 1.4 times what is counted here; measured on an
-# H100 (docs/gpu.md).
-_PROCESS = {"cpu": (1.45, 400 * 2**20), "cuda": (1.4, 800 * 2**20)}
+# H100 (docs/gpu.md). A torch that was built for CUDA loads more libraries, on a CPU too.
+_LIBRARIES = (400 if find_spec("nvidia") is None else 670) * 2**20
+_PROCESS = {"cpu": (1.45, _LIBRARIES), "cuda": (1.4, 800 * 2**20)}
 # On CUDA cross entropy is made in chunks of so many logits (scalelab.train.loss), of which a softmax, its slopes in the
 # precision of products and the logits are alive at once.
 _CHUNK_LOGITS = 2**27

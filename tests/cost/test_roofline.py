@@ -39,6 +39,7 @@ from scalelab.cost.shape import Layer, ServedModel, as_served
 from scalelab.errors import UsageError
 from scalelab.model import add_streams
 from tests.support.families import make, tokens
+from tests.support.flops import counted_flops
 from tests.support.paths import DATA
 
 PAPER = Architecture(2560, 13824, 36, 16, 2, 151_936)
@@ -72,7 +73,7 @@ def run_and_count(model, *args, **kwargs):
     counter = FlopCounterMode(display=False, custom_mapping={kernel: attention_flops})
     with torch.no_grad(), counter:
         output = model(*args, **kwargs)
-    return counter.get_total_flops(), output
+    return counted_flops(counter), output
 
 
 @pytest.mark.parametrize("P", [1, 2, 4])

@@ -92,7 +92,7 @@ def test_gradients_reach_every_prefix_with_and_without_checkpointing(name):
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         model.zero_grad()
         model(ids, labels=ids, use_cache=False).loss.backward()
         gradients.append({k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None})
@@ -285,6 +285,8 @@ def test_layers_of_unequal_shape(tmp_path):
 @torch.no_grad()
 def test_a_model_type_that_borrows_a_class_comes_back(tmp_path):
     """InternLM3 is Llama's class with a config of its own, which is no family that is registered."""
+    if "internlm3" not in transformers.CONFIG_MAPPING:
+        pytest.skip("this version of transformers does not have it")
     config = transformers.AutoConfig.for_model("internlm3", **COMMON, head_dim=8)
     model = warm(add_streams(AutoModelForCausalLM.from_config(config).eval(), 2, prefix_tokens=4))
     expected = model(tokens()).logits

@@ -46,11 +46,13 @@ def test_workers_begin_with_everything_imported_and_collect_garbage(monkeypatch)
         told.append(reader.recv())
         process.join()
         start_importing()  # again: the same server
+    frozen = [answer.pop("frozen") for answer in told]
     assert told[0] == told[1]
     assert told[0]["parent"] != os.getpid()
     assert told[0]["imported"]
     assert told[0]["collecting"]
-    assert told[0]["frozen"] > 100_000
+    assert min(frozen) > 100_000
+    assert max(frozen) - min(frozen) < 100  # the server has started a process meanwhile
     assert told[0]["threads"] == [1, "1", "1", "1"]
     assert not told[0]["cuda"]
     assert not told[0]["poisoned"]

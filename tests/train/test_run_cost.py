@@ -36,6 +36,7 @@ from scalelab.train.device import (
 from scalelab.train.estimate import estimate_times
 from scalelab.train.evaluate import evaluate
 from scalelab.train.places import HOST_BYTES, runs_per_gpu
+from tests.support.flops import counted_flops
 from tests.support.paths import ROOT
 from tests.support.runs import PLAIN, PREFIX, B, T, forward_and_backward, run_of, tokens_of
 
@@ -61,7 +62,7 @@ def test_operations_are_those_that_torch_counts(name):
     with FlopCounterMode(display=False) as counter:
         forward_and_backward(model, torch.from_numpy(tokens_of(config, B)))
     seen = T + (PREFIX if config.architecture.P > 1 else 0)
-    assert 3 * B * T * forward_flops(config.architecture, T, visible=seen) == counter.get_total_flops()
+    assert 3 * B * T * forward_flops(config.architecture, T, visible=seen) == counted_flops(counter)
 
 
 def test_a_query_sees_its_past_and_the_prefix():
@@ -80,7 +81,7 @@ def test_validation_operations_hold_the_logits_of_every_stream():
             evaluate(model, tokens_of(config, 8), np.arange(8), "cpu", bf16=False)
         # The counter sees masked scores too.
         hidden = 4 * PLAIN.hidden_size * PLAIN.num_layers * P * (T - (T + 1) / 2) * 8 * T
-        assert evaluation_flops(config) + hidden == pytest.approx(counter.get_total_flops(), rel=0.01)
+        assert evaluation_flops(config) + hidden == pytest.approx(counted_flops(counter), rel=0.01)
 
 
 def test_a_runs_operations_add_up_over_its_stages():

@@ -139,7 +139,16 @@ def test_the_best_draw_of_those_tried_is_kept(how, seed, folder, text):
 
 def test_a_bad_first_draw_is_replaced_and_a_good_one_ends_the_search(folder, text):
     tried = {}
-    for seed in range(8):
+
+    def replaced():
+        return any(t[0] > 0 and min(t) < t[0] for t in tried.values())
+
+    def ended():
+        return any(t[0] <= 0 and len(t) == 1 for t in tried.values())
+
+    for seed in range(60):  # how often either happens depends on the generator's numbers
+        if replaced() and ended() and seed >= 8:
+            break
         model, single, by_hand = (stage.open_model(folder) for _ in range(3))
         tried[seed] = convert(model, {2: 3}, text, RECIPE, seed=seed)[2]
         assert convert(single, {2: 3}, text, RECIPE, seed=seed, draws=1) == {2: []}
@@ -147,8 +156,8 @@ def test_a_bad_first_draw_is_replaced_and_a_good_one_ends_the_search(folder, tex
         _assert_same(single, by_hand)
         (k, ours), (_, first) = (next(p for p in m.stream_parameters() if "prefix" in p[0]) for m in (model, single))
         assert torch.equal(ours, first) == (np.argmin(tried[seed]) == 0), k
-    assert [0 for t in tried.values() if t[0] <= 0 and len(t) == 1]
-    assert [0 for t in tried.values() if t[0] > 0 and min(t) < t[0]]
+    assert replaced()
+    assert ended()
 
 
 def test_validation_text_and_normal_starts_choose_nothing(folder, text, tmp_path):

@@ -1,0 +1,13 @@
+"""Operations that torch counts."""
+
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def counted_flops(counter: FlopCounterMode) -> int:
+    """Return what `counter` saw, without the angles of rotary positions.
+
+    Some versions of transformers compute them by a matrix product with one column, others by a multiplication.
+    """
+    modules = counter.get_flop_counts().items()
+    angles = sum(sum(ops.values()) for name, ops in modules if "rotary" in name.rpartition(".")[2])
+    return counter.get_total_flops() - angles
