@@ -139,7 +139,7 @@ def test_a_sweep_ends_with_one_line_and_the_code_of_the_signal(text_folder, tmp_
         send(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=60)  # which no process holds open any more
     assert process.returncode == 143, errors
-    kept = f"0 of 2 runs are recorded below {tmp_path}"
+    kept = f"0 of 2 runs recorded below {tmp_path}"
     assert errors.count("scalelab: ") == 1
     last = errors.strip().splitlines()[-1]  # after the lines of progress
     assert last == f"scalelab: interrupted by SIGTERM: {kept}; the same command goes on from there"

@@ -18,6 +18,7 @@ from scalelab.fit.values import Parameters
 from scalelab.laws import Law, Points
 from scalelab.laws.base import Array, Variable
 from scalelab.shown import Shown
+from scalelab.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +83,7 @@ class FitResult(Shown):
             object.__setattr__(self, "params", Parameters(self.params, self.law.names, self.interval))
 
     def __repr__(self) -> str:
-        said = f"{self.status}, {len(self.runs)} runs, {len(self.notes)} notes"
+        said = f"{self.status}, {plural(len(self.runs), 'run')}, {plural(len(self.notes), 'note')}"
         return f"<FitResult {self.group}: {self.equation()}; {said}>"
 
     @property

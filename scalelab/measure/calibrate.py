@@ -33,6 +33,7 @@ from scalelab.measure.clock import alone
 from scalelab.measure.decode import decoding
 from scalelab.measure.rounds import least_s
 from scalelab.train.device import DTYPES, device_memory_bytes, device_model
+from scalelab.units import plural
 
 # The last stand for a prompt.
 _ROWS = {
@@ -72,7 +73,7 @@ def _calibrate(device: str, dtype: str, threads: int, each_s: float) -> Hardware
     if dtype != "fp32":  # which a table must have
         most = max(products)
         flops["fp32"] = _of_rows(product_seconds(device, "fp32", each_s, [most]), device, "fp32")[0]
-    on = f", {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else ""
+    on = f", {plural(threads, 'thread')}" if device == "cpu" else ""
     return Hardware(
         name=device,
         flops_per_s=flops,

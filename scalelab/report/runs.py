@@ -119,7 +119,7 @@ def runs_report(runs: Runs) -> Report:
         message = " ".join(str(run["message"]).split())
         blocks.append(Line(f"{run['status'].replace('_', ' ')}: {'  '.join(words)}: {message}"))
     if len(lost) > _MOST_MESSAGES:
-        blocks.append(Line(f"and {len(lost) - _MOST_MESSAGES} more messages: `columns` key status message"))
+        blocks.append(Line(f"and {plural(len(lost) - _MOST_MESSAGES, 'more message')}: `columns` key status message"))
     return Report.of([*blocks, *_counts(runs)])
 
 

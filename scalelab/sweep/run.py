@@ -31,6 +31,7 @@ from scalelab.train.numerics import Numerics
 from scalelab.train.places import best_dtype, default_places, fitting, gpu_at
 from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
+from scalelab.units import plural
 
 EXECUTORS = ("local", "ray")
 
@@ -128,13 +129,13 @@ def _run_sweep(
                     failures = _train(tasks, job, places, execution, progress)
             except KeyboardInterrupt as stop:
                 kept = sum(status == OK for status in statuses(resolved.runs, out).values())
-                recorded = f"{kept} of {len(resolved.runs)} runs are recorded below {out}"
+                recorded = f"{kept} of {plural(len(resolved.runs), 'run')} recorded below {out}"
                 raise interrupted(stop, f": {recorded}; the same command goes on from there") from None
     records = _records(resolved, out, failures, execution.save_models)
     if diverged := len(resolved.runs) - len(records):
         console.print(
-            f"warning: {diverged} of {len(resolved.runs)} runs diverged and have no loss (scalelab results {out}); "
-            "a lower lr may keep them",
+            f"warning: {diverged} of {plural(len(resolved.runs), 'run')} diverged, without a loss "
+            f"(scalelab results {out}); a lower lr may keep them",
             style="yellow",
             soft_wrap=True,
         )
@@ -208,7 +209,7 @@ def _records(resolved: ResolvedSweep, out: Path, failures: list[Event], models: 
         unrecorded = sum(event.task.config.key not in found for event in lost)
         kinds = [describe_statuses(others), f"{unrecorded} not recorded" if unrecorded else ""]
         raise ScalelabError(
-            f"{len(lost) or others.total()} of {len(resolved.runs)} runs have no loss "
+            f"{len(lost) or others.total()} of {plural(len(resolved.runs), 'run')} ended without a loss "
             f"({', '.join(filter(None, kinds))}), the first: {first}"
         )
     files = [record_path(out, config.key) for config in resolved.runs if found.get(config.key) == OK]
