@@ -15,8 +15,9 @@ from scalelab import records
 from scalelab.errors import DataError, UsageError
 from scalelab.fit import FitOptions, fit_group, group_records
 from scalelab.records.files import read_curve, read_parquet
-from scalelab.records.schema import RECORD_SCHEMA, STATUSES
+from scalelab.records.schema import RECORD_SCHEMA
 from scalelab.records.store import curve_path, record_path, record_status, write_record, write_table
+from scalelab.status import RunStatus
 from tests.conftest import DATA
 
 ROOT = DATA.parent.parent
@@ -199,7 +200,7 @@ def test_a_repeated_run_is_not_missing(tmp_path):
 def test_a_finished_run_is_never_replaced_by_one_that_is_not(tmp_path):
     path = record_path(tmp_path, "abc")
     assert record_status(path) is None
-    for status in STATUSES[1:]:
+    for status in [*RunStatus][1:]:
         write_record(tmp_path, ROW | {"loss": None, "status": status}, [])
         assert record_status(path) == status
     write_record(tmp_path, ROW, [(1, 512, 6.0)])

@@ -17,6 +17,7 @@ from scalelab.fit.result import LEVEL, Note, Status, tails
 from scalelab.fit.solver import Optimum
 from scalelab.laws.base import Array, Variable
 from scalelab.records.schema import describe_statuses
+from scalelab.status import RunStatus
 from scalelab.units import format_count, plural
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def unfinished_notes(unfinished: Mapping[str, int]) -> Iterator[Note]:
     if not unfinished:
         return
     # A run that was stopped can be run again; one that diverged or did not fit is missing for a reason.
-    chosen = any(unfinished.get(status) for status in ("diverged", "out_of_memory"))
+    chosen = any(unfinished.get(status) for status in (RunStatus.DIVERGED, RunStatus.OUT_OF_MEMORY))
     why = "; what the law says of such runs rests on the others" if chosen else ""
     yield Note(
         "unfinished",

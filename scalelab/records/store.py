@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scalelab.records.files import CURVES, RUNS, read_record
-from scalelab.records.schema import CURVE_SCHEMA, DIGEST_KEY, OK, RECORD_SCHEMA, STATUSES, content_digest
+from scalelab.records.schema import CURVE_SCHEMA, DIGEST_KEY, RECORD_SCHEMA, content_digest
+from scalelab.status import RunStatus
 
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
 
@@ -92,15 +93,15 @@ def write_record(folder: Path, record: Mapping[str, Any], curve: list[tuple[int,
     nothing is written. Returns the record's path. Raises `ValueError` for an unknown status or a run that
     is ok and has no loss, `DataError` naming the file if what stands there cannot be read.
     """
-    status, loss = record.get("status") or OK, record.get("loss")
-    if status not in STATUSES:
-        raise ValueError(f"status {status!r} is none of {', '.join(STATUSES)}")
-    if status == OK and (loss is None or (isinstance(loss, float) and not math.isfinite(loss))):
-        raise ValueError(f"the record {record['key']!r} is {OK} and its loss is {loss}")
+    status, loss = record.get("status") or RunStatus.OK, record.get("loss")
+    if status not in [*RunStatus]:
+        raise ValueError(f"status {status!r} is none of {', '.join(RunStatus)}")
+    if status == RunStatus.OK and (loss is None or (isinstance(loss, float) and not math.isfinite(loss))):
+        raise ValueError(f"the record {record['key']!r} is {RunStatus.OK} and its loss is {loss}")
     path = record_path(folder, record["key"])
-    if status != OK and record_status(path) == OK:
+    if status != RunStatus.OK and record_status(path) == RunStatus.OK:
         return path
-    if curve or status == OK:
+    if curve or status == RunStatus.OK:
         rows = [dict(zip(CURVE_SCHEMA.names, point, strict=True)) for point in curve]
         write_table(curve_path(folder, record["key"]), rows, CURVE_SCHEMA)
     write_table(path, [record], RECORD_SCHEMA)

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from scalelab.status import RunStatus
 from scalelab.sweep.resolve import ResolvedSweep
 from scalelab.sweep.tasks import Event, Task
 from scalelab.sweep.tracker import RunningTask, Snapshot, Tracker
@@ -127,7 +128,7 @@ class _Lines:
                 f"{format_count(values['tokens_per_s'])} tokens/s  ({self.tracker.snapshot().summary})"
             )
         elif event.kind == "failed":
-            self._say(f"{values['status'].replace('_', ' ').upper()}  {_describe(event.task)}  {values['message']}")
+            self._say(f"{RunStatus(values['status']).words.upper()}  {_describe(event.task)}  {values['message']}")
         elif event.kind == "lost":
             self._say(f"LOST    {_describe(event.task)}  {values['message']}; it will be done again")
         elif time.monotonic() - self.spoke > self._QUIET_S:
@@ -163,7 +164,7 @@ class _LiveTable:
             )
         elif event.kind == "failed":
             self.live.console.print(
-                f"✗ {_describe(event.task)}  {values['status'].replace('_', ' ')}: {values['message']}",
+                f"✗ {_describe(event.task)}  {RunStatus(values['status']).words}: {values['message']}",
                 style="red",
                 soft_wrap=True,
             )

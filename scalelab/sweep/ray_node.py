@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import scalelab
 from scalelab.records.files import CHECKPOINTS, MODELS
 from scalelab.records.store import curve_path, record_path, whole_file
+from scalelab.status import RunStatus
 from scalelab.sweep.perform import perform
 from scalelab.sweep.ray_desk import Files, read_files
 from scalelab.sweep.tasks import Job, Task
@@ -63,7 +64,7 @@ def carry_out(errand: Errand, desk: Any) -> Outcome:
         message = (
             f"node {node} has scalelab {scalelab.__version__}, this machine {errand.version}: install the same there"
         )
-        return Outcome("failed", {"status": "failed", "message": message})
+        return Outcome("failed", {"status": RunStatus.FAILED, "message": message})
     logging.disable_progress_bar()
     torch.set_num_threads(1)
 
