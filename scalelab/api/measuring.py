@@ -18,6 +18,7 @@ from scalelab.api.loading import (
     need_torch,
     quiet_libraries,
 )
+from scalelab.atomic import atomic_write
 from scalelab.cost.engines import ENGINES
 from scalelab.cost.hardware import profile_text, read_hardware
 from scalelab.cost.model import Device, Workload
@@ -196,7 +197,8 @@ def _calibrate(console: Console, device: str, dtype: str, threads: int, seconds:
     name = file.stem if file is not None else f"this {device.split(':')[0]}"
     found = replace(found, name=name)
     if file is not None:
-        file.write_text(profile_text(found), encoding="utf-8")
+        with atomic_write(file) as opened:
+            opened.write(profile_text(found).encode())
         found = read_hardware(file)[name]  # so that later predictions are these, to the last digit
     return found
 

@@ -87,9 +87,9 @@ def results(
 
 
 def _write(runs: Runs, out: Path) -> None:
-    from scalelab.records.store import whole_file
+    from scalelab.atomic import atomic_write
 
-    with whole_file(out) as file:
+    with atomic_write(out) as file:
         file.write((runs.to_csv() if out.suffix.lower() == ".csv" else runs.to_json()).encode())
 
 

@@ -11,10 +11,11 @@ from typing import Literal
 
 import pandas as pd
 
+from scalelab.atomic import is_temporary
 from scalelab.errors import DataError
 from scalelab.records.files import CHECKPOINTS, QUARANTINE, read_parquet, sweep_folder, walk
 from scalelab.records.schema import CURVE_KIND, NEEDED, RECORD_KIND, REQUIRED
-from scalelab.records.store import curve_path, is_temporary, record_path
+from scalelab.records.store import curve_path, record_path
 from scalelab.status import RunStatus
 
 STALE_S = 600.0  # a file takes seconds to write: what is older will never be finished

@@ -2,69 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
-import re
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scalelab.atomic import atomic_write
 from scalelab.records.files import CURVES, RUNS, read_record
 from scalelab.records.schema import CURVE_SCHEMA, DIGEST_KEY, RECORD_SCHEMA, content_digest
 from scalelab.status import RunStatus
-
-_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write `path` through: it appears there complete, or what was there stays.
-
-    What a killed process leaves behind is a hidden file that no reader looks at (`is_temporary`).
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        sync_folder(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether `path` is named like a file that `whole_file` had not finished."""
-    return _TEMPORARY.match(path.name) is not None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut."""
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know no such thing
-            raise
-    finally:
-        os.close(handle)
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
     """Write rows to `path` so that a reader sees the whole file or none, and notices any change to it."""
     table = pa.Table.from_pylist(list(rows), schema=schema)
     table = table.replace_schema_metadata({**(schema.metadata or {}), DIGEST_KEY: content_digest(table)})
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         pq.write_table(table, file, write_page_checksum=True)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 import scalelab
+from scalelab.atomic import atomic_write
 from scalelab.records.files import CHECKPOINTS, MODELS
-from scalelab.records.store import curve_path, record_path, whole_file
+from scalelab.records.store import curve_path, record_path
 from scalelab.status import RunStatus
 from scalelab.sweep.perform import perform
 from scalelab.sweep.ray_desk import Files, read_files
@@ -89,7 +90,7 @@ def carry_out(errand: Errand, desk: Any) -> Outcome:
 def write_files(files: Files, folder: Path) -> None:
     """Write `files` below `folder`, each whole or not at all."""
     for name, content in files.items():
-        with whole_file(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(content)
 
 

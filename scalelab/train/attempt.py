@@ -16,8 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from scalelab.atomic import atomic_write
 from scalelab.errors import ScalelabError, TrainingError, UsageError
-from scalelab.records.store import whole_file
 from scalelab.status import RunStatus
 from scalelab.train.checkpoint import TrainState, checkpoint_path, digest_of_file, saved_steps
 from scalelab.train.parallel import ALONE, Parallel
@@ -171,7 +171,7 @@ class Attempt:
             "seconds": state.seconds,
             "curve": [[step, n, loss if math.isfinite(loss) else None] for step, n, loss in state.curve],
         }
-        with whole_file(self.folder / RECORD) as file:
+        with atomic_write(self.folder / RECORD) as file:
             file.write(json.dumps(content, indent=1).encode())
 
     def _difference(self, folder: Path) -> str:
