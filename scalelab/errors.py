@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from scalelab.status import RunStatus
+
 _UNSET: Any = object()
 
 
@@ -71,7 +73,7 @@ class NotPricedError(UsageError):
 class TrainingError(ScalelabError):
     """A run cannot be trained to its end. Its record says `status`; `state` is how far it came, if that is known."""
 
-    status = "failed"
+    status = RunStatus.FAILED
 
     def __init__(self, message: str, state: Any = None) -> None:
         super().__init__(message)
@@ -81,13 +83,13 @@ class TrainingError(ScalelabError):
 class DivergedError(TrainingError):
     """Training ran away or into a loss that is no number. The message says where."""
 
-    status = "diverged"
+    status = RunStatus.DIVERGED
 
 
 class MemoryShortError(TrainingError):
     """Not even the smallest piece of work fits into memory."""
 
-    status = "out_of_memory"
+    status = RunStatus.OUT_OF_MEMORY
 
 
 class InterruptedSweepError(ScalelabError):

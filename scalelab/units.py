@@ -186,6 +186,11 @@ def _measure(value: str | float, parse: Callable[[str], float], argument: str) -
     return float(value)
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """Return a count with its noun: ``1 run``, ``2 runs``; with `many`, ``1 run is`` and ``2 runs are``."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def all_of(count: int, one: str, many: str | None = None) -> str:
+    """Return all of something with its noun: ``the run``, ``all 4 runs``; `many` is as for `plural`."""
+    return f"the {one}" if count == 1 else f"all {plural(count, one, many)}"

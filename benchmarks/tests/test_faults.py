@@ -83,7 +83,8 @@ def test_a_full_disk_then_two_sweeps_at_once(lab, reference):
     sweep = lab.start(out, largest_file=40_000)
     assert sweep.wait() == 1, sweep.output
     assert "File too large" in sweep.output
-    assert "4 of 4 runs have no loss (4 failed), the first: " in sweep.output  # and what they share does not count
+    # What they share does not count.
+    assert "4 of 4 runs ended without a loss (4 failed), the first: " in sweep.output
     assert not len(witness.check())
 
     both = [lab.start(out, workers=1) for _ in range(2)]

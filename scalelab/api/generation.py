@@ -18,6 +18,7 @@ from scalelab.api.loading import (
     quiet_libraries,
 )
 from scalelab.errors import ScalelabError, UsageError
+from scalelab.units import plural
 
 __all__ = ["Generation", "generate"]
 
@@ -38,9 +39,8 @@ class Generation:
     @property
     def speed(self) -> str:
         """Tokens, time and tokens a second in words."""
-        return (
-            f"P = {self.P}: {self.n_tokens} tokens in {self.seconds:.1f} s, {self.n_tokens / self.seconds:.1f} a second"
-        )
+        rate = self.n_tokens / self.seconds
+        return f"P = {self.P}: {plural(self.n_tokens, 'token')} in {self.seconds:.1f} s, {rate:.1f} a second"
 
 
 def generate(

@@ -18,13 +18,14 @@ from scalelab.api.loading import (
     need_torch,
     quiet_libraries,
 )
+from scalelab.atomic import atomic_write
 from scalelab.cost.engines import ENGINES
 from scalelab.cost.hardware import profile_text, read_hardware
 from scalelab.cost.model import Device, Workload
 from scalelab.cost.setting import choose_device as device_named
 from scalelab.errors import DataError, MemoryShortError, UsageError
 from scalelab.shown import Shown
-from scalelab.units import whole_numbers
+from scalelab.units import plural, whole_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,7 +159,7 @@ def _check(
     if not 0 < seconds < math.inf:
         raise UsageError("must be above 0, and finite", argument="seconds", value=seconds)
     if threads is not None and threads > (os.cpu_count() or 1):
-        raise UsageError(f"this machine has {os.cpu_count()} cores", argument="threads", value=threads)
+        raise UsageError(f"this machine has {plural(os.cpu_count() or 1, 'core')}", argument="threads", value=threads)
     if not path.exists():
         raise UsageError("not there; give a model's folder or a config.json", argument="measure", value=str(path))
     _check_model(path, read_shape(path), streams, workloads[0], prefix_tokens)
@@ -183,7 +184,7 @@ def _check_model(
     if 0 < model.position_rows < work.tokens_in + work.tokens_out - 1:
         raise UsageError(
             f"`tokens_in={work.tokens_in}` and `tokens_out={work.tokens_out}`: the model has positions for "
-            f"{model.position_rows} tokens; give fewer"
+            f"{plural(model.position_rows, 'token')}; give fewer"
         )
 
 
@@ -196,7 +197,8 @@ def _calibrate(console: Console, device: str, dtype: str, threads: int, seconds:
     name = file.stem if file is not None else f"this {device.split(':')[0]}"
     found = replace(found, name=name)
     if file is not None:
-        file.write_text(profile_text(found), encoding="utf-8")
+        with atomic_write(file) as opened:
+            opened.write(profile_text(found).encode())
         found = read_hardware(file)[name]  # so that later predictions are these, to the last digit
     return found
 

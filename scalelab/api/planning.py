@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from scalelab.api.costs import Arithmetic, StoredCache
 from scalelab.cost.compare import price_by
 from scalelab.cost.describe import device_notes, priced_by
+from scalelab.cost.fallback import choose_engines
 from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device, Precision, Workload
 from scalelab.cost.setting import EngineName, PresetName, check_sizes, choose_device, decoder, preset_of
 from scalelab.errors import UsageError, choice_error
@@ -101,7 +102,7 @@ def make_plan(
         vocab: Vocabulary size.
         prefix_tokens: Prefix length of each stream.
         preset: What stands for what is not given: "serving" (the roofline, 512 tokens in and 128 out) or "parscale".
-        engine: Cost model.
+        engine: Cost model. What llm-analysis cannot price the roofline does.
         hardware: A YAML file with devices of your own.
         weights: How weights are stored: a name of `scalelab.cost.formats.FORMATS`, or bits such as 4.5.
         kv: How KV cache and prefixes are stored.
@@ -146,16 +147,18 @@ def make_plan(
     device, precision = choose_device(gpu, hardware, *used), Precision(str(weights), kv, compute)
     train_on = choose_device(train_gpu or TRAINER, hardware, argument="train_gpu")
     given = preset_of(preset)
-    name = engine or given.engine
     base = decoder(64 * heads, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab, prefix_tokens=prefix_tokens)
+    workload = Workload(
+        batch,
+        given.tokens_in if tokens_in is None else tokens_in,
+        given.tokens_out if tokens_out is None else tokens_out,
+    )
+    found = choose_engines(engine or given.engine, base, workload, device, precision)
+    (name,) = found.engines
     problem = Problem(
         fit=chosen,
         shapes=Shapes(base, shapes == "ladder", chosen.options.convention),
-        workload=Workload(
-            batch,
-            given.tokens_in if tokens_in is None else tokens_in,
-            given.tokens_out if tokens_out is None else tokens_out,
-        ),
+        workload=workload,
         price=price_by(name, device, precision),
         limits=limits,
         D=tokens_of(chosen, None if D is None else one_count(D, "D")),
@@ -170,7 +173,7 @@ def make_plan(
         binary=binary,
         trainer=train_on.gpu,
         server=device.gpu,
-        price_notes=tuple(device_notes(device, precision, name)),
+        price_notes=(*([found.note] if found.note else []), *device_notes(device, precision, name)),
     )
 
 

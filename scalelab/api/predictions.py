@@ -27,7 +27,7 @@ class Answers:
 
     def write(self, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write `rows` as JSON, or all tables as CSV where the name ends so."""
-        from scalelab.records.store import whole_file
+        from scalelab.atomic import atomic_write
 
         if out.suffix.lower() == ".csv":
             import pandas as pd
@@ -36,7 +36,7 @@ class Answers:
             text = pd.concat(frames, names=["fit"]).droplevel(1).to_csv()
         else:
             text = json.dumps(rows, indent=1) + "\n"
-        with whole_file(out) as file:
+        with atomic_write(out) as file:
             file.write(text.encode())
 
 

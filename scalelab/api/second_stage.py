@@ -26,6 +26,7 @@ from scalelab.api.loading import (
 )
 from scalelab.errors import UsageError
 from scalelab.shown import Shown
+from scalelab.status import RunStatus
 from scalelab.units import format_count, one_count
 
 if TYPE_CHECKING:
@@ -206,7 +207,8 @@ def train_streams(
             notes=(told.removeprefix("warning: "),) if told else (),
         )
         content = {
-            **{"status": "ok", "source": source.name, "P": opened.P, "train": part, "n_tokens": n_tokens, "seed": seed},
+            **{"status": RunStatus.OK, "source": source.name, "P": opened.P, "train": part},
+            **{"n_tokens": n_tokens, "seed": seed},
             **{"text": asdict(data.text), "recipe": asdict(recipe), "steps": attempt.steps},
             **made.to_dict(),
         }

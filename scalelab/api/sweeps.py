@@ -12,7 +12,7 @@ from scalelab.api.loading import DeviceName, Dtype, check_corpus, check_device, 
 from scalelab.api.runs import Runs
 from scalelab.errors import UsageError, choice_error
 from scalelab.shown import Shown
-from scalelab.units import format_bytes, format_count, whole_numbers
+from scalelab.units import format_bytes, format_count, plural, whole_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,7 @@ class SweepResult(Shown):
         return len(self.records)
 
     def __repr__(self) -> str:
-        return f"<SweepResult of {len(self.records)} runs below {self.out}>"
+        return f"<SweepResult of {plural(len(self.records), 'run')} below {self.out}>"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class SweepPlan(Shown):
         return pd.DataFrame(self.to_dict()["runs"]).set_index("key")
 
     def __repr__(self) -> str:
-        return f"<SweepPlan: {len(self.plan.left)} of {len(self.plan.runs)} runs to train>"
+        return f"<SweepPlan: {len(self.plan.left)} of {plural(len(self.plan.runs), 'run')} to train>"
 
 
 def run_sweep(

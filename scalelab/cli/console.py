@@ -129,11 +129,11 @@ def check_out(out: Path | None) -> None:
 
 def write(result: Any, out: Path) -> None:
     """Write a result to a file, completely or not at all: JSON, or CSV where the name ends so."""
-    from scalelab.records.store import whole_file
+    from scalelab.atomic import atomic_write
 
     is_csv = out.suffix.lower() == ".csv"
     text = as_csv(result.to_frame()) if is_csv else json.dumps(result.to_dict(), indent=1) + "\n"
-    with whole_file(out) as file:
+    with atomic_write(out) as file:
         file.write(text.encode())
 
 

@@ -23,6 +23,7 @@ from scalelab.cli.options import (
     option,
 )
 from scalelab.errors import ScalelabError, UsageError, choice_error
+from scalelab.units import plural
 
 if TYPE_CHECKING:
     from scalelab.fit import FitOptions
@@ -181,4 +182,4 @@ def _draw(
 
 def _fail(source: str, failures: Any, done: int, strict: bool, what: str) -> None:
     if strict and failures:
-        raise ScalelabError(f"{source}: {len(failures)} of {len(failures) + done} groups of records {what}")
+        raise ScalelabError(f"{source}: {len(failures)} of {plural(len(failures) + done, 'group')} of records {what}")

@@ -79,7 +79,7 @@ def results(
     if figure is not None:
         draw(runs.plot(), figure)
         without = len(runs) - len(runs.curves)
-        more = f"; {without} have none" if without else ""
+        more = f"; {plural(without, 'run has', 'runs have')} none" if without else ""
         told(f"saved {figure}, the loss curves of {plural(len(runs.curves), 'run')}{more}", quiet)
     if runs.faults:
         more = f" ({len(runs.faults)} such files)" if len(runs.faults) > 1 else ""
@@ -87,9 +87,9 @@ def results(
 
 
 def _write(runs: Runs, out: Path) -> None:
-    from scalelab.records.store import whole_file
+    from scalelab.atomic import atomic_write
 
-    with whole_file(out) as file:
+    with atomic_write(out) as file:
         file.write((runs.to_csv() if out.suffix.lower() == ".csv" else runs.to_json()).encode())
 
 
@@ -106,11 +106,12 @@ def _check(folder: Path, quarantine: bool) -> None:
     for line in moved:
         console.print(line, soft_wrap=True)
     n_wrong, n_notes = len(found.wrong), len(found.findings) - len(found.wrong)
-    said = f"{n_wrong} files that readers refuse" if n_wrong else "nothing is wrong"
-    said += f", {n_notes} notes" if n_notes else ""
-    console.print(f"{found.n_records} records and {found.n_curves} loss curves can be read; {said}", soft_wrap=True)
+    said = f"{plural(n_wrong, 'file')} that readers refuse" if n_wrong else "nothing is wrong"
+    said += f", {plural(n_notes, 'note')}" if n_notes else ""
+    readable = f"{plural(found.n_records, 'record')} and {plural(found.n_curves, 'loss curve')}"
+    console.print(f"{readable} can be read; {said}", soft_wrap=True)
     if n_wrong and not quarantine:
         raise ScalelabError(
-            f"{folder}: {n_wrong} files that readers refuse; to move them to {folder / QUARANTINE}: "
+            f"{folder}: {plural(n_wrong, 'file')} that readers refuse; to move them to {folder / QUARANTINE}: "
             f"scalelab results check {folder} --quarantine"
         )

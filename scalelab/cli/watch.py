@@ -11,6 +11,7 @@ import typer
 
 from scalelab.cli.console import stdout
 from scalelab.errors import UsageError
+from scalelab.status import RunStatus
 from scalelab.units import format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ def _records(seen: Overview) -> Iterator[str]:
 
 def _finished(run: FinishedRun) -> str:
     ago = "" if run.ended is None else f"{format_seconds(time.time() - run.ended)} ago"
-    if run.loss is None or run.status != "ok":
-        end = f"{run.status.replace('_', ' ')}  {run.message}".rstrip()
+    if run.loss is None or run.status != RunStatus.OK:
+        end = f"{RunStatus(run.status).words}  {run.message}".rstrip()
     else:
         end = f"loss {run.loss:.4f}"
         end += "" if run.loss_stderr is None else f" ± {run.loss_stderr:.4f}"

@@ -187,10 +187,10 @@ def _runs(data: FitData) -> tuple[tuple[float | None, ...], ...]:
 
 
 def _sources(group: Group, law: Law, options: FitOptions) -> dict[str, str]:
-    """The table's own names of the variables and of the loss, where they are not the schema's."""
+    """The names that a foreign table has for the variables and the loss: of N always, else those not of the schema."""
     names = {**COLUMNS, "N": CONVENTIONS[options.convention].column}
     shown = {v: names[v] for v in law.variables} | {"loss": "loss"}
-    return {v: group.columns[c] for v, c in shown.items() if group.columns.get(c, c) != c}
+    return {v: group.columns[c] for v, c in shown.items() if c in group.columns and (v == "N" or group.columns[c] != c)}
 
 
 def _rows(table: Array) -> tuple[tuple[float, ...], ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from scalelab.errors import DataError
 from scalelab.laws import Law, Points
 from scalelab.laws.base import Array, Variable
+from scalelab.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,11 +163,11 @@ def fit_data(
             values[variable] = records[column].to_numpy(dtype=float)
         elif variable == "N" and "N" in variables and (have.any() or convention != "paper"):
             hint = "; use `count='paper'`" if convention != "paper" else ""
-            raise DataError(f"{title}: {int((~have).sum())} records have no {column!r}{hint}")
+            raise DataError(f"{title}: {plural(int((~have).sum()), 'record has', 'records have')} no {column!r}{hint}")
         elif have.any() and variable in variables:
             raise DataError(
-                f"{title}: {int((~have).sum())} of {len(have)} records have no {column!r}: give it to all, or leave "
-                f"these out with `where='{column} > 0'`"
+                f"{title}: {int((~have).sum())} of {plural(len(have), 'record')} without {column!r}: give it to all, "
+                f"or leave these out with `where='{column} > 0'`"
             )
         else:
             values[variable] = np.full(len(records), 1.0 if variable == "P" else np.nan)

@@ -14,7 +14,8 @@ from scalelab.errors import DataError, choice_error
 from scalelab.records import Table
 from scalelab.records.expressions import known_names
 from scalelab.records.runs import last_rows
-from scalelab.records.schema import STATUSES, VARIABLE_COLUMNS, conform
+from scalelab.records.schema import VARIABLE_COLUMNS, conform
+from scalelab.status import RunStatus
 from scalelab.units import format_count
 
 Points = Literal["auto", "final", "all"]  # which rows of runs that have several
@@ -101,7 +102,7 @@ def points_of(rows: pd.DataFrame, counts: pd.Series | None) -> tuple[int, int] |
 
 
 def _is_ok(rows: pd.DataFrame) -> pd.Series:
-    return ~rows["status"].isin(STATUSES[1:])
+    return ~rows["status"].isin([status for status in RunStatus if status != RunStatus.OK])
 
 
 def _unfinished(rows: pd.DataFrame) -> dict[str, int]:

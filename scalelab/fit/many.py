@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.shown import Shown
+from scalelab.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +62,7 @@ class Several(Shown, Mapping[str, T], Generic[T]):
         )
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {len(self)} groups: {', '.join(self)}>"
+        return f"<{type(self).__name__} of {plural(len(self), 'group')}: {', '.join(self)}>"
 
     def to_frame(self) -> pd.DataFrame:
         """Return the tables of all groups, one below the other, with the group in the index."""

@@ -17,7 +17,8 @@ from scalelab.fit.result import LEVEL, Note, Status, tails
 from scalelab.fit.solver import Optimum
 from scalelab.laws.base import Array, Variable
 from scalelab.records.schema import describe_statuses
-from scalelab.units import format_count
+from scalelab.status import RunStatus
+from scalelab.units import format_count, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +64,8 @@ def data_notes(objective: Objective, data: FitData) -> Iterator[Note]:
             yield Note(
                 f"few_{variable}",
                 "warning",
-                f"{levels} values of {variable} for {', '.join(shape)} and the floor below them: run {len(shape) + 1} "
-                "or more",
+                f"{plural(levels, 'value')} of {variable} for {', '.join(shape)} and the floor below them: "
+                f"run {len(shape) + 1} or more",
                 {"levels": levels},
             )
     knows_P = "P" in objective.law.variables
@@ -103,7 +104,7 @@ def unfinished_notes(unfinished: Mapping[str, int]) -> Iterator[Note]:
     if not unfinished:
         return
     # A run that was stopped can be run again; one that diverged or did not fit is missing for a reason.
-    chosen = any(unfinished.get(status) for status in ("diverged", "out_of_memory"))
+    chosen = any(unfinished.get(status) for status in (RunStatus.DIVERGED, RunStatus.OUT_OF_MEMORY))
     why = "; what the law says of such runs rests on the others" if chosen else ""
     yield Note(
         "unfinished",
@@ -124,7 +125,7 @@ def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:
     yield Note(
         "repeats",
         "info",
-        f"{runs} runs of {configs} configurations: seeds of one differ by {noise:.2g} (standard deviation); "
+        f"{runs} runs of {plural(configs, 'configuration')}: seeds of one differ by {noise:.2g} (standard deviation); "
         "intervals are drawn by configuration",
         {"runs": runs, "configurations": configs, "seed_noise": noise},
     )
@@ -134,7 +135,8 @@ def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:
         yield Note(
             "copies",
             "warning",
-            f"{copies} runs repeat the N, P, D and loss of another to the last digit: if they are copies, remove them",
+            f"{plural(copies, 'run repeats', 'runs repeat')} the N, P, D and loss of another to the "
+            "last digit: if copied, remove them",
             {"copies": copies},
         )
     least, most = (fitted[end == data.P].mean() for end in (data.P.min(), data.P.max()))

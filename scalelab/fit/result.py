@@ -12,12 +12,13 @@ import numpy as np
 
 from scalelab import __version__
 from scalelab.errors import UsageError
-from scalelab.fit.data import FitData
+from scalelab.fit.data import COLUMNS, CONVENTIONS, FitData
 from scalelab.fit.options import FitOptions
 from scalelab.fit.values import Parameters
 from scalelab.laws import Law, Points
-from scalelab.laws.base import Array, Variable
+from scalelab.laws.base import VARIABLES, Array, Variable
 from scalelab.shown import Shown
+from scalelab.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ class FitResult(Shown):
     versions: Mapping[str, str]
     others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # variables beside N, P and D, a value a row
     run_ids: tuple[int, ...] | None = None  # the run of each row, where runs have several
-    columns: Mapping[str, str] = field(default_factory=dict)  # the table's own names of variables and loss
+    columns: Mapping[str, str] = field(default_factory=dict)  # a foreign table's names of variables and loss
     origin: Mapping[str, str] = field(default_factory=dict)  # where the rows came from: source, where, map, points
 
     _report: ClassVar[str] = "scalelab.report.fits:fit_report"
@@ -82,7 +83,7 @@ class FitResult(Shown):
             object.__setattr__(self, "params", Parameters(self.params, self.law.names, self.interval))
 
     def __repr__(self) -> str:
-        said = f"{self.status}, {len(self.runs)} runs, {len(self.notes)} notes"
+        said = f"{self.status}, {plural(len(self.runs), 'run')}, {plural(len(self.notes), 'note')}"
         return f"<FitResult {self.group}: {self.equation()}; {said}>"
 
     @property
@@ -106,6 +107,27 @@ class FitResult(Shown):
     @property
     def P_levels(self) -> tuple[int, ...]:
         return tuple(sorted({int(run[1]) for run in self.runs if run[1] is not None}))
+
+    def meaning(self, variable: Variable) -> str:
+        """Return what a variable of the law is: the column that the user's table has for it, else the quantity."""
+        convention = CONVENTIONS[self.options.convention]
+        schema = convention.column if variable == "N" else COLUMNS[variable]
+        own = self.columns.get(variable)
+        if own is not None and own != schema:
+            return own
+        # Only a sweep's own record says what its n_params counts.
+        counted = variable == "N" and (own is None or self.options.convention != "paper")
+        return convention.meaning if counted else VARIABLES[variable]
+
+    def label(self, variable: Variable) -> str:
+        """Return the text of a figure's axis over a variable: ``N, model_size``."""
+        return f"{variable}, {self.meaning(variable)}"
+
+    @property
+    def loss_label(self) -> str:
+        """The text of a figure's axis over the loss."""
+        own = self.columns.get("loss", "loss")
+        return "validation loss, nats per token" if own == "loss" else own
 
     def equation(self, digits: int = 4) -> str:
         return self.law.equation(self.values, digits)

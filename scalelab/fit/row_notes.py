@@ -12,7 +12,7 @@ from scalelab.fit.result import Note
 from scalelab.fit.tuning import NEAR, Tuning
 from scalelab.laws import Law
 from scalelab.laws.base import Array
-from scalelab.units import format_count
+from scalelab.units import format_count, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,9 +33,10 @@ def row_notes(points: tuple[int, int] | None, every: FitData, used: FitData, bes
     if points is not None:
         runs, rows = points
         said = (
-            f"all {rows} points of {runs} runs are fitted; intervals and influence are by run"
+            f"all {rows} points of {plural(runs, 'run')} are fitted; intervals and influence are by run"
             if every.run is not None
-            else f"{rows} points of {runs} runs: the last point of each is fitted; `points='all'` fits all, by run"
+            else f"{rows} points of {plural(runs, 'run')}: the last point of each is fitted; "
+            "`points='all'` fits all, by run"
         )
         yield Note("points", "info", said, {"runs": runs, "rows": rows})
     if best:
@@ -77,8 +78,9 @@ def tuning_notes(data: FitData, records: pd.DataFrame, fitted: Array) -> Iterato
     yield Note(
         "tuning",
         "serious",
-        f"{rows} rows share {places} configurations {why}: runs of a tuning sweep are no repeated seeds; `best` fits "
-        f"the best of each ({rows - places} rows less), `objective='asymmetric'` counts those above the law less",
+        f"{rows} rows share {plural(places, 'configuration')} {why}: runs of a tuning sweep are no repeated seeds; "
+        f"`best` fits the best of each ({plural(rows - places, 'row')} less), `objective='asymmetric'` counts those "
+        "above the law less",
         {"rows": rows, "configurations": places, "spread": spread},
     )
 

@@ -22,7 +22,7 @@ _FORMAT = 2
 
 def save_fit(fit: FitResult, path: str | Path) -> None:
     """Write `fit` as JSON, whole or not at all."""
-    from scalelab.records.store import whole_file
+    from scalelab.atomic import atomic_write
 
     saved = asdict(replace(fit, law=None))  # type: ignore[arg-type]  # a law is an object, not data
     # An open limit is infinite, which JSON has no word for.
@@ -32,7 +32,7 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
     saved |= {"format": _FORMAT, "law": fit.law.name, "latex": fit.law.latex, "parameters": list(fit.law.names)}
     saved["equation"] = fit.equation(digits=17)
     text = json.dumps(saved, indent=1, allow_nan=False) + "\n"
-    with whole_file(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         file.write(text.encode())
 
 

@@ -17,7 +17,7 @@ from scalelab.fit.result import FitResult
 from scalelab.laws import LAWS, Law
 from scalelab.laws.base import Array, Variable
 from scalelab.shown import Shown
-from scalelab.units import format_count, format_number
+from scalelab.units import format_count, format_number, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ class Comparison(Shown):
         return pd.DataFrame(rows).set_index("law")
 
     def __repr__(self) -> str:
-        return f"<Comparison of {len(self.rows)} laws, {self.group}: best {self.best.label}>"
+        return f"<Comparison of {plural(len(self.rows), 'law')}, {self.group}: best {self.best.label}>"
 
 
 def candidates(data: FitData, own: Sequence[Law] = ()) -> list[Candidate]:

@@ -15,6 +15,7 @@ from scalelab.errors import ScalelabError
 from scalelab.fit.data import FitData
 from scalelab.laws.base import Array
 from scalelab.laws.forms import D_UNIT, N_UNIT
+from scalelab.units import plural
 
 NEAR = 0.01  # of its (N, D)'s best loss: rows further off are not described by a quadratic (docs/LOG.md)
 NAMES = ("lr_v", "lr_N", "lr_D", "B_v", "B_N", "B_D", "u", "w", "m")
@@ -47,7 +48,7 @@ def fit_tuning(data: FitData, draws: int = 200, seed: int = 0) -> Tuning:
     if cells < 4 or len(near) < cells + 2 * len(NAMES):
         raise ScalelabError(
             f"the law 'lr-batch' needs sweeps of learning rate and batch size at 4 or more (N, D), with several rows "
-            f"within {NEAR:.0%} of each best: {len(near)} rows at {cells} are too few"
+            f"within {NEAR:.0%} of each best: {plural(len(near), 'row')} at {cells} are too few"
         )
     design, levels = _design(some), np.eye(cells)[cell]
     weight = some.weight

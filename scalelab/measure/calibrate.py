@@ -33,6 +33,7 @@ from scalelab.measure.clock import alone
 from scalelab.measure.decode import decoding, graph_s
 from scalelab.measure.rounds import least_s
 from scalelab.train.device import DTYPES, device_memory_bytes, device_model
+from scalelab.units import plural
 
 # The last stand for a prompt.
 _ROWS = {
@@ -73,7 +74,7 @@ def _calibrate(device: str, dtype: str, threads: int, each_s: float) -> Hardware
         most = max(products)
         flops["fp32"] = _of_rows(product_seconds(device, "fp32", each_s, [most]), device, "fp32")[0]
     eager_s, graph_launch_s = launch_s(device, dtype, each_s)
-    on = f", {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else ""
+    on = f", {plural(threads, 'thread')}" if device == "cpu" else ""
     return Hardware(
         name=device,
         flops_per_s=flops,

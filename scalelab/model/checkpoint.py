@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
+from scalelab.atomic import atomic_folder
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.classes import SUFFIX, register_type
@@ -125,20 +125,20 @@ def save_model(
 
     The folder appears complete or not at all. Raises `ScalelabError` or OSError.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        model.save_pretrained(building)
-        for name in _TOKENIZER_FILES:
-            if tokenizer_from is not None and (tokenizer_from / name).is_file():
-                shutil.copyfile(tokenizer_from / name, building / name)
-        for name, text in notes.items():
-            (building / name).write_text(text, encoding="utf-8")
-        building.chmod(0o755)
-        if folder.is_dir():
-            folder.rmdir()  # an empty one; any other is an error, and stays
-        building.rename(folder)
+        with atomic_folder(folder, _put) as building:
+            model.save_pretrained(building)
+            for name in _TOKENIZER_FILES:
+                if tokenizer_from is not None and (tokenizer_from / name).is_file():
+                    shutil.copyfile(tokenizer_from / name, building / name)
+            for name, text in notes.items():
+                (building / name).write_text(text, encoding="utf-8")
     except SafetensorError as error:  # a full disk among others
         raise ScalelabError(f"{folder}: the model could not be written ({error})") from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+
+
+def _put(building: Path, folder: Path) -> None:
+    building.chmod(0o755)
+    if folder.is_dir():
+        folder.rmdir()  # an empty one; any other is an error, and stays
+    building.rename(folder)

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from scalelab.model.attention import nothing_masked, watch_calls
 from scalelab.model.banks import OWN, attention_modules
 from scalelab.model.cache import let_grow
+from scalelab.units import plural
 
 # Arguments of a decoder that have one row a sequence.
 _BY_ROW = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
@@ -135,7 +136,7 @@ class StreamedDecoder(nn.Module):
         missed = [m for m in attention_modules(self) if m not in set(called)]
         if missed:
             raise ValueError(
-                f"{type(self).__name__}: {len(missed)} of {len(attention_modules(self))} layers do not use the "
+                f"{type(self).__name__}: {len(missed)} of {plural(len(attention_modules(self)), 'layer')} without the "
                 f"attention interface of transformers ({type(missed[0]).__name__}): their prefixes would have no effect"
             )
         self.checked = True

@@ -25,7 +25,7 @@ def plot_residuals(fit: FitResult, axes: Axes | None = None) -> Figure:
         mine = data.P == P
         axes.plot(data.N[mine], percent[mine], "o", color=colour, markersize=5, label=f"P = {P}")
     count_axis(axes)
-    axes.set_xlabel("N")
+    axes.set_xlabel(fit.label("N"))
     axes.set_ylabel("predicted over measured, %")
     title(axes, f"{fit.group}\n{fit.law.name} law, R² {fit.r_squared:.4f}")
     axes.legend(frameon=False, ncols=2)
@@ -41,8 +41,8 @@ def plot_predicted(fit: FitResult, axes: Axes | None = None) -> Figure:
     for P, colour in colours(fit.P_levels).items():
         mine = data.P == P
         axes.plot(data.loss[mine], predicted[mine], "o", color=colour, markersize=5, label=f"P = {P}")
-    axes.set_xlabel("measured loss, nats per token")
-    axes.set_ylabel("predicted loss, nats per token")
+    axes.set_xlabel(f"measured {fit.loss_label}")
+    axes.set_ylabel(f"predicted {fit.loss_label}")
     axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6))

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scalelab.errors import UsageError
 from scalelab.plot.style import count_axis, grid_of_axes, new_axes, title
-from scalelab.records.schema import OK
+from scalelab.status import RunStatus
 from scalelab.units import format_count
 
 _MOST_NAMED = 8  # sizes in a legend; of more a colour bar tells
@@ -45,7 +45,7 @@ def plot_curves(records: pd.DataFrame, curves: Mapping[str, pd.DataFrame]) -> Fi
         for run in mine.to_dict("records"):
             points, colour = _points(curves[run["key"]]), shade[run["size"]]
             axes.plot(*points.T, color=colour, linewidth=1.0, alpha=0.9)
-            if run["status"] != OK:
+            if run["status"] != RunStatus.OK:
                 axes.plot(*points[-1], "x", color="#D55E00", markersize=7, markeredgewidth=2, zorder=3)
         axes.set_title(f"P = {P}", fontsize=9)
     _same_limits(all_axes)
@@ -58,7 +58,7 @@ def plot_curves(records: pd.DataFrame, curves: Mapping[str, pd.DataFrame]) -> Fi
             axes.tick_params(labelsize=8)
     figure.supxlabel("training tokens", fontsize=10)
     figure.supylabel("training loss, nats per token", fontsize=10)
-    _explain(figure, all_axes, shade, bool((runs["status"] != OK).any()))
+    _explain(figure, all_axes, shade, bool((runs["status"] != RunStatus.OK).any()))
     return figure
 
 

@@ -10,8 +10,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from scalelab.errors import UsageError
-from scalelab.fit import CONVENTIONS, FitResult
-from scalelab.laws.base import VARIABLES, Array
+from scalelab.fit import FitResult
+from scalelab.laws.base import Array
 from scalelab.plot.style import colours, count_axis, new_axes, title
 from scalelab.units import format_count
 
@@ -52,8 +52,8 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
             height = float(fit.losses(grid[-1], shown[0], D))
             axes.annotate(f" D {format_count(D)}", (grid[-1], height), fontsize=8, va="center", annotation_clip=False)
     count_axis(axes)
-    axes.set_xlabel(_n_label(fit))
-    axes.set_ylabel("validation loss, nats per token")
+    axes.set_xlabel(fit.label("N"))
+    axes.set_ylabel(fit.loss_label)
     title(axes, f"{fit.group}\n{fit.equation()}")
     if len(shown) <= _MOST_CURVES:
         axes.legend(frameon=False)
@@ -78,8 +78,8 @@ def _plot_other(fit: FitResult, axes: Axes | None) -> Figure:
     if fit.draws:
         axes.fill_between(grid, *fit.band(**{name: grid}), color="C0", alpha=0.12, linewidth=0)
     axes.set_xscale("log")
-    axes.set_xlabel(", ".join(filter(None, (fit.columns.get(name), VARIABLES[name]))))
-    axes.set_ylabel("validation loss, nats per token")
+    axes.set_xlabel(fit.label(name))
+    axes.set_ylabel(fit.loss_label)
     title(axes, f"{fit.group}\n{fit.equation()}")
     return figure  # type: ignore[return-value]
 
@@ -105,7 +105,7 @@ def plot_contours(fit: FitResult, D: float | None = None, axes: Axes | None = No
     axes.clabel(lines, fmt="%.3g", fontsize=7)
     here = np.ones(len(data.N), bool) if D is None else data.D == D
     points = axes.scatter(data.N[here], data.P[here], c=data.loss[here], edgecolors="black", zorder=3, **shades)
-    figure.colorbar(points, ax=axes, label="validation loss, nats per token")
+    figure.colorbar(points, ax=axes, label=fit.loss_label)
     corners = [data.N.min(), data.N.max(), data.N.max(), data.N.min(), data.N.min()]
     axes.plot(
         corners, np.repeat([data.P.min(), data.P.max()], [2, 3])[[0, 1, 2, 3, 0]], ":", color="grey", linewidth=0.9
@@ -115,8 +115,8 @@ def plot_contours(fit: FitResult, D: float | None = None, axes: Axes | None = No
     levels = 2.0 ** np.arange(0, np.ceil(np.log2(P[-1])) + 1)
     axes.set_yticks(levels, [f"{level:g}" for level in levels])
     axes.set_ylim(1 / 1.1, P[-1] * 1.05)
-    axes.set_xlabel(_n_label(fit))
-    axes.set_ylabel("P, parallel streams")
+    axes.set_xlabel(fit.label("N"))
+    axes.set_ylabel(fit.label("P"))
     at = "" if D is None else f", D {format_count(D)}"
     title(axes, f"{fit.group}{at if 'D' in fit.law.variables else ''}\n{fit.equation()}")
     return figure  # type: ignore[return-value]
@@ -125,7 +125,3 @@ def plot_contours(fit: FitResult, D: float | None = None, axes: Axes | None = No
 def _some(levels: Array) -> list[float]:
     """Four of the levels at most, with the ends."""
     return levels[np.unique(np.linspace(0, len(levels) - 1, 4).round().astype(int))].tolist()
-
-
-def _n_label(fit: FitResult) -> str:
-    return f"N, {CONVENTIONS[fit.options.convention].meaning}"

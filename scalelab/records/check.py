@@ -11,10 +11,12 @@ from typing import Literal
 
 import pandas as pd
 
+from scalelab.atomic import is_temporary
 from scalelab.errors import DataError
 from scalelab.records.files import CHECKPOINTS, QUARANTINE, read_parquet, sweep_folder, walk
-from scalelab.records.schema import CURVE_KIND, NEEDED, OK, RECORD_KIND, REQUIRED
-from scalelab.records.store import curve_path, is_temporary, record_path
+from scalelab.records.schema import CURVE_KIND, NEEDED, RECORD_KIND, REQUIRED
+from scalelab.records.store import curve_path, record_path
+from scalelab.status import RunStatus
 
 STALE_S = 600.0  # a file takes seconds to write: what is older will never be finished
 Action = Literal["quarantine", "remove", "none"]
@@ -129,7 +131,8 @@ def _records(file: Path, table: pd.DataFrame) -> Iterator[tuple[str, _Record]]:
         if not pd.isna(row.get("key")):
             status, created = (None if pd.isna(row.get(name)) else row[name] for name in ("status", "created_utc"))
             numbers = tuple(row.get(name) for name in REQUIRED)
-            yield str(row["key"]), _Record(file, len(table), status in (None, OK), str(created or ""), numbers)
+            is_ok = status in (None, RunStatus.OK)
+            yield str(row["key"]), _Record(file, len(table), is_ok, str(created or ""), numbers)
 
 
 def _doubled(same: list[_Record]) -> Iterator[Finding]:

@@ -20,7 +20,6 @@ from scalelab.records.schema import (
     CURVE_SCHEMA,
     DIGEST_KEY,
     KIND_KEY,
-    OK,
     RECORD_KIND,
     RECORD_SCHEMA,
     REQUIRED,
@@ -37,6 +36,7 @@ from scalelab.records.text import (
     read_sheet,
     unpacked,
 )
+from scalelab.status import RunStatus
 
 FORMATS = (".parquet", *TEXT, *LINES, ".json", *SHEETS)
 # Folders of a sweep; checkpoints are in folders named by trajectory, models by run.
@@ -143,7 +143,7 @@ def read_record(file: Path) -> dict[str, Any]:
     if len(found.table) != 1 or not {*REQUIRED} <= {*found.table}:
         raise DataError(f"{file}: not the record of a run; {_advice(file)}")
     record = {str(name): value for name, value in found.table.iloc[0].items()}
-    return record | {"status": OK if pd.isna(record.get("status")) else record["status"]}
+    return record | {"status": RunStatus.OK if pd.isna(record.get("status")) else record["status"]}
 
 
 def read_curve(file: Path) -> pd.DataFrame:

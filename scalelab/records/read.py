@@ -20,6 +20,7 @@ from scalelab.records.schema import CURVE_KIND, RECORD_KIND, RECORD_SCHEMA, REQU
 from scalelab.records.table import Rejected, Rows, to_records
 from scalelab.records.text import PACKED, inner_suffix
 from scalelab.shown import Shown
+from scalelab.units import plural
 
 Source = str | Path | pd.DataFrame
 _Batch = list[tuple[pd.DataFrame, str]]  # tables and their names
@@ -49,7 +50,8 @@ class Table(Shown):
         return len(self.records)
 
     def __repr__(self) -> str:
-        return f"<Table of {len(self.records)} runs, {len(self.rejected)} rows not usable, {len(self.others)} not ok>"
+        rejected = plural(len(self.rejected), "row")
+        return f"<Table of {plural(len(self.records), 'run')}, {rejected} not usable, {len(self.others)} not ok>"
 
     @property
     def unfinished(self) -> dict[str, int]:
@@ -225,7 +227,7 @@ def nothing_there(source: Source, table: Table, where: str | None) -> Exception:
     if table.left_out:
         return UsageError(f"{name}: no row satisfies `where={where!r}` ({table.left_out} do not)")
     if table.rejected:
-        return DataError(f"{table.rejected[0]}; none of {len(table.rejected)} rows can be used")
+        return DataError(f"{table.rejected[0]}; none of {plural(len(table.rejected), 'row')} can be used")
     if isinstance(source, pd.DataFrame) or not Path(source).is_dir():
         return UsageError(f"{name}: no rows in it")
     return UsageError(f"{name}: no records (*.parquet) here; a sweep makes some, scalelab sweep or run_sweep")

@@ -9,14 +9,12 @@ from collections.abc import Mapping
 import pandas as pd
 import pyarrow as pa
 
+from scalelab.status import RunStatus
+
 KIND_KEY = b"scalelab.kind"
 DIGEST_KEY = b"scalelab.digest"  # of what the file holds: Parquet's own checksums leave its footer out
 RECORD_KIND = b"record"
 CURVE_KIND = b"curve"
-
-OK = "ok"
-# How a run ended. Only the first kind has a loss that a law may be fitted to.
-STATUSES = (OK, "diverged", "out_of_memory", "failed", "interrupted")
 
 # (name, type, what it is). The first three are what a law is fitted to; the rest may be missing or null.
 _FIELDS: list[tuple[str, pa.DataType, str]] = [
@@ -128,8 +126,8 @@ def content_digest(table: pa.Table) -> bytes:
 
 
 def describe_statuses(counts: Mapping[str, int]) -> str:
-    """``{"diverged": 2, "out_of_memory": 1}`` as ``2 diverged, 1 out of memory``, in the order of `STATUSES`."""
-    return ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in STATUSES if counts.get(name))
+    """``{"diverged": 2, "out_of_memory": 1}`` as ``2 diverged, 1 out of memory``, in the order of `RunStatus`."""
+    return ", ".join(f"{counts[status]} {status.words}" for status in RunStatus if counts.get(status))
 
 
 CURVE_SCHEMA = pa.schema(

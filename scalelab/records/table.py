@@ -16,24 +16,26 @@ from scalelab.records.numbers import to_floats
 from scalelab.records.runs import find_runs
 from scalelab.records.schema import (
     NEEDED,
-    OK,
     ONLY_MAPPED,
     PLAUSIBLE,
     POSITIVE,
     RECORD_SCHEMA,
     REQUIRED,
-    STATUSES,
     USED,
     VARIABLE_COLUMNS,
     conform,
 )
+from scalelab.status import RunStatus
 
 # What trackers of experiments call the same. A run that still runs is none of these: its loss is not its last.
 _SAME = (
-    dict.fromkeys(("finished", "completed", "complete", "success", "succeeded", "successful", "done"), OK)
-    | dict.fromkeys(("crashed", "error", "errored", "failure", "nan"), "failed")
-    | dict.fromkeys(("killed", "cancelled", "canceled", "timeout", "timed_out", "preempted", "stopped"), "interrupted")
-    | {"oom": "out_of_memory", "out_of_mem": "out_of_memory", "diverging": "diverged"}
+    dict.fromkeys(("finished", "completed", "complete", "success", "succeeded", "successful", "done"), RunStatus.OK)
+    | dict.fromkeys(("crashed", "error", "errored", "failure", "nan"), RunStatus.FAILED)
+    | dict.fromkeys(
+        ("killed", "cancelled", "canceled", "timeout", "timed_out", "preempted", "stopped"), RunStatus.INTERRUPTED
+    )
+    | dict.fromkeys(("oom", "out_of_mem"), RunStatus.OUT_OF_MEMORY)
+    | {"diverging": RunStatus.DIVERGED}
 )
 
 
@@ -97,7 +99,7 @@ def to_records(
     statuses = _statuses(table.drop(columns=idle), file, bad)
     if "status" not in idle:
         table["status"] = statuses
-    ok = (statuses == OK).to_numpy(dtype=bool)
+    ok = (statuses == RunStatus.OK).to_numpy(dtype=bool)
     faults: dict[int, Rejected] = {}
     for column in RECORD_SCHEMA:
         number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
@@ -181,14 +183,14 @@ def _notes(table: pd.DataFrame, sources: Mapping[str, str], mapped: Mapping[str,
 def _statuses(table: pd.DataFrame, file: str, bad: dict[int, Rejected]) -> pd.Series:
     """How each row's run ended; ok where nothing is said. Rows that say something unknown are added to `bad`."""
     if "status" not in table:
-        return pd.Series(OK, index=table.index, dtype="string")
+        return pd.Series(RunStatus.OK, index=table.index, dtype="string")
     given = table["status"].astype(object)
     words = given.map(lambda v: v.strip().lower().replace(" ", "_") if isinstance(v, str) else v)
     empty = words.map(lambda v: pd.api.types.is_scalar(v) and (pd.isna(v) or v == ""))
-    words = words.where(~empty.astype(bool), OK).map(lambda v: _SAME.get(v, v) if isinstance(v, str) else v)
-    unknown = words.map(lambda v: not isinstance(v, str) or v not in STATUSES).to_numpy(dtype=bool)
-    _reject(bad, given, unknown, "status", file, f"one of {', '.join(STATUSES)}")
-    return words.where(~unknown, "failed").astype("string")
+    words = words.where(~empty.astype(bool), RunStatus.OK).map(lambda v: _SAME.get(v, v) if isinstance(v, str) else v)
+    unknown = words.map(lambda v: not isinstance(v, str) or v not in [*RunStatus]).to_numpy(dtype=bool)
+    _reject(bad, given, unknown, "status", file, f"one of {', '.join(RunStatus)}")
+    return words.where(~unknown, RunStatus.FAILED).astype("string")
 
 
 def _numbers(column: pd.Series, name: str, file: str, bad: dict[int, Rejected]) -> pd.Series:

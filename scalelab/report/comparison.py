@@ -12,7 +12,7 @@ from scalelab.cost.model import GIB
 from scalelab.fit.data import CONVENTIONS
 from scalelab.report.blocks import Line, Report, Table, note_lines
 from scalelab.report.plain import plain
-from scalelab.units import format_count, format_interval, format_number
+from scalelab.units import format_count, format_interval, format_number, plural
 
 if TYPE_CHECKING:
     from scalelab.plan.comparison import Answer, CostComparison, Question
@@ -128,12 +128,13 @@ def _recipe(question: Question, answer: Answer) -> list[str]:
     family = answer.streams
     plain = widened(family, family.hidden_size)
     ratio = format_number(plain.intermediate_size / plain.hidden_size, 3)
-    kv = f"{family.num_kv_heads} KV head{'s' if family.num_kv_heads > 1 else ''}"
+    layers, heads = plural(family.num_layers, "layer"), plural(family.num_heads, "head")
+    kv = plural(family.num_kv_heads, "KV head")
     spans = ", ".join(map(str, question.lengths))
     return [
         f"recipe: {question.priced_by}; averaged over tokens in = tokens out = {spans};",
         f"  increases are over P = 1 at hidden {family.hidden_size:g}, and times is that of N over that of streams;",
-        f"  the plain model of equal loss has {family.num_layers} layers, {family.num_heads} heads, {kv}, an MLP of "
+        f"  the plain model of equal loss has {layers}, {heads}, {kv}, an MLP of "
         f"{ratio}·hidden and a vocabulary of {family.vocab_size:,};",
         f"  its N counts {CONVENTIONS[answer.convention].meaning}, and its hidden size is not rounded",
     ]

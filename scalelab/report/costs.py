@@ -12,7 +12,7 @@ from scalelab.cost.fallback import ROOFLINE
 from scalelab.cost.hardware import WIDER, Hardware
 from scalelab.cost.model import BF16, GIB, Cost
 from scalelab.report.blocks import Line, Report, Table
-from scalelab.units import format_count, plain_number
+from scalelab.units import format_count, plain_number, plural
 
 if TYPE_CHECKING:
     from scalelab.cost.devices import Devices
@@ -169,7 +169,8 @@ def _title(base: Cost, prices: Prices) -> str:
     stored = "" if precision == BF16 else f"; {precision.weights} weights, {precision.kv_stored} KV cache"
     whose = f"{prices.name}: " if prices.name else ""
     return (
-        f"{whose}hidden {shape.hidden_size}, intermediate {_mlp_width(base):g}, {shape.num_layers} layers; "
+        f"{whose}hidden {shape.hidden_size}, intermediate {_mlp_width(base):g}, "
+        f"{plural(int(shape.num_layers), 'layer')}; "
         f"batch {work.batch}, {work.tokens_in} tokens in, {work.tokens_out} out; {prices.device.gpu}{stored}"
     )
 

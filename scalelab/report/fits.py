@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from scalelab.fit.data import CONVENTIONS
 from scalelab.fit.derived import hoffmann_form
-from scalelab.laws.base import VARIABLES, Variable
+from scalelab.laws.base import Variable
 from scalelab.report.blocks import Line, Report, Table, note_lines
 from scalelab.report.plain import plain
 from scalelab.units import format_count, format_interval, format_number, plural
@@ -56,11 +55,8 @@ def _interval(ends: tuple[float | None, float | None] | None) -> str:
 
 def equation_line(fit: FitResult) -> Line:
     """Return the law with its constants, and what its variables are, by the table's own names where it has some."""
-    meanings: dict[str, str] = {v: VARIABLES[v] for v in fit.law.variables if v not in ("N", "P", "D")}
-    if "N" in fit.law.variables:
-        meanings = {"N": CONVENTIONS[fit.options.convention].meaning, **meanings}
-    own = {v: fit.columns[v] for v in fit.law.variables if v in fit.columns}
-    words = [f"{v}: {', '.join(filter(None, (own.get(v), meanings.get(v))))}" for v in (meanings | own)]
+    told = [v for v in fit.law.variables if v not in ("P", "D") or v in fit.columns]
+    words = [f"{v}: {fit.meaning(cast(Variable, v))}" for v in told]
     return Line(fit.equation(digits=7) + (f"   ({'; '.join(words)})" if words else ""))
 
 

@@ -12,7 +12,7 @@ from scalelab.plan.problem import Candidate
 from scalelab.plan.search import lowest_loss
 from scalelab.plan.shapes import MIN_WIDTH
 from scalelab.report.plan_units import interval, limits, metric, percent
-from scalelab.units import format_count, format_number
+from scalelab.units import format_count, format_number, plural
 
 if TYPE_CHECKING:
     from scalelab.plan.payback import Versus
@@ -150,8 +150,9 @@ def _buildable(plan: Plan, winner: Option) -> Iterator[str]:
         within = max(problem.used(found).values()) <= 1
         if loss <= plan.target if plan.target is not None else within:
             yield (
-                f"To build: hidden {model.hidden_size} with {model.num_layers} layers has N = {format_count(found.N)}, "
-                f"loss {loss:.4f}, {metric(plan, 'memory', found.memory)} and {metric(plan, 'latency', found.latency)}"
+                f"To build: hidden {model.hidden_size} with {plural(model.num_layers, 'layer')} has "
+                f"N = {format_count(found.N)}, loss {loss:.4f}, "
+                f"{metric(plan, 'memory', found.memory)} and {metric(plan, 'latency', found.latency)}"
                 f"{'' if within else ', which is beyond the limits'}."
             )
             return
@@ -206,7 +207,7 @@ def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
 
 def _time(seconds: float) -> str:
     days = abs(seconds) / _DAY
-    return f"{format_count(days)} days {'more' if seconds >= 0 else 'less'}"
+    return f"{format_count(days)} {'day' if format_count(days) == '1' else 'days'} {'more' if seconds >= 0 else 'less'}"
 
 
 def shortfall(plan: Plan) -> str:

@@ -13,8 +13,9 @@ import pandas as pd
 import pyarrow as pa
 
 from scalelab.errors import UsageError
-from scalelab.records.schema import OK, RECORD_SCHEMA, describe_statuses
+from scalelab.records.schema import RECORD_SCHEMA, describe_statuses
 from scalelab.report.blocks import Line, Report, Table
+from scalelab.status import RunStatus
 from scalelab.units import format_count, format_number, format_seconds, plural
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ _USUAL = (
     _Column("D", "n_tokens", format_count),
     _Column("plain D", "n_tokens_plain", format_count),
     _Column("seed", "seed", _whole),
-    _Column("<status", "status", lambda value: str(value).replace("_", " ")),
+    _Column("<status", "status", lambda value: RunStatus(value).words),
     _Column("loss", "loss", _loss),
     _Column("±", "loss_stderr", _loss),
     _Column("bits/byte", "bits_per_byte", _loss),
@@ -111,21 +112,21 @@ def runs_report(runs: Runs) -> Report:
     for run in frame.to_dict("records"):
         table.add(*("" if _is_empty(run[column.name]) else column.show(run[column.name]) for column in columns))
     blocks: list[Table | Line] = [table]
-    lost = frame[(frame["status"] != OK) & frame["message"].notna()]
+    lost = frame[(frame["status"] != RunStatus.OK) & frame["message"].notna()]
     for run in lost.head(_MOST_MESSAGES).to_dict("records"):
         sizes = [("N", "n_params"), ("P", "n_streams"), ("D", "n_tokens")]
         words = [f"{short} {format_count(run[name])}" for short, name in sizes if not _is_empty(run[name])]
         words += [] if _is_empty(run["seed"]) else [f"seed {run['seed']:.0f}"]
         message = " ".join(str(run["message"]).split())
-        blocks.append(Line(f"{run['status'].replace('_', ' ')}: {'  '.join(words)}: {message}"))
+        blocks.append(Line(f"{RunStatus(run['status']).words}: {'  '.join(words)}: {message}"))
     if len(lost) > _MOST_MESSAGES:
-        blocks.append(Line(f"and {len(lost) - _MOST_MESSAGES} more messages: `columns` key status message"))
+        blocks.append(Line(f"and {plural(len(lost) - _MOST_MESSAGES, 'more message')}: `columns` key status message"))
     return Report.of([*blocks, *_counts(runs)])
 
 
 def _counts(runs: Runs) -> Iterator[Line]:
     found = runs.table
-    counts = {OK: len(found.records), **found.unfinished}
+    counts = {RunStatus.OK: len(found.records), **found.unfinished}
     left_out = f"; {found.left_out} left out by `where`" if found.left_out else ""
     yield Line(f"{plural(sum(counts.values()), 'run')}: {describe_statuses(counts)}{left_out}")
     yield from (Line(str(row), "left out") for row in found.rejected)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scalelab.report.blocks import Line, Report, Table
-from scalelab.units import format_count, format_number, format_seconds, plural
+from scalelab.units import all_of, format_count, format_number, format_seconds, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ def summary(plan: Plan) -> list[str]:
     """The sums over what is left, in sentences."""
     left, total = len(plan.left), len(plan.runs)
     if not left:
-        return [f"nothing to do: all {plural(total, 'run')} recorded already"]
+        return [f"nothing to do: {all_of(total, 'run is', 'runs are')} recorded already"]
     at_once = f"{plan.workers} at once on {plan.device.split(':')[0]}"
     lines = [
         f"{left} of {plural(total, 'run')} to train: {format_number(plan.train_flops, 3)} FLOPs, "
@@ -100,7 +100,7 @@ def plan_json(found: SweepPlan) -> dict[str, Any]:
 def sweep_report(found: SweepResult) -> Report:
     """Return mean losses by size and streams, a table for each number of tokens, and what they can tell."""
     records = found.records
-    blocks: list[Table | Line] = [Line(f"{plural(len(records), 'run')} recorded below {found.out}")]
+    blocks: list[Table | Line] = [Line(f"{plural(len(records), 'run is', 'runs are')} recorded below {found.out}")]
     for _, same in records.groupby("n_tokens"):
         blocks.append(_losses(same))
     blocks += _stream_warnings(records)
@@ -120,7 +120,7 @@ def _losses(same: pd.DataFrame) -> Table:
 
     seeds = same["seed"].nunique()
     title = f"validation loss, nats per token, D {format_count(same['n_tokens'].iloc[0])}"
-    title += f", mean of {seeds} seeds" if seeds > 1 else ""
+    title += f", mean of {plural(seeds, 'seed')}" if seeds > 1 else ""
     table = Table(title, ["N of backbone", *(f"P = {P}" for P in sorted(same["n_streams"].unique()))])
     means = same.pivot_table("loss", "n_params_backbone", "n_streams", aggfunc="mean")
     for size, losses in zip(means.index.tolist(), means.to_numpy(), strict=True):

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from scalelab.errors import ScalelabError, TrainingError
 from scalelab.records.files import CHECKPOINTS, read_record
-from scalelab.records.schema import OK
 from scalelab.records.store import record_path, record_status
+from scalelab.status import RunStatus
 from scalelab.sweep.resolve import has_model
 from scalelab.sweep.tasks import Job, Task
 from scalelab.train.legs import Options, train_legs
@@ -42,7 +42,7 @@ def perform(task: Task, job: Job, place: str, tell: Tell) -> tuple[str, dict[str
     try:
         with _claimed(task, job.out):
             if not task.shared and (record := ended(task, job)) is not None:
-                return ("done" if record["status"] in (OK, None) else "failed"), record
+                return ("done" if record["status"] in (RunStatus.OK, None) else "failed"), record
             with _observer(task, job) as observer:
                 options = Options(
                     place,
@@ -58,7 +58,7 @@ def perform(task: Task, job: Job, place: str, tell: Tell) -> tuple[str, dict[str
                     return "done", _train(task, job, options)
                 except Exception as error:  # the boundary of the process: tell, and keep the details
                     status, message = _describe(error, task, job.out)
-                    if not task.shared and status == "failed":  # the others are recorded where they are raised
+                    if not task.shared and status == RunStatus.FAILED:  # the others are recorded where they are raised
                         try:
                             record_failure(task.config, job.out, status, message, place, job.code)
                         except Exception as second:  # then the event alone says it
@@ -67,17 +67,17 @@ def perform(task: Task, job: Job, place: str, tell: Tell) -> tuple[str, dict[str
     except Timeout:
         return "busy", {}
     except (ScalelabError, OSError) as error:  # a record that cannot be read, or not be written
-        record_lost(task, job.out, "failed", str(error), place)
-        return "failed", {"status": "failed", "message": str(error)}
+        record_lost(task, job.out, RunStatus.FAILED, str(error), place)
+        return "failed", {"status": RunStatus.FAILED, "message": str(error)}
 
 
 def ended(task: Task, job: Job) -> dict[str, Any] | None:
     """The record of a run that need not be trained: another sweep has, perhaps, just now. Raises `DataError`."""
     path = record_path(job.out, task.config.key)
     status = record_status(path)
-    if status == "diverged" and not job.retry:
+    if status == RunStatus.DIVERGED and not job.retry:
         return read_record(path)
-    if status != OK:
+    if status != RunStatus.OK:
         return None
     if job.save_models and not has_model(job.out, task.config.key):
         return None
@@ -134,13 +134,13 @@ def _describe(error: Exception, task: Task, out: Path) -> tuple[str, str]:
     if isinstance(error, TrainingError):
         return error.status, str(error)
     if isinstance(error, ScalelabError):
-        return "failed", str(error)
+        return RunStatus.FAILED, str(error)
     log = out / "logs" / f"{task.key}.txt"
     with contextlib.suppress(OSError):  # a full disk may be what failed
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("".join(traceback.format_exception(error)))
     first = (str(error).splitlines() or [""])[0]
-    return "failed", f"{type(error).__name__}: {first} (details: {log})"
+    return RunStatus.FAILED, f"{type(error).__name__}: {first} (details: {log})"
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from scalelab.status import RunStatus
 from scalelab.sweep.resolve import ResolvedSweep
 from scalelab.sweep.tasks import Event, Task
 from scalelab.sweep.tracker import RunningTask, Snapshot, Tracker
 from scalelab.train.recipe import RunConfig
-from scalelab.units import format_count, format_seconds
+from scalelab.units import all_of, format_count, format_seconds, plural
 
 
 class Progress(Protocol):
@@ -71,14 +72,16 @@ def announce(console: Console, resolved: ResolvedSweep, left: list[RunConfig], p
             soft_wrap=True,
         )
     if not left:
-        console.print(f"nothing to do: all {total} runs are recorded below {out} already", soft_wrap=True)
+        console.print(
+            f"nothing to do: {all_of(total, 'run is', 'runs are')} recorded below {out} already", soft_wrap=True
+        )
         return
     done = total - len(left)
-    already = f"; {done} of {total} runs are recorded already" if done else ""
+    already = f"; {done} of {plural(total, 'run')} recorded already" if done else ""
     sizes = sorted({c.architecture.backbone_params for c in resolved.runs})
     streams = sorted({c.architecture.P for c in resolved.runs})
     console.print(
-        f"{len(left)} runs to train, {len(places)} at once on {places[0].split(':')[0]}: "
+        f"{plural(len(left), 'run')} to train, {len(places)} at once on {places[0].split(':')[0]}: "
         f"N {', '.join(map(format_count, sizes))} × P {', '.join(map(str, streams))}{already}",
         soft_wrap=True,
     )
@@ -125,7 +128,7 @@ class _Lines:
                 f"{format_count(values['tokens_per_s'])} tokens/s  ({self.tracker.snapshot().summary})"
             )
         elif event.kind == "failed":
-            self._say(f"{values['status'].replace('_', ' ').upper()}  {_describe(event.task)}  {values['message']}")
+            self._say(f"{RunStatus(values['status']).words.upper()}  {_describe(event.task)}  {values['message']}")
         elif event.kind == "lost":
             self._say(f"LOST    {_describe(event.task)}  {values['message']}; it will be done again")
         elif time.monotonic() - self.spoke > self._QUIET_S:
@@ -161,7 +164,7 @@ class _LiveTable:
             )
         elif event.kind == "failed":
             self.live.console.print(
-                f"✗ {_describe(event.task)}  {values['status'].replace('_', ' ')}: {values['message']}",
+                f"✗ {_describe(event.task)}  {RunStatus(values['status']).words}: {values['message']}",
                 style="red",
                 soft_wrap=True,
             )

@@ -20,6 +20,7 @@ import scalelab
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.records.files import CHECKPOINTS
 from scalelab.records.store import write_record
+from scalelab.status import RunStatus
 from scalelab.sweep.ledger import Ledger, record_lost
 from scalelab.sweep.perform import LOCKS
 from scalelab.sweep.ray_desk import Desk
@@ -184,7 +185,7 @@ class _Head:
             self._end()
             message = f"stopped by {describe(stop)}; the same command goes on"
             for task in begun:
-                record_lost(task, self.job.out, "interrupted", message, self.place)
+                record_lost(task, self.job.out, RunStatus.INTERRUPTED, message, self.place)
             raise
         finally:
             self._end()
@@ -226,7 +227,7 @@ class _Head:
             if outcome.record is not None:
                 write_record(self.job.out, outcome.record, outcome.curve)
         except (ScalelabError, OSError) as error:
-            outcome, values = Outcome("failed", {}), {"status": "failed", "message": str(error)}
+            outcome, values = Outcome("failed", {}), {"status": RunStatus.FAILED, "message": str(error)}
         self.ledger.settle(Event(outcome.kind, task, values), self.place)
 
     def _outcome(self, ref: Any, task: Task) -> Outcome:
@@ -240,7 +241,7 @@ class _Head:
             message = "its process was killed"
         except errors.RayError as error:
             out_of_memory = isinstance(error, errors.OutOfMemoryError)
-            status = "out_of_memory" if out_of_memory else "failed"
+            status = RunStatus.OUT_OF_MEMORY if out_of_memory else RunStatus.FAILED
             cause = getattr(error, "cause", None) or error
             reason = (str(cause).splitlines() or [""])[0]
             message = "its node had no memory left" if out_of_memory else f"{type(cause).__name__}: {reason}"
@@ -248,7 +249,7 @@ class _Head:
         self.losses[task.key] += 1
         if self.losses[task.key] < _ATTEMPTS:
             return Outcome("lost", {"message": message})
-        return self._failed(task, "failed", f"{message}, {_ATTEMPTS} times (out of memory?)")
+        return self._failed(task, RunStatus.FAILED, f"{message}, {_ATTEMPTS} times (out of memory?)")
 
     def _failed(self, task: Task, status: str, message: str) -> Outcome:
         """A failure that the run could not record itself."""

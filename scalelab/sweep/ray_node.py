@@ -11,8 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 import scalelab
+from scalelab.atomic import atomic_write
 from scalelab.records.files import CHECKPOINTS, MODELS
-from scalelab.records.store import curve_path, record_path, whole_file
+from scalelab.records.store import curve_path, record_path
+from scalelab.status import RunStatus
 from scalelab.sweep.perform import perform
 from scalelab.sweep.ray_desk import Files, read_files
 from scalelab.sweep.tasks import Job, Task
@@ -63,7 +65,7 @@ def carry_out(errand: Errand, desk: Any) -> Outcome:
         message = (
             f"node {node} has scalelab {scalelab.__version__}, this machine {errand.version}: install the same there"
         )
-        return Outcome("failed", {"status": "failed", "message": message})
+        return Outcome("failed", {"status": RunStatus.FAILED, "message": message})
     logging.disable_progress_bar()
     torch.set_num_threads(1)
 
@@ -88,7 +90,7 @@ def carry_out(errand: Errand, desk: Any) -> Outcome:
 def write_files(files: Files, folder: Path) -> None:
     """Write `files` below `folder`, each whole or not at all."""
     for name, content in files.items():
-        with whole_file(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(content)
 
 

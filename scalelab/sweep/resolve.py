@@ -8,8 +8,8 @@ from pathlib import Path
 
 from scalelab.architecture import architecture_for
 from scalelab.records.files import MODELS
-from scalelab.records.schema import OK
 from scalelab.records.store import record_path, record_status
+from scalelab.status import RunStatus
 from scalelab.sweep.spec import SweepSpec
 from scalelab.sweep.tasks import relative_cost
 from scalelab.train.corpus import load_corpus
@@ -63,6 +63,6 @@ def has_model(out: Path, key: str) -> bool:
 def missing(runs: tuple[RunConfig, ...], out: Path, retry: bool = False) -> list[RunConfig]:
     """The runs that are still to be trained: all but the ok and, since they would only diverge again, the diverged,
     unless `retry`."""
-    enough = (OK,) if retry else (OK, "diverged")
+    enough = (RunStatus.OK,) if retry else (RunStatus.OK, RunStatus.DIVERGED)
     known = statuses(runs, out)
     return [config for config in runs if known.get(config.key) not in enough]

@@ -15,8 +15,9 @@ from rich.console import Console
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.records import load
 from scalelab.records.files import CHECKPOINTS
-from scalelab.records.schema import OK, describe_statuses
+from scalelab.records.schema import describe_statuses
 from scalelab.records.store import record_path
+from scalelab.status import RunStatus
 from scalelab.sweep.progress import Progress, Several, announce, make_progress
 from scalelab.sweep.resolve import ResolvedSweep, has_model, missing, resolve, statuses
 from scalelab.sweep.spec import SweepSpec
@@ -31,6 +32,7 @@ from scalelab.train.numerics import Numerics
 from scalelab.train.places import best_dtype, default_places, fitting, gpu_at
 from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
+from scalelab.units import plural
 
 EXECUTORS = ("local", "ray")
 
@@ -127,14 +129,14 @@ def _run_sweep(
                 with Several(make_progress(tasks, console), state) as progress:
                     failures = _train(tasks, job, places, execution, progress)
             except KeyboardInterrupt as stop:
-                kept = sum(status == OK for status in statuses(resolved.runs, out).values())
-                recorded = f"{kept} of {len(resolved.runs)} runs are recorded below {out}"
+                kept = sum(status == RunStatus.OK for status in statuses(resolved.runs, out).values())
+                recorded = f"{kept} of {plural(len(resolved.runs), 'run')} recorded below {out}"
                 raise interrupted(stop, f": {recorded}; the same command goes on from there") from None
     records = _records(resolved, out, failures, execution.save_models)
     if diverged := len(resolved.runs) - len(records):
         console.print(
-            f"warning: {diverged} of {len(resolved.runs)} runs diverged and have no loss (scalelab results {out}); "
-            "a lower lr may keep them",
+            f"warning: {diverged} of {plural(len(resolved.runs), 'run')} diverged, without a loss "
+            f"(scalelab results {out}); a lower lr may keep them",
             style="yellow",
             soft_wrap=True,
         )
@@ -157,7 +159,7 @@ def prepare(
     if execution.save_models:  # a record alone is not all that was asked for
         kept = {c.key for c in resolved.runs if has_model(out, c.key)}
         known = statuses(resolved.runs, out)
-        left += [c for c in resolved.runs if c not in left and c.key not in kept and known[c.key] == OK]
+        left += [c for c in resolved.runs if c not in left and c.key not in kept and known[c.key] == RunStatus.OK]
     if places is None and execution.workers is not None:
         here = (here * execution.workers)[: execution.workers]
     elif places is None and here[0] != "cpu":
@@ -200,18 +202,18 @@ def _records(resolved: ResolvedSweep, out: Path, failures: list[Event], models: 
     A run that failed here and ended well in another sweep is no failure, unless its model was to be kept.
     """
     found = statuses(resolved.runs, out)
-    others = Counter(status for status in found.values() if status != OK)
-    failed = [event for event in failures if event.values["status"] != "diverged" and not event.task.shared]
-    lost = [event for event in failed if models or found.get(event.task.config.key) != OK]
-    if lost or (len(others) and OK not in found.values()):
+    others = Counter(status for status in found.values() if status != RunStatus.OK)
+    failed = [event for event in failures if event.values["status"] != RunStatus.DIVERGED and not event.task.shared]
+    lost = [event for event in failed if models or found.get(event.task.config.key) != RunStatus.OK]
+    if lost or (len(others) and RunStatus.OK not in found.values()):
         first = (lost or failures)[0].values["message"] if failures else "see scalelab results"
         unrecorded = sum(event.task.config.key not in found for event in lost)
         kinds = [describe_statuses(others), f"{unrecorded} not recorded" if unrecorded else ""]
         raise ScalelabError(
-            f"{len(lost) or others.total()} of {len(resolved.runs)} runs have no loss "
+            f"{len(lost) or others.total()} of {plural(len(resolved.runs), 'run')} ended without a loss "
             f"({', '.join(filter(None, kinds))}), the first: {first}"
         )
-    files = [record_path(out, config.key) for config in resolved.runs if found.get(config.key) == OK]
+    files = [record_path(out, config.key) for config in resolved.runs if found.get(config.key) == RunStatus.OK]
     return pd.concat([load(file) for file in files], ignore_index=True)
 
 

@@ -9,13 +9,12 @@ import re
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from scalelab.records.store import is_temporary
+from scalelab.atomic import atomic_write, is_temporary
 from scalelab.sweep.tasks import Event, Task
 from scalelab.sweep.tracker import RunningTask, Snapshot, Tracker
 
@@ -129,14 +128,8 @@ class StateFile:
 
     def _write(self) -> None:
         state = replace(self._state, written=time.time(), progress=self._tracker.snapshot())
-        beside = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}.tmp")
-        with contextlib.suppress(OSError):
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                beside.write_text(json.dumps(asdict(state)), encoding="utf-8")
-                beside.replace(self._path)
-            finally:
-                beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError), atomic_write(self._path, lasting=False) as file:
+            file.write(json.dumps(asdict(state)).encode())
 
 
 def _clear(folder: Path) -> None:

@@ -9,7 +9,7 @@ from threading import Lock
 
 from scalelab.records.schema import describe_statuses
 from scalelab.sweep.tasks import Event, Task
-from scalelab.units import format_count, format_seconds
+from scalelab.units import format_count, format_seconds, plural
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Snapshot:
     @property
     def done_of(self) -> str:
         ended = f", {described}" if (described := describe_statuses(self.ended)) else ""
-        return f"{self.done} of {self.runs} runs done{ended}"
+        return f"{self.done} of {plural(self.runs, 'run')} done{ended}"
 
     @property
     def summary(self) -> str:

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from scalelab.architecture import Architecture
+from scalelab.status import RunStatus
 from scalelab.sweep.ledger import Ledger, record_lost
 from scalelab.sweep.queue import Queue
 from scalelab.sweep.stopping import describe, stopped_later
@@ -81,8 +82,8 @@ def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[
                     lost = event.kind == "failed" and "status" not in event.values  # it could not record that itself
                     if lost:
                         time.sleep(_ALL_KILLED_S)  # a signal to every process of a sweep must find this run among them
-                        event.values["status"] = "failed"
-                        record_lost(event.task, job.out, "failed", event.values["message"], worker.place)
+                        event.values["status"] = RunStatus.FAILED
+                        record_lost(event.task, job.out, RunStatus.FAILED, event.values["message"], worker.place)
                     del running[worker.pipe]
                     if worker.stays and not lost:
                         worker.task = None
@@ -96,7 +97,7 @@ def run_all(tasks: list[Task], job: Job, places: list[str], on_event: Callable[[
             message = f"stopped by {describe(stop)}; the same command goes on"
             for worker in running.values():
                 if worker.task is not None:
-                    record_lost(worker.task, job.out, "interrupted", message, worker.place)
+                    record_lost(worker.task, job.out, RunStatus.INTERRUPTED, message, worker.place)
             raise
         finally:
             _end([*running.values(), *idle])

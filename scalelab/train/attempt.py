@@ -16,8 +16,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from scalelab.atomic import atomic_write
 from scalelab.errors import ScalelabError, TrainingError, UsageError
-from scalelab.records.store import whole_file
+from scalelab.status import RunStatus
 from scalelab.train.checkpoint import TrainState, checkpoint_path, digest_of_file, saved_steps
 from scalelab.train.parallel import ALONE, Parallel
 from scalelab.train.recipe import Recipe
@@ -145,16 +146,17 @@ class Attempt:
         return saved_steps(self.folder) if self.resumes else []
 
     def _end(self, error: BaseException) -> None:
-        status = error.status if isinstance(error, TrainingError) else "failed"
+        status = error.status if isinstance(error, TrainingError) else RunStatus.FAILED
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            status = "interrupted"
-        if status in ("failed", "interrupted") and not self.state.step:  # nothing had begun: what was before stays
+            status = RunStatus.INTERRUPTED
+        # Where nothing had begun, what was before stays.
+        if status in (RunStatus.FAILED, RunStatus.INTERRUPTED) and not self.state.step:
             if not saved_steps(self.folder):
                 shutil.rmtree(self.folder, ignore_errors=True)
             return
         message = str(error) if isinstance(error, ScalelabError) else f"{type(error).__name__}: {error}"
         self._record(status, message.removesuffix(": "))
-        if status == "diverged":  # it would do so again
+        if status == RunStatus.DIVERGED:  # it would do so again
             for step in saved_steps(self.folder):
                 shutil.rmtree(checkpoint_path(self.folder, step), ignore_errors=True)
 
@@ -169,7 +171,7 @@ class Attempt:
             "seconds": state.seconds,
             "curve": [[step, n, loss if math.isfinite(loss) else None] for step, n, loss in state.curve],
         }
-        with whole_file(self.folder / RECORD) as file:
+        with atomic_write(self.folder / RECORD) as file:
             file.write(json.dumps(content, indent=1).encode())
 
     def _difference(self, folder: Path) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from scalelab import __version__
-from scalelab.records.store import sync_folder
+from scalelab.atomic import atomic_folder, entries, remove_unfinished, sync, sync_folder
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-_BUILDING = ".building-"
 _PUT_ATTEMPTS = 5
 _STALE_S = 600.0  # a checkpoint that nobody has written to for so long will never be finished
 
@@ -55,10 +51,9 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
     It appears there complete or not at all, survives a loss of power, and tells later whether it was changed.
     Raises `OSError`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished(folder)
-    building = Path(tempfile.mkdtemp(dir=folder, prefix=_BUILDING))
-    try:
+    remove_unfinished(folder, _STALE_S)
+    target = checkpoint_path(folder, state.step)
+    with atomic_folder(target, _put) as building:
         weights = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
         moments = {
             f"{name}/{kind}": optimizer.state[p][kind].detach().contiguous()
@@ -83,13 +78,9 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         values |= {"sha256": {name: digest_of_file(building / name) for name in (_WEIGHTS, _OPTIMIZER)}}
         (building / _STATE).write_text(json.dumps(values | {"digest": _digest_of_values(values)}))
         for file in building.iterdir():
-            _sync(file)
-        target = checkpoint_path(folder, state.step)
-        _put(building, target)
-        sync_folder(folder)
-        return target
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+            sync(file)
+    sync_folder(folder)
+    return target
 
 
 class Saver:
@@ -156,44 +147,16 @@ def _digest_of_values(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def saved_steps(folder: Path) -> list[int]:
     """The steps of which `folder` has a checkpoint, the latest first; none if there is no such folder."""
-    return sorted((int(path.name) for path in _entries(folder) if path.name.isdecimal()), reverse=True)
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):  # another sweep may have removed it just now
-        return []
+    return sorted((int(path.name) for path in entries(folder) if path.name.isdecimal()), reverse=True)
 
 
 def keep_latest(folder: Path) -> None:
     """Remove what `folder` holds but its latest checkpoint, and those that are being written."""
     for step in saved_steps(folder)[1:]:
         shutil.rmtree(checkpoint_path(folder, step), ignore_errors=True)
-    _remove_unfinished(folder)
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes had begun to write."""
-    for building in _entries(folder):
-        if not building.name.startswith(_BUILDING):
-            continue
-        try:
-            touched = max(path.stat().st_mtime for path in (building, *building.iterdir()))
-        except OSError:  # it became a checkpoint just now
-            continue
-        if time.time() - touched > _STALE_S:
-            shutil.rmtree(building, ignore_errors=True)
+    remove_unfinished(folder, _STALE_S)
 
 
 def load_newest(folder: Path, at_most: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState | None:

@@ -15,6 +15,7 @@ from scalelab.model.start import start_from_text
 from scalelab.train.recipe import Recipe
 from scalelab.train.stage import check_length, loss_on
 from scalelab.train.tokens import TokenData
+from scalelab.units import plural
 
 # Sets of texts to try as prefixes, and the tokens to try them on (docs/LOG.md).
 DRAWS = 8
@@ -31,7 +32,10 @@ def default_prefix_tokens(model: Any) -> int:
 def text_starts(tokens: np.ndarray, rows: int, n: int, seed: int, draw: int = 0) -> np.ndarray:
     """Where `rows` stretches of n tokens begin in training text, [rows], by `seed` and the number of the draw."""
     if len(tokens) < 2 * rows * n:
-        raise UsageError(f"the training text has {len(tokens)} tokens, too few for {rows} prefixes of {n}")
+        raise UsageError(
+            f"the training text has {plural(len(tokens), 'token')}, too few for "
+            f"{plural(rows, 'prefix', 'prefixes')} of {n}"
+        )
     rng = np.random.default_rng([seed, 0x5EED, draw] if draw else [seed, 0x5EED])
     return rng.choice(len(tokens) // n - 1, rows, replace=False) * n
 
@@ -46,8 +50,8 @@ def trial_windows(tokens: np.ndarray, seq_len: int, taken: list[tuple[int, int]]
     available = (len(tokens) - 1) // seq_len
     if available < 2:
         raise DataError(
-            f"the training text has {len(tokens)} tokens, too few to try starts on two sequences of {seq_len}; "
-            "give more text, or `draws=1`"
+            f"the training text has {plural(len(tokens), 'token')}, too few to try starts on two sequences "
+            f"of {seq_len}; give more text, or `draws=1`"
         )
     free = np.ones(available, bool)
     for first, n in taken:  # window i holds tokens i·seq_len to (i + 1)·seq_len, the last of them as a label

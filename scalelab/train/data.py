@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from scalelab.errors import DataError
+from scalelab.units import plural
 
 
 def _windows(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> np.ndarray:
@@ -43,7 +44,7 @@ class TokenWindows:
         self.count = (len(tokens) - 1) // seq_len
         if self.count < batch_size:
             raise DataError(
-                f"the training text has {len(tokens)} tokens, less than one batch of "
+                f"the training text has {plural(len(tokens), 'token')}, less than one batch of "
                 f"{batch_size} × {seq_len}; give more text"
             )
         self.there: torch.Tensor | None = None
@@ -86,7 +87,7 @@ def validation_windows(
     available = (len(tokens) - 1) // seq_len
     count = min(max(2, n_tokens // seq_len), available)
     if available < 2:
-        raise DataError(f"the validation text has only {len(tokens)} tokens; give more text")
+        raise DataError(f"the validation text has only {plural(len(tokens), 'token')}; give more text")
     starts = np.arange(count) * available // count * seq_len
     documents = np.searchsorted(document_starts, starts, side="right") - 1
     return _windows(tokens, starts, seq_len), documents

@@ -20,6 +20,7 @@ from scalelab.errors import TrainingError
 from scalelab.model.checkpoint import save_model
 from scalelab.records.files import MODELS
 from scalelab.records.store import check_record, write_record
+from scalelab.status import RunStatus
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.cost import train_flops
 from scalelab.train.device import peak_memory_bytes, reset_peak_memory
@@ -118,7 +119,7 @@ def make_record(
     return (
         _about(config, device, code)
         | {
-            "status": "ok",
+            "status": RunStatus.OK,
             "loss": evaluation.loss,
             "loss_stderr": evaluation.loss_stderr,
             "bits_per_byte": evaluation.loss / data.bytes_per_token / math.log(2),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import numpy as np
 import platformdirs
 
 from scalelab import __version__
+from scalelab.atomic import atomic_folder, remove_unfinished
 from scalelab.errors import DataError, UsageError
-from scalelab.train.building import whole_folder
 from scalelab.train.corpus import Corpus
 from scalelab.train.recipe import TextSource
 
@@ -90,9 +91,23 @@ def brought_here(data: TokenData, fetch: Callable[[Path], None]) -> TokenData:
         return data
     folder = cache_folder() / "tokens" / data.folder.name
     if not (folder / _META).exists():
-        with whole_folder(folder, _META, _STALE_S) as building:
+        with _cached(folder) as building:
             fetch(building)
     return replace(data, folder=folder)
+
+
+def _cached(folder: Path) -> AbstractContextManager[Path]:
+    """Return a context with a folder to fill, which becomes `folder` unless another process was first."""
+
+    def put(building: Path, target: Path) -> None:
+        try:
+            building.rename(target)
+        except OSError:
+            if not (target / _META).exists():
+                raise
+
+    remove_unfinished(folder.parent, _STALE_S)
+    return atomic_folder(folder, put)
 
 
 def _identify(tokenizer: str | int, corpus: Corpus) -> tuple[str, str]:
@@ -145,7 +160,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource)
     model = _load_or_train(tokenizer, corpus)
     vocab_size = model.get_vocab_size()
     dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
-    with whole_folder(folder, _META, _STALE_S) as building:
+    with _cached(folder) as building:
         counts = {}
         for side in ("train", "validation"):
             ids, starts = _encode(model, getattr(corpus, side), dtype)

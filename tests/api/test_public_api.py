@@ -202,7 +202,7 @@ def test_html_escapes_what_names_say():
 def test_figures_are_axes_that_jupyter_shows(fit):
     axes = fit.plot()
     assert axes._repr_png_()[:4] == b"\x89PNG"
-    assert fit.plot(kind="residuals").get_xlabel() == "N"
+    assert fit.plot(kind="residuals").get_xlabel().startswith("N, ")
     assert len(fit.plot(kind="pairs").axes) == 6
     with pytest.raises(UsageError, match="kind='pie': choose one of loss, contours"):
         fit.plot(kind="pie")

@@ -387,7 +387,7 @@ def test_sweep_trains_resumes_and_fits(small, tmp_path):
     second = run(*small, "--out", tmp_path / "s")
     assert second.returncode == 0, second.stderr
     assert "2 runs to train" in second.stderr
-    assert "2 of 4 runs are recorded already" in second.stderr
+    assert "2 of 4 runs recorded already" in second.stderr
     assert all(p.read_bytes() == content for p, content in before.items())
     third = run(*small, "--out", tmp_path / "s")
     assert "nothing to do: all 4 runs are recorded" in third.stderr
@@ -430,10 +430,10 @@ def test_ctrl_c_leaves_finished_runs_and_the_same_command_goes_on(small, tmp_pat
     assert process.returncode == 130, errors
     done = records.load(tmp_path)
     assert 2 <= len(done) < 12
-    kept = f"{len(done)} of 12 runs are recorded below {tmp_path}"
+    kept = f"{len(done)} of 12 runs recorded below {tmp_path}"
     assert errors.strip().splitlines()[-1] == f"scalelab: interrupted: {kept}; the same command goes on from there"
     after = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{len(done)} of 12 runs are recorded already" in after.stderr
+    assert f"{len(done)} of 12 runs recorded already" in after.stderr
     assert len(records.load(tmp_path)) == 12
 
 
@@ -449,7 +449,7 @@ def test_a_failing_run_does_not_stop_the_others(small, tmp_path):
     victim = resolve(replace(spec, N=(12e3,), P=(1,))).runs[0]
     (tmp_path / "curves" / f"{victim.key}.parquet").mkdir(parents=True)
     result = run(*small, "--out", tmp_path)
-    assert "1 of 4 runs have no loss (1 failed), the first: IsADirectoryError" in complaint(result, 1)
+    assert "1 of 4 runs ended without a loss (1 failed), the first: IsADirectoryError" in complaint(result, 1)
     # The failure is recorded like the losses, for which its curve is not needed.
     assert sorted(pd.read_parquet(file)["status"].iloc[0] for file in tmp_path.glob("runs/*.parquet")) == [
         "failed",

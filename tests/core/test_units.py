@@ -1,7 +1,16 @@
 import pytest
 
 from scalelab.errors import UsageError
-from scalelab.units import counts, format_count, format_number, format_seconds, parse_count, whole_numbers
+from scalelab.units import (
+    all_of,
+    counts,
+    format_count,
+    format_number,
+    format_seconds,
+    parse_count,
+    plural,
+    whole_numbers,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +46,9 @@ def test_numbers_and_durations_are_written_short():
     assert format_number(11307073.2) == "1.131e7"
     assert format_number(0.69120) == "0.6912"
     assert [format_seconds(s) for s in (5.4, 185, 7800)] == ["5s", "3m05s", "2h10m"]
+
+
+def test_counts_agree_with_their_nouns():
+    assert [plural(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+    assert [plural(n, "run is", "runs are") for n in (1, 3)] == ["1 run is", "3 runs are"]
+    assert [all_of(n, "run is", "runs are") for n in (1, 4)] == ["the run is", "all 4 runs are"]

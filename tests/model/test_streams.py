@@ -355,7 +355,7 @@ def test_a_layer_that_passes_the_interface_by_is_caught_at_its_first_run():
     model.get_decoder().checked = False
     attention = model.model.layers[1].self_attn
     attention.forward = lambda hidden_states, **kwargs: (hidden_states, None)
-    with pytest.raises(ValueError, match="1 of 3 layers do not use the attention interface"):
+    with pytest.raises(ValueError, match="1 of 3 layers without the attention interface"):
         model(tokens())
 
 

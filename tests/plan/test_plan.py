@@ -499,9 +499,17 @@ def test_bad_words_are_named(saved, words, message, capsys):
     assert re.search(message, said.err)
 
 
-def test_llm_analysis_plans_for_its_own_devices_only(saved, capsys):
-    assert main(["plan", str(saved), "--gpu", "rtx-4090", "--engine", "llm-analysis"]) == 2
-    assert "--gpu rtx-4090: llm-analysis does not know it" in capsys.readouterr().err
+@pytest.mark.parametrize("preset", ["parscale", "serving"])
+@pytest.mark.parametrize("gpu", ["a100-sxm-80gb", "rtx-4090"])  # the second is none of llm-analysis's
+def test_a_preset_means_the_same_in_every_command(saved, preset, gpu):
+    plan = sl.make_plan(saved, preset=preset, gpu=gpu, max_P=1)
+    prices = sl.price(2560, 1, preset=preset, gpu=gpu)
+    (engine,) = prices.engines
+    assert plan.problem.workload == next(iter(prices)).workload
+    assert plan.priced_by.split(",")[0] == engine
+    note = f"priced by the roofline: {gpu}: llm-analysis does not know it"
+    assert [note in plan.price_notes, note in prices.notes] == [(preset, gpu) == ("parscale", "rtx-4090")] * 2
+    assert plan.binary
 
 
 def of_class(fit, limits, gpu="rtx-4090", workload=Workload(1, 512, 128), **device):  # noqa: B008

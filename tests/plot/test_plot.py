@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
+from scalelab.api.fitting import fit_law
 from scalelab.errors import UsageError
 from scalelab.fit.profile import profile_fit
 from scalelab.plot import (
@@ -33,6 +34,30 @@ def test_loss_residuals_and_predicted_show_every_run(fit):
         assert points(figure.axes[0]) == 24
         assert figure._repr_png_().startswith(b"\x89PNG")
         assert len(figure.axes[0].get_legend().get_texts()) == 4
+
+
+@pytest.mark.parametrize(
+    ("own", "label"),
+    [
+        (None, "N, non-embedding parameters with streams"),  # a sweep's records say what they count
+        ("n_params", "N, parameters"),
+        ("model_size", "N, model_size"),
+    ],
+)
+def test_an_axis_has_the_users_own_name(make_records, own, label):
+    records = make_records()
+    table = records if own is None else records[["n_params", "n_streams", "loss"]].rename(columns={"n_params": own})
+    fit = fit_law(table if own else "paper", draws=0, starts=20)
+    fit = next(iter(fit.values())) if own is None else fit
+    assert [plot(fit).axes[0].get_xlabel() for plot in (plot_loss, plot_residuals, plot_contours)] == [label] * 3
+    assert fit.summary(width=160).count(label.replace(", ", ": ", 1)) == 1
+
+
+def test_an_axis_of_losses_has_the_users_own_name(make_records):
+    table = make_records()[["n_params", "n_streams", "loss"]].rename(columns={"loss": "eval/c4"})
+    fit = fit_law(table, columns={"loss": "eval/c4"}, draws=0, starts=20)
+    assert plot_loss(fit).axes[0].get_ylabel() == "eval/c4"
+    assert plot_predicted(fit).axes[0].get_xlabel() == "measured eval/c4"
 
 
 def test_contours_are_the_laws_losses(fit):

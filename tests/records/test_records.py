@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from scalelab import records
-from scalelab.errors import DataError, UsageError
+from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.fit import FitOptions, fit_group, group_records
 from scalelab.records.files import read_curve, read_parquet
-from scalelab.records.schema import RECORD_SCHEMA, STATUSES
+from scalelab.records.schema import RECORD_SCHEMA
 from scalelab.records.store import curve_path, record_path, record_status, write_record, write_table
+from scalelab.status import RunStatus
 from tests.support.paths import DATA
 
 ROOT = DATA.parent.parent
@@ -41,7 +42,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_a_failed_write_leaves_nothing_behind_and_the_old_file_whole(tmp_path):
     path = write_record(tmp_path, ROW, [])
     before = path.read_bytes()
-    with pytest.raises(pa.ArrowException):
+    with pytest.raises(ScalelabError, match="a record cannot hold loss 'not a number'"):
         write_table(path, [ROW | {"loss": "not a number"}], RECORD_SCHEMA)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -199,7 +200,7 @@ def test_a_repeated_run_is_not_missing(tmp_path):
 def test_a_finished_run_is_never_replaced_by_one_that_is_not(tmp_path):
     path = record_path(tmp_path, "abc")
     assert record_status(path) is None
-    for status in STATUSES[1:]:
+    for status in [*RunStatus][1:]:
         write_record(tmp_path, ROW | {"loss": None, "status": status}, [])
         assert record_status(path) == status
     write_record(tmp_path, ROW, [(1, 512, 6.0)])

@@ -219,5 +219,5 @@ def test_some_records_without_p_are_an_error(make_records):
     table = make_records().astype({"n_streams": float})
     table.loc[3, "n_streams"] = np.nan
     (group,) = group_records(table)
-    with pytest.raises(DataError, match="1 of 24 records have no 'n_streams': give it to all, or leave these out"):
+    with pytest.raises(DataError, match="1 of 24 records without 'n_streams': give it to all, or leave these out"):
         fit_data(group.records)

@@ -174,7 +174,7 @@ def test_a_sweep_ends_with_one_line_and_the_code_of_the_signal(text_folder, tmp_
         send(process.pid, getattr(signal, number))
         _, errors = process.communicate(timeout=60)  # which no process holds open any more
     assert process.returncode == 128 + getattr(signal, number), errors
-    kept = f"0 of 2 runs are recorded below {tmp_path}"
+    kept = f"0 of 2 runs recorded below {tmp_path}"
     assert errors.count("scalelab: ") == 1
     last = errors.strip().splitlines()[-1]  # after the lines of progress
     assert last == f"scalelab: interrupted by {number}: {kept}; the same command goes on from there"

@@ -304,7 +304,7 @@ def test_the_table_names_every_run_and_the_whole(plan):
 def test_a_plan_with_nothing_left():
     config = run_of(PLAIN)
     plan = plan_sweep([config], [], {config.key: "ok"}, budget_s=0.0)
-    assert "nothing to do: all 1 run recorded already" in SweepPlan(plan, ()).summary(width=160)
+    assert "nothing to do: the run is recorded already" in SweepPlan(plan, ()).summary(width=160)
     assert (plan.compute_s, plan.wall_s, plan.memory_bytes) == (0, 0, 0)
 
 
