@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from scalelab.errors import ScalelabError
 from scalelab.model.attention import attention_name
+from scalelab.model.trust import refuse_kernels
 
 _LARGE = 10**6  # numbers
 _MOST = {"num_hidden_layers": 1_000, "hidden_size": 1_000_000}  # with which it takes half a minute
@@ -27,6 +28,7 @@ _MOST = {"num_hidden_layers": 1_000, "hidden_size": 1_000_000}  # with which it 
 
 def library_config(content: Mapping[str, Any]) -> Any:
     """The config object of transformers. By way of a file: only reading one undoes how infinite numbers are kept."""
+    refuse_kernels(content, "config.json")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(dict(content)), encoding="utf-8")
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -18,6 +18,7 @@ from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.classes import SUFFIX, register_type
 from scalelab.model.language_model import StreamedLM
+from scalelab.model.trust import refuse_files_elsewhere, refuse_kernels
 
 # What a tokenizer is made of, besides the vocabulary's own files.
 _TOKENIZER_FILES = (
@@ -39,6 +40,8 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
     """
     folder = Path(folder)
     content = _read_config(folder)
+    refuse_kernels(content, str(folder / "config.json"))
+    refuse_files_elsewhere(folder)
     kind = content.get("model_type", "")
     if not any(folder.glob("*.safetensors")):
         raise DataError(f"{folder}: no safetensors beside config.json, so no weights")
@@ -101,7 +104,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{folder}: no config.json, so no model") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{file}: not a model's config ({error})") from None
     if not isinstance(content, dict):
         raise DataError(f"{file}: not a model's config")
