@@ -133,8 +133,16 @@ def check_writable(folder: Path) -> None:
         pass
 
 
-def check_file(path: Path, argument: str) -> Path:
-    """Return `path`, if a file can be written there: its folder exists and it is none itself. Raises `UsageError`."""
+def check_file(path: Path, argument: str, *read: str | Path | None) -> Path:
+    """Return `path`, if a file can be written there. Raises `UsageError`.
+
+    Its folder exists, it is no folder itself, and it is none of the files that are to be `read`.
+    """
+    for source in read:
+        if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+            raise UsageError(
+                "is what is read, and would be lost; name another file", argument=argument, value=str(path)
+            )
     if path.is_dir():
         raise UsageError("is a folder; name a file", argument=argument, value=str(path))
     if not path.parent.is_dir():
@@ -144,7 +152,7 @@ def check_file(path: Path, argument: str) -> Path:
     return path
 
 
-def check_figure(path: Path, argument: str = "figure") -> Path:
+def check_figure(path: Path, argument: str = "figure", *read: str | Path | None) -> Path:
     """Return `path`, if a figure can be written there: matplotlib knows its ending, its folder exists."""
     from matplotlib.backend_bases import FigureCanvasBase
 
@@ -152,7 +160,7 @@ def check_figure(path: Path, argument: str = "figure") -> Path:
     if path.suffix.removeprefix(".").lower() not in kinds:
         endings = ", ".join(f".{kind}" for kind in sorted(kinds))
         raise UsageError(f"end it in one of {endings}", argument=argument, value=str(path))
-    return check_file(path, argument)
+    return check_file(path, argument, *read)
 
 
 def check_choice(argument: str, value: str | None, choices: tuple[str, ...]) -> None:

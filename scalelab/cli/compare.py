@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from scalelab.cli.console import check_out, draw, show, told
+from scalelab.cli.console import check_out, draw, saved, show, told
 from scalelab.cli.lists import pairs
 from scalelab.cli.options import (
     DATA,
@@ -96,13 +96,13 @@ def compare(
     """
     from scalelab.api.costs import compare_costs
 
-    check_out(out)
+    check_out(out, data, fit)
     if data is None and fit is not None and (corpus or columns or where or figure):
         raise UsageError("--corpus, --map, --where and --figure are about measured runs: give --data too")
     if figure is not None:
         from scalelab.api.loading import check_figure
 
-        check_figure(figure)
+        check_figure(figure, "figure", data, fit)
     found = compare_costs(
         hidden,
         P or _STREAMS,  # type: ignore[arg-type]  # as typed
@@ -136,5 +136,6 @@ def compare(
         assert figure is not None
         group = found.groups[title]
         path = figure if len(found.groups) == 1 else figure.with_stem(f"{figure.stem}-{group.slug}")
+        done = saved(path)
         draw(found.plot(group=title), path)
-        told(f"saved {path}", quiet or as_json)
+        told(done, quiet or as_json)

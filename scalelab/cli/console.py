@@ -72,11 +72,13 @@ def show(
     else:
         show_report(result.report(**options), quiet)
     if out is not None:
+        done = saved(out)
         write(result, out)
-        told(f"saved {out}", quiet or as_json)
+        told(done, quiet or as_json)
     if figure is not None:
+        done = saved(figure)
         draw(result.plot(), figure)
-        told(f"saved {figure}", quiet or as_json)
+        told(done, quiet or as_json)
 
 
 def show_report(report: Report, quiet: bool = False) -> None:
@@ -116,15 +118,15 @@ def progress(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def check_out(out: Path | None) -> None:
-    """Raise `UsageError` for a file that results cannot be written to, before any work."""
+def check_out(out: Path | None, *read: str | Path | None) -> None:
+    """Raise `UsageError` for a file that results cannot be written to, or that is `read`, before any work."""
     if out is None:
         return
     from scalelab.api.loading import check_file
 
     if out.suffix.lower() not in (".json", ".csv"):
         raise UsageError("end it in .json or .csv", argument="out", value=str(out))
-    check_file(out, "out")
+    check_file(out, "out", *read)
 
 
 def write(result: Any, out: Path) -> None:
@@ -144,5 +146,11 @@ def as_csv(frame: Any) -> str:
 
 def draw(drawn: Any, figure: Path) -> None:
     """Save a figure, or that of axes, in the format that the file's ending names."""
-    canvas = drawn if hasattr(drawn, "savefig") else drawn.figure
-    canvas.savefig(figure, dpi=150)
+    from scalelab.plot.save import save_figure
+
+    save_figure(drawn, figure)
+
+
+def saved(path: Path) -> str:
+    """Return the line to print once `path` is written; ask before writing."""
+    return f"{'replaced' if path.exists() else 'saved'} {path}"

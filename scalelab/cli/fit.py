@@ -102,7 +102,7 @@ def fit(
     options = FitOptions(
         count, objective, delta, starts, bootstrap, draws, seed, fixed, bounds, pairs(tie, "--tie"), best
     )
-    kinds = _kinds(figures, no_figure, figure)
+    kinds = _kinds(figures, no_figure, figure, source)
     chosen = None if law == ALL else get_law(law)
     if chosen is None:
         _check_comparison(options, profile or bool(figures or figure))
@@ -136,14 +136,14 @@ def fit(
         raise ScalelabError(f"{source}: serious notes ({', '.join(serious)}), and `strict` was given")
 
 
-def _kinds(names: Words, no_figure: bool, figure: Path | None) -> tuple[str, ...]:
+def _kinds(names: Words, no_figure: bool, figure: Path | None, source: str) -> tuple[str, ...]:
     """The kinds of figures to draw into the folder."""
     if no_figure and (names or figure):
         raise UsageError("--figures and --no-figure: choose one")
     if figure is not None:
         from scalelab.api.loading import check_figure
 
-        check_figure(figure)
+        check_figure(figure, "figure", source)
     chosen = [part for name in names or ["loss"] for part in name.split(",") if part]
     for name in chosen:
         if name not in (*FIGURES, ALL):
@@ -167,6 +167,7 @@ def _draw(
     if not kinds and figure is None:
         return {group: [] for group in groups}
     from scalelab.plot.fits import figure_of, save_figures
+    from scalelab.plot.save import save_figure
 
     paths = save_figures(fits, groups, out, kinds, profiles)  # type: ignore[arg-type]  # checked above
     if figure is None:
@@ -175,7 +176,7 @@ def _draw(
         path = figure if len(fits) == 1 else figure.with_stem(f"{figure.stem}-{fits.slugs[group]}")
         drawn = figure_of(fit, "loss")
         assert drawn is not None
-        drawn.savefig(path, dpi=150)
+        save_figure(drawn, path)
         paths.setdefault(group, []).append(path)
     return paths
 

@@ -144,11 +144,11 @@ def plan(
     from scalelab.api.planning import make_plan
     from scalelab.report.plan_words import shortfall
 
-    check_out(out)
+    check_out(out, source)
     if figure is not None:
         from scalelab.api.loading import check_figure
 
-        check_figure(figure)
+        check_figure(figure, "figure", source)
     limits = dict(memory=memory, latency=latency, ttft=ttft, tpot=tpot, train_flops=train_flops, loss=loss, by=by)
     model = dict(shapes=shapes, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab, prefix_tokens=prefix_tokens)
     request = dict(batch=batch, tokens_in=tokens_in, tokens_out=tokens_out, preset=preset, engine=engine)

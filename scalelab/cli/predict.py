@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scalelab.cli.console import check_out, show_report, stdout, told
+from scalelab.cli.console import check_out, saved, show_report, stdout, told
 from scalelab.cli.flags import as_typed, describe
 from scalelab.cli.lists import pairs
 from scalelab.cli.options import AsJson, Out, OwnLaw, Quiet, Words, list_option
@@ -39,7 +39,7 @@ def predict(
         raise UsageError("give either `N` for predictions, or `flops` for the best N and D of a training budget")
     if flops is not None and D is not None:
         raise UsageError("`flops` finds the best D itself: leave `D` out")
-    check_out(out)
+    check_out(out, source)
     from scalelab.api.predictions import answer_all
 
     found = answer_all(source, N=N, P=P or [1], D=D, flops=flops, law=law, **pairs(at, "--at"))
@@ -56,5 +56,6 @@ def predict(
     if as_json:
         stdout().out(json.dumps(rows, indent=1), highlight=False)
     if out is not None:
+        done = saved(out)
         found.write(out, rows)
-        told(f"saved {out}", quiet or as_json)
+        told(done, quiet or as_json)

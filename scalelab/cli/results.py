@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scalelab.cli.console import check_out, draw, show_report, stdout, told
+from scalelab.cli.console import check_out, draw, saved, show_report, stdout, told
 from scalelab.cli.options import DATA, OUTPUT, AsJson, Figure, Out, Quiet, Words, list_option, option
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.units import plural
@@ -62,9 +62,9 @@ def results(
         raise UsageError(f"results {' '.join(words)}: give one folder or file")
     if csv and as_json:
         raise UsageError("--csv and --json: only one of them can go to standard output; write the other with -o FILE")
-    check_out(out)
+    check_out(out, words[0])
     if figure is not None:
-        check_figure(figure)
+        check_figure(figure, "figure", words[0])
     from scalelab.api.runs import list_runs
 
     runs = list_runs(words[0], where=where, sort=sort, descending=descending, columns=columns or ())
@@ -74,13 +74,15 @@ def results(
         show_report(runs.report(), quiet)
     quiet = quiet or csv or as_json
     if out is not None:
+        done = saved(out)
         _write(runs, out)
-        told(f"saved {out}", quiet)
+        told(done, quiet)
     if figure is not None:
+        done = saved(figure)
         draw(runs.plot(), figure)
         without = len(runs) - len(runs.curves)
         more = f"; {plural(without, 'run has', 'runs have')} none" if without else ""
-        told(f"saved {figure}, the loss curves of {plural(len(runs.curves), 'run')}{more}", quiet)
+        told(f"{done}, the loss curves of {plural(len(runs.curves), 'run')}{more}", quiet)
     if runs.faults:
         more = f" ({len(runs.faults)} such files)" if len(runs.faults) > 1 else ""
         raise ScalelabError(f"{runs.faults[0]}{more}")

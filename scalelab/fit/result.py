@@ -108,6 +108,13 @@ class FitResult(Shown):
     def P_levels(self) -> tuple[int, ...]:
         return tuple(sorted({int(run[1]) for run in self.runs if run[1] is not None}))
 
+    @property
+    def title(self) -> str:
+        """The group and law, and which of a table's rows they are of where not all were taken."""
+        chosen = [f"rows where {self.origin['where']}"] if self.origin.get("where") else []
+        chosen += [f"mapped {self.origin['map']}"] if self.origin.get("map") else []
+        return f"{self.group}, {self.law.name} law" + (f" ({'; '.join(chosen)})" if chosen else "")
+
     def meaning(self, variable: Variable) -> str:
         """Return what a variable of the law is: the column that the user's table has for it, else the quantity."""
         convention = CONVENTIONS[self.options.convention]

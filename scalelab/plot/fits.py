@@ -16,6 +16,7 @@ from scalelab.fit.profile import Profile
 from scalelab.fit.result import FitResult
 from scalelab.plot.checks import plot_draws, plot_predicted, plot_profiles, plot_residuals
 from scalelab.plot.loss import plot_contours, plot_loss
+from scalelab.plot.save import save_figure
 
 Kind = Literal["loss", "contours", "residuals", "profiles", "pairs", "predicted"]
 KINDS: tuple[Kind, ...] = ("loss", "contours", "residuals", "profiles", "pairs", "predicted")
@@ -83,6 +84,6 @@ def save_figures(
             figure = figure_of(fit, kind, profiles=profiles.get(group))
             if figure is not None:
                 path = folder / f"{fits.stem(group)}{'' if kind == 'loss' else f'-{kind}'}.png"
-                figure.savefig(path, dpi=150)
+                save_figure(figure, path)
                 paths[group].append(path)
     return paths

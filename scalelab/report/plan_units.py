@@ -51,10 +51,7 @@ def setting(plan: Plan) -> str:
     fit, work, D = plan.problem.fit, plan.problem.workload, plan.problem.D
     at = f" at D {format_count(D)}" if D is not None and "D" in fit.law.variables else ""
     prices = f"\n({plan.priced_by})" if plan.priced_by else ""
-    return (
-        f"{fit.group}, {fit.law.name} law{at}; {work.tokens_in} tokens in and {work.tokens_out} out at batch "
-        f"{work.batch}{prices}"
-    )
+    return f"{fit.title}{at}; {work.tokens_in} tokens in and {work.tokens_out} out at batch {work.batch}{prices}"
 
 
 def interval(estimate: Estimate, form: Callable[[float], str]) -> str:

@@ -27,7 +27,7 @@ def predictions_report(found: Predictions) -> Report:
     keys = [*(["N"] if knows_N else []), *(["P"] if knows_P else []), *(["D"] if knows_D else []), *others]
     headings = [*keys, "loss (95 % interval)"]
     headings += ["plain N of this loss", "2P would gain"] if knows_P else []
-    table = Table(f"{fit.group}, {fit.law.name} law", headings, keys=len(keys))
+    table = Table(fit.title, headings, keys=len(keys))
     for row in found:
         cells = [format_count(row.N or 0.0, 4)] if knows_N else []
         cells += [str(row.P)] if knows_P else []
@@ -48,9 +48,7 @@ def _about_streams(row: Prediction) -> list[str]:
 def allocations_report(found: Allocations) -> Report:
     """Return a row for each budget and P with 95 % intervals, the equation, and notes."""
     fit = found.fit
-    table = Table(
-        f"{fit.group}, {fit.law.name} law", ["FLOPs", "P", "best N (95 % interval)", "best D", "loss"], keys=2
-    )
+    table = Table(fit.title, ["FLOPs", "P", "best N (95 % interval)", "best D", "loss"], keys=2)
     for row in found:
         sizes = ["–" if size is None else size.text(format_count, "none") for size in (row.N, row.D)]
         table.add(format_number(row.flops, 3), f"{row.P:g}", *sizes, row.loss.text(loss_text, "none"))

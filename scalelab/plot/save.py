@@ -1,0 +1,17 @@
+"""Figures written to files: completely or not at all."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from scalelab.atomic import atomic_write
+
+
+def save_figure(drawn: Any, path: Path) -> None:
+    """Save a figure, or that of axes, in the format that the file's ending names. A link there is replaced."""
+    canvas, content = drawn if hasattr(drawn, "savefig") else drawn.figure, BytesIO()
+    canvas.savefig(content, dpi=150, format=path.suffix.removeprefix(".").lower() or "png")
+    with atomic_write(path) as file:
+        file.write(content.getvalue())
