@@ -104,12 +104,17 @@ def _decoder(content: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
     """The part that is a decoder where transformers cannot build the whole: remote code, or no type of its own."""
     if content.get("model_type") is not None and "auto_map" not in content:
         return content, where
+    return text_part(content, where) or (content, where)
+
+
+def text_part(content: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str] | None:
+    """Return the part for text of a model that also sees or hears, and its place; None where there is none."""
     for key in _NESTED:
         part = content.get(key)
         if isinstance(part, dict) and part.get("model_type") is not None:
             shared = {"quantization_config": content.get("quantization_config")}
             return {**{k: v for k, v in shared.items() if v is not None}, **part}, f"{where}: {key}"
-    return content, where
+    return None
 
 
 def plain_type(content: Mapping[str, Any]) -> str:

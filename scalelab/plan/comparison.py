@@ -14,7 +14,7 @@ from scalelab.cost.compare import compare as compare_costs
 from scalelab.cost.equal_loss import count
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.fit import FitResult, Note
-from scalelab.fit.derived import extrapolation_notes, n_equivalent, predicted
+from scalelab.fit.derived import extrapolation_notes, n_equivalent, n_equivalent_draws, predicted
 from scalelab.laws import Law
 from scalelab.shown import Shown
 from scalelab.units import format_count
@@ -225,7 +225,7 @@ def _by_law(
     return _priced(
         question,
         model,
-        Size(found.value, found.low, found.high),
+        Size(found.value, found.low, found.high, tuple(n_equivalent_draws(fit, N, model.P, D))),
         convention,
         n_params=N,
         loss=predicted(fit, N, model.P, D).value,
