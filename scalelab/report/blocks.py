@@ -46,11 +46,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence or several; with `code` a note that programs know by it. A blank line is an empty text."""
+    """A sentence or several; with `code` a note that programs know by it. A blank line is an empty text.
+
+    An `equation` is broken at its operators, the outermost first, instead of between words.
+    """
 
     text: str
     kind: Kind = "text"
     code: str = ""
+    equation: bool = False
 
     @property
     def is_aside(self) -> bool:

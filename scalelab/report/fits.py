@@ -61,7 +61,7 @@ def equation_line(fit: FitResult) -> Line:
         meanings = {"N": CONVENTIONS[fit.options.convention].meaning, **meanings}
     own = {v: fit.columns[v] for v in fit.law.variables if v in fit.columns}
     words = [f"{v}: {', '.join(filter(None, (own.get(v), meanings.get(v))))}" for v in (meanings | own)]
-    return Line(fit.equation(digits=7) + (f"   ({'; '.join(words)})" if words else ""))
+    return Line(fit.equation(digits=7) + (f"   ({'; '.join(words)})" if words else ""), equation=True)
 
 
 def _facts(fit: FitResult) -> Iterator[Line]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from scalelab.fit.select import shown
+from scalelab.fit.verdict import shown
 from scalelab.report.blocks import Line, Report, Table
 from scalelab.report.plain import plain
 
