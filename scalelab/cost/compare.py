@@ -1,4 +1,4 @@
-"""What P streams add to memory and latency, beside what growing N to the same loss adds.
+"""Increases of memory and latency by P streams, beside those by growing N to the same loss.
 
 The recipe behind "22 times less memory increase, 6 times less latency increase" (arXiv 2505.10475,
 Figure 4): memory and latency are averaged over requests with as many tokens in as out, 64, 128, 256 and
@@ -55,7 +55,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times the streams' increase growing N increases, and its interval where N or the price has one.
+    """Increase by growing N over the increase by streams, with an interval where N or the price has one.
 
     Infinite where no plain model reaches the loss; below 1 the streams cost more.
     """
@@ -151,7 +151,7 @@ def compare(
 
 
 def _ratio(plains: Sequence[float | None], base: float, streams: float) -> Ratio:
-    """Of the increases over `base`, for N and both ends of its interval; None stands for an infinite N."""
+    """Divide increases over `base`, for N and both ends of its interval; None stands for an infinite N."""
     added = streams - base
     grown = [math.inf if plain is None else plain - base for plain in plains]
     return Ratio(*(g / added if added else math.copysign(math.inf, g) for g in grown))
@@ -205,5 +205,5 @@ def _latencies(
 def price_runs(
     price: Price, runs: Sequence[Measured], batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS
 ) -> dict[int, list[tuple[Measured, Average]]]:
-    """What each measured run costs, for each batch size."""
+    """Price each measured run, for each batch size."""
     return {b: [(run, average(price, run.architecture, b, lengths)) for run in runs] for b in batches}

@@ -110,7 +110,7 @@ def attention(
 
 
 def cache_copies(layer: Layer, rates: Rates) -> float:
-    """How often keys and values are kept: several devices may share a KV head, and each keeps a latent whole."""
+    """Count the copies of keys and values: devices may share a KV head, and each keeps a latent whole."""
     if rates.parallel == 1 or not layer.heads:
         return 1.0
     return rates.parallel if layer.unfolds else max(1.0, rates.parallel / layer.kv_heads)

@@ -1,4 +1,4 @@
-"""What is priced, on what, and the price."""
+"""Requests, devices and precisions to price, and prices."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _times(count: int, value: float | None) -> float | None:
 
 
 def _check_parallel(model: ServedModel, devices: int) -> None:
-    """Raises `UsageError` where the heads cannot be dealt to the devices."""
+    """Raise `UsageError` where the heads cannot be dealt to the devices."""
     for layer, _ in model.layers:
         if layer.heads % devices:
             raise UsageError(
@@ -147,7 +147,7 @@ def _sum_of_higher(one: tuple[float, float], two: tuple[float, float], first: in
     middle = last if not first <= crossing < last else math.floor(crossing)  # the last s before they swap
 
     def run(start: int, end: int) -> float:
-        """Over a run in which one line stays the higher, which its middle tells."""
+        """Sum a run in which one line stays the higher, which its middle tells."""
         return (end - start + 1) * max(line[0] + line[1] * (start + end) / 2 for line in (one, two))
 
     return run(first, middle) + (run(middle + 1, last) if middle < last else 0.0)

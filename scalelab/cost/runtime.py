@@ -1,4 +1,4 @@
-"""What engines reach on a class of devices: shares of the peaks, time of a kernel's start, memory held back.
+"""Constants of engines by class of device: shares of the peaks, time of a kernel's start, memory held back.
 
 Fitted to published measurements, then rounded: `benchmarks/published.py` fits them, also with each source left out,
 and shows how well they do. The prior of the fit is what NVIDIA's aiconfigurator uses: 0.8 of the bandwidth, 3 µs a

@@ -1,4 +1,4 @@
-"""What follows from a fitted law, with intervals from its bootstrap draws."""
+"""Conclusions from a fitted law, with intervals from its bootstrap draws."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Allocation:
-    """How to spend a training budget at one P: N, D, and the loss that the law gives there.
+    """The best use of a training budget at one P: N, D, and the loss that the law gives there.
 
     N and D are None for a law of compute alone, which says the loss, not how to spend the budget.
     """
@@ -97,7 +97,7 @@ def n_equivalent_draws(fit: FitResult, N: float, P: float, D: float | None = Non
 
 
 def _plain_sizes(fit: FitResult, params: Array, N: float, P: float, D: float | None) -> Array:
-    """For each row of params [..., k] the number of parameters at P = 1 with the loss of N with P streams."""
+    """Solve for the parameters at P = 1 with the loss of N with P streams, for each row of params [..., k]."""
     wanted = fit.evaluate(params, N, P, D)
     low, high = np.full(wanted.shape, np.log(N) - _REACH), np.full(wanted.shape, np.log(N) + _REACH)
     beyond = _along(fit, params, np.exp(high), 1.0, D) > wanted

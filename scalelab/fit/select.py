@@ -1,4 +1,4 @@
-"""Which law do the data support? Information criteria, and losses predicted that were left out."""
+"""Choice of a law: information criteria, and predictions of losses that were left out."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class _Case:
 
     @property
     def room(self) -> int:
-        """What the correction of AICc divides by; the variance is a parameter too."""
+        """Divisor of AICc's correction; the variance is a parameter too."""
         return self.units - self.n_free - 2
 
 
@@ -227,7 +227,7 @@ def _fit(law: Law, data: FitData, options: FitOptions) -> tuple[Array, int, int]
 
 
 def _splits(data: FitData) -> dict[Variable, tuple[float, np.ndarray]]:
-    """For each variable that varies: its largest value and the runs without it, or without those near it."""
+    """Split off the largest value of each variable that varies, alone or with those near it."""
     splits: dict[Variable, tuple[float, np.ndarray]] = {}
     columns: dict[Variable, Array] = {"N": data.size, "P": data.P, "D": data.D}
     columns |= {"C": data.others["C"]} if "C" in data.others else {}

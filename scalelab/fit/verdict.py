@@ -52,7 +52,7 @@ def support(few: Mapping[str, int], supported: bool, runs: int) -> list[str]:
 
 
 def _held_out_sentences(rows: Sequence[Row], close: set[str], left_out: Mapping[Variable, float]) -> list[str]:
-    """Whether runs that were left out say the same as the criteria."""
+    """Say whether the runs that were left out agree with the criteria."""
     sentences = []
     for name, value in left_out.items():
         known = [(error, row.label) for row in rows if (error := row.held_out[name]) is not None]

@@ -59,7 +59,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Plan(Shown):
-    """What to train and serve. `winner` is None where nothing is within the limits.
+    """A model to train and serve. `winner` is None where nothing is within the limits.
 
     With a `target` loss the winner has the least of the cost `by`; else it has the lowest loss. `gain` is
     how much lower its loss is than the best plain model's (nats a token), or how many times cheaper it
@@ -86,7 +86,7 @@ class Plan(Shown):
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What the plan has to be read with: notes of the fit on what streams gain, and of the winner."""
+        """Notes to read the plan with: those of the fit on what streams gain, and of the winner."""
         return (*gain_notes(self.problem.fit), *(self.winner.extrapolates if self.winner else ()))
 
     def to_frame(self) -> pd.DataFrame:
@@ -167,7 +167,7 @@ def best_of(options: Sequence[Option], target: float | None, by: str) -> Option 
 
 
 def best_shares(scores: Mapping[int, Array]) -> tuple[dict[int, float], float]:
-    """In which share of the draws each P has the lowest score [draws], and in which none has a finite one."""
+    """Return the share of draws in which each P has the lowest score [draws], and that in which no score is finite."""
     table = np.stack(list(scores.values())) if scores else np.empty((0, 0))
     if table.shape[1] == 0:
         return {}, 0.0
@@ -185,7 +185,7 @@ def _known(sized: Sized) -> Array:
 def _scores(
     problem: Problem, sized: Sized, curve: CostCurve | None, by: str, factors: Factors, allowed: Array | None
 ) -> Array:
-    """What is to be low, for each draw: the loss, or the cost, infinite beyond the limits."""
+    """Score each draw, low being good: the loss, or the cost, infinite beyond the limits."""
     if not len(sized.N_draws):
         return doubted_losses(problem, sized, allowed)
     if curve is None:

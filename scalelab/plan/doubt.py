@@ -1,4 +1,4 @@
-"""What published errors of costs mean for a plan: factors on every cost, drawn together with the law's parameters.
+"""Published errors of costs in a plan: factors on every cost, drawn together with the law's parameters.
 
 A device is faster or slower than priced for all models alike, with the spread of its class; what P rows cost over one
 is off by a little more or less on its own, as published tables of rows are.

@@ -1,4 +1,4 @@
-"""What a report is made of: tables of text, and lines that say how serious they are."""
+"""Parts of a report: tables of text, and lines that say how serious they are."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Line:
 
     @property
     def is_aside(self) -> bool:
-        """Whether it tells something about the result and is no part of it."""
+        """True of a line that tells something about the result and is no part of it."""
         return self.kind in ASIDES
 
     @property

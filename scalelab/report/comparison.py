@@ -95,7 +95,7 @@ def _headings(unit: str, sure: bool) -> list[str]:
 
 
 def verdicts(answer: Answer) -> list[str]:
-    """What the ratios say, in words: where streams win, where they lose, and where a law's interval leaves it open."""
+    """Put the ratios in words: where streams win, where they lose, and where an interval leaves it open."""
     P, size, backbone = answer.streams.P, answer.size.value, count(answer.streams.with_streams(1), answer.convention)
     if isinf(size):
         return [f"By this law no plain model, however large, reaches the loss of P = {P}: there is no ratio."]

@@ -1,4 +1,4 @@
-"""What a plan says, in sentences for somebody who decides."""
+"""A plan in sentences, for somebody who decides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FAR = 10.0  # times smaller or larger in N than every run: no plan any more
 
 
 def caution(plan: Plan) -> str:
-    """What comes before all else where the winner is far smaller or larger than every run; else nothing."""
+    """Return the warning of a winner that is far smaller or larger than every run; else nothing."""
     if plan.winner is None:
         return ""
     N, seen = plan.winner.candidate.N, plan.problem.fit.data.N
@@ -44,7 +44,7 @@ def caution(plan: Plan) -> str:
 
 
 def sentences(plan: Plan) -> Iterator[str]:
-    """What is best, by how much and how surely, what can be built, what training adds; nothing if nothing fits."""
+    """Say what is best, by how much and how surely, what can be built and what training adds; nothing if none fits."""
     winner = plan.winner
     if winner is None:
         return
@@ -223,7 +223,7 @@ def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
 
 
 def _served(tokens: float, option: Option) -> str:
-    """How long the device takes for so many tokens, requests one after the other."""
+    """Return how long the device takes for so many tokens, requests one after the other."""
     days = tokens / option.candidate.cost.tokens_per_s / _DAY
     return f"{format_number(days / _YEAR, 2)} years" if days > _YEAR else f"{format_count(days)} days"
 
@@ -234,7 +234,7 @@ def _time(seconds: float) -> str:
 
 
 def shortfall(plan: Plan) -> str:
-    """Which limits bind where nothing is within them, and what would be needed; one line."""
+    """Name the limits that bind where nothing is within them, and what would be needed, in one line."""
     allowed = limits(plan)
     if plan.target is None:
         least = [plan.problem.at_width(MIN_WIDTH, P) for P in plan.left_out]
