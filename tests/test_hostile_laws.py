@@ -19,7 +19,6 @@ LEVELS = {
 }
 CELLS = {"zero": 0.0, "negative": -1.0, "nan": np.nan, "inf": np.inf, "huge": 1e300, "tiny": 1e-300, "word": "many"}
 WHOLE = {
-    "constant": lambda values: np.full(len(values), values[0]),
     "zeros": lambda values: np.zeros(len(values)),
     "no numbers": lambda values: np.full(len(values), np.nan),
     "beyond floats": lambda values: values * 1e300,
@@ -42,15 +41,16 @@ def spoiled(table):
     yield "doubled rows", pd.concat([table] * 3, ignore_index=True)
     yield "the same row", pd.concat([table.iloc[:1]] * 12, ignore_index=True)
     columns = list(table)
-    for i, (name, value) in enumerate(CELLS.items()):
+    for i, (name, value) in enumerate(CELLS.items()):  # each in another column
         column = columns[i % len(columns)]
-        for where in {column, "loss"}:
-            cells = table.astype(object)
-            cells.loc[3, where] = value
-            yield f"{name} in {where}", cells
-    for name, change in WHOLE.items():
-        for column in columns:
-            yield f"{name} in {column}", table.assign(**{column: change(table[column].to_numpy())})
+        cells = table.astype(object)
+        cells.loc[3, column] = value
+        yield f"{name} in {column}", cells
+    for column in columns:
+        yield f"constant {column}", table.assign(**{column: table[column].iloc[0]})
+    for i, (name, change) in enumerate(WHOLE.items()):
+        column = columns[-1 - i % len(columns)]
+        yield f"{name} in {column}", table.assign(**{column: change(table[column].to_numpy())})
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
