@@ -171,7 +171,7 @@ def _doubts(
         sizes = np.array(size.draws)
         scores = np.random.default_rng(_SEED).standard_normal(len(sizes))
         return _latencies(price, family, sizes, batch, lengths, convention), scores
-    low, high = plains[:1] * 2 if size.low is None or size.high is None else plains[1:]
+    low, high = (plains[0], plains[0]) if size.low is None or size.high is None else plains[1:]
     latencies = [math.inf if plain is None else plain.latency_s for plain in (low, high)]
     return np.array(latencies), np.array([SIGMAS, -SIGMAS])
 
