@@ -18,7 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Modules that take most of the suite's time: they train, start processes, or fit hundreds of times.
 SLOW = {
-    *("test_built", "test_cli", "test_cli_fit", "test_compare", "test_corpus", "test_faults", "test_hostile"),
+    *("test_built", "test_cli", "test_cli_fit", "test_compare", "test_corpus", "test_faults", "hostile/test_tables"),
     *("test_intervals", "test_measure", "test_model", "test_moe", "test_notebooks", "test_parallel", "test_plan"),
     *("test_plot", "test_preload", "test_progress", "test_public_api", "test_public_tables", "test_resume"),
     *("test_roofline", "test_routes", "test_run_cost", "test_select", "test_stage", "test_status", "test_stopping"),
@@ -30,8 +30,10 @@ SLOW = {
 def pytest_collection_modifyitems(items):
     """Mark what is slow, and what needs Ray, by module."""
     for item in items:
-        name = item.path.stem
-        if name in SLOW:
+        name, room = item.path.stem, item.path.parent.name
+        if room == "hostile":
+            item.add_marker("hostile")
+        if name in SLOW or f"{room}/{name}" in SLOW:
             item.add_marker("slow")
         if name == "test_ray":
             item.add_marker("ray")

@@ -21,6 +21,7 @@ from scalelab.cost.runtime import CLASSES, FLOPS_LEFT, ROUTING, ROW_COSTS
 
 DOCS = Path(__file__).parent.parent / "docs"
 MARK = "<!-- published measurements: written by benchmarks/published.py -->"
+PLANS = "<!-- plans: by hand -->"
 QUANTITIES = ("decode", "prefill", "memory", "rows")
 
 
@@ -168,8 +169,9 @@ def _serving_section(ours: list[Scored], out: list[Scored]) -> list[str]:
 
 def _write_serving(lines: Sequence[str]) -> None:
     file = DOCS / "serving.md"
-    before = file.read_text(encoding="utf-8").split(MARK)[0].rstrip()
-    file.write_text("\n".join([before, "", *lines]) + "\n", encoding="utf-8")
+    before, _, after = file.read_text(encoding="utf-8").partition(MARK)
+    _, mark, plans = after.partition(PLANS)
+    file.write_text("\n".join([before.rstrip(), "", *lines, "", mark + plans.rstrip()]) + "\n", encoding="utf-8")
 
 
 def main() -> None:

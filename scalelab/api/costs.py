@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from scalelab.api.loading import console_of
 from scalelab.architecture import Architecture
 from scalelab.cost.describe import device_notes, priced_by
 from scalelab.cost.devices import Devices
@@ -31,6 +32,7 @@ from scalelab.units import one_count, seconds, whole_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
     from scalelab.cost.hardware import Hardware
     from scalelab.cost.runtime import Runtime as RuntimeName
@@ -77,6 +79,7 @@ def price(
     kv_heads: int = PAPER_KV_HEADS,
     vocab: int = PAPER_VOCAB,
     prefix_tokens: int | None = None,
+    progress: bool | Console = False,
 ) -> Prices:
     """Price a decoder with P streams: memory, latency and speed of inference for each P and batch size.
 
@@ -115,6 +118,7 @@ def price(
         kv_heads: Key/value heads.
         vocab: Vocabulary size.
         prefix_tokens: Prefix length of each stream; by default 48, or the model's own.
+        progress: Say on standard error, or on this console of rich, when a model takes long to build.
 
     Raises:
         UsageError: An argument is wrong; it is named in `argument`.
@@ -125,7 +129,7 @@ def price(
         from scalelab.measure.shapes import read_shape
 
         try:
-            plain = read_shape(model, notes.append).with_prefix(prefix_tokens)
+            plain = read_shape(model, notes.append, console_of(progress).print).with_prefix(prefix_tokens)
         except ModuleNotFoundError as error:
             raise MissingPackageError(
                 f"{model}: this model type is in no table, and to build it needs {error.name}: "
@@ -200,7 +204,8 @@ def compare_costs(
     """Compare what P streams add to memory and latency with what growing N to the same loss adds.
 
     The plain model of equal loss is read off the measured losses of P = 1, joined by straight lines over ln N. With
-    `law` or `fit` it is the law's, with intervals, and may lie outside of what was measured.
+    `law` or `fit` it is the law's, with intervals, and may lie outside of what was measured. By the roofline the
+    intervals of latency also hold how far published measurements of P rows over one are off.
 
     Args:
         hidden: Hidden size of the model with streams.

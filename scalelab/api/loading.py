@@ -140,9 +140,7 @@ def check_file(path: Path, argument: str, *read: str | Path | None) -> Path:
     """
     for source in read:
         if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
-            raise UsageError(
-                "is what is read, and would be lost; name another file", argument=argument, value=str(path)
-            )
+            raise UsageError("is what is read and would be lost; name another file", argument=argument, value=str(path))
     if path.is_dir():
         raise UsageError("is a folder; name a file", argument=argument, value=str(path))
     if not path.parent.is_dir():

@@ -121,7 +121,7 @@ def measure_model(
     streams = whole_numbers(P, "P")
     workloads = [Workload(size, tokens_in, tokens_out) for size in whole_numbers(batch, "batch")]
     priced_on = device_named(gpu, hardware) if gpu or hardware else None
-    _check(path, streams, workloads, prefix_tokens, weights, device, threads, seconds, profile)
+    _check(path, streams, workloads, prefix_tokens, weights, device, threads, seconds, profile, console_of(progress))
     need_torch("measuring a model")
     import torch
 
@@ -149,6 +149,7 @@ def _check(
     threads: int | None,
     seconds: float,
     profile: Path | None,
+    console: Console,
 ) -> None:
     """Raise `UsageError` before the work for what could not be done after it."""
     from scalelab.measure.shapes import read_shape
@@ -162,7 +163,7 @@ def _check(
         raise UsageError(f"this machine has {plural(os.cpu_count() or 1, 'core')}", argument="threads", value=threads)
     if not path.exists():
         raise UsageError("not there; give a model's folder or a config.json", argument="measure", value=str(path))
-    _check_model(path, read_shape(path), streams, workloads[0], prefix_tokens)
+    _check_model(path, read_shape(path, progress=console.print), streams, workloads[0], prefix_tokens)
     if profile is not None:
         if profile.exists():
             raise UsageError("is there already; name a new file", argument="save_profile", value=str(profile))

@@ -167,6 +167,7 @@ def cost(
     given |= dict(flops_efficiency=flops_efficiency, memory_efficiency=memory_efficiency, prefix_tokens=prefix_tokens)
     given |= dict(runtime=runtime, launch_us=launch_us, reserve=reserve, tensor_parallel=tensor_parallel)
     given |= dict(price_per_hour=price_per_hour, watts=watts, ttft=ttft, tpot=tpot)
+    given |= dict(progress=stderr(quiet or as_json))
     prices = costs.price(model or hidden, streams, **given, **shape)  # type: ignore[arg-type]
     show(prices, as_json=as_json, out=out, quiet=quiet)
 

@@ -1,4 +1,4 @@
-"""What inference costs: memory and latency of a decoder with streams."""
+"""Costs of inference: memory and latency of a decoder with streams."""
 
 from scalelab.cost.llm_engine import gpu_names, price
 from scalelab.cost.model import (

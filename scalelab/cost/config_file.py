@@ -47,7 +47,7 @@ class ConfigFile:
         return default
 
     def name(self, key: str) -> str:
-        """What this config calls a key."""
+        """Return the name of a key in this config."""
         return (self.names.get(key) or (key,))[-1]
 
     def count(self, key: str, default: Any = REQUIRED, least: int = 1) -> int:
@@ -74,7 +74,7 @@ class ConfigFile:
 
 
 def read_config(path: str | Path) -> tuple[dict[str, Any], str]:
-    """What a model's folder or config.json says, and the file's name.
+    """Return the content of a model's config.json, by its folder or file, and the file's name.
 
     Raises `UsageError` for a path that holds no config and `DataError` for one that is none.
     """
@@ -104,12 +104,17 @@ def _decoder(content: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
     """The part that is a decoder where transformers cannot build the whole: remote code, or no type of its own."""
     if content.get("model_type") is not None and "auto_map" not in content:
         return content, where
+    return text_part(content, where) or (content, where)
+
+
+def text_part(content: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str] | None:
+    """Return the part for text of a model that also sees or hears, and its place; None where there is none."""
     for key in _NESTED:
         part = content.get(key)
         if isinstance(part, dict) and part.get("model_type") is not None:
             shared = {"quantization_config": content.get("quantization_config")}
             return {**{k: v for k, v in shared.items() if v is not None}, **part}, f"{where}: {key}"
-    return content, where
+    return None
 
 
 def plain_type(content: Mapping[str, Any]) -> str:
@@ -119,7 +124,7 @@ def plain_type(content: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Streams:
-    """What a config says of streams: fields as in `ServedModel`."""
+    """Streams as a config describes them: fields as in `ServedModel`."""
 
     P: int
     prefix_tokens: int
@@ -149,6 +154,6 @@ def _banks(config: ConfigFile) -> tuple[tuple[tuple[int, int], ...], int]:
 
 
 def _is_bank(P: Any, tokens: Any) -> bool:
-    """Whether a key and value of parscale_banks are P and its prefix tokens."""
+    """Return true if a key and value of parscale_banks are P and its prefix tokens."""
     fine = str(P).isdecimal() and len(str(P)) < 10 and int(P) > 0
     return fine and type(tokens) is int and 0 < tokens <= _MOST

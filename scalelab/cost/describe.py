@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from scalelab.cost.hardware import Hardware
 from scalelab.cost.model import Device, Precision
 from scalelab.cost.rates import find_rates
+from scalelab.cost.runtime import UNMEASURED
 
 
 def priced_by(engine: str, device: Device, precision: Precision) -> str:
@@ -31,8 +33,8 @@ def priced_by(engine: str, device: Device, precision: Precision) -> str:
 
 
 def device_notes(device: Device, precision: Precision, engine: str = "roofline") -> Iterator[str]:
-    """Say which precisions the device has no units for, and what is done instead."""
-    if engine == "llm-analysis":  # which knows no other than those it is given
+    """Say what the device does instead of what was asked, and which figures are unconfirmed or assumed."""
+    if engine == "llm-analysis":  # which knows no other figures than those it is given
         return
     hardware = device.found()
     asked, done = precision.arithmetic, hardware.units(precision.arithmetic)
@@ -40,3 +42,22 @@ def device_notes(device: Device, precision: Precision, engine: str = "roofline")
         yield f"{device.gpu} has no units for {asked}: matrix products are priced at {done}"
     elif precision.compute is None and precision.weights == "fp8" and "fp8" in hardware.flops_per_s:
         yield "fp8 weights are widened to 16 bits in products; engines that compute in fp8 are `compute='fp8'`"
+    if unconfirmed := _unconfirmed(device, hardware, done):
+        yield (
+            f"{device.gpu}: unconfirmed: {', '.join(unconfirmed)}, not checked against the source; `list_hardware` has "
+            "figures and sources"
+        )
+    if hardware.kind in UNMEASURED:
+        yield (
+            f"{device.gpu}: no measurement of its class ({hardware.kind}) is published; the shares of its peaks and "
+            "its intervals are assumed"
+        )
+
+
+def _unconfirmed(device: Device, hardware: Hardware, units: str) -> list[str]:
+    """Figures that this price rests on and that nobody checked; watts, a bound of what is used, are not among them."""
+    used = [units, "bandwidth", "memory"]
+    used += ["usable"] if hardware.usable_bytes is not None else []
+    used += ["link"] if device.tensor_parallel > 1 else []
+    used += ["price_per_hour"] if device.price_per_hour is None else []
+    return [key for key in used if key in hardware.unconfirmed]

@@ -128,7 +128,7 @@ def _shape(row: dict[Any, Any], vocab_size: int) -> Architecture:
 
 
 def _known(row: Mapping[Any, Any], name: str, default: float | None) -> Any:
-    """What a row says under that name; `default` where it says nothing, for which pandas has several words."""
+    """Return a row's value under that name; `default` for a missing one, for which pandas has several words."""
     import pandas as pd  # late: prices alone need no tables
 
     value = row.get(name)

@@ -1,4 +1,4 @@
-"""Which cost model prices a request: the one asked for, or the roofline where llm-analysis cannot."""
+"""Choice of a cost model: the one asked for, or the roofline where llm-analysis cannot price a request."""
 
 from __future__ import annotations
 

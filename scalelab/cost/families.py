@@ -62,7 +62,7 @@ def served_from_config(content: Mapping[str, Any], where: str) -> ServedModel:
 
 @dataclass(frozen=True)
 class _Config(ConfigFile):
-    """Of a family that is known."""
+    """The config of a known family."""
 
     family: Family
 
@@ -181,7 +181,7 @@ class _Config(ConfigFile):
         return [_WINDOWED if i >= start else _FULL for i in range(count)]
 
     def _rotated(self, count: int) -> list[Any]:
-        """Whether each layer has RoPE; the key says the opposite of its values."""
+        """Return for each layer whether it has RoPE; the key says the opposite of its values."""
         interval = self.count("no_rope_layer_interval", 4)
         rotated = self.get("no_rope_layers", [(i + 1) % interval for i in range(count)])
         if not isinstance(rotated, list) or len(rotated) != count:
@@ -194,7 +194,7 @@ def _with(config: _Config, family: Mapping[str, Any], content: Mapping[str, Any]
 
 
 def _bigcode(config: _Config) -> _Config:
-    """Of the queries' heads, all or none have keys and values of their own."""
+    """Read GPT-BigCode, where all of the queries' heads or none have keys and values of their own."""
     return _with(config, {}, {KV_HEADS: 1 if config.flag("multi_query", True) else None})
 
 

@@ -1,4 +1,4 @@
-"""What the config.json of each family of decoders leaves to its code: biases, norms, windows, defaults.
+"""Table of what the config.json of each family leaves to its code: biases, norms, windows, defaults.
 
 As the family's modeling file has them. Data alone; `scalelab.cost.families` reads configs by it.
 """
@@ -16,7 +16,7 @@ Answer = bool | tuple[str, bool]
 
 @dataclass(frozen=True)
 class Family:
-    """What a config does not say."""
+    """Facts of a family that its configs do not hold."""
 
     qkv_bias: Answer = ("attention_bias", False)
     o_bias: Answer = ("attention_bias", False)

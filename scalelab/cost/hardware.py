@@ -166,7 +166,7 @@ def profile_text(hardware: Hardware) -> str:
 
 
 def _short(value: float) -> float:
-    """To four digits: nobody measures more."""
+    """Round to four digits: nobody measures more."""
     return float(f"{value:.4g}")
 
 

@@ -131,7 +131,7 @@ def _analysis(architecture: Architecture, device: Device, precision: str) -> Any
 
 
 def _gpu_config(config: Any, device: Device, precision: str) -> Any:
-    """llm-analysis' own, or one of `device.hardware`.
+    """Return the GPU of llm-analysis' own table, or one of `device.hardware`.
 
     llm-analysis counts 2 bytes for each number. A device that holds and moves half as much, as it seems to
     numbers of 4 bytes, comes to the same.

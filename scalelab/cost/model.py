@@ -1,4 +1,4 @@
-"""What is priced, on what, and the price."""
+"""Requests, devices and precisions to price, and prices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from scalelab.cost.shape import ServedModel
 from scalelab.errors import UsageError, choice_error
 
 GIB = 2**30
-_SIGMAS = 1.96  # of a 95 % interval
+SIGMAS = 1.96  # of a 95 % interval
+_MOST_DOUBLINGS = 4  # of P, that published tables of rows have
 MOST_PARALLEL = 72  # devices of one node
 MOST = 10**12  # of anything countable; beyond, integers stop fitting into floats
 
@@ -159,6 +160,11 @@ class Cost:
         return self.memory_bytes <= self.device_bytes
 
     @property
+    def streams_spread(self) -> float:
+        """Standard deviation of ln(measured / predicted) of times with all P streams over those of one."""
+        return self.rows_spread * min(_MOST_DOUBLINGS, math.log2(self.architecture.P))
+
+    @property
     def ttft_s(self) -> float:
         """Time to the first token."""
         return self.prefill_s
@@ -192,5 +198,9 @@ class Cost:
 
     def interval(self, value: float, memory: bool = False) -> tuple[float, float] | None:
         """Return the 95 % interval of a time (or of memory) by the spread of published errors; None without one."""
-        spread = self.memory_spread if memory else self.spread
-        return (value * math.exp(-_SIGMAS * spread), value * math.exp(_SIGMAS * spread)) if spread else None
+        return interval_of(value, self.memory_spread if memory else self.spread)
+
+
+def interval_of(value: float, spread: float) -> tuple[float, float] | None:
+    """Return the 95 % interval of a value whose logarithm has that standard deviation; None without one."""
+    return (value * math.exp(-SIGMAS * spread), value * math.exp(SIGMAS * spread)) if spread else None

@@ -54,7 +54,7 @@ def _format(found: Mapping[str, Any], where: str) -> tuple[str, bool]:
 
 
 def _compressed(found: Mapping[str, Any], where: str) -> tuple[str, bool]:
-    """Of the first group of layers; the others are few."""
+    """Read the format of the first group of layers; the others are few."""
     groups = found.get("config_groups")
     group = next(iter(groups.values()), None) if isinstance(groups, dict) else None
     weights = group.get("weights") if isinstance(group, dict) else None

@@ -1,4 +1,4 @@
-"""How long a kernel takes on a device: the higher of the two roofs, what is reached of them, and its start."""
+"""Time of a kernel on a device: the higher of the two roofs, what is reached of them, and its start."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Kernel(NamedTuple):
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device reaches at a `Precision`, and the bytes of a stored weight, cached value and activation.
+    """Rates of a device at a `Precision`, and the bytes of a stored weight, cached value and activation.
 
     Attention is computed at 16 or 32 bits whatever the matrices are. `row_shares` holds (rows, share of its
     roofline that a matrix product of so many rows reaches), by rising rows, as it was measured on this device;
@@ -62,7 +62,7 @@ class Rates:
     routing: float = 1.0  # T tokens touch as many experts as T ** routing that choose evenly
 
     def seconds(self, kernel: Kernel) -> float:
-        """Of one pass: its times included."""
+        """Return the seconds in one pass, its times included."""
         if kernel.kind == "vector":
             once = max(kernel.flops / self.vector_flops_per_s, kernel.bytes / self.vector_bytes_per_s)
         elif kernel.kind == "attention":

@@ -1,4 +1,4 @@
-"""How many requests a device serves at once within limits."""
+"""The most requests that a device serves at once within limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What engines reach on a class of devices: shares of the peaks, time of a kernel's start, memory held back.
+"""Constants of engines by class of device: shares of the peaks, time of a kernel's start, memory held back.
 
 Fitted to published measurements, then rounded: `benchmarks/published.py` fits them, also with each source left out,
 and shows how well they do. The prior of the fit is what NVIDIA's aiconfigurator uses: 0.8 of the bandwidth, 3 µs a
@@ -66,6 +66,7 @@ CLASSES: dict[str, DeviceClass] = {
     "npu": DeviceClass(memory=0.67, flops=0.40, gap_s=16e-6, spread=0.50, memory_spread=0.4, asynchronous=False),
     "other": DeviceClass(memory=0.80, flops=0.65, gap_s=5e-6, spread=0.30),
 }
+UNMEASURED = ("apu", "npu", "other")
 # Of a device whose figures are those that are reached: measured ones.
 AS_GIVEN = DeviceClass(
     memory=1.0,

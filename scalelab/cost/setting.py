@@ -1,4 +1,4 @@
-"""What a price is for: the device, the precision, the cost model and the request, from what a person names."""
+"""The setting of a price: device, precision, cost model and request, from what a person names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PresetName = Literal["parscale", "serving"]
 
 @dataclass(frozen=True)
 class Preset:
-    """What stands where nothing else is said: cost model, tokens in and out, and whether memory is read in GiB."""
+    """Defaults under one name: cost model, tokens in and out, and whether memory is read in GiB."""
 
     engine: EngineName
     tokens_in: int

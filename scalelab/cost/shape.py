@@ -1,4 +1,4 @@
-"""What is served, as prices need it: widths, heads, windows, experts and streams of any decoder.
+"""Served models as prices need them: widths, heads, windows, experts and streams of any decoder.
 
 Made from an `Architecture` (`as_served`) or from a Hugging Face config (`scalelab.cost.families`).
 Widths may be real numbers: the plain model of equal loss rarely has whole ones.
@@ -135,7 +135,7 @@ class ServedModel:
 
     @property
     def head_params(self) -> float:
-        """Of the output embedding, which may be the input's."""
+        """Parameters of the output embedding, which may be the input's."""
         return self.vocab_size * (self.hidden_size if self.head_width is None else self.head_width)
 
     @property
@@ -156,7 +156,7 @@ class ServedModel:
         return replace(self, P=P)
 
     def with_prefix(self, tokens: int | None) -> ServedModel:
-        """With prefixes of that length for every P > 1, whatever banks there are; as it is where None."""
+        """Return the model with prefixes of that length for every P > 1, whatever banks it has; as it is for None."""
         if tokens is None:
             return self
         if tokens < 0:

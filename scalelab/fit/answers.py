@@ -1,4 +1,4 @@
-"""What a fit answers: predictions, budgets, profiles and residuals, each a table that shows itself."""
+"""Answers of a fit: predictions, budgets, profiles and residuals, each a table that shows itself."""
 
 from __future__ import annotations
 

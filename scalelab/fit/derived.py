@@ -1,4 +1,4 @@
-"""What follows from a fitted law, with intervals from its bootstrap draws."""
+"""Conclusions from a fitted law, with intervals from its bootstrap draws."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Allocation:
-    """How to spend a training budget at one P: N, D, and the loss that the law gives there.
+    """The best use of a training budget at one P: N, D, and the loss that the law gives there.
 
     N and D are None for a law of compute alone, which says the loss, not how to spend the budget.
     """
@@ -84,18 +84,28 @@ def n_equivalent(fit: FitResult, N: float, P: float, D: float | None = None, lev
 
     Infinite where no plain model gets there, which laws with a gain of P apart from N allow.
     """
+    return _estimate(fit, lambda params: _plain_sizes(fit, params, N, P, D), level, P)
 
-    def solve(params: Array) -> Array:
-        wanted = fit.evaluate(params, N, P, D)
-        low, high = np.full(wanted.shape, np.log(N) - _REACH), np.full(wanted.shape, np.log(N) + _REACH)
-        beyond = _along(fit, params, np.exp(high), 1.0, D) > wanted
-        for _ in range(_STEPS):
-            middle = (low + high) / 2
-            above = _along(fit, params, np.exp(middle), 1.0, D) > wanted
-            low, high = np.where(above, middle, low), np.where(above, high, middle)
-        return np.where(np.isnan(wanted), np.nan, np.where(beyond, np.inf, np.exp((low + high) / 2)))
 
-    return _estimate(fit, solve, level, P)
+def n_equivalent_draws(fit: FitResult, N: float, P: float, D: float | None = None) -> Array:
+    """Return the draws [n] behind the interval of `n_equivalent`; none of a fit without draws."""
+    if not fit.draws:
+        return np.empty(0)
+    with np.errstate(all="ignore"):
+        sizes = _plain_sizes(fit, np.array(fit.draws), N, P, D)
+    return sizes[~np.isnan(sizes)]
+
+
+def _plain_sizes(fit: FitResult, params: Array, N: float, P: float, D: float | None) -> Array:
+    """Solve for the parameters at P = 1 with the loss of N with P streams, for each row of params [..., k]."""
+    wanted = fit.evaluate(params, N, P, D)
+    low, high = np.full(wanted.shape, np.log(N) - _REACH), np.full(wanted.shape, np.log(N) + _REACH)
+    beyond = _along(fit, params, np.exp(high), 1.0, D) > wanted
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        above = _along(fit, params, np.exp(middle), 1.0, D) > wanted
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.where(np.isnan(wanted), np.nan, np.where(beyond, np.inf, np.exp((low + high) / 2)))
 
 
 def doubling_gain(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:

@@ -20,7 +20,7 @@ _STALLS = 8  # steps without gain until a point is at rest
 
 @dataclass(frozen=True)
 class Warm:
-    """How to refit from a point close to the optimum.
+    """Settings for refits from a point close to the optimum.
 
     `width` smooths the curvature (`Objective.curvature`), so that a step is Newton's; a row rests when a step moves no
     coordinate by more than `close` [f].

@@ -1,4 +1,4 @@
-"""Where fits are saved: names that carry what differs between fits, and no fit over another."""
+"""Names of saved fits: they carry what differs between fits, and no fit replaces another."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def slug(title: str) -> str:
 
 
 def _other(path: Path, fit: FitResult) -> str:
-    """In what the fit at `path` is another than `fit`, beside newer rows, seeds and draws; empty if in nothing."""
+    """Name what sets the fit at `path` apart from `fit`, beside newer rows, seeds and draws; empty for nothing."""
     try:
         old = load_fit(path, getattr(fit.law, "law", fit.law))
     except (DataError, UsageError):

@@ -1,4 +1,4 @@
-"""Which records may be fitted together: the same text, tokens, set-up and tokens seen."""
+"""Groups of records that may be fitted together: the same text, tokens, set-up and tokens seen."""
 
 from __future__ import annotations
 

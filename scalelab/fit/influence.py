@@ -1,4 +1,4 @@
-"""What the fit hangs on: the local covariance of the parameters, and the pull of single runs."""
+"""Sensitivity of a fit: the local covariance of the parameters, and the pull of single runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fit cannot carry: notes that stand beside the numbers. Those about the rows are in `row_notes`.
+"""Notes on what a fit cannot carry, beside its numbers; those about the rows are in `row_notes`.
 
 serious: the numbers must not be used as they are; warning: some of them mean less than they
 seem to; info: good to know.

@@ -1,4 +1,4 @@
-"""What a fit minimises: a sum over runs of a loss of residuals.
+"""The objective of a fit: a sum over runs of a loss of residuals.
 
     huber: Σ w_i·huber_δ(r_i),  r = ln L − ln loss;  huber_δ(r) = r²/2 for |r| ≤ δ, δ(|r| − δ/2) beyond
     log:   Σ w_i·r_i²/2 with the same r
@@ -53,7 +53,7 @@ class Objective:
 
     @cached_property
     def free(self) -> np.ndarray:
-        """Which parameters are fitted, bool [k]; their number is f below."""
+        """Mask of the fitted parameters, bool [k]; their number is f below."""
         return np.array([name not in self.fixed for name in self.law.names])
 
     @property
@@ -110,7 +110,7 @@ class Objective:
         return np.where(np.isfinite(total), total, np.inf)
 
     def influence(self, residuals: Array) -> Array:
-        """How much each residual counts against one of its size in least squares: ψ(r)/r, [..., n]."""
+        """Return the weight of each residual against one of its size in least squares: ψ(r)/r, [..., n]."""
         if not self.robust:
             return np.ones_like(residuals)
         with np.errstate(divide="ignore"):

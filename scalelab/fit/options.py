@@ -1,4 +1,4 @@
-"""How a law is fitted: everything that changes the numbers, in one frozen object."""
+"""Options of a fit: everything that changes the numbers, in one frozen object."""
 
 from __future__ import annotations
 

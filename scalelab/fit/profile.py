@@ -110,7 +110,7 @@ def _rises(
 
 
 def _crossing(grid: Array, rise: Array, threshold: float, side: int) -> float | None:
-    """Where the rise first reaches the threshold on one side; its root is about straight there."""
+    """Find where the rise first reaches the threshold on one side; its root is about straight there."""
     order = range(_HALF, -1, -1) if side < 0 else range(_HALF, 2 * _HALF + 1)
     before = _HALF
     for i in order:

@@ -19,7 +19,7 @@ _SAME_VALUE, _SAME_PLACE = 1e-3, 0.1  # starts that end this close, relatively a
 
 @dataclass(frozen=True)
 class Screened:
-    """Where the starts ended, on all rows: distinct optima, and which starts led to each."""
+    """Ends of the starts, on all rows: distinct optima, and the starts that led to each."""
 
     points: Array  # [b, f]
     values: Array  # [b]

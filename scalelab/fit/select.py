@@ -1,28 +1,29 @@
-"""Which law do the data support? Information criteria, and losses predicted that were left out."""
+"""Choice of a law: information criteria, and predictions of losses that were left out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from scalelab.errors import ScalelabError
+from scalelab.fit.bootstrap import freedom
 from scalelab.fit.core import fit_group, fit_optimum
 from scalelab.fit.data import COLUMNS, CONVENTIONS, FitData, fit_data
 from scalelab.fit.groups import Group
 from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult
+from scalelab.fit.verdict import ENOUGH, support, verdict
 from scalelab.laws import LAWS, Law
 from scalelab.laws.base import Array, Variable
 from scalelab.shown import Shown
-from scalelab.units import format_count, format_number, plural
+from scalelab.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CLEAR = 4.0  # AICc that a law must lead by: a likelihood ratio of about 7 (Burnham & Anderson 2002, section 2.6)
 NEAR = 1.05  # ratio of errors on left-out runs up to which laws are not told apart
 _MANY_VALUES = 8  # of a variable, from which a hold-out takes all within a factor of two of the largest
 _STARTS = 100
@@ -62,6 +63,9 @@ class Comparison(Shown):
     left_out: Mapping[Variable, float]  # the largest N, P, D or compute (6·N·D where no table has it), left out
     verdict: str
     chosen: str = ""  # the label of the law that predicts best what was left out
+    unsupported: Mapping[str, int] = field(
+        default_factory=dict
+    )  # laws with too many parameters for the runs, and how many
 
     _report: ClassVar[str] = "scalelab.report.laws:comparison_report"
     _json: ClassVar[str] = "scalelab.report.laws:comparison_json"
@@ -122,30 +126,47 @@ def compare_laws(data: FitData, title: str, options: FitOptions | None = None, o
     The likelihood is that of normal errors in ln loss, whose variance is a parameter too; the same
     for all laws, whatever objective a fit uses. For the hold-outs the law is refitted without the runs of the
     largest N (its backbone's, where that is known), P, D or compute; where there are many values, without all within
-    a factor of two of the largest. Raises `ScalelabError` if no candidate can be fitted. Repeated seeds count as one
-    run, their mean: they are no new evidence about the law's form.
+    a factor of two of the largest. Repeated seeds count as one run, their mean: they are no new evidence about the
+    law's form; of curves with several rows runs count, not rows. A law with more than a third as many parameters as
+    there are runs is named, not compared: few runs follow whatever bends enough, and cannot say whether the next do.
+
+    Raises:
+        ScalelabError: No candidate can be fitted.
     """
     data = data.best() if options and options.best else data.means()
     options = replace(options or FitOptions(), objective="log", starts=_STARTS, fix={}, bounds={}, tie={}, draws=0)
     splits = _splits(data)
     cases = []
     for candidate in candidates(data, own):
-        chosen = replace(options, fix=candidate.fix)
-        fitted = _fit(candidate.law, data, chosen)
-        if fitted is None:
-            continue
-        params, n_free = fitted
-        held_out = {name: _held_out(candidate.law, data, keep, chosen) for name, (_, keep) in splits.items()}
-        cases.append((candidate, n_free, params, held_out))
+        fitted = _fit(candidate.law, data, replace(options, fix=candidate.fix))
+        if fitted is not None:
+            cases.append(_Case(candidate, *fitted))
     # A law with nearly as many parameters as configurations has no AICc: it counts only where no law has one.
-    judged = [case for case in cases if data.n_configs - case[1] - 2 > 0]
-    cases = judged or cases
-    if not cases:
+    judged = [case for case in cases if case.room > 0] or cases
+    if not judged:
         raise ScalelabError(f"{title}: {data.n_configs} configurations are too few for any law; add runs")
-    rows = _rows(data, cases)
+    supported = [case for case in judged if case.units >= ENOUGH * case.n_free]
+    ranked = supported or judged
+    rows = _rows(data, ranked, [_held_outs(case.candidate, data, splits, options) for case in ranked])
     left_out: dict[Variable, float] = {name: value for name, (value, _) in splits.items()}
-    chosen_row = _chosen(rows)
-    return Comparison(title, rows, left_out, _verdict(rows, left_out), chosen_row.label)
+    few = {case.candidate.label: case.n_free for case in cases if supported and case not in supported}
+    said = [verdict(rows, left_out, bool(few)), *support(few, bool(supported), data.n_configs)]
+    return Comparison(title, rows, left_out, " ".join(said), _chosen(rows).label, few)
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """A candidate as fitted: parameters, how many of them are free, and the units of evidence there are for them."""
+
+    candidate: Candidate
+    params: Array
+    n_free: int
+    units: int
+
+    @property
+    def room(self) -> int:
+        """Divisor of AICc's correction; the variance is a parameter too."""
+        return self.units - self.n_free - 2
 
 
 def fit_chosen(group: Group, options: FitOptions | None = None) -> tuple[Comparison, FitResult]:
@@ -196,16 +217,18 @@ def _chosen(rows: tuple[Row, ...]) -> Row:
     return next(row for row in rows if score.get(row.label, np.inf) <= best + np.log(NEAR))
 
 
-def _fit(law: Law, data: FitData, options: FitOptions) -> tuple[Array, int] | None:
+def _fit(law: Law, data: FitData, options: FitOptions) -> tuple[Array, int, int] | None:
+    """(parameters, free ones, units of evidence for them); None where the law cannot be fitted."""
     try:
         objective, optimum = fit_optimum(law, data, options)
     except ScalelabError:
         return None
-    return objective.to_params(optimum.z), int(objective.free.sum())
+    n_free = int(objective.free.sum())
+    return objective.to_params(optimum.z), n_free, freedom(objective, data) + n_free
 
 
 def _splits(data: FitData) -> dict[Variable, tuple[float, np.ndarray]]:
-    """For each variable that varies: its largest value and the runs without it, or without those near it."""
+    """Split off the largest value of each variable that varies, alone or with those near it."""
     splits: dict[Variable, tuple[float, np.ndarray]] = {}
     columns: dict[Variable, Array] = {"N": data.size, "P": data.P, "D": data.D}
     columns |= {"C": data.others["C"]} if "C" in data.others else {}
@@ -218,6 +241,13 @@ def _splits(data: FitData) -> dict[Variable, tuple[float, np.ndarray]]:
             if keep.any():
                 splits[name] = (float(values.max()), keep)
     return splits
+
+
+def _held_outs(
+    candidate: Candidate, data: FitData, splits: Mapping[Variable, tuple[float, np.ndarray]], options: FitOptions
+) -> dict[Variable, float | None]:
+    chosen = replace(options, fix=candidate.fix)
+    return {name: _held_out(candidate.law, data, keep, chosen) for name, (_, keep) in splits.items()}
 
 
 def _held_out(law: Law, data: FitData, keep: np.ndarray, options: FitOptions) -> float | None:
@@ -235,19 +265,20 @@ def _held_out(law: Law, data: FitData, keep: np.ndarray, options: FitOptions) ->
     return size if np.isfinite(size) else None
 
 
-def _rows(data: FitData, cases: list[tuple[Candidate, int, Array, dict[Variable, float | None]]]) -> tuple[Row, ...]:
-    n = len(data.loss)
+def _rows(
+    data: FitData, cases: Sequence[_Case], held_outs: Sequence[Mapping[Variable, float | None]]
+) -> tuple[Row, ...]:
     scored = []
-    for candidate, n_free, params, held_out in cases:
-        fitted = candidate.law.loss(params, data.points)
-        squares = float((data.weight * np.log(fitted / data.loss) ** 2).sum() / data.weight.mean())
-        estimated = n_free + 1  # and the variance
-        fit = n * np.log(max(squares / n, 1e-30))
-        room = n - estimated - 1
-        aicc = fit + 2 * estimated + (2 * estimated * (estimated + 1) / room if room > 0 else np.inf)
-        bic = fit + estimated * np.log(n)
+    for case, held_out in zip(cases, held_outs, strict=True):
+        law, n = case.candidate.law, case.units
+        fitted = law.loss(case.params, data.points)
+        squares = float(np.average(np.log(fitted / data.loss) ** 2, weights=data.weight))
+        estimated = case.n_free + 1  # and the variance
+        fit = n * np.log(max(squares, 1e-30))
+        aicc = fit + 2 * estimated + (2 * estimated * (estimated + 1) / case.room if case.room > 0 else np.inf)
+        bic = fit + estimated * np.log(max(n, 1))
         rmse = float(np.sqrt(np.average((fitted - data.loss) ** 2, weights=data.weight)))
-        scored.append((float(aicc), float(bic), rmse, candidate, n_free, held_out))
+        scored.append((float(aicc), float(bic), rmse, case.candidate, case.n_free, held_out))
     scored.sort(key=lambda case: case[0])
     best = scored[0][0]
     deltas = np.array([case[0] - best if np.isfinite(best) else 0.0 for case in scored])
@@ -257,51 +288,3 @@ def _rows(data: FitData, cases: list[tuple[Candidate, int, Array, dict[Variable,
         Row(c.label, c.law.name, n_free, rmse, aicc, bic, float(delta), float(weight), held_out)
         for (aicc, bic, rmse, c, n_free, held_out), delta, weight in zip(scored, deltas, weights, strict=True)
     )
-
-
-def _verdict(rows: tuple[Row, ...], left_out: Mapping[Variable, float]) -> str:
-    best = rows[0]
-    if len(rows) == 1:
-        return f"Only {best.label} can be fitted to these runs."
-    if not np.isfinite(best.aicc):
-        return "Too few runs to compare laws: not distinguishable."
-    close = [row for row in rows if row.delta < CLEAR]
-    others = [row for row in rows if row.delta >= CLEAR]
-    names = _listed([row.label for row in close])
-    if len(close) == 1:
-        said = f"{names} is best supported"
-    elif len({row.law for row in close}) == 1:
-        said = f"{best.law} is best supported; between its forms ({names}) these runs do not decide"
-    else:
-        said = f"{names} are not distinguishable: their AICc lie within {CLEAR:g} of one another"
-    if others:
-        said += f"; the best of the other laws, {others[0].label}, has an AICc {others[0].delta:.1f} higher"
-    else:
-        said += "; these runs rule no law out"
-    return " ".join([f"{said}.", *_held_out_sentences(rows, {row.label for row in close}, left_out)])
-
-
-def _held_out_sentences(rows: tuple[Row, ...], close: set[str], left_out: Mapping[Variable, float]) -> list[str]:
-    """Whether runs that were left out say the same as the criteria."""
-    sentences = []
-    for name, value in left_out.items():
-        known = [(error, row.label) for row in rows if (error := row.held_out[name]) is not None]
-        if len(known) < 2:
-            continue
-        error, winner = min(known)
-        agrees = winner in close
-        against = [pair for pair in known if (pair[1] in close) != agrees]
-        text = f"The runs of the largest {name} ({shown(name, value)}), left out, are predicted best by {winner} "
-        text += f"(RMSE {error:.2g}"
-        text += f", against {min(against)[0]:.2g} by {min(against)[1]})" if against else ")"
-        sentences.append(text + ("." if agrees else ", which does not agree."))
-    return sentences
-
-
-def shown(variable: Variable, value: float) -> str:
-    """A value of a variable: compute as a power of ten, others as counts."""
-    return format_number(value, 3) if variable == "C" else format_count(value)
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -80,7 +80,7 @@ def minimise(objective: Objective, target: Array, weights: Array, starts: int = 
 
 
 def _idle(objective: Objective, z: Array, value: float, target: Array, weights: Array) -> np.ndarray:
-    """Which coordinates are a floor that might as well be nothing, bool [f]: it ends anywhere on its way there."""
+    """Mask the coordinates that are a floor that might as well be nothing, bool [f]: it ends anywhere on its way."""
     found = np.zeros(len(z), dtype=bool)
     for i, name in enumerate(objective.free_names):
         parameter = objective.law.parameters[objective.law.names.index(name)]
@@ -138,6 +138,6 @@ def _gradient_norm(objective: Objective, z: Array, target: Array, weights: Array
 
 
 def inside_bounds(objective: Objective, z: Array) -> np.ndarray:
-    """Which coordinates of z [f] are off their bounds, bool [f]."""
+    """Mask the coordinates of z [f] that are off their bounds, bool [f]."""
     lower, upper = objective.bounds()
     return (z > lower + 1e-6) & (z < upper - 1e-6)

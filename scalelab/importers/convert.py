@@ -28,7 +28,7 @@ _TOKENS_TOO_FEW = 1e3  # a run's D below this is no number of tokens
 
 @dataclass(frozen=True)
 class Imported(Shown):
-    """What a source held: a record and a curve of each run, errors of others, and where the columns came from."""
+    """Runs of a source: a record and a curve of each, errors of others, and where the columns came from."""
 
     table: pd.DataFrame
     curves: Mapping[str, list[tuple[int, int | None, float]]]
@@ -118,7 +118,7 @@ def write_runs(imported: Imported, folder: str | Path) -> Imported:
 
 
 def _chosen(present: set[str], mapped: Mapping[str, str], source: Path, sizes: bool) -> dict[str, str]:
-    """Where each column comes from: as mapped, or the first declared place that some run has."""
+    """Choose where each column comes from: as mapped, or the first declared place that some run has."""
     found = dict(mapped)
     for column in COMMON:
         if column.name in found or (column.name == "n_params" and sizes):

@@ -1,4 +1,4 @@
-"""What other tools wrote, as the history and the config of each run; read by their own libraries where they can."""
+"""Runs of other tools as histories and configs, read by their own libraries where they can."""
 
 from __future__ import annotations
 

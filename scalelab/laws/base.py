@@ -1,4 +1,4 @@
-"""What a law is: a pure function of N, P, D and other variables with named parameters and its derivatives."""
+"""Laws: pure functions of N, P, D and other variables with named parameters and their derivatives."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Points:
-    """Where a law is evaluated: arrays [n], or [..., n] with points of its own for each row of params.
+    """Points at which a law is evaluated: arrays [n], or [..., n] with points of its own for each row of params.
 
     D may be left out for laws that do not know it; `others` holds the variables beside N, P and D by name.
     """

@@ -15,6 +15,7 @@ from scalelab.laws.base import Array, Parameter, Points, Variable
 from scalelab.laws.terms import EXPONENT_BOUNDS, SIZE_BOUNDS, Power, times_log, unit_of
 
 N_UNIT, D_UNIT = 1e9, 1e11
+N_WRITTEN, D_WRITTEN = "1e9", "1e11"  # in equations
 
 
 class Broken:
@@ -99,7 +100,7 @@ class Farseer:
 
     def text(self, values: Sequence[str]) -> str:
         s, b, a = (
-            f"{v} + ({r})·((N / {N_UNIT:.0f})^({g}) - 1)/({g})"
+            f"{v} + ({r})·((N / {N_WRITTEN})^({g}) - 1)/({g})"
             for v, r, g in (values[3 * i : 3 * i + 3] for i in range(3))
         )
         return f"exp({s}) + exp({b} - exp({a})·ln D)"
@@ -211,4 +212,4 @@ class Experts(Power):
 
     def text(self, values: Sequence[str]) -> str:
         A, alpha, g, h = values
-        return f"({A} / N)^{alpha}·X^(-({g} + ({h})·ln(N / {N_UNIT:.0f})))"
+        return f"({A} / N)^{alpha}·X^(-({g} + ({h})·ln(N / {N_WRITTEN})))"

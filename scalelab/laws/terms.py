@@ -27,7 +27,7 @@ class Term(Protocol):
     latex: str
 
     def value(self, values: Sequence[Array], at: Points) -> Array:
-        """[..., n]; NaN outside the term's domain."""
+        """Value of the term, [..., n]; NaN outside the term's domain."""
         ...
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
@@ -35,7 +35,7 @@ class Term(Protocol):
         ...
 
     def text(self, values: Sequence[str]) -> str:
-        """With constants, as a line that can be computed."""
+        """Return the term with constants, as a line that can be computed."""
         ...
 
 

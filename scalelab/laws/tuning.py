@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from scalelab.laws.base import Array, Law, Parameter, Points
-from scalelab.laws.forms import D_UNIT, N_UNIT
+from scalelab.laws.forms import D_UNIT, D_WRITTEN, N_UNIT, N_WRITTEN
 from scalelab.laws.terms import Power
 from scalelab.units import format_number
 
@@ -71,7 +71,7 @@ class TuningLaw(Law):
 
     def equation(self, params: Mapping[str, float], digits: int = 4) -> str:
         v = {name: format_number(params[name], digits) for name in self.names}
-        n, d = f"ln(N / {N_UNIT:.0f})", f"ln(D / {D_UNIT:.0f})"
+        n, d = f"ln(N / {N_WRITTEN})", f"ln(D / {D_WRITTEN})"
         x = f"(ln lr - ln {v['lr_v']} - ({v['lr_N']})·{n} - ({v['lr_D']})·{d})"
         y = f"(ln B - ln {v['B_v']} - ({v['B_N']})·{n} - ({v['B_D']})·{d})"
         base = f"{v['E']} + ({v['A']} / N)^{v['alpha']} + ({v['B']} / D)^{v['beta']}"

@@ -6,6 +6,7 @@ reading a config takes none; the model is built without memory for its weights a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -20,11 +21,17 @@ from scalelab.measure.library import build_empty, fill_empty, first_line, quiet
 from scalelab.measure.trace import trace
 from scalelab.measure.visits import Matrix, Traced, Visit
 
+_NEEDED = re.compile(r"requires the (\S+) library but it was not found")  # as transformers says it
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_experts", "moe_topk")
 
 
 def build_served(content: Mapping[str, Any], kind: str, streams: Streams, where: str) -> ServedModel:
-    """The decoder of a config of model type `kind`, its streams apart. Raises `DataError` naming `where`."""
+    """Return the decoder of a config of model type `kind`, its streams apart.
+
+    Raises:
+        DataError: It cannot be built or read off; one line names `where`, the reason and what to do.
+        ModuleNotFoundError: torch or transformers itself is missing.
+    """
     try:
         with quiet():
             model = build_empty(content, kind)
@@ -38,8 +45,24 @@ def build_served(content: Mapping[str, Any], kind: str, streams: Streams, where:
     except ScalelabError as error:
         raise DataError(f"{where}: model_type {kind!r} cannot be priced: {error}") from None
     except Exception as error:  # whatever a family's code may raise over a config that is not its own
+        raise DataError(f"{where}: model_type {kind!r} cannot be priced: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What building failed of, without torch's words, and what to do."""
+    if isinstance(error, ImportError):
+        packages = _NEEDED.findall(str(error)) or ([error.name] if error.name else [])
+        if packages:
+            names = " ".join(dict.fromkeys(packages))
+            return f"transformers needs more packages to build it: pip install {names}"
+    # What torch raises over shapes is about tensors inside the model, of which the config says nothing.
+    if isinstance(error, RuntimeError | IndexError | AssertionError):
+        said = f"transformers fails at building or running it ({type(error).__name__})"
+    else:
         said = f"transformers says: {first_line(error)}"
-        raise DataError(f"{where}: model_type {kind!r} cannot be priced: {said}") from None
+    return (
+        f"{said}; compare its values with those of a model of the same type, or give its shape by `hidden`, `layers`, …"
+    )
 
 
 def _head(model: Any) -> Tensor:

@@ -25,9 +25,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from scalelab.architecture import Architecture
 from scalelab.cost.hardware import Hardware
+from scalelab.cost.kernels import kernels
 from scalelab.cost.model import Device, Precision
 from scalelab.cost.rates import find_rates
-from scalelab.cost.roofline import kernels
 from scalelab.cost.shape import as_served
 from scalelab.measure.clock import alone
 from scalelab.measure.decode import decoding, graph_s

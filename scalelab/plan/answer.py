@@ -14,7 +14,7 @@ from scalelab.errors import UsageError, choice_error
 from scalelab.fit.derived import Estimate, extrapolation_notes
 from scalelab.fit.result import FitResult, Note
 from scalelab.laws.base import Array
-from scalelab.plan.doubt import Factors, doubted_losses
+from scalelab.plan.doubt import Factors, doubted_losses, doubted_sizes
 from scalelab.plan.payback import Versus, against_plain
 from scalelab.plan.problem import METRICS, Candidate, Problem
 from scalelab.plan.search import CostCurve, Sized, lowest_loss, reaching
@@ -32,10 +32,10 @@ _ABOUT_STREAMS = ("few_P", "one_P", "P_ignored", "seed_noise", "streams_in_N")
 class Option:
     """The best decoder with P streams.
 
-    Without a target the size is what the limits allow and `loss` has the interval; with one the loss is
-    the target and size and costs have it. `share` is in how many of the fit's draws this P is the best,
-    None for a fit without draws. `binds` is the limit that is used up or, not `within` the limits, broken
-    most; `broken` are all that are, the worst first.
+    Without a target the size is what the limits allow and `loss` has the interval of the law, `N` that of the costs;
+    with one the loss is the target and size and costs have it. `share` is in how many of the fit's draws this P is the
+    best, None for a fit without draws. `binds` is the limit that is used up or, not `within` the limits, broken most;
+    `broken` are all that are, the worst first.
     """
 
     candidate: Candidate
@@ -59,7 +59,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Plan(Shown):
-    """What to train and serve. `winner` is None where nothing is within the limits.
+    """A model to train and serve. `winner` is None where nothing is within the limits.
 
     With a `target` loss the winner has the least of the cost `by`; else it has the lowest loss. `gain` is
     how much lower its loss is than the best plain model's (nats a token), or how many times cheaper it
@@ -86,7 +86,7 @@ class Plan(Shown):
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What the plan has to be read with: notes of the fit on what streams gain, and of the winner."""
+        """Notes to read the plan with: those of the fit on what streams gain, and of the winner."""
         return (*gain_notes(self.problem.fit), *(self.winner.extrapolates if self.winner else ()))
 
     def to_frame(self) -> pd.DataFrame:
@@ -147,11 +147,12 @@ def make_plan(
     sized = [lowest_loss(problem, P) if target is None else reaching(problem, P, target) for P in streams]
     curves = {s.P: CostCurve(problem, s.P, _known(s)) for s in sized if s.candidate} if target is not None else {}
     factors = Factors(problem, len(problem.fit.draws))
-    scores = {s.P: _scores(problem, s, curves.get(s.P), by, factors) for s in sized}
+    allowed = {s.P: doubted_sizes(problem, s, factors) if target is None else None for s in sized}
+    scores = {s.P: _scores(problem, s, curves.get(s.P), by, factors, allowed[s.P]) for s in sized}
     shares, no_answer = best_shares(scores)
     left_out = {s.P: _why_not(problem, s, target) for s in sized if s.candidate is None or math.isnan(s.loss)}
     options = tuple(
-        _option(problem, s, curves.get(s.P), shares.get(s.P), train_on or device, factors)
+        _option(problem, s, curves.get(s.P), shares.get(s.P), train_on or device, factors, allowed[s.P])
         for s in sized
         if s.P not in left_out
     )
@@ -166,7 +167,7 @@ def best_of(options: Sequence[Option], target: float | None, by: str) -> Option 
 
 
 def best_shares(scores: Mapping[int, Array]) -> tuple[dict[int, float], float]:
-    """In which share of the draws each P has the lowest score [draws], and in which none has a finite one."""
+    """Return the share of draws in which each P has the lowest score [draws], and that in which no score is finite."""
     table = np.stack(list(scores.values())) if scores else np.empty((0, 0))
     if table.shape[1] == 0:
         return {}, 0.0
@@ -181,10 +182,12 @@ def _known(sized: Sized) -> Array:
     return np.append(sized.N_draws[np.isfinite(sized.N_draws)], sized.candidate.N)
 
 
-def _scores(problem: Problem, sized: Sized, curve: CostCurve | None, by: str, factors: Factors) -> Array:
-    """What is to be low, for each draw: the loss, or the cost, infinite beyond the limits."""
+def _scores(
+    problem: Problem, sized: Sized, curve: CostCurve | None, by: str, factors: Factors, allowed: Array | None
+) -> Array:
+    """Score each draw, low being good: the loss, or the cost, infinite beyond the limits."""
     if not len(sized.N_draws):
-        return doubted_losses(problem, sized, factors)
+        return doubted_losses(problem, sized, allowed)
     if curve is None:
         # A law that does not get there with its parameters may in some draws, but has no place in the table.
         return np.full(len(sized.N_draws), np.inf)
@@ -194,12 +197,19 @@ def _scores(problem: Problem, sized: Sized, curve: CostCurve | None, by: str, fa
 
 
 def _option(
-    problem: Problem, sized: Sized, curve: CostCurve | None, share: float | None, train_on: Device, factors: Factors
+    problem: Problem,
+    sized: Sized,
+    curve: CostCurve | None,
+    share: float | None,
+    train_on: Device,
+    factors: Factors,
+    allowed: Array | None,
 ) -> Option:
     c = sized.candidate
     assert c is not None
     if curve is None:
-        loss, N = Estimate.of(sized.loss, sized.losses), Estimate(c.N, None, None)
+        loss = Estimate.of(sized.loss, sized.losses)
+        N = Estimate(c.N) if allowed is None else Estimate.of(c.N, allowed)
     else:
         loss, N = Estimate(sized.loss, None, None), Estimate.of(c.N, sized.N_draws)
     costs = {}

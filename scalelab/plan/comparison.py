@@ -14,7 +14,7 @@ from scalelab.cost.compare import compare as compare_costs
 from scalelab.cost.equal_loss import count
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.fit import FitResult, Note
-from scalelab.fit.derived import extrapolation_notes, n_equivalent, predicted
+from scalelab.fit.derived import extrapolation_notes, n_equivalent, n_equivalent_draws, predicted
 from scalelab.laws import Law
 from scalelab.shown import Shown
 from scalelab.units import format_count
@@ -29,7 +29,7 @@ _SAME_TOKENS = 0.01  # relative
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be compared, at which training tokens D, and how it is priced."""
+    """A comparison to make: models, training tokens D, and how they are priced."""
 
     hidden: int
     streams: tuple[int, ...]
@@ -61,7 +61,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class CostComparison(Shown):
-    """What streams add to memory and latency beside what growing N to the same loss adds, an answer for each P.
+    """Increases by streams beside those by growing N to the same loss, an answer for each P.
 
     `failures` says which groups of runs could not be compared, `notes` what was priced otherwise than asked for, and
     `groups` are the runs of each answer's title, where there are any.
@@ -149,7 +149,7 @@ def comparable_groups(
 
 
 def group_of(saved: FitResult, groups: list[Group], data: Any) -> Group:
-    """Of `groups` the one that was fitted, though perhaps more of its runs. Raises `UsageError` where it is none."""
+    """Find the group that was fitted, though perhaps more of its runs. Raises `UsageError` where it is none."""
     for same in (lambda group: group.title == saved.group, lambda group: _are_the_runs(group, saved)):
         for group in filter(same, groups):
             return group
@@ -159,7 +159,7 @@ def group_of(saved: FitResult, groups: list[Group], data: Any) -> Group:
 
 
 def _are_the_runs(group: Group, saved: FitResult) -> bool:
-    """Whether these runs were fitted, under whatever name: that of a table's file may have changed."""
+    """Return true if these runs were fitted, under whatever name: that of a table's file may have changed."""
     from scalelab.fit.data import fit_data
 
     try:
@@ -225,7 +225,7 @@ def _by_law(
     return _priced(
         question,
         model,
-        Size(found.value, found.low, found.high),
+        Size(found.value, found.low, found.high, tuple(n_equivalent_draws(fit, N, model.P, D))),
         convention,
         n_params=N,
         loss=predicted(fit, N, model.P, D).value,

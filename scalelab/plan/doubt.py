@@ -1,4 +1,4 @@
-"""What published errors of costs mean for a plan: factors on every cost, drawn together with the law's parameters.
+"""Published errors of costs in a plan: factors on every cost, drawn together with the law's parameters.
 
 A device is faster or slower than priced for all models alike, with the spread of its class; what P rows cost over one
 is off by a little more or less on its own, as published tables of rows are.
@@ -12,7 +12,6 @@ from scalelab.laws.base import Array
 from scalelab.plan.problem import Problem
 from scalelab.plan.search import CostCurve, Sized
 
-_MOST_DOUBLINGS = 4  # that published tables of rows have
 _SMALLER, _LARGER = 200.0, 30.0  # times N, that is looked at
 _POINTS = 48
 _SEED = 0
@@ -36,23 +35,31 @@ class Factors:
             return np.ones(len(self._speed))
         if metric == "memory":
             return np.exp(spread * self._memory)
-        rows = candidate.cost.rows_spread * min(_MOST_DOUBLINGS, np.log2(sized.P))
-        return np.exp(spread * self._speed + rows * self._rows)
+        return np.exp(spread * self._speed + candidate.cost.streams_spread * self._rows)
 
 
-def doubted_losses(problem: Problem, sized: Sized, factors: Factors) -> Array:
-    """Return the loss [draws] of what is within the limits if costs are what the factors make of them."""
+def doubted_sizes(problem: Problem, sized: Sized, factors: Factors) -> Array | None:
+    """Return the N [draws] that the limits allow if costs are what the factors make of them; 0 where none is.
+
+    None where costs have no spread, or nothing is within the limits.
+    """
     candidate = sized.candidate
     if candidate is None or not len(sized.losses):
-        return sized.losses
+        return None
     if not any(candidate.spread(name) for name in problem.bounds):
-        return sized.losses
+        return None
     sizes = np.array([max(1.0, candidate.N / _SMALLER), candidate.N * _LARGER])
     curve = CostCurve(problem, sized.P, sizes, _POINTS)
     bounds = {name: bound / factors.of(name, sized) for name, bound in problem.bounds.items()}
     # The curve is used for the ratio to the size that the undoubted limits allow, which is known exactly.
     plain = curve.largest({name: np.full(1, bound) for name, bound in problem.bounds.items()})[0]
-    N = candidate.N * curve.largest(bounds) / plain
+    return candidate.N * curve.largest(bounds) / plain
+
+
+def doubted_losses(problem: Problem, sized: Sized, N: Array | None) -> Array:
+    """Return the loss [draws] of the decoders of `doubted_sizes`, each by its own draw of the law."""
+    if N is None:
+        return sized.losses
     draws = np.array(problem.fit.draws).reshape(-1, len(problem.fit.params))
     losses = problem.losses(draws, np.maximum(N, 1.0), sized.P)
     return np.where(N > 0, losses, np.inf)

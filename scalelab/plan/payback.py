@@ -60,7 +60,7 @@ def against_plain(problem: Problem, streams: Candidate, train_on: Device) -> Ver
 
 
 def _worth(streams: Candidate, train_on: Device) -> float | None:
-    """How many seconds of serving a second of training costs; None where either has no price."""
+    """Return the seconds of serving that cost as much as one of training; None where either has no price."""
     given = train_on.price_per_hour
     training = train_on.found().price_per_hour if given is None else given
     serving = streams.cost.price_per_hour
@@ -68,8 +68,10 @@ def _worth(streams: Candidate, train_on: Device) -> float | None:
 
 
 def break_even(train_s: float, token_s: float) -> tuple[Verdict, float]:
-    """When something that costs `train_s` more once and `token_s` more for each token is the cheaper one, and the
-    number of tokens at which it is even."""
+    """Return when something is the cheaper one, and the number of tokens at which it is even.
+
+    It costs `train_s` more once and `token_s` more for each token.
+    """
     if train_s <= 0 and token_s <= 0:
         return "at once", 0.0
     if train_s >= 0 and token_s >= 0:

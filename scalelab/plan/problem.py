@@ -1,4 +1,4 @@
-"""What is asked: a law, decoders, what serving costs, and limits; and what one (N, P) costs under them."""
+"""The problem of a plan: a law, decoders, costs of serving and limits; and what one (N, P) costs under them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SAME_TOKENS = 5e-4
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request batch may hold and take, and what training may compute; None is no limit."""
+    """Limits on the memory and times of a request batch, and on training; None is no limit."""
 
     memory_bytes: float | None = None
     latency_s: float | None = None
@@ -105,7 +105,7 @@ class Problem:
 
     @property
     def device_binds(self) -> bool:
-        """Whether the memory limit is the device's own, since none or a larger one was given."""
+        """True where the memory limit is the device's own, since none or a larger one was given."""
         return self.limits.memory_bytes is None or self.bounds["memory"] < self.limits.memory_bytes
 
     @property
@@ -130,7 +130,7 @@ class Problem:
         return Candidate(model.P, model.hidden_size, N, cost.memory_bytes, cost.latency_s, training, cost)
 
     def used(self, candidate: Candidate) -> dict[str, float]:
-        """Which share of each limit the candidate uses: above 1 it breaks it."""
+        """Return the share of each limit that the candidate uses: above 1 it breaks it."""
         return {name: (candidate.metric(name) or 0.0) / bound for name, bound in self.bounds.items()}
 
     def broken(self, candidate: Candidate) -> list[str]:

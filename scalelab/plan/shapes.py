@@ -55,7 +55,7 @@ class Shapes:
         return math.exp(low)
 
     def buildable(self, width: float, P: int, wider: bool = False) -> Iterator[Architecture]:
-        """What can be built from `width` down, or up where `wider`: the next few, nearest first.
+        """List what can be built from `width` down, or up where `wider`: the next few, nearest first.
 
         Widths are multiples of 128, of narrow ones of 32, and give each head an even number of dimensions, as
         rotary positions need; layers and the MLP's width are whole.

@@ -1,4 +1,4 @@
-"""What a report is made of: tables of text, and lines that say how serious they are."""
+"""Parts of a report: tables of text, and lines that say how serious they are."""
 
 from __future__ import annotations
 
@@ -46,15 +46,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence or several; with `code` a note that programs know by it. A blank line is an empty text."""
+    """A sentence or several; with `code` a note that programs know by it. A blank line is an empty text.
+
+    An `equation` is broken at its operators, the outermost first, instead of between words.
+    """
 
     text: str
     kind: Kind = "text"
     code: str = ""
+    equation: bool = False
 
     @property
     def is_aside(self) -> bool:
-        """Whether it tells something about the result and is no part of it."""
+        """True of a line that tells something about the result and is no part of it."""
         return self.kind in ASIDES
 
     @property

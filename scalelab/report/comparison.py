@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalelab.cost.compare import Average, Comparison, Ratio
 from scalelab.cost.equal_loss import count, widened
-from scalelab.cost.model import GIB
+from scalelab.cost.model import GIB, interval_of
 from scalelab.fit.data import CONVENTIONS
 from scalelab.report.blocks import Line, Report, Table, note_lines
 from scalelab.report.plain import plain
@@ -35,23 +35,42 @@ def comparison_report(comparison: CostComparison) -> Report:
 
 
 def _one(answer: Answer) -> Iterator[Table | Line]:
-    interval = answer.size.low is not None
     memory, latency = _unit(answer, "memory_bytes"), _unit(answer, "latency_s")
     title = (
         f"{answer.title}: hidden {answer.streams.hidden_size:g} with P = {answer.streams.P}, "
         f"N {format_count(answer.n_params, 4)}, loss {answer.loss:.4f};\n{_plain(answer)}\n({answer.source})"
     )
-    table = Table(title, ["batch", *_headings(memory[0], interval), *_headings(latency[0], interval)])
+    sure = [all(getattr(row, f"{name}_ratio").low is None for row in answer.rows) for name in ("memory", "latency")]
+    table = Table(title, ["batch", *_headings(memory[0], sure[0]), *_headings(latency[0], sure[1])])
     for row in answer.rows:
         table.add(
             f"{row.batch}{'' if row.fits else ' *'}",
             *_increases(row, lambda a: a.memory_bytes / memory[1]),
-            *_ratio(row.memory_ratio, interval),
+            _ratio(row.memory_ratio),
             *_increases(row, lambda a: a.latency_s / latency[1]),
-            *_ratio(row.latency_ratio, interval),
+            _ratio(row.latency_ratio),
         )
     yield table
     yield from (Line(line) for line in verdicts(answer))
+    yield from (Line(line, "dim") for line in _doubt(answer))
+
+
+def _doubt(answer: Answer) -> Iterator[str]:
+    """Say how far prices are off by published measurements, and what of that the interval of times holds."""
+    streams = answer.rows[0].streams
+    common, memory = interval_of(1.0, streams.spread), interval_of(1.0, streams.memory_spread)
+    if common is None or memory is None:
+        return
+    yield (
+        f"published errors of this class of device: latency within a factor of {_span(common)}, memory {_span(memory)} "
+        "(95 %), for all models alike, which cancels in times;"
+    )
+    if rows := interval_of(1.0, streams.streams_spread):
+        yield f"  what P = {answer.streams.P} takes over one stream: {_span(rows)}, which is in the interval of times"
+
+
+def _span(ends: tuple[float, float]) -> str:
+    return "–".join(f"{end:.2f}" for end in ends)
 
 
 def _plain(answer: Answer) -> str:
@@ -71,12 +90,12 @@ def _unit(answer: Answer, of: str) -> tuple[str, float]:
     return next(((name, size) for name, size in units.items() if least >= 0.01 * size), list(units.items())[-1])
 
 
-def _headings(unit: str, interval: bool) -> list[str]:
-    return [f"P = 1 {unit}", "streams add", "growing N adds", "times (95 % interval)" if interval else "times"]
+def _headings(unit: str, sure: bool) -> list[str]:
+    return [f"P = 1 {unit}", "streams add", "growing N adds", "times" if sure else "times (95 % interval)"]
 
 
 def verdicts(answer: Answer) -> list[str]:
-    """What the ratios say, in words: where streams win, where they lose, and where a law's interval leaves it open."""
+    """Put the ratios in words: where streams win, where they lose, and where an interval leaves it open."""
     P, size, backbone = answer.streams.P, answer.size.value, count(answer.streams.with_streams(1), answer.convention)
     if isinf(size):
         return [f"By this law no plain model, however large, reaches the loss of P = {P}: there is no ratio."]
@@ -112,11 +131,11 @@ def _increases(row: Comparison, of: Callable[[Average], float]) -> list[str]:
     return [f"{base:.3f}", *("none" if a is None else f"{of(a) - base:+.3f}" for a in (row.streams, row.plain))]
 
 
-def _ratio(ratio: Ratio, interval: bool) -> list[str]:
-    if not interval or ratio.low is None or ratio.high is None:
-        return [_times(ratio.value)]
+def _ratio(ratio: Ratio) -> str:
+    if ratio.low is None or ratio.high is None:
+        return _times(ratio.value)
     ends = format_interval(ratio.low, ratio.high, lambda end: _times(end).removesuffix("×"))
-    return [f"{_times(ratio.value)} ({ends})"]
+    return f"{_times(ratio.value)} ({ends})"
 
 
 def _times(value: float) -> str:
@@ -169,6 +188,8 @@ def _rows(question: Question, answer: Answer) -> list[dict[str, Any]]:
         for name, average in (("base", row.base), ("streams", row.streams), ("plain", row.plain)):
             costs[f"{name}_memory_bytes"] = None if average is None else average.memory_bytes
             costs[f"{name}_latency_s"] = None if average is None else average.latency_s
+            costs[f"{name}_memory_interval_bytes"] = None if average is None else average.memory_interval_bytes
+            costs[f"{name}_latency_interval_s"] = None if average is None else average.latency_interval_s
         for name, ratio in (("memory_ratio", row.memory_ratio), ("latency_ratio", row.latency_ratio)):
             costs |= {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
         rows.append({**about, "batch": row.batch, **costs, "fits": row.fits})

@@ -79,7 +79,7 @@ def _row(cost: Cost, base: Cost, engine: str) -> dict[str, Any]:
 
 
 def _assumed(prices: Prices) -> list[Line]:
-    """How the roofline prices this device, and what the device does instead of what was asked."""
+    """Say how the roofline prices this device, and what the device does instead of what was asked."""
     if ROOFLINE not in prices.engines:
         return []
     lines = [Line(priced_by(ROOFLINE, prices.device, prices.precision), "dim")]
@@ -110,7 +110,7 @@ def _has_money(costs: Sequence[Cost]) -> bool:
 
 
 def _served_table(costs: Sequence[Cost]) -> Table:
-    """What people notice, for each P but the first, which is there for comparison."""
+    """Return what people notice, for each P but the first, which is there for comparison."""
     doubt = costs[0].interval(1.0)
     ttft, tpot, *rest = served_headings(costs)
     headings = ["P", ttft, tpot, *(["<95 % interval"] if doubt else []), *rest]
@@ -176,7 +176,7 @@ def _title(base: Cost, prices: Prices) -> str:
 
 
 def _mlp_width(cost: Cost) -> float:
-    """Of the first layer's MLP, or of one of its experts."""
+    """Return the width of the first layer's MLP, or of one of its experts."""
     shape = cost.architecture
     return shape.intermediate_size if isinstance(shape, Architecture) else shape.layers[0][0].mlp_width
 

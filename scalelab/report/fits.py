@@ -57,7 +57,7 @@ def equation_line(fit: FitResult) -> Line:
     """Return the law with its constants, and what its variables are, by the table's own names where it has some."""
     told = [v for v in fit.law.variables if v not in ("P", "D") or v in fit.columns]
     words = [f"{v}: {fit.meaning(cast(Variable, v))}" for v in told]
-    return Line(fit.equation(digits=7) + (f"   ({'; '.join(words)})" if words else ""))
+    return Line(fit.equation(digits=7) + (f"   ({'; '.join(words)})" if words else ""), equation=True)
 
 
 def _facts(fit: FitResult) -> Iterator[Line]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from scalelab.fit.select import shown
+from scalelab.fit.verdict import shown
 from scalelab.report.blocks import Line, Report, Table
 from scalelab.report.plain import plain
 
@@ -32,7 +32,8 @@ def comparison_report(comparison: Comparison) -> Report:
         )
     explained = "Akaike weight; without …: RMSE of predictions for these runs by a fit to all others"
     legend = [Line(f"RMSE in nats a token; {explained}")] if names else []
-    chosen = [Line(f"For predictions: {comparison.chosen}, by what was left out.")] if comparison.chosen else []
+    because = ", by what was left out" if len(comparison.rows) > 1 else ""
+    chosen = [Line(f"For predictions: {comparison.chosen}{because}.")] if comparison.chosen else []
     return Report.of([table, *legend, Line(comparison.verdict, "strong"), *chosen])
 
 

@@ -1,12 +1,12 @@
-"""What a plan says, in sentences for somebody who decides."""
+"""A plan in sentences, for somebody who decides."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from math import isfinite, isnan
 from typing import TYPE_CHECKING
 
+from scalelab.cost.model import interval_of
 from scalelab.plan.answer import Option, Plan
 from scalelab.plan.problem import Candidate
 from scalelab.plan.search import lowest_loss
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from scalelab.plan.payback import Versus
 
 _DAY = 86_400.0
+_YEAR = 365.0  # days
 _MINUTE = 60.0
 _SLOW_TOKEN = 0.25  # seconds: 180 words a minute, as people read
 _FULL = 0.99
+_OPEN = 0.5  # of the draws: below, no P is the best in most of them
 _FAR = 10.0  # times smaller or larger in N than every run: no plan any more
 
 
 def caution(plan: Plan) -> str:
-    """What comes before all else where the winner is far smaller or larger than every run; else nothing."""
+    """Return the warning of a winner that is far smaller or larger than every run; else nothing."""
     if plan.winner is None:
         return ""
     N, seen = plan.winner.candidate.N, plan.problem.fit.data.N
@@ -42,11 +44,12 @@ def caution(plan: Plan) -> str:
 
 
 def sentences(plan: Plan) -> Iterator[str]:
-    """What is best, by how much and how surely, what can be built, what training adds; nothing if nothing fits."""
+    """Say what is best, by how much and how surely, what can be built and what training adds; nothing if none fits."""
     winner = plan.winner
     if winner is None:
         return
     yield _verdict(plan, winner)
+    yield from _allowed(plan, winner)
     yield from _gain(plan, winner)
     yield from _sureness(plan, winner)
     yield from _beyond(plan, winner)
@@ -78,6 +81,16 @@ def _verdict(plan: Plan, winner: Option) -> str:
     return f"Best: {_model(winner)}, loss {winner.loss.value:.4f}{f' ({spread})' if spread else ''}{used}."
 
 
+def _allowed(plan: Plan, winner: Option) -> Iterator[str]:
+    """Say how far the size hangs on costs that may be off."""
+    low, high = winner.N.low, winner.N.high
+    if plan.target is None and low is not None and high is not None:
+        yield (
+            f"If costs are off as far as published ones are, the limits allow N from {format_count(low)} to "
+            f"{format_count(high)} with P = {winner.P} (95 %)."
+        )
+
+
 def _named(plan: Plan, limit: str) -> str:
     return "the device's memory" if limit == "memory" and plan.problem.device_binds else f"the limit on {limit}"
 
@@ -90,9 +103,11 @@ def _gain(plan: Plan, winner: Option) -> Iterator[str]:
         return
     if plan.target is None:
         spread = interval(plan.gain, lambda v: f"{v:.4f}")
+        streams, without = winner.candidate.training, plain.candidate.training
+        times = f", for {streams / without:.3g} times its training FLOPs" if streams and without else ""
         yield (
             f"That is {plan.gain.value:.4f}{f' ({spread})' if spread else ''} nats a token below the best plain model "
-            f"within the limits, N = {format_count(plain.N.value)} with loss {plain.loss.value:.4f}."
+            f"within the limits, N = {format_count(plain.N.value)} with loss {plain.loss.value:.4f}{times}."
         )
     else:
         beyond = "" if plain.within else " and is not within the limits"
@@ -109,16 +124,17 @@ def _sureness(plan: Plan, winner: Option) -> Iterator[str]:
     others = sorted((o for o in plan.options if o.P != winner.P and o.share), key=lambda o: -(o.share or 0.0))
     rest = "".join(f", P = {o.P} in {percent(o.share or 0.0)}" for o in others[:3])
     none = f", nothing within the limits in {percent(plan.no_answer)}" if plan.no_answer else ""
+    head = "Which P is best is open: " if winner.share < _OPEN and len(plan.options) > 1 else ""
     if len(plan.options) > 1 or plan.no_answer:
         yield (
-            f"P = {winner.P} is the best in {percent(winner.share)} of the fit's bootstrap draws{_doubt(winner)}{rest}"
-            f"{none}: as sure as the {plan.problem.fit.law.name} law is right."
+            f"{head}P = {winner.P} is the best in {percent(winner.share)} of the fit's bootstrap draws{_doubt(winner)}"
+            f"{rest}{none}: as sure as the {plan.problem.fit.law.name} law is right."
         )
 
 
 def _doubt(winner: Option) -> str:
-    spread = winner.candidate.spread("latency")
-    return f", costs uncertain by {percent(math.expm1(spread))}" if spread else ""
+    ends = interval_of(1.0, winner.candidate.spread("latency"))
+    return f" (times within a factor of {ends[0]:.2f}–{ends[1]:.2f}, 95 %)" if ends else ""
 
 
 def _beyond(plan: Plan, winner: Option) -> Iterator[str]:
@@ -194,15 +210,23 @@ def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
     serving = f"Served, the model with streams takes {saved} a generated token"
     if share < 1:
         yield "That two stages reach the loss of the law is an assumption, unless the fitted runs were trained so."
-    counted = f", an hour of {plan.server} counted like one of {plan.trainer}" if plan.server != plan.trainer else ""
-    counted = " in money" if versus.in_money else counted
+    same = versus.in_money or plan.server == plan.trainer
+    counted = "" if same else f", if an hour of {plan.server} is worth one of {plan.trainer}"
+    paid = "paid for themselves in money" if versus.in_money else "paid for themselves"
     tokens = versus.tokens if versus.tokens is not None and isfinite(versus.tokens) else 0.0
+    took = f" ({_served(tokens, winner)} of {plan.server} without a pause)"
     yield {
         "at once": f"{serving}: streams pay from the first token.",
         "never": f"{serving}: streams never pay for themselves in time, only in memory if at all.",
-        "after": f"{serving}: streams have paid for themselves after {format_count(tokens)} tokens{counted}.",
-        "until": f"{serving}: streams are ahead up to {format_count(tokens)} tokens, then behind{counted}.",
+        "after": f"{serving}: streams have {paid} after {format_count(tokens)} tokens{took}{counted}.",
+        "until": f"{serving}: streams are ahead up to {format_count(tokens)} tokens{took}, then behind{counted}.",
     }[versus.verdict or "never"]
+
+
+def _served(tokens: float, option: Option) -> str:
+    """Return how long the device takes for so many tokens, requests one after the other."""
+    days = tokens / option.candidate.cost.tokens_per_s / _DAY
+    return f"{format_number(days / _YEAR, 2)} years" if days > _YEAR else f"{format_count(days)} days"
 
 
 def _time(seconds: float) -> str:
@@ -211,7 +235,7 @@ def _time(seconds: float) -> str:
 
 
 def shortfall(plan: Plan) -> str:
-    """Which limits bind where nothing is within them, and what would be needed; one line."""
+    """Name the limits that bind where nothing is within them, and what would be needed, in one line."""
     allowed = limits(plan)
     if plan.target is None:
         least = [plan.problem.at_width(MIN_WIDTH, P) for P in plan.left_out]

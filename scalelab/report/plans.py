@@ -63,7 +63,7 @@ def _best_table(plan: Plan) -> Table:
 
 
 def _served_table(plan: Plan) -> Table:
-    """What each option gives to people: times of a request, tokens of all, energy and money of a million tokens."""
+    """Return what people notice of each option: times of a request, tokens of all, energy and money."""
     costs = [option.candidate.cost for option in plan.options]
     table = Table("as served", ["P", *served_headings(costs), "most at once", "<then short of"])
     for option, cost in zip(plan.options, costs, strict=True):
@@ -73,7 +73,7 @@ def _served_table(plan: Plan) -> Table:
 
 
 def _legend(plan: Plan) -> str:
-    """What stands for what in the table, of what is there."""
+    """Explain the marks that stand in the table."""
     used = [*(["the one used up"] if any(o.within and o.binds for o in plan.options) else [])]
     used += ["with ! those broken, the worst first"] if any(o.broken for o in plan.options) else []
     words = [*(["> the best"] if plan.winner else []), *([f"limit: {', '.join(used)}"] if used else [])]

@@ -1,4 +1,4 @@
-"""What a fit predicts, as tables and sentences."""
+"""Predictions of a fit as tables and sentences."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def _losses(same: pd.DataFrame) -> Table:
 
 
 def _stream_warnings(records: pd.DataFrame) -> Iterator[Line]:
-    """How many runs have streams that are copies, or a mixture of one."""
+    """Count the runs whose streams are copies, or whose mixture is of one."""
     named = records["stream_warnings"].dropna().explode().dropna()
     for name, count in named.value_counts().items():
         many = plural(int((records["n_streams"] > 1).sum()), "run")

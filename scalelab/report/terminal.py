@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from io import StringIO
+from textwrap import wrap as wrap_words
 from typing import TYPE_CHECKING, Any
 
 from scalelab.report.blocks import Line, Report, Table
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _STYLES = {"strong": "bold", "dim": "dim", "warning": "yellow", "serious": "bold red", "left out": "red"}
+_INDENT = "    "  # of what goes on on the next line
 _GAP = 3  # characters between two columns
 
 
@@ -57,7 +59,47 @@ def _print_whole(console: Console, part: Any, needed: int) -> None:
 def print_line(console: Console, line: Line, wrap: bool | None = None) -> None:
     """Print a line: broken between words on a terminal, and elsewhere as it is, for other programs."""
     wrap = console.is_terminal if wrap is None else wrap
+    if wrap and line.equation:
+        text = "\n".join(broken_equation(line.words, console.width))
+        console.print(text, style=_STYLES.get(line.kind, ""), soft_wrap=True)
+        return
     console.print(line.words, style=_STYLES.get(line.kind, ""), soft_wrap=not wrap)
+
+
+def broken_equation(text: str, width: int) -> Iterator[str]:
+    """Yield the lines of an equation, and of the words behind it, of at most `width` columns where that is possible.
+
+    A line ends before the operator that stands in the fewest brackets, the last of these; the next ones are indented.
+    """
+    if len(text) <= width:
+        yield text
+        return
+    text, gap, words = text.partition("   (")
+    indent = ""
+    while len(text) > width:
+        places = [(depth, -at) for at, depth in _operators(text) if len(indent) < at <= width]
+        if not places:
+            break
+        at = -min(places)[1]
+        yield text[:at].rstrip()
+        indent = _INDENT
+        text = indent + text[at:].lstrip()
+    yield text
+    if gap:
+        yield from wrap_words(
+            f"({words}", width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_long_words=False
+        )
+
+
+def _operators(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each operator begins, and in how many brackets; a product holds together more than a sum."""
+    depth = 0
+    for at, letter in enumerate(text):
+        if letter == " " and (text[at + 1 : at + 3] in ("+ ", "- ") or text[at - 1 : at] == ","):
+            yield at, depth
+        elif letter == "·":
+            yield at, depth + 1
+        depth += (letter == "(") - (letter == ")")
 
 
 def render(report: Report, width: int) -> Iterator[Any]:

@@ -28,9 +28,10 @@ from scalelab.cost.equal_loss import (
     paper_decoder,
     widened,
 )
+from scalelab.cost.hardware import Hardware
 from scalelab.errors import DataError, UsageError
 from scalelab.fit import save_fit
-from scalelab.fit.derived import n_equivalent
+from scalelab.fit.derived import n_equivalent, n_equivalent_draws
 from scalelab.records import paper_records
 from tests.support.paths import DATA
 from tests.support.tables import fit_table
@@ -245,6 +246,54 @@ def test_intervals_are_those_of_ratios_worked_out_draw_by_draw(make_records):
         latency.append((plain.latency_s - base.latency_s) / (more.latency_s - base.latency_s))
     for ratio, by_draw in ((row.memory_ratio, memory), (row.latency_ratio, latency)):
         assert (ratio.low, ratio.high) == pytest.approx(tuple(np.quantile(by_draw, [0.025, 0.975])), rel=1e-3)
+
+
+def test_what_rows_cost_is_in_the_interval_of_latency_alone(make_records):
+    """Published multiples of rows are off on their own; what a device is for all models alike cancels."""
+    price, streams = price_by("roofline", Device("h100-sxm-80gb")), replace(PAPER, P=4)
+    (row,) = compare(price, streams, Size(3e9), [4], [128])
+    assert (row.memory_ratio.low, row.memory_ratio.high) == (None, None)
+    grown = row.plain.latency_s - row.base.latency_s
+    spread = row.streams.streams_spread
+    assert spread == 2 * 0.025
+    ends = [grown / (row.streams.latency_s * math.exp(z * spread) - row.base.latency_s) for z in (1.96, -1.96)]
+    assert (row.latency_ratio.low, row.latency_ratio.high) == pytest.approx(ends)
+    (wide,) = compare(price, streams, Size(3e9, 2.5e9, 3.5e9), [4], [128])
+    assert wide.latency_ratio.low < row.latency_ratio.low < row.latency_ratio.high < wide.latency_ratio.high
+    fit = fit_table(make_records(noise=0.003, seed=1))
+    found, draws = n_equivalent(fit, streams.n_params, 4), n_equivalent_draws(fit, streams.n_params, 4)
+    size = Size(found.value, found.low, found.high, tuple(draws))
+    (row,) = compare(price, streams, size, [32], [128])
+    scores = np.random.default_rng(1).standard_normal(len(draws))
+    ratios = []
+    for n, z in zip(draws, scores, strict=True):
+        added = row.streams.latency_s * math.exp(z * spread) - row.base.latency_s
+        grown = average(price, of_size(PAPER, n), 32, [128]).latency_s - row.base.latency_s
+        ratios.append(grown / added if added > 0 else math.inf)
+    expected = np.quantile(ratios, [0.025, 0.975], method="closest_observation")
+    assert (row.latency_ratio.low, row.latency_ratio.high) == pytest.approx(tuple(expected), rel=0.1)
+
+
+def test_streams_that_may_add_nothing_have_no_upper_end():
+    (row,) = compare(price_by("roofline", Device("h100-sxm-80gb")), replace(PAPER, P=8), Size(3e9), [1], [64])
+    assert row.latency_ratio.low < row.latency_ratio.value < row.latency_ratio.high == math.inf
+    own = Device("box", hardware=Hardware("box", {"fp32": 1e12, "bf16": 1e12}, 1e11, 2**36, measured=True))
+    (row,) = compare(price_by("roofline", own), replace(PAPER, P=8), Size(3e9), [1], [64])
+    assert (row.latency_ratio.low, row.latency_ratio.high) == (None, None)
+
+
+def test_the_command_says_how_far_prices_are_off(scalelab):
+    words = ("--hidden", 1536, "--P", 8, "--data", "paper", "--corpus", "stack-v2-python", "--batch", 1)
+    code, out, _ = scalelab("compare", *words, "--preset", "serving")
+    assert code == 0
+    assert "latency within a factor of 0.65–1.54, memory 0.85–1.17 (95 %), for all models alike" in out
+    assert "what P = 8 takes over one stream: 0.86–1.16, which is in the interval of times" in out
+    assert "times (95 %" in out
+    (row,) = json.loads(scalelab("compare", *words, "--preset", "serving", "--json")[1])
+    low, high = row["base_latency_interval_s"]
+    assert (low, high) == pytest.approx([row["base_latency_s"] * math.exp(z * 0.22) for z in (-1.96, 1.96)])
+    assert row["streams_latency_interval_s"][1] / row["streams_latency_s"] > high / row["base_latency_s"]
+    assert "published errors" not in scalelab("compare", *words)[1]  # llm-analysis has none
 
 
 def test_a_saved_fit_answers_without_data_and_as_its_law_does(scalelab, make_records, tmp_path):

@@ -107,6 +107,9 @@ CHECKED = {
 SURVEYED = {"a100-sxm-80gb", "h100-sxm-80gb", "h200-sxm-141gb"}  # prices that were looked up
 
 
+POWERS = {"h100-pcie-80gb"}  # whose watts were looked up
+
+
 def test_what_is_unconfirmed_is_known():
     """Whoever adds a device, or confirms a figure, says so here; every other figure is marked."""
     extra = {
@@ -121,6 +124,7 @@ def test_what_is_unconfirmed_is_known():
         expected = {*CHECKED.get(name, figures)}
         expected |= {key for key, attribute in extra.items() if getattr(device, attribute) is not None}
         expected -= {"price_per_hour"} if name in SURVEYED else set()
+        expected -= {"watts"} if name in POWERS else set()
         assert {*device.unconfirmed} == expected, name
 
 
@@ -283,3 +287,26 @@ def test_of_measured_figures_all_is_reached_by_default(tmp_path, capsys):
         assert main([*words, *extra, "--json"]) == 0
         seconds[gpu, bool(extra)] = json.loads(capsys.readouterr().out)[0]["latency_s"]
     assert seconds["my-box", False] == seconds["promised", True] < seconds["promised", False]
+
+
+def test_prices_say_which_figures_nobody_checked(capsys):
+    command = ["cost", "--hidden", "1024", "--P", "1", "--preset", "serving", "--gpu"]
+    told = {}
+    for name in ("h100-sxm-80gb", "rtx-4060-laptop", "snapdragon-8-elite-npu"):
+        assert main([*command, name]) == 0
+        told[name] = capsys.readouterr().err
+    assert told["h100-sxm-80gb"] == ""
+    assert told["rtx-4060-laptop"] == (
+        "note: rtx-4060-laptop: unconfirmed: bf16, bandwidth, memory, not checked against the source; scalelab cost "
+        "--list-hardware has figures and sources\n"
+    )
+    assert "no measurement of its class (npu) is published" in told["snapdragon-8-elite-npu"]
+    assert main([*command, "rtx-4060-laptop", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_every_device_has_a_source_and_its_unchecked_figures_are_marked():
+    for device in built_in().values():
+        assert device.source, device.name
+        known = {*device.flops_per_s, "bandwidth", "memory"}
+        assert {*device.unconfirmed} <= known | {"usable", "watts", "link", "price_per_hour", "vector_tflops"}

@@ -21,6 +21,7 @@ from scalelab.cost.engines import ENGINES, get_engine
 from scalelab.cost.families import served_from_config
 from scalelab.cost.formats import FORMATS, KV_BITS
 from scalelab.cost.hardware import WIDER, Hardware, find_hardware, profile_text, read_hardware
+from scalelab.cost.kernels import experts_touched, kernels
 from scalelab.cost.llm_engine import price as paper_price
 from scalelab.cost.model import Precision
 from scalelab.cost.rates import Kernel, find_rates
@@ -30,8 +31,6 @@ from scalelab.cost.roofline import (
     cache_bytes,
     decode_s,
     decode_step_s,
-    experts_touched,
-    kernels,
     prefill_s,
     price,
 )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,3 +88,47 @@ def test_repeating_runs_is_no_new_evidence(table_of):
     assert [row.delta for row in often.rows] == pytest.approx([row.delta for row in once.rows], abs=1e-4)
     weighted = comparison(table.assign(weight=7.0))
     assert [row.delta for row in weighted.rows] == pytest.approx([row.delta for row in once.rows], abs=1e-4)
+
+
+def test_a_law_with_many_parameters_is_named_not_chosen_on_few_runs(table_of):
+    """Sixteen runs, four sizes by four lengths, as ladders of small models have them."""
+    table = table_of(
+        "farseer",
+        (0.2, -0.1, 0.05, 4.6, -0.8, -0.15, -1.2, -0.15, 0.1),
+        P=(1,),
+        N=(2e8, 4e8, 8e8, 1.3e9),
+        D=(4e9, 8e9, 2e10, 4e10),
+        noise=1e-4,
+    )
+    found = comparison(table, by_tokens=False)
+    assert [row.label for row in found.rows] == ["chinchilla"]
+    assert found.chosen == "chinchilla"
+    assert found.unsupported == {"farseer": 9, "farseer, power floor": 8}
+    assert "Only chinchilla has enough runs." in found.verdict
+    assert (
+        "farseer (9 parameters) and farseer, power floor (8 parameters) are not supported by so few runs: 16, fewer "
+        "than 3 for each parameter."
+    ) in found.verdict
+
+
+def test_the_criteria_by_hand(table_of):
+    """AICc = n ln(RSS/n) + 2K + 2K(K + 1)/(n − K − 1), K being the parameters and the variance."""
+    table = table_of("parallel", (0.7, 1e7, 0.5, 0.25), noise=5e-3)
+    (group,) = group_records(table)
+    data = fit_data(group.records).means()
+    n, row = len(data.loss), comparison(table).best
+    K = row.n_free + 1
+    log_likelihood = n * np.log(np.exp((row.bic - K * np.log(n)) / n))
+    assert row.aicc == pytest.approx(log_likelihood + 2 * K + 2 * K * (K + 1) / (n - K - 1))
+
+
+def test_points_of_a_curve_are_no_runs(table_of):
+    N, D = np.geomspace(1e8, 1e10, 14), np.geomspace(1e9, 1e11, 4)
+    table = table_of("chinchilla", (0.7, 1e7, 0.3, 1e9, 0.3), N=N, P=(1,), D=D, noise=1e-3)
+    (group,) = group_records(table, by_tokens=False)
+    data = fit_data(group.records)
+    rows = compare_laws(data, "rows")
+    curves = compare_laws(replace(data, run=np.unique(data.N, return_inverse=True)[1]), "curves")
+    assert rows.unsupported == {}
+    assert set(curves.unsupported) == {"farseer", "farseer, power floor"}
+    assert "so few runs: 14, fewer than 3 for each parameter" in curves.verdict

@@ -11,8 +11,6 @@ from scalelab.model import add_streams
 from scalelab.model.checkpoint import load_model, save_model
 from tests.support.families import make
 
-pytestmark = pytest.mark.hostile
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):

@@ -8,13 +8,11 @@ import pytest
 from scalelab.fit import load_fit
 from scalelab.records import paper_records
 
-pytestmark = pytest.mark.hostile
-
 
 @pytest.fixture
 def own(tmp_path):
     file = tmp_path / "own.csv"
-    table = paper_records()[["n_params", "n_streams", "loss", "corpus"]].assign(mine="kept")
+    table = paper_records().query("corpus == 'pile'")[["n_params", "n_streams", "loss"]].assign(mine="kept")
     table.to_csv(file, index=False)
     return file
 
@@ -35,14 +33,14 @@ def test_what_is_replaced_is_said(scalelab, own, tmp_path):
         code, text, _ = scalelab("results", own, "-o", out)
         assert code == 0
         assert f"{word} {out}" in text
-    assert set(pd.read_csv(out)["corpus"]) == {"pile", "stack-v2-python"}
+    assert len(pd.read_csv(out)) == 24
 
 
 def test_a_figure_takes_the_place_of_a_link_and_leaves_its_target(scalelab, own, tmp_path):
     target, figure = tmp_path / "precious.txt", tmp_path / "out.png"
     target.write_text("precious")
     figure.symlink_to(target)
-    code, _, _ = scalelab("fit", own, "--where", "corpus == 'pile'", "--draws", 100, "--figure", figure, "-o", tmp_path)
+    code, _, _ = scalelab("fit", own, "--draws", 100, "--figure", figure, "-o", tmp_path)
     assert code == 0
     assert target.read_text() == "precious"
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -53,11 +51,10 @@ def test_fits_of_other_rows_stand_beside_each_other_and_say_which_they_are(scale
     for where in ([], ["--where", "N > 600M"]):
         code, _, error = scalelab("fit", own, *where, "--draws", 100, "--no-figure", "-o", tmp_path / "fits")
         assert code == 0, error
-    (selected,) = (tmp_path / "fits").glob("pile*where*.json")
-    assert len(list((tmp_path / "fits").glob("pile*.json"))) == 2
+    (selected,) = (tmp_path / "fits").glob("*where*.json")
+    assert len(list((tmp_path / "fits").glob("*.json"))) == 2
     assert load_fit(selected).origin["where"] == "N > 600M"
     assert json.loads(selected.read_text())["origin"]["source"] == str(own)
     code, text, _ = scalelab("predict", selected, "--N", "1B")
     assert code == 0
-    assert "pile" in text.splitlines()[0]
     assert "(rows where N > 600M)" in text.splitlines()[0]

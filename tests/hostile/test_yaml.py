@@ -7,8 +7,6 @@ from scalelab.errors import DataError, UsageError
 from scalelab.importers.sources import read_map
 from scalelab.sweep.spec import SweepSpec, assignments, load_spec
 
-pytestmark = pytest.mark.hostile
-
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )

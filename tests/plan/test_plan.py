@@ -577,6 +577,34 @@ def test_the_share_with_doubt_is_that_of_planning_each_draw_anew(fit):
         assert option.share == pytest.approx(wins[option.P] / 40, abs=0.03)
 
 
+def test_what_is_said_of_sizes_training_and_doubt(saved, capsys):
+    """On a device whose class has a spread: N has an interval, a P that is best in few draws is open."""
+    words = (
+        "--memory",
+        "4GB",
+        "--tpot",
+        "50ms",
+        "--ttft",
+        "2s",
+        "--gpu",
+        "snapdragon-8-elite-npu",
+        "--weights",
+        "int4",
+    )
+    assert ask(saved, *words, "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    (best,) = [row for row in made["options"] if row["P"] == made["winner"]]
+    assert best["N"]["low"] < best["N"]["value"] < best["N"]["high"]
+    assert ask(saved, *words) == 0
+    said = "".join(capsys.readouterr())
+    assert "If costs are off as far as published ones are, the limits allow N from" in said
+    assert ("Which P is best is open: " in said) == (best["probability_best"] < 0.5)
+    assert "(times within a factor of 0.38–2.66, 95 %)" in said
+    assert "no measurement of its class (npu) is published" in said
+    if made["winner"] > 1:
+        assert "times its training FLOPs" in said
+
+
 def test_limits_that_doubt_may_leave_nothing_within(fit):
     """A device of large spread and a limit that only just leaves something: no warning, and shares that add up."""
     loose, device = of_class(fit, Limits(), "snapdragon-8-elite-npu")

@@ -1,0 +1,80 @@
+"""Memory of a model as the roofline counts it: weights, keys and values, activations, and what a device gives."""
+
+from __future__ import annotations
+
+from scalelab.cost.kernels import between_matrices, cache_copies
+from scalelab.cost.model import GIB, Device
+from scalelab.cost.rates import Rates
+from scalelab.cost.shape import ServedModel
+from scalelab.errors import UsageError
+from scalelab.units import format_bytes
+
+
+def available_bytes(device: Device) -> float:
+    """Return the bytes of one device that a model can have: what programs are given, less the reserve.
+
+    Raises:
+        UsageError: the reserve that was asked for leaves nothing.
+    """
+    hardware = device.found()
+    usable = hardware.memory_bytes if hardware.usable_bytes is None else hardware.usable_bytes
+    if device.reserve_bytes is None:  # never more than half of a small device
+        return max(usable / 2, usable - hardware.device_class.reserve_gib * GIB)
+    if device.reserve_bytes >= usable:
+        raise UsageError(
+            f"{device.gpu} gives programs {format_bytes(usable)} in all; reserve less",
+            argument="reserve",
+            value=format_bytes(device.reserve_bytes),
+        )
+    return usable - device.reserve_bytes
+
+
+def weight_bytes(model: ServedModel, rates: Rates) -> float:
+    """Bytes of all weights but the aggregator's and prefixes, each kind at the width its format gives it."""
+    h = model.hidden_size
+    experts = dense = 0.0
+    for layer, count in model.layers:
+        held = layer.num_experts * layer.expert_params(h)
+        experts += held * count
+        dense += (layer.params(h) - held) * count if layer.num_experts else 0.0
+    rest = model.backbone_params - experts - dense
+    ends = model.head_params * (rates.tied if model.tied_embeddings else rates.head + rates.embedding)
+    others = model.embedding_params - model.head_params * (1 if model.tied_embeddings else 2)
+    return (experts + rest) * rates.weight + dense * rates.dense + ends + others * rates.embedding
+
+
+def cache_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
+    """Bytes of keys and values of `tokens` ordinary tokens a row; a layer with a window keeps no more than that.
+
+    States that layers keep instead are counted at the precision of activations.
+    """
+    values = states = 0.0
+    for layer, count in model.layers:
+        values += (
+            layer.kept_width
+            * cache_copies(layer, rates)
+            * count
+            * (tokens if layer.window is None else min(tokens, layer.window))
+        )
+        states += layer.state * count
+    return model.P * batch * (values * rates.kv + states * rates.activation)
+
+
+def activation_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
+    """Peak bytes of what lives within the pass over the prompt, the largest of four moments.
+
+    Attention: residual, its normed copy, queries, output, and keys and values, the prefix's among them.
+    MLP: residual, normed copy and, for every expert that a token goes to, shared or chosen, gate, up and their
+    product.
+    Aggregator: the streams and their transposed copy, its input and output. Output: logits of B rows.
+    """
+    h, rows = model.hidden_size, model.P * batch
+    moments = [batch * model.vocab_size, (2 * rows + 2 * batch) * tokens * h if model.P > 1 else 0]
+    for layer, _ in model.layers:
+        blocks = [between_matrices(block) for block in layer.blocks(h)]
+        prefix = model.prefix_length * layer.prefix_kv_width
+        moments += [rows * (tokens * (2 * h + blocks[0]) + prefix)] if layer.heads else []
+        mlps = max(blocks[1:] if layer.heads else blocks, default=0.0)
+        mlps += layer.mlp_matrices * layer.mlp_width * layer.experts_per_token
+        moments.append(rows * tokens * (2 * h + mlps))
+    return max(moments) * rates.activation

@@ -1,0 +1,81 @@
+"""Shapes of models that cannot be built, or take long: one line each."""
+
+import json
+import time
+
+import pytest
+
+from scalelab.errors import DataError
+from scalelab.measure import shapes
+from scalelab.measure.shapes import read_shape
+
+TEXT = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 97}
+TEXT |= {"intermediate_size": 128}
+
+
+def save(tmp_path, content):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_the_part_for_text_stands_for_what_cannot_be_built(tmp_path, monkeypatch):
+    file, told = save(tmp_path, {"model_type": "sees", "text_config": TEXT}), []
+
+    def cannot(content, kind, streams, where):
+        raise DataError(f"{where}: model_type {kind!r} cannot be priced: pip install timm")
+
+    monkeypatch.setattr("scalelab.measure.built.build_served", cannot)
+    served = read_shape(file, told.append)
+    assert (served.hidden_size, served.num_layers) == (64, 2)
+    assert told[-1] == (
+        f"{file}: text_config alone is priced, without what the model sees or hears with: {file}: model_type 'sees' "
+        "cannot be priced: pip install timm"
+    )
+    with pytest.raises(DataError, match="'sees' cannot be priced: pip install timm"):
+        read_shape(save(tmp_path, {"model_type": "sees", "text_config": {"model_type": "unknown"}}))
+
+
+def test_a_model_that_takes_long_to_build_is_said_once(tmp_path, monkeypatch):
+    file, said = save(tmp_path, {"model_type": "large"}), []
+    monkeypatch.setattr(shapes, "_SLOW_S", 0.05)
+    monkeypatch.setattr("scalelab.measure.built.build_served", lambda *_: time.sleep(0.2))
+    read_shape(file, progress=said.append)
+    assert said == [f"building {file} without memory for its weights, to read its shape …"]
+    monkeypatch.setattr("scalelab.measure.built.build_served", lambda *_: None)
+    monkeypatch.setattr(shapes, "_SLOW_S", 60.0)
+    read_shape(file, progress=said.append)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ImportError("T requires the timm library but it was not found in your environment. You can\ninstall it"),
+            "transformers needs more packages to build it: pip install timm",
+        ),
+        (ModuleNotFoundError("No module named 'x'", name="x"), "needs more packages to build it: pip install x"),
+        (
+            RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+            "building or running it (RuntimeError); ",
+        ),
+        (ValueError("hidden_size must be\na multiple"), "transformers says: hidden_size must be; compare it with"),
+    ],
+)
+def test_whatever_building_raises_is_one_line_with_a_remedy(monkeypatch, error, said):
+    from scalelab.cost.config_file import streams_of
+    from scalelab.measure import built
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(built, "build_empty", fails)
+    content = {"model_type": "sees"}
+    with pytest.raises(DataError) as caught:
+        built.build_served(content, "sees", streams_of(content, "c.json"), "c.json")
+    text = str(caught.value)
+    assert text.startswith("c.json: model_type 'sees' cannot be priced: ")
+    assert said in text
+    assert "\n" not in text
+    assert "mat1" not in text
