@@ -1,6 +1,6 @@
 """Sweeps in processes of their own that can be killed at a chosen moment, and a witness of what they recorded.
 
-For benchmarks/faults.py and benchmarks/tests; needs Linux, whose /proc tells which processes a sweep has.
+For benchmarks/faults.py and benchmarks/tests; needs a system with sessions of processes, such as Linux.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 from scalelab.cli.main import main
 from scalelab.errors import DataError
@@ -29,6 +30,7 @@ from scalelab.records.files import CURVES, RUNS, read_curve
 from scalelab.records.read import gather
 
 LONGEST_S = 1800.0  # of a sweep here, on however busy cores; what takes longer hangs
+_ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 ORPHANS_S = 30.0  # that a process may outlive its parent: as long as its imports take where cores are busy
 
 
@@ -144,21 +146,17 @@ class Sweep:
 def _session(leader: int) -> dict[int, int]:
     """{process: its parent} of the session begun by `leader`, without those that only wait to be collected."""
     found = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                status = Path(entry.path, "stat").read_text(errors="replace").rpartition(")")[2].split()
-            except OSError:  # it ended just now
-                continue
-            if int(status[3]) == leader and status[0] not in "ZX":
-                found[int(entry.name)] = int(status[1])
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):  # it ended just now
+            if os.getsid(process.pid) == leader and process.status() not in _ENDED:
+                found[process.pid] = process.ppid()
     return found
 
 
 def _command(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
         return ""
 
 
@@ -184,8 +182,8 @@ def writers(sweep: Sweep) -> list[int]:
     unfinished = [str(path) for path in being_written(sweep.out)]
     found = []
     for pid in sweep.workers() if unfinished else ():
-        with contextlib.suppress(OSError):
-            opened = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        with contextlib.suppress(psutil.Error):
+            opened = [file.path for file in psutil.Process(pid).open_files()]
             if any(name == path or name.startswith(f"{path}/") for name in opened for path in unfinished):
                 found.append(pid)
     return found

@@ -16,16 +16,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from scalelab.aggregation import AGGREGATIONS
 from scalelab.errors import UsageError
 from scalelab.units import format_count
 
 PREFIX_TOKENS = 48  # the paper's choice
-# Parameters of what mixes P streams of width h, by its name (scalelab.model.aggregate holds them).
-MIXTURE_PARAMS: dict[str, Callable[[int, int], int]] = {
-    "dynamic": lambda h, P: P * h * h + h + h * P + P,  # the paper's
-    "mean": lambda h, P: 0,
-    "channel": lambda h, P: P * h,
-}
+# Parameters of what mixes P streams of width h, by its name.
+MIXTURE_PARAMS: dict[str, Callable[[int, int], int]] = {name: kind.params for name, kind in AGGREGATIONS.items()}
 EXPERTS_PER_TOKEN = 2  # Mixtral's choice
 MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
 
@@ -69,7 +66,7 @@ class Architecture:
     P: int = 1
     prefix_tokens: int = PREFIX_TOKENS
     tied_embeddings: bool = True
-    aggregation: str = "dynamic"  # one of MIXTURE_PARAMS
+    aggregation: str = "dynamic"  # one of AGGREGATIONS
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
 
@@ -82,8 +79,8 @@ class Architecture:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.prefix_tokens < 0:
             raise UsageError(f"prefix_tokens must not be negative, not {self.prefix_tokens}")
-        if self.aggregation not in MIXTURE_PARAMS:
-            raise UsageError(f"aggregation {self.aggregation!r}: choose one of {', '.join(MIXTURE_PARAMS)}")
+        if self.aggregation not in AGGREGATIONS:
+            raise UsageError(f"aggregation {self.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}")
         if self.hidden_size % self.num_heads:
             raise UsageError(
                 f"hidden size {self.hidden_size} does not divide into {self.num_heads} heads; "
@@ -126,7 +123,7 @@ class Architecture:
         if self.P == 1:
             return 0
         prefixes = self.num_layers * 2 * self.P * self.num_kv_heads * self.prefix_tokens * self.head_dim
-        return prefixes + MIXTURE_PARAMS[self.aggregation](self.hidden_size, self.P)
+        return prefixes + AGGREGATIONS[self.aggregation].params(self.hidden_size, self.P)
 
     @property
     def embedding_params(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from scalelab.aggregation import AGGREGATIONS
 from scalelab.api.loading import (
     DeviceName,
     Dtype,
@@ -15,12 +16,10 @@ from scalelab.api.loading import (
     check_dtype,
     check_model,
     choose_device,
-    choose_dtype,
     need_torch,
     new_folder,
     quiet_libraries,
 )
-from scalelab.architecture import MIXTURE_PARAMS
 from scalelab.errors import UsageError
 from scalelab.shown import Shown
 from scalelab.units import whole_numbers
@@ -118,8 +117,8 @@ def convert(
     """
     source, out = Path(model), Path(out)
     streams = whole_numbers(P, "P")
-    if aggregation not in (None, *MIXTURE_PARAMS):
-        reason = f"choose one of {', '.join(MIXTURE_PARAMS)}"
+    if aggregation not in (None, *AGGREGATIONS):
+        reason = f"choose one of {', '.join(AGGREGATIONS)}"
         raise UsageError(reason, argument="aggregation", value=aggregation)
     if start not in STARTS:
         raise UsageError("choose text, moments or normal", argument="start", value=start)
@@ -136,6 +135,7 @@ def convert(
     from scalelab.train import stage
     from scalelab.train.convert import DRAWS, default_prefix_tokens
     from scalelab.train.convert import convert as add_banks
+    from scalelab.train.places import resolve_dtype
 
     quiet_libraries()
     place = choose_device(device)
@@ -149,7 +149,7 @@ def convert(
         raise UsageError(reason, argument="aggregation", value=aggregation)
     data = stage.read_text(opened, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(opened)
-    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, choose_dtype(dtype, place))
+    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, place))
     opened.set_streams(1)
     with opened.plain():
         base = stage.measure(opened, data, recipe, place)

@@ -14,7 +14,6 @@ from scalelab.api.loading import (
     check_dtype,
     check_model,
     choose_device,
-    choose_dtype,
     load_tokenizer,
     need_torch,
     quiet_libraries,
@@ -104,6 +103,7 @@ def diagnose(
     import torch
 
     from scalelab.train import stage
+    from scalelab.train.places import resolve_dtype
     from scalelab.train.streams import weights_over_tokens
 
     quiet_libraries()
@@ -114,7 +114,7 @@ def diagnose(
         raise UsageError(f"{source}: one stream has nothing to compare; choose `P` (banks: {have})")
     data = stage.read_text(opened, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(opened)
-    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, choose_dtype(dtype, place))
+    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, place))
     seen = stage.measure(opened, data, recipe, place)
     assert seen.streams is not None
     ids = torch.from_numpy(data.validation()[: min(seq_len, _MOST_TOKENS)].astype("int64"))

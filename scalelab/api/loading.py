@@ -72,13 +72,6 @@ def check_dtype(dtype: str) -> None:
         raise UsageError("choose auto, fp32 or bf16", argument="dtype", value=dtype)
 
 
-def choose_dtype(dtype: str, device: str) -> str:
-    """Return `dtype`, or for auto bf16 on GPUs that compute in it, else fp32."""
-    from scalelab.train.places import best_dtype
-
-    return best_dtype(device) if dtype == "auto" else dtype
-
-
 def check_model(folder: Path) -> Path:
     """Return `folder`, if it can be that of a model, without importing torch. Raises `UsageError`."""
     if folder.is_file():

@@ -17,7 +17,6 @@ from scalelab.api.loading import (
     check_dtype,
     check_model,
     choose_device,
-    choose_dtype,
     console_of,
     need_torch,
     new_folder,
@@ -141,11 +140,12 @@ def train_streams(
     from scalelab.train.legs import Options
     from scalelab.train.memory import memory_told
     from scalelab.train.parallel import leave, processes
+    from scalelab.train.places import resolve_dtype
     from scalelab.train.recipe import whole_steps
 
     quiet_libraries()
     place = choose_device(device)
-    precision = choose_dtype(dtype, place)
+    precision = resolve_dtype(dtype, place)
     console = console_of(progress)
 
     def say(line: str | None) -> None:

@@ -244,17 +244,16 @@ def plan_sweep(
     _check_execution(device, "local", None)
     chosen = spec_of(spec, given, recipe, settings)
     from scalelab.sweep.dry_run import plan_sweep as plan
-    from scalelab.sweep.resolve import statuses
     from scalelab.sweep.run import Execution, prepare
 
     console = console_of(progress)
     execution = Execution(device, workers, runs_per_gpu(per_gpu), compile_model, save_models, retry=retry)
     folder = Path(out) if out is not None else Path("results") / chosen.name
-    resolved, left, places = prepare(chosen, folder, execution, console)
+    resolved, left, places, known = prepare(chosen, folder, execution, console)
     console.print("timing some steps here …")
     # Runs that share a GPU do not end sooner than one after the other.
     at_once = len(places) if places[0] == "cpu" else len(set(places))
-    made = plan(resolved.runs, left, statuses(resolved.runs, folder), places[0], at_once)
+    made = plan(resolved.runs, left, known, places[0], at_once)
     return SweepPlan(made, tuple(_against(made, len(resolved.data.train()))))
 
 

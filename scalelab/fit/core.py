@@ -99,8 +99,7 @@ def fit_group(
         r_squared=r_squared,
         agreement=optimum.agreement,
         start_spread=optimum.start_spread,
-        known=data.known,
-        runs=_runs(data),
+        data=data,
         log_residuals=tuple(residuals.tolist()),
         covariance=_rows(natural_covariance(objective, optimum.z, local)),
         draws=_rows(sample),
@@ -120,10 +119,7 @@ def fit_group(
             *interval_notes(objective, sample, float(data.loss.min())),
             *verdict_notes(objective, status, r_squared, sample),
         ),
-        data_hash=data.digest,
         versions=library_versions(),
-        others={name: tuple(values.tolist()) for name, values in data.others.items()},
-        run_ids=None if data.run is None else tuple(data.run.tolist()),
         columns=_sources(group, law, options),
     )
 
@@ -179,11 +175,6 @@ def _status(objective: Objective, optimum: Optimum, condition: float, errors: Ar
 def _r_squared(data: FitData, fitted: Array) -> float:
     mean = np.average(data.loss, weights=data.weight)
     return float(1 - (data.weight * (data.loss - fitted) ** 2).sum() / (data.weight * (data.loss - mean) ** 2).sum())
-
-
-def _runs(data: FitData) -> tuple[tuple[float | None, ...], ...]:
-    columns = [a.tolist() for a in (data.N, data.P, data.D, data.loss, data.weight, data.size)]
-    return tuple(tuple(None if np.isnan(v) else v for v in row) for row in zip(*columns, strict=True))
 
 
 def _sources(group: Group, law: Law, options: FitOptions) -> dict[str, str]:

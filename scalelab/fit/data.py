@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ CONVENTIONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FitData:
     """Rows, sorted, so that the order of a table cannot change a fit. Arrays are [n].
 
@@ -63,6 +63,28 @@ class FitData:
     known: tuple[Variable, ...]
     others: Mapping[str, Array] = field(default_factory=dict)  # variables beside N, P and D
     run: np.ndarray | None = None  # the number of each row's run where a run has several; int [n]
+
+    @classmethod
+    def of_rows(
+        cls,
+        rows: Iterable[Sequence[float | None]],
+        known: tuple[Variable, ...],
+        others: Mapping[str, Sequence[float]],
+        run: Sequence[int] | None,
+    ) -> FitData:
+        """Make the data of `rows`, which hold N, P, D, loss, weight and size; None where not known."""
+        columns = np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=float).T
+        more = {name: np.array(values) for name, values in others.items()}
+        return cls(*columns, known=known, others=more, run=None if run is None else np.array(run))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FitData) and (self.digest, self.known) == (other.digest, other.known)
+
+    @cached_property
+    def rows(self) -> tuple[tuple[float | None, ...], ...]:
+        """N, P, D, loss, weight and size of each row; None where not known."""
+        columns = [a.tolist() for a in (self.N, self.P, self.D, self.loss, self.weight, self.size)]
+        return tuple(tuple(None if np.isnan(v) else v for v in row) for row in zip(*columns, strict=True))
 
     @cached_property
     def points(self) -> Points:

@@ -61,16 +61,12 @@ class FitResult(Shown):
     r_squared: float
     agreement: float  # share of the starts that ended at this optimum
     start_spread: float  # widest range of a parameter (in logarithms) over those starts
-    known: tuple[Variable, ...]  # which of N, P and D the table held
-    runs: tuple[tuple[float | None, ...], ...]  # N, P, D, loss, weight, N of backbone; None where not known
+    data: FitData  # the rows that were fitted
     log_residuals: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
     draws: tuple[tuple[float, ...], ...]
     notes: tuple[Note, ...]
-    data_hash: str
     versions: Mapping[str, str]
-    others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # variables beside N, P and D, a value a row
-    run_ids: tuple[int, ...] | None = None  # the run of each row, where runs have several
     columns: Mapping[str, str] = field(default_factory=dict)  # a foreign table's names of variables and loss
     origin: Mapping[str, str] = field(default_factory=dict)  # where the rows came from: source, where, map, points
 
@@ -92,12 +88,19 @@ class FitResult(Shown):
         return dict(zip(self.law.names, self.params, strict=True))
 
     @property
-    def data(self) -> FitData:
-        """The rows that were fitted."""
-        columns = np.array([[np.nan if v is None else v for v in run] for run in self.runs], dtype=float).T
-        others = {name: np.array(values) for name, values in self.others.items()}
-        run = None if self.run_ids is None else np.array(self.run_ids)
-        return FitData(*columns, known=self.known, others=others, run=run)
+    def known(self) -> tuple[Variable, ...]:
+        """Which variables the table held."""
+        return self.data.known
+
+    @property
+    def runs(self) -> tuple[tuple[float | None, ...], ...]:
+        """N, P, D, loss, weight and N of the backbone of each row; None where not known."""
+        return self.data.rows
+
+    @property
+    def data_hash(self) -> str:
+        """A hash of the rows."""
+        return self.data.digest
 
     @property
     def failure(self) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from scalelab.errors import DataError, UsageError
+from scalelab.fit.data import FitData
 from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult, Note, Severity, Status
 from scalelab.laws import LAWS, Law
@@ -24,7 +25,13 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
     """Write `fit` as JSON, whole or not at all."""
     from scalelab.atomic import atomic_write
 
-    saved = asdict(replace(fit, law=None))  # type: ignore[arg-type]  # a law is an object, not data
+    data = fit.data
+    # A law is an object, and arrays are written as rows.
+    saved = asdict(replace(fit, law=None, data=None))  # type: ignore[arg-type]
+    del saved["data"]
+    saved |= {"known": data.known, "runs": data.rows, "data_hash": data.digest}
+    saved["others"] = {name: values.tolist() for name, values in data.others.items()}
+    saved["run_ids"] = None if data.run is None else data.run.tolist()
     # An open limit is infinite, which JSON has no word for.
     limits = fit.options.bounds.items()
     saved["options"]["bounds"] = {k: [v if math.isfinite(v) else None for v in ends] for k, ends in limits}
@@ -65,16 +72,17 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
         }
         options = FitOptions(**chosen, bounds=bounds)
         saved["log_residuals"] = saved.pop("residuals")
+        parts = (saved.pop("runs"), tuple(saved.pop("known")), saved.pop("others", {}), saved.pop("run_ids", None))
+        data, digest = FitData.of_rows(*parts), saved.pop("data_hash")
         known = {f.name for f in fields(FitResult)}
         values: dict[str, Any] = {k: _tuples(v) for k, v in saved.items() if k in known}
         law = law or LAWS.get(name)
         law = tied(law, options.tie) if law is not None else None
-        fit = FitResult(law=law, options=options, notes=notes, **values)  # type: ignore[arg-type]
+        fit = FitResult(law=law, options=options, notes=notes, data=data, **values)  # type: ignore[arg-type]
         rows = (fit.params, *fit.draws, *fit.covariance)
         if any(len(row) != len(names) for row in rows) or not all(math.isfinite(v) for row in rows for v in row):
             raise ValueError("wrong number of parameters")
-        data = fit.data
-        if not len(data.loss) == len(fit.log_residuals) > 0 or fit.data_hash != data.digest:
+        if not len(data.loss) == len(fit.log_residuals) > 0 or digest != data.digest:
             raise ValueError("its runs are incomplete or were changed")
         if fit.status not in get_args(Status) or any(n.severity not in get_args(Severity) for n in notes):
             raise ValueError("unknown status or severity")

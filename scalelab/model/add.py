@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from scalelab.aggregation import get_aggregation
 from scalelab.architecture import PREFIX_TOKENS
-from scalelab.model.aggregate import MIXTURES
 from scalelab.model.attention import attention_name, watch_calls
 from scalelab.model.banks import active_bank, attention_modules, kv_shapes
 from scalelab.model.classes import adopt, config_class, lm_class
@@ -42,8 +42,7 @@ def add_streams(
         raise ValueError(f"P must be at least 1, and whole, not {P!r}")
     if prefix_tokens is not None and prefix_tokens < 1:
         raise ValueError(f"prefix_tokens must be at least 1, not {prefix_tokens}")
-    if aggregation not in MIXTURES:
-        raise ValueError(f"aggregation {aggregation!r}: choose one of {', '.join(MIXTURES)}")
+    get_aggregation(aggregation)
     if not 0 <= smooth < 1:
         raise ValueError(f"smooth must lie in [0, 1), not {smooth}")
     sizes = {p: prefix_tokens or PREFIX_TOKENS for p in wanted if p > 1 or prefix_tokens}

@@ -1,4 +1,4 @@
-"""From P streams of hidden states to one: a mixture per token, by kinds with names."""
+"""From P streams of hidden states to one: the modules of `scalelab.aggregation`."""
 
 from __future__ import annotations
 
@@ -75,13 +75,3 @@ class ChannelMixture(nn.Module):
     def start_uniform(self) -> None:
         """The plain average."""
         self.scale.fill_(1.0)
-
-
-MIXTURES: dict[str, type[nn.Module]] = {"dynamic": DynamicMixture, "mean": MeanMixture, "channel": ChannelMixture}
-
-
-def make_mixture(kind: str, hidden_size: int, P: int, smooth: float) -> nn.Module:
-    """A mixture by its name in `MIXTURES`. Raises ValueError for another."""
-    if kind not in MIXTURES:
-        raise ValueError(f"aggregation {kind!r}: choose one of {', '.join(MIXTURES)}")
-    return MIXTURES[kind](hidden_size, P, smooth)

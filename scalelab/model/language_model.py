@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig
 
-from scalelab.model.aggregate import make_mixture
+from scalelab.aggregation import get_aggregation
 from scalelab.model.attention import attention_name
 from scalelab.model.banks import (
     OWN,
@@ -89,7 +89,9 @@ class StreamedLM(nn.Module):
         for P in self.banks:
             if P == 1 or str(P) in getattr(decoder, "aggregate_banks", ()):
                 continue
-            mixture = make_mixture(config.parscale_aggregation, config.hidden_size, P, config.parscale_attn_smooth)
+            mixture = get_aggregation(config.parscale_aggregation).build(
+                config.hidden_size, P, config.parscale_attn_smooth
+            )
             mixture.to(like.device, like.dtype)
             if config.parscale_banks:
                 _dict_of(decoder, "aggregate_banks")[str(P)] = mixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -60,9 +61,8 @@ def has_model(out: Path, key: str) -> bool:
     return (out / MODELS / key / "config.json").is_file()
 
 
-def missing(runs: tuple[RunConfig, ...], out: Path, retry: bool = False) -> list[RunConfig]:
-    """The runs that are still to be trained: all but the ok and, since they would only diverge again, the diverged,
-    unless `retry`."""
+def missing(runs: tuple[RunConfig, ...], known: Mapping[str, str], retry: bool = False) -> list[RunConfig]:
+    """The runs that are still to be trained by their `statuses`: all but the ok and, since they would only diverge
+    again, the diverged, unless `retry`."""
     enough = (RunStatus.OK,) if retry else (RunStatus.OK, RunStatus.DIVERGED)
-    known = statuses(runs, out)
     return [config for config in runs if known.get(config.key) not in enough]

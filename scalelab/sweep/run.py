@@ -29,7 +29,7 @@ from scalelab.train.checkpoint import keep_latest
 from scalelab.train.cost import resident_bytes
 from scalelab.train.device import measured_peak_flops
 from scalelab.train.numerics import Numerics
-from scalelab.train.places import best_dtype, default_places, fitting, gpu_at
+from scalelab.train.places import default_places, fitting, gpu_at, resolve_dtype
 from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
 from scalelab.units import plural
@@ -102,7 +102,7 @@ def _run_sweep(
     probe = out / ".writable"  # better now than after the first training
     probe.touch()
     probe.unlink(missing_ok=True)
-    resolved, left, places = prepare(spec, out, execution, console, places)
+    resolved, left, places, _ = prepare(spec, out, execution, console, places)
     if left and execution.executor == "local":
         start_importing()
     announce(console, resolved, left, places, out)
@@ -147,24 +147,24 @@ def _run_sweep(
 
 def prepare(
     spec: SweepSpec, out: Path, execution: Execution, console: Console, places: list[str] | None = None
-) -> tuple[ResolvedSweep, list[RunConfig], list[str]]:
-    """The resolved sweep, those of its runs that are to be trained, and a place for each that trains at once.
+) -> tuple[ResolvedSweep, list[RunConfig], list[str], dict[str, str]]:
+    """The resolved sweep, its runs that are to be trained, a place for each that trains at once, and all `statuses`.
 
     Without `places` these are of this machine.
     """
     here = default_places(execution.device, console.print) if places is None else places
     console.print(f"reading {spec.corpus} …")
     resolved = resolve(_with_dtype(spec, here[0]))
-    left = missing(resolved.runs, out, execution.retry)
+    known = statuses(resolved.runs, out)
+    left = missing(resolved.runs, known, execution.retry)
     if execution.save_models:  # a record alone is not all that was asked for
         kept = {c.key for c in resolved.runs if has_model(out, c.key)}
-        known = statuses(resolved.runs, out)
         left += [c for c in resolved.runs if c not in left and c.key not in kept and known[c.key] == RunStatus.OK]
     if places is None and execution.workers is not None:
         here = (here * execution.workers)[: execution.workers]
     elif places is None and here[0] != "cpu":
         here *= execution.per_gpu or fitting(here, [resident_bytes(config, here[0]) for config in left])
-    return resolved, left, here
+    return resolved, left, here, known
 
 
 def _peak_flops(place: str, dtype: str) -> float | None:
@@ -219,6 +219,4 @@ def _records(resolved: ResolvedSweep, out: Path, failures: list[Event], models: 
 
 def _with_dtype(spec: SweepSpec, place: str) -> SweepSpec:
     """`spec` with the precision that ``auto`` means at `place`."""
-    if spec.recipe.dtype != "auto":
-        return spec
-    return replace(spec, recipe=replace(spec.recipe, dtype=best_dtype(place)))
+    return replace(spec, recipe=replace(spec.recipe, dtype=resolve_dtype(spec.recipe.dtype, place)))

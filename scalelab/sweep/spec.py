@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from scalelab.architecture import EXPERTS_PER_TOKEN, LADDER, LADDERS, MIXTURE_PARAMS, check_experts
+from scalelab.aggregation import AGGREGATIONS
+from scalelab.architecture import EXPERTS_PER_TOKEN, LADDER, LADDERS, check_experts
 from scalelab.errors import DataError, UsageError
 from scalelab.sweep.spec_file import read_keys
 from scalelab.train.recipe import Recipe
@@ -61,8 +62,8 @@ class SweepSpec:
             if min(getattr(self, key)) < least:
                 raise UsageError(f"{key}: {min(getattr(self, key)):g} is less than {least}")
         for kind in self.aggregation:
-            if kind not in MIXTURE_PARAMS:
-                raise UsageError(f"aggregation {kind!r}: choose one of {', '.join(MIXTURE_PARAMS)}")
+            if kind not in AGGREGATIONS:
+                raise UsageError(f"aggregation {kind!r}: choose one of {', '.join(AGGREGATIONS)}")
         if self.lr and not all(math.isfinite(lr) and lr > 0 for lr in self.lr):
             raise UsageError(f"lr must be positive, not {', '.join(map(str, self.lr))}")
         if max(self.plain_tokens) >= min(self.D):

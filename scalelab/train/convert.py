@@ -12,6 +12,7 @@ from scalelab.architecture import PREFIX_TOKENS
 from scalelab.errors import DataError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.start import start_from_text
+from scalelab.train.data import cut, spread
 from scalelab.train.recipe import Recipe
 from scalelab.train.stage import check_length, loss_on
 from scalelab.train.tokens import TokenData
@@ -56,16 +57,10 @@ def trial_windows(tokens: np.ndarray, seq_len: int, taken: list[tuple[int, int]]
     free = np.ones(available, bool)
     for first, n in taken:  # window i holds tokens i·seq_len to (i + 1)·seq_len, the last of them as a label
         free[max(0, -(-first // seq_len) - 1) : (first + n - 1) // seq_len + 1] = False
-    count = min(max(2, TRIAL_TOKENS // seq_len), available)
-    even = np.arange(count) * available // count
+    even = spread(TRIAL_TOKENS, seq_len, available)
     places = np.flatnonzero(free)
     moved = np.unique(places[np.searchsorted(places, even[even <= places[-1]])]) if len(places) else places
-    return _cut(tokens, (moved if len(moved) >= 2 else even) * seq_len, seq_len + 1)
-
-
-def _cut(tokens: np.ndarray, starts: np.ndarray, n: int) -> np.ndarray:
-    """The n tokens from each of `starts` on, [len(starts), n]."""
-    return tokens[starts[:, None] + np.arange(n)].astype(np.int64)
+    return cut(tokens, (moved if len(moved) >= 2 else even) * seq_len, seq_len + 1)
 
 
 def convert(
@@ -100,7 +95,7 @@ def convert(
     tried = {}
     for P, n in banks.items():
         add_streams(model, P, n, seed=seed, **options)
-        ids = [torch.from_numpy(_cut(tokens, starts, n)).to(model.device) for starts in drawn[P]]
+        ids = [torch.from_numpy(cut(tokens, starts, n)).to(model.device) for starts in drawn[P]]
         tried[P] = _start(model, ids, how, seed, over)
     return tried
 

@@ -7,9 +7,9 @@ multiply-add counts as two operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 
+from scalelab.aggregation import AGGREGATIONS
 from scalelab.architecture import Architecture
 from scalelab.train.recipe import RunConfig
 
@@ -25,19 +25,6 @@ _PROCESS = {"cpu": (1.45, _LIBRARIES), "cuda": (1.4, 800 * 2**20)}
 # On CUDA cross entropy is made in chunks of so many logits (scalelab.train.loss), of which a softmax, its slopes in the
 # precision of products and the logits are alive at once.
 _CHUNK_LOGITS = 2**27
-
-# Of what mixes P streams of width h, by its name (scalelab.model.aggregate): operations forward for a
-# token, and numbers kept for the backward pass.
-_MIXTURE_FLOPS: dict[str, Callable[[int, int], int]] = {
-    "dynamic": lambda h, P: 2 * (P * h * h + 2 * P * h),
-    "mean": lambda h, P: 0,
-    "channel": lambda h, P: 2 * P * h,
-}
-_MIXTURE_KEPT: dict[str, Callable[[int, int], int]] = {
-    "dynamic": lambda h, P: 2 * P * h + 2 * h + 2 * P,
-    "mean": lambda h, P: 0,
-    "channel": lambda h, P: P * h,
-}
 
 
 def visible_tokens(shape: Architecture, seq_len: int) -> float:
@@ -145,7 +132,7 @@ def activation_bytes(shape: Architecture, seq_len: int, bf16: bool = False) -> i
     attention = size * (2 * h + 2 * kv * (1 + _prefix_tokens(shape) / seq_len)) + _FP32 * shape.num_heads
     layers = shape.num_layers * (2 * norm + outputs + attention + _mlp_kept_bytes(shape, size))
     last = norm + (size * h if P == 1 else 0)  # the last norm's output is the mixture's to keep
-    mixture = 0 if P == 1 else size * (_MIXTURE_KEPT[shape.aggregation](h, P) + h)
+    mixture = 0 if P == 1 else size * (AGGREGATIONS[shape.aggregation].kept(h, P) + h)
     return round(P * (layers + last) + mixture)
 
 
@@ -178,4 +165,4 @@ def _mlp_kept_bytes(shape: Architecture, size: int) -> int:
 
 
 def _mixture_flops(shape: Architecture) -> int:
-    return _MIXTURE_FLOPS[shape.aggregation](shape.hidden_size, shape.P) if shape.P > 1 else 0
+    return AGGREGATIONS[shape.aggregation].flops(shape.hidden_size, shape.P) if shape.P > 1 else 0

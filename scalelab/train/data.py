@@ -11,9 +11,15 @@ from scalelab.errors import DataError
 from scalelab.units import plural
 
 
-def _windows(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> np.ndarray:
-    """Windows [len(starts), seq_len + 1]: inputs and, one on, their labels."""
-    return tokens[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+def cut(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """Return the `length` tokens from each of `starts` on, [len(starts), length]."""
+    return tokens[starts[:, None] + np.arange(length)].astype(np.int64)
+
+
+def spread(n_tokens: int, seq_len: int, available: int) -> np.ndarray:
+    """Return numbers of windows for `n_tokens`, two or more, spread evenly over those that are `available`."""
+    count = min(max(2, n_tokens // seq_len), available)
+    return np.arange(count) * available // count
 
 
 def training_starts(count: int, batch_size: int, steps: int, seed: int, first: int = 0) -> Iterator[np.ndarray]:
@@ -73,7 +79,7 @@ class TokenWindows:
         """Return the windows [len(numbers), seq_len + 1] of token ids."""
         if self.there is not None:
             return self.gather(self.on_device(numbers))
-        return self.on_device(_windows(self.tokens, numbers * self.seq_len, self.seq_len))
+        return self.on_device(cut(self.tokens, numbers * self.seq_len, self.seq_len + 1))
 
 
 def validation_windows(
@@ -85,9 +91,8 @@ def validation_windows(
     document in which it begins [w].
     """
     available = (len(tokens) - 1) // seq_len
-    count = min(max(2, n_tokens // seq_len), available)
     if available < 2:
         raise DataError(f"the validation text has only {plural(len(tokens), 'token')}; give more text")
-    starts = np.arange(count) * available // count * seq_len
+    starts = spread(n_tokens, seq_len, available) * seq_len
     documents = np.searchsorted(document_starts, starts, side="right") - 1
-    return _windows(tokens, starts, seq_len), documents
+    return cut(tokens, starts, seq_len + 1), documents

@@ -69,8 +69,10 @@ def gpu_at(place: str) -> Gpu | None:
     return gpus[int(number or 0)] if int(number or 0) < len(gpus) else None
 
 
-def best_dtype(place: str) -> str:
-    """Return the precision that ``auto`` means at `place`: bf16 where the device computes in it, else fp32."""
+def resolve_dtype(dtype: str, place: str) -> str:
+    """Return `dtype`, or what ``auto`` means at `place`: bf16 where the device computes in it, else fp32."""
+    if dtype != "auto":
+        return dtype
     if not place.startswith("cuda"):
         return "fp32"
     gpu = gpu_at(place)  # unknown: on another machine

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from scalelab.architecture import MIXTURE_PARAMS, Architecture, architecture_for, mlp_width
+from scalelab.aggregation import AGGREGATIONS
+from scalelab.architecture import Architecture, architecture_for, mlp_width
 from scalelab.errors import UsageError
 from tests.support.paths import DATA
 
@@ -37,7 +38,7 @@ def test_narrow_widths_stay_near_the_ratio(hidden):
     assert mlp_width(hidden) % 8 == 0
 
 
-@pytest.mark.parametrize("aggregation", MIXTURE_PARAMS)
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_counts_agree_with_the_real_model(aggregation):
     from scalelab.train.build import build_model
     from scalelab.train.recipe import RunConfig, TextSource

@@ -111,7 +111,7 @@ def test_a_gpu_that_does_not_work_is_left_out(monkeypatch):
 def test_bf16_only_where_the_device_computes_in_it(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(places, "probe_gpus", lambda dtypes: [FINE, replace(FINE, native_bf16=False)])
-    assert [places.best_dtype(place) for place in ("cuda:0", "cuda:1", "cpu")] == ["bf16", "fp32", "fp32"]
+    assert [places.resolve_dtype("auto", place) for place in ("cuda:0", "cuda:1", "cpu")] == ["bf16", "fp32", "fp32"]
 
 
 def test_a_worker_sees_its_device_alone(monkeypatch):
@@ -132,7 +132,7 @@ def test_the_process_of_a_sweep_never_touches_cuda(monkeypatch, text_folder, tmp
     monkeypatch.setattr(places, "probe_gpus", lambda dtypes: [FINE, FINE])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     spec = SweepSpec("t", N=(12e3,), P=(1, 2), D=(10e3,), corpus=str(text_folder), tokenizer=300)
-    resolved, left, at = prepare(spec, tmp_path, Execution("auto", per_gpu=0), Console(quiet=True))
+    resolved, left, at, _ = prepare(spec, tmp_path, Execution("auto", per_gpu=0), Console(quiet=True))
     assert set(at) == {"cuda:0", "cuda:1"}
     assert left[0].recipe.dtype == "bf16"
     assert run_module._peak_flops(at[0], "bf16") == 6e14
