@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from scalelab.cli.flags import as_typed
 from scalelab.errors import UsageError
+from scalelab.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,9 @@ def _console(file: TextIO, broken_pipe_code: int) -> Console:
     from rich.console import Console
 
     class _Output(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*(visible(o) if isinstance(o, str) else o for o in objects), **options)
+
         def on_broken_pipe(self) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
             raise SystemExit(broken_pipe_code)
@@ -99,7 +103,7 @@ def in_flags(report: Report) -> Report:
 def told(text: str, quiet: bool = False) -> None:
     """Print a line to standard error."""
     if not quiet:
-        print(as_typed(text), file=sys.stderr, flush=True)
+        print(visible(as_typed(text)), file=sys.stderr, flush=True)
 
 
 @contextmanager

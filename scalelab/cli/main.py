@@ -25,6 +25,7 @@ from scalelab.cli.sweep import sweep
 from scalelab.cli.train import train
 from scalelab.cli.watch import watch
 from scalelab.errors import ScalelabError
+from scalelab.visible import visible
 
 # What the extra `train` installs.
 _TRAIN = ("torch", "transformers", "tokenizers", "safetensors", "filelock", "platformdirs")
@@ -90,5 +91,5 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"scalelab: {' '.join(message.split())}", file=sys.stderr)
+    print(f"scalelab: {visible(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -13,6 +13,7 @@ from scalelab.cli.console import stdout
 from scalelab.errors import UsageError
 from scalelab.status import RunStatus
 from scalelab.units import format_count, format_seconds
+from scalelab.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -78,10 +79,10 @@ def _screen(seen: Overview) -> Group:
     parts = []
     for sweep in seen.sweeps:
         if sweep.is_running:
-            parts += [Text(_head(sweep), style="bold"), render(sweep.progress), Text()]
+            parts += [Text(visible(_head(sweep)), style="bold"), render(sweep.progress), Text()]
         else:
-            parts += [Text(_stopped(sweep), style="yellow"), Text()]
-    return Group(*parts, *(Text(line, no_wrap=True, overflow="ellipsis") for line in _records(seen)))
+            parts += [Text(visible(_stopped(sweep)), style="yellow"), Text()]
+    return Group(*parts, *(Text(visible(line), no_wrap=True, overflow="ellipsis") for line in _records(seen)))
 
 
 def _lines(seen: Overview) -> Iterator[str]:

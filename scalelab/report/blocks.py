@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from scalelab.visible import visible
+
 # text, strong and dim belong to the result; the others tell something about it, and go to standard error.
 Kind = Literal["text", "strong", "dim", "info", "warning", "serious", "left out"]
 ASIDES: tuple[Kind, ...] = ("info", "warning", "serious", "left out")
@@ -26,6 +28,9 @@ class Table:
     drops: bool = False
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.title, self.headings = visible(self.title), [visible(heading) for heading in self.headings]
+
     def add(self, *cells: str) -> None:
         """Add a row.
 
@@ -34,7 +39,7 @@ class Table:
         """
         if len(cells) != len(self.headings):
             raise ValueError(f"{len(cells)} cells for {len(self.headings)} columns of {self.title!r}")
-        self.rows.append(cells)
+        self.rows.append(tuple(visible(cell, keep="") for cell in cells))
 
     def columns(self) -> list[tuple[str, bool, list[str]]]:
         """Return heading, whether it goes to the left, and cells of each column."""
@@ -55,6 +60,9 @@ class Line:
     kind: Kind = "text"
     code: str = ""
     equation: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", visible(self.text))
 
     @property
     def is_aside(self) -> bool:

@@ -1,0 +1,20 @@
+"""Text from files made safe to show: what a terminal or a page would act on becomes a replacement character."""
+
+from __future__ import annotations
+
+import unicodedata
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_ACTED_ON = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line and paragraph separators
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def visible(text: str, keep: str = "\n\t") -> str:
+    """Return `text` without escapes, control and direction characters, but for those in `keep`."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(REPLACEMENT if _is_acted_on(c) and c not in keep else c for c in text)
+
+
+def _is_acted_on(character: str) -> bool:
+    return unicodedata.category(character) in _ACTED_ON or character in _DIRECTIONS
