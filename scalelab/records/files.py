@@ -27,10 +27,12 @@ from scalelab.records.schema import (
 )
 from scalelab.records.text import (
     LINES,
+    MOST_BYTES,
     SHEETS,
     TEXT,
     decoded,
     inner_suffix,
+    lines_of,
     read_delimited,
     read_json,
     read_sheet,
@@ -44,6 +46,8 @@ RUNS, CURVES, QUARANTINE, CHECKPOINTS, MODELS = "runs", "curves", "quarantine", 
 _KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".json": "JSON"} | dict.fromkeys(
     SHEETS, "Excel"
 )
+
+MOST_ROWS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def read_file(file: Path) -> Content:
         content, suffix = unpacked(file)
         kind = _KINDS.get(suffix, "text")
         return Content(None, _parsed(content, suffix))
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, MemoryError, csv.Error) as error:
         raise _unreadable(file, kind, error) from None
 
 
@@ -115,6 +119,7 @@ def read_parquet(file: Path, curves: bool = True) -> Content:
         with file.open("rb") as stream, pq.ParquetFile(stream, **options) as opened:
             metadata = opened.schema_arrow.metadata or {}
             kind = metadata.get(KIND_KEY)
+            _check_size(opened.metadata)
             table = opened.read(use_threads=False) if curves or kind != CURVE_KIND else None
         if DIGEST_KEY in metadata and table is not None and metadata[DIGEST_KEY] != content_digest(table):
             raise ValueError("it was changed since it was written")
@@ -126,6 +131,15 @@ def read_parquet(file: Path, curves: bool = True) -> Content:
     if kind == RECORD_KIND and table is not None:
         table = _with_typed_nulls(table)
     return Content(None if kind is None else kind.decode(), pd.DataFrame() if table is None else _to_pandas(table))
+
+
+def _check_size(metadata: Any) -> None:
+    """Raise ValueError for what memory could not hold: a file of half a megabyte can have forty million rows."""
+    rows, groups = metadata.num_rows, range(metadata.num_row_groups)
+    if rows > MOST_ROWS:
+        raise ValueError(f"it has {rows:,} rows, and at most {MOST_ROWS:,} are read; keep the last point of each run")
+    if (size := sum(metadata.row_group(i).total_byte_size for i in groups)) > MOST_BYTES:
+        raise ValueError(f"unpacked it has {size / 2**30:.1f} GiB, and at most {MOST_BYTES / 2**30:g} are read")
 
 
 def _with_typed_nulls(table: pa.Table) -> pa.Table:
@@ -202,7 +216,7 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
 
 def _read_jsonl(text: str) -> pd.DataFrame:
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines_of(text), start=1):
         if line.strip():
             row = json.loads(line)
             if not isinstance(row, dict):

@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ LINES = (".jsonl", ".ndjson")
 SHEETS = (".xlsx", ".xlsm")
 _DELIMITERS = ("\t", ";", "|", ",")
 _SUMMARY = re.compile(r"^\s*(grand )?(total|sum|mean|average|avg|median|std|min|max)s?\s*:?\s*$", re.IGNORECASE)
-_MOST_BYTES = 2**31
+MOST_BYTES = 2 * 2**30  # of one table
 
 
 def inner_suffix(file: Path) -> str:
@@ -34,14 +34,15 @@ def inner_suffix(file: Path) -> str:
 
 def unpacked(file: Path) -> tuple[bytes, str]:
     """Return the content of `file` and the suffix of what was packed. Raises `ValueError` for a broken archive."""
-    content, suffix = file.read_bytes(), inner_suffix(file)
+    with file.open("rb") as packed:
+        content, suffix = _all_of(packed), inner_suffix(file)
     try:
         if content[:2] == b"\x1f\x8b":
             with gzip.open(io.BytesIO(content)) as stream:
-                content = stream.read(_MOST_BYTES)
+                content = _all_of(stream)
         elif content[:6] == b"\xfd7zXZ\x00":
             with lzma.open(io.BytesIO(content)) as stream:
-                content = stream.read(_MOST_BYTES)
+                content = _all_of(stream)
         elif content[:4] == b"PK\x03\x04" and suffix not in SHEETS:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
@@ -49,10 +50,23 @@ def unpacked(file: Path) -> tuple[bytes, str]:
                     raise ValueError(f"it packs {len(names)} files and not one")
                 suffix = Path(names[0]).suffix.lower()
                 with archive.open(names[0]) as stream:
-                    content = stream.read(_MOST_BYTES)
+                    content = _all_of(stream)
     except (EOFError, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
         raise ValueError(f"broken archive: {error}") from None
     return content, suffix
+
+
+def _all_of(stream: IO[bytes]) -> bytes:
+    """Return the content of `stream`. Raises `ValueError` for more than memory may hold."""
+    content = stream.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"unpacked it has more than {MOST_BYTES / 2**30:g} GiB, which are not read")
+    return content
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of `text`. Separators that are no line ends of files, such as U+2028, stay in them."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def decoded(content: bytes) -> str:
@@ -72,7 +86,7 @@ def decoded(content: bytes) -> str:
 
 def read_delimited(text: str, suffix: str = ".csv") -> pd.DataFrame:
     """Return the table in `text`, all cells text. Raises `ValueError` where rows and headings do not agree."""
-    lines = text.splitlines()
+    lines = lines_of(text)
     comments = [line for line in lines if line.lstrip().startswith(("#", "//"))]
     body = [line for line in lines if line.strip() and not line.lstrip().startswith(("#", "//"))]
     if not body:
@@ -121,6 +135,9 @@ def read_sheet(content: bytes) -> pd.DataFrame:
     except ImportError:
         raise ValueError("Excel files need openpyxl: pip install 'scalelab[excel]'; or save it as CSV") from None
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(part.file_size for part in archive.infolist()) > MOST_BYTES // 8:  # cells take more than their text
+                raise ValueError("unpacked it is too large for a spreadsheet; save it as CSV")
         frame = pd.read_excel(io.BytesIO(content), header=None, dtype=object, engine="openpyxl")
     except (zipfile.BadZipFile, KeyError, OSError) as error:
         raise ValueError(str(error)) from None
