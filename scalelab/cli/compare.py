@@ -92,7 +92,8 @@ def compare(
     """What P streams add to memory and latency, beside what growing N to the same loss adds.
 
     The plain model of equal loss is read off the measured losses of P = 1, joined by straight lines over
-    ln N. With --law or --fit it is the law's, with intervals, and may lie outside of what was measured.
+    ln N. With --law or --fit it is the law's, with intervals, and may lie outside of what was measured. By the
+    roofline the intervals of latency also hold how far published measurements of P rows over one are off.
     """
     from scalelab.api.costs import compare_costs
 

@@ -26,7 +26,9 @@ def priced_by(engine: str, device: Device, precision: Precision) -> str:
     hardware, rates = device.found(), find_rates(device, precision)
     flops = rates.matrix_flops_per_s / device.tensor_parallel / hardware.peak(precision.arithmetic)
     memory = rates.bytes_per_s / device.tensor_parallel / hardware.bytes_per_s
-    runtime = f" by {device.runtime or hardware.device_class.runtime}" if hardware.kind else ""
+    # Engines of NPUs are their vendors' own: none of the names here is theirs.
+    used = device.runtime or ("" if hardware.kind in ("", "npu") else hardware.device_class.runtime)
+    runtime = f" by {used}" if used else ""
     start = f", {rates.launch_s * 1e6:.3g} µs a kernel" if rates.launch_s else ""
     shares = f"at {flops:.2g} of its FLOP/s and {memory:.2g} of its bandwidth{start}"
     return f"{engine}, {several}{device.gpu}{runtime} {shares}{stored}"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
+from torch.distributions import Distribution
 
 from scalelab.cost.config_file import Streams
 from scalelab.cost.shape import Block, Layer, ServedModel
@@ -33,7 +35,7 @@ def build_served(content: Mapping[str, Any], kind: str, streams: Streams, where:
         ModuleNotFoundError: torch or transformers itself is missing.
     """
     try:
-        with quiet():
+        with quiet(), _unvalidated():
             model = build_empty(content, kind)
             try:
                 traced = trace(model, _head(model))
@@ -55,14 +57,31 @@ def _reason(error: Exception) -> str:
         if packages:
             names = " ".join(dict.fromkeys(packages))
             return f"transformers needs more packages to build it: pip install {names}"
-    # What torch raises over shapes is about tensors inside the model, of which the config says nothing.
-    if isinstance(error, RuntimeError | IndexError | AssertionError):
+    # What torch raises is about tensors inside the model, of which the config says nothing.
+    if isinstance(error, RuntimeError | IndexError | AssertionError) or _is_of_torch(error):
         said = f"transformers fails at building or running it ({type(error).__name__})"
     else:
         said = f"transformers says: {first_line(error)}"
-    return (
-        f"{said}; compare its values with those of a model of the same type, or give its shape by `hidden`, `layers`, …"
-    )
+    return f"{said}; compare it with the config of a model of the same type, or give its shape by `hidden`, `layers`, …"
+
+
+def _is_of_torch(error: Exception) -> bool:
+    """Return true if torch's own code raised the error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] == "torch"
+
+
+@contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Let distributions be made on the meta device, where there are no numbers to check."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 def _head(model: Any) -> Tensor:

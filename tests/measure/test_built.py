@@ -167,6 +167,12 @@ def test_layers_that_read_what_others_keep_have_their_own_windows():
     assert counted_flops(counter) == totals(served, 2, 1, 30)[0]
 
 
+def test_sparse_activations_change_no_shape():
+    """Gemma 3n cuts activations off by a normal distribution, which torch would check for numbers."""
+    content = UNLISTED["gemma3n_text"] | {"model_type": "gemma3n_text"}
+    assert served_of(content | {"activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0]}) == served_of(content)
+
+
 def test_a_short_window_is_seen_as_a_longer_one_is():
     content = UNLISTED["cohere2_moe"] | {"model_type": "cohere2_moe"}
     longer, short = (served_of(content | {"sliding_window": window}) for window in (16, 3))

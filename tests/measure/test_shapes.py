@@ -79,3 +79,19 @@ def test_whatever_building_raises_is_one_line_with_a_remedy(monkeypatch, error, 
     assert said in text
     assert "\n" not in text
     assert "mat1" not in text
+
+
+def test_what_torch_says_of_its_tensors_is_not_repeated(monkeypatch):
+    import torch
+
+    from scalelab.cost.config_file import streams_of
+    from scalelab.measure import built
+
+    monkeypatch.setattr(built, "build_empty", lambda *_: torch.optim.SGD([], lr=1.0))  # a ValueError of torch's own
+    content = {"model_type": "odd"}
+    with pytest.raises(DataError) as caught:
+        built.build_served(content, "odd", streams_of(content, "c.json"), "c.json")
+    assert str(caught.value) == (
+        "c.json: model_type 'odd' cannot be priced: transformers fails at building or running it (ValueError); compare "
+        "it with the config of a model of the same type, or give its shape by `hidden`, `layers`, …"
+    )
