@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from scalelab.api.loading import DeviceName, Dtype, check_corpus, check_device, console_of, need_torch
+from scalelab.api.loading import DeviceName, Dtype, console_of
 from scalelab.api.runs import Runs
-from scalelab.errors import UsageError, choice_error
+from scalelab.api.sweep_request import Executor, check_execution, runs_per_gpu, spec_of
+from scalelab.errors import UsageError
 from scalelab.shown import Shown
-from scalelab.units import format_bytes, format_count, plural, whole_numbers
+from scalelab.units import format_bytes, format_count, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from scalelab.sweep.dry_run import Plan
     from scalelab.sweep.spec import SweepSpec
 
-Executor = Literal["local", "ray"]
 Schedule = Literal["linear", "wsd", "constant"]
-EXECUTORS: tuple[Executor, ...] = ("local", "ray")
 _MANY_EPOCHS = 4.0  # up to about so many, repeated text is worth nearly as much as new (arXiv 2305.16264)
 
 __all__ = ["SweepPlan", "SweepResult", "plan_sweep", "run_sweep"]
@@ -174,7 +172,7 @@ def run_sweep(
     grid = dict(N=N, P=P, D=D, seeds=seeds, corpus=corpus, text_column=text_column, tokenizer=tokenizer)
     grid |= dict(prefix_tokens=prefix_tokens, aggregation=aggregation, lr=lr, plain_tokens=plain_tokens)
     recipe = dict(schedule=schedule, seq_len=seq_len, batch_size=batch_size, dtype=dtype)
-    _check_execution(device, executor, address, tensorboard)
+    check_execution(device, executor, address, tensorboard)
     if fp32_precision not in ("highest", "high"):
         raise UsageError("choose highest or high", argument="fp32_precision", value=fp32_precision)
     chosen = spec_of(spec, grid, recipe, settings)
@@ -241,7 +239,7 @@ def plan_sweep(
         UsageError: An argument is wrong.
     """
     recipe = {name: given.pop(name) for name in ("schedule", "seq_len", "batch_size", "dtype") if name in given}
-    _check_execution(device, "local", None)
+    check_execution(device, "local", None)
     chosen = spec_of(spec, given, recipe, settings)
     from scalelab.sweep.dry_run import plan_sweep as plan
     from scalelab.sweep.run import Execution, prepare
@@ -255,80 +253,6 @@ def plan_sweep(
     at_once = len(places) if places[0] == "cpu" else len(set(places))
     made = plan(resolved.runs, left, known, places[0], at_once)
     return SweepPlan(made, tuple(_against(made, len(resolved.data.train()))))
-
-
-def spec_of(
-    spec: SweepSpec | str | Path | Mapping[str, Any] | None,
-    grid: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    settings: Mapping[str, Any] | None = None,
-) -> SweepSpec:
-    """Return the spec with what is given over it, checked as far as that needs neither torch nor the text."""
-    need_torch("a sweep")
-    from scalelab.sweep.spec import SweepSpec, load_spec, parse
-
-    if spec is None:
-        chosen = SweepSpec()
-    elif isinstance(spec, SweepSpec):
-        chosen = spec
-    elif isinstance(spec, Mapping):
-        chosen = replace(SweepSpec(), **parse(spec))
-    else:
-        chosen = load_spec(Path(spec))
-    for content in (settings or {}, _given(grid)):
-        chosen = _over(chosen, content)
-    chosen = replace(chosen, recipe=replace(chosen.recipe, **_given(recipe)))
-    check_corpus(chosen.corpus)
-    check_sizes(chosen)
-    return chosen
-
-
-def check_sizes(spec: SweepSpec) -> None:
-    """Raise `UsageError` for an N that no decoder has, whatever the vocabulary."""
-    from scalelab.architecture import architecture_for
-
-    vocab = spec.tokenizer if isinstance(spec.tokenizer, int) else 257
-    experts = {"num_experts": spec.num_experts, "experts_per_token": spec.experts_per_token}
-    for N in spec.N:
-        for length in spec.prefix_tokens:
-            architecture_for(N, max(vocab, 257), length, **experts, ladder=spec.ladder)
-
-
-def _over(spec: SweepSpec, content: Mapping[str, Any]) -> SweepSpec:
-    """`spec` with the keys of `content` instead of its own. The error for a value names its key."""
-    from scalelab.sweep.spec import parse
-
-    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
-    try:
-        return replace(spec, **parse(listed, spec.recipe))
-    except UsageError as error:
-        if error.argument is not None:
-            raise
-        words = str(error)
-        key = next((key for key in content if words.startswith((f"{key} ", f"{key}:"))), None)
-        if key is None:
-            raise
-        reason = words.removeprefix(key).removeprefix(":").strip()
-        raise UsageError(reason, argument=key) from None
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _check_execution(device: str, executor: str, address: str | None, tensorboard: bool = False) -> None:
-    check_device(device)
-    if tensorboard and find_spec("tensorboard") is None:
-        raise UsageError("`tensorboard` needs the package tensorboard: pip install 'scalelab[tensorboard]'")
-    if executor not in EXECUTORS:
-        raise choice_error("executor", executor, EXECUTORS)
-    if address is not None and executor != "ray":
-        raise UsageError("belongs to `executor='ray'`", argument="address")
-
-
-def runs_per_gpu(value: int | str) -> int:
-    """Return runs at once on a GPU, 0 for auto. Raises `UsageError`."""
-    return 0 if value == "auto" else whole_numbers([value], "per_gpu")[0]
 
 
 def _against(plan: Plan, train_tokens: int) -> list[str]:

@@ -11,20 +11,16 @@ from scalelab.fit.bootstrap import Report, bootstrap
 from scalelab.fit.data import COLUMNS, CONVENTIONS, FitData, fit_data
 from scalelab.fit.groups import Group
 from scalelab.fit.influence import MAX_CONDITION, condition_number, covariance, leave_one_out, natural_covariance
-from scalelab.fit.notes import (
+from scalelab.fit.notes import count_notes, data_notes, outlier_notes, seed_notes, unfinished_notes
+from scalelab.fit.objective import Objective
+from scalelab.fit.optimum_notes import (
     MIN_AGREEMENT,
     PERFECT,
-    count_notes,
-    data_notes,
     dependence_notes,
     interval_notes,
     optimum_notes,
-    outlier_notes,
-    seed_notes,
-    unfinished_notes,
     verdict_notes,
 )
-from scalelab.fit.objective import Objective
 from scalelab.fit.options import FitOptions, build_objective
 from scalelab.fit.result import FitResult, Status, library_versions
 from scalelab.fit.row_notes import design_notes, optimum_row_notes, row_notes, tuning_notes, unit_notes

@@ -1,0 +1,94 @@
+"""The spec of a sweep and how it is to be trained, from the arguments of `run_sweep` and `plan_sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from scalelab.api.loading import check_corpus, check_device, need_torch
+from scalelab.errors import UsageError, choice_error
+from scalelab.units import whole_numbers
+
+if TYPE_CHECKING:
+    from scalelab.sweep.spec import SweepSpec
+
+Executor = Literal["local", "ray"]
+EXECUTORS: tuple[Executor, ...] = ("local", "ray")
+
+
+def spec_of(
+    spec: SweepSpec | str | Path | Mapping[str, Any] | None,
+    grid: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+) -> SweepSpec:
+    """Return the spec with what is given over it, checked as far as that needs neither torch nor the text."""
+    need_torch("a sweep")
+    from scalelab.sweep.spec import SweepSpec, load_spec, parse
+
+    if spec is None:
+        chosen = SweepSpec()
+    elif isinstance(spec, SweepSpec):
+        chosen = spec
+    elif isinstance(spec, Mapping):
+        chosen = replace(SweepSpec(), **parse(spec))
+    else:
+        chosen = load_spec(Path(spec))
+    for content in (settings or {}, _given(grid)):
+        chosen = _over(chosen, content)
+    chosen = replace(chosen, recipe=replace(chosen.recipe, **_given(recipe)))
+    check_corpus(chosen.corpus)
+    check_sizes(chosen)
+    return chosen
+
+
+def check_sizes(spec: SweepSpec) -> None:
+    """Raise `UsageError` for an N that no decoder has, whatever the vocabulary."""
+    from scalelab.architecture import architecture_for
+
+    vocab = spec.tokenizer if isinstance(spec.tokenizer, int) else 257
+    experts = {"num_experts": spec.num_experts, "experts_per_token": spec.experts_per_token}
+    for N in spec.N:
+        for length in spec.prefix_tokens:
+            architecture_for(N, max(vocab, 257), length, **experts, ladder=spec.ladder)
+
+
+def _over(spec: SweepSpec, content: Mapping[str, Any]) -> SweepSpec:
+    """`spec` with the keys of `content` instead of its own. The error for a value names its key."""
+    from scalelab.sweep.spec import parse
+
+    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
+    try:
+        return replace(spec, **parse(listed, spec.recipe))
+    except UsageError as error:
+        if error.argument is not None:
+            raise
+        words = str(error)
+        key = next((key for key in content if words.startswith((f"{key} ", f"{key}:"))), None)
+        if key is None:
+            raise
+        reason = words.removeprefix(key).removeprefix(":").strip()
+        raise UsageError(reason, argument=key) from None
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_execution(device: str, executor: str, address: str | None, tensorboard: bool = False) -> None:
+    """Raise `UsageError` for a way to train that there is not."""
+    check_device(device)
+    if tensorboard and find_spec("tensorboard") is None:
+        raise UsageError("`tensorboard` needs the package tensorboard: pip install 'scalelab[tensorboard]'")
+    if executor not in EXECUTORS:
+        raise choice_error("executor", executor, EXECUTORS)
+    if address is not None and executor != "ray":
+        raise UsageError("belongs to `executor='ray'`", argument="address")
+
+
+def runs_per_gpu(value: int | str) -> int:
+    """Return runs at once on a GPU, 0 for auto. Raises `UsageError`."""
+    return 0 if value == "auto" else whole_numbers([value], "per_gpu")[0]
