@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ _KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL", "
 )
 
 MOST_ROWS = 5_000_000
+_SEALED = frozenset({"n_tokens_streams", "n_tokens_unique", "warm_up_seconds"})  # columns younger than the digest
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ def read_parquet(file: Path, curves: bool = True) -> Content:
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _unreadable(file, "Parquet", error) from None
     _check_place(file, kind, table)
+    if sweep_folder(file) is not None and DIGEST_KEY not in metadata:
+        _check_seal(file, metadata, table)
     if kind == RECORD_KIND and table is not None:
         table = _with_typed_nulls(table)
     return Content(None if kind is None else kind.decode(), pd.DataFrame() if table is None else _to_pandas(table))
@@ -194,6 +197,14 @@ def _check_place(file: Path, kind: bytes | None, table: pa.Table | None) -> None
     if keys != [file.stem]:
         held = repr(keys[0]) if len(keys) == 1 else f"{len(keys)} rows"
         raise DataError(f"{file}: holds another run's record ({held}); rename it, or {_advice(file)}")
+
+
+def _check_seal(file: Path, metadata: Mapping[bytes, bytes], table: pa.Table | None) -> None:
+    """Among a sweep's records only the oldest have no digest: one that has lost it was edited by other means."""
+    if b"pandas" in metadata or (table is not None and not _SEALED.isdisjoint(table.column_names)):
+        raise DataError(
+            f"{file}: its checksum is missing, so it was changed since the sweep wrote it; restore it, or {_advice(file)}"
+        )
 
 
 def _unreadable(file: Path, kind: str, error: Exception) -> DataError:

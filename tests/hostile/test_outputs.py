@@ -1,12 +1,15 @@
 """Outputs never destroy what was read, and say what they replace."""
 
 import json
+import shutil
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from scalelab.fit import load_fit
 from scalelab.records import paper_records
+from tests.support.paths import ROOT
 
 
 @pytest.fixture
@@ -58,3 +61,19 @@ def test_fits_of_other_rows_stand_beside_each_other_and_say_which_they_are(scale
     code, text, _ = scalelab("predict", selected, "--N", "1B")
     assert code == 0
     assert "(rows where N > 600M)" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize("metadata", ["pandas", "none"])
+def test_a_record_that_was_edited_is_named(scalelab, tmp_path, metadata):
+    folder = shutil.copytree(ROOT / "results" / "parallel-law", tmp_path / "results")
+    file = min((folder / "runs").glob("*.parquet"))
+    if metadata == "pandas":
+        pd.read_parquet(file).assign(loss=1.0).to_parquet(file)
+    else:
+        pq.write_table(pq.read_table(file).replace_schema_metadata({}), file)
+    code, text, error = scalelab("results", "check", folder)
+    assert code == 1
+    assert f"{file}: its checksum is missing" in text
+    assert "1 file" in error
+    code, text, error = scalelab("fit", folder, "--draws", 100, "--no-figure")
+    assert "its checksum is missing" in text + error
