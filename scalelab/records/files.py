@@ -203,7 +203,8 @@ def _check_seal(file: Path, metadata: Mapping[bytes, bytes], table: pa.Table | N
     """Among a sweep's records only the oldest have no digest: one that has lost it was edited by other means."""
     if b"pandas" in metadata or (table is not None and not _SEALED.isdisjoint(table.column_names)):
         raise DataError(
-            f"{file}: its checksum is missing, so it was changed since the sweep wrote it; restore it, or {_advice(file)}"
+            f"{file}: its checksum is missing, so it was changed since the sweep wrote it; restore it, or "
+            f"{_advice(file)}"
         )
 
 
