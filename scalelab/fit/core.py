@@ -53,6 +53,7 @@ def fit_group(
     tuning = None
     try:
         if law.name == LR_BATCH.name:
+            check_variables(law, data, options)
             tuning = fit_tuning(data, min(options.draws, 200), options.seed)
             held = dict(zip(NAMES, tuning.params.tolist(), strict=True))
         else:
@@ -120,8 +121,12 @@ def fit_group(
     )
 
 
-def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective, Optimum]:
-    """The best parameters alone. Raises `ScalelabError` where the data cannot determine them."""
+def check_variables(law: Law, data: FitData, options: FitOptions) -> set[Variable]:
+    """Return the variables of the law that do not count, since all parameters of theirs are fixed.
+
+    Raises:
+        ScalelabError: One that counts is not known, or is the same everywhere.
+    """
     unused: set[Variable] = {
         v
         for v in law.variables
@@ -138,6 +143,12 @@ def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective
             raise ScalelabError(
                 f"the law {law.name!r} needs more than one {variable}; add runs or choose another `law`"
             )
+    return unused
+
+
+def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective, Optimum]:
+    """The best parameters alone. Raises `ScalelabError` where the data cannot determine them."""
+    unused = check_variables(law, data, options)
     objective = build_objective(law, data, options)
     if not objective.free.any():
         raise UsageError("every parameter is fixed: nothing is left to fit")
