@@ -9,7 +9,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.pop("COLUMNS", None)  # of the terminal, which pytest-xdist hands to its workers: output is as into a pipe
 
+import json
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +53,14 @@ def _own_handlers():
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory) -> Path:
+    """60 modules of the standard library: real text, small enough to tokenise in a moment."""
+    folder = tmp_path_factory.mktemp("text")
+    source = Path(json.__file__).parent.parent
+    files = [p for p in sorted(source.glob("*.py")) if 2_000 < p.stat().st_size < 40_000][:60]
+    for path in files:
+        (folder / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    return folder

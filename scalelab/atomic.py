@@ -49,13 +49,21 @@ def is_temporary(path: Path) -> bool:
 def atomic_folder(target: Path, put: Callable[[Path, Path], object] = Path.rename) -> Iterator[Path]:
     """Make a folder to fill, beside `target`, which it becomes at the end.
 
-    `put` renames it, where more than that is to be done. Raises `OSError`.
+    Its content survives a loss of power before it has its name. `put` renames it, where more than that is to be done.
+    Raises `OSError`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=_BUILDING))
+    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_BUILDING}{target.name}."))
     try:
         yield building
+        for path in building.rglob("*"):
+            if path.is_file():
+                sync(path)
+            elif path.is_dir():
+                sync_folder(path)
+        sync_folder(building)
         put(building, target)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -70,6 +78,16 @@ def remove_unfinished(folder: Path, stale_s: float) -> None:
         except OSError:  # it was finished, or removed, just now
             continue
         if time.time() - touched > stale_s:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def remove_unfinished_of(target: Path) -> None:
+    """Remove what killed processes had begun to build as `target`, which no other process builds now."""
+    for building in entries(target.parent):
+        if (
+            building.name.startswith(_BUILDING)
+            and building.name.removeprefix(_BUILDING).rpartition(".")[0] == target.name
+        ):
             shutil.rmtree(building, ignore_errors=True)
 
 

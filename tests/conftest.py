@@ -1,24 +1,10 @@
-"""Text, tables and a command line for tests."""
+"""Tables and a command line for tests."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-
-
-@pytest.fixture(scope="session")
-def text_folder(tmp_path_factory) -> Path:
-    """60 modules of the standard library: real text, small enough to tokenise in a moment."""
-    folder = tmp_path_factory.mktemp("text")
-    source = Path(json.__file__).parent.parent
-    files = [p for p in sorted(source.glob("*.py")) if 2_000 < p.stat().st_size < 40_000][:60]
-    for path in files:
-        (folder / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, fields, replace
@@ -18,7 +19,8 @@ from scalelab.laws import LAWS, Law
 from scalelab.laws.base import VARIABLES
 from scalelab.laws.tied import tied
 
-_FORMAT = 2
+_FORMAT = 3
+_BEFORE_DIGESTS = 2  # the format of fits without a digest, which are read too
 
 
 def save_fit(fit: FitResult, path: str | Path) -> None:
@@ -38,7 +40,7 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
     saved["residuals"] = saved.pop("log_residuals")  # its name in files
     saved |= {"format": _FORMAT, "law": fit.law.name, "latex": fit.law.latex, "parameters": list(fit.law.names)}
     saved["equation"] = fit.equation(digits=17)
-    text = json.dumps(saved, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(saved | {"digest": _digest(saved)}, indent=1, allow_nan=False) + "\n"
     with atomic_write(Path(path)) as file:
         file.write(text.encode())
 
@@ -61,8 +63,7 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
         raise DataError(f"{path}: not a saved fit ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
     try:
         saved: dict[str, Any] = json.loads(text, parse_constant=_refuse)
-        if saved.pop("format", None) != _FORMAT:
-            raise ValueError("not of this version; fit again")
+        _check_seal(saved)
         name, names = saved.pop("law"), tuple(saved.pop("parameters"))
         notes = tuple(Note(**note) for note in saved.pop("notes"))
         chosen: dict[str, Any] = {k: _tuples(v) for k, v in saved.pop("options").items()}
@@ -99,6 +100,22 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
     if not np.allclose(residuals, fit.log_residuals, rtol=0, atol=1e-9):
         raise DataError(f"{path}: the law {name!r} is no longer what was fitted: it predicts other losses; fit again")
     return fit
+
+
+def _digest(saved: dict[str, Any]) -> str:
+    """Return the digest of everything in a saved fit, which is what predictions are made of."""
+    return hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _check_seal(saved: dict[str, Any]) -> None:
+    """Take format and digest out of `saved`. Raises ValueError for another format, and for what was edited."""
+    digest = saved.pop("digest", None)
+    whole = _digest(saved)
+    version = saved.pop("format", None)
+    if version not in (_FORMAT, _BEFORE_DIGESTS):
+        raise ValueError("not of this version; fit again")
+    if digest != whole and (version == _FORMAT or digest is not None):
+        raise ValueError("it was edited since it was written; fit again")
 
 
 def _refuse(constant: str) -> float:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from scalelab.atomic import atomic_folder
+from scalelab.atomic import atomic_folder, remove_unfinished_of
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.classes import SUFFIX, register_type
@@ -128,6 +128,7 @@ def save_model(
 
     The folder appears complete or not at all. Raises `ScalelabError` or OSError.
     """
+    remove_unfinished_of(folder)
     try:
         with atomic_folder(folder, _put) as building:
             model.save_pretrained(building)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from scalelab import __version__
-from scalelab.atomic import atomic_folder, entries, remove_unfinished, sync, sync_folder
+from scalelab.atomic import atomic_folder, entries, remove_unfinished
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
@@ -77,9 +77,6 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         # A tensor file with a changed bit is still a tensor file.
         values |= {"sha256": {name: digest_of_file(building / name) for name in (_WEIGHTS, _OPTIMIZER)}}
         (building / _STATE).write_text(json.dumps(values | {"digest": _digest_of_values(values)}))
-        for file in building.iterdir():
-            sync(file)
-    sync_folder(folder)
     return target
 
 
