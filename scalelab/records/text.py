@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pandas as pd
 
@@ -56,7 +56,7 @@ def unpacked(file: Path) -> tuple[bytes, str]:
     return content, suffix
 
 
-def _all_of(stream: IO[bytes]) -> bytes:
+def _all_of(stream: Any) -> bytes:
     """Return the content of `stream`. Raises `ValueError` for more than memory may hold."""
     content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
