@@ -33,7 +33,7 @@ benchmark-model: $(READY)  ## streams against the original's way, about 12 minut
 benchmark-sweep: $(READY)  ## what a second worker brings and what a sweep costs beside training, half an hour on 2 idle cores
 	$(BIN)/python benchmarks/sweep.py
 
-benchmark-training: $(READY)  ## steps of the sweep's sizes on a core, compiled and not, about 15 minutes on idle cores
+benchmark-training: $(READY)  ## steps of the sweep's sizes on a core, compiled and not, about 5 minutes on idle cores
 	$(BIN)/python benchmarks/training.py
 
 benchmark-serving: $(READY)  ## cost models against the clock, about 20 minutes on 2 idle cores

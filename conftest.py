@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-# A shell makes what it starts with & ignore Ctrl-C, which some tests send to their children.
+# A shell makes what it starts with & ignore Ctrl-C, and nohup SIGHUP, which some tests send to their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Modules that take most of the suite's time: they train, start processes, or fit hundreds of times.
 SLOW = {

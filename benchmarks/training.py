@@ -29,10 +29,10 @@ from scalelab.train.recipe import Recipe, RunConfig, TextSource
 from scalelab.train.step import TrainingStep
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "training.md"
-SIZES = (50e3,) if QUICK else (22e3, 50e3, 104e3, 200e3)
-STREAMS = (1, 8) if QUICK else (1, 2, 4, 8)
+SIZES = (50e3,) if QUICK else (22e3, 50e3, 104e3)
+STREAMS = (1, 8)
 VOCABULARY, PREFIX = 512, 4
-BUDGET_S = 6 if QUICK else 20
+BUDGET_S = 6 if QUICK else 10
 
 
 def step_of(n_params: float, P: int, ladder: int, compiled: bool) -> tuple[Callable[[], object], int, float]:

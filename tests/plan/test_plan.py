@@ -476,8 +476,6 @@ def test_notes_on_what_streams_gain_stand_before_the_plan(tmp_path, make_records
         (("--loss", "1.1", "--by", "joy"), "--by joy: choose one of memory, latency, ttft, tpot, training"),
         (("--by", "memory"), "--by memory: it says what is cheap where a loss is to be reached: give --loss too"),
         (("--shapes", "odd"), "--shapes odd: choose one of paper, ladder"),
-        (("--engine", "llm-analysis", "--tensor-parallel", "2"), "llm-analysis prices one device here"),
-        (("--engine", "llm-analysis", "--runtime", "vllm"), "llm-analysis knows no engines"),
         (("--runtime", "abacus"), "--runtime abacus: choose one of graphs, eager, llama.cpp, vllm"),
         (("--reserve", "2"), "--reserve: '2' is not an amount of memory"),
         (("--ttft", "soon"), "--ttft: 'soon' is not a duration"),
@@ -497,6 +495,18 @@ def test_bad_words_are_named(saved, words, message, capsys):
     assert said.out == ""
     assert said.err.count("\n") == 1
     assert re.search(message, said.err)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tensor-parallel", "2"), "llm-analysis prices one device here"),
+        (("--runtime", "vllm"), "llm-analysis knows no engines"),
+    ],
+)
+def test_what_llm_analysis_cannot_price_is_priced_by_the_roofline_and_said(saved, words, message, capsys):
+    assert ask(saved, "--engine", "llm-analysis", *words) == 0
+    assert f"note: priced by the roofline: {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("preset", ["parscale", "serving"])
