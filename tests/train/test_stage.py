@@ -423,7 +423,7 @@ def test_generation_stops_at_the_tokenizers_end(converted, tmp_path, capsys):
     first = tokenizer.convert_ids_to_tokens(0)
     assert content["added_tokens"][0]["content"] == first == tokenizer.eos_token
     assert main(["generate", str(folder), "--prompt", "a b", "--max-new-tokens", "9"]) == 0
-    assert "P = 4: 1 tokens" in capsys.readouterr().err
+    assert "P = 4: 1 token in" in capsys.readouterr().err
 
 
 def test_a_precision_is_kept(converted, text_folder, tmp_path):
