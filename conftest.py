@@ -51,7 +51,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_handlers():
-    """Of SIGTERM: those that Ray leaves behind end with the module that began it."""
+    """Restore the SIGTERM handler after each module: Ray replaces it and does not put it back."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""How fast does a CPU core train at the sizes of sweeps? Ratios in one run; writes docs/training.md.
+"""Measure training speed on one CPU core at the sizes of sweeps; writes docs/training.md.
 
 The baseline is a step of the first ladder of widths without compiled layers, whose losses are those of the first
 sweeps to the bit. Run with `make benchmark-training`; `--quick` is a short look that writes nothing.

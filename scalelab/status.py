@@ -1,4 +1,4 @@
-"""How a run ended, as its record says."""
+"""Status of a run in its record."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class RunStatus(StrEnum):
-    """How a run ended. Only one that is ok has a loss that a law may be fitted to."""
+    """Outcome of a run. Laws are fitted only to runs that are ok."""
 
     OK = "ok"
     """The run reached its last step and was evaluated. There is nothing to do."""
@@ -20,7 +20,7 @@ class RunStatus(StrEnum):
     same command then tries again."""
 
     FAILED = "failed"
-    """An error ended the run. Read `message` and the log that it names, and mend the cause; the same command then
+    """An error ended the run. Read `message` and the log that it names, and fix the cause; the same command then
     tries again."""
 
     INTERRUPTED = "interrupted"

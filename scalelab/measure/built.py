@@ -51,7 +51,7 @@ def build_served(content: Mapping[str, Any], kind: str, streams: Streams, where:
 
 
 def _reason(error: Exception) -> str:
-    """What building failed of, without torch's words, and what to do."""
+    """Return why a model cannot be built, without torch's own message, and what to do."""
     if isinstance(error, ImportError):
         packages = _NEEDED.findall(str(error)) or ([error.name] if error.name else [])
         if packages:

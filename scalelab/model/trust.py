@@ -1,4 +1,4 @@
-"""What a stranger's model folder may not do: fetch code, or read files from elsewhere.
+"""Checks that a downloaded model folder fetches no code and reads no files from elsewhere.
 
 Weights are read as safetensors and no code of the folder runs. A config can still name an attention or expert
 implementation of the form ``owner/name``, which transformers would fetch and run as a kernel; and an index can name

@@ -1,4 +1,4 @@
-"""What stops a sweep from outside: Ctrl-C, SIGTERM, and SIGHUP.
+"""Signals that stop a sweep: Ctrl-C, SIGTERM and SIGHUP.
 
 Schedulers and `kill` send SIGTERM; a terminal that closes and a connection that drops send SIGHUP. All act alike.
 """
