@@ -18,3 +18,11 @@ def visible(text: str, keep: str = "\n\t") -> str:
 
 def _is_acted_on(character: str) -> bool:
     return unicodedata.category(character) in _ACTED_ON or character in _DIRECTIONS
+
+
+def shortened(text: str, longest: int = 40) -> str:
+    """Return `text`, its middle left out where it is longer than `longest` characters."""
+    if len(text) <= longest:
+        return text
+    head = (longest - 1) * 2 // 3
+    return f"{text[:head]}…{text[len(text) - (longest - 1 - head) :]}"

@@ -120,8 +120,8 @@ def fit(
         fits = fit_groups(groups, chosen, options, origin, told_share)
     saved, unsaved = save_fits(fits, out, fits.slugs, force)
     profiles = {g: f.profile().profiles for g, f in fits.items()} if profile or "profiles" in kinds else {}
-    drawn = _draw(fits, [*saved], out, kinds, profiles, figure)
     show(fits, as_json=as_json, quiet=quiet, details=details, profiles=profiles if profile else None)
+    drawn = _draw(fits, [*saved], out, kinds, profiles, figure)
     for group, path in saved.items():
         told(f"saved {', '.join(map(str, (path, *drawn[group])))}", quiet or as_json)
     serious = dict.fromkeys(n.code for f in fits.values() for n in f.notes if n.severity == "serious")

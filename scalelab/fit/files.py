@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scalelab.errors import DataError, ScalelabError, UsageError
+from scalelab.file_names import short_name, slug
 from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult
 from scalelab.fit.saved import load_fit, save_fit
 
 _LONG = 40  # letters of a condition in a name; of a longer one a hash
+_LONGEST = 160  # bytes of a name without its ending
 
 
 def fit_name(base: str, fit: FitResult) -> str:
@@ -29,7 +31,7 @@ def fit_name(base: str, fit: FitResult) -> str:
     words += ["best"] if options.best else []
     words += [f"points-{fit.origin['points']}"] if fit.origin.get("points", "auto") != "auto" else []
     words += [_short(fit.origin[name]) for name in ("where",) if fit.origin.get(name)]
-    return "-".join(words)
+    return short_name("-".join(words), _LONGEST)
 
 
 def save_fits(
@@ -37,7 +39,8 @@ def save_fits(
 ) -> tuple[dict[str, Path], dict[str, ScalelabError]]:
     """Save each fit in `folder` under the name that says what it is of.
 
-    Returns the files by group, and why fits that do not describe their runs are not saved; `force` saves these too.
+    Returns the files by group, and why the other fits are not saved: they do not describe their runs, which `force`
+    overrides, or their file cannot be written.
 
     Raises:
         UsageError: a file holds another fit, and not `force`. Then nothing is saved.
@@ -53,15 +56,16 @@ def save_fits(
             failures[group] = ScalelabError(f"{group}: {fit.failure}; not saved (`force` saves it)")
         elif not force and path.exists() and (other := _other(path, fit)):
             raise UsageError(f"{path}: holds another fit, {other}; choose another folder, or `force` to replace it")
-    saved = {group: path for group, path in names.items() if group not in failures}
-    for group, path in saved.items():
-        save_fit(fits[group], path)
+    saved: dict[str, Path] = {}
+    for group, path in names.items():
+        if group in failures:
+            continue
+        try:
+            save_fit(fits[group], path)
+            saved[group] = path
+        except OSError as error:  # the fits of the other groups may still have their place
+            failures[group] = ScalelabError(f"{group}: cannot save {path}: {error.strerror or error}")
     return saved, failures
-
-
-def slug(title: str) -> str:
-    """Return a group's title as a part of a file name."""
-    return re.sub(r"[^\w.]+", "-", title.lower()).strip("-.") or "records"
 
 
 def _other(path: Path, fit: FitResult) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal, get_args
 import pandas as pd
 
 from scalelab.errors import DataError, choice_error
+from scalelab.file_names import slug
 from scalelab.records import Table
 from scalelab.records.expressions import known_names
 from scalelab.records.runs import last_rows
@@ -65,12 +65,10 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points:
     pieces = [rows[_is_ok(rows)] for rows in kinds]
     groups: dict[str, Group] = {}
     for rows, name, every in zip(pieces, _distinct_names(pieces), kinds, strict=True):
-        slug = base = re.sub(r"[^\w.]+", "-", "-".join(name).lower()).strip("-.") or "records"
-        while slug in groups:
-            slug = f"{base}-{len(groups) + 1}"
         of_runs = points_of(rows, counts)
         rows = rows.reset_index(drop=True)
-        groups[slug] = Group(", ".join(name), slug, rows, _unfinished(every), of_runs, columns)
+        stem = slug("-".join(name), groups)
+        groups[stem] = Group(", ".join(name), stem, rows, _unfinished(every), of_runs, columns)
     return sorted(groups.values(), key=lambda g: g.title)
 
 

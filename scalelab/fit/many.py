@@ -85,7 +85,8 @@ class FitResults(Several[FitResult]):
 
     def stem(self, group: str) -> str:
         """Return a file name for the fit of a group, without ending: what is not the default stands in it."""
-        from scalelab.fit.files import fit_name, slug
+        from scalelab.file_names import slug
+        from scalelab.fit.files import fit_name
 
         return fit_name(self.slugs.get(group) or slug(group), self[group])
 

@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scalelab.units import format_count
+from scalelab.visible import shortened
 
 # Okabe & Ito (2008): distinguishable with any colour vision, ordered by P.
 _COLOURS = ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
+_TITLE = 90  # characters of a line over a plot
 
 
 class ShownFigure(Figure):
@@ -53,7 +55,8 @@ def grid_of_axes(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
 
 
 def title(axes: Axes, text: str) -> None:
-    """A title of plain text: names of corpora are not mathematics."""
+    """A title of plain text: names of corpora are not mathematics. Long lines lose their middle."""
+    text = "\n".join(shortened(line, _TITLE) for line in text.splitlines())
     axes.set_title(text, fontsize=9, parse_math=False)
 
 

@@ -12,6 +12,7 @@ from scalelab.laws.base import Variable
 from scalelab.report.blocks import Line, Report, Table, note_lines
 from scalelab.report.plain import plain
 from scalelab.units import format_count, format_interval, format_number, plural
+from scalelab.visible import shortened
 
 if TYPE_CHECKING:
     from scalelab.fit.answers import Profiles
@@ -119,7 +120,7 @@ def fits_report(
             blocks += [*fit_report(fit, (profiles or {}).get(group), details).blocks, Line("")]
     else:
         serious = [(group, note) for group, fit in fits.items() for note in fit.notes if note.severity == "serious"]
-        blocks += [Line(f"{note.message} [{group}]", "serious", note.code) for group, note in serious]
+        blocks += [Line(f"{note.message} [{shortened(group)}]", "serious", note.code) for group, note in serious]
     if not details and len(fits) > 1 and any(note.severity != "info" for fit in fits.values() for note in fit.notes):
         blocks.append(Line("`details` shows the warnings and residuals of each group", "info"))
     blocks += [Line(f"not fitted: {error}", "left out") for error in fits.failures.values()]
@@ -143,7 +144,7 @@ def compact_table(fits: FitResults) -> Table:
         ]
         values = [_value(fit, name) for name in names]
         grave = sum(note.severity != "info" for note in fit.notes)
-        table.add(fit.group, str(len(fit.runs)), *spans, f"{fit.r_squared:.4f}", str(grave), *values)
+        table.add(shortened(fit.group), str(len(fit.runs)), *spans, f"{fit.r_squared:.4f}", str(grave), *values)
     return table
 
 

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import scalelab as sl
 from scalelab.fit import load_fit
 from scalelab.records import paper_records
 from tests.support.paths import ROOT
@@ -77,3 +80,63 @@ def test_a_record_that_was_edited_is_named(scalelab, tmp_path, metadata):
     assert "1 file" in error
     code, text, error = scalelab("fit", folder, "--draws", 100, "--no-figure")
     assert "its checksum is missing" in text + error
+
+
+def _corpora(own, tmp_path, *names):
+    """A table of the same runs under each of the names."""
+    rows = pd.read_csv(own)[["n_params", "n_streams", "loss"]]
+    file = tmp_path / "corpora.csv"
+    pd.concat([rows.assign(corpus=name) for name in names]).to_csv(file, index=False)
+    return file
+
+
+@pytest.mark.parametrize("name", ["x" * 230, "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 80, "/../" * 60])
+def test_a_fit_whose_corpus_has_a_long_name_is_saved(scalelab, own, tmp_path, name):
+    file = _corpora(own, tmp_path, name, f"{name}2")
+    out = tmp_path / "fits"
+    code, text, error = scalelab("fit", file, "--map", "corpus=corpus", "--draws", 100, "-o", out)
+    assert code == 0, error
+    assert len(list(out.glob("*.json"))) == len(list(out.glob("*.png"))) == 2
+    assert {load_fit(path).group for path in out.glob("*.json")} == {name, f"{name}2"}
+    assert max(len(line) for line in text.splitlines() if not line.startswith("saved")) < 130
+    assert "Glyph" not in text + error
+
+
+def test_a_group_that_cannot_be_saved_does_not_lose_the_others(scalelab, own, tmp_path):
+    file, out = _corpora(own, tmp_path, "first", "second", "third"), tmp_path / "fits"
+    (out / "second.json").mkdir(parents=True)
+    code, text, error = scalelab("fit", file, "--map", "corpus=corpus", "--draws", 100, "--no-figure", "-o", out)
+    assert f"second: cannot save {out / 'second.json'}: Is a directory" in text + error
+    assert code == 0
+    assert [path.name for path in sorted(out.glob("*.json")) if path.is_file()] == ["first.json", "third.json"]
+    assert "second" in text
+
+
+def test_groups_that_differ_in_case_alone_have_files_of_their_own(own, tmp_path):
+    rows = pd.read_csv(own)
+    fits = sl.fit_law(pd.concat([rows.assign(mine=name) for name in ("Web", "web", "web-2")]), by="mine", draws=100)
+    assert len(set(fits.save(tmp_path / "fits").values())) == 3
+
+
+def test_a_reader_that_goes_away_loses_no_fit(own, tmp_path):
+    file, out = _corpora(own, tmp_path, "first", "second"), tmp_path / "fits"
+    command = [
+        sys.executable,
+        "-m",
+        "scalelab",
+        "fit",
+        str(file),
+        "--map",
+        "corpus=corpus",
+        "--draws",
+        "100",
+        "-o",
+        str(out),
+    ]
+    with subprocess.Popen(
+        [*command, "--details"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+    assert "Traceback" not in error
+    assert len(list(out.glob("*.json"))) == 2
