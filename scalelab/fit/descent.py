@@ -13,6 +13,7 @@ from scalelab.fit.objective import Objective
 from scalelab.laws.base import Array
 
 PERFECT = 1e-24  # objective a run below which only rounding errors are left
+GAIN = 1e-10  # relative to the objective, below which a step has not gained
 _CACHED = 2**17  # numbers in the largest array of one batch, which then stays in the processor's cache
 _COMPACT = 0.8  # share of a batch that must still move, or what rests is taken out of it
 _STALLS = 8  # steps without gain until a point is at rest
@@ -38,11 +39,12 @@ def descend(
     steps: int = 300,
     hold: int | None = None,
     warm: Warm | None = None,
+    gain: float = GAIN,
 ) -> tuple[Array, Array]:
     """Levenberg–Marquardt from every row of z [s, f] towards a target [n] or [s, n].
 
     `weights` are [n] or [s, n]; the coordinate `hold` stays where it is; `warm` says that z is close to the
-    optima. Returns the final points [s, f] and objective values [s]; a start outside the law's domain keeps an
+    optima; a point is at rest after steps that lower its objective by less than `gain`, relatively. Returns the final points [s, f] and objective values [s]; a start outside the law's domain keeps an
     infinite value.
     """
     lower, upper = objective.bounds()
@@ -54,7 +56,7 @@ def descend(
         part = slice(begin, begin + size)
         rows = len(z[part])
         goals, counts = (np.broadcast_to(a if a.ndim == 1 else a[part], (rows, n)) for a in (target, weights))
-        z[part], values[part] = _descend(objective, z[part], goals, counts, (lower, upper), steps, hold, warm)
+        z[part], values[part] = _descend(objective, z[part], goals, counts, (lower, upper), steps, hold, warm, gain)
     return z, values
 
 
@@ -68,6 +70,7 @@ def _descend(
     steps: int,
     hold: int | None,
     warm: Warm | None,
+    gain: float,
 ) -> tuple[Array, Array]:
     moving = np.arange(points.shape[1]) != (-1 if hold is None else hold)
     low, high = (bound[moving] for bound in bounds)
@@ -115,7 +118,7 @@ def _descend(
         trial_r, trial_J = objective.evaluate(trial, target)
         trial_value = objective.value(trial_r, weights)
         better = on & (trial_value < value) & np.isfinite(trial_J).all(axis=(1, 2))
-        gained = better & ((value - trial_value) > 1e-10 * value)
+        gained = better & ((value - trial_value) > gain * value)
         if warm:
             gained &= (np.abs(step) > warm.close[moving]).any(axis=1)
             stalled = np.where(better & ~gained, _STALLS, stalled)

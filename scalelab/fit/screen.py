@@ -13,6 +13,7 @@ from scalelab.laws.base import Array
 FEW_ROWS = 100  # up to here every start sees every row
 _SAMPLE = 64  # rows that starts are tried on where there are more
 _ROWS_A_PARAMETER = 12  # at least
+_GAIN = 1e-6  # of the sample's objective, relatively: its optima need not be exact
 _BASINS = 12  # optima of the sample that are refined on all rows
 _SAME_VALUE, _SAME_PLACE = 1e-3, 0.1  # starts that end this close, relatively and in fitting coordinates, are one
 
@@ -34,7 +35,7 @@ def screen(objective: Objective, begin: Array, target: Array, weights: Array) ->
         return Screened(points, values, np.arange(len(begin)))
     rows = sample_rows(objective, target, max(_SAMPLE, _ROWS_A_PARAMETER * begin.shape[1]))
     part = objective.subset(rows)
-    tried, values = descend(part, begin.copy(), target[rows], weights[rows])
+    tried, values = descend(part, begin.copy(), target[rows], weights[rows], gain=_GAIN)
     basin, places = _basins(tried, values)
     # The sample's order of the optima need not be that of all rows.
     with np.errstate(all="ignore"):
