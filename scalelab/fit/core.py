@@ -23,7 +23,7 @@ from scalelab.fit.optimum_notes import (
 )
 from scalelab.fit.options import FitOptions, build_objective
 from scalelab.fit.result import FitResult, Status, library_versions
-from scalelab.fit.row_notes import design_notes, optimum_row_notes, row_notes, tuning_notes, unit_notes
+from scalelab.fit.row_notes import design_notes, mixed_notes, optimum_row_notes, row_notes, tuning_notes, unit_notes
 from scalelab.fit.solver import Optimum, inside_bounds, minimise
 from scalelab.fit.tuning import NAMES, fit_tuning
 from scalelab.laws import LAWS, Law, get_law
@@ -110,6 +110,7 @@ def fit_group(
             *tuning_notes(data, group.records, fitted),
             *seed_notes(data, fitted),
             *count_notes(group.records, options.convention),
+            *mixed_notes(group.records),
             *outlier_notes(data, residuals),
             *optimum_notes(objective, optimum, status, condition),
             *dependence_notes(objective, data, local, leave_one_out(objective, data, optimum.z, local)),

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _HYPERPARAMETERS = ("peak_lr", "batch_size", "schedule", "micro_batch_size", "setup")
+# Columns that may move a loss and are not variables of any law, with the words for them
+_UNKNOWN_TO_LAWS = {
+    "dtype": "precision",
+    "vocab_size": "vocabulary",
+    "device": "device",
+    "versions": "library versions",
+    "code": "scalelab's code",
+}
+_VERSIONS = ("versions", "code")  # too long to show
 _VARIABLE = {"peak_lr": "lr", "batch_size": "B"}
 _MANY_ROWS = 2.5  # rows of one place, on average, from which they look like a tuning sweep
 _TUNED = 0.01  # median relative range of losses at one place that is more than seeds make
@@ -142,4 +151,28 @@ def design_notes(data: FitData, law: Law) -> Iterator[Note]:
             f"D/N is about {float(np.exp(np.mean(ratio))):.3g} in every run: the terms of N and D cannot be told "
             "apart; add runs with another D/N, or fit a law of one variable (`law='compute'`)",
             {"ratio": float(np.exp(np.mean(ratio)))},
+        )
+
+
+def mixed_notes(records: pd.DataFrame) -> Iterator[Note]:
+    """Return a note where runs differ in what a law does not know: numerics, device, vocabulary or code."""
+    shown: dict[str, str] = {}
+    for column, name in _UNKNOWN_TO_LAWS.items():
+        values = records[column].dropna().unique() if column in records else []
+        if len(values) > 1:
+            words = sorted(format_count(value) if column == "vocab_size" else str(value) for value in values)
+            shown[name] = plural(len(words), "version") if column in _VERSIONS else " and ".join(words[:3])
+    if shown:
+        listed = ", ".join(f"{name} ({what})" for name, what in shown.items())
+        numeric = not shown.keys().isdisjoint(("precision", "vocabulary"))
+        yield Note(
+            "mixed_runs",
+            "warning" if numeric else "info",
+            f"these runs differ in {listed}, which the law does not know: what that changes in the loss counts as noise "
+            "or as an effect of N, P or D",
+            {
+                name.replace(" ", "_"): len(records[column].dropna().unique())
+                for column, name in _UNKNOWN_TO_LAWS.items()
+                if name in shown
+            },
         )

@@ -44,6 +44,11 @@ def known_names(names: Iterable[object]) -> str:
     return ", ".join(text if len(text) <= 40 else text[:37] + "..." for text in texts[:_FEW_NAMES]) + more
 
 
+def all_columns(table: pd.DataFrame) -> list[object]:
+    """Return the columns of the file that `table` was read from, also those that nothing needed."""
+    return [*table.columns, *table.attrs.get("unread", ())]
+
+
 def is_expression(text: str) -> bool:
     """Say whether `text`, which is no column's name, looks like something to compute."""
     return bool(re.search(r"[-+*/^()`\d]", text))
@@ -125,22 +130,48 @@ def rows_where(table: pd.DataFrame, where: str) -> tuple[np.ndarray, set[str]]:
                 frame[name] = numbers
     frame = frame.rename(columns={name: place for place, name in places.items()})
     try:
-        nodes = list(ast.walk(ast.parse(code.strip(), mode="eval")))
+        tree = ast.parse(code.strip(), mode="eval")
+        nodes = list(ast.walk(tree))
         if not all(isinstance(node, _CONDITION) for node in nodes):
             raise ValueError("only names of columns, constants, comparisons and + - * / may stand in it")
-        mask = frame.eval(code, engine="python")
+        names = {places.get(node.id, node.id) for node in nodes if isinstance(node, ast.Name)}
+        for column, alias in _compared_with_text(tree, frame).items():
+            frame[alias] = _as_text(table[places.get(column, column)])
+        mask = frame.eval(ast.unparse(tree), engine="python")
     except Exception as error:  # pandas raises whatever the expression makes Python raise
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, SyntaxError):
             reason = "not a condition such as \"corpus == 'pile' and n_tokens > 100M\""
             if any(not str(name).isidentifier() for name in table.columns):
                 reason += "; put names with spaces or signs in backticks"
-        reason = f"{reason}; columns are {known_names(table.columns)}"
+        reason = f"{reason}; columns are {known_names(all_columns(table))}"
         raise UsageError(reason, argument="where", value=where) from None
     if not (isinstance(mask, pd.Series) and pd.api.types.is_bool_dtype(mask)):
         raise UsageError("not a condition such as 'n_tokens > 100M'", argument="where", value=where)
-    names = {places.get(node.id, node.id) for node in nodes if isinstance(node, ast.Name)}
     return mask.fillna(False).to_numpy(dtype=bool), names
+
+
+def _compared_with_text(tree: ast.AST, frame: pd.DataFrame) -> dict[str, str]:
+    """Rename the columns of numbers that `tree` compares with quoted text, and return the new names."""
+    renamed: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        parts = [part for side in (node.left, *node.comparators) for part in getattr(side, "elts", [side])]
+        if not any(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in parts):
+            continue
+        for part in parts:
+            if isinstance(part, ast.Name) and part.id in frame and pd.api.types.is_numeric_dtype(frame[part.id]):
+                renamed.setdefault(part.id, f"_text_{len(renamed)}")
+                part.id = renamed[part.id]
+    return renamed
+
+
+def _as_text(column: pd.Series) -> pd.Series:
+    """Return the values of `column` as a person would type them; 7 for 7.0, and 007 stays."""
+    if not pd.api.types.is_float_dtype(column):
+        return column.astype("string")
+    return column.map(lambda value: pd.NA if pd.isna(value) else f"{value:.17g}").astype("string")
 
 
 def _with_places(text: str, table: pd.DataFrame, places: dict[str, str], quoted: bool) -> str:

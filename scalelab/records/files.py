@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,13 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in names)
 
 
-def read_file(file: Path) -> Content:
+def read_file(file: Path, needed: Callable[[str], bool] | None = None) -> Content:
     """The table in a file as it stands there, all text if it is text; of a loss curve nothing but its kind.
 
-    Raises `DataError` naming the file.
+    Of a Parquet file that no sweep wrote, only columns that are `needed` are read. Raises `DataError` naming the file.
     """
     if inner_suffix(file) == ".parquet":
-        return read_parquet(file, curves=False)
+        return read_parquet(file, curves=False, needed=needed)
     kind = _KINDS.get(inner_suffix(file), "text")
     try:
         content, suffix = unpacked(file)
@@ -105,10 +105,11 @@ def _parsed(content: bytes, suffix: str) -> pd.DataFrame:
     return read_json(text) if suffix == ".json" else read_delimited(text, suffix)
 
 
-def read_parquet(file: Path, curves: bool = True) -> Content:
+def read_parquet(file: Path, curves: bool = True, needed: Callable[[str], bool] | None = None) -> Content:
     """The table in a Parquet file; if a sweep wrote it, proved to be what was written.
 
-    Without `curves`, of a loss curve nothing but its kind. Raises `DataError` naming a file that cannot
+    Without `curves`, of a loss curve nothing but its kind; of others' tables only the columns that are `needed`, the
+    names of the rest in the attribute `unread` of the table. Raises `DataError` naming a file that cannot
     be read, was changed since it was written, or does not hold what its place says.
     """
     try:
@@ -120,8 +121,13 @@ def read_parquet(file: Path, curves: bool = True) -> Content:
         with file.open("rb") as stream, pq.ParquetFile(stream, **options) as opened:
             metadata = opened.schema_arrow.metadata or {}
             kind = metadata.get(KIND_KEY)
-            _check_size(opened.metadata)
-            table = opened.read(use_threads=False) if curves or kind != CURVE_KIND else None
+            names = list(opened.schema_arrow.names)
+            foreign = needed is not None and kind is None and DIGEST_KEY not in metadata and sweep_folder(file) is None
+            wanted = [n for n in names if needed(n)] if needed is not None and foreign else names
+            wanted = wanted if len(wanted) == len(set(wanted)) else names
+            _check_size(opened.metadata, set(wanted))
+            unread = [name for name in names if name not in wanted]
+            table = opened.read(wanted if unread else None, use_threads=False) if curves or kind != CURVE_KIND else None
         if DIGEST_KEY in metadata and table is not None and metadata[DIGEST_KEY] != content_digest(table):
             raise ValueError("it was changed since it was written")
         if kind not in (RECORD_KIND, CURVE_KIND) and (kind is not None or DIGEST_KEY in metadata):
@@ -133,15 +139,19 @@ def read_parquet(file: Path, curves: bool = True) -> Content:
         _check_seal(file, metadata, table)
     if kind == RECORD_KIND and table is not None:
         table = _with_typed_nulls(table)
-    return Content(None if kind is None else kind.decode(), pd.DataFrame() if table is None else _to_pandas(table))
+    frame = pd.DataFrame() if table is None else _to_pandas(table)
+    frame.attrs["unread"] = unread
+    return Content(None if kind is None else kind.decode(), frame)
 
 
-def _check_size(metadata: Any) -> None:
+def _check_size(metadata: Any, wanted: Container[str]) -> None:
     """Raise ValueError for what memory could not hold: a file of half a megabyte can have forty million rows."""
-    rows, groups = metadata.num_rows, range(metadata.num_row_groups)
+    rows, groups = metadata.num_rows, [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     if rows > MOST_ROWS:
         raise ValueError(f"it has {rows:,} rows, and at most {MOST_ROWS:,} are read; keep the last point of each run")
-    if (size := sum(metadata.row_group(i).total_byte_size for i in groups)) > MOST_BYTES:
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    read = [c for c in columns if c.path_in_schema in wanted or c.path_in_schema.partition(".")[0] in wanted]
+    if (size := sum(column.total_uncompressed_size for column in read)) > MOST_BYTES:
         raise ValueError(f"unpacked it has {size / 2**30:.1f} GiB, and at most {MOST_BYTES / 2**30:g} are read")
 
 

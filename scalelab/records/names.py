@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from scalelab.errors import DataError
+from scalelab.records.schema import RECORD_SCHEMA
 
 _WORDS = {
     "n_params": """n params num_params num_parameters n_parameters nparams parameters param_count parameter_count
@@ -51,6 +52,14 @@ def plain(name: object) -> str:
     """A name as it is compared: lower case, with _ for every other sign. Camel case counts as words."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name).strip())
     return re.sub(r"[^0-9a-z]+", "_", text.lower().replace("#", "num_")).strip("_")
+
+
+def needed_columns(texts: Iterable[str]) -> Callable[[str], bool]:
+    """Return whether a column may be needed: it has a usual name, or `texts` (mappings, a condition) mention it."""
+    usual = {*RECORD_SCHEMA.names, *PERPLEXITY, *BITS}
+    usual |= {word for table in (ALIASES, FALLBACK) for words in table.values() for word in words}
+    plain_names, mentions = {plain(name) for name in usual}, list(texts)
+    return lambda name: plain(name) in plain_names or any(name.strip() in text for text in mentions)
 
 
 def recognise(columns: Iterable[str], file: str, mapped: Mapping[str, str]) -> dict[str, str]:

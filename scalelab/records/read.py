@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -13,7 +13,7 @@ import pandas as pd
 
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.records.files import CHECKPOINTS, FORMATS, MODELS, RUNS, parquet_files, read_file, walk
-from scalelab.records.names import ALIASES, plain
+from scalelab.records.names import ALIASES, needed_columns, plain
 from scalelab.records.numbers import to_floats
 from scalelab.records.paper import NAME, paper_records
 from scalelab.records.schema import CURVE_KIND, RECORD_KIND, RECORD_SCHEMA, REQUIRED, conform, describe_statuses
@@ -97,7 +97,8 @@ def gather(
     frames, others, rejected, left_out = [], [], [], 0
     notes: dict[str, None] = {}
     sources: dict[str, str] = dict(columns)
-    for batch, own in _batches(_tables(source, faults)):
+    needed = needed_columns([*columns, *columns.values(), *([where] if where else [])])
+    for batch, own in _batches(_tables(source, faults, needed)):
         for rows in _rows(batch, columns, where, faults, own):
             notes |= dict.fromkeys(rows.notes)
             sources |= rows.columns
@@ -128,7 +129,9 @@ def load(source: Source, columns: Mapping[str, str] | None = None, where: str | 
     return table.records
 
 
-def _tables(source: Source, faults: list[DataError] | None) -> Iterator[tuple[pd.DataFrame, str, bool]]:
+def _tables(
+    source: Source, faults: list[DataError] | None, needed: Callable[[str], bool]
+) -> Iterator[tuple[pd.DataFrame, str, bool]]:
     """Each table, its name, and whether a sweep wrote it."""
     if isinstance(source, pd.DataFrame):
         yield source, "table", False
@@ -150,7 +153,7 @@ def _tables(source: Source, faults: list[DataError] | None) -> Iterator[tuple[pd
     foreign: _Batch = []
     for file in files:
         try:
-            found = read_file(file)
+            found = read_file(file, needed)
         except DataError as error:
             if faults is None:
                 raise

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scalelab.errors import DataError, UsageError
-from scalelab.records.expressions import compute, is_expression, known_names, rows_where
+from scalelab.records.expressions import all_columns, compute, is_expression, known_names, rows_where
 from scalelab.records.names import recognise, source_words
 from scalelab.records.numbers import to_floats
 from scalelab.records.runs import find_runs
@@ -37,6 +37,7 @@ _SAME = (
     | dict.fromkeys(("oom", "out_of_mem"), RunStatus.OUT_OF_MEMORY)
     | {"diverging": RunStatus.DIVERGED}
 )
+_ROUNDED = 1.01  # counts such as 1.2B are rounded
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def to_records(
     if "loss" not in table or not any(name in table for name in VARIABLE_COLUMNS):
         name = "loss" if "loss" not in table else "n_params"
         raise DataError(
-            f"{file}: no column {name!r} (it has: {known_names(given.columns)}); name the one that holds it with "
+            f"{file}: no column {name!r} (it has: {known_names(all_columns(given))}); name the one that holds it with "
             f"`columns={{{name!r}: COLUMN}}`"
         )
     notes = [] if own else _notes(given, sources, columns)
@@ -107,6 +108,7 @@ def to_records(
             # What a fit does not use is no reason to refuse a row.
             used = column.name in (*USED, *columns)
             table[column.name] = _numbers(table[column.name], column.name, file, faults if used else {})
+    _check_counts(table.drop(columns=idle), file, faults)
     for row, fault in faults.items():
         if ok[row]:
             bad.setdefault(row, fault)
@@ -165,7 +167,7 @@ def _taken(table: pd.DataFrame, file: str, sources: Mapping[str, str]) -> pd.Dat
 
 
 def _no_column(name: str, source: str, file: str, column: object, table: pd.DataFrame) -> UsageError:
-    reason = f"{file} has no column {column!r}; it has {known_names(table.columns)}"
+    reason = f"{file} has no column {column!r}; it has {known_names(all_columns(table))}"
     return UsageError(reason, argument="columns", value={name: source})
 
 
@@ -215,6 +217,16 @@ def _numbers(column: pd.Series, name: str, file: str, bad: dict[int, Rejected]) 
     values = values.where(~wrong)
     whole = values.notna().all() and (values % 1 == 0).all() and (values.abs() < 2**63).all() and len(values) > 0
     return values.astype("int64") if whole and name not in ("loss", "weight") else values
+
+
+def _check_counts(table: pd.DataFrame, file: str, bad: dict[int, Rejected]) -> None:
+    """Add rows to `bad` whose counts of parameters contradict each other: backbone ≤ N ≤ total."""
+    for smaller, larger in (("n_params_backbone", "n_params"), ("n_params", "n_params_total")):
+        if smaller in table and larger in table:
+            low, high = (pd.to_numeric(table[name], errors="coerce") for name in (smaller, larger))
+            named = smaller if smaller != "n_params" else larger
+            wish = "at most n_params" if named == smaller else "at least n_params"
+            _reject(bad, table[named].astype(object), (low > high * _ROUNDED).to_numpy(bool), named, file, wish)
 
 
 def _reject(

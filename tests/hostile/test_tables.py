@@ -58,6 +58,11 @@ def hostile_tables(draw, needs=(), nasty=(0.0, 0.0, 0.05, 0.4)):
         for i in np.flatnonzero(rng.random(n) < share):
             values[i] = NASTY[rng.integers(len(NASTY))]
         columns[name] = pd.Series(values, dtype=object) if share and rng.random() < 0.5 else values
+    if rng.random() < 0.8:  # else rows whose counts of parameters contradict each other are left out
+        for name, factor in (("n_params_backbone", 0.9), ("n_params_total", 1.3)):
+            if name in columns:
+                numbers = [value if type(value) is float else 1e9 for value in columns["n_params"]]
+                columns[name] = (np.array(numbers) * factor).tolist()
     table = pd.DataFrame(columns)
     if rng.random() < 0.2:
         table["key"] = rng.permutation(n).astype(str)
