@@ -1,4 +1,4 @@
-"""Names of saved fits: they carry what differs between fits, and no fit replaces another."""
+"""File names of saved fits, which contain all options that are not the default."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult
 from scalelab.fit.saved import load_fit, save_fit
 
-_LONG = 40  # letters of a condition in a name; of a longer one a hash
+_LONG = 40  # characters of a condition in a name, before its hash
 
 
 def fit_name(base: str, fit: FitResult) -> str:
-    """Return the name of a fit's file: its group, and every option that is not the default."""
+    """Return the file name of a fit, without suffix: its group, and every option that is not the default."""
     options, default = fit.options, FitOptions()
     words = [base]
     words += [fit.law.name] if fit.law.name != "parallel" else []
@@ -35,12 +35,14 @@ def fit_name(base: str, fit: FitResult) -> str:
 def save_fits(
     fits: Mapping[str, FitResult], folder: str | Path, slugs: Mapping[str, str] | None = None, force: bool = False
 ) -> tuple[dict[str, Path], dict[str, ScalelabError]]:
-    """Save each fit in `folder` under the name that says what it is of.
+    """Save each fit in `folder` under its `fit_name`.
 
-    Returns the files by group, and why fits that do not describe their runs are not saved; `force` saves these too.
+    Returns:
+        The files by group, and by group the reason why a fit was not saved: it does not describe its runs. With
+        `force` such fits are saved too.
 
     Raises:
-        UsageError: a file holds another fit, and not `force`. Then nothing is saved.
+        UsageError: a file holds another fit, and `force` is false; nothing is saved.
     """
     names = {
         group: Path(folder) / f"{fit_name((slugs or {}).get(group) or slug(group), fit)}.json"
@@ -50,9 +52,9 @@ def save_fits(
     for group, path in names.items():
         fit = fits[group]
         if not force and fit.failure:
-            failures[group] = ScalelabError(f"{group}: {fit.failure}; not saved (`force` saves it)")
+            failures[group] = ScalelabError(f"{group}: {fit.failure}; not saved (`force` saves it anyway)")
         elif not force and path.exists() and (other := _other(path, fit)):
-            raise UsageError(f"{path}: holds another fit, {other}; choose another folder, or `force` to replace it")
+            raise UsageError(f"{path}: holds another fit, {other}; choose another folder, or replace it with `force`")
     saved = {group: path for group, path in names.items() if group not in failures}
     for group, path in saved.items():
         save_fit(fits[group], path)
@@ -60,23 +62,23 @@ def save_fits(
 
 
 def slug(title: str) -> str:
-    """Return a group's title as a part of a file name."""
+    """Return a group's title as part of a file name."""
     return re.sub(r"[^\w.]+", "-", title.lower()).strip("-.") or "records"
 
 
 def _other(path: Path, fit: FitResult) -> str:
-    """Name what sets the fit at `path` apart from `fit`, beside newer rows, seeds and draws; empty for nothing."""
+    """Return how the fit at `path` differs from `fit`, except in rows, seeds and draws; empty if it does not."""
     try:
         old = load_fit(path, getattr(fit.law, "law", fit.law))
     except (DataError, UsageError):
-        return ""  # damaged, or of an older version
+        return ""  # damaged, or from an older version
     for name in ("source", "where", "map", "points"):
         before, now = old.origin.get(name, ""), fit.origin.get(name, "")
         if old.origin and before != now:
-            return f"with {name} {before or 'none'!r} and not {now or 'none'!r}"
+            return f"with {name} {before or 'none'!r} instead of {now or 'none'!r}"
     for name in ("convention", "objective", "delta", "bootstrap", "fix", "bounds", "tie", "best"):
         if getattr(old.options, name) != getattr(fit.options, name):
-            return f"with another {name}"
+            return f"with a different {name}"
     return ""
 
 
