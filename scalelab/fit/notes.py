@@ -64,7 +64,7 @@ def data_notes(objective: Objective, data: FitData) -> Iterator[Note]:
     levels = np.unique(data.P)
     if knows_P and len(levels) == 1:
         left = ", ".join(f"{p.name} = {objective.fixed[p.name]:g}" for p in objective.law.parameters if p.needs == "P")
-        yield Note("one_P", "warning", f"all runs have P = {levels[0]:g}: {left} is fixed, not fitted", {"levels": 1})
+        yield Note("one_P", "warning", f"all runs have P = {levels[0]:g}, so the fit fixes {left}", {"levels": 1})
     elif knows_P and len(levels) < MIN_P_LEVELS:
         yield Note(
             "few_P",

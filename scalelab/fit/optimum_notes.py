@@ -40,7 +40,7 @@ def optimum_notes(objective: Objective, optimum: Optimum, status: Status, condit
         yield Note(
             "starts_disagree",
             "serious",
-            f"only {optimum.agreement:.1%} of the starts found this optimum, so a better one may exist; use more `starts`",
+            f"only {optimum.agreement:.1%} of the starts found this optimum: another may be better; use more `starts`",
             {"agreement": optimum.agreement},
         )
     if optimum.moved < UNMOVED:

@@ -151,7 +151,7 @@ def test_as_many_runs_as_parameters_have_no_intervals(make_records, tmp_path):
 
 
 def test_losses_that_do_not_vary_are_refused(make_records):
-    with pytest.raises(ScalelabError, match="all 24 losses are 3: there is nothing to fit"):
+    with pytest.raises(ScalelabError, match="all 24 losses are 3; add runs"):
         fit_table(make_records().assign(loss=3.0))
 
 
