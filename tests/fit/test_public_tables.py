@@ -90,7 +90,7 @@ def test_the_olmo_ladder_in_one_command(scalelab, tmp_path):
 def test_an_import_without_the_loss_lists_what_there_is(tmp_path):
     from scalelab.errors import DataError
 
-    with pytest.raises(DataError, match=r"no column for loss; name one with `columns={'loss': COLUMN}`"):
+    with pytest.raises(DataError, match=r"no column for loss; map one with `columns={'loss': COLUMN}`"):
         import_runs(public("olmo_ladder"), n_from=OLMO_N)
     imported = import_runs(
         public("olmo_ladder"), n_from=OLMO_N, columns={"loss": "eval/pile-validation/CrossEntropyLoss"}
