@@ -114,7 +114,8 @@ def unit_notes(data: FitData) -> Iterator[Note]:
         yield Note(
             "unit_N",
             "warning",
-            f"N is at most {data.N.max():.3g}; if it is in millions, `columns={'n_params': '1e6*COLUMN'}` converts it",
+            f"N is at most {data.N.max():.3g}; if it is in millions, "
+            "`columns={'n_params': '1e6*COLUMN'}` converts it",
             {"largest": float(data.N.max())},
         )
     if "D" in data.known and data.D.max() < _FEW_TOKENS and data.loss.max() > 0:

@@ -46,7 +46,7 @@ def test_what_is_unpacked_is_refused_and_never_cut(tmp_path, monkeypatch, name):
             archive.writestr("a.csv", content)
     assert len(read_file(file).table) == 1000
     monkeypatch.setattr(text, "MOST_BYTES", len(content) - 1)
-    with pytest.raises(DataError, match="it has more than .* GiB unpacked"):
+    with pytest.raises(DataError, match=r"it has more than .* GiB unpacked"):
         read_file(file)
 
 
