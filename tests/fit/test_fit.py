@@ -203,7 +203,7 @@ def test_repeated_seeds_are_noted(make_records):
     assert "48 runs of 24 configurations" in notes["repeats"]
     assert "copies" not in notes
     notes = {n.code: n.message for n in fit_table(pd.concat([twice, table]), draws=100).notes}
-    assert "24 runs repeat the N, P, D and loss of another" in notes["copies"]
+    assert "24 runs have exactly the N, P, D and loss of another" in notes["copies"]
 
 
 def test_foreign_tokenizers_known_by_name_are_not_mixed(make_records):

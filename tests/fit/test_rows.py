@@ -205,7 +205,7 @@ def test_fits_that_differ_do_not_overwrite_one_another(scalelab, tmp_path):
     assert len(list((tmp_path / "fits").glob("*.json"))) == 8
     assert scalelab(*base)[0] == 0  # the same again
     code, _, error = scalelab("fit", "b/t.csv", *base[2:])
-    assert (code, "holds another fit, with source 't.csv' and not 'b/t.csv'" in error) == (2, True)
+    assert (code, "holds another fit, with source 't.csv' instead of 'b/t.csv'" in error) == (2, True)
     assert scalelab("fit", "b/t.csv", *base[2:], "--force")[0] == 0
 
 
@@ -247,5 +247,5 @@ def test_the_status_does_not_hang_on_seed_or_starts():
 def test_points_and_options_that_cannot_be_are_named():
     with pytest.raises(UsageError, match="points='some': choose one of auto, final, all"):
         group_records(grid(), points="some")
-    with pytest.raises(ScalelabError, match="needs C and there is no column 'train_flops'"):
+    with pytest.raises(ScalelabError, match="needs C, and there is no column 'train_flops'"):
         fitted(grid(), law="compute")

@@ -164,7 +164,7 @@ def test_columns_are_computed(frame, columns):
     ("text", "message"),
     [
         ("6*nope", "has no column 'nope'"),
-        ("open('x')", "no function 'open'"),
+        ("open('x')", "unknown function 'open'"),
         ("loss.real*2", "only column names, numbers"),
         ("loss*", "not an expression"),
         ("ln(loss, 2)", "ln takes 1 value"),
