@@ -101,10 +101,10 @@ def candidates(data: FitData, own: Sequence[Law] = ()) -> list[Candidate]:
     with_P = "P" in varied
     found = []
     for law in (*LAWS.values(), *own):
-        knows = {*law.variables}
+        depends_on = {*law.variables}
         if law.name == "params" or (law.name == "broken-params" and with_P):
             continue  # the first is the power of N below; a break in N is independent of P
-        if must <= knows and knows - {"P"} <= varied and ("P" not in knows or with_P):
+        if must <= depends_on and depends_on - {"P"} <= varied and ("P" not in depends_on or with_P):
             found.append(Candidate(law.name, law, {}))
     if must == {"N"}:
         found.append(Candidate("no effect of P" if with_P else "power of N", LAWS["parallel"], {"k": 0.0}))

@@ -167,7 +167,7 @@ def test_columns_are_computed(frame, columns):
         ("open('x')", "unknown function 'open'"),
         ("loss.real*2", "only column names, numbers"),
         ("loss*", "not an expression"),
-        ("ln(loss, 2)", "ln takes 1 value"),
+        ("ln(loss, 2)", "ln takes 1 argument"),
     ],
 )
 def test_what_cannot_be_computed_is_said(text, message):
