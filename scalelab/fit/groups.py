@@ -52,7 +52,7 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points:
     if "loss" not in records or not any(name in records for name in VARIABLE_COLUMNS):
         lacking = "loss" if "loss" not in records else "n_params"
         raise DataError(
-            f"no column {lacking!r}; there are {known_names(records.columns)}; map one with `columns` of scalelab.read"
+            f"no column {lacking!r}; there are {known_names(records.columns)}; map one with `columns` when reading"
         )
     files = records["file"] if "file" in records else pd.Series(pd.NA, records.index)
     records = conform(records).assign(file=files.astype("string"))

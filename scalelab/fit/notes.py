@@ -151,7 +151,7 @@ def outlier_notes(data: FitData, residuals: Array) -> Iterator[Note]:
         cause = (
             "runs that diverged or were not tuned; try `best` or `objective='asymmetric'`"
             if above > 0.9 * len(found)
-            else "of a kind that this law does not describe, or in other units"
+            else "runs of a kind that this law does not describe, or in other units"
         )
         yield Note(
             "outliers",

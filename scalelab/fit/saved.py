@@ -58,7 +58,7 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
     try:
         text = path.read_text()
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{path}: no such file; give a fit saved by `scalelab fit DATA` or by its `save`") from None
+        raise UsageError(f"{path}: no such file; save a fit first, with scalelab fit or FitResult.save") from None
     except IsADirectoryError:
         raise UsageError(f"{path}: is a folder; give a saved fit (JSON) in it") from None
     except (OSError, UnicodeDecodeError) as error:

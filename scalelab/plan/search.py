@@ -71,7 +71,7 @@ def lowest_loss(problem: Problem, P: int) -> Sized:
     loss, before = (float(problem.losses(params, np.array(n), P)) for n in (candidate.N, candidate.N * 0.9))
     if loss > before:
         raise ScalelabError(
-            f"the law {problem.fit.law.name!r} rises with N at P = {P}, so it gives no plan; fit another `law`"
+            f"the law {problem.fit.law.name!r} rises with N at P = {P}, so no size is best; fit another `law`"
         )
     return Sized(P, candidate, loss, binds, problem.losses(draws, np.array(candidate.N), P), np.empty(0))
 

@@ -127,7 +127,7 @@ def read_parquet(file: Path, curves: bool = True) -> Content:
         if DIGEST_KEY in metadata and table is not None and metadata[DIGEST_KEY] != content_digest(table):
             raise ValueError("it was changed after it was written")
         if kind not in (RECORD_KIND, CURVE_KIND) and (kind is not None or DIGEST_KEY in metadata):
-            raise ValueError("it says that it is neither a record nor a loss curve")
+            raise ValueError("its kind must be record or curve")
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _unreadable(file, "Parquet", error) from None
     _check_place(file, kind, table)

@@ -234,7 +234,7 @@ def test_misuse_of_predict_is_one_line(scalelab, tmp_path):
 def test_a_fit_that_is_not_there_is_misuse_and_says_what_makes_one(scalelab, tmp_path, words):
     code, out, error = scalelab(*words.format("nowhere.json").split())
     assert (code, out) == (2, "")
-    assert error == "scalelab: nowhere.json: no such file; give a fit saved by `scalelab fit DATA` or by its `save`"
+    assert error == "scalelab: nowhere.json: no such file; save a fit first, with scalelab fit or FitResult.save"
     if not words.startswith("predict"):  # which asks all fits of a folder
         code, _, error = scalelab(*words.format(tmp_path).split())
         assert (code, f"{tmp_path}: is a folder; give a saved fit" in error) == (2, True)

@@ -187,7 +187,7 @@ def test_a_run_far_off_the_law_is_named(make_records):
     assert "outlier" not in {n.code for n in fit_table(table, draws=100).notes}
     table.loc[3, "loss"] *= 1.5
     notes = {n.code: n.message for n in fit_table(table, draws=100).notes}
-    assert "the run at N 500M, P 8, loss 1.67, lies 49.8% above the law" in notes["outlier"]
+    assert "the run at N 500M, P 8, loss 1.67, is 49.8% above the law" in notes["outlier"]
 
 
 def test_a_perfect_fit_has_converged(make_records):
@@ -233,7 +233,7 @@ def test_every_group_has_a_file_name_of_its_own(make_records, changes):
 
 def test_fewer_runs_than_parameters_is_an_error(make_records):
     table = make_records(N=(1e9, 2e9), P=(1, 2)).iloc[:3]
-    with pytest.raises(ScalelabError, match=r"3 different \(N, P\) cannot determine 4 parameters"):
+    with pytest.raises(ScalelabError, match=r"3 distinct \(N, P\) cannot determine 4 parameters"):
         fit_table(table)
 
 

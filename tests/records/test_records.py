@@ -172,7 +172,7 @@ def test_a_run_that_is_not_ok_is_recorded_and_never_fitted(tmp_path, make_record
     fit = fit_group(group, options=FitOptions(starts=20, draws=100))
     assert len(fit.runs) == 24
     (note,) = [note for note in fit.notes if note.code == "unfinished"]
-    assert "there are 2 diverged, 1 out of memory, 1 failed, 1 interrupted" in note.message
+    assert "runs without a loss are left out: 2 diverged, 1 out of memory, 1 failed, 1 interrupted" in note.message
     assert note.severity == "warning"
     # Also where somebody puts them together again.
     (again,) = group_records(pd.concat([table.records, table.others], ignore_index=True))

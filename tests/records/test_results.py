@@ -157,13 +157,13 @@ def test_check_finds_each_fault_and_quarantine_ends_them(folder, capsys, tmp_pat
     found = check_folder(tmp_path)
     assert {finding.file for finding in found.wrong} == wrong
     notes = {str(f.file.relative_to(tmp_path)): f.message for f in found.findings if f not in found.wrong}
-    assert "cut short" in notes.pop(str(stale.relative_to(tmp_path)))
+    assert "temporary file of an interrupted write" in notes.pop(str(stale.relative_to(tmp_path)))
     assert "of a running or interrupted write" in notes.pop(str(fresh.relative_to(tmp_path)))
     assert "checkpoints of a finished run, 1.0 MiB" in notes.pop("sweep/checkpoints/k1")
     assert "record without a readable loss curve" in notes.pop("sweep/runs/alone.parquet")
     assert "its loss is used anyway: to get the curve, remove this record" in notes.pop("sweep/runs/k2.parquet")
     assert "loss curve without a record" in notes.pop("sweep/curves/k0.parquet")
-    assert any("counts once" in message for message in notes.values())
+    assert any("it is used once" in message for message in notes.values())
 
     said = shown(capsys, "results", "check", tmp_path, code=1)
     assert "6 files that readers refuse" in said.err
