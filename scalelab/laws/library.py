@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from scalelab.laws.base import Variable
 from scalelab.laws.forms import Broken, Experts, Farseer, Repeated
-from scalelab.laws.terms import Diversity, Floor, LogGain, PeakGain, Power, PowerGain, StreamPower, SumLaw
+from scalelab.laws.stream_terms import Diversity, LogGain, PeakGain, PowerGain, StreamPower
+from scalelab.laws.terms import Floor, Power, SumLaw
 from scalelab.laws.tuning import TuningLaw
 
 _PARSCALE = "Chen et al. 2025, arXiv 2505.10475"
