@@ -137,7 +137,7 @@ def check_results(folder: str | Path, *, quarantine: bool = False) -> tuple[Chec
     Raises:
         UsageError: There is no such folder, or no record in it.
     """
-    from scalelab.records.check import check_folder, settle
+    from scalelab.records.check import apply_actions, check_folder
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -145,4 +145,4 @@ def check_results(folder: str | Path, *, quarantine: bool = False) -> tuple[Chec
     found = check_folder(folder)
     if not (found.n_records or found.n_curves or found.findings):
         raise UsageError(f"{folder}: no records (*.parquet) here")
-    return found, list(settle(folder, found.findings)) if quarantine else []
+    return found, apply_actions(folder, found.findings) if quarantine else []

@@ -1,7 +1,7 @@
 """Fit laws to records.
 
-What reads records and fits needs pandas, pyarrow and SciPy, which take longer to import than a saved fit
-takes to be read and asked: so it is imported when it is first named.
+The names in `_LATE` need pandas, pyarrow and SciPy, whose import takes longer than loading and using a saved fit, so
+they are imported on first use.
 """
 
 from importlib import import_module

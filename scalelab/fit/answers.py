@@ -1,4 +1,4 @@
-"""Answers of a fit: predictions, budgets, profiles and residuals, each a table that shows itself."""
+"""Results derived from a fit: predictions, compute-optimal allocations, profiles and residuals, as tables."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The loss at one N, P and D. `n_equivalent` is None for a law without N and P, `doubling_gain` where it ends.
+    """The predicted loss at one N, P and D.
 
-    `others` are variables beside N, P and D, such as C, by name.
+    `n_equivalent` and `doubling_gain` are None for a law without N and P, `doubling_gain` also where the law is
+    undefined at 2P. `others` are the variables except N, P and D, such as C, by name.
     """
 
     N: float | None
@@ -49,7 +50,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions(Shown):
-    """Predictions of one fit. NumPy takes them for an array of the losses."""
+    """Predictions of one fit. NumPy treats them as an array of the losses."""
 
     fit: FitResult
     rows: tuple[Prediction, ...]
@@ -59,12 +60,12 @@ class Predictions(Shown):
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """Serious notes of the fit, and what lies outside its runs; each once."""
+        """Serious notes of the fit, and notes on points outside the range of its runs, without duplicates."""
         found = (*_serious(self.fit), *(note for row in self.rows for note in row.notes))
         return tuple({(note.code, note.message): note for note in found}.values())
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row for each point, with every digit."""
+        """Return one row per point, unrounded."""
         return _frame(self.rows, ("loss", "n_equivalent", "doubling_gain"), ("N", "P", "D"))
 
     def __len__(self) -> int:
@@ -73,8 +74,8 @@ class Predictions(Shown):
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self.rows)
 
-    def __getitem__(self, place: int) -> Prediction:
-        return self.rows[place]
+    def __getitem__(self, index: int) -> Prediction:
+        return self.rows[index]
 
     def __float__(self) -> float:
         (row,) = self.rows
@@ -89,7 +90,7 @@ class Predictions(Shown):
 
 @dataclass(frozen=True)
 class Allocations(Shown):
-    """The best N and D for training budgets, by one fit."""
+    """Compute-optimal N and D for training budgets, from one fit."""
 
     fit: FitResult
     rows: tuple[Allocation, ...]
@@ -99,18 +100,18 @@ class Allocations(Shown):
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """Serious notes of the fit, and what lies outside its runs; each once."""
+        """Serious notes of the fit, and notes on points outside the range of its runs, without duplicates."""
         found = [*_serious(self.fit), *(note for row in self.rows for note in self.notes_of(row))]
         return tuple({(note.code, note.message): note for note in found}.values())
 
     def notes_of(self, row: Allocation) -> list[Note]:
-        """Return a note for each variable of `row` that lies outside the runs."""
+        """Return a note for each variable of `row` that is outside the range of the runs."""
         if row.N is None or row.D is None:
             return extrapolation_notes(self.fit, C=row.flops)
         return extrapolation_notes(self.fit, row.N.value, row.P, row.D.value)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row for each budget and P, with every digit."""
+        """Return one row per budget and P, unrounded."""
         return _frame(self.rows, ("N", "D", "loss"), ("flops", "P"))
 
     def __len__(self) -> int:
@@ -119,13 +120,13 @@ class Allocations(Shown):
     def __iter__(self) -> Iterator[Allocation]:
         return iter(self.rows)
 
-    def __getitem__(self, place: int) -> Allocation:
-        return self.rows[place]
+    def __getitem__(self, index: int) -> Allocation:
+        return self.rows[index]
 
     def __repr__(self) -> str:
         sizes = [row.N for row in self.rows if row.N is not None]
-        said = f"N {_short(sizes)}" if sizes else f"loss {_short([row.loss for row in self.rows])}"
-        return f"<Allocations {self.fit.group}, {self.fit.law.name} law: {said}>"
+        text = f"N {_short(sizes)}" if sizes else f"loss {_short([row.loss for row in self.rows])}"
+        return f"<Allocations {self.fit.group}, {self.fit.law.name} law: {text}>"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Profiles(Shown):
     _figure: ClassVar[str] = "scalelab.plot.fits:plot_profile_set"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return value and both ends of the interval of each parameter; an open end is missing."""
+        """Return value, lower and upper end of the interval per parameter; an open end is NaN."""
         import pandas as pd
 
         rows = {name: (self.fit.values[name], *found.interval) for name, found in self.profiles.items()}
@@ -153,7 +154,7 @@ class Profiles(Shown):
 
 
 def predict(fit: FitResult, N: Any = None, P: Any = 1, D: Any = None, **others: Any) -> Predictions:
-    """Return a prediction for every combination of N, P, D and the `others`."""
+    """Return predictions for all combinations of N, P, D and the `others`."""
     sizes, tokens = _optional(N, "N"), _optional(D, "D")
     more = {name: counts(values, name) for name, values in others.items() if values is not None}
     rows = (
@@ -174,36 +175,36 @@ def _prediction(fit: FitResult, N: float | None, P: int, D: float | None, others
     loss, worth, gain = predicted(fit, N, P, D, **others), None, None
     if "P" in fit.law.variables and N is not None:
         worth = n_equivalent(fit, N, P, D)
-        with suppress(ScalelabError):  # where streams hurt, the law may end before 2P
+        with suppress(ScalelabError):  # where streams raise the loss, the law may be undefined at 2P
             gain = doubling_gain(fit, N, P, D)
     notes = extrapolation_notes(fit, N, P, D, **others)
     return Prediction(N, P, D, loss, worth, gain, tuple(notes), others)
 
 
 def allocate(fit: FitResult, flops: Any, P: Any = 1) -> Allocations:
-    """Return the best N and D for every combination of training budget and P."""
+    """Return compute-optimal N and D for all combinations of training budget (FLOPs) and P."""
     points = product(counts(flops, "flops"), whole_numbers(P, "P"))
     return Allocations(fit, tuple(compute_optimal(fit, budget, streams) for budget, streams in points))
 
 
 def point(N: Any, P: Any, D: Any) -> tuple[float, float, float | None]:
-    """Return one N, P and D as numbers. Raises `UsageError` naming the one that is none."""
+    """Return N, P and D as numbers. Raises `UsageError` naming the argument that is not a positive number."""
     return one_count(N, "N"), one_count(P, "P"), None if D is None else one_count(D, "D")
 
 
 def profiles(fit: FitResult, names: Sequence[str] = ()) -> Profiles:
-    """Return the profiles of `names`, or of all fitted parameters. Raises `UsageError` for one that was not fitted."""
+    """Return the profiles of `names`, or of all fitted parameters. Raises `UsageError` for a parameter without one."""
     from scalelab.fit.profile import profile_fit
 
     found = {name: profile_fit(fit, name) for name in names or fit.law.names}
     for name in names:
         if found[name] is None:
-            raise UsageError(f"no profile of {name}: it was not fitted, or has no interval")
+            raise UsageError(f"no profile of {name}: it is fixed, or the fit has no intervals")
     return Profiles(fit, {name: profile for name, profile in found.items() if profile is not None})
 
 
 def residuals(fit: FitResult) -> pd.DataFrame:
-    """Return the runs with measured and predicted loss, and the difference in percent."""
+    """Return one row per run with measured and predicted loss, and the difference in percent."""
     import pandas as pd
 
     data, off = fit.data, np.array(fit.log_residuals)
@@ -222,7 +223,7 @@ def residuals(fit: FitResult) -> pd.DataFrame:
 
 
 def parameter_table(fit: FitResult) -> pd.DataFrame:
-    """Return value, interval and unit of each parameter."""
+    """Return value, interval and unit per parameter."""
     import pandas as pd
 
     rows = [

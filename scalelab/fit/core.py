@@ -32,7 +32,7 @@ from scalelab.laws.library import LR_BATCH
 from scalelab.laws.tied import tied
 
 _MAX_GRADIENT = 1e-3
-_MAX_SPREAD = 0.1  # of starts that agree on the objective, in logarithms of parameters
+_MAX_SPREAD = 0.1  # of parameters in logarithms, over starts with the same objective
 
 
 def fit_group(
@@ -40,11 +40,12 @@ def fit_group(
 ) -> FitResult:
     """Fit `law` (an object, one of `LAWS`, or file.py:NAME) to the records of `group`.
 
-    `report` is called with a stage and the share of it that is done.
+    `report` is called with a stage and its completed share.
 
-    Raises `ScalelabError` if there are fewer configurations than parameters, the law needs what
-    the records do not know, or no start reaches a finite objective; `UsageError` for options that
-    do not suit the law.
+    Raises:
+        ScalelabError: there are fewer configurations than parameters, the records lack a variable of the law,
+            or no start reaches a finite objective.
+        UsageError: an option does not suit the law.
     """
     options = options or FitOptions()
     law = tied(get_law(law), options.tie)
@@ -66,21 +67,21 @@ def fit_group(
     except Exception as error:
         if law.name in LAWS:
             raise
-        # The user's code may raise anything.
+        # User code may raise anything.
         raise ScalelabError(f"{group.title}: the law {law.name!r} fails: {type(error).__name__}: {error}") from error
     condition = condition_number(objective, data, optimum.z)
     params = objective.to_params(optimum.z)
     local = covariance(objective, data, optimum.z)
     status = _status(objective, optimum, condition, np.sqrt(np.diag(local)))
-    # Where a valley is flat, refits started on it would stay where they start: no interval then.
+    # In a flat valley refits would stay at their start, so a degenerate fit has no intervals.
     draws = options.draws if status != "degenerate" else 0
     errors = np.sqrt(np.diag(local))
     sample = bootstrap(objective, data, optimum.z, options.bootstrap, draws, options.seed, errors, report)
     sample = sample[np.isfinite(sample).all(axis=1)]
-    if tuning is not None and len(sample) and len(tuning.draws):  # two sets of draws that know nothing of each other
-        places = [law.names.index(name) for name in NAMES if name not in options.fix]
+    if tuning is not None and len(sample) and len(tuning.draws):  # two independent sets of draws
+        indices = [law.names.index(name) for name in NAMES if name not in options.fix]
         columns = [i for i, name in enumerate(NAMES) if name not in options.fix]
-        sample[:, places] = tuning.draws[np.arange(len(sample)) % len(tuning.draws)][:, columns]
+        sample[:, indices] = tuning.draws[np.arange(len(sample)) % len(tuning.draws)][:, columns]
     with np.errstate(all="ignore"):  # a parameter fixed at 0 has a logarithm of -∞
         fitted = law.loss(params, data.points)
     residuals = np.log(fitted / data.loss)
@@ -123,10 +124,10 @@ def fit_group(
 
 
 def check_variables(law: Law, data: FitData, options: FitOptions) -> set[Variable]:
-    """Return the variables of the law that do not count, since all parameters of theirs are fixed.
+    """Return the variables of the law without effect, since all of their parameters are fixed.
 
     Raises:
-        ScalelabError: One that counts is not known, or is the same everywhere.
+        ScalelabError: another variable of the law is missing in the data, or has one value only.
     """
     unused: set[Variable] = {
         v
@@ -137,30 +138,30 @@ def check_variables(law: Law, data: FitData, options: FitOptions) -> set[Variabl
     for variable in law.variables:
         if variable not in data.known and variable not in unused:
             raise ScalelabError(
-                f"the law {law.name!r} needs {variable} and there is no column {COLUMNS[variable]!r}; "
-                f"name the one that holds it with `columns={{{COLUMNS[variable]!r}: COLUMN}}`, or choose another `law`"
+                f"the law {law.name!r} needs {variable}, and there is no column {COLUMNS[variable]!r}; "
+                f"map one with `columns={{{COLUMNS[variable]!r}: COLUMN}}`, or choose another `law`"
             )
         if variable != "P" and not data.varies(variable):
             raise ScalelabError(
-                f"the law {law.name!r} needs more than one {variable}; add runs or choose another `law`"
+                f"the law {law.name!r} needs more than one value of {variable}; add runs or choose another `law`"
             )
     return unused
 
 
 def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective, Optimum]:
-    """The best parameters alone. Raises `ScalelabError` where the data cannot determine them."""
+    """Return the optimal parameters, without intervals. Raises `ScalelabError` if the data cannot determine them."""
     unused = check_variables(law, data, options)
     objective = build_objective(law, data, options)
     if not objective.free.any():
-        raise UsageError("every parameter is fixed: nothing is left to fit")
+        raise UsageError("all parameters are fixed; leave at least one free")
     felt: list[Variable] = [v for v in law.variables if v not in unused]
     different = len(np.unique(np.stack([data.values(v) for v in felt]), axis=1).T)
     if different < objective.free.sum():
         raise ScalelabError(
-            f"{different} different ({', '.join(felt)}) cannot determine {objective.free.sum()} parameters; add runs"
+            f"{different} distinct ({', '.join(felt)}) cannot determine {objective.free.sum()} parameters; add runs"
         )
     if data.loss.min() == data.loss.max():
-        raise ScalelabError(f"all {len(data.loss)} losses are {data.loss[0]:g}: there is nothing to fit")
+        raise ScalelabError(f"all {len(data.loss)} losses are {data.loss[0]:g}; add runs with other losses")
     target = objective.to_target(data.loss)
     return objective, minimise(objective, target, data.weight, options.starts, options.seed)
 
@@ -170,7 +171,7 @@ def _status(objective: Objective, optimum: Optimum, condition: float, errors: Ar
         return "failed"
     if optimum.agreement < MIN_AGREEMENT:
         return "start_dependent"
-    # Starts of one objective that lie within a standard error of one another say nothing against the optimum.
+    # Starts with the same objective may differ by less than a standard error.
     far = (optimum.spread > np.maximum(_MAX_SPREAD, errors)) & inside_bounds(objective, optimum.z) & ~optimum.idle
     valley = bool(far.any()) and optimum.value > PERFECT
     if condition > MAX_CONDITION or valley:
@@ -186,7 +187,7 @@ def _r_squared(data: FitData, fitted: Array) -> float:
 
 
 def _sources(group: Group, law: Law, options: FitOptions) -> dict[str, str]:
-    """The names that a foreign table has for the variables and the loss: of N always, else those not of the schema."""
+    """Return the table's column names of N, and of other variables and the loss if not those of the schema."""
     names = {**COLUMNS, "N": CONVENTIONS[options.convention].column}
     shown = {v: names[v] for v in law.variables} | {"loss": "loss"}
     return {v: group.columns[c] for v, c in shown.items() if c in group.columns and (v == "N" or group.columns[c] != c)}

@@ -1,4 +1,4 @@
-"""The numbers a fit sees: N, P, D, loss and weight of each run, in an order of their own."""
+"""The data of a fit: N, P, D, loss and weight of each run, in sorted order."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ COLUMNS: dict[Variable, str] = {
     "lr": "peak_lr",
     "B": "batch_size",
 }
-_ALWAYS: tuple[Variable, ...] = ("N", "P", "D")  # read whether a law needs them or not
+_ALWAYS: tuple[Variable, ...] = ("N", "P", "D")  # read even if the law does not need them
 
 
 @dataclass(frozen=True)
 class Convention:
-    """A way to count N: the record's column, and what it counts."""
+    """A parameter-count convention: the column of a record, and its meaning."""
 
     column: str
     meaning: str
@@ -48,10 +48,10 @@ CONVENTIONS = {
 
 @dataclass(frozen=True, eq=False)
 class FitData:
-    """Rows, sorted, so that the order of a table cannot change a fit. Arrays are [n].
+    """Rows of a fit, sorted, so that the order of a table does not change it. Arrays are [n].
 
-    P is 1 and N and D are NaN where a table does not know them; `known` says which variables it knows.
-    `size` is the backbone's N where it is recorded: the same for all P of one architecture.
+    Where a table lacks them, P is 1, and N and D are NaN; `known` lists the variables it has.
+    `size` is the backbone's N if recorded: the same for all P of one architecture.
     """
 
     N: Array
@@ -61,8 +61,8 @@ class FitData:
     weight: Array
     size: Array
     known: tuple[Variable, ...]
-    others: Mapping[str, Array] = field(default_factory=dict)  # variables beside N, P and D
-    run: np.ndarray | None = None  # the number of each row's run where a run has several; int [n]
+    others: Mapping[str, Array] = field(default_factory=dict)  # variables except N, P and D
+    run: np.ndarray | None = None  # run number of each row if a run has several rows; int [n]
 
     @classmethod
     def of_rows(
@@ -72,7 +72,7 @@ class FitData:
         others: Mapping[str, Sequence[float]],
         run: Sequence[int] | None,
     ) -> FitData:
-        """Make the data of `rows`, which hold N, P, D, loss, weight and size; None where not known."""
+        """Return the data for `rows` of N, P, D, loss, weight and size, with None for a missing value."""
         columns = np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=float).T
         more = {name: np.array(values) for name, values in others.items()}
         return cls(*columns, known=known, others=more, run=None if run is None else np.array(run))
@@ -82,37 +82,36 @@ class FitData:
 
     @cached_property
     def rows(self) -> tuple[tuple[float | None, ...], ...]:
-        """N, P, D, loss, weight and size of each row; None where not known."""
+        """N, P, D, loss, weight and size of each row; None for a missing value."""
         columns = [a.tolist() for a in (self.N, self.P, self.D, self.loss, self.weight, self.size)]
         return tuple(tuple(None if np.isnan(v) else v for v in row) for row in zip(*columns, strict=True))
 
     @cached_property
     def points(self) -> Points:
+        """The points of the rows, at which a law is evaluated."""
         return Points(self.N, self.P, self.D, others=self.others)
 
     @cached_property
     def config(self) -> np.ndarray:
-        """The number of each row's unit of evidence, int [n].
-
-        Rows of the same N, P, D and other variables share it (repeated seeds), and so do rows of one run.
-        """
+        """Number of each row's unit of evidence, int [n]: its configuration, or its run if runs have several rows."""
         if self.run is not None:
             return np.unique(self.run, return_inverse=True)[1].ravel()
-        return self.place
+        return self.configuration
 
     @cached_property
-    def place(self) -> np.ndarray:
-        """The number of each row's values of all variables, int [n]."""
+    def configuration(self) -> np.ndarray:
+        """Number of each row's configuration, int [n]: repeated seeds have the same values of all variables."""
         table = np.stack([np.nan_to_num(a) for a in (self.N, self.P, self.D, *self.others.values())], axis=1)
         return np.unique(table, axis=0, return_inverse=True)[1].ravel()
 
     @cached_property
     def n_configs(self) -> int:
+        """Number of units of evidence in `config`."""
         return int(self.config.max()) + 1
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the runs, to tell later what a saved fit was fitted to."""
+        """Hash of the runs, which identifies the data of a saved fit."""
         text = repr([a.tolist() for a in (self.N, self.P, np.nan_to_num(self.D), self.loss, self.weight)])
         if self.others or self.run is not None:
             more = {name: values.tolist() for name, values in self.others.items()}
@@ -120,19 +119,21 @@ class FitData:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def values(self, variable: Variable) -> Array:
+        """Return the values of a variable, [n]."""
         return self.points.value(variable)
 
     def varies(self, variable: Variable) -> bool:
+        """Return true if a variable has more than one value."""
         return variable in self.known and len(np.unique(self.values(variable))) > 1
 
     def levels(self, variable: Variable) -> Array:
-        """The different values of a variable, ascending; of N the backbones, which P does not change."""
+        """Return the distinct values of a variable, ascending; of N those of the backbones, the same for all P."""
         return np.unique(self.size if variable == "N" else self.values(variable))
 
     def too_few(self, law: Law, fixed: Container[str]) -> dict[Variable, list[str]]:
-        """Variables with too few values for the free parameters that depend on them, and those parameters.
+        """Return the variables with too few values, each with the free parameters that depend on it.
 
-        A law with m parameters for a variable, and a floor, needs m + 1 of its values.
+        A law with a floor and m parameters of a variable needs m + 1 values of it.
         """
         found: dict[Variable, list[str]] = {}
         for variable in self.known:
@@ -142,20 +143,20 @@ class FitData:
         return found
 
     def means(self) -> FitData:
-        """One row for each place: the geometric mean of its losses, with the sum of their weights."""
-        weight = np.bincount(self.place, self.weight).astype(float)
-        loss = np.exp(np.bincount(self.place, self.weight * np.log(self.loss)) / weight)
-        kept = self.subset(np.unique(self.place, return_index=True)[1])
+        """Return one row per configuration: the geometric mean of its losses, with the sum of their weights."""
+        weight = np.bincount(self.configuration, self.weight).astype(float)
+        loss = np.exp(np.bincount(self.configuration, self.weight * np.log(self.loss)) / weight)
+        kept = self.subset(np.unique(self.configuration, return_index=True)[1])
         return replace(kept, loss=loss, weight=weight)
 
     def best(self) -> FitData:
-        """The row of the least loss of each place."""
-        order = np.lexsort((self.loss, self.place))
-        first = np.unique(self.place[order], return_index=True)[1]
+        """Return the row with the lowest loss of each configuration."""
+        order = np.lexsort((self.loss, self.configuration))
+        first = np.unique(self.configuration[order], return_index=True)[1]
         return self.subset(np.sort(order[first]))
 
     def subset(self, keep: np.ndarray) -> FitData:
-        """The rows where `keep` [n] is true, or at its indices."""
+        """Return the rows in `keep`: bool [n], or indices."""
         columns = (a[keep] for a in (self.N, self.P, self.D, self.loss, self.weight, self.size))
         others = {name: values[keep] for name, values in self.others.items()}
         return FitData(*columns, known=self.known, others=others, run=None if self.run is None else self.run[keep])
@@ -167,9 +168,10 @@ def fit_data(
     title: str = "records",
     variables: Collection[Variable] = _ALWAYS,
 ) -> FitData:
-    """The rows of `records` with N, P, D and the other `variables` of a law, N counted by one of `CONVENTIONS`.
+    """Return N, P, D and the other `variables` of a law from `records`; `convention` is one of `CONVENTIONS`.
 
-    Raises `DataError` naming the column where some records know a value and others do not.
+    Raises:
+        DataError: a column has values in some records only.
     """
     import pandas as pd
 
@@ -185,11 +187,11 @@ def fit_data(
             values[variable] = records[column].to_numpy(dtype=float)
         elif variable == "N" and "N" in variables and (have.any() or convention != "paper"):
             hint = "; use `count='paper'`" if convention != "paper" else ""
-            raise DataError(f"{title}: {plural(int((~have).sum()), 'record has', 'records have')} no {column!r}{hint}")
+            raise DataError(f"{title}: {plural(int((~have).sum()), 'record')} without {column!r}{hint}")
         elif have.any() and variable in variables:
             raise DataError(
-                f"{title}: {int((~have).sum())} of {plural(len(have), 'record')} without {column!r}: give it to all, "
-                f"or leave these out with `where='{column} > 0'`"
+                f"{title}: {int((~have).sum())} of {plural(len(have), 'record')} without {column!r}: fill it in for "
+                f"all, or leave these out with `where='{column} > 0'`"
             )
         else:
             values[variable] = np.full(len(records), 1.0 if variable == "P" else np.nan)

@@ -1,4 +1,4 @@
-"""Conclusions from a fitted law, with intervals from its bootstrap draws."""
+"""Quantities derived from a fitted law, with intervals from its bootstrap draws."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from scalelab.laws.base import Array
 from scalelab.laws.terms import Power
 from scalelab.units import format_count, format_interval, format_number
 
-_FAR = 10.0  # times the range of N, P or D from which an extrapolation is serious
-_STEPS = 80  # of bisection and golden section: enough for the last digit
-_REACH = 150.0  # how far they look for N, in its logarithm: N·P^5 for P of a million, twice over
-FLOPS_PER_TOKEN = 6.0  # for each parameter, forward and backward; Hoffmann et al., arXiv 2203.15556
+_FAR = 10.0  # factor outside the range of N, P or D at which a note on extrapolation becomes serious
+_STEPS = 80  # of bisection and golden section, to machine precision
+_REACH = 150.0  # search range in ln N on each side: more than twice N·P^5 for P of a million
+FLOPS_PER_TOKEN = 6.0  # per parameter and token, forward and backward; Hoffmann et al., arXiv 2203.15556
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its interval. An end that the draws do not close is infinite; None without draws."""
+    """A number and its interval. An open end is infinite; both ends are None without draws."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
     def text(self, form: Callable[[float], str], none: str = "") -> str:
-        """Return value and interval as ``4.75B (4.50B–4.90B)``; `none` in brackets where there is no interval."""
+        """Return value and interval as ``4.75B (4.50B–4.90B)``, or with `none` in brackets if there is no interval."""
         value = "beyond any" if np.isinf(self.value) else form(self.value)
         interval = none if self.low is None or self.high is None else format_interval(self.low, self.high, form)
         return f"{value} ({interval})" if interval else value
@@ -40,11 +40,11 @@ class Estimate:
 
     @classmethod
     def of(cls, value: float, draws: Array, level: float = LEVEL) -> Estimate:
-        """`value` with the interval of `draws` [n], of which those that are no number say nothing."""
+        """Return `value` with the interval of `draws` [n]; NaNs are ignored."""
         draws = draws[~np.isnan(draws)]
         if not len(draws):
             return cls(value, None, None)
-        # Between a number and infinity there is no mean: there the nearest draws themselves.
+        # A number and infinity cannot be interpolated: use the nearest draws.
         method = "linear" if np.isfinite(draws).all() else "closest_observation"
         low, high = np.quantile(draws, tails(level), method=method)
         return cls(value, float(low), float(high))
@@ -52,9 +52,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Allocation:
-    """The best use of a training budget at one P: N, D, and the loss that the law gives there.
+    """Compute-optimal N and D for a training budget at one P, and the loss there.
 
-    N and D are None for a law of compute alone, which says the loss, not how to spend the budget.
+    N and D are None for a law of compute alone, which does not depend on them.
     """
 
     flops: float
@@ -72,23 +72,23 @@ def predicted(
     level: float = LEVEL,
     **others: float,
 ) -> Estimate:
-    """The law's loss, nats a token; `others` are variables beside N, P and D, such as C.
+    """Return the law's loss, nats per token; `others` are the variables except N, P and D, such as C.
 
-    Raises `ScalelabError` where the law ends before P.
+    Raises `ScalelabError` if the law is undefined at P.
     """
     return _estimate(fit, lambda params: fit.evaluate(params, N, P, D, **others), level, P)
 
 
 def n_equivalent(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:
-    """The number of parameters at P = 1 whose loss equals that of N with P streams.
+    """Return the number of parameters at P = 1 with the same loss as N with P streams.
 
-    Infinite where no plain model gets there, which laws with a gain of P apart from N allow.
+    Infinite if no plain model reaches that loss, as may happen if the gain of P does not depend on N.
     """
     return _estimate(fit, lambda params: _plain_sizes(fit, params, N, P, D), level, P)
 
 
 def n_equivalent_draws(fit: FitResult, N: float, P: float, D: float | None = None) -> Array:
-    """Return the draws [n] behind the interval of `n_equivalent`; none of a fit without draws."""
+    """Return the draws [n] behind the interval of `n_equivalent`; empty for a fit without draws."""
     if not fit.draws:
         return np.empty(0)
     with np.errstate(all="ignore"):
@@ -97,7 +97,7 @@ def n_equivalent_draws(fit: FitResult, N: float, P: float, D: float | None = Non
 
 
 def _plain_sizes(fit: FitResult, params: Array, N: float, P: float, D: float | None) -> Array:
-    """Solve for the parameters at P = 1 with the loss of N with P streams, for each row of params [..., k]."""
+    """Return the N [...] at P = 1 with the same loss as N with P streams, for each row of params [..., k]."""
     wanted = fit.evaluate(params, N, P, D)
     low, high = np.full(wanted.shape, np.log(N) - _REACH), np.full(wanted.shape, np.log(N) + _REACH)
     beyond = _along(fit, params, np.exp(high), 1.0, D) > wanted
@@ -109,30 +109,34 @@ def _plain_sizes(fit: FitResult, params: Array, N: float, P: float, D: float | N
 
 
 def doubling_gain(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:
-    """Loss gained by going from P to 2P streams, nats a token; below 0 where streams hurt.
+    """Return the reduction of the loss from P to 2P streams, nats per token; negative if streams raise the loss.
 
-    Raises `ScalelabError` where the law ends before 2P.
+    Raises `ScalelabError` if the law is undefined at 2P.
     """
     return _estimate(fit, lambda q: fit.evaluate(q, N, P, D) - fit.evaluate(q, N, 2 * P, D), level, 2 * P)
 
 
 def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float = LEVEL) -> Allocation:
-    """N and D with the least loss for a training budget of 6·N·D·P floating-point operations.
+    """Return the N and D with the lowest loss for a training budget of 6·N·D·P FLOPs.
 
-    P streams multiply the computation of every token; embedding and aggregation are left out, as
-    they are from N. Of a law of compute alone only the loss is known.
+    P streams multiply the compute per token; embedding and aggregation are left out, as they are
+    from N. A law of compute alone gives the loss only.
 
-    Raises `UsageError` for a law without D or with another P than 1 for one
-    without P, `ScalelabError` where the law ends before P.
+    Raises:
+        UsageError: the law has no N or D, or P is not 1 and the law has no P.
+        ScalelabError: the law is undefined at P, or has no optimum.
     """
     if fit.law.variables == ("C",):
         return Allocation(flops, P, None, None, predicted(fit, P=P, level=level, C=flops))
     if "D" not in fit.law.variables or "N" not in fit.law.variables:
-        raise UsageError(f"the law {fit.law.name!r} does not know D, so it cannot trade N against D")
+        raise UsageError(
+            f"the law {fit.law.name!r} does not depend on both N and D, so it has no best N and D for a budget; "
+            "fit one that does, such as 'chinchilla' or 'joint'"
+        )
     if "P" not in fit.law.variables and P != 1:
-        raise UsageError(f"the law {fit.law.name!r} does not know P")
+        raise UsageError(f"the law {fit.law.name!r} does not depend on P; leave out `P`")
     if not (0 < flops < np.inf and 0 < P < np.inf):
-        raise UsageError("a training budget and P must be positive")
+        raise UsageError("`flops` and `P` must be positive and finite")
     tokens_times_n = flops / (FLOPS_PER_TOKEN * P)
     data = fit.data
     near = np.log([data.N.min(), data.N.max(), tokens_times_n / data.D.max(), tokens_times_n / data.D.min()])
@@ -154,16 +158,16 @@ def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float =
     N = _estimate(fit, best, level, P)
     if not near.min() - _REACH + 1 < np.log(N.value) < near.max() + _REACH - 1:
         raise ScalelabError(
-            "this fit has no best N and D for a training budget: its loss keeps falling towards one side"
+            "this fit has no best N and D for a training budget: its loss falls without end towards one side"
         )
     D = _estimate(fit, lambda q: tokens_times_n / best(q), level, P)
     return Allocation(flops, P, N, D, _estimate(fit, lambda q: losses(q, np.log(best(q))), level, P))
 
 
 def hoffmann_coefficients(fit: FitResult, level: float = LEVEL) -> dict[str, Estimate]:
-    """Return the coefficients of the powers in Hoffmann's form, A/N^α: our scale to its exponent, with intervals.
+    """Return the coefficients of the power terms in Hoffmann's form A/N^α, that is A^α here, with intervals.
 
-    Empty for a law without powers of N, D or compute. Source: Hoffmann et al. 2022, arXiv 2203.15556, equation 2.
+    Empty for a law without power terms of N, D or compute. Source: Hoffmann et al. 2022, arXiv 2203.15556, equation 2.
     """
     found = {}
     for term in getattr(fit.law, "terms", ()):
@@ -178,7 +182,7 @@ def hoffmann_coefficients(fit: FitResult, level: float = LEVEL) -> dict[str, Est
 
 
 def hoffmann_form(fit: FitResult) -> str:
-    """The coefficients in Hoffmann's form as words; empty where there are none."""
+    """Return the coefficients in Hoffmann's form as text; empty if there are none."""
     words = []
     for name, estimate in hoffmann_coefficients(fit).items():
         ends = (
@@ -193,7 +197,7 @@ def hoffmann_form(fit: FitResult) -> str:
 def extrapolation_notes(
     fit: FitResult, N: float | None = None, P: float = 1.0, D: float | None = None, **others: float
 ) -> list[Note]:
-    """A note for each variable that lies outside the range of the runs, with the factor."""
+    """Return a note for each variable that is outside the range of the runs, with the factor."""
     notes = []
     data = fit.data
     given: dict[Any, float | None] = {"N": N, "P": P, "D": D, **others}
@@ -208,8 +212,8 @@ def extrapolation_notes(
                 Note(
                     "extrapolation",
                     "serious" if factor >= _FAR else "warning",
-                    f"{name} {format_count(value)} is a factor of {factor:.3g} outside the runs: the interval holds if "
-                    "the law does there",
+                    f"{name} {format_count(value)} is a factor of {factor:.3g} outside the runs: the interval is valid "
+                    "only if the law holds there",
                     {f"{name}_factor": factor},
                 )
             )
@@ -217,17 +221,17 @@ def extrapolation_notes(
 
 
 def _along(fit: FitResult, params: Array, N: Array, P: float, D: Array | float | None) -> Array:
-    """Loss of each row of params [..., k] at its own N and D [...]."""
+    """Return the loss [...] of each row of params [..., k] at the N and D [...] of that row."""
     given = [np.asarray(v, dtype=float) for v in (N, P, np.nan if D is None else D)]
     points = [np.broadcast_to(v, params.shape[:-1])[..., None] for v in given]
-    with np.errstate(all="ignore"):  # far out a law may overflow, or end
+    with np.errstate(all="ignore"):  # far from the runs a law may overflow or be undefined
         return fit.law.loss(params, Points(*points))[..., 0]
 
 
 def _estimate(fit: FitResult, of: Callable[[Array], Array], level: float, P: float) -> Estimate:
-    with np.errstate(all="ignore"):  # overflow far out, differences of infinities
+    with np.errstate(all="ignore"):  # overflow far from the runs, differences of infinities
         value = float(of(np.array(fit.params)))
         draws = of(np.array(fit.draws)) if fit.draws else np.empty(0)
     if np.isnan(value):
-        raise ScalelabError(f"the law {fit.law.name!r} with the fitted parameters ends before P = {P:g}")
+        raise ScalelabError(f"the law {fit.law.name!r} is undefined at P = {P:g} with the fitted parameters")
     return Estimate.of(value, draws, level)

@@ -1,6 +1,6 @@
 """Levenberg–Marquardt on the iteratively reweighted form of the objective, for many points at once.
 
-All starts (or all bootstrap resamples) take their step together, as array operations.
+All starts (or all bootstrap resamples) step together, as array operations.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import numpy as np
 from scalelab.fit.objective import Objective
 from scalelab.laws.base import Array
 
-PERFECT = 1e-24  # objective a run below which only rounding errors are left
-GAIN = 1e-10  # relative to the objective, below which a step has not gained
-_CACHED = 2**17  # numbers in the largest array of one batch, which then stays in the processor's cache
-_COMPACT = 0.8  # share of a batch that must still move, or what rests is taken out of it
-_STALLS = 8  # steps without gain until a point is at rest
+PERFECT = 1e-24  # objective per run below which only rounding errors remain
+GAIN = 1e-10  # relative decrease of the objective below which a step is no improvement
+_CACHED = 2**17  # numbers in the largest array of one batch, so that it fits the processor's cache
+_COMPACT = 0.8  # if a smaller share of a batch still moves, points at rest are taken out of it
+_STALLS = 8  # steps without improvement after which a point is at rest
 
 
 @dataclass(frozen=True)
 class Warm:
     """Settings for refits from a point close to the optimum.
 
-    `width` smooths the curvature (`Objective.curvature`), so that a step is Newton's; a row rests when a step moves no
-    coordinate by more than `close` [f].
+    `width` smooths the curvature (`Objective.curvature`), so that steps are Newton steps; a row is at rest when a step
+    moves no coordinate by more than `close` [f].
     """
 
     width: float
@@ -41,11 +41,13 @@ def descend(
     warm: Warm | None = None,
     gain: float = GAIN,
 ) -> tuple[Array, Array]:
-    """Levenberg–Marquardt from every row of z [s, f] towards a target [n] or [s, n].
+    """Run Levenberg–Marquardt from every row of z [s, f] towards a target [n] or [s, n].
 
-    `weights` are [n] or [s, n]; the coordinate `hold` stays where it is; `warm` says that z is close to the
-    optima; a point is at rest after steps that lower its objective by less than `gain`, relatively. Returns the final points [s, f] and objective values [s]; a start outside the law's domain keeps an
-    infinite value.
+    `weights` are [n] or [s, n]; the coordinate `hold` is kept fixed; `warm` is for starts close to the optima. A
+    point is at rest after several steps that lower its objective by less than the share `gain`.
+
+    Returns:
+        The final points [s, f] and objective values [s], infinite for a start outside the law's domain.
     """
     lower, upper = objective.bounds()
     z = np.clip(z, lower, upper)
@@ -78,7 +80,7 @@ def _descend(
     values = objective.value(r, weights)
     usable = np.isfinite(values) & np.isfinite(J).all(axis=(1, 2))
     values = np.where(usable, values, np.inf)
-    # Only what still moves is computed: the arrays below hold the rows `active` of the batch.
+    # Only moving points are computed: the arrays below hold the rows `active` of the batch.
     active = np.arange(len(points))
     z, value = points.copy(), values.copy()
     damping, growth = np.full(len(z), 1e-4 if warm else 1e-2), np.full(len(z), 2.0)
@@ -99,8 +101,8 @@ def _descend(
         slopes = J if hold is None else J[..., moving]
         pull = weights * objective.influence(r)
         gradient = ((pull * r)[:, None, :] @ slopes)[:, 0, :]
-        # A coordinate at a bound that the objective pushes it against stays out of the step: what
-        # the others would do together with its move is not what they should do without.
+        # A coordinate that the objective pushes against its bound is left out of the step, so that the
+        # others do not move as if it could move too.
         here = z[:, moving]
         against = ((here <= low) & (gradient > 0)) | ((here >= high) & (gradient < 0))
         if against.any():
@@ -127,7 +129,7 @@ def _descend(
         else:
             for kept, new in ((z, trial), (value, trial_value), (r, trial_r), (J, trial_J)):
                 kept[better] = new[better]
-        # Ever faster after rejections (Nielsen 1999), so that a start far out gets moving before it counts as at rest.
+        # Damping grows faster after each rejection (Nielsen 1999), so that a distant start moves before it stalls.
         damping = np.clip(damping * np.where(better, 0.2, growth), 1e-12, 1e12)
         growth = np.where(better, 2.0, growth * 2)
         stalled = np.where(gained, 0, stalled + 1)
@@ -136,7 +138,7 @@ def _descend(
 
 
 def _solve(matrices: Array, right: Array) -> Array:
-    """Solve [s, f, f] x = [s, f]; where a matrix is singular, no step."""
+    """Return the solutions [s, f] of matrices [s, f, f] and right [s, f]; 0 if a matrix is singular."""
     try:
         return np.asarray(np.linalg.solve(matrices, right[..., None])[..., 0], dtype=float)
     except np.linalg.LinAlgError:

@@ -1,4 +1,4 @@
-"""Names of saved fits: they carry what differs between fits, and no fit replaces another."""
+"""File names of saved fits, which contain all options that are not the default."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult
 from scalelab.fit.saved import load_fit, save_fit
 
-_LONG = 40  # letters of a condition in a name; of a longer one a hash
-_LONGEST = 160  # bytes of a name without its ending
+_LONGEST = 160  # bytes of a name without its suffix
+_LONG = 40  # characters of a condition in a name, before its hash
 
 
 def fit_name(base: str, fit: FitResult) -> str:
-    """Return the name of a fit's file: its group, and every option that is not the default."""
+    """Return the file name of a fit, without suffix: its group, and every option that is not the default."""
     options, default = fit.options, FitOptions()
     words = [base]
     words += [fit.law.name] if fit.law.name != "parallel" else []
@@ -37,13 +37,14 @@ def fit_name(base: str, fit: FitResult) -> str:
 def save_fits(
     fits: Mapping[str, FitResult], folder: str | Path, slugs: Mapping[str, str] | None = None, force: bool = False
 ) -> tuple[dict[str, Path], dict[str, ScalelabError]]:
-    """Save each fit in `folder` under the name that says what it is of.
+    """Save each fit in `folder` under its `fit_name`.
 
-    Returns the files by group, and why the other fits are not saved: they do not describe their runs, which `force`
-    overrides, or their file cannot be written.
+    Returns:
+        The files by group, and by group the reason why a fit was not saved: it does not describe its runs, which
+        `force` overrides, or its file cannot be written.
 
     Raises:
-        UsageError: a file holds another fit, and not `force`. Then nothing is saved.
+        UsageError: a file holds another fit, and `force` is false; nothing is saved.
     """
     names = {
         group: Path(folder) / f"{fit_name((slugs or {}).get(group) or slug(group), fit)}.json"
@@ -53,9 +54,9 @@ def save_fits(
     for group, path in names.items():
         fit = fits[group]
         if not force and fit.failure:
-            failures[group] = ScalelabError(f"{group}: {fit.failure}; not saved (`force` saves it)")
+            failures[group] = ScalelabError(f"{group}: {fit.failure}; not saved (`force` saves it anyway)")
         elif not force and path.exists() and (other := _other(path, fit)):
-            raise UsageError(f"{path}: holds another fit, {other}; choose another folder, or `force` to replace it")
+            raise UsageError(f"{path}: holds another fit, {other}; choose another folder, or replace it with `force`")
     saved: dict[str, Path] = {}
     for group, path in names.items():
         if group in failures:
@@ -63,24 +64,24 @@ def save_fits(
         try:
             save_fit(fits[group], path)
             saved[group] = path
-        except OSError as error:  # the fits of the other groups may still have their place
+        except OSError as error:  # the other groups can still be saved
             failures[group] = ScalelabError(f"{group}: cannot save {path}: {error.strerror or error}")
     return saved, failures
 
 
 def _other(path: Path, fit: FitResult) -> str:
-    """Name what sets the fit at `path` apart from `fit`, beside newer rows, seeds and draws; empty for nothing."""
+    """Return how the fit at `path` differs from `fit`, except in rows, seeds and draws; empty if it does not."""
     try:
         old = load_fit(path, getattr(fit.law, "law", fit.law))
     except (DataError, UsageError):
-        return ""  # damaged, or of an older version
+        return ""  # damaged, or from an older version
     for name in ("source", "where", "map", "points"):
         before, now = old.origin.get(name, ""), fit.origin.get(name, "")
         if old.origin and before != now:
-            return f"with {name} {before or 'none'!r} and not {now or 'none'!r}"
+            return f"with {name} {before or 'none'!r} instead of {now or 'none'!r}"
     for name in ("convention", "objective", "delta", "bootstrap", "fix", "bounds", "tie", "best"):
         if getattr(old.options, name) != getattr(fit.options, name):
-            return f"with another {name}"
+            return f"with a different {name}"
     return ""
 
 

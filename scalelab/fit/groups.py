@@ -1,4 +1,4 @@
-"""Groups of records that may be fitted together: the same text, tokens, set-up and tokens seen."""
+"""Groups of comparable records: the same corpus, tokenizer and setup."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from scalelab.records.schema import VARIABLE_COLUMNS, conform
 from scalelab.status import RunStatus
 from scalelab.units import format_count
 
-Points = Literal["auto", "final", "all"]  # which rows of runs that have several
+Points = Literal["auto", "final", "all"]  # which rows to fit if runs have several
 _MUST_AGREE = ["corpus_digest", "tokenizer_digest", "setup"]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Comparable records, with a title for people and a slug for file names."""
+    """Comparable records, with a title to show and a slug for file names."""
 
     title: str
     slug: str
     records: pd.DataFrame
-    unfinished: Mapping[str, int] = field(default_factory=dict)  # runs of this kind that are not ok, by status
-    points: tuple[int, int] | None = None  # runs, and how many rows they had, where runs have several
-    columns: Mapping[str, str] = field(default_factory=dict)  # of the schema: the table's own names
+    unfinished: Mapping[str, int] = field(default_factory=dict)  # number of such runs that are not ok, by status
+    points: tuple[int, int] | None = None  # number of runs and of their rows, if runs have several rows
+    columns: Mapping[str, str] = field(default_factory=dict)  # column of the schema: name in the user's table
 
 
 def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points: Points = "auto") -> list[Group]:
-    """Split records so that corpora, tokenizers and set-ups are never mixed in one fit.
+    """Split records so that no fit mixes corpora, tokenizers or setups.
 
-    Nor, with `by_tokens`, numbers of training tokens: for laws that do not know D. Runs that are not
-    ok are counted and left out. Of runs with several rows, such as the points of a curve, the last is taken with
-    `points` "final", all with "all"; with "auto" the last, unless D then is the same everywhere and the law needs it.
+    With `by_tokens`, for laws without D, also by the number of training tokens. Runs that are not ok are counted and
+    left out. If runs have several rows, such as the points of a curve, `points` chooses the last ("final"), all
+    ("all"), or the last unless D would then be constant and the law needs it ("auto").
 
     Raises:
-        UsageError: `points` is neither.
+        UsageError: `points` is not one of these.
+        DataError: there is no column for the loss, or none for a variable.
     """
     check_points(points)
     columns = records.columns if isinstance(records, Table) else {}
@@ -50,11 +51,13 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points:
         records = pd.concat([records.records, records.others]) if len(records.others) else records.records
     if "loss" not in records or not any(name in records for name in VARIABLE_COLUMNS):
         lacking = "loss" if "loss" not in records else "n_params"
-        raise DataError(f"no column {lacking!r} (there are: {known_names(records.columns)}); see records.read")
+        raise DataError(
+            f"no column {lacking!r}; there are {known_names(records.columns)}; map one with `columns` when reading"
+        )
     files = records["file"] if "file" in records else pd.Series(pd.NA, records.index)
     records = conform(records).assign(file=files.astype("string"))
-    # Foreign tables may know their corpus and tokenizer by name alone, or not at all: then what
-    # stands in one file belongs together.
+    # Tables from elsewhere may give corpus and tokenizer by name only, or not at all; without a corpus, each file is
+    # one group.
     records["tokenizer_digest"] = records["tokenizer_digest"].fillna(records["tokenizer"])
     records["corpus_digest"] = records["corpus_digest"].fillna(records["corpus"])
     records["corpus_digest"] = records["corpus_digest"].fillna(records["file"])
@@ -73,7 +76,7 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points:
 
 
 def check_points(points: str) -> Points:
-    """Return `points`. Raises `UsageError` for a word that is none of `Points`."""
+    """Return `points`. Raises `UsageError` if it is not one of `Points`."""
     found: Points | None = next((name for name in get_args(Points) if name == points), None)
     if found is None:
         raise choice_error("points", points, get_args(Points))
@@ -81,7 +84,7 @@ def check_points(points: str) -> Points:
 
 
 def choose_points(records: pd.DataFrame, by_tokens: bool, points: Points) -> tuple[pd.DataFrame, pd.Series | None]:
-    """Return the rows to fit, of runs that have several the last or all, and the number of rows of each run."""
+    """Return the rows to fit, and the number of rows of each run; None if no run has several."""
     if "run" not in records or not records["run"].dropna().duplicated().any():
         return records, None
     counts = records["run"].value_counts()
@@ -93,7 +96,7 @@ def choose_points(records: pd.DataFrame, by_tokens: bool, points: Points) -> tup
 
 
 def points_of(rows: pd.DataFrame, counts: pd.Series | None) -> tuple[int, int] | None:
-    """Return how many runs `rows` are of, and how many rows these had; None where each row is a run."""
+    """Return the number of runs in `rows`, and of all rows of these runs; None if each row is a run."""
     if counts is None or not rows["run"].notna().all():
         return None
     return int(rows["run"].nunique()), int(counts[rows["run"].unique()].sum())
@@ -109,7 +112,7 @@ def _unfinished(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def _distinct_names(pieces: list[pd.DataFrame]) -> list[tuple[str, ...]]:
-    """A name for each group. What tells people little appears only where names collide."""
+    """Return a name for each group; hashes appear only where names collide."""
     names = [_name(rows) for rows in pieces]
     for column, label in (
         ("n_tokens", "exactly"),
@@ -137,7 +140,7 @@ def _name(rows: pd.DataFrame) -> tuple[str, ...]:
     if len(tokens):
         ends = dict.fromkeys(format_count(float(end)) for end in (tokens.min(), tokens.max()))
         parts.append(f"D {'–'.join(ends)}")
-    if not parts or pd.isna(rows["corpus"].iloc[0]):  # nothing but its file says what text it is of
+    if not parts or pd.isna(rows["corpus"].iloc[0]):  # named after its file for want of a corpus
         file = rows["file"].iloc[0]
         parts.insert(0, Path(str(file)).stem if pd.notna(file) else "records")
     return tuple(parts)

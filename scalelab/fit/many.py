@@ -15,33 +15,33 @@ if TYPE_CHECKING:
 
     from scalelab.fit.result import FitResult
     from scalelab.fit.select import Comparison
-else:  # the base classes below are made without what they hold being imported
+else:  # so that the base classes below do not import their contents
     FitResult = Comparison = Any
 
 T = TypeVar("T")
 
 
 class Several(Shown, Mapping[str, T], Generic[T]):
-    """A mapping of group name to result. A name may be cut short as long as it is the only one that begins so.
+    """A mapping of group name to result, which also accepts an unambiguous prefix of a name.
 
-    `failures` has, by group, why there is no result.
+    `failures` holds, by group, the error that prevented a result.
     """
 
-    _verbs: ClassVar[tuple[str, ...]]  # of a single result
+    _verbs: ClassVar[tuple[str, ...]]  # attributes of a single result
 
     def __init__(
         self, results: Mapping[str, T], failures: Mapping[str, ScalelabError] | None = None, slugs: Any = None
     ) -> None:
         self._results = dict(results)
         self.failures: Mapping[str, ScalelabError] = dict(failures or {})
-        self.slugs: Mapping[str, str] = dict(slugs or {})  # of a file for each group
+        self.slugs: Mapping[str, str] = dict(slugs or {})  # file name part by group
 
     def __getitem__(self, group: str) -> T:
         if group in self._results:
             return self._results[group]
         found = [name for name in self._results if name.startswith(group)]
         if len(found) != 1:
-            raise KeyError(f"{group!r}: {'several groups begin so' if found else 'no such group'}; {self._choose()}")
+            raise KeyError(f"{group!r}: {'ambiguous prefix' if found else 'no such group'}; {self._choose()}")
         return self._results[found[0]]
 
     def __iter__(self) -> Iterator[str]:
@@ -52,20 +52,18 @@ class Several(Shown, Mapping[str, T], Generic[T]):
 
     def __getattr__(self, name: str) -> NoReturn:
         if not name.startswith("_") and name in self._verbs:
-            raise UsageError(f"{name} is of one group, and these data hold {len(self)}: {self._choose()}")
+            raise UsageError(f"`{name}` needs a single group, and there are {len(self)}: {self._choose()}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _choose(self) -> str:
         names = ", ".join(repr(name) for name in self._results)
-        return (
-            f"choose one by its name, result[{next(iter(self._results), '')!r}], or rows by `where`; there are {names}"
-        )
+        return f"choose one, result[{next(iter(self._results), '')!r}], or select rows with `where`; there are {names}"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {plural(len(self), 'group')}: {', '.join(self)}>"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the tables of all groups, one below the other, with the group in the index."""
+        """Return the tables of all groups, concatenated, with the group in the index."""
         import pandas as pd
 
         frames: dict[str, Any] = {name: result.to_frame() for name, result in self.items()}  # type: ignore[attr-defined]
@@ -84,18 +82,18 @@ class FitResults(Several[FitResult]):
     _json: ClassVar[str] = "scalelab.report.fits:fits_json"
 
     def stem(self, group: str) -> str:
-        """Return a file name for the fit of a group, without ending: what is not the default stands in it."""
+        """Return the file name for the fit of a group, without suffix; it contains all non-default options."""
         from scalelab.file_names import slug
         from scalelab.fit.files import fit_name
 
         return fit_name(self.slugs.get(group) or slug(group), self[group])
 
     def save(self, folder: str | Path, force: bool = False) -> dict[str, Path]:
-        """Save each fit to a file of its own in `folder`. Returns the paths by group.
+        """Save each fit to a separate file in `folder` and return the paths by group.
 
         Raises:
-            ScalelabError: A fit does not describe its runs; the others are saved. With `force` it is saved too.
-            UsageError: A file holds another fit, and not `force`; nothing is saved.
+            ScalelabError: a fit does not describe its runs; the others are saved. With `force` it is saved too.
+            UsageError: a file holds another fit, and `force` is false; nothing is saved.
         """
         from scalelab.fit.files import save_fits
 
@@ -106,7 +104,7 @@ class FitResults(Several[FitResult]):
 
 
 class Comparisons(Several[Comparison]):
-    """Comparisons of laws of several groups of comparable runs, by group name."""
+    """Comparisons of laws for several groups of comparable runs, by group name."""
 
     _verbs: ClassVar[tuple[str, ...]] = ("rows", "verdict", "left_out")
     _report: ClassVar[str] = "scalelab.report.laws:comparisons_report"

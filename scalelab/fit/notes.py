@@ -1,7 +1,7 @@
-"""Notes on the runs of a fit. Those about rows and units are in `row_notes`, those on the optimum in `optimum_notes`.
+"""Notes on the runs of a fit; see also `row_notes` (rows, units) and `optimum_notes`.
 
-serious: the numbers must not be used as they are; warning: some of them mean less than they
-seem to; info: good to know.
+Severity: with a serious note the numbers must not be used; with a warning some are less reliable than they seem; info
+is background.
 """
 
 from __future__ import annotations
@@ -24,60 +24,60 @@ if TYPE_CHECKING:
 
 MIN_N_SPAN = 4.0
 MIN_P_LEVELS = 3
-MANY = 4  # configurations a parameter from which intervals hold what they say (docs/coverage.md)
+MANY = 4  # configurations per parameter from which intervals reach their nominal coverage (docs/coverage.md)
 OUTLIER = 10.0  # residuals in robust standard deviations
-MOST_OUTLIERS = 5  # that are named one by one
+MOST_OUTLIERS = 5  # that get a note each
 MAX_STREAM_SHARE = 0.05
 
 
 def data_notes(objective: Objective, data: FitData) -> Iterator[Note]:
-    """Notes that follow from which runs there are."""
+    """Yield notes on the number and range of the runs."""
     n_free, configs = int(objective.free.sum()), data.n_configs
     figures = {"configurations": configs, "runs": len(data.loss), "parameters": n_free}
     if configs <= n_free:
         yield Note(
             "no_freedom",
             "serious",
-            f"{configs} configurations for {n_free} parameters: the law passes through them whatever the truth is, "
-            "so R² means nothing and there are no intervals; add runs",
+            f"{configs} configurations for {n_free} parameters: any law fits them exactly, so R² means nothing and "
+            "there are no intervals; add runs",
             figures,
         )
     elif configs < MANY * n_free:
         yield Note(
             "few_runs",
             "warning",
-            f"{configs} configurations for {n_free} parameters: intervals from so few are rough, those of E "
-            f"and A too narrow; {MANY * n_free} or more would be better",
+            f"{configs} configurations for {n_free} parameters: intervals are rough, and too narrow for E and A; "
+            f"use {MANY * n_free} or more configurations",
             figures,
         )
     for variable, shape in data.too_few(objective.law, objective.fixed).items():
         levels = len(data.levels(variable))
-        if variable != "P":  # of which more below
+        if variable != "P":  # has its own notes below
             yield Note(
                 f"few_{variable}",
                 "warning",
-                f"{plural(levels, 'value')} of {variable} for {', '.join(shape)} and the floor below them: "
-                f"run {len(shape) + 1} or more",
+                f"{plural(levels, 'value')} of {variable} cannot determine {', '.join(shape)} and the loss floor: "
+                f"use {len(shape) + 1} or more",
                 {"levels": levels},
             )
     knows_P = "P" in objective.law.variables
     levels = np.unique(data.P)
     if knows_P and len(levels) == 1:
         left = ", ".join(f"{p.name} = {objective.fixed[p.name]:g}" for p in objective.law.parameters if p.needs == "P")
-        yield Note("one_P", "warning", f"only P = {levels[0]:g} was run: left at {left}", {"levels": 1})
+        yield Note("one_P", "warning", f"all runs have P = {levels[0]:g}, so the fit fixes {left}", {"levels": 1})
     elif knows_P and len(levels) < MIN_P_LEVELS:
         yield Note(
             "few_P",
             "warning",
-            f"{len(levels)} values of P show that streams help, not how that goes on: run {MIN_P_LEVELS} or more",
+            f"{len(levels)} values of P cannot show how the gain of streams continues: use {MIN_P_LEVELS} or more",
             {"levels": len(levels)},
         )
     elif not knows_P and len(levels) > 1:
         yield Note(
             "P_ignored",
             "warning",
-            f"P runs from {levels[0]:g} to {levels[-1]:g} and the law {objective.law.name!r} does not know it: "
-            "all runs count as if it made no difference",
+            f"P varies from {levels[0]:g} to {levels[-1]:g}, and the law {objective.law.name!r} ignores it; "
+            "choose a `law` with P",
             {"levels": len(levels)},
         )
     span = float(data.N.max() / data.N.min())
@@ -86,28 +86,28 @@ def data_notes(objective: Objective, data: FitData) -> Iterator[Note]:
             "narrow_N",
             "warning",
             f"N spans a factor of {span:.2g} ({format_count(data.N.min())} to {format_count(data.N.max())}), "
-            f"less than {MIN_N_SPAN:g}: E and α cannot be told apart well",
+            f"less than {MIN_N_SPAN:g}: E and α cannot be separated well; add runs with other N",
             {"span": span},
         )
 
 
 def unfinished_notes(unfinished: Mapping[str, int]) -> Iterator[Note]:
-    """A note if runs of this group are not ok, by status: they have no loss to fit."""
+    """Yield a note if runs of this group are not ok, which have no loss to fit."""
     if not unfinished:
         return
-    # A run that was stopped can be run again; one that diverged or did not fit is missing for a reason.
+    # Interrupted runs are missing at random; runs that diverged or ran out of memory are not.
     chosen = any(unfinished.get(status) for status in (RunStatus.DIVERGED, RunStatus.OUT_OF_MEMORY))
-    why = "; what the law says of such runs rests on the others" if chosen else ""
+    why = "; for such settings the law extrapolates" if chosen else ""
     yield Note(
         "unfinished",
         "warning" if chosen else "info",
-        f"besides these runs there are {describe_statuses(unfinished)}, which have no loss to fit{why}",
+        f"runs without a loss are left out: {describe_statuses(unfinished)}{why}",
         dict(unfinished),
     )
 
 
 def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:
-    """Notes on repeated seeds. `fitted` [n] are the law's losses of the runs."""
+    """Yield notes on repeated seeds. `fitted` [n] are the law's losses of the runs."""
     runs, configs = len(data.loss), data.n_configs
     if runs == configs or data.run is not None:
         return
@@ -117,8 +117,8 @@ def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:
     yield Note(
         "repeats",
         "info",
-        f"{runs} runs of {plural(configs, 'configuration')}: seeds of one differ by {noise:.2g} (standard deviation); "
-        "intervals are drawn by configuration",
+        f"{runs} runs of {plural(configs, 'configuration')}: the standard deviation between seeds is {noise:.2g}; "
+        "intervals are resampled by configuration",
         {"runs": runs, "configurations": configs, "seed_noise": noise},
     )
     rows = np.stack([data.config, data.loss])
@@ -127,8 +127,7 @@ def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:
         yield Note(
             "copies",
             "warning",
-            f"{plural(copies, 'run repeats', 'runs repeat')} the N, P, D and loss of another to the "
-            "last digit: if copied, remove them",
+            f"{plural(copies, 'run has', 'runs have')} exactly the N, P, D and loss of another: remove them if copied",
             {"copies": copies},
         )
     least, most = (fitted[end == data.P].mean() for end in (data.P.min(), data.P.max()))
@@ -138,26 +137,26 @@ def seed_notes(data: FitData, fitted: Array) -> Iterator[Note]:
             "seed_noise",
             "warning",
             f"the effect of P in the fit ({effect:.2g} from P = {data.P.min():g} to {data.P.max():g}) is smaller than "
-            f"what seeds of one configuration differ by ({noise:.2g}): only many seeds can show it",
+            f"the standard deviation between seeds ({noise:.2g}): only many seeds can show it",
             {"effect": effect, "seed_noise": noise},
         )
 
 
 def outlier_notes(data: FitData, residuals: Array) -> Iterator[Note]:
-    """Notes on runs far off the law. `residuals` [n] in logarithms."""
+    """Yield notes on runs far from the law. `residuals` [n] in logarithms."""
     spread = 1.4826 * float(np.median(np.abs(residuals)))
     found = np.flatnonzero(np.abs(residuals) > max(OUTLIER * spread, 1e-4))
     if len(found) > MOST_OUTLIERS:
         above = int((residuals[found] < 0).sum())
         cause = (
-            "all above it: runs that diverged or were not tuned (`best`, `objective='asymmetric'`)"
+            "runs that diverged or were not tuned; try `best` or `objective='asymmetric'`"
             if above > 0.9 * len(found)
-            else "of a kind that this law does not describe, or of other units"
+            else "runs of a kind that this law does not describe, or in other units"
         )
         yield Note(
             "outliers",
             "warning",
-            f"{len(found)} of {len(residuals)} rows lie far off the law, {above} above it: likely {cause}",
+            f"{len(found)} of {len(residuals)} rows are far from the law, {above} above it: probably {cause}",
             {"rows": len(found), "above": above, "spread": spread},
         )
         return
@@ -166,14 +165,14 @@ def outlier_notes(data: FitData, residuals: Array) -> Iterator[Note]:
         yield Note(
             "outlier",
             "warning",
-            f"{describe_run(data, int(i))}, loss {data.loss[i]:.4g}, lies {abs(off):.1%} "
-            f"{'above' if off > 0 else 'below'} the law, far more than the others; look at that run",
+            f"{describe_run(data, int(i))}, loss {data.loss[i]:.4g}, is {abs(off):.1%} "
+            f"{'above' if off > 0 else 'below'} the law, far more than the others: check that run",
             {"run": int(i), "off": off, "spread": spread},
         )
 
 
 def count_notes(records: pd.DataFrame, convention: str) -> Iterator[Note]:
-    """A note if N holds so many stream parameters that it is no longer the backbone's size."""
+    """Yield a note if stream parameters are a large share of N."""
     if "n_params_backbone" not in records or records["n_params_backbone"].isna().all():
         return
     share = float((records["n_params"] / records["n_params_backbone"] - 1).max())
@@ -181,14 +180,14 @@ def count_notes(records: pd.DataFrame, convention: str) -> Iterator[Note]:
         yield Note(
             "streams_in_N",
             "warning",
-            f"the streams' own parameters add up to {share:.0%} to N here (1 % in the paper), which this way of "
-            "counting sets against P; `count='backbone'` leaves them out",
+            f"the parameters of the streams add up to {share:.0%} to N (1 % in the paper), which hides part of the "
+            "gain of P; `count='backbone'` leaves them out",
             {"share": share},
         )
 
 
 def describe_run(data: FitData, i: int) -> str:
-    """Return a run as a reader knows it: ``the run at N 1B, P 2``."""
+    """Return a run by its variables: ``the run at N 1B, P 2``."""
     several = data.run is not None
     shown: list[Variable] = [
         v for v in data.known if v in ("N", "P") or (data.varies(v) and not (several and v == "D"))

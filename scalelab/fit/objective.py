@@ -3,12 +3,12 @@
     huber: Σ w_i·huber_δ(r_i),  r = ln L − ln loss;  huber_δ(r) = r²/2 for |r| ≤ δ, δ(|r| − δ/2) beyond
     log:   Σ w_i·r_i²/2 with the same r
     raw:   Σ w_i·r_i²/2 with r = L − loss
-    asymmetric: huber, and a tenth of it where the run lies above the law, r < 0: runs that were not tuned to their end
-           have a loss too high and never too low (after the expectiles of Newey & Powell 1987)
+    asymmetric: huber, times a tenth for runs above the law (r < 0), since poorly tuned runs have a loss that is too
+           high, never too low (after the expectiles of Newey & Powell 1987)
 
 Huber with δ = 0.001 is the objective of Hoffmann et al. (arXiv 2203.15556) and of the ParScale
-paper; the sum, not the mean. Parameters are in fitting coordinates: the logarithm of positive
-ones, each in units of the data's own scale.
+paper; the sum, not the mean. Parameters are in fitting coordinates: relative to the data's scale,
+and as logarithms if positive.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from scalelab.laws.base import Array, Points
 
 DELTA = 1e-3
 KINDS = ("huber", "log", "raw", "asymmetric")
-LIGHT = 0.1  # how much a run above the law counts against one below it, for `asymmetric`
+LIGHT = 0.1  # weight of a run above the law relative to one below it, for `asymmetric`
 
 
 def huber(residuals: Array, delta: float) -> Array:
+    """Return Huber's loss of each residual, in the shape of `residuals`."""
     size = np.abs(residuals)
     inside = np.minimum(size, delta)
     return inside * (size - inside / 2)
@@ -37,9 +38,9 @@ def huber(residuals: Array, delta: float) -> Array:
 class Objective:
     """The objective of one law at fixed points.
 
-    `scale`, `lower` and `upper` [k] are in the parameters' own units; parameters in `fixed` keep
-    the value given there. The data enter as `target` [n] (`to_target` of losses) and `weights`
-    [n], or a row of each for every point of a batch.
+    `scale`, `lower` and `upper` [k] are in the parameters' own units; parameters in `fixed` have the
+    values given there. The methods take the data as `target` [n] (from `to_target`) and `weights`
+    [n], or with one row for each point of a batch.
     """
 
     law: Law
@@ -53,44 +54,46 @@ class Objective:
 
     @cached_property
     def free(self) -> np.ndarray:
-        """Mask of the fitted parameters, bool [k]; their number is f below."""
+        """Mask of the fitted parameters, bool [k]; f of them are true."""
         return np.array([name not in self.fixed for name in self.law.names])
 
     @property
     def free_names(self) -> list[str]:
+        """Names of the fitted parameters, in their order."""
         return [name for name in self.law.names if name not in self.fixed]
 
     def subset(self, rows: np.ndarray) -> Objective:
-        """The same objective at some of the points; scales and bounds stay."""
+        """Return the objective at some of the points, with the same scales and bounds."""
         return replace(self, points=self.points.subset(rows))
 
     def to_target(self, loss: Array) -> Array:
+        """Return the target of the residuals for losses [n]: the losses or their logarithms."""
         return loss if self.kind == "raw" else np.log(loss)
 
     def to_params(self, z: Array) -> Array:
-        """Natural parameters [..., k] from fitting coordinates of the free ones [..., f]."""
+        """Return natural parameters [..., k] from fitting coordinates of the free ones [..., f]."""
         params = np.broadcast_to(self._constants, (*z.shape[:-1], len(self.scale))).copy()
         with np.errstate(over="ignore"):
             params[..., self.free] = np.where(self._log, np.exp(z), z) * self.scale[self.free]
         return params
 
     def from_params(self, params: Array) -> Array:
-        """Fitting coordinates [..., f] of natural parameters [..., k]."""
+        """Return fitting coordinates [..., f] of natural parameters [..., k]."""
         relative = params[..., self.free] / self.scale[self.free]
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self._log, np.log(relative), relative)
 
     def bounds(self) -> tuple[Array, Array]:
-        """Lower and upper bounds of the fitting coordinates, [f] each."""
+        """Return lower and upper bounds of the fitting coordinates, [f] each."""
         return self.from_params(self.lower), self.from_params(self.upper)
 
     def residuals(self, z: Array, target: Array) -> Array:
-        """Residuals [..., n]; NaN where the law is undefined."""
+        """Return the residuals [..., n]; NaN where the law is undefined."""
         with np.errstate(all="ignore"):
             return self._link(self.law.loss(self.to_params(z), self.points)) - target
 
     def evaluate(self, z: Array, target: Array) -> tuple[Array, Array]:
-        """Residuals [..., n] and ∂residuals/∂z [..., n, f]."""
+        """Return the residuals [..., n] and ∂residuals/∂z [..., n, f]."""
         params = self.to_params(z)
         with np.errstate(all="ignore"):
             loss, slopes = self.law.evaluate(params, self.points)
@@ -101,7 +104,7 @@ class Objective:
             return self._link(loss) - target, slopes
 
     def value(self, residuals: Array, weights: Array) -> Array:
-        """The objective [...] of residuals [..., n]; infinite where the law is undefined."""
+        """Return the objective [...] of residuals [..., n]; infinite where the law is undefined."""
         with np.errstate(all="ignore"):
             each = huber(residuals, self.delta) if self.robust else residuals**2 / 2
             if self.kind == "asymmetric":
@@ -110,7 +113,7 @@ class Objective:
         return np.where(np.isfinite(total), total, np.inf)
 
     def influence(self, residuals: Array) -> Array:
-        """Return the weight of each residual against one of its size in least squares: ψ(r)/r, [..., n]."""
+        """Return the weight of each residual relative to least squares: ψ(r)/r, [..., n]."""
         if not self.robust:
             return np.ones_like(residuals)
         with np.errstate(divide="ignore"):
@@ -119,17 +122,18 @@ class Objective:
 
     @property
     def robust(self) -> bool:
+        """True for Huber's loss and its asymmetric form."""
         return self.kind in ("huber", "asymmetric")
 
     def side(self, residuals: Array) -> Array:
-        """The weight of each residual's side, [..., n]."""
+        """Return the weight of the side of the law that each residual is on, [..., n]."""
         return np.where(residuals < 0, LIGHT, 1.0)
 
     def curvature(self, residuals: Array, width: float) -> Array:
-        """Second derivative of the expected objective by each residual, [..., n].
+        """Return the second derivative of the expected objective by each residual, [..., n].
 
-        Of Huber's loss it is 1 within δ and 0 beyond; where few residuals lie within δ, their density there is
-        taken from those within `width`.
+        For Huber's loss it is 1 within δ and 0 beyond. As few residuals may lie within δ, their density there is
+        estimated from those within `width`.
         """
         if not self.robust:
             return np.ones_like(residuals)
@@ -146,5 +150,5 @@ class Objective:
         return np.array([self.fixed.get(name, 0.0) for name in self.law.names])
 
     def _link(self, loss: Array) -> Array:
-        # A negative loss is outside of every law's domain, also where no logarithm says so.
+        # A negative loss is outside every law's domain; without a logarithm it has to be checked.
         return np.where(loss > 0, loss, np.nan) if self.kind == "raw" else np.log(loss)

@@ -1,4 +1,4 @@
-"""Notes on what the optimiser found: the optimum, what it hangs on, intervals, and whether the law says anything."""
+"""Notes on the result of the optimiser: the optimum, its dependence on single runs, intervals, and the verdict."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from scalelab.fit.solver import Optimum
 from scalelab.laws.base import Array
 
 MIN_AGREEMENT = 0.05
-PERFECT = 1e-20  # an objective of rounding errors alone, whose gradient means nothing
+PERFECT = 1e-20  # objective of rounding errors alone, whose gradient means nothing
 MAX_CORRELATION = 0.95
 MAX_SHIFT = 1.5  # standard errors that one run may move a parameter by
 UNMOVED = 1e-6
-MOST_OF_RANGE = 0.8  # of a parameter's bounds, in fitting coordinates
+MOST_OF_RANGE = 0.8  # share of the range between a parameter's bounds, in fitting coordinates
 NOTHING = 1e-9  # an effect of P that is rounding error
 
 
 def optimum_notes(objective: Objective, optimum: Optimum, status: Status, condition: float) -> Iterator[Note]:
-    """Notes that follow from where the optimiser ended."""
+    """Yield notes on where the optimiser ended."""
     lower, upper = objective.bounds()
     for i, name in enumerate(objective.free_names):
         if not lower[i] + 1e-6 < optimum.z[i] < upper[i] - 1e-6:
-            place = objective.law.names.index(name)
-            value = float(objective.to_params(optimum.z)[place])
-            own = np.array(objective.law.parameters[place].bounds) * objective.scale[place]
+            index = objective.law.names.index(name)
+            value = float(objective.to_params(optimum.z)[index])
+            own = np.array(objective.law.parameters[index].bounds) * objective.scale[index]
             why = (
                 "the data do not determine it"
                 if np.isclose(value, own, rtol=1e-5).any()
-                else "without it, it would go on"
+                else "its optimum is beyond it; widen `bounds`"
             )
             yield Note("at_bound", "serious", f"{name} ended at its bound {value:.4g}: {why}", {"value": value})
     if optimum.agreement < MIN_AGREEMENT:
         yield Note(
             "starts_disagree",
             "serious",
-            f"only {optimum.agreement:.1%} of the starts found this optimum; there may be a better one",
+            f"only {optimum.agreement:.1%} of the starts found this optimum: another may be better; use more `starts`",
             {"agreement": optimum.agreement},
         )
     if optimum.moved < UNMOVED:
         yield Note(
             "start_is_optimum",
             "warning",
-            "the optimum is the very point that its start was drawn at: has the optimiser moved at all?",
+            "the optimum is exactly one of the starting points: the optimiser may not have moved",
             {"moved": optimum.moved},
         )
     if status == "degenerate":
         yield Note(
             "degenerate",
             "serious",
-            "a combination of parameters makes no difference to these losses, so their values mean nothing alone "
-            f"(condition number {condition:.1e}, starts that agree {optimum.start_spread:.1e} apart in logarithms)",
+            "a combination of parameters has no effect on these losses, so single values mean nothing; add runs "
+            f"(condition number {condition:.1e}, spread of equal starts {optimum.start_spread:.1e} in logarithms)",
             {"condition": condition, "start_spread": optimum.start_spread},
         )
     if status == "failed":
         yield Note(
             "not_converged",
             "serious",
-            f"the objective still falls here (scaled gradient {optimum.gradient_norm:.1e})",
+            f"the optimiser did not converge (scaled gradient {optimum.gradient_norm:.1e}); use more `starts`",
             {"gradient": optimum.gradient_norm},
         )
 
@@ -70,7 +70,7 @@ def optimum_notes(objective: Objective, optimum: Optimum, status: Status, condit
 def dependence_notes(
     objective: Objective, data: FitData, local: Array, pull: tuple[int, str, float] | None
 ) -> Iterator[Note]:
-    """Notes on parameters that cannot be told apart and on runs that the fit hangs on. `local` [f, f]."""
+    """Yield notes on correlated parameters and influential runs. `local` [f, f] is the covariance."""
     names = objective.free_names
     if "E" in names and "alpha" in names:
         i, j = names.index("E"), names.index("alpha")
@@ -80,8 +80,8 @@ def dependence_notes(
             yield Note(
                 "E_alpha_tied",
                 "info",
-                f"E and α are tied (correlation {correlation:.3f}): another E with another α fits about as well, so "
-                "neither means much alone; a wider range of N unties them",
+                f"E and α are correlated ({correlation:.3f}): another pair fits about as well, so neither means much "
+                "alone; a wider range of N separates them",
                 {"correlation": correlation},
             )
     if pull is not None and pull[2] > MAX_SHIFT:
@@ -89,13 +89,13 @@ def dependence_notes(
         yield Note(
             "leverage",
             "warning",
-            f"without {describe_run(data, run)}, {name} would move by {shift:.1f} standard errors: repeat that run",
+            f"without {describe_run(data, run)}, {name} moves by {shift:.1f} standard errors: repeat that run",
             {"run": run, "shift": shift},
         )
 
 
 def interval_notes(objective: Objective, draws: Array, smallest_loss: float) -> Iterator[Note]:
-    """Notes that follow from the intervals. `draws` [b, k]; none without draws."""
+    """Yield notes on the intervals of `draws` [b, k]; none without draws."""
     if not len(draws):
         return
     ends = {
@@ -109,11 +109,12 @@ def interval_notes(objective: Objective, draws: Array, smallest_loss: float) -> 
         figures, text = {"low": low, "high": high}, f"[{low:.3g}, {high:.3g}]"
         worse = low > none if name == "rho" else high < none
         if low <= none <= high:
-            message = f"the interval of {name} {text} holds {none:g}: these runs show no sure effect of P"
+            message = f"the interval of {name} {text} contains {none:g}: these runs show no clear effect of P"
             yield Note(f"{name}_unresolved", "warning", message, figures)
         elif worse:
             message = (
-                f"{name} {text} is on the far side of {none:g}: in these runs streams made the loss worse for their N"
+                f"the interval of {name} {text} is {'above' if low > none else 'below'} {none:g}: in these runs "
+                "streams raise the loss at equal N"
             )
             yield Note(f"{name}_against", "info", message, figures)
     if "E" in ends:
@@ -122,17 +123,17 @@ def interval_notes(objective: Objective, draws: Array, smallest_loss: float) -> 
             yield Note(
                 "E_unresolved",
                 "warning",
-                f"the interval of E [{low:.3g}, {high:.3g}] is more than half the smallest loss {smallest_loss:.3g}: "
-                "the loss floor cannot be told from these sizes, and predictions far beyond them mean little",
+                f"the interval of E [{low:.3g}, {high:.3g}] is wider than half the smallest loss {smallest_loss:.3g}: "
+                "these sizes do not determine the loss floor, so predictions far beyond them mean little",
                 {"low": low, "high": high},
             )
 
 
 def verdict_notes(objective: Objective, status: Status, r_squared: float, draws: Array) -> Iterator[Note]:
-    """A note where the fit says nothing about these losses: it then must not be used."""
+    """Yield a note if the fit does not describe these losses and must not be used."""
     reasons = []
     if r_squared < 0:
-        reasons.append(f"it predicts these losses worse than their mean does (R² {r_squared:.2f})")
+        reasons.append(f"it predicts these losses worse than their mean (R² {r_squared:.2f})")
     if status == "degenerate":
         reasons.append("its parameters are not determined")
     open_ = []
@@ -144,7 +145,7 @@ def verdict_notes(objective: Objective, status: Status, r_squared: float, draws:
             if np.isfinite(upper[i] - lower[i]) and high - low > MOST_OF_RANGE * (upper[i] - lower[i]):
                 open_.append(name)
     if 2 * len(open_) >= len(objective.free_names) > 0 and open_:
-        reasons.append(f"the interval of {' and '.join(open_)} covers about all that is allowed")
+        reasons.append(f"the interval of {' and '.join(open_)} covers nearly the whole allowed range")
     if reasons:
         yield Note(
             "explains_nothing",

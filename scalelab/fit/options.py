@@ -1,4 +1,4 @@
-"""Options of a fit: everything that changes the numbers, in one frozen object."""
+"""Options of a fit: all settings that change its numbers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BOOTSTRAPS = ("residual", "wild", "pairs")
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Options of a fit, checked when made. Raises `UsageError` naming the option.
+    """Options of a fit, validated on creation, which raises `UsageError` naming the option.
 
-    `fix` holds parameters that are not fitted, `bounds` limits for those that are, both by name in
-    the parameters' own units.
+    `fix` holds values of parameters that are not fitted, `bounds` limits of those that are, both by
+    name and in the parameters' own units.
     """
 
-    convention: str = "paper"  # which N: a name of CONVENTIONS
-    objective: str = "huber"  # huber, log or raw
+    convention: str = "paper"  # how N is counted: a name in CONVENTIONS
+    objective: str = "huber"  # one of KINDS
     delta: float = DELTA  # Huber threshold
     starts: int = STARTS
     bootstrap: str = "residual"  # residual, wild or pairs
@@ -35,8 +35,8 @@ class FitOptions:
     seed: int = 0
     fix: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    tie: Mapping[str, str] = field(default_factory=dict)  # parameters that are equal to another: {"beta": "alpha"}
-    best: bool = False  # of rows with the same variables only the one of the least loss, as after a tuning sweep
+    tie: Mapping[str, str] = field(default_factory=dict)  # parameters set equal to another: {"beta": "alpha"}
+    best: bool = False  # of each configuration, fit the row with the lowest loss only, as after a tuning sweep
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -47,26 +47,30 @@ class FitOptions:
             if value not in allowed:
                 raise choice_error(name, value, allowed)
         if not 1e-8 <= self.delta <= 1e3:
-            raise UsageError("choose between 1e-8 and 1e3", argument="delta", value=self.delta)
+            raise UsageError("must be between 1e-8 and 1e3", argument="delta", value=self.delta)
         if self.starts < 1 or self.draws < 0:
             raise UsageError("`starts` must be 1 or more and `draws` 0 or more")
         for name, (low, high) in self.bounds.items():
             if not low < high:
-                raise UsageError(f"`bounds` {name}: {low:g} is not below {high:g}")
+                raise UsageError(f"`bounds` {name}: the lower bound {low:g} must be below {high:g}")
             if name in self.fix:
-                raise UsageError(f"parameter {name} cannot be both fixed and bounded")
+                raise UsageError(f"parameter {name} cannot be in both `fix` and `bounds`")
 
 
 def build_objective(law: Law, data: FitData, options: FitOptions) -> Objective:
-    """The objective of `law` for `data`, scaled by them.
+    """Return the objective of `law` for `data`, scaled by the data.
 
-    Parameters whose variable the data do not vary are fixed at their neutral value. Raises
-    `UsageError` for a fixed or bounded parameter that the law does not have or cannot take.
+    Parameters of a variable that does not vary in the data are fixed at their neutral value.
+
+    Raises:
+        UsageError: `fix` or `bounds` names a parameter that the law does not have, or a value outside its range.
     """
     for argument, given in (("fix", options.fix), ("bounds", options.bounds)):
         for name in given:
             if name not in law.names:
-                raise UsageError(f"the law {law.name!r} has {', '.join(law.names)}", argument=argument, value=name)
+                raise UsageError(
+                    f"the law {law.name!r} has parameters {', '.join(law.names)}", argument=argument, value=name
+                )
     fixed = dict(options.fix)
     scale, lower, upper = np.ones(len(law.parameters)), [], []
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -79,8 +83,11 @@ def build_objective(law: Law, data: FitData, options: FitOptions) -> Objective:
             wish = options.bounds[p.name]
             low, high = max(low, wish[0]), min(high, wish[1])
             if not low < high:
-                raise UsageError(f"`bounds` {p.name}: {wish[0]:g} to {wish[1]:g} lies outside what the law can take")
-        least = 0.0 if p.positive else low  # a floor or an exponent may be left out
+                raise UsageError(
+                    f"`bounds` {p.name}: {wish[0]:g} to {wish[1]:g} is outside the law's range, "
+                    f"{p.bounds[0] * scale[i]:g} to {p.bounds[1] * scale[i]:g}"
+                )
+        least = 0.0 if p.positive else low  # 0 removes a floor or an exponent
         if p.name in fixed and not (math.isfinite(fixed[p.name]) and least <= fixed[p.name] <= high):
             must = "be positive" if p.positive and fixed[p.name] < 0 else f"lie between {least:g} and {high:g}"
             raise UsageError(f"{p.name} must {must}", argument="fix", value={p.name: fixed[p.name]})

@@ -1,4 +1,4 @@
-"""The fitted law: a frozen object that predicts, and says how sure it is."""
+"""The result of a fit: a frozen object with parameters, intervals, notes and predictions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Status = Literal["converged", "at_bound", "start_dependent", "degenerate", "fail
 
 @dataclass(frozen=True)
 class Note:
-    """Something the reader must know before believing the numbers, and the figures behind it."""
+    """A remark about a fit that affects how to read its numbers, with the figures behind it."""
 
     code: str
     severity: Severity
@@ -46,9 +46,9 @@ class FitResult(Shown):
     """A law fitted to one group of records.
 
     `params` are the parameters with their intervals, by name (``fit.params.alpha``, ``fit.params["alpha"]``) and in
-    the law's order, which `covariance` and `draws` row by row follow too; one in `fixed` was not fitted. Objective, R²
-    (of losses, weighted) and `log_residuals` (ln predicted − ln observed) are at `params`. `covariance` [k, k] is the
-    linear approximation at the optimum, for orientation; intervals come from the bootstrap `draws`.
+    the law's order, which is also that of `covariance` [k, k] and of each row of `draws`; those in `fixed` were not
+    fitted. Objective, R² (weighted, of losses) and `log_residuals` (ln predicted − ln observed) are at `params`.
+    Intervals come from the bootstrap `draws`; `covariance` is a linear approximation at the optimum.
     """
 
     law: Law
@@ -60,27 +60,27 @@ class FitResult(Shown):
     objective: float
     r_squared: float
     agreement: float  # share of the starts that ended at this optimum
-    start_spread: float  # widest range of a parameter (in logarithms) over those starts
+    start_spread: float  # largest range of a parameter (in logarithms) over those starts
     data: FitData  # the rows that were fitted
     log_residuals: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
     draws: tuple[tuple[float, ...], ...]
     notes: tuple[Note, ...]
     versions: Mapping[str, str]
-    columns: Mapping[str, str] = field(default_factory=dict)  # a foreign table's names of variables and loss
-    origin: Mapping[str, str] = field(default_factory=dict)  # where the rows came from: source, where, map, points
+    columns: Mapping[str, str] = field(default_factory=dict)  # names of variables and loss in the user's table
+    origin: Mapping[str, str] = field(default_factory=dict)  # origin of the rows: source, where, map, points
 
     _report: ClassVar[str] = "scalelab.report.fits:fit_report"
     _figure: ClassVar[str] = "scalelab.plot.fits:plot_fit"
     _json: ClassVar[str] = "scalelab.report.fits:fit_json"
 
     def __post_init__(self) -> None:
-        if self.law is not None:  # it is left out where a fit is saved
+        if self.law is not None:  # it is None while a fit is saved
             object.__setattr__(self, "params", Parameters(self.params, self.law.names, self.interval))
 
     def __repr__(self) -> str:
-        said = f"{self.status}, {plural(len(self.runs), 'run')}, {plural(len(self.notes), 'note')}"
-        return f"<FitResult {self.group}: {self.equation()}; {said}>"
+        text = f"{self.status}, {plural(len(self.runs), 'run')}, {plural(len(self.notes), 'note')}"
+        return f"<FitResult {self.group}: {self.equation()}; {text}>"
 
     @property
     def values(self) -> dict[str, float]:
@@ -89,63 +89,65 @@ class FitResult(Shown):
 
     @property
     def known(self) -> tuple[Variable, ...]:
-        """Which variables the table held."""
+        """Variables that the table has."""
         return self.data.known
 
     @property
     def runs(self) -> tuple[tuple[float | None, ...], ...]:
-        """N, P, D, loss, weight and N of the backbone of each row; None where not known."""
+        """N, P, D, loss, weight and N of the backbone of each row; None for a missing value."""
         return self.data.rows
 
     @property
     def data_hash(self) -> str:
-        """A hash of the rows."""
+        """Hash of the rows."""
         return self.data.digest
 
     @property
     def failure(self) -> str | None:
-        """Why this fit must not be used; None where it may be."""
+        """The reason why this fit must not be used, or None."""
         return next((note.message for note in self.notes if note.code == "explains_nothing"), None)
 
     @property
     def P_levels(self) -> tuple[int, ...]:
+        """Distinct numbers of streams of the runs, ascending."""
         return tuple(sorted({int(run[1]) for run in self.runs if run[1] is not None}))
 
     @property
     def title(self) -> str:
-        """The group and law, and which of a table's rows they are of where not all were taken."""
+        """The group and law, with the selection and mapping of rows, if any."""
         chosen = [f"rows where {self.origin['where']}"] if self.origin.get("where") else []
         chosen += [f"mapped {self.origin['map']}"] if self.origin.get("map") else []
         return f"{self.group}, {self.law.name} law" + (f" ({'; '.join(chosen)})" if chosen else "")
 
     def meaning(self, variable: Variable) -> str:
-        """Return what a variable of the law is: the column that the user's table has for it, else the quantity."""
+        """Return the meaning of a variable: its column in the user's table, else the quantity."""
         convention = CONVENTIONS[self.options.convention]
         schema = convention.column if variable == "N" else COLUMNS[variable]
         own = self.columns.get(variable)
         if own is not None and own != schema:
             return own
-        # Only a sweep's own record says what its n_params counts.
+        # It is known what n_params counts only in records of a sweep.
         counted = variable == "N" and (own is None or self.options.convention != "paper")
         return convention.meaning if counted else VARIABLES[variable]
 
     def label(self, variable: Variable) -> str:
-        """Return the text of a figure's axis over a variable: ``N, model_size``."""
+        """Return the axis label of a variable: ``N, model_size``."""
         return f"{variable}, {self.meaning(variable)}"
 
     @property
     def loss_label(self) -> str:
-        """The text of a figure's axis over the loss."""
+        """Axis label of the loss."""
         own = self.columns.get("loss", "loss")
         return "validation loss, nats per token" if own == "loss" else own
 
     def equation(self, digits: int = 4) -> str:
+        """Return the fitted law as one line of text, with `digits` significant digits."""
         return self.law.equation(self.values, digits)
 
     def interval(self, name: str, level: float = LEVEL) -> tuple[float, float] | None:
-        """Percentile bootstrap interval of a parameter; None if it was not fitted or cannot have one.
+        """Return the percentile bootstrap interval of a parameter; None if it was not fitted or has no interval.
 
-        Raises `UsageError` for a name that is no parameter.
+        Raises `UsageError` for an unknown parameter.
         """
         if name not in self.law.names:
             raise UsageError(f"no parameter {name!r}: the law {self.law.name!r} has {', '.join(self.law.names)}")
@@ -155,85 +157,86 @@ class FitResult(Shown):
         return float(low), float(high)
 
     def predict(self, N: Any = None, P: Any = 1, D: Any = None, **others: Any) -> Predictions:
-        """Predict the loss of every combination of N, P, D and the `others`, with intervals, as a small table.
+        """Predict the loss for all combinations of N, P, D and the `others`, with intervals, as a table.
 
-        Each may be one value or several, as numbers or text such as "7B". Beside the loss it has the plain N of that
-        loss and what 2P would gain; the attribute `notes` says which points lie outside the runs. `losses` returns an
+        Each may be one value or several, as numbers or text such as "7B". The table also has the plain N with the same
+        loss and the gain of doubling P; its `notes` name points outside the range of the runs. `losses` returns an
         array instead.
 
         Raises:
-            UsageError: a variable of the law is missing, one is not the law's, or a value is not positive.
+            UsageError: a variable of the law is missing, a variable is not one of the law's, or a value is not
+                positive.
         """
         from scalelab.fit.answers import predict
 
         return predict(self, N, P, D, **others)
 
     def n_equivalent(self, N: Any, P: Any, D: Any = None) -> Estimate:
-        """Return the N of the plain model (P = 1) whose loss is that of N with P streams, with its interval."""
+        """Return the N of the plain model (P = 1) with the same loss as N with P streams, with its interval."""
         from scalelab.fit import answers, derived
 
         return derived.n_equivalent(self, *answers.point(N, P, D))
 
     def doubling_gain(self, N: Any, P: Any = 1, D: Any = None) -> Estimate:
-        """Return how much loss (nats a token) goes away from P to 2P streams, with its interval."""
+        """Return the reduction of the loss (nats per token) from P to 2P streams, with its interval."""
         from scalelab.fit import answers, derived
 
         return derived.doubling_gain(self, *answers.point(N, P, D))
 
     def compute_optimal(self, flops: Any, P: Any = 1) -> Allocations:
-        """Return the N and D with the least loss for training budgets of 6·N·D·P FLOPs, a row for each budget and P.
+        """Return the N and D with the lowest loss for training budgets of 6·N·D·P FLOPs, one row per budget and P.
 
         Raises:
-            UsageError: The law does not know N and D.
+            UsageError: the law does not depend on N and D.
         """
         from scalelab.fit.answers import allocate
 
         return allocate(self, flops, P)
 
     def profile(self, *names: str) -> Profiles:
-        """Return the profile likelihood of the parameters `names`, by default of all that were fitted."""
+        """Return the profile likelihoods of the parameters `names`, by default of all that were fitted."""
         from scalelab.fit.answers import profiles
 
         return profiles(self, names)
 
     @property
     def residuals(self) -> pd.DataFrame:
-        """The runs with N, P, D, loss, predicted loss, and by how much the prediction is too high, in percent."""
+        """The runs with N, P, D, loss, predicted loss, and the excess of the prediction in percent."""
         from scalelab.fit.answers import residuals
 
         return residuals(self)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the parameters as a table: value, low, high, unit."""
+        """Return the parameters as a table: value, low, high, unit, fixed."""
         from scalelab.fit.answers import parameter_table
 
         return parameter_table(self)
 
     def save(self, path: str | Path) -> Path:
-        """Save the fit as JSON, which `load_fit` reads to the same digits. Returns the path."""
+        """Save the fit as JSON for `load_fit`, without loss of digits, and return the path."""
         from scalelab.fit.saved import save_fit
 
         save_fit(self, path)
         return Path(path)
 
     def losses(self, N: Any = None, P: Any = 1.0, D: Any = None, **others: Any) -> Array:
-        """Return predicted losses in nats a token, an array of the shape that N, P, D and the `others` broadcast to.
+        """Return predicted losses in nats per token, an array of the broadcast shape of N, P, D and the `others`.
 
-        Every variable of the law must be given, such as C for a law of compute; D is refused by laws that do not
-        know it, which hold for the D of their data only, and so is P other than 1.
+        Every variable of the law must be given, such as C for a law of compute. Laws without D are valid for the D of
+        their data only and accept no `D`; laws without P accept `P` = 1 only.
 
         Raises:
-            UsageError: a variable is missing, not the law's, or not positive.
+            UsageError: a variable is missing, not one of the law's, or not positive.
         """
         return self.evaluate(np.array(self.params), N, P, D, **others)
 
     def band(
         self, N: Any = None, P: Any = 1.0, D: Any = None, level: float = LEVEL, **others: Any
     ) -> tuple[Array, Array]:
-        """Return the bootstrap interval of the law's loss at each point: of the mean, without run noise.
+        """Return the bootstrap interval of the law's loss at each point, without the noise of single runs.
 
-        Infinitely wide where the fit has no draws (as many parameters as configurations) or none
-        of them has a number.
+        Infinite if the fit has no draws (as many parameters as configurations) or the law is
+        undefined there in all of them.
         """
         if not self.draws:
             given = (np.nan if v is None else v for v in (N, P, D, *others.values()))
@@ -246,37 +249,40 @@ class FitResult(Shown):
         return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
 
     def evaluate(self, params: Array, N: Any = None, P: Any = 1.0, D: Any = None, **others: Any) -> Array:
-        """Return losses [..., *shape] of params [..., k], such as the draws, over the broadcast shape of the points."""
+        """Return the losses [..., *shape] of params [..., k], for points broadcast to `shape`."""
         if D is None and "D" in self.law.variables:
             raise UsageError(f"the law {self.law.name!r} depends on D: give `D`")
         if D is not None and "D" not in self.law.variables:
-            raise UsageError(f"the law {self.law.name!r} does not know D: it holds for the D of its data, {self.group}")
+            raise UsageError(
+                f"the law {self.law.name!r} has no D: it is valid for the D of its data, {self.group}; leave out `D`"
+            )
         if "P" not in self.law.variables and (np.asarray(P) != 1).any():
-            raise UsageError(f"the law {self.law.name!r} does not know P")
+            raise UsageError(f"the law {self.law.name!r} has no P; leave out `P`")
         named: dict[str, Any] = {"N": N, "P": P, "D": D, **others}
         for name in self.law.variables:
             if named.get(name) is None:
                 raise UsageError(f"the law {self.law.name!r} depends on {name}: give `{name}`")
         for name, value in others.items():
             if value is not None and name not in self.law.variables:
-                raise UsageError(f"the law {self.law.name!r} does not know {name}")
+                raise UsageError(f"the law {self.law.name!r} has no {name}; leave out `{name}`")
         given = {name: np.asarray(np.nan if v is None else v, dtype=float) for name, v in named.items()}
         if not all((value > 0).all() for name, value in given.items() if named[name] is not None):
             raise UsageError(f"{', '.join(name for name in named if named[name] is not None)} must be positive")
         shape = np.broadcast_shapes(*(value.shape for value in given.values()))
         flat = {name: np.broadcast_to(value, shape).ravel() for name, value in given.items()}
         points = Points(flat.pop("N"), flat.pop("P"), flat.pop("D"), others=flat)
-        with np.errstate(all="ignore"):  # far out a law may overflow, or end
+        with np.errstate(all="ignore"):  # far from the runs a law may overflow or be undefined
             losses = self.law.loss(params, points)
         return losses.reshape((*params.shape[:-1], *shape))
 
 
 def tails(level: float) -> list[float]:
+    """Return the two quantiles that enclose `level`: 0.025 and 0.975 for 0.95."""
     return [(1 - level) / 2, (1 + level) / 2]
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Return the versions of the packages that the numbers depend on."""
     import scipy
 
     return {

@@ -1,4 +1,4 @@
-"""A fit on disk: JSON that reloads to the same digits."""
+"""Save and load fits as JSON, without loss of digits."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from scalelab.laws.base import VARIABLES
 from scalelab.laws.tied import tied
 
 _FORMAT = 3
-_BEFORE_DIGESTS = 2  # the format of fits without a digest, which are read too
+_BEFORE_DIGESTS = 2  # fits without a digest can still be read
 
 
 def save_fit(fit: FitResult, path: str | Path) -> None:
-    """Write `fit` as JSON, whole or not at all."""
+    """Write `fit` as JSON, atomically."""
     from scalelab.atomic import atomic_write
 
     data = fit.data
-    # A law is an object, and arrays are written as rows.
+    # The law is written by name, and the data as rows.
     saved = asdict(replace(fit, law=None, data=None))  # type: ignore[arg-type]
     del saved["data"]
     saved |= {"known": data.known, "runs": data.rows, "data_hash": data.digest}
     saved["others"] = {name: values.tolist() for name, values in data.others.items()}
     saved["run_ids"] = None if data.run is None else data.run.tolist()
-    # An open limit is infinite, which JSON has no word for.
+    # An open bound is infinite, which JSON cannot represent.
     limits = fit.options.bounds.items()
     saved["options"]["bounds"] = {k: [v if math.isfinite(v) else None for v in ends] for k, ends in limits}
-    saved["residuals"] = saved.pop("log_residuals")  # its name in files
+    saved["residuals"] = saved.pop("log_residuals")  # the name in the file format
     saved |= {"format": _FORMAT, "law": fit.law.name, "latex": fit.law.latex, "parameters": list(fit.law.names)}
     saved["equation"] = fit.equation(digits=17)
     text = json.dumps(saved | {"digest": _digest(saved)}, indent=1, allow_nan=False) + "\n"
@@ -48,17 +48,19 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
 def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
     """Load a saved fit.
 
-    A fit of a law of one's own needs that `law` again: no code is run from a file.
+    A fit of a custom law needs its `law` again, since no code is loaded from a saved fit.
 
-    Raises `UsageError` if there is no such file or the law is not the fit's, `DataError` naming a file that is no fit.
+    Raises:
+        UsageError: there is no such file, or `law` is not the law that was fitted.
+        DataError: the file is not a saved fit, or was changed.
     """
     path = Path(path)
     try:
         text = path.read_text()
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{path}: no such file; scalelab fit DATA saves fits, and says where") from None
+        raise UsageError(f"{path}: no such file; save a fit first, with scalelab fit or FitResult.save") from None
     except IsADirectoryError:
-        raise UsageError(f"{path}: a folder; name one saved fit (JSON) in it") from None
+        raise UsageError(f"{path}: is a folder; give a saved fit (JSON) in it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a saved fit ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
     try:
@@ -84,7 +86,7 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
         if any(len(row) != len(names) for row in rows) or not all(math.isfinite(v) for row in rows for v in row):
             raise ValueError("wrong number of parameters")
         if not len(data.loss) == len(fit.log_residuals) > 0 or digest != data.digest:
-            raise ValueError("its runs are incomplete or were changed")
+            raise ValueError("its runs are incomplete or changed")
         if fit.status not in get_args(Status) or any(n.severity not in get_args(Severity) for n in notes):
             raise ValueError("unknown status or severity")
         if not {*fit.known} <= {*VARIABLES} or not {*fit.fixed} <= {*names}:
@@ -92,38 +94,38 @@ def load_fit(path: str | Path, law: Law | None = None) -> FitResult:
     except (UsageError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not a saved fit ({error})") from None
     if law is None:
-        raise UsageError(f"{path}: of the law {name!r}, which is not scalelab's; name it with `law=file.py:NAME`")
+        raise UsageError(f"{path}: a fit of the custom law {name!r}; give it with `law=file.py:NAME`")
     if law.name != name or law.names != names:
-        raise UsageError(f"{path}: of the law {name!r} ({', '.join(names)}), not of {law.name!r}")
+        raise UsageError(f"{path}: a fit of the law {name!r} ({', '.join(names)}), not of {law.name!r}")
     with np.errstate(all="ignore"):
         residuals = np.log(law.loss(np.array(fit.params), data.points) / data.loss)
     if not np.allclose(residuals, fit.log_residuals, rtol=0, atol=1e-9):
-        raise DataError(f"{path}: the law {name!r} is no longer what was fitted: it predicts other losses; fit again")
+        raise DataError(f"{path}: the law {name!r} has changed since the fit: it predicts other losses; fit again")
     return fit
 
 
 def _digest(saved: dict[str, Any]) -> str:
-    """Return the digest of everything in a saved fit, which is what predictions are made of."""
+    """Return the digest of the content of a saved fit."""
     return hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _check_seal(saved: dict[str, Any]) -> None:
-    """Take format and digest out of `saved`. Raises ValueError for another format, and for what was edited."""
+    """Remove format and digest from `saved`. Raises `ValueError` for another format or an edited file."""
     digest = saved.pop("digest", None)
     whole = _digest(saved)
     version = saved.pop("format", None)
     if version not in (_FORMAT, _BEFORE_DIGESTS):
-        raise ValueError("not of this version; fit again")
+        raise ValueError("written by another version; fit again")
     if digest != whole and (version == _FORMAT or digest is not None):
-        raise ValueError("it was edited since it was written; fit again")
+        raise ValueError("it was edited; fit again")
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} stands in it")
+    raise ValueError(f"it contains {constant}")
 
 
 def _tuples(value: Any) -> Any:
-    """Lists as tuples, also inside mappings, as the frozen dataclasses hold them."""
+    """Return `value` with its lists as tuples, also inside mappings, as in the dataclasses."""
     if isinstance(value, dict):
         return {k: _tuples(v) for k, v in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

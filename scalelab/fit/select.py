@@ -1,4 +1,4 @@
-"""Choice of a law: information criteria, and predictions of losses that were left out."""
+"""Comparison of laws by information criteria and by predictions of held-out losses."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from scalelab.units import plural
 if TYPE_CHECKING:
     import pandas as pd
 
-NEAR = 1.05  # ratio of errors on left-out runs up to which laws are not told apart
-_MANY_VALUES = 8  # of a variable, from which a hold-out takes all within a factor of two of the largest
+NEAR = 1.05  # ratio of held-out errors up to which laws are not distinguished
+_MANY_VALUES = 8  # with more values of a variable, all within a factor of two of the largest are held out
 _STARTS = 100
 _STARTS_HELD_OUT = 30
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A law, some of whose parameters may be fixed, under a name of its own."""
+    """A law to compare, possibly with fixed parameters."""
 
     label: str
     law: Law
@@ -41,12 +41,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate's case. `held_out` has RMSE in nats a token by what was left out; None if not possible."""
+    """The results of one candidate. `held_out` has the held-out RMSE (nats per token) by variable, or None."""
 
     label: str
     law: str
     n_free: int
-    rmse: float  # nats a token, of the runs fitted
+    rmse: float  # nats per token, of the fitted runs
     aicc: float
     bic: float
     delta: float  # AICc above the best
@@ -56,13 +56,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison(Shown):
-    """Candidates, best first, what they were compared on, and a paragraph that says what follows."""
+    """The candidates, best first, the hold-outs they were compared on, and a verdict in words."""
 
     group: str
     rows: tuple[Row, ...]
-    left_out: Mapping[Variable, float]  # the largest N, P, D or compute (6·N·D where no table has it), left out
+    left_out: Mapping[Variable, float]  # held-out largest N, P, D or compute (6·N·D if not in the table)
     verdict: str
-    chosen: str = ""  # the label of the law that predicts best what was left out
+    chosen: str = ""  # label of the law with the best held-out predictions
     unsupported: Mapping[str, int] = field(
         default_factory=dict
     )  # laws with too many parameters for the runs, and how many
@@ -76,7 +76,7 @@ class Comparison(Shown):
         return self.rows[0]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row for each candidate, best first, with every digit."""
+        """Return one row per candidate, best first, unrounded."""
         import pandas as pd
 
         columns = {"n_free": "n_free", "rmse": "rmse", "aicc": "aicc", "delta": "over_best", "bic": "bic"}
@@ -91,21 +91,20 @@ class Comparison(Shown):
 
 
 def candidates(data: FitData, own: Sequence[Law] = ()) -> list[Candidate]:
-    """Return the laws that these data can be fitted with, and the plain ones they must beat.
+    """Return the laws that suit these data, and simpler ones as baselines.
 
-    A law must know N, D and compute where they vary (compute alone where nothing else is known), and may know
-    P, unique tokens, experts, learning rate and batch size only where those vary: laws without them stand for "makes no
-    difference".
+    A law must depend on N and D if they vary (else on compute), and may depend on P, unique tokens, experts, learning
+    rate and batch size only if those vary; laws without them represent no effect.
     """
     varied = {v for v in data.known if data.varies(v)}
     must = varied & {"N", "D"} or varied & {"C"}
     with_P = "P" in varied
     found = []
     for law in (*LAWS.values(), *own):
-        knows = {*law.variables}
+        depends_on = {*law.variables}
         if law.name == "params" or (law.name == "broken-params" and with_P):
-            continue  # the first is the power of N below, and a break in N says nothing about P
-        if must <= knows and knows - {"P"} <= varied and ("P" not in knows or with_P):
+            continue  # the first is the power of N below; a break in N is independent of P
+        if must <= depends_on and depends_on - {"P"} <= varied and ("P" not in depends_on or with_P):
             found.append(Candidate(law.name, law, {}))
     if must == {"N"}:
         found.append(Candidate("no effect of P" if with_P else "power of N", LAWS["parallel"], {"k": 0.0}))
@@ -121,17 +120,17 @@ def candidates(data: FitData, own: Sequence[Law] = ()) -> list[Candidate]:
 
 
 def compare_laws(data: FitData, title: str, options: FitOptions | None = None, own: Sequence[Law] = ()) -> Comparison:
-    """Fit every candidate by least squares on log losses and compare.
+    """Fit every candidate by least squares on log losses and compare them.
 
-    The likelihood is that of normal errors in ln loss, whose variance is a parameter too; the same
-    for all laws, whatever objective a fit uses. For the hold-outs the law is refitted without the runs of the
-    largest N (its backbone's, where that is known), P, D or compute; where there are many values, without all within
-    a factor of two of the largest. Repeated seeds count as one run, their mean: they are no new evidence about the
-    law's form; of curves with several rows runs count, not rows. A law with more than a third as many parameters as
-    there are runs is named, not compared: few runs follow whatever bends enough, and cannot say whether the next do.
+    The likelihood is that of normal errors in ln loss, whose variance is a parameter too, for all laws and whatever
+    the objective of a fit. For the hold-outs the law is refitted without the runs of the largest N (the backbone's if
+    known), P, D or compute; with many values, without all within a factor of two of the largest. Repeated seeds are
+    averaged to one run, since they are not evidence about the law's form; curves with several rows are one run each.
+    A law with more than one parameter per three runs is reported as unsupported and not compared, since a flexible
+    law fits few runs whether or not it predicts others.
 
     Raises:
-        ScalelabError: No candidate can be fitted.
+        ScalelabError: no candidate can be fitted.
     """
     data = data.best() if options and options.best else data.means()
     options = replace(options or FitOptions(), objective="log", starts=_STARTS, fix={}, bounds={}, tie={}, draws=0)
@@ -141,7 +140,7 @@ def compare_laws(data: FitData, title: str, options: FitOptions | None = None, o
         fitted = _fit(candidate.law, data, replace(options, fix=candidate.fix))
         if fitted is not None:
             cases.append(_Case(candidate, *fitted))
-    # A law with nearly as many parameters as configurations has no AICc: it counts only where no law has one.
+    # A law with nearly as many parameters as configurations has no AICc; it is used only if no law has one.
     judged = [case for case in cases if case.room > 0] or cases
     if not judged:
         raise ScalelabError(f"{title}: {data.n_configs} configurations are too few for any law; add runs")
@@ -150,13 +149,13 @@ def compare_laws(data: FitData, title: str, options: FitOptions | None = None, o
     rows = _rows(data, ranked, [_held_outs(case.candidate, data, splits, options) for case in ranked])
     left_out: dict[Variable, float] = {name: value for name, (value, _) in splits.items()}
     few = {case.candidate.label: case.n_free for case in cases if supported and case not in supported}
-    said = [verdict(rows, left_out, bool(few)), *support(few, bool(supported), data.n_configs)]
-    return Comparison(title, rows, left_out, " ".join(said), _chosen(rows).label, few)
+    sentences = [verdict(rows, left_out, bool(few)), *support(few, bool(supported), data.n_configs)]
+    return Comparison(title, rows, left_out, " ".join(sentences), _chosen(rows).label, few)
 
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """A candidate as fitted: parameters, how many of them are free, and the units of evidence there are for them."""
+    """A fitted candidate: parameters, the number of free ones, and the units of evidence for them."""
 
     candidate: Candidate
     params: Array
@@ -165,12 +164,12 @@ class _Case:
 
     @property
     def room(self) -> int:
-        """Divisor of AICc's correction; the variance is a parameter too."""
+        """Denominator of the AICc correction; the variance is a parameter too."""
         return self.units - self.n_free - 2
 
 
 def fit_chosen(group: Group, options: FitOptions | None = None) -> tuple[Comparison, FitResult]:
-    """Compare the laws that suit `group` and fit the one that predicts best what was left out.
+    """Compare the laws that suit `group` and fit the one with the best held-out predictions.
 
     Raises:
         ScalelabError: no law can be fitted.
@@ -185,7 +184,7 @@ def fit_chosen(group: Group, options: FitOptions | None = None) -> tuple[Compari
 
 
 def comparison_data(group: Group, options: FitOptions) -> FitData:
-    """The rows of `group` with every variable that all of them know and some differ in."""
+    """Return the rows of `group` with every variable that all of them have and that varies."""
     known: list[Variable] = [
         v
         for v, column in COLUMNS.items()
@@ -195,17 +194,17 @@ def comparison_data(group: Group, options: FitOptions) -> FitData:
     variables: list[Variable] = ["N", "P", "D"] if with_N else ["P", "D"]
     varied: list[Variable] = [v for v in known if group.records[COLUMNS[v]].nunique() > 1]
     if "N" in variables or group.records["n_tokens"].notna().any():
-        varied = [v for v in varied if v != "C"]  # which N and D say already
+        varied = [v for v in varied if v != "C"]  # N and D determine it
     if not {"lr", "B"} <= {*varied}:
-        varied = [v for v in varied if v not in ("lr", "B")]  # no law takes one of them alone
+        varied = [v for v in varied if v not in ("lr", "B")]  # no law has only one of them
     return fit_data(group.records, options.convention, group.title, (*variables, *varied))
 
 
 def _chosen(rows: tuple[Row, ...]) -> Row:
-    """The law for predictions: the least error on what was left out, over every hold-out that all laws have.
+    """Return the law for predictions: that with the smallest held-out error over all shared hold-outs.
 
-    The geometric mean, so that no hold-out counts more for its size. Laws within `NEAR` of the best are not
-    distinguished by it: of them the one of the least AICc.
+    Errors are averaged geometrically, so that no hold-out dominates by its size. Among laws within `NEAR` of the
+    best, that with the lowest AICc is chosen.
     """
     names = rows[0].held_out
     shared: list[Variable] = [name for name in names if sum(row.held_out[name] is not None for row in rows) > 1]
@@ -218,7 +217,7 @@ def _chosen(rows: tuple[Row, ...]) -> Row:
 
 
 def _fit(law: Law, data: FitData, options: FitOptions) -> tuple[Array, int, int] | None:
-    """(parameters, free ones, units of evidence for them); None where the law cannot be fitted."""
+    """Return parameters, number of free ones and units of evidence; None if the law cannot be fitted."""
     try:
         objective, optimum = fit_optimum(law, data, options)
     except ScalelabError:
@@ -228,7 +227,7 @@ def _fit(law: Law, data: FitData, options: FitOptions) -> tuple[Array, int, int]
 
 
 def _splits(data: FitData) -> dict[Variable, tuple[float, np.ndarray]]:
-    """Split off the largest value of each variable that varies, alone or with those near it."""
+    """Return for each hold-out the largest value and the mask of runs to keep, bool [n]."""
     splits: dict[Variable, tuple[float, np.ndarray]] = {}
     columns: dict[Variable, Array] = {"N": data.size, "P": data.P, "D": data.D}
     columns |= {"C": data.others["C"]} if "C" in data.others else {}
@@ -251,7 +250,7 @@ def _held_outs(
 
 
 def _held_out(law: Law, data: FitData, keep: np.ndarray, options: FitOptions) -> float | None:
-    """RMSE on the runs left out; None where the others could not determine the law."""
+    """Return the RMSE on the held-out runs; None if the others cannot determine the law."""
     rest = data.subset(keep)
     if rest.too_few(law, options.fix):
         return None
@@ -273,7 +272,7 @@ def _rows(
         law, n = case.candidate.law, case.units
         fitted = law.loss(case.params, data.points)
         squares = float(np.average(np.log(fitted / data.loss) ** 2, weights=data.weight))
-        estimated = case.n_free + 1  # and the variance
+        estimated = case.n_free + 1  # with the variance
         fit = n * np.log(max(squares, 1e-30))
         aicc = fit + 2 * estimated + (2 * estimated * (estimated + 1) / case.room if case.room > 0 else np.inf)
         bic = fit + estimated * np.log(max(n, 1))

@@ -13,29 +13,30 @@ from scalelab.fit.screen import screen
 from scalelab.laws.base import Array
 
 STARTS = 300
-_AGREE = 1e-3  # starts within this relative distance of the best objective agree with it
-_SAME = 1e-6  # and within this one their objectives are the same
+_AGREE = 1e-3  # relative difference of objectives up to which a start agrees with the best
+_SAME = 1e-6  # and up to which two objectives are the same
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best point found, in fitting coordinates, and how the starts fared."""
+    """The best point found, in fitting coordinates, and statistics of the starts."""
 
     z: Array  # [f]
     value: float
-    agreement: float  # share of the starts that ended at this objective
-    spread: Array  # range of each fitting coordinate over the starts whose objective is the same, [f]
+    agreement: float  # share of starts that reached this objective
+    spread: Array  # range of each fitting coordinate over the starts with the same objective, [f]
     moved: float  # largest change of a coordinate from the winning start to its end
-    gradient_norm: float  # of the objective over its value; about 0 at an optimum
-    idle: np.ndarray  # coordinates that might as well be at their lower bound, bool [f]
+    gradient_norm: float  # relative to the objective; about 0 at an optimum
+    idle: np.ndarray  # coordinates whose lower bound would be as good, bool [f]
 
     @property
     def start_spread(self) -> float:
+        """Largest range of a fitting coordinate over the starts with the same objective."""
         return float(self.spread.max(initial=0.0))
 
 
 def draw_starts(objective: Objective, count: int, seed: int) -> Array:
-    """`count` starting points [count, f] from the law's starting ranges, inside the bounds."""
+    """Return random starting points [count, f] from the law's starting ranges, within the bounds."""
     rng = np.random.default_rng(seed)
     lower, upper = objective.bounds()
     columns = []
@@ -43,17 +44,17 @@ def draw_starts(objective: Objective, count: int, seed: int) -> Array:
     for parameter, least, most in zip(chosen, lower, upper, strict=True):
         low, high = np.log(parameter.start) if parameter.positive else parameter.start
         low, high = np.clip([low, high], least, most)
-        if low == high and np.isfinite([least, most]).all():  # the user's bounds lie outside the usual range
+        if low == high and np.isfinite([least, most]).all():  # the user's bounds are outside the starting range
             low, high = least, most
         columns.append(rng.uniform(low, high, count))
     return np.stack(columns, axis=-1)
 
 
 def minimise(objective: Objective, target: Array, weights: Array, starts: int = STARTS, seed: int = 0) -> Optimum:
-    """The best optimum from many starts, polished by SciPy's trust-region least squares.
+    """Return the best optimum from many starts, polished by SciPy's trust-region least squares.
 
-    The polish is independent of the descent above and never makes the result worse. Raises
-    `ScalelabError` if no start reaches a finite objective.
+    The polish is independent of the descent and never makes the result worse. Raises `ScalelabError`
+    if no start reaches a finite objective.
     """
     begin = draw_starts(objective, starts, seed)
     found = screen(objective, begin, target, weights)
@@ -61,8 +62,8 @@ def minimise(objective: Objective, target: Array, weights: Array, starts: int = 
     if not np.isfinite(values).any():
         held = ", ".join(f"{name} = {value:g}" for name, value in objective.fixed.items())
         raise ScalelabError(
-            f"the law {objective.law.name!r} has no value at these N, P and D from any start"
-            + (f" with {held}" if held else "; check that they are what they should be")
+            f"the law {objective.law.name!r} is undefined at these N, P and D from every start"
+            + (f" with {held}" if held else "; check their values and units")
         )
     winner = int(np.argmin(values))
     best, value = _polish(objective, points[winner], float(values[winner]), target, weights)
@@ -80,7 +81,7 @@ def minimise(objective: Objective, target: Array, weights: Array, starts: int = 
 
 
 def _idle(objective: Objective, z: Array, value: float, target: Array, weights: Array) -> np.ndarray:
-    """Mask the coordinates that are a floor that might as well be nothing, bool [f]: it ends anywhere on its way."""
+    """Return a mask [f] of loss floors that could as well be zero, and whose value is therefore arbitrary."""
     found = np.zeros(len(z), dtype=bool)
     for i, name in enumerate(objective.free_names):
         parameter = objective.law.parameters[objective.law.names.index(name)]
@@ -92,22 +93,22 @@ def _idle(objective: Objective, z: Array, value: float, target: Array, weights: 
 
 
 def _polish(objective: Objective, z: Array, value: float, target: Array, weights: Array) -> tuple[Array, float]:
-    from scipy.optimize import least_squares  # late: a saved fit is read and asked without it
+    from scipy.optimize import least_squares  # late: using a saved fit does not need it
 
     lower, upper = objective.bounds()
-    counted = weights  # SciPy sees squares: the sides on which residuals lie are held
+    counted = weights  # SciPy sees only squares, so the side of each residual is kept fixed
     if objective.kind == "asymmetric":
         counted = weights * objective.side(objective.residuals(z, target))
 
     def rho(squares: Array) -> Array:
-        """Value and two derivatives of twice our loss as a function of r², times the weights."""
+        """Return value and two derivatives by r² of twice the objective's loss, times the weights, [3, n]."""
         influence = np.minimum(objective.influence(np.sqrt(squares)), 1.0)
         inside = influence == 1
         with np.errstate(divide="ignore", invalid="ignore"):
             bend = np.where(inside, 0.0, -influence / (2 * squares))
         return counted * np.stack([2 * _each(objective, np.sqrt(squares)), influence, bend])
 
-    with np.errstate(over="ignore", invalid="ignore"):  # a step too far, which SciPy takes back
+    with np.errstate(over="ignore", invalid="ignore"):  # SciPy takes back steps that go too far
         polished = least_squares(
             lambda p: objective.residuals(p, target),
             z,
@@ -129,7 +130,7 @@ def _each(objective: Objective, residuals: Array) -> Array:
 
 
 def _gradient_norm(objective: Objective, z: Array, target: Array, weights: Array, value: float) -> float:
-    """Largest relative change of the objective per unit of a scaled coordinate, off the bounds."""
+    """Return the largest relative change of the objective per unit of a scaled coordinate off its bounds."""
     residuals, J = objective.evaluate(z, target)
     gradient = (weights * objective.influence(residuals) * residuals) @ J
     size = np.sqrt((weights[:, None] * J**2).sum(0))
@@ -138,6 +139,6 @@ def _gradient_norm(objective: Objective, z: Array, target: Array, weights: Array
 
 
 def inside_bounds(objective: Objective, z: Array) -> np.ndarray:
-    """Mask the coordinates of z [f] that are off their bounds, bool [f]."""
+    """Return a mask [f] of the coordinates of z [f] that are off their bounds."""
     lower, upper = objective.bounds()
     return (z > lower + 1e-6) & (z < upper - 1e-6)

@@ -1,8 +1,8 @@
-"""The best learning rate and batch size as powers of N and D, from tuning sweeps at several (N, D).
+"""The optimal learning rate and batch size as powers of N and D, from tuning sweeps at several (N, D).
 
 Each (N, D) has its own level of loss; around it ln loss is one quadratic form of ln lr and ln B, whose optimum moves
-with ln N and ln D. That is linear in its coefficients, so it has one answer, and no law of the level can bend the
-optimum.
+with ln N and ln D. This is linear in its coefficients, so its solution is unique and does not depend on a law for the
+level.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from scalelab.laws.base import Array
 from scalelab.laws.forms import D_UNIT, N_UNIT
 from scalelab.units import plural
 
-NEAR = 0.01  # of its (N, D)'s best loss: rows further off are not described by a quadratic (docs/LOG.md)
+NEAR = 0.01  # relative to the best loss of its (N, D): beyond it a quadratic does not hold (docs/LOG.md)
 NAMES = ("lr_v", "lr_N", "lr_D", "B_v", "B_N", "B_D", "u", "w", "m")
-_STEPS, _DELTA = 30, 1e-3  # of the reweighting, and Huber's threshold on ln loss
+_STEPS, _DELTA = 30, 1e-3  # reweighting steps, and Huber's threshold on ln loss
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The parameters `NAMES` of `scalelab.laws.tuning.TuningLaw`, resampled ones [b, 9], and the rows behind them."""
+    """The parameters `NAMES` of `scalelab.laws.tuning.TuningLaw`, [9], with bootstrap draws [b, 9]."""
 
     params: Array
     draws: Array
-    rows: int
-    cells: int  # different (N, D)
+    rows: int  # that were used
+    cells: int  # distinct (N, D)
 
 
 def fit_tuning(data: FitData, draws: int = 200, seed: int = 0) -> Tuning:
-    """Fit the optimum on the rows within 1 % of the best of each (N, D); resampled by (N, D).
+    """Fit the optimum to the rows within 1 % of the best of each (N, D), with resampling by (N, D).
 
     Raises:
-        ScalelabError: too few rows or (N, D), or the losses have no minimum inside the sweep.
+        ScalelabError: there are too few rows or (N, D), or the losses have no minimum inside the sweep.
     """
     cell = np.unique(np.stack([data.N, data.D]), axis=1, return_inverse=True)[1].ravel()
     best = np.full(cell.max() + 1, np.inf)
@@ -48,7 +48,7 @@ def fit_tuning(data: FitData, draws: int = 200, seed: int = 0) -> Tuning:
     if cells < 4 or len(near) < cells + 2 * len(NAMES):
         raise ScalelabError(
             f"the law 'lr-batch' needs sweeps of learning rate and batch size at 4 or more (N, D), with several rows "
-            f"within {NEAR:.0%} of each best: {plural(len(near), 'row')} at {cells} are too few"
+            f"within {NEAR:.0%} of each best; there are {plural(len(near), 'row')} at {cells} (N, D)"
         )
     design, levels = _design(some), np.eye(cells)[cell]
     weight = some.weight
@@ -65,14 +65,14 @@ def fit_tuning(data: FitData, draws: int = 200, seed: int = 0) -> Tuning:
 
 
 def _design(data: FitData) -> Array:
-    """Columns of a², b², a·b, and of a and b with 1, ln N and ln D, for a = ln lr and b = ln B; [n, 9]."""
+    """Return the columns a², b², a·b, and a and b times 1, ln N and ln D, for a = ln lr and b = ln B; [n, 9]."""
     n, d = np.log(data.N / N_UNIT), np.log(data.D / D_UNIT)
     a, b = np.log(data.others["lr"]), np.log(data.others["B"])
     return np.stack([a * a, b * b, a * b, a, a * n, a * d, b, b * n, b * d], axis=1)
 
 
 def _coefficients(design: Array, levels: Array, target: Array, weight: Array) -> Array:
-    """Huber regression with a level for each (N, D); the first nine coefficients."""
+    """Return the coefficients of `design` [9] by Huber regression with one level per (N, D)."""
     kept = weight > 0
     X, y, base = np.hstack([design, levels])[kept], target[kept], weight[kept]
     scale = np.where(np.abs(X).max(0) > 0, np.abs(X).max(0), 1.0)
@@ -90,11 +90,11 @@ def _coefficients(design: Array, levels: Array, target: Array, weight: Array) ->
 
 
 def _optimum(coefficients: Array) -> Array | None:
-    """The parameters `NAMES` of a quadratic form; None where it has no minimum."""
+    """Return the parameters `NAMES` of a quadratic form; None if it has no minimum."""
     u, w, cross, *linear = coefficients
     if u <= 0 or w <= 0 or cross**2 >= 4 * u * w:
         return None
-    by = np.array(linear).reshape(2, 3)  # of a and b: 1, ln N, ln D
+    by = np.array(linear).reshape(2, 3)  # rows a and b; columns 1, ln N, ln D
     moves = np.linalg.solve([[2 * u, cross], [cross, 2 * w]], -by)
     (l_v, l_N, l_D), (b_v, b_N, b_D) = moves
     return np.array([np.exp(l_v), l_N, l_D, np.exp(b_v), b_N, b_D, u, w, cross / np.sqrt(u * w)])

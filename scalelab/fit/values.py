@@ -1,4 +1,4 @@
-"""Fitted parameters as a person and NumPy read them: numbers by name, with their intervals."""
+"""Fitted parameters as numbers with intervals, by name or as a tuple."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ Interval = tuple[float, float] | None
 
 
 class Value(float):
-    """A fitted number. `low` and `high` end its interval; both are None where it has none."""
+    """A fitted number. `low` and `high` are the ends of its interval, both None without one."""
 
     low: float | None
     high: float | None
 
     def __new__(cls, value: float, interval: Interval = None) -> Value:
+        """Return `value` with the ends of `interval`."""
         made = super().__new__(cls, value)
         made.low, made.high = interval or (None, None)
         return made
@@ -46,6 +47,7 @@ class Parameters(tuple[float, ...]):
         names: tuple[str, ...] = (),
         interval: Callable[[str], Interval] = lambda name: None,
     ) -> Parameters:
+        """Return the parameters `names` with `values`; `interval` gives the interval of one by name."""
         made = super().__new__(cls, (float(value) for value in values))
         made._names, made._interval = names, interval
         return made
@@ -54,31 +56,31 @@ class Parameters(tuple[float, ...]):
         if not isinstance(key, str):
             return super().__getitem__(key)
         if key not in self._names:
-            raise KeyError(f"no parameter {key!r}; there are {', '.join(self._names)}")
+            raise KeyError(f"no parameter {key!r}; choose one of {', '.join(self._names)}")
         return Value(super().__getitem__(self._names.index(key)), self._interval(key))
 
     def __getattr__(self, name: str) -> Value:
         if name.startswith("_") or name not in self._names:
-            raise AttributeError(f"no parameter {name!r}; there are {', '.join(self.__dict__.get('_names', ()))}")
+            raise AttributeError(f"no parameter {name!r}; choose one of {', '.join(self.__dict__.get('_names', ()))}")
         return self[name]
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._names]
 
     def keys(self) -> KeysView[str]:
-        """Return the names."""
+        """Return the names of the parameters."""
         return self.as_dict().keys()
 
     def values(self) -> ValuesView[Value]:
-        """Return the values."""
+        """Return the values, with their intervals."""
         return self.as_dict().values()
 
     def items(self) -> ItemsView[str, Value]:
-        """Return names with values."""
+        """Return pairs of name and value."""
         return self.as_dict().items()
 
     def as_dict(self) -> dict[str, Value]:
-        """Return the values by name."""
+        """Return the values, with their intervals, by name."""
         return {name: self[name] for name in self._names}
 
     def __repr__(self) -> str:

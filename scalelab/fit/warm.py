@@ -1,4 +1,4 @@
-"""Refits that begin where the fit ended: bootstrap draws, runs left out, profiles."""
+"""Refits that start at the optimum: bootstrap draws and leave-one-out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from scalelab.fit.objective import Objective
 from scalelab.fit.screen import FEW_ROWS
 from scalelab.laws.base import Array
 
-_CLOSE = 0.05  # standard errors of a parameter: the last step of a refit moves none by more
-_STEPS, _LEAST = 300, 10  # for few rows, and for very many
+_CLOSE = 0.05  # largest move of a parameter, in standard errors, in the last step of a refit
+_STEPS, _LEAST = 300, 10  # with few rows, and with very many
 
 
 def refit(
@@ -24,11 +24,11 @@ def refit(
     begin: Array | None = None,
     hold: int | None = None,
 ) -> tuple[Array, Array]:
-    """Optima [s, f] and values [s] for targets [s, n] or weights [s, n] like those of the fit, which ended at z [f].
+    """Return optima [s, f] and values [s] for targets [s, n] or weights [s, n] close to those of the optimum z [f].
 
-    With few rows each refit goes to its very optimum. With many, it ends within a small share of the parameters'
-    standard `errors` [f], after a number of steps that falls with the rows: the time of a bootstrap then grows with
-    the rows alone.
+    With few rows each refit converges fully. With many, it stops within a small share of the parameters' standard
+    `errors` [f], after a number of steps that falls with the number of rows, which keeps the time of a bootstrap
+    linear in it.
     """
     n = len(data.loss)
     rows = (target if target.ndim > 1 else weights).shape[0]
@@ -40,6 +40,6 @@ def refit(
 
 
 def _width(objective: Objective, data: FitData, z: Array) -> float:
-    """Half-width for the density of the residuals about 0, by the normal reference rule."""
+    """Return the half-width for the density of the residuals at 0, by the normal reference rule."""
     residuals = objective.residuals(z, objective.to_target(data.loss))
     return 1.06 * 1.4826 * float(np.median(np.abs(residuals))) * len(residuals) ** -0.2

@@ -1,4 +1,4 @@
-"""Bring in runs that other tools recorded: W&B, Trainer, TensorBoard, MLflow, trackio, and files of one's own."""
+"""Import runs recorded by other tools: W&B, Trainer, TensorBoard, MLflow, trackio, and tables."""
 
 from scalelab.importers.columns import Column
 from scalelab.importers.convert import Imported, import_runs, write_runs

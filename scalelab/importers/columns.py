@@ -1,4 +1,4 @@
-"""The columns that an importer looks for: declared, so that what is read from where can be seen in one place."""
+"""Declarations of the columns that importers read, and of their usual names."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a record: where it may stand in a run's history or config, the first place that is there counts."""
+    """A column of a record, and its possible names in a run's history or config; the first that exists is used."""
 
-    name: str  # of `scalelab.records.schema.RECORD_SCHEMA`
-    paths: tuple[str, ...]  # with dots or slashes as the source writes them
+    name: str  # in `scalelab.records.schema.RECORD_SCHEMA`
+    paths: tuple[str, ...]  # with dots or slashes, as in the source
     type: Literal["count", "number", "text"]
     required: bool = False
     default: Any = None

@@ -1,4 +1,4 @@
-"""Histories of runs as records: which column became what, where each run came from, and its curve."""
+"""Convert histories of runs to records and loss curves, with the origin of each run."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from scalelab.records.store import record_status, write_record
 from scalelab.shown import Shown
 from scalelab.units import parse_count
 
-_TOKENS_TOO_FEW = 1e3  # a run's D below this is no number of tokens
+_TOKENS_TOO_FEW = 1e3  # a smaller D cannot be a number of tokens
 
 
 @dataclass(frozen=True)
 class Imported(Shown):
-    """Runs of a source: a record and a curve of each, errors of others, and where the columns came from."""
+    """Imported runs: their records and curves, errors of unusable runs, and the mapping of columns."""
 
     table: pd.DataFrame
     curves: Mapping[str, list[tuple[int, int | None, float]]]
     errors: tuple[str, ...]
     columns: Mapping[str, str]
-    files: tuple[Path, ...] = ()  # of the records, once they are written
+    files: tuple[Path, ...] = ()  # of the records, after `write_runs`
 
     _report: ClassVar[str] = "scalelab.report.imports:imported_report"
     _json: ClassVar[str] = "scalelab.report.imports:imported_json"
 
     @property
     def runs(self) -> list[str]:
-        """The names of the runs where they come from."""
+        """Names of the runs in their source."""
         return [json.loads(config)["imported"]["run"] for config in self.table["config"]]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row for each run."""
+        """Return the records, one row per run."""
         return self.table
 
     def __len__(self) -> int:
@@ -65,17 +65,17 @@ def import_runs(
     """Read the runs of `source` as records.
 
     Args:
-        source: a file or folder of one of `KINDS`.
-        source_kind: one of `KINDS`; found from the files where left out.
-        columns: which column of a run's history or config, or which expression over them, is which column of
-            the schema, such as ``{"loss": "eval/c4/loss"}``.
-        n_from: parameters by run name: ``{"190M": 190354176}`` for every run with 190M in its name; * and ? may stand
-            for anything. The longest pattern that fits counts.
-        strict: raise for the first run that cannot be used, rather than listing it.
+        source: a file or folder written by one of `KINDS`.
+        source_kind: one of `KINDS`; detected from the files by default.
+        columns: the column of a run's history or config, or an expression over them, for columns of the schema, such
+            as ``{"loss": "eval/c4/loss"}``.
+        n_from: N by run name: ``{"190M": 190354176}`` for every run with 190M in its name; * and ? are wildcards. The
+            longest matching pattern is used.
+        strict: raise an error for the first unusable run, instead of listing it in `errors`.
 
     Raises:
-        UsageError: no such source, kind or column.
-        DataError: a file cannot be read, a required column is missing or ambiguous, or (`strict`) a run cannot be used.
+        UsageError: the source, kind or column does not exist.
+        DataError: a file cannot be read, a required column is missing, or (`strict`) a run cannot be used.
     """
     source, columns = Path(source), dict(columns or {})
     kind = source_kind or kind_of(source)
@@ -86,7 +86,7 @@ def import_runs(
             raise choice_error("columns", name, [c.name for c in COMMON])
     histories = list(KINDS[kind](source))
     if not histories:
-        raise DataError(f"{source}: no runs of the kind {kind!r} here")
+        raise DataError(f"{source}: no runs of kind {kind!r} here; name another with `source_kind`")
     present = {str(c) for h in histories for c in (*h.table.columns, *h.config)}
     chosen = _chosen(present, columns, source, bool(n_from))
     rows, curves, errors = [], {}, []
@@ -106,7 +106,7 @@ def import_runs(
 
 
 def write_runs(imported: Imported, folder: str | Path) -> Imported:
-    """Write records and curves below `folder`, as a sweep does; what is there stays. Returns it with their `files`."""
+    """Write records and curves below `folder`, as a sweep does, and return them with `files`; existing ones stay."""
     folder, files = Path(folder), []
     for record in imported.table.astype(object).to_dict("records"):
         plain = {str(k): None if pd.api.types.is_scalar(v) and pd.isna(v) else v for k, v in record.items()}
@@ -118,7 +118,7 @@ def write_runs(imported: Imported, folder: str | Path) -> Imported:
 
 
 def _chosen(present: set[str], mapped: Mapping[str, str], source: Path, sizes: bool) -> dict[str, str]:
-    """Choose where each column comes from: as mapped, or the first declared place that some run has."""
+    """Return the source of each column: as mapped, or the first declared path that some run has."""
     found = dict(mapped)
     for column in COMMON:
         if column.name in found or (column.name == "n_params" and sizes):
@@ -129,9 +129,9 @@ def _chosen(present: set[str], mapped: Mapping[str, str], source: Path, sizes: b
         elif column.required:
             close = sorted(p for p in present if column.name.removeprefix("n_")[:4] in p.lower())
             listed = known_names(close or sorted(present))
-            hint = " or N by run name with `n_from`" if column.name == "n_params" else ""
+            hint = ", or give N by run name with `n_from`" if column.name == "n_params" else ""
             raise DataError(
-                f"{source}: no column for {column.name}; name one with `columns={{{column.name!r}: COLUMN}}`{hint} "
+                f"{source}: no column for {column.name}; map one with `columns={{{column.name!r}: COLUMN}}`{hint} "
                 f"(there are: {listed})"
             )
     return found
@@ -140,7 +140,7 @@ def _chosen(present: set[str], mapped: Mapping[str, str], source: Path, sizes: b
 def _record(
     history: History, chosen: Mapping[str, str], n_from: Mapping[str, str | float], source: Path, kind: str
 ) -> tuple[dict[str, Any], list[tuple[int, int | None, float]]]:
-    """The record of a run, from the last row that has a loss, and its curve."""
+    """Return the record of a run, from the last row with a loss, and its curve."""
     constants = {k: v for k, v in history.config.items() if k not in history.table.columns}
     table = history.table.reset_index(drop=True).assign(**constants)
     where = f"{history.file}: run {history.run!r}"
@@ -153,8 +153,10 @@ def _record(
     if n_from:
         values["n_params"] = pd.Series(_size(history.run, n_from, where), index=table.index)
     if "loss" not in values or values["loss"].isna().all():
-        raise DataError(f"{where}: no loss in column {chosen.get('loss')!r}")
-    at = int(values["loss"].last_valid_index())  # type: ignore[arg-type]  # the index counts rows
+        raise DataError(
+            f"{where}: no loss in column {chosen.get('loss')!r}; map another with `columns={{'loss': COLUMN}}`"
+        )
+    at = int(values["loss"].last_valid_index())  # type: ignore[arg-type]  # the index is the row number
     record: dict[str, Any] = {}
     for column in COMMON:
         series = values.get(column.name)
@@ -163,14 +165,14 @@ def _record(
             value = series.max()
         value = column.default if value is None or pd.isna(value) else value
         if value is None and column.required:
-            raise DataError(f"{where}: {column.name} is not known; give it with `columns` or `n_from`")
+            raise DataError(f"{where}: no {column.name}; give it with `columns` or `n_from`")
         if value is not None:
             record[column.name] = round(float(value)) if column.type == "count" else float(value)
     if record["loss"] <= 0 or record["n_params"] <= 0:
         raise DataError(f"{where}: N {record['n_params']:g} and loss {record['loss']:g} must be positive")
     if 0 < (record.get("n_tokens") or 0) < _TOKENS_TOO_FEW:
-        reason = f"D {record['n_tokens']:g} is no number of tokens"
-        raise DataError(f"{where}: {reason}; name another column with `columns={{'n_tokens': COLUMN}}`")
+        reason = f"D {record['n_tokens']:g} is too small for a number of tokens"
+        raise DataError(f"{where}: {reason}; map another column with `columns={{'n_tokens': COLUMN}}`")
     digest = hashlib.sha256(history.file.read_bytes() if history.file.is_file() else history.run.encode()).hexdigest()
     provenance = {
         "source": str(history.file),
@@ -192,7 +194,7 @@ def _record(
 
 
 def _values(table: pd.DataFrame, path: str, column: Column, where: str, must: bool) -> pd.Series | None:
-    """A column, or an expression over columns, as numbers; None where this run does not have it."""
+    """Return a column, or an expression over columns, as numbers; None if this run does not have it."""
     if path in table:
         return to_floats(table[path])
     try:
@@ -206,7 +208,7 @@ def _values(table: pd.DataFrame, path: str, column: Column, where: str, must: bo
 def _size(run: str, n_from: Mapping[str, str | float], where: str) -> float:
     fits = [p for p in n_from if (fnmatch.fnmatch(run, p) if set(p) & set("*?[") else p in run)]
     if not fits:
-        raise DataError(f"{where}: none of `n_from` {', '.join(n_from)} is in its name")
+        raise DataError(f"{where}: its name matches no pattern of `n_from` ({', '.join(n_from)}); add one")
     return parse_count(n_from[max(fits, key=len)])
 
 

@@ -1,4 +1,4 @@
-"""Runs of other tools as histories and configs, read by their own libraries where they can."""
+"""Read runs of other tools as histories and configs, by the library of the tool if possible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 
 @dataclass(frozen=True)
 class History:
-    """One run: a row for each time something was logged, with a column `step`, and what does not change along it."""
+    """One run: a table with a row per logged step and a column `step`, and the config."""
 
     run: str
     table: pd.DataFrame
@@ -33,7 +33,7 @@ class History:
 
 
 def read_trainer(source: Path) -> Iterator[History]:
-    """Read `trainer_state.json` of Hugging Face's Trainer; of the checkpoints of one run the last."""
+    """Read `trainer_state.json` of Hugging Face's Trainer, from the last checkpoint of each run."""
     last: dict[Path, tuple[int, Path]] = {}
     for file in [source] if source.is_file() else sorted(source.rglob("trainer_state.json")):
         match = _CHECKPOINT.match(file.parent.name)
@@ -43,7 +43,7 @@ def read_trainer(source: Path) -> Iterator[History]:
         state = _json(file)
         rows = state.get("log_history") if isinstance(state, dict) else None
         if not isinstance(rows, list):
-            raise DataError(f"{file}: not a Trainer's state: it has no list 'log_history'")
+            raise DataError(f"{file}: not a Trainer state: the list 'log_history' is missing")
         config = {
             k: v for k, v in state.items() if isinstance(v, (int, float, str)) and k not in ("epoch", "global_step")
         }
@@ -53,7 +53,7 @@ def read_trainer(source: Path) -> Iterator[History]:
 
 
 def read_tensorboard(source: Path) -> Iterator[History]:
-    """Read the event files of TensorBoard: a run a folder."""
+    """Read TensorBoard event files, one run per folder."""
     _need("tensorboard", "TensorBoard's event files")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -78,7 +78,7 @@ def read_wandb(source: Path) -> Iterator[History]:
         rows, config, name = [], {}, file.stem.removeprefix("run-")
         status = "interrupted"
         for data in _wandb_records(file):
-            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]  # made when it is imported
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]  # created on import
             record.ParseFromString(data)
             kind = record.WhichOneof("record_type")
             if kind == "history":
@@ -94,37 +94,37 @@ def read_wandb(source: Path) -> Iterator[History]:
 
 
 def _wandb_records(file: Path) -> Iterator[bytes]:
-    """The records of a .wandb file: LevelDB's log format, blocks of 32 KiB after a header of 7 bytes.
+    """Yield the records of a .wandb file: LevelDB's log format, blocks of 32 KiB after a header of 7 bytes.
 
-    Ends where the file is cut short. Raises `DataError` for a file of another kind.
+    Stops where the file is truncated. Raises `DataError` for a file of another format.
     """
     content = file.read_bytes()
     if content[:4] != b":W&B":
         raise DataError(f"{file}: not a W&B run file")
-    place, parts = 7, []
-    while place + 7 <= len(content):
-        left = 32768 - place % 32768
+    offset, parts = 7, []
+    while offset + 7 <= len(content):
+        left = 32768 - offset % 32768
         if left < 7:
-            place += left
+            offset += left
             continue
-        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        part = content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind not in (1, 2, 3, 4) or len(part) < length:  # cut short
+        length, kind = int.from_bytes(content[offset + 4 : offset + 6], "little"), content[offset + 6]
+        part = content[offset + 7 : offset + 7 + length]
+        offset += 7 + length
+        if kind not in (1, 2, 3, 4) or len(part) < length:  # truncated
             return
         parts = [part] if kind in (1, 2) else [*parts, part]
-        if kind in (1, 4):  # a whole record, or its last part
+        if kind in (1, 4):  # a complete record, or its last part
             yield b"".join(parts)
 
 
 def read_mlflow(source: Path) -> Iterator[History]:
-    """Read MLflow's store: a folder `mlruns`, or a SQLite file."""
+    """Read an MLflow store: a folder `mlruns`, or a SQLite file."""
     _need("mlflow", "MLflow's stores")
     from mlflow.tracking import MlflowClient
 
     uri = source.resolve().as_uri() if source.is_dir() else f"sqlite:///{source.resolve()}"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's own, about its libraries
+        warnings.simplefilter("ignore")  # of MLflow, about its dependencies
         yield from _mlflow_runs(MlflowClient(tracking_uri=uri), source)
 
 
@@ -142,7 +142,7 @@ def _mlflow_runs(client: Any, source: Path) -> Iterator[History]:
 
 
 def read_trackio(source: Path) -> Iterator[History]:
-    """Read trackio's SQLite files: a file a project."""
+    """Read trackio's SQLite files, one per project."""
     import sqlite3
     from contextlib import closing
 
@@ -154,7 +154,7 @@ def read_trackio(source: Path) -> Iterator[History]:
                 raise DataError(f"{file}: not a trackio file ({error})") from None
             try:
                 configs = dict(store.execute("SELECT run_name, config FROM configs").fetchall())
-            except sqlite3.DatabaseError:  # of an older version, which had none
+            except sqlite3.DatabaseError:  # older versions have no configs
                 configs = {}
         logged: dict[str, list[dict[str, Any]]] = {}
         for name, step, metrics in rows:
@@ -165,7 +165,7 @@ def read_trackio(source: Path) -> Iterator[History]:
 
 
 def read_files(source: Path) -> Iterator[History]:
-    """Read a folder of tables, a file a run, such as W&B's CSV exports."""
+    """Read a folder of tables, one file per run, such as CSV exports of W&B."""
     files = [source] if source.is_file() else sorted(f for f in source.rglob("*") if inner_suffix(f) in FORMATS)
     for file in files:
         table = read_file(file).table
@@ -192,7 +192,7 @@ _SIGNS = {
 
 
 def kind_of(source: Path) -> str:
-    """Return which of `KINDS` wrote `source`. Raises `UsageError` where there is no such file or folder."""
+    """Return which of `KINDS` wrote `source`. Raises `UsageError` if there is no such file or folder."""
     if not source.exists():
         raise UsageError(f"{source}: no such file or folder")
     if source.is_file():
@@ -223,18 +223,18 @@ def _json(file: Path) -> Any:
 
 
 def read_map(file: Path) -> dict[str, Any]:
-    """Return a YAML or JSON map. Raises `DataError` naming a file that is none."""
+    """Return a mapping from a YAML or JSON file. Raises `DataError` if it is not one."""
     try:
         value = load_yaml(read_yaml_text(file), str(file))
     except OSError as error:
         raise DataError(f"{file}: {error.strerror or error}") from None
     if not isinstance(value, dict):
-        raise DataError(f"{file}: not a map of names to parameters, such as 190M: 190354176")
+        raise DataError(f"{file}: not a mapping of names to numbers of parameters, such as 190M: 190354176")
     return {str(k): v for k, v in value.items()}
 
 
 def _flat(value: Any, above: str = "") -> dict[str, Any]:
-    """Nested maps as one, keys joined by dots; lists are left out. W&B's {"value": x} is x."""
+    """Return nested mappings as one, with keys joined by dots and without lists; W&B's {"value": x} becomes x."""
     if not isinstance(value, dict):
         return {above: value} if isinstance(value, (int, float, str)) and above else {}
     if set(value) <= {"value", "desc"} and "value" in value and above:
@@ -245,12 +245,12 @@ def _flat(value: Any, above: str = "") -> dict[str, Any]:
     return found
 
 
-def _run_name(place: Path, source: Path) -> str:
+def _run_name(path: Path, source: Path) -> str:
     try:
-        name = str(place.relative_to(source))
+        name = str(path.relative_to(source))
     except ValueError:
-        name = place.name
-    return place.name if name == "." else name
+        name = path.name
+    return path.name if name == "." else name
 
 
 def _need(package: str, what: str) -> None:

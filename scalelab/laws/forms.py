@@ -1,7 +1,7 @@
 """Laws beyond sums of simple powers: breaks, exponents that change with N, repeated data, experts, tuning.
 
-Each has analytic derivatives. N and D enter relative to fixed units (`N_UNIT` parameters, `D_UNIT` tokens) where a
-logarithm needs one.
+Each has analytic derivatives. Where a logarithm needs a unit, N and D are relative to `N_UNIT` parameters and
+`D_UNIT` tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ N_WRITTEN, D_WRITTEN = "1e9", "1e11"  # in equations
 
 
 class Broken:
-    """(A/x)^c0·(1 + (x/d)^(1/f))^(−c1·f): a power that turns into another at d, f decades wide.
+    """(A/x)^c0·(1 + (x/d)^(1/f))^(−c1·f): a power law that changes its exponent at d, over a width of f.
 
     Caballero et al. 2023, arXiv 2210.14891, equation 1 with one break.
     """
@@ -39,11 +39,13 @@ class Broken:
         )
 
     def value(self, values: Sequence[Array], at: Points) -> Array:
+        """Return the value of the term, nats per token, [..., n]."""
         A, c0, c1, d, f = values
         x = at.ln(self.variable)
         return np.exp(c0 * (np.log(A) - x) - c1 * f * np.logaddexp(0.0, (x - np.log(d)) / f))
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        """Return the derivatives by A, c0, c1, d and f, [..., n] each."""
         A, c0, c1, d, f = values
         x = at.ln(self.variable)
         u = (x - np.log(d)) / f
@@ -57,6 +59,7 @@ class Broken:
         )
 
     def text(self, values: Sequence[str]) -> str:
+        """Return the term with its constants written out."""
         A, c0, c1, d, f = values
         return f"({A} / {self.variable})^{c0}·(1 + ({self.variable} / {d})^(1 / {f}))^(-({c1})·{f})"
 
@@ -65,7 +68,7 @@ class Farseer:
     """exp(s(N)) + exp(b(N))·D^(−exp(a(N))), each of s, b and a a shifted power of N.
 
     Li et al. 2025, arXiv 2506.10972. They write a power as a·N^γ + b; here it is v + r·((N/10⁹)^g − 1)/g, the same
-    family with parameters that mean something: the value and the slope by ln N at 10⁹ parameters, and its change.
+    family with parameters that are easy to read: value and slope by ln N at 10⁹ parameters, and the curvature.
     """
 
     names = ("s", "b", "a")
@@ -88,10 +91,12 @@ class Farseer:
         self.latex = r"e^{s(N)} + e^{b(N)} D^{-e^{a(N)}}"
 
     def value(self, values: Sequence[Array], at: Points) -> Array:
+        """Return the value of the term, nats per token, [..., n]."""
         s, b, a = (_shifted(values[3 * i : 3 * i + 3], at)[0] for i in range(3))
         return np.exp(s) + np.exp(b - np.exp(a) * at.ln("D"))
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        """Return the derivatives by value, slope and shape of s, b and a, [..., n] each."""
         (s, ds), (b, db), (a, da) = (_shifted(values[3 * i : 3 * i + 3], at) for i in range(3))
         steep = np.exp(a) * at.ln("D")
         floor, falls = np.exp(s), np.exp(b - steep)
@@ -99,6 +104,7 @@ class Farseer:
         return [o * inner for o, part in zip(outer, (ds, db, da), strict=True) for inner in part]
 
     def text(self, values: Sequence[str]) -> str:
+        """Return the term with its constants written out."""
         s, b, a = (
             f"{v} + ({r})·((N / {N_WRITTEN})^({g}) - 1)/({g})"
             for v, r, g in (values[3 * i : 3 * i + 3] for i in range(3))
@@ -107,7 +113,7 @@ class Farseer:
 
 
 def _shifted(values: Sequence[Array], at: Points) -> tuple[Array, tuple[Array, Array, Array]]:
-    """v + r·(x^g − 1)/g for x = N/10⁹, and its derivatives by v, r and g; r·ln x where g is 0."""
+    """Return v + r·(x^g − 1)/g for x = N/10⁹ (r·ln x where g is 0), and its derivatives by v, r and g."""
     v, r, g = values
     x = at.ln("N") - np.log(N_UNIT)
     gx = g * x
@@ -119,10 +125,10 @@ def _shifted(values: Sequence[Array], at: Points) -> tuple[Array, tuple[Array, A
 
 
 class Repeated:
-    """(A/N')^α + (B/D')^β: tokens seen again, and parameters beyond what unique tokens are worth, count ever less.
+    """(A/N')^α + (B/D')^β: repeated tokens and excess parameters have a diminishing effect.
 
     Muennighoff et al. 2023, arXiv 2305.16264, equations 5 and 6: D' = U + U·R_D·(1 − exp(−(D/U − 1)/R_D)), and N' from
-    N in the same way with R_N, U_N being the size that is best for U tokens under the law itself.
+    N in the same way with R_N; U_N is the size that the law itself makes optimal for U tokens.
     """
 
     def __init__(self) -> None:
@@ -136,16 +142,18 @@ class Repeated:
         self.latex = r"\left(\frac{A}{N'(N, U)}\right)^\alpha + \left(\frac{B}{D'(D, U)}\right)^\beta"
 
     def value(self, values: Sequence[Array], at: Points) -> Array:
+        """Return the value of the term, nats per token, [..., n]."""
         ln_N, ln_D, *_ = self._effective(values, at)
         A, alpha, B, beta = values[:4]
         return np.exp(alpha * (np.log(A) - ln_N)) + np.exp(beta * (np.log(B) - ln_D))
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        """Return the derivatives by A, α, B, β, R_D and R_N, [..., n] each."""
         ln_N, ln_D, by_base, by_R_N, by_R_D, base = self._effective(values, at)
         A, alpha, B, beta, *_ = values
         size, data = (np.exp(e * (np.log(c) - x)) for c, e, x in ((A, alpha, ln_N), (B, beta, ln_D)))
-        lever = -size * alpha * by_base  # of ln U_N
-        below = base < at.ln("N")  # U_N depends on the law's parameters only where N is larger
+        lever = -size * alpha * by_base  # derivative by ln U_N
+        below = base < at.ln("N")  # U_N depends on the law's parameters only where N exceeds it
         ln_B = at.ln("U") - np.log(B)
         ratio = np.log(alpha / beta)
         return (
@@ -158,7 +166,7 @@ class Repeated:
         )
 
     def _effective(self, values: Sequence[Array], at: Points) -> tuple[Array, ...]:
-        """ln N', ln D', d ln N'/d ln U_N, d ln N'/d R_N, d ln D'/d R_D, and ln of the best size for U."""
+        """Return ln N', ln D', d ln N'/d ln U_N, d ln N'/d R_N, d ln D'/d R_D, and ln of the optimal size for U."""
         A, alpha, B, beta, R_D, R_N = values
         ln_U = at.ln("U")
         best = np.log(A) + np.log(alpha / beta) / alpha + beta / alpha * (ln_U - np.log(B))
@@ -169,13 +177,14 @@ class Repeated:
         return base + grown_N, unique + grown_D, 1 - by_N, by_R_N, by_R_D, best
 
     def text(self, values: Sequence[str]) -> str:
+        """Return the term with its constants written out."""
         A, alpha, B, beta, R_D, R_N = values
         best = f"{A}·({alpha} / {beta})^(1 / {alpha})·(U / {B})^({beta} / {alpha})"
         return f"({A} / N')^{alpha} + ({B} / D')^{beta}, N' = worth(N, min(N, {best}), {R_N}), D' = worth(D, U, {R_D})"
 
 
 def _worth(excess: Array, R: Array) -> tuple[Array, Array, Array]:
-    """ln(1 + R·(1 − exp(−r/R))) for r = exp(excess) − 1, and its derivatives by R and by `excess`."""
+    """Return ln(1 + R·(1 − exp(−r/R))) for r = exp(excess) − 1, and its derivatives by R and `excess`."""
     r = np.expm1(np.minimum(excess, 300.0))
     fades = np.exp(-r / R)
     total = 1 - R * np.expm1(-r / R)
@@ -184,10 +193,10 @@ def _worth(excess: Array, R: Array) -> tuple[Array, Array, Array]:
 
 
 class Experts(Power):
-    """(A/N)^α·X^(−(g + h·ln(N/10⁹))): experts divide the reducible loss, by less at larger N where h is below 0.
+    """(A/N)^α·X^(−(g + h·ln(N/10⁹))): experts divide the reducible loss, by less at larger N if h < 0.
 
-    Clark et al. 2022, arXiv 2202.01169, equation 1, with a floor beside it; N is the active or dense size, X the number
-    of experts or total over active parameters.
+    Clark et al. 2022, arXiv 2202.01169, equation 1, plus a floor. N is the active or dense size, X the number of
+    experts or the ratio of total to active parameters.
     """
 
     def __init__(self) -> None:
@@ -200,16 +209,19 @@ class Experts(Power):
         self.latex += r"X^{-(g + h \ln (N/10^9))}"
 
     def value(self, values: Sequence[Array], at: Points) -> Array:
+        """Return the value of the term, nats per token, [..., n]."""
         A, alpha, g, h = values
         size = at.ln("N") - np.log(N_UNIT)
         return np.exp(alpha * (np.log(A) - at.ln("N")) - (g + h * size) * at.ln("X"))
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        """Return the derivatives by A, α, g and h, [..., n] each."""
         A, alpha, *_ = values
         size = at.ln("N") - np.log(N_UNIT)
         away = -value * at.ln("X")
         return value * (alpha / A), times_log(value, np.log(A) - at.ln("N")), away, away * size
 
     def text(self, values: Sequence[str]) -> str:
+        """Return the term with its constants written out."""
         A, alpha, g, h = values
         return f"({A} / N)^{alpha}·X^(-({g} + ({h})·ln(N / {N_WRITTEN})))"

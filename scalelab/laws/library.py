@@ -1,13 +1,14 @@
-"""The laws that scalelab knows by name.
+"""The built-in laws, by name.
 
-N is the number of parameters, P of parallel streams, D of training tokens; losses are nats a token.
+N is the number of parameters, P of parallel streams, D of training tokens; losses are in nats per token.
 """
 
 from __future__ import annotations
 
 from scalelab.laws.base import Variable
 from scalelab.laws.forms import Broken, Experts, Farseer, Repeated
-from scalelab.laws.terms import Diversity, Floor, LogGain, PeakGain, Power, PowerGain, StreamPower, SumLaw
+from scalelab.laws.stream_terms import Diversity, LogGain, PeakGain, PowerGain, StreamPower
+from scalelab.laws.terms import Floor, Power, SumLaw
 from scalelab.laws.tuning import TuningLaw
 
 _PARSCALE = "Chen et al. 2025, arXiv 2505.10475"
@@ -16,18 +17,18 @@ _NP: tuple[Variable, ...] = ("N", "P")
 _NDP: tuple[Variable, ...] = ("N", "D", "P")
 
 PARALLEL = SumLaw("parallel", _NP, [Floor(), LogGain()], f"{_PARSCALE}, equation 5")
-POWER = SumLaw("power", _NP, [Floor(), PowerGain()], "each doubling of P worth the same factor of N")
+POWER = SumLaw("power", _NP, [Floor(), PowerGain()], "each doubling of P equals the same factor of N")
 DIVERSITY = SumLaw("diversity", _NP, [Floor(), Diversity()], f"{_PARSCALE}, proposition 1")
 PEAKED = SumLaw("peaked", _NP, [Floor(), PeakGain()], "a gain of P with an optimum, from this project's sweeps")
-# With c = 1/2 an agent found it first: SLDBench, arXiv 2507.21184.
+# With c = 1/2 it was first found by an agent on SLDBench, arXiv 2507.21184.
 ADDITIVE = SumLaw(
     "additive",
     _NP,
     [Floor(), Power(), StreamPower()],
-    "gain of P independent of N; with c = 1/2 first in SLDBench, arXiv 2507.21184",
+    "gain of P independent of N; with c = 1/2 first found on SLDBench, arXiv 2507.21184",
 )
 CHINCHILLA = SumLaw("chinchilla", ("N", "D"), [Floor(), Power(), Power("D", ("B", "beta"))], _CHINCHILLA)
-JOINT = SumLaw("joint", _NDP, [Floor(), LogGain(), Power("D", ("B", "beta"))], f"{_PARSCALE}, with the D of Hoffmann")
+JOINT = SumLaw("joint", _NDP, [Floor(), LogGain(), Power("D", ("B", "beta"))], f"{_PARSCALE}, and Hoffmann's term in D")
 JOINT_ADDITIVE = SumLaw(
     "joint-additive",
     _NDP,
@@ -39,7 +40,7 @@ JOINT_POWER = SumLaw(
     "joint-power",
     _NDP,
     [Floor(), PowerGain(), Power("D", ("B", "beta"))],
-    "the D of Hoffmann with streams as a power of N, as reuse exponents are measured (arXiv 2604.21106)",
+    "Hoffmann's term in D, and streams as a power of P, as reuse exponents are measured (arXiv 2604.21106)",
 )
 COMPUTE = SumLaw("compute", ("C",), [Floor(), Power("C", ("C0", "alpha"))], "Kaplan et al. 2020, arXiv 2001.08361")
 PARAMS = SumLaw("params", ("N",), [Floor(), Power()], "Kaplan et al. 2020, arXiv 2001.08361, with a floor")

@@ -1,9 +1,8 @@
-"""The pieces that laws are sums of: a floor, a power of N, of D, and of P.
+"""Laws as sums of terms: the sum, a floor, and powers of N, D and C; `stream_terms` has those of P.
 
-Each term knows its parameters, its value, its derivatives, and how it is written. Sources:
-Hoffmann et al. (arXiv 2203.15556, equation 2) for the powers of N and D; Chen et al. (arXiv
-2505.10475, proposition 1 and equation 5) for what P streams do to the power of N. Powers stand
-as (A/N)^α, so that A is a number of parameters; Hoffmann's A is this A to the α.
+Each term has parameters, a value, derivatives and a written form. Powers of N and D are those of
+Hoffmann et al. (arXiv 2203.15556, equation 2), written as (A/N)^α, so that A is a number of
+parameters; Hoffmann's A is this A to the power of α.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ SIZE_BOUNDS = (1e-100, 1e100)
 
 
 class Term(Protocol):
-    """One summand. `values` are its parameters as [..., 1] each, to broadcast against points [n]."""
+    """One term of a sum. `values` are its parameters, [..., 1] each, which broadcast against points [n]."""
 
     parameters: tuple[Parameter, ...]
     latex: str
 
     def value(self, values: Sequence[Array], at: Points) -> Array:
-        """Value of the term, [..., n]; NaN outside the term's domain."""
+        """Return the value of the term, nats per token, [..., n]; NaN outside the term's domain."""
         ...
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
-        """Derivatives by each parameter, [..., n] each; `value` is what `value` gave."""
+        """Return the derivatives by each parameter, [..., n] each; `value` is the result of `value`."""
         ...
 
     def text(self, values: Sequence[str]) -> str:
-        """Return the term with constants, as a line that can be computed."""
+        """Return the term with its constants, as a formula that can be evaluated."""
         ...
 
 
@@ -51,49 +50,55 @@ class SumLaw(Law):
         self.latex = f"L({','.join(variables)}) = " + " + ".join(term.latex for term in self.terms)
 
     def loss(self, params: Array, at: Points) -> Array:
+        """Return the sum of the terms, nats per token, [..., n]."""
         columns = self._columns(params)
         total = sum(term.value(mine, at) for term, mine in zip(self.terms, columns, strict=True))
         return np.asarray(total) + np.zeros(np.shape(at.value(self.variables[0])))
 
     def evaluate(self, params: Array, at: Points) -> tuple[Array, Array]:
+        """Return the loss [..., n] and its analytic derivatives by the parameters, [..., n, k]."""
         shape: tuple[int, ...] = np.broadcast_shapes((*params.shape[:-1], 1), np.shape(at.value(self.variables[0])))
         total = np.zeros(shape)
-        jacobian = np.empty((*shape[:-1], params.shape[-1], shape[-1]))  # a parameter's slopes in a row
-        place = 0
+        jacobian = np.empty((*shape[:-1], params.shape[-1], shape[-1]))  # one row per parameter
+        index = 0
         for term, mine in zip(self.terms, self._columns(params), strict=True):
             value = term.value(mine, at)
             total += value
             for slope in term.slopes(mine, at, value):
-                jacobian[..., place, :] = slope
-                place += 1
+                jacobian[..., index, :] = slope
+                index += 1
         return total, jacobian.swapaxes(-1, -2)
 
     def equation(self, params: Mapping[str, float], digits: int = 4) -> str:
+        """Return the law with constants, as a formula that can be evaluated."""
         shown = {p.name: format_number(params[p.name], digits) for p in self.parameters}
         return "L = " + " + ".join(term.text([shown[p.name] for p in term.parameters]) for term in self.terms)
 
     def _columns(self, params: Array) -> list[list[Array]]:
-        columns, place = [], 0
+        columns, index = [], 0
         for term in self.terms:
             width = len(term.parameters)
-            columns.append([params[..., i, None] for i in range(place, place + width)])
-            place += width
+            columns.append([params[..., i, None] for i in range(index, index + width)])
+            index += width
         return columns
 
 
 class Floor:
-    """E, the loss that no size and no data go below."""
+    """E, the irreducible loss."""
 
     parameters = (Parameter("E", "nats/token", (0.05, 0.98), (1e-8, 2.0), relative_to="loss"),)
     latex = "E"
 
     def value(self, values: Sequence[Array], at: Points) -> Array:
+        """Return the value of the term, nats per token, [..., n]."""
         return values[0]
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        """Return the derivatives by E, [..., n] each."""
         return (np.ones_like(value),)
 
     def text(self, values: Sequence[str]) -> str:
+        """Return the term with its constants written out."""
         return values[0]
 
 
@@ -110,177 +115,26 @@ class Power:
         self.latex = rf"\left(\frac{{{names[0]}}}{{{variable}}}\right)^{{\{names[1]}}}"
 
     def value(self, values: Sequence[Array], at: Points) -> Array:
+        """Return the value of the term, nats per token, [..., n]."""
         return np.exp(values[1] * self._log_ratio(values, at))
 
     def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        """Return the derivatives by scale and exponent, [..., n] each."""
         return value * (values[1] / values[0]), times_log(value, self._log_ratio(values, at))
 
     def text(self, values: Sequence[str]) -> str:
+        """Return the term with its constants written out."""
         return f"({values[0]} / {self.variable})^{values[1]}"
 
     def _log_ratio(self, values: Sequence[Array], at: Points) -> Array:
         return np.log(values[0]) - at.ln(self.variable)
 
 
-class _GainedPower(Power):
-    """(A/(N·g(P)))^α for a gain g with one parameter between A and α: streams act like parameters."""
-
-    gain_parameter: Parameter
-    gain_latex: str
-
-    def __init__(self) -> None:
-        super().__init__()
-        A, alpha = self.parameters
-        self.parameters = (A, self.gain_parameter, alpha)
-        self.latex = rf"\left(\frac{{A}}{{N\,{self.gain_latex}}}\right)^{{\alpha}}"
-
-    def log_gain(self, parameter: Array, at: Points) -> Array:
-        raise NotImplementedError
-
-    def log_gain_slope(self, parameter: Array, at: Points) -> Array:
-        raise NotImplementedError
-
-    def value(self, values: Sequence[Array], at: Points) -> Array:
-        return np.exp(values[2] * self._log_ratio(values, at))
-
-    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
-        A, gain, alpha = values
-        steep = value * alpha
-        return steep / A, -steep * self.log_gain_slope(gain, at), times_log(value, self._log_ratio(values, at))
-
-    def _log_ratio(self, values: Sequence[Array], at: Points) -> Array:
-        return np.log(values[0]) - at.ln_N - self.log_gain(values[1], at)
-
-
-class LogGain(_GainedPower):
-    """(A/(N·(k ln P + 1)))^α, equation 5 of arXiv 2505.10475.
-
-    k may be negative: data in which streams hurt must be able to say so. The law ends where
-    k ln P + 1 reaches 0.
-    """
-
-    gain_parameter = Parameter("k", "1", (0.0, 1.0), (-10.0, 100.0), positive=False, needs="P")
-    gain_latex = r"(k \ln P + 1)"
-
-    def log_gain(self, parameter: Array, at: Points) -> Array:
-        gain = parameter * at.ln_P + 1
-        return np.log(np.where(gain > 0, gain, np.nan))
-
-    def log_gain_slope(self, parameter: Array, at: Points) -> Array:
-        return at.ln_P / (parameter * at.ln_P + 1)
-
-    def text(self, values: Sequence[str]) -> str:
-        return f"({values[0]} / (N·({values[1]}·ln P + 1)))^{values[2]}"
-
-
-class PowerGain(_GainedPower):
-    """(A/(N·P^γ))^α: each doubling of P is worth the same factor of N."""
-
-    gain_parameter = Parameter("gamma", "1", (0.0, 0.5), (-5.0, 5.0), positive=False, needs="P")
-    gain_latex = r"P^{\gamma}"
-
-    def log_gain(self, parameter: Array, at: Points) -> Array:
-        return parameter * at.ln_P
-
-    def log_gain_slope(self, parameter: Array, at: Points) -> Array:
-        return at.ln_P + np.zeros_like(parameter)
-
-    def text(self, values: Sequence[str]) -> str:
-        return f"({values[0]} / (N·P^{_signed(values[1])}))^{values[2]}"
-
-
-class PeakGain(Power):
-    """(A/(N·P^(γ − q·ln P)))^α: the worth of streams rises to P* = exp(γ/(2q)) and falls beyond it.
-
-    Measured gains fall again at large P, in our own sweeps of tiny models and in others'; q = 0 is the power law of P.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        A, alpha = self.parameters
-        self.parameters = (
-            A,
-            Parameter("gamma", "1", (0.0, 0.5), (-5.0, 5.0), positive=False, needs="P"),
-            Parameter("q", "1", (0.0, 0.2), (-2.0, 2.0), positive=False, needs="P"),
-            alpha,
-        )
-        self.latex = r"\left(\frac{A}{N\,P^{\gamma - q \ln P}}\right)^{\alpha}"
-
-    def value(self, values: Sequence[Array], at: Points) -> Array:
-        return np.exp(values[3] * self._gained(values, at))
-
-    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
-        A, _, _, alpha = values
-        steep = value * alpha
-        return steep / A, -steep * at.ln_P, steep * at.ln_P**2, times_log(value, self._gained(values, at))
-
-    def text(self, values: Sequence[str]) -> str:
-        return f"({values[0]} / (N·P^({values[1]} - ({values[2]})·ln P)))^{values[3]}"
-
-    def _gained(self, values: Sequence[Array], at: Points) -> Array:
-        return np.log(values[0]) - at.ln_N - values[1] * at.ln_P + values[2] * at.ln_P**2
-
-
-class Diversity(Power):
-    """(A/N)^α·(1 + (P − 1)ρ)/P, proposition 1 of arXiv 2505.10475: ρ is the correlation of stream errors.
-
-    ρ = 1 is no gain, ρ = 0 divides the reducible loss by P. Above 1 streams hurt.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        rho = Parameter("rho", "1", (0.0, 1.0), (-1.0, 10.0), positive=False, needs="P", neutral=1.0)
-        A, alpha = self.parameters
-        self.parameters = (A, rho, alpha)
-        self.latex += r"\frac{1 + (P - 1)\rho}{P}"
-
-    def value(self, values: Sequence[Array], at: Points) -> Array:
-        A, rho, alpha = values
-        share = (1 + (at.P - 1) * rho) / at.P
-        return np.where(share > 0, super().value((A, alpha), at) * share, np.nan)
-
-    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
-        A, rho, alpha = values
-        steep = value * (at.P - 1) / (1 + (at.P - 1) * rho)
-        return value * alpha / A, steep, times_log(value, self._log_ratio((A, alpha), at))
-
-    def text(self, values: Sequence[str]) -> str:
-        return f"({values[0]} / N)^{values[2]}·(1 + (P - 1)·{_signed(values[1])})/P"
-
-
-class StreamPower:
-    """B·P^(−c): streams lower the loss by an amount of their own, whatever N is.
-
-    B may be negative: data in which streams hurt must be able to say so.
-    """
-
-    def __init__(self, name: str = "B") -> None:
-        self.parameters = (
-            Parameter(name, "nats/token", (0.0, 0.3), (-10.0, 10.0), positive=False, relative_to="loss", needs="P"),
-            Parameter("c", "1", (0.05, 2.0), (1e-3, 20.0), needs="P", neutral=0.5),
-        )
-        self.latex = rf"{name}\,P^{{-c}}"
-
-    def value(self, values: Sequence[Array], at: Points) -> Array:
-        return values[0] * np.exp(-values[1] * at.ln_P)
-
-    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
-        return np.exp(-values[1] * at.ln_P), -value * at.ln_P
-
-    def text(self, values: Sequence[str]) -> str:
-        return f"{values[0]}·P^-{values[1]}"
-
-
 def unit_of(variable: Variable) -> str:
-    """The unit of a scale of `variable`."""
+    """Return the unit of a scale parameter of `variable`."""
     return {"N": "parameters", "D": "tokens", "C": "FLOPs"}.get(variable, "1")
 
 
 def times_log(value: Array, log: Array) -> Array:
-    """value·log, 0 where value is 0: a term that was fixed at nothing has a logarithm of −∞."""
+    """Return value·log, or 0 where value is 0: a term fixed at 0 has a logarithm of −∞."""
     return np.where(value == 0, 0.0, value * log)
-
-
-def _signed(number: str) -> str:
-    """A number that may follow an operator."""
-    return f"({number})" if number.startswith("-") else number

@@ -1,4 +1,4 @@
-"""The loss around its best learning rate and batch size, which are powers of N and D."""
+"""A law for learning rate and batch size, whose optima are powers of N and D."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalelab.units import format_number
 class TuningLaw(Law):
     """(E + (A/N)^α + (B/D)^β)·exp(q), q a quadratic form of ln lr − ln lr* and ln B − ln B*.
 
-    lr* = lr_v·(N/10⁹)^lr_N·(D/10¹¹)^lr_D, and B* in the same way: the question of StepLaw (Li et al. 2025, arXiv
+    lr* = lr_v·(N/10⁹)^lr_N·(D/10¹¹)^lr_D, and B* in the same way, as in StepLaw (Li et al. 2025, arXiv
     2503.04715). q = u·x² + w·y² + m·√(u·w)·x·y with |m| < 1. `scalelab.fit.tuning` fits the optimum.
     """
 
@@ -42,10 +42,12 @@ class TuningLaw(Law):
         )
 
     def loss(self, params: Array, at: Points) -> Array:
+        """Return the loss, nats per token, [..., n]."""
         base, q, *_ = self._parts(params, at)
         return base * np.exp(q)
 
     def evaluate(self, params: Array, at: Points) -> tuple[Array, Array]:
+        """Return the loss [..., n] and its analytic derivatives by the parameters, [..., n, 14]."""
         base, q, x, y, n, d, terms = self._parts(params, at)
         value = base * np.exp(q)
         _, A, alpha, B, beta, lr_v, _, _, B_v, _, _, u, w, m = (params[..., i, None] for i in range(14))
@@ -64,12 +66,13 @@ class TuningLaw(Law):
         return value, np.stack([np.broadcast_to(c, shape) for c in columns], axis=-2).swapaxes(-1, -2)
 
     def optimum(self, params: Array, N: float, D: float) -> tuple[Array, Array]:
-        """Return the best learning rate and batch size of each row of params [..., k] at N and D."""
+        """Return the best learning rate and batch size at N and D, [...] each, for params [..., k]."""
         n, d = np.log(N / N_UNIT), np.log(D / D_UNIT)
         rate = params[..., 5] * np.exp(params[..., 6] * n + params[..., 7] * d)
         return rate, params[..., 8] * np.exp(params[..., 9] * n + params[..., 10] * d)
 
     def equation(self, params: Mapping[str, float], digits: int = 4) -> str:
+        """Return the law with constants, as a formula that can be evaluated."""
         v = {name: format_number(params[name], digits) for name in self.names}
         n, d = f"ln(N / {N_WRITTEN})", f"ln(D / {D_WRITTEN})"
         x = f"(ln lr - ln {v['lr_v']} - ({v['lr_N']})·{n} - ({v['lr_D']})·{d})"

@@ -1,4 +1,4 @@
-"""Plans of (N, P) to train and serve: a fitted law and a cost model, put together under limits."""
+"""Plans of (N, P) to train and serve within limits, from a fitted law and a cost model."""
 
 from scalelab.plan.answer import Plan, make_plan
 from scalelab.plan.problem import Limits, Problem

@@ -1,4 +1,4 @@
-"""The plan: the best of each P, the best of all, and how surely it is that."""
+"""The plan: the best option for each P, the winner, and the probability that it is the best."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _ABOUT_STREAMS = ("few_P", "one_P", "P_ignored", "seed_noise", "streams_in_N")
 class Option:
     """The best decoder with P streams.
 
-    Without a target the size is what the limits allow and `loss` has the interval of the law, `N` that of the costs;
-    with one the loss is the target and size and costs have it. `share` is in how many of the fit's draws this P is the
-    best, None for a fit without draws. `binds` is the limit that is used up or, not `within` the limits, broken most;
-    `broken` are all that are, the worst first.
+    Without a target, N is the largest within the limits, `loss` has the interval of the law, and `N` that of the costs.
+    With a target, the loss is the target, and N and costs have intervals. `share` is the share of the fit's draws in
+    which this P is the best, None without draws. `binds` is the limit that is reached or, if not `within` the limits,
+    exceeded most; `broken` are all exceeded limits, the worst first.
     """
 
     candidate: Candidate
@@ -43,42 +43,44 @@ class Option:
     binds: str | None
     loss: Estimate
     N: Estimate
-    costs: Mapping[str, Estimate]  # of METRICS; training where D is known
+    costs: Mapping[str, Estimate]  # by name in METRICS; training if D is known
     share: float | None
     extrapolates: tuple[Note, ...]
     versus: Versus | None  # for P > 1
 
     @property
     def P(self) -> int:
+        """Number of streams."""
         return self.candidate.P
 
     @property
     def within(self) -> bool:
+        """True if no limit is exceeded."""
         return not self.broken
 
 
 @dataclass(frozen=True)
 class Plan(Shown):
-    """A model to train and serve. `winner` is None where nothing is within the limits.
+    """A model to train and serve. `winner` is None if no option is within the limits.
 
-    With a `target` loss the winner has the least of the cost `by`; else it has the lowest loss. `gain` is
-    how much lower its loss is than the best plain model's (nats a token), or how many times cheaper it
-    is. `no_answer` is the share of draws in which nothing within the limits reaches the target.
+    With a `target` loss the winner has the lowest cost `by`, else the lowest loss. `gain` compares it to
+    the best plain model: the difference of losses (nats per token), or with a target the ratio of
+    costs. `no_answer` is the share of draws in which no option within the limits reaches the target.
     """
 
     problem: Problem
     target: float | None
     by: str
     options: tuple[Option, ...]
-    left_out: Mapping[int, str]  # P: why it has no option
+    left_out: Mapping[int, str]  # by P, the reason why there is no option
     winner: Option | None
     no_answer: float
     gain: Estimate | None
-    priced_by: str = ""  # cost model, device and precision, in words
-    binary: bool = True  # memory is read in GiB, not in GB
+    priced_by: str = ""  # cost model, device and precision, as text
+    binary: bool = True  # show memory in GiB, not in GB
     trainer: str = "this device"
     server: str = "this device"
-    price_notes: tuple[str, ...] = ()  # what the device does instead of what was asked
+    price_notes: tuple[str, ...] = ()  # deviations of the price from the request
 
     _report: ClassVar[str] = "scalelab.report.plans:plan_report"
     _figure: ClassVar[str] = "scalelab.plot.plan:plot"
@@ -86,11 +88,11 @@ class Plan(Shown):
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """Notes to read the plan with: those of the fit on what streams gain, and of the winner."""
+        """Notes that affect the plan: of the fit on the gain of streams, and of the winner on extrapolation."""
         return (*gain_notes(self.problem.fit), *(self.winner.extrapolates if self.winner else ()))
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row for each P, in bytes, seconds and FLOPs, with every digit."""
+        """Return one row per P, in bytes, seconds and FLOPs, unrounded."""
         import pandas as pd
 
         rows = []
@@ -103,20 +105,20 @@ class Plan(Shown):
         return pd.DataFrame(rows, columns=None if rows else ["P"]).set_index("P")
 
     def __repr__(self) -> str:
-        best = "nothing is within the limits"
+        best = "no option is within the limits"
         if self.winner is not None:
             best = f"best P = {self.winner.P}, N {format_count(self.winner.N.value)}, loss {self.winner.loss.value:.4f}"
         return f"<Plan {self.problem.fit.group}, {self.problem.fit.law.name} law: {best}>"
 
     @property
     def measured_winner(self) -> Option | None:
-        """The best of those P that are no larger than the runs'."""
+        """The best option among the P that are at most the largest of the runs."""
         most = max(self.problem.fit.P_levels)
         return best_of([o for o in self.options if most >= o.P], self.target, self.by)
 
 
 def gain_notes(fit: FitResult) -> list[Note]:
-    """Return the fit's notes that a plan has to be read with: serious ones, and those on what streams gain."""
+    """Return the fit's notes that affect a plan: serious ones, and those on the gain of streams."""
     gains = {f"{p.name}_{found}" for p in fit.law.parameters if p.needs == "P" for found in ("unresolved", "against")}
     codes = {*_ABOUT_STREAMS, *gains}
     return [note for note in fit.notes if note.severity == "serious" or note.code in codes]
@@ -130,18 +132,19 @@ def make_plan(
     by: str = "latency",
     train_on: Device | None = None,
 ) -> Plan:
-    """The lowest loss within the limits over N and `streams`, or what reaches `target` with the least of `by`.
+    """Return the plan with the lowest loss over N and `streams` within the limits, or the lowest `by` for `target`.
 
-    Training time is of `train_on`, or of the device that serves. Probabilities combine the draws of the fit with
-    the spread of published errors of costs (`scalelab.plan.doubt`).
+    Training time is that on `train_on`, by default the serving device. Probabilities combine the draws of the fit
+    with the spread of published errors of costs (`scalelab.plan.doubt`).
 
-    Raises `UsageError` for a `by` that is no cost, or whose figures are not known, and `ScalelabError` for
-    a law that rises with N.
+    Raises:
+        UsageError: `by` is not a cost, or is "training" without a known D.
+        ScalelabError: the law rises with N.
     """
     if by not in METRICS:
         raise choice_error("by", by, METRICS)
     if by == "training" and problem.D is None:
-        raise UsageError(f"`by={by!r}` needs the number of training tokens, which the fit does not know: give `D`")
+        raise UsageError(f"`by={by!r}` needs the number of training tokens, which the fit does not have: give `D`")
     if "P" not in problem.fit.law.variables:
         streams = [P for P in streams if P == 1]
     sized = [lowest_loss(problem, P) if target is None else reaching(problem, P, target) for P in streams]
@@ -161,7 +164,7 @@ def make_plan(
 
 
 def best_of(options: Sequence[Option], target: float | None, by: str) -> Option | None:
-    """The best within the limits, of equals that with fewer streams; None where there is none."""
+    """Return the best option within the limits, of equals that with the fewest streams; None if there is none."""
     within = [o for o in options if o.within]
     return min(within, key=lambda o: o.loss.value if target is None else o.costs[by].value, default=None)
 
@@ -173,7 +176,7 @@ def best_shares(scores: Mapping[int, Array]) -> tuple[dict[int, float], float]:
         return {}, 0.0
     table = np.where(np.isnan(table), np.inf, table)
     some = np.isfinite(table).any(axis=0)
-    best = table.argmin(axis=0)  # the first of equals
+    best = table.argmin(axis=0)  # the first of equal scores
     return {P: float(np.mean(some & (best == i))) for i, P in enumerate(scores)}, float(np.mean(~some))
 
 
@@ -185,11 +188,11 @@ def _known(sized: Sized) -> Array:
 def _scores(
     problem: Problem, sized: Sized, curve: CostCurve | None, by: str, factors: Factors, allowed: Array | None
 ) -> Array:
-    """Score each draw, low being good: the loss, or the cost, infinite beyond the limits."""
+    """Return a score per draw, lower is better: the loss, or the cost; infinite beyond the limits."""
     if not len(sized.N_draws):
         return doubted_losses(problem, sized, allowed)
     if curve is None:
-        # A law that does not get there with its parameters may in some draws, but has no place in the table.
+        # The law may reach the target in some draws, but not with the fitted parameters, so there is no option.
         return np.full(len(sized.N_draws), np.inf)
     costs = {name: curve.at(name, sized.N_draws) * factors.of(name, sized) for name in {by, *problem.bounds}}
     broken = np.any([costs[name] > bound for name, bound in problem.bounds.items()], axis=0)
@@ -231,10 +234,10 @@ def _why_not(problem: Problem, sized: Sized, target: float | None) -> str:
         if sized.candidate is None:
             broken = problem.broken(problem.at_width(MIN_WIDTH, sized.P))
             limits = f"limit{'s' if len(broken) > 1 else ''}"
-            return f"even the narrowest decoder is beyond the {limits} on {' and '.join(broken)}"
-        return "the law with the fitted parameters ends before this P"
+            return f"even the narrowest decoder exceeds the {limits} on {' and '.join(broken)}"
+        return "the law is undefined at this P with the fitted parameters"
     if np.isnan(problem.losses(np.array(problem.fit.params), np.array(1e9), sized.P)):
-        return "the law with the fitted parameters ends before this P"
+        return "the law is undefined at this P with the fitted parameters"
     return "no size reaches that loss"
 
 
@@ -245,7 +248,7 @@ def _gain(
     if winner is None or plain is None or winner.P == 1:
         return None
     if target is None:
-        with np.errstate(invalid="ignore"):  # where neither is within the limits there is no gain
+        with np.errstate(invalid="ignore"):  # there is no gain if neither is within the limits
             gains = scores[1] - scores[winner.P]
         return Estimate.of(plain.loss.value - winner.loss.value, gains)
     return Estimate(plain.costs[by].value / winner.costs[by].value, None, None)

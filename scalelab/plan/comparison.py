@@ -1,4 +1,4 @@
-"""Streams beside growing N to the same loss: which runs, which plain model of equal loss, and the prices of both."""
+"""Compare streams with growing N to the same loss: choose runs, find the plain model of equal loss, price both."""
 
 from __future__ import annotations
 
@@ -29,42 +29,42 @@ _SAME_TOKENS = 0.01  # relative
 
 @dataclass(frozen=True)
 class Question:
-    """A comparison to make: models, training tokens D, and how they are priced."""
+    """The request of a comparison: models, training tokens D, and the price function."""
 
     hidden: int
     streams: tuple[int, ...]
     batches: tuple[int, ...]
     lengths: tuple[int, ...]
-    vocab: int  # where no run knows its own
+    vocab: int  # for runs without one
     D: float | None
     price: Price
-    priced_by: str  # in words
+    priced_by: str  # as text
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One P of one group of runs: the model with streams, its loss, the plain model of that loss, prices."""
+    """The comparison for one P and group: the model with streams, its loss, the plain model of equal loss, prices."""
 
     title: str
     slug: str
     streams: Architecture
     n_params: float
     loss: float
-    base_loss: float | None  # of the same model with P = 1, where that is known
+    base_loss: float | None  # of the same model with P = 1, if known
     size: Size
     convention: str
-    plain_hidden: float  # infinite where no plain model has that loss
-    source: str  # of the losses, in words
+    plain_hidden: float  # infinite if no plain model has that loss
+    source: str  # of the losses, as text
     notes: tuple[Note, ...]
     rows: tuple[Comparison, ...]
 
 
 @dataclass(frozen=True)
 class CostComparison(Shown):
-    """Increases by streams beside those by growing N to the same loss, an answer for each P.
+    """Costs added by streams and by growing N to the same loss, with an answer for each P.
 
-    `failures` says which groups of runs could not be compared, `notes` what was priced otherwise than asked for, and
-    `groups` are the runs of each answer's title, where there are any.
+    `failures` are the errors of groups that could not be compared, `notes` deviations of the price from the request,
+    and `groups` the groups of runs by title, if any.
     """
 
     question: Question
@@ -84,14 +84,14 @@ class CostComparison(Shown):
         return len(self.answers)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row for each group, P and batch size, in bytes and seconds, with every digit."""
+        """Return one row per group, P and batch size, in bytes and seconds, unrounded."""
         import pandas as pd
 
         return pd.DataFrame(self.to_dict())
 
     def __repr__(self) -> str:
-        said = ", ".join(f"P {a.streams.P}: plain N {format_count(a.size.value)}" for a in self.answers[:4])
-        return f"<CostComparison hidden {self.question.hidden}, {self.question.priced_by}: {said}>"
+        text = ", ".join(f"P {a.streams.P}: plain N {format_count(a.size.value)}" for a in self.answers[:4])
+        return f"<CostComparison hidden {self.question.hidden}, {self.question.priced_by}: {text}>"
 
 
 def compare_all(
@@ -101,7 +101,7 @@ def compare_all(
     saved: FitResult | None,
     notes: Sequence[str] = (),
 ) -> CostComparison:
-    """Answer the question for each group. Of several some may not be comparable; raises where none is."""
+    """Answer the question for each group. Raises the error of the first group if no group can be compared."""
     answers: list[Answer] = []
     failures: list[ScalelabError] = []
     for group in groups:
@@ -110,7 +110,7 @@ def compare_all(
         except ScalelabError as error:
             if len(groups) == 1:
                 raise
-            failures.append(error)  # of several texts one may know other sizes
+            failures.append(error)  # other groups may have the sizes
     if not answers:
         raise failures[0]
     known = {group.title: group for group in groups if group is not None}
@@ -125,7 +125,7 @@ def comparable_groups(
     D: float | None,
     by_tokens: bool,
 ) -> list[Group]:
-    """Groups of comparable runs of `corpus` and, with `by_tokens`, of D. Raises `UsageError` where there are none."""
+    """Return groups of comparable runs of `corpus` and, with `by_tokens`, of D. Raises `UsageError` if empty."""
     from scalelab import records
     from scalelab.fit import group_records
 
@@ -137,29 +137,31 @@ def comparable_groups(
         groups = [g for g in groups if (g.records["corpus"] == corpus).any()]
         if not groups:
             raise UsageError(
-                f"not in {name}; choose one of {', '.join(texts) or '(none is named)'}", argument="corpus", value=corpus
+                f"not in {name}; choose one of {', '.join(texts) or '(none has a name)'}",
+                argument="corpus",
+                value=corpus,
             )
     if D is not None and by_tokens:
         known = sorted({float(d) for g in groups for d in g.records["n_tokens"].dropna()})
         groups = [g for g in groups if ((g.records["n_tokens"] / D - 1).abs() <= _SAME_TOKENS).any()]
         if not groups:
-            have = ", ".join(map(format_count, known)) or "none that is known"
-            raise UsageError(f"not in {name}; choose of {have}", argument="D", value=format_count(D))
+            have = ", ".join(map(format_count, known)) or "(no run has one)"
+            raise UsageError(f"not in {name}; choose one of {have}", argument="D", value=format_count(D))
     return groups
 
 
 def group_of(saved: FitResult, groups: list[Group], data: Any) -> Group:
-    """Find the group that was fitted, though perhaps more of its runs. Raises `UsageError` where it is none."""
+    """Return the group that was fitted, possibly with newer runs. Raises `UsageError` if there is none."""
     for same in (lambda group: group.title == saved.group, lambda group: _are_the_runs(group, saved)):
         for group in filter(same, groups):
             return group
     titles = "; ".join(group.title for group in groups)
     name = data if isinstance(data, str) else "the table"
-    raise UsageError(f"`fit` is of {saved.group!r}, and {name} has {titles}: give the data that were fitted, or `law`")
+    raise UsageError(f"`fit` is of {saved.group!r}, and {name} has {titles}: give the fitted data, or `law`")
 
 
 def _are_the_runs(group: Group, saved: FitResult) -> bool:
-    """Return true if these runs were fitted, under whatever name: that of a table's file may have changed."""
+    """Return true if exactly these runs were fitted, even under another name, since files may be renamed."""
     from scalelab.fit.data import fit_data
 
     try:
@@ -169,7 +171,7 @@ def _are_the_runs(group: Group, saved: FitResult) -> bool:
 
 
 def answer(question: Question, group: Group | None, law: Law | None, saved: FitResult | None) -> list[Answer]:
-    """An `Answer` for each P: by `saved`, else by `law` fitted to `group`, else by the losses of `group`."""
+    """Return an `Answer` for each P: by `saved`, else by `law` fitted to `group`, else by the losses of `group`."""
     runs = [] if group is None else equal_loss.measured_runs(group.records, question.vocab)
     if group is None:
         family = equal_loss.paper_decoder(question.hidden, question.vocab)
@@ -188,7 +190,7 @@ def answer(question: Question, group: Group | None, law: Law | None, saved: FitR
     if "D" in fit.law.variables:
         D = D or float(fit.data.D.max())
     elif group is not None:
-        D = None  # it chose the runs
+        D = None  # it selected the runs
     about = {"title": fit.group, "slug": "fit"} if group is None else {"title": group.title, "slug": group.slug}
     return [_by_law(question, fit, family.with_streams(P), D, about) for P in question.streams]
 

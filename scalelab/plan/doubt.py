@@ -1,7 +1,7 @@
-"""Published errors of costs in a plan: factors on every cost, drawn together with the law's parameters.
+"""Uncertainty of costs in a plan: random factors on every cost, one per draw of the law's parameters.
 
-A device is faster or slower than priced for all models alike, with the spread of its class; what P rows cost over one
-is off by a little more or less on its own, as published tables of rows are.
+The error of a device's speed is common to all models and has the spread of its class; the cost of P rows relative to
+one has an independent, smaller error. Both are estimated from published measurements.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from scalelab.laws.base import Array
 from scalelab.plan.problem import Problem
 from scalelab.plan.search import CostCurve, Sized
 
-_SMALLER, _LARGER = 200.0, 30.0  # times N, that is looked at
+_SMALLER, _LARGER = 200.0, 30.0  # range of N that is searched, relative to the option's
 _POINTS = 48
 _SEED = 0
 
 
 class Factors:
-    """Real over priced cost of each draw, by metric and P."""
+    """Ratio of real to priced cost per draw, by metric and P."""
 
     def __init__(self, problem: Problem, draws: int) -> None:
         rng = np.random.default_rng(_SEED)
@@ -27,7 +27,7 @@ class Factors:
         self._problem = problem
 
     def of(self, metric: str, sized: Sized) -> Array:
-        """Return the factor [draws] on a metric of one P."""
+        """Return the factors [draws] on a metric of one P."""
         candidate = sized.candidate
         assert candidate is not None
         spread = candidate.spread(metric)
@@ -39,9 +39,9 @@ class Factors:
 
 
 def doubted_sizes(problem: Problem, sized: Sized, factors: Factors) -> Array | None:
-    """Return the N [draws] that the limits allow if costs are what the factors make of them; 0 where none is.
+    """Return the largest N [draws] within the limits if costs are multiplied by the factors; 0 if there is none.
 
-    None where costs have no spread, or nothing is within the limits.
+    None if costs have no spread, or nothing is within the limits.
     """
     candidate = sized.candidate
     if candidate is None or not len(sized.losses):
@@ -51,13 +51,13 @@ def doubted_sizes(problem: Problem, sized: Sized, factors: Factors) -> Array | N
     sizes = np.array([max(1.0, candidate.N / _SMALLER), candidate.N * _LARGER])
     curve = CostCurve(problem, sized.P, sizes, _POINTS)
     bounds = {name: bound / factors.of(name, sized) for name, bound in problem.bounds.items()}
-    # The curve is used for the ratio to the size that the undoubted limits allow, which is known exactly.
+    # The curve gives the ratio to the size without factors, which is known exactly.
     plain = curve.largest({name: np.full(1, bound) for name, bound in problem.bounds.items()})[0]
     return candidate.N * curve.largest(bounds) / plain
 
 
 def doubted_losses(problem: Problem, sized: Sized, N: Array | None) -> Array:
-    """Return the loss [draws] of the decoders of `doubted_sizes`, each by its own draw of the law."""
+    """Return the losses [draws] at the sizes `N` of `doubted_sizes`, each by its draw of the law."""
     if N is None:
         return sized.losses
     draws = np.array(problem.fit.draws).reshape(-1, len(problem.fit.params))

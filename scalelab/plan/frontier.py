@@ -1,4 +1,4 @@
-"""Loss over cost for each P, on both sides of the limits: what a plan's figure draws."""
+"""Loss against cost for each P, on both sides of the limits, for the figure of a plan."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scalelab.plan.answer import Plan
 from scalelab.plan.shapes import MAX_WIDTH, MIN_WIDTH
 
 _POINTS = 60
-_MARGIN = 1.7  # times the width of the option, and as much below
+_MARGIN = 1.7  # range of widths around the option, as a factor
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One P over widths. Arrays are [n], `low` and `high` the interval of the loss, infinite without draws."""
+    """One P over n widths. Arrays are [n]; `low` and `high` are the interval of the loss, infinite without draws."""
 
     P: int
     memory: Array  # bytes
@@ -28,12 +28,12 @@ class Curve:
 
 
 def frontier(plan: Plan) -> list[Curve]:
-    """A curve for each option of the plan; none where there is no option."""
+    """Return a curve for each option of the plan."""
     problem, curves = plan.problem, []
     for option in plan.options:
         best = option.candidate.width
         ends = max(MIN_WIDTH, best / _MARGIN), min(MAX_WIDTH, best * _MARGIN)
-        # With the option's own width, so that a curve changes its look at the limit itself.
+        # Includes the width of the option, so that the style of the curve changes exactly at the limit.
         grid = np.unique(np.append(np.geomspace(*ends, _POINTS), best))
         found = [problem.at_width(float(width), option.P) for width in grid]
         N = np.array([c.N for c in found])

@@ -1,4 +1,4 @@
-"""Streams beside the plain model of equal loss: what each costs to serve and to train, and when that is even."""
+"""Compare streams with the plain model of equal loss: training and serving costs, and the break-even point."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from scalelab.fit.derived import Estimate, n_equivalent
 from scalelab.plan.problem import Candidate, Problem
 from scalelab.plan.shapes import MIN_WIDTH
 
-TRAINING_SHARE = 0.4  # of the peak at 16 bits, as large models are trained (arXiv 2104.04473, arXiv 2407.21783)
+TRAINING_SHARE = 0.4  # of the 16-bit peak that training of large models reaches (arXiv 2104.04473, arXiv 2407.21783)
 
-# at once: cheaper in both; after: dearer to train, repaid later; until: cheaper to train, spent later.
+# Streams are cheaper at once (in both), after a number of tokens, until a number of tokens, or never.
 Verdict = Literal["at once", "after", "until", "never"]
 
 
 @dataclass(frozen=True)
 class Versus:
-    """P streams against the plain model of the same loss.
+    """P streams compared with the plain model of the same loss.
 
-    `plain` is None where none of the decoders gets there. `token_s` is of the device that serves, `train_s` of the
-    one that trains, at `TRAINING_SHARE` of its peak; `tokens` is how many generated ones make training
-    and serving even, infinite or 0 where nothing does. Both None where D is not known or nothing to compare.
+    `plain` is None if no decoder reaches that loss. `token_s` is on the serving device, `train_s` on the training
+    device, at `TRAINING_SHARE` of its peak. `tokens` is the number of generated tokens at the break-even
+    point, 0 or infinite without one. `verdict` and `tokens` are None if D is not known or `plain` is None.
     """
 
     N: Estimate
     plain: Candidate | None
-    train_s: float | None = None  # more than the plain model's; below 0 less
-    token_s: float | None = None  # more than the plain model's for each generated token; below 0 less
+    train_s: float | None = None  # difference to the plain model
+    token_s: float | None = None  # difference to the plain model per generated token
     verdict: Verdict | None = None
     tokens: float | None = None
-    in_money: bool = False  # `tokens` are those at which both cost the same, not those at which both take as long
+    in_money: bool = False  # `tokens` is where both cost the same, not where both take the same time
 
 
 def against_plain(problem: Problem, streams: Candidate, train_on: Device) -> Versus:
-    """`streams` (P > 1) against the plain model of their loss, both trained on `train_on`.
+    """Return `streams` (P > 1) compared with the plain model of equal loss, both trained on `train_on`.
 
-    Training and serving are even in money where the table or the caller gives the hourly price of both devices,
-    else in hours, those of one device counted like those of the other.
+    The break-even point is in money if both devices have an hourly price, from the table or the caller, else in hours,
+    with equal weight for both devices.
     """
     D = problem.D if "D" in problem.fit.law.variables else None
     N = n_equivalent(problem.fit, streams.N, streams.P, D)
     width = None
-    if math.isfinite(N.value):  # no narrower plain model is looked at than the narrowest
+    if math.isfinite(N.value):  # at least the narrowest plain model
         width = problem.shapes.width_of(max(N.value, problem.shapes.n_params(MIN_WIDTH, 1)), 1)
     if width is None:
         return Versus(N, None)
@@ -60,7 +60,7 @@ def against_plain(problem: Problem, streams: Candidate, train_on: Device) -> Ver
 
 
 def _worth(streams: Candidate, train_on: Device) -> float | None:
-    """Return the seconds of serving that cost as much as one of training; None where either has no price."""
+    """Return the seconds of serving that cost as much as one second of training; None without both prices."""
     given = train_on.price_per_hour
     training = train_on.found().price_per_hour if given is None else given
     serving = streams.cost.price_per_hour
@@ -68,9 +68,9 @@ def _worth(streams: Candidate, train_on: Device) -> float | None:
 
 
 def break_even(train_s: float, token_s: float) -> tuple[Verdict, float]:
-    """Return when something is the cheaper one, and the number of tokens at which it is even.
+    """Return the verdict and the number of tokens at break-even.
 
-    It costs `train_s` more once and `token_s` more for each token.
+    Streams cost `train_s` more once, and `token_s` more per token.
     """
     if train_s <= 0 and token_s <= 0:
         return "at once", 0.0

@@ -1,4 +1,4 @@
-"""The problem of a plan: a law, decoders, costs of serving and limits; and what one (N, P) costs under them."""
+"""The problem of a plan: a law, decoders, serving costs and limits, and the costs of one (N, P)."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _SAME_TOKENS = 5e-4
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on the memory and times of a request batch, and on training; None is no limit."""
+    """Limits on memory and times of a batch of requests, and on training; None means no limit."""
 
     memory_bytes: float | None = None
     latency_s: float | None = None
     train_flops: float | None = None
-    ttft_s: float | None = None  # to the first token
-    tpot_s: float | None = None  # for each token after it
+    ttft_s: float | None = None  # time to the first token
+    tpot_s: float | None = None  # time per token after it
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One decoder with P streams and what it costs. `training` is FLOPs, None where D is not known."""
+    """One decoder with P streams and its costs. `training` is in FLOPs, None if D is not known."""
 
     P: int
     width: float
@@ -49,30 +49,31 @@ class Candidate:
 
     @property
     def ttft(self) -> float:
-        """Seconds to the first token."""
+        """Time to the first token, in seconds."""
         return self.cost.ttft_s
 
     @property
     def tpot(self) -> float:
-        """Seconds for each token after the first."""
+        """Time per token after the first, in seconds."""
         return self.cost.tpot_s
 
     def metric(self, name: str) -> float | None:
+        """Return a cost by its name in `METRICS`; None if it is not known."""
         return getattr(self, name)
 
     def spread(self, name: str) -> float:
-        """Return the standard deviation of ln(real / priced) of a metric, by published errors."""
+        """Return the standard deviation of ln(real / priced) of a metric, from published measurements."""
         return {"memory": self.cost.memory_spread, "training": 0.0}.get(name, self.cost.spread)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A law (`fit`) and what it costs to train and to serve the decoders of `shapes`.
+    """A fitted law, and the costs of training and serving the decoders of `shapes`.
 
-    `D` is training tokens, of all of them a share `second_stage` with P streams and the rest as a plain
-    model (1: streams throughout). The memory of the device is a limit even where none is given.
+    `D` is the number of training tokens; the share `second_stage` of them is trained with P streams, the
+    rest as a plain model (1: all with streams). The memory of the device is always a limit.
 
-    Raises `UsageError` for a law without N, and for a training limit where D is not known.
+    Raises `UsageError` for a law without N, and for a training limit without D.
     """
 
     fit: FitResult
@@ -86,17 +87,17 @@ class Problem:
     def __post_init__(self) -> None:
         law = self.fit.law
         if "N" not in law.variables:
-            raise UsageError(f"the law {law.name!r} does not know N, so there is nothing to plan with it")
+            raise UsageError(f"the law {law.name!r} has no N; plan with a law of N")
         if "D" in law.variables and self.D is None:
             raise UsageError(f"the law {law.name!r} depends on D: give `D`")
         if not 0 < self.second_stage <= 1:
             raise UsageError("must lie in (0, 1]", argument="second_stage_fraction", value=self.second_stage)
         if self.limits.train_flops is not None and self.D is None:
-            raise UsageError("`train_flops` needs the number of training tokens, which the fit does not know: give `D`")
+            raise UsageError("`train_flops` needs the number of training tokens, which the fit does not have: give `D`")
 
     @cached_property
     def bounds(self) -> Mapping[str, float]:
-        """The limit of each metric that has one: bytes, seconds, FLOPs."""
+        """Limits by metric, in bytes, seconds and FLOPs."""
         held = self.at_width(MIN_WIDTH, 1).cost.device_bytes
         limits = self.limits
         given = (limits.memory_bytes, limits.latency_s, limits.ttft_s, limits.tpot_s, limits.train_flops)
@@ -105,70 +106,71 @@ class Problem:
 
     @property
     def device_binds(self) -> bool:
-        """True where the memory limit is the device's own, since none or a larger one was given."""
+        """True if the memory limit is that of the device, since none or a larger one was given."""
         return self.limits.memory_bytes is None or self.bounds["memory"] < self.limits.memory_bytes
 
     @property
     def cut_to_device(self) -> bool:
-        """Return whether a memory limit was given that is larger than what the device has."""
+        """True if the given memory limit is larger than the memory of the device."""
         return self.limits.memory_bytes is not None and self.device_binds
 
     def most_requests(self, candidate: Candidate) -> tuple[int, str | None]:
-        """Return how many such requests the candidate serves at once within the limits, and what stops more."""
+        """Return the number of requests that can be served at once within the limits, and the limit reached."""
         model = candidate.cost.architecture
         bounds = {name: value for name, value in self.bounds.items() if name != "training"}
         return most_requests(lambda work: self.price(model, work), self.workload, bounds)  # type: ignore[arg-type]
 
     def at_width(self, width: float, P: int) -> Candidate:
+        """Return the decoder of a width with P streams, with its costs."""
         return self.candidate(self.shapes.of_width(width, P))
 
     def candidate(self, model: Architecture) -> Candidate:
-        """`model` and what it costs."""
+        """Return `model` as a candidate, with its costs."""
         cost = self.price(model, self.workload)
         training = None if self.D is None else train_flops(model, self.D, self.second_stage)
         N = float(count(model, self.shapes.convention))
         return Candidate(model.P, model.hidden_size, N, cost.memory_bytes, cost.latency_s, training, cost)
 
     def used(self, candidate: Candidate) -> dict[str, float]:
-        """Return the share of each limit that the candidate uses: above 1 it breaks it."""
+        """Return the share of each limit that the candidate uses, above 1 if it exceeds the limit."""
         return {name: (candidate.metric(name) or 0.0) / bound for name, bound in self.bounds.items()}
 
     def broken(self, candidate: Candidate) -> list[str]:
-        """The limits that the candidate breaks, the worst first."""
+        """Return the limits that the candidate exceeds, the worst first."""
         used = self.used(candidate)
         return sorted((name for name in used if used[name] > 1), key=lambda name: -used[name])
 
     def losses(self, params: Array, N: Array, P: int) -> Array:
-        """The law's loss of params [..., k] at N [...]; NaN where it ends before P."""
+        """Return the law's loss [...] for params [..., k] at N [...]; NaN where it is undefined at P."""
         at = [np.broadcast_to(v, params.shape[:-1])[..., None] for v in (N, float(P), self.D or np.nan)]
-        with np.errstate(all="ignore"):  # far out a law may overflow, or end
+        with np.errstate(all="ignore"):  # far from the runs a law may overflow or be undefined
             return self.fit.law.loss(params, Points(*at))[..., 0]
 
 
 def train_flops(model: Architecture, tokens: float, second_stage: float = 1.0) -> float:
-    """FLOPs to train `model` on `tokens`: 6 a token, parameter and stream (arXiv 2203.15556, arXiv 2505.10475).
+    """Return the training FLOPs on `tokens`: 6 per token, parameter and stream (arXiv 2203.15556, arXiv 2505.10475).
 
-    The streams run for the share `second_stage` of the tokens. Of N only what every token is multiplied
-    with counts, once a stream, hence the backbone and of experts those in use; embeddings, prefixes and
-    aggregator are left out, as they are from 6·N·D.
+    The streams run for the share `second_stage` of the tokens. Only parameters that multiply every token
+    are included, once per stream: the backbone with the active experts. Embeddings, prefixes and
+    aggregator are left out, as in 6·N·D.
     """
     passes = 1.0 + second_stage * (model.P - 1)
     return FLOPS_PER_TOKEN * model.active_backbone_params * tokens * passes
 
 
 def tokens_of(fit: FitResult, D: float | None) -> float | None:
-    """Training tokens to plan for: `D`, else the runs' own, the most of them for a law that knows D.
+    """Return the training tokens to plan for: `D`, else that of the runs, for a law with D the largest.
 
-    None where the runs do not know it. Raises `UsageError` for another D than the runs' where the law
-    holds for theirs only.
+    None if the runs do not have it. Raises `UsageError` if a law without D was fitted to runs of another
+    D.
     """
     if "D" in fit.law.variables:
         return float(fit.data.D.max()) if D is None else D
     seen = np.unique(fit.data.D[~np.isnan(fit.data.D)]) if "D" in fit.known else np.empty(0)
     if D is not None and len(seen) and not np.any(np.abs(seen / D - 1) <= _SAME_TOKENS):
         raise UsageError(
-            f"the law {fit.law.name!r} does not know D, it holds for the runs' own "
-            f"{', '.join(map(format_count, seen))}; leave `D` out, or fit a law with D such as joint",
+            f"the law {fit.law.name!r} has no D and is valid for the D of its runs only, "
+            f"{', '.join(map(format_count, seen))}; leave out `D`, or fit a law with D such as joint",
             argument="D",
             value=format_count(D),
         )

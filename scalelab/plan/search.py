@@ -1,6 +1,6 @@
-"""The best N for each P: the widest within the limits, or the narrowest that reaches a loss.
+"""Find the best N for each P: the widest decoder within the limits, or the narrowest that reaches a loss.
 
-All costs rise with the width and losses fall with it, so that both are found by bisection.
+Costs rise and losses fall with the width, so both are found by bisection.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from scalelab.laws.base import Array
 from scalelab.plan.problem import Candidate, Problem
 from scalelab.plan.shapes import MAX_WIDTH, MIN_WIDTH
 
-_STEPS = 48  # of a bisection over ln width: to about 1e-13
-_LOSS_STEPS = 70  # over ln N
-_GRID = 64  # widths between which costs are interpolated, straight in logarithms: to about 1e-5
+_STEPS = 48  # of a bisection over ln width, to about 1e-13
+_LOSS_STEPS = 70  # of a bisection over ln N
+_GRID = 64  # widths for the log-linear interpolation of costs, to about 1e-5
 
 
 @dataclass(frozen=True)
 class Sized:
-    """The best of one P. `candidate` is None where there is none: then `nearest` breaks the limits least.
+    """The best decoder for one P; `candidate` is None if there is none.
 
-    `N_draws` [draws] and `losses` [draws] are the same for each draw of the fit, infinite or NaN where
-    the law does not get there; the one is given where a loss was asked for, the other where limits were.
+    For a target loss, `N_draws` [draws] holds the N of each draw of the fit, infinite if the draw does not
+    reach it; otherwise `losses` [draws] holds the losses, NaN where the law is undefined.
     """
 
     P: int
     candidate: Candidate | None
     loss: float
-    binds: str | None  # the limit that is used up, or that is broken
+    binds: str | None  # the limit that is reached or exceeded
     losses: Array
     N_draws: Array
 
 
 def widest(problem: Problem, P: int) -> tuple[Candidate | None, str | None]:
-    """The largest decoder with P streams within all limits, and the limit that it uses up.
+    """Return the largest decoder with P streams within all limits, and the limit that it reaches.
 
-    None, with the limit that is broken most, where even the narrowest is too large.
+    If even the narrowest is too large, return None and the limit that it exceeds most.
     """
     least = problem.at_width(MIN_WIDTH, P)
     shares = problem.used(least)
@@ -62,7 +62,7 @@ def widest(problem: Problem, P: int) -> tuple[Candidate | None, str | None]:
 
 
 def lowest_loss(problem: Problem, P: int) -> Sized:
-    """The lowest loss of P streams within the limits. Raises `ScalelabError` where the law rises with N."""
+    """Return the lowest loss of P streams within the limits. Raises `ScalelabError` if the law rises with N."""
     candidate, binds = widest(problem, P)
     draws = np.array(problem.fit.draws).reshape(-1, len(problem.fit.params))
     if candidate is None:
@@ -70,15 +70,17 @@ def lowest_loss(problem: Problem, P: int) -> Sized:
     params = np.array(problem.fit.params)
     loss, before = (float(problem.losses(params, np.array(n), P)) for n in (candidate.N, candidate.N * 0.9))
     if loss > before:
-        raise ScalelabError(f"the law {problem.fit.law.name!r} rises with N at P = {P}: fewer parameters would be best")
+        raise ScalelabError(
+            f"the law {problem.fit.law.name!r} rises with N at P = {P}, so no size is best; fit another `law`"
+        )
     return Sized(P, candidate, loss, binds, problem.losses(draws, np.array(candidate.N), P), np.empty(0))
 
 
 def reaching(problem: Problem, P: int, loss: float) -> Sized:
-    """The smallest decoder with P streams of that loss, whatever it costs; `binds` is a limit that it breaks.
+    """Return the smallest decoder with P streams that reaches `loss`; `binds` is a limit that it exceeds.
 
-    No candidate where no size within reach has that loss; where already the narrowest decoder has a lower one, it
-    is the candidate, with its own loss.
+    There is no candidate if no width reaches the loss. If the narrowest decoder has a lower loss, it is the candidate,
+    with that loss.
     """
     draws = np.array(problem.fit.draws).reshape(-1, len(problem.fit.params))
     N = float(n_reaching(problem, np.array(problem.fit.params), P, loss))
@@ -95,35 +97,35 @@ def reaching(problem: Problem, P: int, loss: float) -> Sized:
 
 
 def n_reaching(problem: Problem, params: Array, P: int, loss: float) -> Array:
-    """N with P streams whose loss is `loss`, for each row of params [..., k]; infinite where none within reach is.
+    """Return the N [...] with P streams whose loss is `loss`, for params [..., k]; infinite if there is none.
 
-    The narrowest decoder's N where already that has a lower loss.
+    If the narrowest decoder has a lower loss, its N is returned.
     """
     least, most = (problem.shapes.n_params(width, P) for width in (MIN_WIDTH, MAX_WIDTH))
     low, high = (np.full(params.shape[:-1], math.log(end)) for end in (least, most))
-    out_of_reach = ~(problem.losses(params, np.exp(high), P) <= loss)  # also where it is no number
+    out_of_reach = ~(problem.losses(params, np.exp(high), P) <= loss)  # also for NaN
     already = problem.losses(params, np.exp(low), P) <= loss
     for _ in range(_LOSS_STEPS):
         middle = (low + high) / 2
         above = problem.losses(params, np.exp(middle), P) > loss
         low, high = np.where(above, middle, low), np.where(above, high, middle)
-    # The upper end reaches the loss, or nothing does. Rounding must not lead out of the sizes there are.
+    # The upper end reaches the loss unless nothing does. Rounding must not leave the range of sizes.
     found = np.clip(np.exp(high), least, most)
     return np.where(out_of_reach, np.inf, np.where(already, least, found))
 
 
 class CostCurve:
-    """Costs over N of P streams between two sizes, for many N at once."""
+    """Interpolated costs of P streams over N between two sizes, for many N at once."""
 
     def __init__(self, problem: Problem, P: int, N: Array, points: int = _GRID) -> None:
-        """`N` are finite sizes that the curve must span, by so many points."""
+        """Make a curve of `points` points that spans the finite sizes `N`."""
         inside = [problem.shapes.width_of(float(n), P) for n in (N.min(), N.max())]
         low, high = (w or end for w, end in zip(inside, (MIN_WIDTH, MAX_WIDTH), strict=True))
         self._grid = [problem.at_width(float(w), P) for w in np.geomspace(low, high * (1 + 1e-9), points)]
         self._ln_N = np.log([c.N for c in self._grid])
 
     def largest(self, bounds: Mapping[str, Array]) -> Array:
-        """Return the largest size [draws] whose metrics are within `bounds` (each [draws]); 0 where none is."""
+        """Return the largest N [draws] whose metrics are within `bounds` ([draws] each); 0 if there is none."""
         ln_N = np.full(next(iter(bounds.values())).shape, self._ln_N[-1])
         for metric, bound in bounds.items():
             values = np.maximum.accumulate([c.metric(metric) or 0.0 for c in self._grid])
@@ -134,7 +136,7 @@ class CostCurve:
         return np.exp(ln_N)
 
     def at(self, metric: str, N: Array) -> Array:
-        """The metric at N, infinite where N is."""
+        """Return the metric at N, in the shape of N; infinite where N is infinite."""
         values = [c.metric(metric) for c in self._grid]
         if any(v is None for v in values):
             raise ValueError(f"{metric} is not known")

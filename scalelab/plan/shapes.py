@@ -1,4 +1,4 @@
-"""The decoders that a plan chooses among: one for each real-valued width, so that N is continuous."""
+"""The decoders that a plan chooses from: one for each real-valued width, so that N is continuous."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from scalelab.architecture import Architecture
 from scalelab.cost.equal_loss import RealWidth, built, count, widened
 
-MIN_WIDTH, MAX_WIDTH = 16.0, 2.0**18  # nobody serves less or more
-_STEPS = 60  # of a bisection over the logarithm of a width: to the last digits
-_WIDTH_PER_LAYER = 24.0  # of `scalelab.architecture`'s size dial
-_BUILDABLE = 128  # the paper's widths are multiples of it
-_NEXT = 4  # what is rounded may go beyond a limit: then the one after it
+MIN_WIDTH, MAX_WIDTH = 16.0, 2.0**18  # widths outside this range are not served
+_STEPS = 60  # of a bisection over ln width, to machine precision
+_WIDTH_PER_LAYER = 24.0  # as in `scalelab.architecture`
+_BUILDABLE = 128  # the widths of the paper are multiples of it
+_NEXT = 4  # candidates, since rounding may exceed a limit
 
 SHAPES = ("paper", "ladder")
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Decoders like `base` of any width: its heads, experts, vocabulary, prefixes and MLP ratio.
+    """Decoders of any width with the heads, experts, vocabulary, prefixes and MLP ratio of `base`.
 
-    All have the depth of `base`; with `deepening` narrow ones have fewer layers, a layer for each 24 of
-    width and at least 2, as the size dial of sweeps has them. N is counted by `convention`.
+    All have the depth of `base`; with `deepening`, narrow ones have fewer layers, one per 24 of width and
+    at least 2, as in sweeps. N is counted by `convention`.
     """
 
     base: Architecture
@@ -31,6 +31,7 @@ class Shapes:
     convention: str = "paper"
 
     def of_width(self, width: float, P: int) -> RealWidth:
+        """Return the decoder of a width with P streams."""
         family = self.base.with_streams(P)
         if self.deepening:
             family = replace(widened(family, width), num_layers=self._layers(width))  # type: ignore[arg-type]  # real
@@ -42,10 +43,11 @@ class Shapes:
         return min(float(self.base.num_layers), max(2.0, width / _WIDTH_PER_LAYER))
 
     def n_params(self, width: float, P: int) -> float:
+        """Return the N of the decoder of a width with P streams."""
         return float(count(self.of_width(width, P), self.convention))
 
     def width_of(self, n_params: float, P: int) -> float | None:
-        """The width whose N is `n_params`; None where no width is that small or large."""
+        """Return the width whose N is `n_params`; None if it is outside the range of widths."""
         low, high = math.log(MIN_WIDTH), math.log(MAX_WIDTH)
         if not self.n_params(MIN_WIDTH, P) < n_params <= self.n_params(MAX_WIDTH, P):
             return MIN_WIDTH if n_params == self.n_params(MIN_WIDTH, P) else None
@@ -55,10 +57,10 @@ class Shapes:
         return math.exp(low)
 
     def buildable(self, width: float, P: int, wider: bool = False) -> Iterator[Architecture]:
-        """List what can be built from `width` down, or up where `wider`: the next few, nearest first.
+        """Yield the next few decoders that can be built, downwards from `width`, or upwards if `wider`, nearest first.
 
-        Widths are multiples of 128, of narrow ones of 32, and give each head an even number of dimensions, as
-        rotary positions need; layers and the MLP's width are whole.
+        Widths are multiples of 128 (of 32 if narrow), with an even number of dimensions per head for rotary position
+        embeddings; numbers of layers and MLP widths are integers.
         """
         steps = [math.lcm(m, 2 * self.base.num_heads) for m in (_BUILDABLE, _BUILDABLE // 4)]
         step = steps[0] if width >= 8 * steps[0] else steps[1]

@@ -1,4 +1,4 @@
-"""Run records: schema, reading and writing, and the paper's data."""
+"""Run records: schema, reading, writing, and the paper's data."""
 
 from scalelab.records.paper import paper_records
 from scalelab.records.read import Table, gather, load, read

@@ -1,4 +1,4 @@
-"""What is wrong below a folder of results, and a safe place for it."""
+"""Check a results folder for damaged files, and move them to quarantine."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from scalelab.records.schema import CURVE_KIND, NEEDED, RECORD_KIND, REQUIRED
 from scalelab.records.store import curve_path, record_path
 from scalelab.status import RunStatus
 
-STALE_S = 600.0  # a file takes seconds to write: what is older will never be finished
+STALE_S = 600.0  # writing a file takes seconds, so an older temporary file is a leftover
 Action = Literal["quarantine", "remove", "none"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about one file, and what is to be done: only what is to go into quarantine is wrong."""
+    """A remark about one file, with the action it needs; only files for quarantine are wrong."""
 
     file: Path
-    message: str  # names the file
+    message: str  # starts with the file
     action: Action = "none"
 
 
 @dataclass(frozen=True)
 class Check:
-    """What there is below a folder, and what was found."""
+    """The result of checking a folder: numbers of records and loss curves, and findings."""
 
     n_records: int
     n_curves: int
@@ -41,26 +41,26 @@ class Check:
 
     @property
     def wrong(self) -> tuple[Finding, ...]:
-        """Files that readers refuse."""
+        """Findings on files that readers reject."""
         return tuple(finding for finding in self.findings if finding.action == "quarantine")
 
 
 @dataclass(frozen=True)
 class _Record:
     file: Path
-    rows: int  # of that file
+    rows: int  # in that file
     ok: bool
     created: str
-    numbers: tuple  # of REQUIRED
+    numbers: tuple  # values of REQUIRED
 
     @property
     def rank(self) -> tuple:
-        """Of several records of one run the one to keep comes first."""
+        """Sort key that puts the record to keep first among several of one run."""
         return (not self.ok, -self.rows, self.created, str(self.file))
 
 
 def check_folder(folder: Path) -> Check:
-    """Look at every file below `folder`, but for what is in quarantine. Changes nothing. Raises `OSError`."""
+    """Check every file below `folder`, except in quarantine, without changes. Raises `OSError`."""
     files = sorted(walk(folder))
     records: dict[str, list[_Record]] = {}
     curves: list[Path] = []
@@ -73,7 +73,7 @@ def check_folder(folder: Path) -> Check:
                 found = read_parquet(file)
                 lacking = [name for name in NEEDED if found.kind != CURVE_KIND.decode() and name not in found.table]
                 if lacking:
-                    raise DataError(f"{file}: no record and no loss curve: it has no column {lacking[0]!r}")
+                    raise DataError(f"{file}: neither a record nor a loss curve: column {lacking[0]!r} is missing")
             except DataError as error:
                 findings.append(Finding(file, str(error), "quarantine"))
                 continue
@@ -92,22 +92,22 @@ def check_folder(folder: Path) -> Check:
     return Check(len(every), len(curves), tuple(findings))
 
 
-def settle(folder: Path, findings: Iterable[Finding]) -> list[str]:
-    """Do what `findings` ask for; returns a line for each file.
+def apply_actions(folder: Path, findings: Iterable[Finding]) -> list[str]:
+    """Carry out the actions of `findings` and return one line of text per file.
 
-    A file goes to the same place below ``folder/quarantine``, where no reader looks, in one step, and never over
-    another; only unfinished temporary files are removed. Raises `OSError`.
+    A file is moved atomically to the same relative path below ``folder/quarantine``, which readers skip, and never
+    replaces another; only leftover temporary files are removed. Raises `OSError`.
     """
     done = []
     for finding in findings:
         if finding.action == "quarantine":
-            place = wanted = folder / QUARANTINE / finding.file.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
+            target = wanted = folder / QUARANTINE / finding.file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
             number = 1
-            while place.exists() or place.is_symlink():
-                place, number = wanted.with_name(f"{wanted.stem}.{number}{wanted.suffix}"), number + 1
-            finding.file.rename(place)
-            done.append(f"moved {finding.file} to {place}")
+            while target.exists() or target.is_symlink():
+                target, number = wanted.with_name(f"{wanted.stem}.{number}{wanted.suffix}"), number + 1
+            finding.file.rename(target)
+            done.append(f"moved {finding.file} to {target}")
         elif finding.action == "remove":
             finding.file.unlink(missing_ok=True)
             done.append(f"removed {finding.file}")
@@ -117,16 +117,16 @@ def settle(folder: Path, findings: Iterable[Finding]) -> list[str]:
 def _temporary(file: Path) -> Iterator[Finding]:
     try:
         age = time.time() - file.stat().st_mtime
-    except FileNotFoundError:  # it has become what it was to be
+    except FileNotFoundError:  # its write has finished
         return
     if age > STALE_S:
-        yield Finding(file, f"{file}: temporary file of a write that was cut short", "remove")
+        yield Finding(file, f"{file}: temporary file of an interrupted write", "remove")
     else:
-        yield Finding(file, f"{file}: temporary file, {age:.0f} s old: of a write that goes on or was cut short")
+        yield Finding(file, f"{file}: temporary file, {age:.0f} s old, of a running or interrupted write")
 
 
 def _records(file: Path, table: pd.DataFrame) -> Iterator[tuple[str, _Record]]:
-    """Key and record of each row of a table that has keys."""
+    """Yield key and record of each row with a key."""
     for row in table.to_dict("records"):
         if not pd.isna(row.get("key")):
             status, created = (None if pd.isna(row.get(name)) else row[name] for name in ("status", "created_utc"))
@@ -136,16 +136,16 @@ def _records(file: Path, table: pd.DataFrame) -> Iterator[tuple[str, _Record]]:
 
 
 def _doubled(same: list[_Record]) -> Iterator[Finding]:
-    """`same` are the records of one run, the best first."""
+    """Yield a finding for each duplicate in `same`, the records of one run, the best first."""
     best = same[0]
     for other in same[1:]:
         if other.ok and other.numbers != best.numbers:
-            message = f"{other.file}: another record of the run in {best.file}, with other numbers"
+            message = f"{other.file}: another record of the run in {best.file}, with different numbers"
             yield Finding(other.file, message, "quarantine")
         elif other.ok or not best.ok:
-            yield Finding(other.file, f"{other.file}: a copy of {best.file}, counts once")
+            yield Finding(other.file, f"{other.file}: a copy of {best.file}; it is used once")
         else:
-            yield Finding(other.file, f"{other.file}: not ok, but the same run is in {best.file}")
+            yield Finding(other.file, f"{other.file}: not ok, but {best.file} has the same run")
 
 
 def _unpaired(records: set[Path], finished: set[Path], curves: list[Path]) -> Iterator[Finding]:
@@ -153,21 +153,21 @@ def _unpaired(records: set[Path], finished: set[Path], curves: list[Path]) -> It
     for file in curves:
         root = sweep_folder(file)
         if root is not None and record_path(root, file.stem) not in records:
-            yield Finding(file, f"{file}: loss curve without a record: its run goes on, or was cut short")
+            yield Finding(file, f"{file}: loss curve without a record: its run is running or was interrupted")
     for file in finished:
         root = sweep_folder(file)
         if root is not None and curve_path(root, file.stem) not in known:
-            message = f"{file}: record without a readable loss curve: its loss counts all the same; "
-            yield Finding(file, message + "for the curve remove this record and repeat its sweep, which trains it anew")
+            message = f"{file}: record without a readable loss curve; its loss is used anyway: "
+            yield Finding(file, message + "to get the curve, remove this record and run its sweep again")
 
 
 def _checkpoints(folder: Path, files: list[Path], finished: set[Path]) -> Iterator[Finding]:
-    """Checkpoints that nothing will go on from."""
+    """Yield a finding for the checkpoints of each finished run, which nothing needs."""
     sizes: dict[Path, int] = {}
     for file in files:
-        for place in file.relative_to(folder).parents:
-            if place.parent.name == CHECKPOINTS and record_path(folder / place.parent.parent, place.name) in finished:
-                with contextlib.suppress(FileNotFoundError):  # removed just now
-                    sizes[folder / place] = sizes.get(folder / place, 0) + file.lstat().st_size
-    for place, size in sizes.items():
-        yield Finding(place, f"{place}: checkpoints of a finished run, {size / 2**20:.1f} MiB")
+        for part in file.relative_to(folder).parents:
+            if part.parent.name == CHECKPOINTS and record_path(folder / part.parent.parent, part.name) in finished:
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    sizes[folder / part] = sizes.get(folder / part, 0) + file.lstat().st_size
+    for path, size in sizes.items():
+        yield Finding(path, f"{path}: checkpoints of a finished run, {size / 2**20:.1f} MiB")

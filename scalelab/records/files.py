@@ -1,4 +1,4 @@
-"""Files of records as they stand on disk: which there are below a folder, what is in one, and is it whole."""
+"""Files of records: find them below a folder, read them, and check that they are intact."""
 
 from __future__ import annotations
 
@@ -41,47 +41,49 @@ from scalelab.records.text import (
 from scalelab.status import RunStatus
 
 FORMATS = (".parquet", *TEXT, *LINES, ".json", *SHEETS)
-# Folders of a sweep; checkpoints are in folders named by trajectory, models by run.
+# Folders of a sweep; checkpoints are in one folder per phase, models in one per run.
 RUNS, CURVES, QUARANTINE, CHECKPOINTS, MODELS = "runs", "curves", "quarantine", "checkpoints", "models"
 _KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".json": "JSON"} | dict.fromkeys(
     SHEETS, "Excel"
 )
 
 MOST_ROWS = 5_000_000
-_SEALED = frozenset({"n_tokens_streams", "n_tokens_unique", "warm_up_seconds"})  # columns younger than the digest
+_SEALED = frozenset(
+    {"n_tokens_streams", "n_tokens_unique", "warm_up_seconds"}
+)  # columns that were added after the digest
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds. `kind` is record or curve for what a sweep wrote, None for a table of anyone's."""
+    """The content of a file. `kind` is "record" or "curve" for a file of a sweep, None for any other table."""
 
     kind: str | None
     table: pd.DataFrame
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """Parquet files below `folder` in a stable order, without hidden ones and those in quarantine.
+    """Return the Parquet files below `folder`, sorted, except hidden ones and those in quarantine.
 
-    Raises `OSError` naming a folder that cannot be looked into: what is in it must not be missed.
+    Raises `OSError` for a folder that cannot be read, so that no file is missed silently.
     """
     return sorted(path for path in walk(folder) if path.suffix == ".parquet" and not path.name.startswith("."))
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Every file below `folder`, hidden ones too, without those in quarantine. Raises `OSError`."""
+    """Yield every file below `folder`, including hidden ones, except those in quarantine. Raises `OSError`."""
 
     def fail(error: OSError) -> None:
-        # A sweep that runs removes checkpoints from under the reader.
+        # A running sweep may remove checkpoints meanwhile.
         if not isinstance(error, FileNotFoundError) or Path(error.filename) == folder:
             raise error
 
-    for place, folders, names in os.walk(folder, onerror=fail):
+    for path, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if name != QUARANTINE]
-        yield from (Path(place) / name for name in names)
+        yield from (Path(path) / name for name in names)
 
 
 def read_file(file: Path, needed: Callable[[str], bool] | None = None) -> Content:
-    """The table in a file as it stands there, all text if it is text; of a loss curve nothing but its kind.
+    """Return the table in a file, with all cells as text if it is a text file; for a loss curve only its kind.
 
     Of a Parquet file that no sweep wrote, only columns that are `needed` are read. Raises `DataError` naming the file.
     """
@@ -106,17 +108,17 @@ def _parsed(content: bytes, suffix: str) -> pd.DataFrame:
 
 
 def read_parquet(file: Path, curves: bool = True, needed: Callable[[str], bool] | None = None) -> Content:
-    """The table in a Parquet file; if a sweep wrote it, proved to be what was written.
+    """Return the table in a Parquet file; a file of a sweep is verified by its digest.
 
-    Without `curves`, of a loss curve nothing but its kind; of others' tables only the columns that are `needed`, the
-    names of the rest in the attribute `unread` of the table. Raises `DataError` naming a file that cannot
-    be read, was changed since it was written, or does not hold what its place says.
+    Without `curves`, a loss curve is returned as its kind only. Of a table that no sweep wrote only the `needed`
+    columns are read; the others are listed in `table.attrs["unread"]`. Raises `DataError` naming a file that cannot
+    be read, was changed after it was written, or is in the wrong folder of a sweep.
     """
     try:
-        if not file.is_file():  # a pipe would be waited for
-            raise OSError("no such file" if not file.exists() else "no regular file")
-        # All in this thread: one of Arrow's may still hold what Python's stream gave it when all is read, and would
-        # abort the process (std::terminate) if it let go of that while the interpreter ends.
+        if not file.is_file():  # a pipe would block
+            raise OSError("no such file" if not file.exists() else "not a regular file")
+        # Single-threaded: an Arrow thread may still hold buffers of Python's stream after the read, and would
+        # abort the process (std::terminate) if it released them while the interpreter shuts down.
         options: dict = {"pre_buffer": False, "page_checksum_verification": True}
         with file.open("rb") as stream, pq.ParquetFile(stream, **options) as opened:
             metadata = opened.schema_arrow.metadata or {}
@@ -129,9 +131,9 @@ def read_parquet(file: Path, curves: bool = True, needed: Callable[[str], bool] 
             unread = [name for name in names if name not in wanted]
             table = opened.read(wanted if unread else None, use_threads=False) if curves or kind != CURVE_KIND else None
         if DIGEST_KEY in metadata and table is not None and metadata[DIGEST_KEY] != content_digest(table):
-            raise ValueError("it was changed since it was written")
+            raise ValueError("it was changed after it was written")
         if kind not in (RECORD_KIND, CURVE_KIND) and (kind is not None or DIGEST_KEY in metadata):
-            raise ValueError("it says that it is neither a record nor a loss curve")
+            raise ValueError("its kind must be record or curve")
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _unreadable(file, "Parquet", error) from None
     _check_place(file, kind, table)
@@ -145,18 +147,18 @@ def read_parquet(file: Path, curves: bool = True, needed: Callable[[str], bool] 
 
 
 def _check_size(metadata: Any, wanted: Container[str]) -> None:
-    """Raise ValueError for what memory could not hold: a file of half a megabyte can have forty million rows."""
+    """Raise `ValueError` if the table may not fit in memory: half a megabyte can hold forty million rows."""
     rows, groups = metadata.num_rows, [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     if rows > MOST_ROWS:
-        raise ValueError(f"it has {rows:,} rows, and at most {MOST_ROWS:,} are read; keep the last point of each run")
+        raise ValueError(f"it has {rows:,} rows, above the limit of {MOST_ROWS:,}; keep the last point of each run")
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     read = [c for c in columns if c.path_in_schema in wanted or c.path_in_schema.partition(".")[0] in wanted]
     if (size := sum(column.total_uncompressed_size for column in read)) > MOST_BYTES:
-        raise ValueError(f"unpacked it has {size / 2**30:.1f} GiB, and at most {MOST_BYTES / 2**30:g} are read")
+        raise ValueError(f"it has {size / 2**30:.1f} GiB unpacked, above the limit of {MOST_BYTES / 2**30:g} GiB")
 
 
 def _with_typed_nulls(table: pa.Table) -> pa.Table:
-    """`table` whose columns without values have the types of the schema: no digest of values sees damage to those."""
+    """Return `table` with the schema's types for all-null columns, whose types the digest does not cover."""
     for i, field in enumerate(table.schema):
         wanted = RECORD_SCHEMA.field(field.name).type if field.name in RECORD_SCHEMA.names else field.type
         if field.type != wanted and table.column(i).null_count == len(table):
@@ -165,7 +167,7 @@ def _with_typed_nulls(table: pa.Table) -> pa.Table:
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """One run's record, its status filled in. Raises `DataError` naming a file that holds no such thing."""
+    """Return one run's record, with its status filled in. Raises `DataError` naming a file without one."""
     found = read_parquet(file)
     if len(found.table) != 1 or not {*REQUIRED} <= {*found.table}:
         raise DataError(f"{file}: not the record of a run; {_advice(file)}")
@@ -174,46 +176,46 @@ def read_record(file: Path) -> dict[str, Any]:
 
 
 def read_curve(file: Path) -> pd.DataFrame:
-    """A loss curve: columns step, n_tokens and loss (nats per token). Raises `DataError` naming the file."""
+    """Return a loss curve with columns step, n_tokens and loss (nats per token). Raises `DataError` naming the file."""
     found = read_parquet(file)
     if found.kind != CURVE_KIND.decode() or list(found.table) != CURVE_SCHEMA.names:
-        raise DataError(f"{file}: no loss curve; {_advice(file)}")
+        raise DataError(f"{file}: not a loss curve; {_advice(file)}")
     return found.table
 
 
 def sweep_folder(file: Path) -> Path | None:
-    """The folder of the sweep that `file` belongs to, if it stands among its records or loss curves.
+    """Return the folder of the sweep whose records or loss curves `file` is among, or None.
 
-    What is called runs or curves by itself may be anyone's.
+    Requires both folders, since one called runs or curves alone may be unrelated.
     """
-    place = file.absolute().parent
-    partner = {RUNS: CURVES, CURVES: RUNS}.get(place.name)
-    return file.parent.parent if partner and (place.parent / partner).is_dir() else None
+    parent = file.absolute().parent
+    partner = {RUNS: CURVES, CURVES: RUNS}.get(parent.name)
+    return file.parent.parent if partner and (parent.parent / partner).is_dir() else None
 
 
 def _check_place(file: Path, kind: bytes | None, table: pa.Table | None) -> None:
-    """In a sweep's folder runs/KEY.parquet is the record of the run KEY, and curves/KEY.parquet its loss curve."""
-    place = file.absolute().parent.name
-    if place not in (RUNS, CURVES) or ((place == CURVES or kind is None) and sweep_folder(file) is None):
+    """Raise `DataError` unless runs/KEY.parquet is the record of run KEY, or curves/KEY.parquet a loss curve."""
+    folder = file.absolute().parent.name
+    if folder not in (RUNS, CURVES) or ((folder == CURVES or kind is None) and sweep_folder(file) is None):
         return
-    if place == CURVES:
+    if folder == CURVES:
         if kind != CURVE_KIND:
-            raise DataError(f"{file}: no loss curve; {_advice(file)}")
+            raise DataError(f"{file}: not a loss curve; {_advice(file)}")
         return
     if kind == CURVE_KIND or table is None or "key" not in table.column_names:
-        what = "a loss curve" if kind == CURVE_KIND else "a table of something else"
-        raise DataError(f"{file}: {what} where a run's record should be; {_advice(file)}")
+        what = "a loss curve" if kind == CURVE_KIND else "another table"
+        raise DataError(f"{file}: {what} in place of a run's record; {_advice(file)}")
     keys = table.column("key").to_pylist()
     if keys != [file.stem]:
         held = repr(keys[0]) if len(keys) == 1 else f"{len(keys)} rows"
-        raise DataError(f"{file}: holds another run's record ({held}); rename it, or {_advice(file)}")
+        raise DataError(f"{file}: has the record of another run ({held}); rename it, or {_advice(file)}")
 
 
 def _check_seal(file: Path, metadata: Mapping[bytes, bytes], table: pa.Table | None) -> None:
-    """Among a sweep's records only the oldest have no digest: one that has lost it was edited by other means."""
+    """Raise `DataError` if a record lost its digest; only records of the first versions have none."""
     if b"pandas" in metadata or (table is not None and not _SEALED.isdisjoint(table.column_names)):
         raise DataError(
-            f"{file}: its checksum is missing, so it was changed since the sweep wrote it; restore it, or "
+            f"{file}: its checksum is missing, so it was changed after the sweep wrote it; restore it, or "
             f"{_advice(file)}"
         )
 
@@ -230,7 +232,7 @@ def _advice(file: Path) -> str:
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    # Without pandas' own metadata: an index that was saved stays a column.
+    # Without pandas' metadata, so that a saved index stays a column.
     names = [f"column {i}" for i in range(len(table.column_names))]
     frame = table.rename_columns(names).to_pandas(ignore_metadata=True, use_threads=False)
     return frame.set_axis(table.column_names, axis=1)
@@ -242,6 +244,6 @@ def _read_jsonl(text: str) -> pd.DataFrame:
         if line.strip():
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no JSON object")
+                raise ValueError(f"line {number} is not a JSON object")
             rows.append(row)
     return pd.json_normalize(rows) if rows else pd.DataFrame()

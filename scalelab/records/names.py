@@ -1,4 +1,4 @@
-"""Names that columns have in other people's tables, and which of them is meant."""
+"""Recognise columns of the schema by the names that are usual elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WORDS = {
     "loss": """val_loss valid_loss validation_loss loss_val loss_validation loss_eval eval_loss eval_validation_loss
         test_loss lm_loss final_loss cross_entropy ce_loss xent nll val_nll validation_nll eval_nll final_val_loss""",
 }
-# What each column of the schema is called elsewhere; `FALLBACK` counts only where nothing else is there.
+# Usual names of the schema's columns; those of `FALLBACK` are used only if no other is there.
 ALIASES: dict[str, tuple[str, ...]] = {field: tuple(words.split()) for field, words in _WORDS.items()}
 FALLBACK: dict[str, tuple[str, ...]] = {
     "n_params": ("model_size", "size", "size_params"),
@@ -49,7 +49,7 @@ _READABLE = {
 
 
 def plain(name: object) -> str:
-    """A name as it is compared: lower case, with _ for every other sign. Camel case counts as words."""
+    """Return a name in the form for comparison: lower case, with _ between words."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name).strip())
     return re.sub(r"[^0-9a-z]+", "_", text.lower().replace("#", "num_")).strip("_")
 
@@ -63,12 +63,12 @@ def needed_columns(texts: Iterable[str]) -> Callable[[str], bool]:
 
 
 def recognise(columns: Iterable[str], file: str, mapped: Mapping[str, str]) -> dict[str, str]:
-    """Return the source of each column of the schema that `columns` hold under a usual name.
+    """Return the source in `columns` of each column of the schema with a usual name.
 
-    `mapped` are those that the user has named. A perplexity becomes ``ln(name)``.
+    `mapped` are the columns that the user has mapped.
 
     Raises:
-        DataError: two columns could be the same thing; it lists them.
+        DataError: several columns match one of the schema; it lists them.
     """
     taken = set(mapped.values())
     by_name: dict[str, list[str]] = {}
@@ -89,7 +89,7 @@ def recognise(columns: Iterable[str], file: str, mapped: Mapping[str, str]) -> d
         if len(candidates) > 1 and field != "seed":
             listed = ", ".join(repr(c) for c in candidates)
             raise DataError(
-                f"{file}: {field} could be any of {listed}; choose one with `columns={{{field!r}: COLUMN}}`"
+                f"{file}: {field} could be one of {listed}; choose one with `columns={{{field!r}: COLUMN}}`"
             )
         if candidates:
             found[field] = candidates[0]
@@ -97,7 +97,7 @@ def recognise(columns: Iterable[str], file: str, mapped: Mapping[str, str]) -> d
 
 
 def source_words(field: str, source: str) -> str:
-    """A recognised column as the line about it says: 'model_size' as N."""
+    """Return a recognised column as text for a note: 'model_size' as N."""
     if source.lower() == _READABLE.get(field, field).lower():
         return repr(source)
     return f"{source!r} as {_READABLE.get(field, field)}"

@@ -1,4 +1,4 @@
-"""Numbers as people write them in tables: 7B, 300 billion, 125M params, 1,000,000, 3,14, 12 %, 3.2 ± 0.1."""
+"""Parse numbers in tables: 7B, 300 billion, 125M params, 1,000,000, 3,14, 12 %, 3.2 ± 0.1."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _GAPS = re.compile(r"(?<=\d)[ _'\u00a0\u2009\u202f](?=\d{3}(?:\D|$))")
 
 
 def to_floats(column: pd.Series) -> pd.Series:
-    """Return `column` as floats: NaN where a cell holds no number, infinity where it is too large for one."""
+    """Return `column` as floats: NaN if a cell is not a number, infinity if it is too large."""
     cells = column.map(_stripped)
     commas = decimal_comma(cells)
     return pd.to_numeric(cells.map(lambda v: _one(v, commas)), errors="coerce").astype(float)
 
 
 def decimal_comma(cells: pd.Series) -> bool:
-    """Say whether a column writes 3,14 for 3.14: some comma can be nothing else, and no cell has a point."""
+    """Return true if a column has decimal commas (3,14): some comma cannot separate thousands, no cell has a point."""
     texts = [v for v in cells if isinstance(v, str)]
     if any(_DOTTED.match(v) and "," in v for v in texts):
         return True

@@ -26,7 +26,7 @@ _COLUMNS = {
 
 
 def paper_records() -> pd.DataFrame:
-    """48 records, 24 a corpus: six sizes by P = 1, 2, 4, 8, each trained on 42 billion tokens."""
+    """Return 48 records, 24 per corpus: six sizes by P = 1, 2, 4, 8, each trained on 42 billion tokens."""
     with (files("scalelab.records") / "data" / "paper_losses.csv").open(encoding="utf-8") as file:
         table = pd.read_csv(file)
     records = table[list(_COLUMNS)].rename(columns=_COLUMNS)

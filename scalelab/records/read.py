@@ -1,4 +1,4 @@
-"""Read records: of a folder, a file, a pandas table, or a set shipped with the package."""
+"""Read records from a folder, a file, a pandas table, or the data set in the package."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from scalelab.shown import Shown
 from scalelab.units import plural
 
 Source = str | Path | pd.DataFrame
-_Batch = list[tuple[pd.DataFrame, str]]  # tables and their names
+_Batch = list[tuple[pd.DataFrame, str]]  # tables with their names
 
 
 @dataclass(frozen=True)
 class Table(Shown):
-    """What was read: records of runs that are ok, the others, and what is no record at all.
+    """The result of reading: records of runs that are ok, of other runs, and rejected rows.
 
-    `records` alone may be fitted. Those in `others` have the same columns, and maybe no loss.
+    Only `records` are fitted. `others` have the same columns, and may lack a loss.
     """
 
     records: pd.DataFrame
-    rejected: tuple[Rejected, ...]  # rows that cannot be used, with the reason
-    left_out: int  # rows that `where` did not ask for
+    rejected: tuple[Rejected, ...]  # unusable rows, with the reason
+    left_out: int  # number of rows that `where` excluded
     others: pd.DataFrame = field(default_factory=lambda: conform(pd.DataFrame()).assign(file=""))
-    notes: tuple[str, ...] = ()  # which columns of a foreign table were taken for what
-    columns: Mapping[str, str] = field(default_factory=dict)  # of the schema: the table's own names
+    notes: tuple[str, ...] = ()  # recognised and unused columns of the user's table
+    columns: Mapping[str, str] = field(default_factory=dict)  # column of the schema: name in the user's table
 
     _report: ClassVar[str] = "scalelab.report.runs:table_report"
 
@@ -55,27 +55,29 @@ class Table(Shown):
 
     @property
     def unfinished(self) -> dict[str, int]:
-        """How many runs ended otherwise than ok, by status."""
+        """Number of runs that are not ok, by status."""
         return {str(status): int(count) for status, count in self.others["status"].value_counts().items()}
 
 
 def read(source: Source, columns: Mapping[str, str] | None = None, where: str | None = None) -> Table:
-    """Every record of `source`, in a stable order.
+    """Read all records of `source`, in a stable order.
 
-    A folder is read for the Parquet files below it, but for those in quarantine, and where there are none for tables
-    of other kinds; a file may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, packed or not. `columns` says where
-    to find what, or how to compute it: ``{"n_params": "N", "loss": "ln(ppl)"}``; columns with usual names are found
-    without. `where` chooses rows: ``"n_tokens > 100M"``. Columns of the result are those of `RECORD_SCHEMA`
-    (missing ones null) and `file`. A sweep's record found twice (same key, same numbers) counts once. Raises
-    `UsageError` for a source, column name or condition that is none, `DataError` naming the file that cannot be used,
-    or where no run is ok.
+    In a folder, all Parquet files below it are read, except those in quarantine, or if there are none, tables of other
+    formats. A file may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, compressed or not. `columns` maps or computes
+    columns: ``{"n_params": "N", "loss": "ln(ppl)"}``; columns with usual names are recognised without it. `where`
+    selects rows: ``"n_tokens > 100M"``. The result has the columns of `RECORD_SCHEMA` (null if missing) and `file`. A
+    record of a sweep that occurs twice (same key and numbers) is used once.
+
+    Raises:
+        UsageError: `source`, a column name or the condition does not exist or is not valid.
+        DataError: a file cannot be used, or no run is ok.
     """
     table = gather(source, columns, where)
     if len(table.records):
         return table
     if len(table.others):
         name = "the table" if isinstance(source, pd.DataFrame) else source
-        raise DataError(f"{name}: no run is ok, only such have a loss to fit ({describe_statuses(table.unfinished)})")
+        raise DataError(f"{name}: no run is ok, so there is no loss to fit ({describe_statuses(table.unfinished)})")
     raise nothing_there(source, table, where)
 
 
@@ -85,9 +87,9 @@ def gather(
     where: str | None = None,
     faults: list[DataError] | None = None,
 ) -> Table:
-    """As `read`, also of a source in which no run is ok, or none at all.
+    """Read records as `read` does, also from a source without a run that is ok, or without any run.
 
-    With `faults`, files that cannot be used are told there and passed over.
+    With `faults`, errors of unusable files are appended to it, and the files are skipped.
     """
     columns = columns or {}
     for name in columns:
@@ -108,7 +110,7 @@ def gather(
             left_out += rows.left_out
     records = _without_copies(_stacked(frames), faults)
     unfinished = _stacked(others)
-    # A run that failed and was then repeated, here or in another folder, is not missing.
+    # A failed run that was repeated with success, here or in another folder, is not missing.
     again = unfinished["own"] & (unfinished["key"].isin(records["key"].dropna()) | unfinished.duplicated("key"))
     unfinished = unfinished[~(again & unfinished["key"].notna())]
     return Table(
@@ -122,17 +124,17 @@ def gather(
 
 
 def load(source: Source, columns: Mapping[str, str] | None = None, where: str | None = None) -> pd.DataFrame:
-    """`read(...).records`, where every row must be usable: raises `DataError` naming the first that is not."""
+    """Return `read(...).records`. Raises `DataError` naming the first row that cannot be used, if any."""
     table = read(source, columns, where)
     if table.rejected:
-        raise DataError(f"{table.rejected[0]} ({len(table.rejected)} such rows); remove or correct them")
+        raise DataError(f"{table.rejected[0]} ({plural(len(table.rejected), 'such row')}); remove or correct them")
     return table.records
 
 
 def _tables(
     source: Source, faults: list[DataError] | None, needed: Callable[[str], bool]
 ) -> Iterator[tuple[pd.DataFrame, str, bool]]:
-    """Each table, its name, and whether a sweep wrote it."""
+    """Yield each table, its name, and true if a sweep wrote it."""
     if isinstance(source, pd.DataFrame):
         yield source, "table", False
         return
@@ -143,7 +145,7 @@ def _tables(
     if path.is_file():
         files = [path]
         if inner_suffix(path) not in (*FORMATS, *PACKED):
-            raise UsageError(f"{path}: not a table; give a file that ends in {', '.join(FORMATS)}")
+            raise UsageError(f"{path}: not a table; its name must end in one of {', '.join(FORMATS)}")
     elif path.is_dir():
         files = parquet_files(path)
         if not files:
@@ -168,7 +170,7 @@ def _tables(
 
 
 def _is_kept_beside(file: Path, folder: Path) -> bool:
-    """Return true if `file` is hidden, or one that a sweep keeps beside its records: states, models, logs."""
+    """Return true if `file` is hidden, or belongs to a sweep without being a record: checkpoints, models, logs."""
     parts = file.relative_to(folder).parts
     is_sweep = any((folder / name).is_dir() for name in (RUNS, ".locks"))
     own = {CHECKPOINTS, MODELS, "logs", "tensorboard"} if is_sweep else set()
@@ -176,7 +178,7 @@ def _is_kept_beside(file: Path, folder: Path) -> bool:
 
 
 def _one_per_run(tables: _Batch, source: Source) -> _Batch:
-    """`tables` as one, where each is a run: a single row, or the rows of a curve with a step each."""
+    """Return `tables` concatenated if each is one run: a single row, or a curve with steps; else unchanged."""
     if len(tables) < 2:
         return tables
     single = all(len(table) == 1 for table, _ in tables)
@@ -196,7 +198,7 @@ def _has_steps(table: pd.DataFrame) -> bool:
 
 
 def _batches(tables: Iterable[tuple[pd.DataFrame, str, bool]]) -> Iterator[tuple[_Batch, bool]]:
-    """Tables with their names, and whether sweeps wrote them; what sweeps wrote in a row together."""
+    """Yield batches of tables with their names, and true if sweeps wrote them: sweep tables in one batch."""
     for own, some in groupby(tables, key=lambda each: each[2]):
         batch = [(table, file) for table, file, _ in some]
         yield from [(batch, own)] if own else [([each], own) for each in batch]
@@ -205,7 +207,7 @@ def _batches(tables: Iterable[tuple[pd.DataFrame, str, bool]]) -> Iterator[tuple
 def _rows(
     batch: _Batch, columns: Mapping[str, str], where: str | None, faults: list[DataError] | None, own: bool
 ) -> Iterator[Rows]:
-    """The rows of all tables of a batch: at once, which is faster by far, unless there is something to name."""
+    """Yield the rows of a batch: of all tables at once, which is much faster, or one by one to locate an error."""
     if len(batch) > 1:
         files = [file for table, file in batch for _ in range(len(table))]
         with suppress(ScalelabError):
@@ -225,15 +227,15 @@ def _rows(
 
 
 def nothing_there(source: Source, table: Table, where: str | None) -> Exception:
-    """The error to raise where `table`, read of `source`, holds no run at all: why it does not."""
+    """Return the error to raise if `table`, read from `source`, has no run."""
     name = "the table" if isinstance(source, pd.DataFrame) else source
     if table.left_out:
-        return UsageError(f"{name}: no row satisfies `where={where!r}` ({table.left_out} do not)")
+        return UsageError(f"{name}: none of {plural(table.left_out, 'row')} satisfies `where={where!r}`")
     if table.rejected:
         return DataError(f"{table.rejected[0]}; none of {plural(len(table.rejected), 'row')} can be used")
     if isinstance(source, pd.DataFrame) or not Path(source).is_dir():
-        return UsageError(f"{name}: no rows in it")
-    return UsageError(f"{name}: no records (*.parquet) here; a sweep makes some, scalelab sweep or run_sweep")
+        return UsageError(f"{name}: the table has no rows")
+    return UsageError(f"{name}: no records (*.parquet) here; run a sweep first with `run_sweep`")
 
 
 def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -244,7 +246,7 @@ def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _without_copies(records: pd.DataFrame, faults: list[DataError] | None) -> pd.DataFrame:
-    """Each record of a sweep once; foreign tables may mean anything by `key`."""
+    """Return `records` without duplicates of sweep records; in other tables `key` has no meaning."""
     own = records[records["key"].notna() & records["own"]]
     copies = own.duplicated(["key", *REQUIRED])
     rest = own[~copies]
@@ -253,7 +255,7 @@ def _without_copies(records: pd.DataFrame, faults: list[DataError] | None) -> pd
         key, files = conflict["key"].iloc[0], conflict["file"].iloc[:2].tolist()
         error = DataError(
             f"{files[0]} and {files[1]}: two different records have the key {key!r}; "
-            "a key names one run: keep one of them"
+            "a key identifies one run, so keep one of them"
         )
         if faults is None:
             raise error

@@ -1,4 +1,4 @@
-"""Tables with several rows of one run: which rows belong together, and which is the last."""
+"""Tables with several rows per run: find the rows of each run, and the last one."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import pandas as pd
 
 from scalelab.errors import DataError
 
-_LEAST = 8  # rows of equal settings, evenly apart, that are taken for the points of a curve without being called so
-_LEAST_STEPS = 3  # where a column of steps rises with them
-_EVEN = 1.6  # ratio of the widest to the usual distance of a curve's points
+_LEAST = 8  # evenly spaced rows with equal settings that are recognised as a curve
+_LEAST_STEPS = 3  # the same, if there is a rising column of steps
+_EVEN = 1.6  # ratio of the widest to the median distance between points of a curve
 _SETTINGS = (
     *("n_params", "n_params_total", "n_params_active", "n_params_backbone", "n_streams", "n_experts"),
     *("peak_lr", "batch_size", "seed", "n_tokens_unique", "setup", "corpus", "tokenizer"),
 )
-_CONSTANT = ("n_params", "n_params_total", "n_params_backbone", "n_streams")  # along a run
+_CONSTANT = ("n_params", "n_params_total", "n_params_backbone", "n_streams")  # within a run
 
 
 def find_runs(table: pd.DataFrame, file: str, mapped: bool) -> tuple[pd.Series | None, str]:
-    """Return the run of each row, where runs have several, and a line about it; None where each row is a run.
+    """Return the run of each row, or None if each row is a run, and a note.
 
-    A column `run` names them, or rows of equal settings whose steps or tokens rise evenly in the table's order
-    are a curve. `mapped` says that the user named the column.
+    Runs are named by a column `run`, or are rows with equal settings whose steps or tokens rise evenly in the order of
+    the table. `mapped` is true if the user mapped the column `run`.
 
     Raises:
-        DataError: the column that the user named holds runs whose N or P changes.
+        DataError: N or P changes within a run of the column that the user mapped.
     """
     if "run" in table and table["run"].notna().all() and table["run"].nunique() < len(table):
         names = table["run"].astype("string")
@@ -32,7 +32,9 @@ def find_runs(table: pd.DataFrame, file: str, mapped: bool) -> tuple[pd.Series |
         along = [c for c in ("step", "n_tokens") if c in table]
         rising = any(_all_differ(table[c], names) for c in along)
         if mapped and changing:
-            raise DataError(f"{file}: {changing[0]} differs between rows of one `run`; name the column of run ids")
+            raise DataError(
+                f"{file}: {changing[0]} differs between rows of one `run`; map `run` to the column of run ids"
+            )
         if not changing and (rising or mapped):
             return names, ""
     settings = [c for c in _SETTINGS if c in table and table[c].notna().all()]
@@ -55,19 +57,19 @@ def find_runs(table: pd.DataFrame, file: str, mapped: bool) -> tuple[pd.Series |
 
 
 def last_rows(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the last row of each run: of most steps or tokens, and of those the last in the table."""
+    """Return the last row of each run: that with the most steps or tokens, of equals the last in the table."""
     by = [c for c in ("step", "n_tokens") if c in records and records[c].notna().any()]
     ordered = records.sort_values(by, kind="stable") if by else records
     return records.loc[np.sort(ordered.groupby("run", sort=False).tail(1).index)]
 
 
 def _rising(values: np.ndarray) -> np.ndarray:
-    """Where a new curve begins: where `values` do not rise."""
+    """Return the indices at which a new curve starts, where `values` do not rise."""
     return np.flatnonzero(np.diff(values) <= 0) + 1
 
 
 def _all_differ(column: pd.Series, runs: pd.Series) -> bool:
-    """Whether no two rows of a run have the same value."""
+    """Return true if no two rows of a run have the same value."""
     return not pd.DataFrame({"run": runs, "value": column}).duplicated().any()
 
 

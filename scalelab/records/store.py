@@ -1,4 +1,4 @@
-"""Records written to disk: atomically, one Parquet file a run."""
+"""Write records to disk: atomically, one Parquet file per run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scalelab.status import RunStatus
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
-    """Write rows to `path` so that a reader sees the whole file or none, and notices any change to it."""
+    """Write rows to `path` atomically, with a digest by which readers detect later changes."""
     table = _as_table(rows, schema)
     table = table.replace_schema_metadata({**(schema.metadata or {}), DIGEST_KEY: content_digest(table)})
     with atomic_write(path) as file:
@@ -26,7 +26,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
 
 
 def check_record(record: Mapping[str, Any]) -> None:
-    """Make sure that `record` can be written, before hours are spent on its loss. Raises `ScalelabError`."""
+    """Raise `ScalelabError` if `record` cannot be written, so that a run fails early."""
     _as_table([record], RECORD_SCHEMA)
 
 
@@ -40,22 +40,24 @@ def _as_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
                 pa.array([row.get(field.name) for row in rows], field.type)
             except (pa.ArrowException, TypeError, ValueError, OverflowError):
                 values = next((row[field.name] for row in rows if row.get(field.name) is not None), None)
-                raise ScalelabError(f"a record cannot hold {field.name} {values!a:.200}: {error}") from None
-        raise ScalelabError(f"a record cannot be written: {error}") from None
+                raise ScalelabError(f"{field.name} {values!a:.200} cannot be in a record: {error}") from None
+        raise ScalelabError(f"the record cannot be written: {error}") from None
 
 
 def record_path(folder: Path, key: str) -> Path:
+    """Return the path of the record of run `key` in the sweep folder `folder`."""
     return folder / RUNS / f"{key}.parquet"
 
 
 def curve_path(folder: Path, key: str) -> Path:
+    """Return the path of the loss curve of run `key` in the sweep folder `folder`."""
     return folder / CURVES / f"{key}.parquet"
 
 
 def record_status(path: Path) -> str | None:
-    """The status of the run whose record is at `path`; None where there is no such file.
+    """Return the status of the run whose record is at `path`; None if there is no such file.
 
-    Raises `DataError` naming the file if it holds no record, or another run's.
+    Raises `DataError` naming the file if it is not a record, or that of another run.
     """
     if not path.exists() and not path.is_symlink():
         return None
@@ -63,17 +65,23 @@ def record_status(path: Path) -> str | None:
 
 
 def write_record(folder: Path, record: Mapping[str, Any], curve: list[tuple[int, int, float]]) -> Path:
-    """Write one run below `folder`, whatever became of it: first its loss curve, if it got so far, then its record.
+    """Write one run of any status below `folder`, first its loss curve, if there is one, then its record.
 
-    A record that is ok is the mark of a finished run, and is never replaced by one that is not: then
-    nothing is written. Returns the record's path. Raises `ValueError` for an unknown status or a run that
-    is ok and has no loss, `DataError` naming the file if what stands there cannot be read.
+    A record that is ok marks a finished run and is never replaced by one that is not; then nothing is
+    written.
+
+    Returns:
+        The path of the record.
+
+    Raises:
+        ValueError: the status is unknown, or it is ok without a loss.
+        DataError: the existing record cannot be read.
     """
     status, loss = record.get("status") or RunStatus.OK, record.get("loss")
     if status not in [*RunStatus]:
-        raise ValueError(f"status {status!r} is none of {', '.join(RunStatus)}")
+        raise ValueError(f"status {status!r} must be one of {', '.join(RunStatus)}")
     if status == RunStatus.OK and (loss is None or (isinstance(loss, float) and not math.isfinite(loss))):
-        raise ValueError(f"the record {record['key']!r} is {RunStatus.OK} and its loss is {loss}")
+        raise ValueError(f"the record {record['key']!r} is {RunStatus.OK}, so its loss must be finite, not {loss}")
     path = record_path(folder, record["key"])
     if status != RunStatus.OK and record_status(path) == RunStatus.OK:
         return path

@@ -1,4 +1,4 @@
-"""Anyone's table as records: columns renamed, rows chosen and checked."""
+"""Convert tables to records: map columns, select and check rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scalelab.records.schema import (
 )
 from scalelab.status import RunStatus
 
-# What trackers of experiments call the same. A run that still runs is none of these: its loss is not its last.
+# Statuses of experiment trackers. A run that is still running has no equivalent, as its loss is not final.
 _SAME = (
     dict.fromkeys(("finished", "completed", "complete", "success", "succeeded", "successful", "done"), RunStatus.OK)
     | dict.fromkeys(("crashed", "error", "errored", "failure", "nan"), RunStatus.FAILED)
@@ -42,7 +42,7 @@ _ROUNDED = 1.01  # counts such as 1.2B are rounded
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that cannot be used, and why. Rows count from 1, headings apart."""
+    """A row that cannot be used, with the reason. Rows are numbered from 1, without the header."""
 
     file: str
     row: int
@@ -56,14 +56,14 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Rows:
-    """What became of the rows of one table."""
+    """The rows of one table, sorted by use."""
 
     records: pd.DataFrame  # of runs that are ok
-    unfinished: pd.DataFrame  # of the others, which may have no loss
+    unfinished: pd.DataFrame  # of other runs, which may lack a loss
     rejected: list[Rejected]
-    left_out: int  # rows that `where` did not ask for
-    notes: tuple[str, ...] = ()  # which columns were taken for what
-    columns: Mapping[str, str] = field(default_factory=dict)  # of the schema: the table's own names
+    left_out: int  # number of rows that `where` excluded
+    notes: tuple[str, ...] = ()  # recognised and unused columns
+    columns: Mapping[str, str] = field(default_factory=dict)  # column of the schema: name in the table
 
 
 def to_records(
@@ -71,13 +71,13 @@ def to_records(
 ) -> Rows:
     """Return the rows of one table as records, sorted by whether they can be used.
 
-    `columns` says which column of the table, or which expression over its columns, holds which of
-    `RECORD_SCHEMA`. What a sweep wrote (`own`) is taken by its names; of other tables also columns with usual names
-    are, and those that would change a fit unasked, such as weight, are not. A run that is not ok needs no loss.
+    `columns` maps columns of `RECORD_SCHEMA` to columns of the table, or to expressions over them. In tables of a sweep
+    (`own`), columns have their names in the schema; in other tables usual names are recognised too, and columns that
+    would change a fit, such as weight, are used only if mapped. A run that is not ok needs no loss.
 
     Raises:
-        DataError: a needed column is missing or ambiguous; it names the file.
-        UsageError: `where` or an entry of `columns` cannot be used.
+        DataError: a required column is missing or ambiguous.
+        UsageError: `where` or an entry of `columns` is not valid.
     """
     table = table.rename(columns=lambda name: str(name).strip()).reset_index(drop=True)
     own = own or {"key", "status", *REQUIRED} <= {*table.columns}  # an export of records
@@ -91,7 +91,7 @@ def to_records(
     if "loss" not in table or not any(name in table for name in VARIABLE_COLUMNS):
         name = "loss" if "loss" not in table else "n_params"
         raise DataError(
-            f"{file}: no column {name!r} (it has: {known_names(all_columns(given))}); name the one that holds it with "
+            f"{file}: no column {name!r} (it has: {known_names(all_columns(given))}); map one with "
             f"`columns={{{name!r}: COLUMN}}`"
         )
     notes = [] if own else _notes(given, sources, columns)
@@ -105,7 +105,7 @@ def to_records(
     for column in RECORD_SCHEMA:
         number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
         if column.name in table and column.name not in idle and number:
-            # What a fit does not use is no reason to refuse a row.
+            # Columns that a fit does not use are no reason to reject a row.
             used = column.name in (*USED, *columns)
             table[column.name] = _numbers(table[column.name], column.name, file, faults if used else {})
     _check_counts(table.drop(columns=idle), file, faults)
@@ -120,7 +120,7 @@ def to_records(
         if runs is not None:
             table["run"] = runs
             notes += [note]
-    # A row that `where` does not ask for is not missed, unless the fault is what `where` looks at.
+    # A bad row that `where` excludes is ignored, unless `where` uses the bad column.
     rejected = [bad[row] for row in sorted(bad) if wanted[row] or bad[row].column in names]
     usable = np.ones(len(table), dtype=bool)
     usable[list(bad)] = False
@@ -130,7 +130,7 @@ def to_records(
 
 
 def _taken(table: pd.DataFrame, file: str, sources: Mapping[str, str]) -> pd.DataFrame:
-    """`table` with a column for each of `sources`: another column of it, or an expression over columns."""
+    """Return `table` with a column for each of `sources`: another column of it, or an expression."""
     found: dict[str, pd.Series] = {}
     left: dict[str, str] = {}
     for name, source in sources.items():
@@ -172,18 +172,18 @@ def _no_column(name: str, source: str, file: str, column: object, table: pd.Data
 
 
 def _notes(table: pd.DataFrame, sources: Mapping[str, str], mapped: Mapping[str, str]) -> list[str]:
-    """Lines about columns that were taken for what they are called, and columns that were not."""
+    """Return notes on columns that were recognised by name, and on columns that are not used."""
     words = [source_words(name, source) for name, source in sources.items() if name != source]
     notes = [f"using {', '.join(words)}"] if words else []
     ignored = [name for name in ONLY_MAPPED if name in table and name not in mapped.values() and name not in mapped]
     if ignored:
         listed = ", ".join(repr(name) for name in ignored)
-        notes.append(f"not used: {listed}; `columns={{{ignored[0]!r}: {ignored[0]!r}}}` would use it")
+        notes.append(f"not used: {listed}; map with `columns={{{ignored[0]!r}: {ignored[0]!r}}}` to use")
     return notes
 
 
 def _statuses(table: pd.DataFrame, file: str, bad: dict[int, Rejected]) -> pd.Series:
-    """How each row's run ended; ok where nothing is said. Rows that say something unknown are added to `bad`."""
+    """Return the status of each row's run, ok if empty. Rows with an unknown status are added to `bad`."""
     if "status" not in table:
         return pd.Series(RunStatus.OK, index=table.index, dtype="string")
     given = table["status"].astype(object)
@@ -196,7 +196,7 @@ def _statuses(table: pd.DataFrame, file: str, bad: dict[int, Rejected]) -> pd.Se
 
 
 def _numbers(column: pd.Series, name: str, file: str, bad: dict[int, Rejected]) -> pd.Series:
-    """`column` as numbers; rows that hold none, or one that cannot be, are added to `bad`."""
+    """Return `column` as numbers. Rows without a number, or with one that is not valid, are added to `bad`."""
     given = column.map(lambda v: v.strip() or None if isinstance(v, str) else v).astype(object)
     missing = given.isna()
     values = to_floats(given)

@@ -1,4 +1,4 @@
-"""Tables as people keep them: any delimiter and encoding, comments, packed, spreadsheets, JSON."""
+"""Read text tables of any delimiter and encoding, with comments, compressed, as spreadsheets or JSON."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ LINES = (".jsonl", ".ndjson")
 SHEETS = (".xlsx", ".xlsm")
 _DELIMITERS = ("\t", ";", "|", ",")
 _SUMMARY = re.compile(r"^\s*(grand )?(total|sum|mean|average|avg|median|std|min|max)s?\s*:?\s*$", re.IGNORECASE)
-MOST_BYTES = 2 * 2**30  # of one table
+MOST_BYTES = 2 * 2**30  # limit for one table
 
 
 def inner_suffix(file: Path) -> str:
-    """Return the suffix that says what is in `file`: of table.csv.gz it is .csv."""
+    """Return the suffix of the content of `file`: .csv for table.csv.gz."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
     return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in PACKED else (suffixes or [""])[-1]
 
 
 def unpacked(file: Path) -> tuple[bytes, str]:
-    """Return the content of `file` and the suffix of what was packed. Raises `ValueError` for a broken archive."""
+    """Return the unpacked content of `file` and its suffix. Raises `ValueError` for a broken archive."""
     with file.open("rb") as packed:
         content, suffix = _all_of(packed), inner_suffix(file)
     try:
@@ -47,7 +47,7 @@ def unpacked(file: Path) -> tuple[bytes, str]:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
                 if len(names) != 1:
-                    raise ValueError(f"it packs {len(names)} files and not one")
+                    raise ValueError(f"the archive has {len(names)} files; pack one file only")
                 suffix = Path(names[0]).suffix.lower()
                 with archive.open(names[0]) as stream:
                     content = _all_of(stream)
@@ -57,27 +57,27 @@ def unpacked(file: Path) -> tuple[bytes, str]:
 
 
 def _all_of(stream: Any) -> bytes:
-    """Return the content of `stream`. Raises `ValueError` for more than memory may hold."""
+    """Return the content of `stream`. Raises `ValueError` for more than `MOST_BYTES`."""
     content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise ValueError(f"unpacked it has more than {MOST_BYTES / 2**30:g} GiB, which are not read")
+        raise ValueError(f"it has more than {MOST_BYTES / 2**30:g} GiB unpacked, above the limit")
     return content
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of `text`. Separators that are no line ends of files, such as U+2028, stay in them."""
+    """Return the lines of `text`, split at line ends only, not at separators such as U+2028."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def decoded(content: bytes) -> str:
-    """Return text in UTF-8, UTF-16 or, where it is neither, Latin-1."""
+    """Return `content` decoded as UTF-8 or UTF-16, else as Windows-1252."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16")
     zeros = content[:4000].count(0)
     if zeros > len(content[:4000]) // 3:
         return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be")
     if zeros:
-        raise ValueError("it holds zero bytes: not a text")
+        raise ValueError("it contains zero bytes, so it is not text")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -85,13 +85,13 @@ def decoded(content: bytes) -> str:
 
 
 def read_delimited(text: str, suffix: str = ".csv") -> pd.DataFrame:
-    """Return the table in `text`, all cells text. Raises `ValueError` where rows and headings do not agree."""
+    """Return the table in `text`, with all cells as text. Raises `ValueError` if rows are longer than the header."""
     lines = lines_of(text)
     comments = [line for line in lines if line.lstrip().startswith(("#", "//"))]
     body = [line for line in lines if line.strip() and not line.lstrip().startswith(("#", "//"))]
     if not body:
-        raise ValueError("no columns in it")
-    if comments and _is_data(_cells(body[0], _delimiter(body, suffix))):  # the heading is a comment too
+        raise ValueError("it has no columns")
+    if comments and _is_data(_cells(body[0], _delimiter(body, suffix))):  # the header is a comment
         heading = comments[-1].lstrip().lstrip("#/").strip()
         delimiter = _delimiter(body, suffix)
         if len(_cells(heading, delimiter)) == len(_cells(body[0], delimiter)):
@@ -109,7 +109,7 @@ def read_delimited(text: str, suffix: str = ".csv") -> pd.DataFrame:
 
 
 def read_json(text: str) -> pd.DataFrame:
-    """Return a JSON list of objects, an object of lists, or one object, which is a row; nested keys with dots."""
+    """Return the table in a JSON list of objects, object of lists, or single object; nested keys get dots."""
     return frame_of(json.loads(text))
 
 
@@ -124,7 +124,7 @@ def frame_of(value: Any) -> pd.DataFrame:
         else:
             value = [value]
     if not (isinstance(value, list) and value and all(isinstance(row, dict) for row in value)):
-        raise ValueError("not a list of objects")
+        raise ValueError("not a list of JSON objects")
     return pd.json_normalize(value)
 
 
@@ -133,11 +133,13 @@ def read_sheet(content: bytes) -> pd.DataFrame:
     try:
         import openpyxl  # noqa: F401
     except ImportError:
-        raise ValueError("Excel files need openpyxl: pip install 'scalelab[excel]'; or save it as CSV") from None
+        raise ValueError("Excel files need openpyxl: pip install 'scalelab[excel]', or save the file as CSV") from None
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(part.file_size for part in archive.infolist()) > MOST_BYTES // 8:  # cells take more than their text
-                raise ValueError("unpacked it is too large for a spreadsheet; save it as CSV")
+            if (
+                sum(part.file_size for part in archive.infolist()) > MOST_BYTES // 8
+            ):  # cells take more memory than their text
+                raise ValueError("it is too large for a spreadsheet; save it as CSV")
         frame = pd.read_excel(io.BytesIO(content), header=None, dtype=object, engine="openpyxl")
     except (zipfile.BadZipFile, KeyError, OSError) as error:
         raise ValueError(str(error)) from None
@@ -146,7 +148,7 @@ def read_sheet(content: bytes) -> pd.DataFrame:
 
 
 def _table(rows: Sequence[list[str]]) -> pd.DataFrame:
-    """Rows of text below one or two rows of headings."""
+    """Return the table of rows of text with a header of one or two rows."""
     heading, body = list(rows[0]), list(rows[1:])
     while heading and not heading[-1] and all(len(row) < len(heading) or not row[len(heading) - 1] for row in body):
         heading.pop()
@@ -160,21 +162,21 @@ def _table(rows: Sequence[list[str]]) -> pd.DataFrame:
     width = len(heading)
     for number, row in enumerate(body, start=1):
         if any(row[width:]):
-            raise ValueError(f"row {number} has {len(row)} cells below {width} headings")
+            raise ValueError(f"row {number} has {len(row)} cells, and the header has {width}")
     cells = [[cell if cell else None for cell in [*row, *[""] * width][:width]] for row in body]
     frame = pd.DataFrame(cells, columns=range(width), dtype=object).set_axis(heading, axis=1)
     return without_summaries(frame)
 
 
 def without_summaries(frame: pd.DataFrame) -> pd.DataFrame:
-    """`frame` without rows of totals and means at its end."""
+    """Return `frame` without trailing rows of totals and means."""
     while len(frame) and any(isinstance(v, str) and _SUMMARY.match(v) for v in frame.iloc[-1]):
         frame = frame.iloc[:-1]
     return frame
 
 
 def _is_second_heading(row: list[str], rest: list[list[str]]) -> bool:
-    """Whether `row` names things where the rows below hold numbers."""
+    """Return true if `row` has text where the rows below have numbers."""
     numeric = [i for i in range(len(row)) if rest[0][i : i + 1] and _is_number(rest[0][i])]
     return len(numeric) >= 2 and all(i < len(row) and row[i] and not _is_number(row[i]) for i in numeric)
 
@@ -192,7 +194,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter(lines: list[str], suffix: str) -> str:
-    """The sign that cuts every line into as many pieces as the first."""
+    """Return the delimiter that splits every line into the same number of cells."""
     if suffix == ".tsv":
         return "\t"
     some = [re.sub(r'"[^"]*"', '""', line) for line in lines[:50]]

@@ -70,7 +70,7 @@ def test_importing_scalelab_imports_nothing_heavy_and_knows_all_names():
 def test_one_group_is_a_fit_and_several_are_a_mapping_that_says_how_to_choose(fits, make_records):
     assert [*fits] == ["pile, D 42B", "stack-v2-python, D 42B"]
     assert fits["pile"] is fits["pile, D 42B"]
-    with pytest.raises(UsageError, match=r"predict is of one group, and these data hold 2: choose one by its name"):
+    with pytest.raises(UsageError, match=r"`predict` needs a single group, and there are 2: choose one"):
         fits.predict(N=1e9)
     with pytest.raises(KeyError, match="no such group"):
         fits["c4"]

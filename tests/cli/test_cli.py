@@ -413,7 +413,7 @@ def test_a_record_that_cannot_be_trusted_is_neither_done_nor_overwritten(small, 
     other = next(iter({"0" * 16} - {path.stem}))
     table = records.load(path).drop(columns="file").assign(key=other)
     table.to_parquet(path)
-    assert f"{path}: holds another run's record" in complaint(run(*small, "--out", tmp_path), 1)
+    assert f"{path}: has the record of another run" in complaint(run(*small, "--out", tmp_path), 1)
 
 
 def test_ctrl_c_leaves_finished_runs_and_the_same_command_goes_on(small, tmp_path):

@@ -92,7 +92,7 @@ def test_a_law_of_ones_own(scalelab, tmp_path):
     assert "saturating(N, P) with E = " in out
     code, _, error = scalelab("predict", "fits/pile-d-42b-saturating.json", "--N", "7B")
     assert code == 2
-    assert "name it with --law file.py:NAME" in error
+    assert "give it with --law file.py:NAME" in error
     code, out, _ = scalelab("predict", "fits/pile-d-42b-saturating.json", "--N", "7B", "--law", "mine.py:ready")
     assert code == 0
     code, _, error = scalelab("predict", "fits/pile-d-42b-saturating.json", "--N", "7B", "--law", "power")
@@ -190,12 +190,12 @@ def test_profile_intervals_and_every_figure(scalelab, tmp_path):
         (["--fix", "k=x"], "--fix k: 'x' is not a number"),
         (["--fix", "k=nan"], "--fix k: 'nan' is not a finite number"),
         (["--fix", "k=1", "k=2"], "--fix: k is given twice"),
-        (["--fix", "q=1"], "--fix q: the law 'parallel' has E, A, k, alpha"),
+        (["--fix", "q=1"], "--fix q: the law 'parallel' has parameters E, A, k, alpha"),
         (["--bound", "k=1"], "--bound k: give LOW:HIGH"),
-        (["--bound", "k=2:1"], "--bound k: 2 is not below 1"),
+        (["--bound", "k=2:1"], "--bound k: the lower bound 2 must be below 1"),
         (["--map", "n_params=nope"], "--map n_params=nope: paper has no column 'nope'"),
         (["--where", "n_params >"], "--where 'n_params >'"),
-        (["--where", "n_params > 1T"], "no row satisfies --where 'n_params > 1T' (48 do not)"),
+        (["--where", "n_params > 1T"], "none of 48 rows satisfies --where 'n_params > 1T'"),
         (["--objective", "l2"], "--objective l2: choose one of huber, log, raw"),
         (["--bootstrap", "none"], "--bootstrap none: choose one of residual, wild, pairs"),
         (["--figures", "pie"], "--figures pie: choose one of loss, contours"),
@@ -215,8 +215,8 @@ def test_misuse_of_predict_is_one_line(scalelab, tmp_path):
         ((fit,), "give either --N for predictions, or --flops"),
         ((fit, "--N", "x"), "--N: 'x' is not a positive count"),
         ((fit, "--N", "1B", "--P", "0"), "--P: '0' is not a whole number"),
-        ((fit, "--N", "1B", "--D", "1B"), "does not know D"),
-        ((fit, "--flops", "1e20"), "does not know D"),
+        ((fit, "--N", "1B", "--D", "1B"), "has no D: it is valid for the D of its data"),
+        ((fit, "--flops", "1e20"), "does not depend on both N and D"),
         ((fit, "--flops", "1e20", "--D", "1B"), "--flops finds the best D itself"),
         ((tmp_path, "--N", "1B"), "no saved fits here"),
     ):
@@ -234,7 +234,7 @@ def test_misuse_of_predict_is_one_line(scalelab, tmp_path):
 def test_a_fit_that_is_not_there_is_misuse_and_says_what_makes_one(scalelab, tmp_path, words):
     code, out, error = scalelab(*words.format("nowhere.json").split())
     assert (code, out) == (2, "")
-    assert error == "scalelab: nowhere.json: no such file; scalelab fit DATA saves fits, and says where"
+    assert error == "scalelab: nowhere.json: no such file; save a fit first, with scalelab fit or FitResult.save"
     if not words.startswith("predict"):  # which asks all fits of a folder
         code, _, error = scalelab(*words.format(tmp_path).split())
-        assert (code, f"{tmp_path}: a folder; name one saved fit" in error) == (2, True)
+        assert (code, f"{tmp_path}: is a folder; give a saved fit" in error) == (2, True)

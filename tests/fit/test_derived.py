@@ -70,9 +70,9 @@ def test_extrapolation_is_named_with_its_factor(make_records):
 
 def test_what_a_law_does_not_know_is_refused(make_records, table_of):
     fit = fit_table(make_records(noise=1e-3))
-    with pytest.raises(UsageError, match="does not know D: it holds for the D of its data"):
+    with pytest.raises(UsageError, match="has no D: it is valid for the D of its data"):
         fit.predict(1e9, 2, 1e9)
-    with pytest.raises(UsageError, match="cannot trade N against D"):
+    with pytest.raises(UsageError, match="does not depend on both N and D, so it has no best N and D"):
         compute_optimal(fit, 1e21)
     with pytest.raises(UsageError, match="must be positive"):
         fit.losses(-1.0, 2)
@@ -81,7 +81,7 @@ def test_what_a_law_does_not_know_is_refused(make_records, table_of):
     )
     with pytest.raises(UsageError, match="depends on D: give `D`"):
         chinchilla.predict(1e9)
-    with pytest.raises(UsageError, match="does not know P"):
+    with pytest.raises(UsageError, match="has no P; leave out `P`"):
         chinchilla.predict(1e9, 2, 1e9)
 
 

@@ -151,7 +151,7 @@ def test_as_many_runs_as_parameters_have_no_intervals(make_records, tmp_path):
 
 
 def test_losses_that_do_not_vary_are_refused(make_records):
-    with pytest.raises(ScalelabError, match="all 24 losses are 3: there is nothing to fit"):
+    with pytest.raises(ScalelabError, match="all 24 losses are 3; add runs"):
         fit_table(make_records().assign(loss=3.0))
 
 
@@ -187,7 +187,7 @@ def test_a_run_far_off_the_law_is_named(make_records):
     assert "outlier" not in {n.code for n in fit_table(table, draws=100).notes}
     table.loc[3, "loss"] *= 1.5
     notes = {n.code: n.message for n in fit_table(table, draws=100).notes}
-    assert "the run at N 500M, P 8, loss 1.67, lies 49.8% above the law" in notes["outlier"]
+    assert "the run at N 500M, P 8, loss 1.67, is 49.8% above the law" in notes["outlier"]
 
 
 def test_a_perfect_fit_has_converged(make_records):
@@ -203,7 +203,7 @@ def test_repeated_seeds_are_noted(make_records):
     assert "48 runs of 24 configurations" in notes["repeats"]
     assert "copies" not in notes
     notes = {n.code: n.message for n in fit_table(pd.concat([twice, table]), draws=100).notes}
-    assert "24 runs repeat the N, P, D and loss of another" in notes["copies"]
+    assert "24 runs have exactly the N, P, D and loss of another" in notes["copies"]
 
 
 def test_foreign_tokenizers_known_by_name_are_not_mixed(make_records):
@@ -233,7 +233,7 @@ def test_every_group_has_a_file_name_of_its_own(make_records, changes):
 
 def test_fewer_runs_than_parameters_is_an_error(make_records):
     table = make_records(N=(1e9, 2e9), P=(1, 2)).iloc[:3]
-    with pytest.raises(ScalelabError, match=r"3 different \(N, P\) cannot determine 4 parameters"):
+    with pytest.raises(ScalelabError, match=r"3 distinct \(N, P\) cannot determine 4 parameters"):
         fit_table(table)
 
 

@@ -22,7 +22,7 @@ def fitted(table: pd.DataFrame, **options):
 
 @pytest.mark.parametrize(("method", "sets", "least"), [("residual", 40, 34), ("wild", 20, 14), ("pairs", 20, 16)])
 def test_intervals_hold_the_truth_about_as_often_as_they_say(make_records, method, sets, least):
-    """Of 40 nominal 95 % intervals 34 or more (fewer has a chance of 1 %), and not by being wide."""
+    """At least 34 of 40 nominal 95 % intervals cover (fewer has a chance of 1 %), without being wide."""
     hits, widths = 0, []
     for seed in range(sets):
         result = fit_table(make_records(noise=2e-3, seed=seed), bootstrap=method, starts=30, seed=seed)

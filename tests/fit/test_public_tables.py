@@ -79,7 +79,7 @@ def test_the_olmo_ladder_in_one_command(scalelab, tmp_path):
     code, out, _ = scalelab("fit", "olmo", "--law", "all", "--starts", 60)
     assert (code, "For predictions: chinchilla." in out) == (0, True)
     assert "farseer (9 parameters), " in out
-    assert "not supported by so few runs: 16, fewer than 3 for each parameter" in out
+    assert "not compared: 16 runs are fewer than 3 per parameter" in out
     last = pd.read_csv(source / "1B-10xC.csv").iloc[-1]
     rows = records.read(tmp_path / "olmo").records
     row = rows[(rows["n_params"] == OLMO_N["1B"])].sort_values("n_tokens").iloc[-1]
@@ -90,7 +90,7 @@ def test_the_olmo_ladder_in_one_command(scalelab, tmp_path):
 def test_an_import_without_the_loss_lists_what_there_is(tmp_path):
     from scalelab.errors import DataError
 
-    with pytest.raises(DataError, match=r"no column for loss; name one with `columns={'loss': COLUMN}`"):
+    with pytest.raises(DataError, match=r"no column for loss; map one with `columns={'loss': COLUMN}`"):
         import_runs(public("olmo_ladder"), n_from=OLMO_N)
     imported = import_runs(
         public("olmo_ladder"), n_from=OLMO_N, columns={"loss": "eval/pile-validation/CrossEntropyLoss"}

@@ -67,10 +67,10 @@ def test_of_curves_the_last_points_are_fitted_or_all_by_run():
     last = fitted(table, points="final")
     assert len(last.runs) == 8
     assert last.data.D.max() == table.groupby("run")["n_tokens"].max().max()
-    assert f"{len(table)} points of 8 runs: the last point of each is fitted" in codes(last)["points"]
+    assert f"{len(table)} points of 8 runs: only the last of each is fitted" in codes(last)["points"]
     every = fitted(table, points="all")
     assert (len(every.runs), every.data.n_configs) == (len(table), 8)
-    assert "intervals and influence are by run" in codes(every)["points"]
+    assert "intervals and influence are computed by run" in codes(every)["points"]
     # Where all runs end at one D, a law of D needs the curves.
     assert len(fitted(curves(8, 0)).runs) == 120
 
@@ -90,7 +90,7 @@ def test_a_run_column_whose_runs_change_their_n_is_an_error_if_mapped():
 
 
 def test_intervals_by_run_hold_the_truth_where_those_by_point_do_not():
-    """Of 20 sets: with a chance of 95 % each, fewer than 16 by run has a chance of 0.3 %."""
+    """With 20 sets and a chance of 95 % each, fewer than 16 by run have a chance of 0.3 %."""
     hits = {"run": 0, "point": 0}
     for seed in range(20):
         for how in hits:
@@ -107,9 +107,10 @@ def test_the_best_of_a_tuning_sweep(make_records):
     factors = {1e-4: 1.25, 3e-4: 1.07, 1e-3: 1.0, 3e-3: 1.04}
     sweep = pd.concat([base.assign(loss=base["loss"] * f, lr=lr) for lr, f in factors.items()])
     plain, best = fitted(sweep), fitted(sweep, best=True)
-    assert "differ in peak_lr: runs of a tuning sweep are no repeated seeds; `best`" in codes(plain)["tuning"]
+    assert "differ in peak_lr: a tuning sweep is not repeated seeds; " in codes(plain)["tuning"]
+    assert "fit only the best of each with `best`" in codes(plain)["tuning"]
     assert best.params == fitted(base).params
-    assert "25 are fitted, 75 dropped" in codes(best)["best"]
+    assert "only the best row of each configuration is fitted: 25 of 100" in codes(best)["best"]
     assert "tuning" not in codes(best)
     seeds = pd.concat([grid(noise=2e-3, seed=s).assign(seed=s) for s in range(4)])
     assert "tuning" not in codes(fitted(seeds))
@@ -139,7 +140,7 @@ def test_many_outliers_are_one_note():
     table.loc[[3, 10, 20, 29, 38, 43, 52, 57], "loss"] *= 1.3
     fit = fitted(table)
     assert "outlier" not in codes(fit)
-    assert "8 of 64 rows lie far off the law, 8 above it" in codes(fit)["outliers"]
+    assert "8 of 64 rows are far from the law, 8 above it" in codes(fit)["outliers"]
 
 
 def test_a_fit_that_explains_nothing_fails_and_is_not_saved(scalelab, tmp_path):
@@ -164,7 +165,7 @@ def test_a_fit_that_explains_nothing_fails_and_is_not_saved(scalelab, tmp_path):
 def test_a_design_that_cannot_separate_n_from_d_is_named():
     N = np.geomspace(1e8, 1e11, 12)
     table = pd.DataFrame({"n_params": N, "n_tokens": 20 * N, "loss": chinchilla(N, 20 * N)})
-    assert "D/N is about 20 in every run" in codes(fitted(table))["fixed_ratio"]
+    assert "D/N is about 20 in all runs" in codes(fitted(table))["fixed_ratio"]
     assert "fixed_ratio" not in codes(fitted(grid()))
 
 
@@ -173,7 +174,7 @@ def test_a_design_that_cannot_separate_n_from_d_is_named():
     [
         ({"loss": lambda t: np.exp(t["loss"])}, "unit_loss", "perplexities"),
         ({"n_tokens": lambda t: t["n_tokens"] / 1e9}, "unit_D", "tokens per parameter"),
-        ({"n_params": lambda t: t["n_params"] / 1e6}, "unit_N", "in millions or billions"),
+        ({"n_params": lambda t: t["n_params"] / 1e6}, "unit_N", "if it is in millions"),
         ({"n_params": lambda t: np.where(t.index % 2, t["n_params"], t["n_params"] / 1e9)}, "unit_N", "six decades"),
         ({}, None, ""),
     ],
@@ -204,7 +205,7 @@ def test_fits_that_differ_do_not_overwrite_one_another(scalelab, tmp_path):
     assert len(list((tmp_path / "fits").glob("*.json"))) == 8
     assert scalelab(*base)[0] == 0  # the same again
     code, _, error = scalelab("fit", "b/t.csv", *base[2:])
-    assert (code, "holds another fit, with source 't.csv' and not 'b/t.csv'" in error) == (2, True)
+    assert (code, "holds another fit, with source 't.csv' instead of 'b/t.csv'" in error) == (2, True)
     assert scalelab("fit", "b/t.csv", *base[2:], "--force")[0] == 0
 
 
@@ -246,5 +247,5 @@ def test_the_status_does_not_hang_on_seed_or_starts():
 def test_points_and_options_that_cannot_be_are_named():
     with pytest.raises(UsageError, match="points='some': choose one of auto, final, all"):
         group_records(grid(), points="some")
-    with pytest.raises(ScalelabError, match="needs C and there is no column 'train_flops'"):
+    with pytest.raises(ScalelabError, match="needs C, and there is no column 'train_flops'"):
         fitted(grid(), law="compute")

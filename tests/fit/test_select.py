@@ -106,8 +106,8 @@ def test_a_law_with_many_parameters_is_named_not_chosen_on_few_runs(table_of):
     assert found.unsupported == {"farseer": 9, "farseer, power floor": 8}
     assert "Only chinchilla has enough runs." in found.verdict
     assert (
-        "farseer (9 parameters) and farseer, power floor (8 parameters) are not supported by so few runs: 16, fewer "
-        "than 3 for each parameter."
+        "farseer (9 parameters) and farseer, power floor (8 parameters) are not compared: 16 runs are fewer than 3 "
+        "per parameter."
     ) in found.verdict
 
 
@@ -131,4 +131,4 @@ def test_points_of_a_curve_are_no_runs(table_of):
     curves = compare_laws(replace(data, run=np.unique(data.N, return_inverse=True)[1]), "curves")
     assert rows.unsupported == {}
     assert set(curves.unsupported) == {"farseer", "farseer, power floor"}
-    assert "so few runs: 14, fewer than 3 for each parameter" in curves.verdict
+    assert "not compared: 14 runs are fewer than 3 per parameter" in curves.verdict

@@ -138,14 +138,14 @@ def test_fixed_and_bounded_parameters(make_records):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fix": {"q": 1.0}}, r"fix='q': the law 'parallel' has E, A, k, alpha"),
+        ({"fix": {"q": 1.0}}, r"fix='q': the law 'parallel' has parameters E, A, k, alpha"),
         ({"fix": {"E": -1.0}}, r"fix=\{'E': -1\.0\}: E must be positive"),
-        ({"bounds": {"alpha": (1.0, 0.5)}}, "`bounds` alpha: 1 is not below 0.5"),
-        ({"bounds": {"alpha": (100.0, 200.0)}}, "lies outside what the law can take"),
-        ({"fix": {"k": 1.0}, "bounds": {"k": (0.0, 1.0)}}, "k cannot be both fixed and bounded"),
+        ({"bounds": {"alpha": (1.0, 0.5)}}, "`bounds` alpha: the lower bound 1 must be below 0.5"),
+        ({"bounds": {"alpha": (100.0, 200.0)}}, "`bounds` alpha: 100 to 200 is outside the law's range, 0.001 to 5"),
+        ({"fix": {"k": 1.0}, "bounds": {"k": (0.0, 1.0)}}, "k cannot be in both `fix` and `bounds`"),
         ({"objective": "l3"}, "objective='l3': choose one of huber, log, raw, asymmetric"),
         ({"bootstrap": "bag"}, "bootstrap='bag': choose one of residual, wild, pairs"),
-        ({"fix": {"E": 0.7, "A": 1e7, "k": 0.1, "alpha": 0.2}}, "every parameter is fixed"),
+        ({"fix": {"E": 0.7, "A": 1e7, "k": 0.1, "alpha": 0.2}}, "all parameters are fixed"),
     ],
 )
 def test_options_that_cannot_be_are_named(make_records, options, message):
@@ -154,7 +154,7 @@ def test_options_that_cannot_be_are_named(make_records, options, message):
 
 
 def test_what_a_law_needs_and_the_data_do_not_hold_is_said(make_records, table_of):
-    with pytest.raises(ScalelabError, match="the law 'joint' needs more than one D"):
+    with pytest.raises(ScalelabError, match="the law 'joint' needs more than one value of D"):
         fit_table(make_records(), "joint")
     with pytest.raises(ScalelabError, match=r"4 different \(N, D\) cannot determine 5 parameters"):
         fit_table(table_of("chinchilla", (0.7, 1e7, 0.3, 1e9, 0.35), N=(1e8, 1e9), D=(1e9, 1e10)), "chinchilla")
@@ -168,13 +168,13 @@ def test_few_levels_of_p_and_one_are_noted(make_records):
     assert notes_of(fit_table(make_records(P=(1, 4), noise=1e-3)))["few_P"].figures == {"levels": 2}
     one = fit_table(make_records(P=(1,), noise=1e-3), "additive")
     assert set(one.fixed) == {"B", "c"}
-    assert "left at B = 0, c = 0.5" in notes_of(one)["one_P"].message
+    assert "so the fit fixes B = 0, c = 0.5" in notes_of(one)["one_P"].message
 
 
 def test_two_sizes_are_too_few_for_a_floor_and_a_power(make_records):
     note = notes_of(fit_table(make_records(N=(1e9, 8e9), noise=1e-3)))["few_N"]
     assert note.figures == {"levels": 2}
-    assert "run 3 or more" in note.message
+    assert "use 3 or more" in note.message
     assert "few_N" not in notes_of(fit_table(make_records(N=(1e9, 3e9, 8e9), noise=1e-3)))
 
 

@@ -23,14 +23,14 @@ def test_rows_are_counted_before_they_are_read(tmp_path):
         for _ in range(2):
             writer.write_table(pa.table({"loss": column}))
     assert file.stat().st_size < 2**20
-    with pytest.raises(DataError, match=r"many\.parquet: .*it has 8,388,608 rows, and at most 5,000,000 are read"):
+    with pytest.raises(DataError, match=r"many\.parquet: .*it has 8,388,608 rows, above the limit of 5,000,000"):
         read_file(file)
 
 
 def test_bytes_are_counted_before_they_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MOST_BYTES", 1000)
     pq.write_table(pa.table({"loss": np.random.default_rng(0).random(1000)}), tmp_path / "wide.parquet")
-    with pytest.raises(DataError, match=r"unpacked it has .* GiB, and at most"):
+    with pytest.raises(DataError, match=r"it has .* GiB unpacked, above the limit of"):
         read_file(tmp_path / "wide.parquet")
 
 
@@ -46,7 +46,7 @@ def test_what_is_unpacked_is_refused_and_never_cut(tmp_path, monkeypatch, name):
             archive.writestr("a.csv", content)
     assert len(read_file(file).table) == 1000
     monkeypatch.setattr(text, "MOST_BYTES", len(content) - 1)
-    with pytest.raises(DataError, match="unpacked it has more than"):
+    with pytest.raises(DataError, match=r"it has more than .* GiB unpacked"):
         read_file(file)
 
 

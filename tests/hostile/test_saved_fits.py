@@ -57,5 +57,5 @@ def test_a_fit_of_before_digests_is_read(saved, tmp_path):
     file.write_text(json.dumps(content | {"format": 2}))
     assert load_fit(file).params == load_fit(saved).params
     file.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="it was edited since it was written; fit again"):
+    with pytest.raises(DataError, match="it was edited; fit again"):
         load_fit(file)

@@ -157,12 +157,12 @@ def test_what_cannot_be_imported_is_named(tmp_path):
     folder.mkdir()
     pd.DataFrame({"step": STEPS, "q": [1.0, 2.0, 3.0]}).to_csv(folder / "a.csv", index=False)
     with pytest.raises(
-        DataError, match=r"no column for n_params; name one with `columns={'n_params': COLUMN}` or N by run name"
+        DataError, match=r"no column for n_params; map one with `columns={'n_params': COLUMN}`, or give N by run name"
     ):
         import_runs(folder)
     with pytest.raises(DataError, match="no column for loss"):
         import_runs(folder, n_from={"a": 1e6})
-    with pytest.raises(DataError, match=r"run 'a': none of `n_from` b is in its name"):
+    with pytest.raises(DataError, match=r"run 'a': its name matches no pattern of `n_from` \(b\)"):
         import_runs(folder, columns={"loss": "q"}, n_from={"b": 1e6})
     pd.DataFrame({"step": STEPS, "q": [np.nan] * 3}).to_csv(folder / "b.csv", index=False)
     kept = import_runs(folder, columns={"loss": "q"}, n_from={"a": 1e6, "b": 1e6}, strict=False)

@@ -74,7 +74,7 @@ def test_fits_of_other_variables_predict_and_are_saved(tmp_path):
     assert float(again.predict(C=1e21)) == pytest.approx(1.6 + (1e17 / 1e21) ** 0.1, rel=3e-3)
     with pytest.raises(UsageError, match="depends on C: give `C`"):
         fit.predict(1e9)
-    with pytest.raises(UsageError, match="does not know U"):
+    with pytest.raises(UsageError, match="has no U; leave out `U`"):
         fit.predict(C=1e21, U=1e9)
 
 

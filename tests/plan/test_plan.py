@@ -299,7 +299,7 @@ def test_a_ladder_is_shallow_where_it_is_narrow():
 def test_tokens_are_those_of_the_runs(fit):
     assert tokens_of(fit, None) == 42e9
     assert tokens_of(fit, 42.001e9) == 42.001e9
-    with pytest.raises(UsageError, match="holds for the runs' own 42B"):
+    with pytest.raises(UsageError, match="is valid for the D of its runs only, 42B"):
         tokens_of(fit, 1e12)
     unknown = replace(fit, data=replace(fit.data, D=np.full(len(fit.runs), np.nan), known=("N", "P")))
     assert tokens_of(unknown, None) is None
@@ -431,7 +431,7 @@ def test_the_legend_explains_what_is_there_and_all_broken_limits_are_named(saved
     assert "> the best; limit: the one used up; * outside the runs\n" in capsys.readouterr().out
     # With streams the prefixes alone are beyond both limits; without, the narrowest is within.
     assert ask(saved, "--memory", "8MB", "--latency", "0.5ms", "--tokens-out", 1) == 0
-    assert "no P = 16: even the narrowest decoder is beyond the limit" in capsys.readouterr().out
+    assert "no P = 16: even the narrowest decoder exceeds the limit" in capsys.readouterr().out
 
 
 def test_a_winner_far_from_every_run_is_said_first(saved, fit, capsys):

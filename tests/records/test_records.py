@@ -42,7 +42,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_a_failed_write_leaves_nothing_behind_and_the_old_file_whole(tmp_path):
     path = write_record(tmp_path, ROW, [])
     before = path.read_bytes()
-    with pytest.raises(ScalelabError, match="a record cannot hold loss 'not a number'"):
+    with pytest.raises(ScalelabError, match="loss 'not a number' cannot be in a record"):
         write_table(path, [ROW | {"loss": "not a number"}], RECORD_SCHEMA)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -172,7 +172,7 @@ def test_a_run_that_is_not_ok_is_recorded_and_never_fitted(tmp_path, make_record
     fit = fit_group(group, options=FitOptions(starts=20, draws=100))
     assert len(fit.runs) == 24
     (note,) = [note for note in fit.notes if note.code == "unfinished"]
-    assert "there are 2 diverged, 1 out of memory, 1 failed, 1 interrupted" in note.message
+    assert "runs without a loss are left out: 2 diverged, 1 out of memory, 1 failed, 1 interrupted" in note.message
     assert note.severity == "warning"
     # Also where somebody puts them together again.
     (again,) = group_records(pd.concat([table.records, table.others], ignore_index=True))
@@ -183,7 +183,7 @@ def test_a_run_that_is_not_ok_is_recorded_and_never_fitted(tmp_path, make_record
 
 def test_where_no_run_is_ok_a_reader_says_why(tmp_path):
     write_record(tmp_path, ROW | {"loss": None, "status": "diverged"}, [])
-    with pytest.raises(DataError, match=r"no run is ok, only such have a loss to fit \(1 diverged\)"):
+    with pytest.raises(DataError, match=r"no run is ok, so there is no loss to fit \(1 diverged\)"):
         records.read(tmp_path)
     assert records.gather(tmp_path).unfinished == {"diverged": 1}
 
@@ -218,7 +218,7 @@ def test_a_run_that_ended_before_its_first_point_has_no_curve(tmp_path):
 
 @pytest.mark.parametrize("bad", [{"loss": None}, {"loss": float("nan")}, {"status": "fine"}, {"loss": float("inf")}])
 def test_a_record_that_readers_would_refuse_is_not_written(tmp_path, bad):
-    with pytest.raises(ValueError, match=r"status 'fine' is none of|is ok and its loss is"):
+    with pytest.raises(ValueError, match=r"status 'fine' must be one of|is ok, so its loss must be finite"):
         write_record(tmp_path, ROW | bad, [])
     assert not list(tmp_path.rglob("*"))
 
@@ -265,11 +265,11 @@ def test_what_is_no_record_where_one_should_be_is_named(tmp_path):
     for make, message in (
         (lambda: strange.write_bytes(b""), "not a readable Parquet file .*0 bytes"),
         (lambda: table.to_csv(strange), "not a readable Parquet file"),
-        (lambda: table.to_parquet(strange), "a table of something else where a run's record should be"),
-        (lambda: strange.write_bytes(curve.read_bytes()), "a loss curve where a run's record should be"),
-        (lambda: strange.write_bytes(path.read_bytes()), r"holds another run's record \('abc'\)"),
+        (lambda: table.to_parquet(strange), "another table in place of a run's record"),
+        (lambda: strange.write_bytes(curve.read_bytes()), "a loss curve in place of a run's record"),
+        (lambda: strange.write_bytes(path.read_bytes()), r"has the record of another run \('abc'\)"),
         (lambda: strange.symlink_to(tmp_path / "nowhere"), "no such file"),
-        (lambda: os.mkfifo(strange), "no regular file"),
+        (lambda: os.mkfifo(strange), "not a regular file"),
     ):
         make()
         with pytest.raises(DataError, match=rf"strange\.parquet: .*{message}"):
@@ -278,10 +278,10 @@ def test_what_is_no_record_where_one_should_be_is_named(tmp_path):
     strange.mkdir()  # as other tools write a table in parts
     table.to_parquet(strange / "part-0.parquet")
     assert len(records.load(tmp_path)) == 2
-    with pytest.raises(DataError, match=r"abc\.parquet: no loss curve"):
+    with pytest.raises(DataError, match=r"abc\.parquet: not a loss curve"):
         read_curve(path)
     curve.write_bytes(path.read_bytes())
-    with pytest.raises(DataError, match=r"curves/abc\.parquet: no loss curve"):
+    with pytest.raises(DataError, match=r"curves/abc\.parquet: not a loss curve"):
         records.load(tmp_path)
 
 
@@ -372,7 +372,7 @@ def test_a_folder_is_known_by_its_own_name(tmp_path, monkeypatch):
     path = write_record(tmp_path, ROW, [])
     path.rename(path.with_name("named.parquet"))
     monkeypatch.chdir(path.parent)
-    with pytest.raises(DataError, match=r"named\.parquet: holds another run's record"):
+    with pytest.raises(DataError, match=r"named\.parquet: has the record of another run"):
         records.load(Path())
 
 

@@ -12,7 +12,7 @@ from scalelab import records
 from scalelab.cli import main
 from scalelab.errors import UsageError
 from scalelab.plot.curves import plot_curves
-from scalelab.records.check import STALE_S, check_folder, settle
+from scalelab.records.check import STALE_S, apply_actions, check_folder
 from scalelab.records.store import curve_path, record_path, write_record
 
 CURVE = [(1, 1000, 6.0), (2, 2000, 5.0), (3, 4000, 4.0)]
@@ -103,7 +103,7 @@ def test_exports_hold_every_digit_and_are_read_again(folder, capsys, tmp_path):
         (["DIR", "--quarantine"], "--quarantine: only with check"),
         (["DIR", "--csv", "--json"], "only one of them can go to standard output"),
         (["DIR", "--figure", "x.txt"], "--figure x.txt: end it in one of "),
-        (["DIR", "--where", "loss < 0"], "no row satisfies --where 'loss < 0' (6 do not)"),
+        (["DIR", "--where", "loss < 0"], "none of 6 rows satisfies --where 'loss < 0'"),
         (["DIR", "nowhere"], "give one folder or file"),
         (["check", "DIR", "--sort", "N"], "of the options only --quarantine applies"),
         (["check"], "results check: give one folder of records"),
@@ -157,13 +157,13 @@ def test_check_finds_each_fault_and_quarantine_ends_them(folder, capsys, tmp_pat
     found = check_folder(tmp_path)
     assert {finding.file for finding in found.wrong} == wrong
     notes = {str(f.file.relative_to(tmp_path)): f.message for f in found.findings if f not in found.wrong}
-    assert "cut short" in notes.pop(str(stale.relative_to(tmp_path)))
-    assert "goes on or was cut short" in notes.pop(str(fresh.relative_to(tmp_path)))
+    assert "temporary file of an interrupted write" in notes.pop(str(stale.relative_to(tmp_path)))
+    assert "of a running or interrupted write" in notes.pop(str(fresh.relative_to(tmp_path)))
     assert "checkpoints of a finished run, 1.0 MiB" in notes.pop("sweep/checkpoints/k1")
     assert "record without a readable loss curve" in notes.pop("sweep/runs/alone.parquet")
-    assert "its loss counts all the same; for the curve remove this record" in notes.pop("sweep/runs/k2.parquet")
+    assert "its loss is used anyway: to get the curve, remove this record" in notes.pop("sweep/runs/k2.parquet")
     assert "loss curve without a record" in notes.pop("sweep/curves/k0.parquet")
-    assert any("counts once" in message for message in notes.values())
+    assert any("it is used once" in message for message in notes.values())
 
     said = shown(capsys, "results", "check", tmp_path, code=1)
     assert "6 files that readers refuse" in said.err
@@ -184,7 +184,7 @@ def test_quarantine_never_overwrites(folder):
     contents = [b"", b"x", b"yy"]
     for content in contents:
         record_path(folder, "k0").write_bytes(content)
-        assert len(settle(folder, check_folder(folder).wrong)) == 1
+        assert len(apply_actions(folder, check_folder(folder).wrong)) == 1
     moved = sorted((folder / "quarantine" / "runs").iterdir())
     assert [file.name for file in moved] == ["k0.1.parquet", "k0.2.parquet", "k0.parquet"]
     assert {file.read_bytes() for file in moved} == {*contents}
@@ -234,7 +234,7 @@ def test_fit_says_how_many_runs_are_not_ok(make_records, tmp_path, capsys):
     out = tmp_path / "fits"
     said = shown(capsys, "fit", tmp_path / "sweep", "--draws", "100", "--starts", "20", "--no-figure", "--out", out)
     assert "23 rows used, not ok: 1 diverged, 0 not usable" in said.err
-    assert "warning: besides these runs there are 1 diverged, which have no loss to fit" in said.err
+    assert "warning: runs without a loss are left out: 1 diverged" in said.err
     (saved,) = out.iterdir()
     (note,) = [note for note in json.loads(saved.read_text())["notes"] if note["code"] == "unfinished"]
     assert note["figures"] == {"diverged": 1}

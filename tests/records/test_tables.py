@@ -101,7 +101,7 @@ def test_rows_that_cannot_be_used_are_listed_with_their_reason():
         ({"size": "N"}, "columns='size': no such column; choose one of n_params, n_streams"),
         (
             {"n_params": "N"},
-            r"table: no column 'loss' \(it has: .*\); name the one that holds it with `columns={'loss': COLUMN}`",
+            r"table: no column 'loss' \(it has: .*\); map one with `columns={'loss': COLUMN}`",
         ),
     ],
 )
@@ -124,10 +124,10 @@ def test_a_broken_file_is_named_with_its_kind(tmp_path, name, text):
     [
         ("t.csv", "n_params,n_tokens,loss\n1000000000,20000000000,3.0,1.1\n", "not a readable CSV file"),
         ("t.csv", "n_params,loss,loss\n1000000000,3.0,2.0\n", "more than one column 'loss'"),
-        ("t.csv", "n_params,loss\n", "no rows in it"),
+        ("t.csv", "n_params,loss\n", "the table has no rows"),
         ("t.csv", "", "not a readable CSV file"),
-        ("t.jsonl", '{"n_params": 1, "loss": 2}\n5\n', "not a readable JSONL file .line 2 is no JSON object"),
-        ("t.jsonl", '[{"n_params": 1}]', "line 1 is no JSON object"),
+        ("t.jsonl", '{"n_params": 1, "loss": 2}\n5\n', "not a readable JSONL file .line 2 is not a JSON object"),
+        ("t.jsonl", '[{"n_params": 1}]', "line 1 is not a JSON object"),
     ],
 )
 def test_tables_that_could_be_misread_are_refused(tmp_path, name, text, message):
@@ -184,7 +184,7 @@ def test_a_file_gives_its_name_to_what_is_fitted(tmp_path):
 
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     (tmp_path / "t.docx").write_text("")
-    with pytest.raises(UsageError, match=r"t\.docx: not a table; give a file that ends in \.parquet, \.csv"):
+    with pytest.raises(UsageError, match=r"t\.docx: not a table; its name must end in one of \.parquet, \.csv"):
         records.load(tmp_path / "t.docx")
 
 
@@ -219,5 +219,5 @@ def test_some_records_without_p_are_an_error(make_records):
     table = make_records().astype({"n_streams": float})
     table.loc[3, "n_streams"] = np.nan
     (group,) = group_records(table)
-    with pytest.raises(DataError, match="1 of 24 records without 'n_streams': give it to all, or leave these out"):
+    with pytest.raises(DataError, match="1 of 24 records without 'n_streams': fill it in for all, or leave these out"):
         fit_data(group.records)

@@ -134,7 +134,7 @@ def test_usual_names_are_recognised_and_said(names, said):
 
 def test_ambiguous_names_are_an_error_that_lists_them():
     frame = pd.DataFrame({"params": N, "num_params": N, "tokens": D, "loss": LOSS})
-    with pytest.raises(DataError, match="n_params could be any of 'params', 'num_params'; choose one with `columns="):
+    with pytest.raises(DataError, match="n_params could be one of 'params', 'num_params'; choose one with `columns="):
         records.read(frame)
     same(records.load(frame, {"n_params": "params"}))
 
@@ -164,10 +164,10 @@ def test_columns_are_computed(frame, columns):
     ("text", "message"),
     [
         ("6*nope", "has no column 'nope'"),
-        ("open('x')", "no function 'open'"),
-        ("loss.real*2", "only names of columns"),
+        ("open('x')", "unknown function 'open'"),
+        ("loss.real*2", "only column names, numbers"),
         ("loss*", "not an expression"),
-        ("ln(loss, 2)", "ln takes 1 value"),
+        ("ln(loss, 2)", "ln takes 1 argument"),
     ],
 )
 def test_what_cannot_be_computed_is_said(text, message):

@@ -97,7 +97,7 @@ def test_a_run_whose_record_cannot_be_written_fails_before_its_first_step_and_al
     workers.run_all(make_tasks(runs), Job(data, tmp_path), ["cpu"], events.append)
     ended = {event.task.key: event for event in events if event.kind in ("done", "failed")}
     assert [ended[config.key].kind for config in runs] == ["failed", "done"]
-    assert "a record cannot hold corpus 'caf\\udce9'" in ended[runs[0].key].values["message"]
+    assert "corpus 'caf\\udce9' cannot be in a record" in ended[runs[0].key].values["message"]
     assert not [event for event in events if event.kind == "progress" and event.task.key == runs[0].key]
 
 
