@@ -94,8 +94,8 @@ def generate(
     from scalelab.train.stage import beyond, check_length, open_model
 
     quiet_libraries()
-    place = choose_device(device)
-    opened = open_model(source, P, place, torch.bfloat16 if dtype == "bf16" else torch.float32)
+    chosen = choose_device(device)
+    opened = open_model(source, P, chosen, torch.bfloat16 if dtype == "bf16" else torch.float32)
     tokenizer = load_tokenizer(source)
     ids = _tokens(tokenizer, source, prompt, chat)
     if ids.max() >= opened.config.vocab_size:
@@ -106,7 +106,7 @@ def generate(
         tell(told)
     sampling = {"do_sample": temperature > 0, **({"temperature": temperature, "top_p": top_p} if temperature else {})}
     torch.manual_seed(seed)
-    ids = ids.to(place)
+    ids = ids.to(chosen)
     own = opened.generation_config.eos_token_id
     ends = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
     started = time.perf_counter()

@@ -7,10 +7,10 @@ import pytest
 
 from scalelab.architecture import architecture_for
 from scalelab.sweep import queue as queue_module
-from scalelab.sweep.queue import Queue
+from scalelab.sweep.task_queue import Queue
 from scalelab.sweep.tasks import make_tasks, relative_cost
+from scalelab.train.phases import decay_start, phases
 from scalelab.train.recipe import Recipe, RunConfig, TextSource
-from scalelab.train.trajectory import decay_start, legs
 
 STEP = 512  # tokens
 
@@ -85,7 +85,7 @@ def test_both_at_once():
         assert chain[-1].config.architecture.P == 1
         assert [t.first for t in chain] == sorted((t.first for t in chain), reverse=True)
         reached = chain[1].config.steps
-        assert any(leg.steps >= reached for leg in legs(config)[:-1])
+        assert any(phase.steps >= reached for phase in phases(config)[:-1])
         assert reached <= decay_start(config)
     assert len({t.key for t in tasks}) == len(tasks)
 

@@ -18,7 +18,7 @@ import pytest
 
 from scalelab.cli import main
 from scalelab.records.store import write_record
-from scalelab.sweep.overview import Observatory
+from scalelab.sweep.overview import FolderWatcher
 from scalelab.sweep.state import FOLDER, read_states
 from scalelab.sweep.tasks import Event
 from scalelab.sweep.tracker import RunningTask
@@ -193,7 +193,7 @@ def test_records_are_counted_by_status_and_the_last_are_shown(killed, capsys):
     write_record(killed, record("bad", **late), [])
     broken = killed / "runs" / "broken.parquet"
     broken.write_bytes(b"PAR1")
-    seen = Observatory(killed).look()
+    seen = FolderWatcher(killed).look()
     assert seen.counts == {"ok": 8, "diverged": 1}
     assert [run.loss for run in seen.latest] == [3.1] * 4 + [None]
     assert main(["watch", str(killed), "--once"]) == 0
@@ -208,7 +208,7 @@ def test_records_are_counted_by_status_and_the_last_are_shown(killed, capsys):
 def test_looking_again_reads_only_what_has_changed(tmp_path, monkeypatch):
     write_record(tmp_path, record("a", status="failed", loss=None), [])
     write_record(tmp_path, record("b"), [])
-    observatory = Observatory(tmp_path)
+    observatory = FolderWatcher(tmp_path)
     assert observatory.look().counts == {"ok": 1, "failed": 1}
     from scalelab.sweep import overview
 

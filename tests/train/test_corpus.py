@@ -12,7 +12,7 @@ import pytest
 
 from scalelab.errors import DataError, UsageError
 from scalelab.train.corpus import load_corpus
-from scalelab.train.tokens import END_OF_TEXT, brought_here, tokenise
+from scalelab.train.tokens import END_OF_TEXT, copy_to_cache, tokenise
 
 SENTENCES = [f"def f{i}(x):\n    return x + {i}  # the {i}th\n" * 5 for i in range(120)]
 
@@ -260,15 +260,15 @@ def test_two_processes_that_build_the_same_cache_end_with_one(text_folder, tmp_p
 def test_a_cache_that_could_not_be_brought_here_leaves_nothing(text_folder, tmp_path, monkeypatch):
     data = tokenise(load_corpus(str(text_folder)), 300)
     monkeypatch.setenv("SCALELAB_CACHE", str(tmp_path / "cache"))
-    assert brought_here(data, pytest.fail) is data  # it is here already
+    assert copy_to_cache(data, pytest.fail) is data  # it is here already
     elsewhere = replace(data, folder=tmp_path / "elsewhere" / data.folder.name)
     with pytest.raises(FileNotFoundError):
-        brought_here(elsewhere, lambda folder: shutil.copy(tmp_path / "nothing", folder))
+        copy_to_cache(elsewhere, lambda folder: shutil.copy(tmp_path / "nothing", folder))
     assert not list((tmp_path / "cache" / "tokens").iterdir())
-    here = brought_here(elsewhere, lambda folder: shutil.copytree(data.folder, folder, dirs_exist_ok=True))
+    here = copy_to_cache(elsewhere, lambda folder: shutil.copytree(data.folder, folder, dirs_exist_ok=True))
     assert here.folder.parent == tmp_path / "cache" / "tokens"
     assert np.array_equal(here.train(), data.train())
-    assert brought_here(elsewhere, pytest.fail) == here
+    assert copy_to_cache(elsewhere, pytest.fail) == here
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems have no such names")

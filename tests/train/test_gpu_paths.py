@@ -20,9 +20,9 @@ from scalelab.errors import ScalelabError
 from scalelab.model import add_streams, attention, kernels
 from scalelab.model.kernels import Choice, choose_kernel
 from scalelab.sweep import run as run_module
-from scalelab.sweep.ledger import record_lost
 from scalelab.sweep.run import Execution, prepare
 from scalelab.sweep.spec import SweepSpec
+from scalelab.sweep.task_queue import record_lost
 from scalelab.sweep.tasks import make_tasks
 from scalelab.train import device, places, probe
 from scalelab.train.build import build_model, extra_loss, training_options
@@ -92,11 +92,11 @@ def test_auto_takes_the_cpu_where_the_gpu_that_is_listed_does_not_work(nvidia_sm
     assert not any(gpu.works for gpu in found)
     lines = []
     monkeypatch.setattr(places, "probe_gpus", lambda dtypes: found)
-    assert set(places.default_places("auto", lines.append)) == {"cpu"}
+    assert set(places.default_slots("auto", lines.append)) == {"cpu"}
     assert len(lines) == 3
     assert "so the CPU is used" in lines[0]
     with pytest.raises(ScalelabError, match=r"`device='cuda'`: no GPU works \(.+\); use `device='cpu'`"):
-        places.default_places("cuda")
+        places.default_slots("cuda")
     probe._probe.cache_clear()
 
 
@@ -104,7 +104,7 @@ def test_a_gpu_that_does_not_work_is_left_out(monkeypatch):
     broken = Gpu("1", error="no kernel image is available")
     monkeypatch.setattr(places, "probe_gpus", lambda dtypes: [FINE, broken])
     lines = []
-    assert places.default_places("auto", lines.append) == ["cuda:0"]
+    assert places.default_slots("auto", lines.append) == ["cuda:0"]
     assert lines == ["cuda:1 does not work and is left out: no kernel image is available"]
 
 

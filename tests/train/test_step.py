@@ -17,7 +17,7 @@ from scalelab.train.build import build_model
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.data import TokenWindows
 from scalelab.train.graphs import WARM_UP_STEPS, Stepper, can_be_captured
-from scalelab.train.loop import Course, compile_layers, optimise
+from scalelab.train.loop import Phase, compile_layers, optimise
 from scalelab.train.loss import chunked_cross_entropy, separable_head, training_loss
 from scalelab.train.memory import fitting_micro_batch, largest_part
 from scalelab.train.numerics import Numerics
@@ -122,9 +122,9 @@ def test_steps_never_wait_for_the_device(P):
     def after(state):
         at_steps.append(len(syncs.seen))
 
-    course = Course(run.recipe, 40, 0, lambda step: 1.0, 10_000, "made")
+    phase = Phase(run.recipe, 40, 0, lambda step: 1.0, 10_000, "made")
     with Syncs() as syncs:
-        optimise(model, optimizer, Made(), course, TrainState(), "cpu", False, None, None, after)
+        optimise(model, optimizer, Made(), phase, TrainState(), "cpu", False, None, None, after)
     assert at_steps[0] > 0  # the first step is a point of the curve, whose loss is looked at: the count works
     assert at_steps[0] == at_steps[-2]  # and no other but the last
     assert syncs.seen.count("_local_scalar_dense.default") <= 3
@@ -269,7 +269,7 @@ def test_compiled_layers_train_as_the_others(P):
             counts.clear()
         state = TrainState()
         optimise(
-            model, optimizer, Made(), Course(run.recipe, 4, 0, lambda step: 1.0, 1, "made"), state, "cpu", False, None
+            model, optimizer, Made(), Phase(run.recipe, 4, 0, lambda step: 1.0, 1, "made"), state, "cpu", False, None
         )
         losses.append([loss for _, _, loss in state.curve])
     assert not counts["graph_break"]

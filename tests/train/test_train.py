@@ -9,13 +9,13 @@ from scalelab.architecture import architecture_for
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.train.build import build_model
 from scalelab.train.corpus import load_corpus
-from scalelab.train.data import TokenWindows, training_starts, validation_windows
+from scalelab.train.data import TokenWindows, validation_windows, window_order
 from scalelab.train.evaluate import clustered_mean, evaluate
-from scalelab.train.legs import Options, train_run
+from scalelab.train.phases import linear_factor
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
 from scalelab.train.run import make_record
 from scalelab.train.tokens import tokenise
-from scalelab.train.trajectory import linear_factor
+from scalelab.train.trainer import Options, train_run
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_batches_are_disjoint_and_depend_on_the_seed_alone():
     windows = TokenWindows(np.arange(64 * 40 + 1, dtype=np.uint16), 64, 8, "cpu")
 
     def batches(steps, seed, first=0):
-        numbers = training_starts(windows.count, 8, steps, seed, first)
+        numbers = window_order(windows.count, 8, steps, seed, first)
         return [windows.batch(n).numpy() for n in numbers]
 
     first = batches(5, seed=3)

@@ -22,9 +22,9 @@ from scalelab.model.checkpoint import save_model
 from scalelab.train import checkpoint, loop, stage
 from scalelab.train.checkpoint import saved_steps
 from scalelab.train.corpus import load_corpus
-from scalelab.train.legs import Options
 from scalelab.train.step import TrainingStep
 from scalelab.train.tokens import tokenise
+from scalelab.train.trainer import Options
 from tests.support.families import make, warm
 
 STEPS = 200  # a point of the curve every other: states stand between them too
