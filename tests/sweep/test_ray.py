@@ -180,7 +180,10 @@ def test_ctrl_c_and_sigterm_end_the_runs_and_say_so(cluster, data, tmp_path, num
     with pytest.raises(raised):
         ray_executor.run_all(make_tasks([config]), Job(data, tmp_path), on_event, cluster.address)
     record = read_record(record_path(tmp_path, config.key))
-    assert (record["status"], record["message"]) == ("interrupted", f"stopped by {by}; the same command goes on")
+    assert (record["status"], record["message"]) == (
+        "interrupted",
+        f"stopped by {by}; run the same command again to resume",
+    )
 
 
 def test_a_failure_is_told_and_the_rest_goes_on(cluster, data, tmp_path):

@@ -49,7 +49,7 @@ def test_a_second_at_once_does_not_disturb_the_first_and_a_later_one_counts(monk
     with pytest.raises(Terminated), sigterm_as_interrupt():
         stopped_twice()
     assert tidied
-    monkeypatch.setattr(stopping, "_AT_ONCE_S", -1.0)
+    monkeypatch.setattr(stopping, "_REPEAT_S", -1.0)
     with sigterm_as_interrupt():
         for _ in range(2):
             with pytest.raises(Terminated):
@@ -63,7 +63,7 @@ def test_a_programs_own_handler_stays_unless_told_otherwise():
         with sigterm_as_interrupt():
             signal.raise_signal(signal.SIGTERM)
         assert heard == [signal.SIGTERM]
-        with pytest.raises(Terminated), sigterm_as_interrupt(over=True), sigterm_as_interrupt():
+        with pytest.raises(Terminated), sigterm_as_interrupt(override=True), sigterm_as_interrupt():
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert heard == [signal.SIGTERM] * 2
@@ -75,10 +75,10 @@ def test_a_programs_own_handler_stays_unless_told_otherwise():
 def test_sighup_raises_too_unless_it_is_ignored_as_below_nohup():
     with pytest.raises(Terminated) as stop, sigterm_as_interrupt():
         signal.raise_signal(signal.SIGHUP)
-    assert stopping.describe(stop.value) == "SIGHUP"
+    assert stopping.signal_name(stop.value) == "SIGHUP"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with sigterm_as_interrupt(over=True), defer_signals():
+        with sigterm_as_interrupt(override=True), defer_signals():
             signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
@@ -177,6 +177,6 @@ def test_a_sweep_ends_with_one_line_and_the_code_of_the_signal(text_folder, tmp_
     kept = f"0 of 2 runs recorded below {tmp_path}"
     assert errors.count("scalelab: ") == 1
     last = errors.strip().splitlines()[-1]  # after the lines of progress
-    assert last == f"scalelab: interrupted by {number}: {kept}; the same command goes on from there"
+    assert last == f"scalelab: interrupted by {number}: {kept}; run the same command again to resume"
     assert [read_record(file)["status"] for file in tmp_path.glob(f"{RUNS}/*")] == ["interrupted"] * 2
     assert not (tmp_path / ".sweeps").exists()

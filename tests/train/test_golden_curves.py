@@ -48,7 +48,7 @@ def curve(P=1, dtype="fp32", ladder=2, num_experts=0, seed=0):
     model = build_model(config)
     state = TrainState()
     phase = Phase(recipe, STEPS, seed, lambda step: min(1.0, (step + 1) / 10), EVERY, "golden")
-    optimise(model, make_optimizer(model, recipe, config.peak_lr), Words(), phase, state, "cpu", False, None)
+    optimise(model, make_optimizer(model, recipe, config.peak_lr), Words(), phase, state)
     return [loss for _, _, loss in state.curve]
 
 

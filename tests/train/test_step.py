@@ -17,7 +17,7 @@ from scalelab.train.build import build_model
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.data import TokenWindows
 from scalelab.train.graphs import WARM_UP_STEPS, Stepper, can_be_captured
-from scalelab.train.loop import Phase, compile_layers, optimise
+from scalelab.train.loop import LoopOptions, Phase, compile_layers, optimise
 from scalelab.train.loss import chunked_cross_entropy, separable_head, training_loss
 from scalelab.train.memory import fitting_micro_batch, largest_part
 from scalelab.train.numerics import Numerics
@@ -124,7 +124,7 @@ def test_steps_never_wait_for_the_device(P):
 
     phase = Phase(run.recipe, 40, 0, lambda step: 1.0, 10_000, "made")
     with Syncs() as syncs:
-        optimise(model, optimizer, Made(), phase, TrainState(), "cpu", False, None, None, after)
+        optimise(model, optimizer, Made(), phase, TrainState(), LoopOptions(save=after))
     assert at_steps[0] > 0  # the first step is a point of the curve, whose loss is looked at: the count works
     assert at_steps[0] == at_steps[-2]  # and no other but the last
     assert syncs.seen.count("_local_scalar_dense.default") <= 3
@@ -138,11 +138,11 @@ def test_windows_gathered_on_the_device_are_those_of_the_host(dtype):
     windows = TokenWindows(Made(dtype).train(), T, B, "cpu")
     numbers = np.array([3, 0, windows.count - 1])
     host = windows.batch(numbers)
-    windows._place()
+    windows._move_to_device()
     assert torch.equal(windows.batch(numbers), host)
     large = TokenWindows(np.array([65_535, 40_000, 7] * 20, np.uint16), T, 1, "cpu")
     want = large.batch(np.array([1]))
-    large._place()
+    large._move_to_device()
     assert torch.equal(large.batch(np.array([1])), want)
 
 
@@ -194,7 +194,7 @@ class Graph:
         if self.wrong == "nothing":
             return torch.tensor(1.0)
         self.step.optimizer.zero_grad(set_to_none=True)  # a real one writes gradients where it wrote them before
-        loss = self.step.once(self.windows.batch(numbers))
+        loss = self.step.without_retry(self.windows.batch(numbers))
         return loss * 1.5 if self.wrong == "loss" else loss
 
 
@@ -211,7 +211,7 @@ def test_a_captured_step_is_used_only_if_it_does_what_the_usual_one_does(wrong, 
     monkeypatch.setattr(graphs, "_prepare", lambda optimizer: None)
     monkeypatch.setattr(graphs, "_capture", lambda *given: made.append(Graph(*given[:2], wrong)) or made[0])
     other, windows = stepper(run)
-    windows._place()
+    windows._move_to_device()
     with Stepper(other, windows) as take_step:
         losses = [float(take_step(n)) for n in numbers]
         (graph,) = made
@@ -268,9 +268,7 @@ def test_compiled_layers_train_as_the_others(P):
             counts = torch._dynamo.utils.counters
             counts.clear()
         state = TrainState()
-        optimise(
-            model, optimizer, Made(), Phase(run.recipe, 4, 0, lambda step: 1.0, 1, "made"), state, "cpu", False, None
-        )
+        optimise(model, optimizer, Made(), Phase(run.recipe, 4, 0, lambda step: 1.0, 1, "made"), state)
         losses.append([loss for _, _, loss in state.curve])
     assert not counts["graph_break"]
     assert counts["stats"]["unique_graphs"] == 1  # one layer stands for all

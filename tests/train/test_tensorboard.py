@@ -184,7 +184,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path):
     command = [sys.executable, "-c", FULL, str(tmp_path), "3000"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=True)
     assert done.stdout == "trained\n"
-    assert done.stderr.startswith(f"scalelab: {tmp_path}: no more TensorBoard log of this run (")
+    assert done.stderr.startswith(f"scalelab: {tmp_path}: TensorBoard log of this run stopped (")
     assert done.stderr.count("\n") == 1
     assert 5 < len(points(tmp_path, LOSS)) < 60  # and what was written can be read
 

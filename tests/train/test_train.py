@@ -92,14 +92,16 @@ def test_record_holds_what_was_measured(config, data):
 
 def test_divergence_is_an_error_not_a_nan(config, data):
     wild = replace(config, recipe=replace(config.recipe, lr=1e30, grad_clip=1e30))
-    with pytest.raises(ScalelabError, match=r"the loss stopped being a number by step \d+; try a lower lr"):
+    with pytest.raises(ScalelabError, match=r"the loss is not a number at step \d+; try a lower lr"):
         train_run(wild, data)
 
 
 def test_a_validation_text_that_is_too_short_is_told_before_training(config, data, monkeypatch):
     monkeypatch.setattr(type(data), "validation", lambda self: np.zeros(50, dtype=np.uint16))
     steps = []
-    with pytest.raises(DataError, match="the validation text has only 50 tokens"):
+    with pytest.raises(
+        DataError, match="the validation text has only 50 tokens, less than two sequences of 64; give more text"
+    ):
         train_run(config, data, Options(progress=lambda *values: steps.append(values)))
     assert steps == []
 
