@@ -11,10 +11,10 @@ from scalelab.train.recipe import Recipe
 
 
 def stream_groups(model: Any) -> dict[int, str]:
-    """Return "prefix" or "mixture" for each parameter, by id, of the streams in use."""
-    mixture = model.get_decoder().mixture
-    mixture_ids = {id(p) for p in mixture.parameters()} if mixture is not None else set()
-    return {id(p): "mixture" if id(p) in mixture_ids else "prefix" for _, p in model.stream_parameters()}
+    """Return "prefix" or "aggregator" for each parameter, by id, of the streams in use."""
+    aggregator = model.get_decoder().mixture
+    aggregator_ids = {id(p) for p in aggregator.parameters()} if aggregator is not None else set()
+    return {id(p): "aggregator" if id(p) in aggregator_ids else "prefix" for _, p in model.stream_parameters()}
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.AdamW:
@@ -22,7 +22,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.A
 
     Prefixes and aggregator have the learning rate `lr` times their scales in `recipe`.
     """
-    scales = {"prefix": recipe.prefix_lr_scale, "mixture": recipe.aggregator_lr_scale}
+    scales = {"prefix": recipe.prefix_lr_scale, "aggregator": recipe.aggregator_lr_scale}
     kinds = stream_groups(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():

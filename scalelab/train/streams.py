@@ -51,12 +51,13 @@ class StreamReport:
         if name == "stream_collapse":
             return (
                 f"the streams are nearly copies (cosine of final states {self.cosine:.3f}, correlation of losses "
-                f"{self.correlation:.4f}): they can gain little over one; draw prefixes wider or train longer"
+                f"{self.correlation:.4f}): they can gain little over one; start prefixes with a larger spread, or "
+                "train longer"
             )
         return (
-            f"the mixture leans on one stream (largest mean weight {max(self.mixture_weights):.2f}, "
-            f"{self.effective_streams:.1f} of {len(self.mixture_weights)} streams in effect): lower the aggregator's "
-            "learning rate, raise its smoothing, or average"
+            f"the aggregator relies on one stream (largest mean weight {max(self.mixture_weights):.2f}, "
+            f"{self.effective_streams:.1f} of {len(self.mixture_weights)} streams in effect): lower its learning "
+            "rate, raise its smoothing, or choose the mean aggregation"
         )
 
 
