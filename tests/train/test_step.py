@@ -23,7 +23,7 @@ from scalelab.train.memory import fitting_micro_batch, largest_part
 from scalelab.train.numerics import Numerics
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig, TextSource
-from scalelab.train.run import _training
+from scalelab.train.run import _training_columns
 from scalelab.train.step import TrainingStep, allocate_moments
 from tests.support.families import make, warm
 
@@ -162,7 +162,7 @@ def test_the_micro_batch_is_planned_from_the_free_memory(monkeypatch):
     assert needs[64] > needs[32] > needs[16]
     assert fitting_micro_batch(run, "cpu") == 64
     for room, want in ((needs[64] + 1, 64), (needs[64] - 1, 32), (needs[32] - 1, 16), (1, 1)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, room=room: (room / memory._PLANNED, 0))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, room=room: (room / memory._USABLE_SHARE, 0))
         assert fitting_micro_batch(run, "cuda:0") == want
 
 
@@ -247,11 +247,11 @@ def test_numerics_are_set_and_put_back():
 def test_speeds_leave_the_warm_up_out():
     run = config(steps=20)
     state = TrainState(20, seconds=12.0, warm_up_seconds=10.0, warm_up_steps=4, devices=["made"])
-    row = _training(run, 20, state, "cpu", peak_flops=1e9)
+    row = _training_columns(run, 20, state, "cpu", peak_flops=1e9)
     assert row["warm_up_seconds"] == 10.0
     assert row["tokens_per_s"] == pytest.approx(16 * run.step_tokens / 2.0)
     assert row["mfu"] == pytest.approx(16 / 20 * row["train_flops"] / 2.0 / 1e9)
-    short = _training(run, 20, replace(state, warm_up_steps=15), "cpu", None)
+    short = _training_columns(run, 20, replace(state, warm_up_steps=15), "cpu", None)
     assert short["tokens_per_s"] == pytest.approx(20 * run.step_tokens / 12.0)
 
 
