@@ -162,7 +162,8 @@ def convert(
     lengths = [seq_len, prefix_tokens]
     if start == "text" and max(bank.over_base for bank in made) > 0.01:
         lengths.append(prefix_tokens + seq_len)  # it stands before the sequence: so far back the last token looks
-    notes = tuple(note for length in lengths if (note := stage.length_note(opened, length)))
+    found = (stage.length_warning(opened, length) for length in lengths)
+    notes = tuple(note.removeprefix("warning: ") for note in found if note)
     return Conversion(source, out, corpus, base.loss, base.n_tokens, tuple(made), start, notes)
 
 

@@ -91,7 +91,7 @@ def generate(
 
     import torch
 
-    from scalelab.train.stage import beyond, check_length, open_model
+    from scalelab.train.stage import check_length, length_warning, open_model
 
     quiet_libraries()
     chosen = choose_device(device)
@@ -101,7 +101,7 @@ def generate(
     if ids.max() >= opened.config.vocab_size:
         raise UsageError(f"{source}: its tokenizer has tokens that the model has no embedding for")
     check_length(opened, ids.shape[1] + max_new_tokens, "`prompt` and `max_new_tokens`")
-    told = beyond(opened, ids.shape[1] + max_new_tokens)
+    told = length_warning(opened, ids.shape[1] + max_new_tokens)
     if told and tell:
         tell(told)
     sampling = {"do_sample": temperature > 0, **({"temperature": temperature, "top_p": top_p} if temperature else {})}

@@ -193,7 +193,7 @@ def train_streams(
             exit_process()
         if part == "streams":  # so that the backbone is the source's to the last bit
             opened = opened.to(saved_dtype(source))
-        note = stage.length_note(opened, seq_len)
+        note = stage.length_warning(opened, seq_len)
         made = SecondStage(
             out=out,
             P=opened.P,
@@ -204,7 +204,7 @@ def train_streams(
             after=result.after,
             curve=tuple(result.curve),
             record=RECORD,
-            notes=(note,) if note else (),
+            notes=(note.removeprefix("warning: "),) if note else (),
         )
         content = {
             **{"status": RunStatus.OK, "source": source.name, "P": opened.P, "train": part},

@@ -73,11 +73,11 @@ def default_seq_len(model: Any) -> int:
     return min(512, getattr(model.config, "max_position_embeddings", None) or 512)
 
 
-def length_note(model: Any, n_tokens: int) -> str | None:
-    """Return a note if `n_tokens` exceeds the length that the model was made for."""
+def length_warning(model: Any, n_tokens: int) -> str | None:
+    """Return a warning if `n_tokens` exceeds the length that the model was made for."""
     most = getattr(model.config, "max_position_embeddings", None)
     if most and n_tokens > most:
-        return f"sequences of {n_tokens} tokens are longer than the {most} that this model was made for"
+        return f"warning: sequences of {n_tokens} tokens are longer than the {most} that this model was made for"
     return None
 
 
