@@ -58,7 +58,7 @@ class Experiment:
 
     def __call__(self, event: Event) -> None:
         task, values = event.task, event.values
-        name = RunningTask.begun(task).title
+        name = RunningTask.started(task).title
         if event.kind == "started" and values:
             self.where[task.key] = self.names[values["node_id"]]
             self.say(f"started  {name} on the {self.where[task.key]} node")

@@ -36,7 +36,7 @@ _BARE = """
 import json, sys
 from scalelab.sweep.resolve import resolve
 from scalelab.sweep.spec import SweepSpec
-from scalelab.train.legs import train_run
+from scalelab.train.trainer import train_run
 from scalelab.train.recipe import Recipe
 import torch
 torch.set_num_threads(1)

@@ -16,10 +16,10 @@ from scalelab.train import checkpoint
 from scalelab.train.build import build_model
 from scalelab.train.checkpoint import TrainState, checkpoint_path, keep_latest, load_newest, save_state, saved_steps
 from scalelab.train.corpus import load_corpus
-from scalelab.train.legs import Options, train_run
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
 from scalelab.train.tokens import tokenise
+from scalelab.train.trainer import Options, train_run
 
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds a sweep's processes in /proc")
 ORPHANS_S = 300.0  # only hangs are errors here: cores may be busy

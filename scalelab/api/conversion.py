@@ -135,11 +135,11 @@ def convert(
     from scalelab.train import stage
     from scalelab.train.convert import DRAWS, default_prefix_tokens
     from scalelab.train.convert import convert as add_banks
-    from scalelab.train.places import resolve_dtype
+    from scalelab.train.devices import resolve_dtype
 
     quiet_libraries()
-    place = choose_device(device)
-    opened = stage.open_model(source, device=place)
+    chosen = choose_device(device)
+    opened = stage.open_model(source, device=chosen)
     prefix_tokens = prefix_tokens or default_prefix_tokens(opened)
     banks = dict.fromkeys(streams, prefix_tokens)
     if taken := sorted(set(banks) & set(opened.banks)):
@@ -149,20 +149,21 @@ def convert(
         raise UsageError(reason, argument="aggregation", value=aggregation)
     data = stage.read_text(opened, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(opened)
-    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, place))
+    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))
     opened.set_streams(1)
     with opened.plain():
-        base = stage.measure(opened, data, recipe, place)
+        base = stage.measure(opened, data, recipe, chosen)
     tried = add_banks(opened, banks, data, recipe, start, seed, draws or DRAWS, aggregation=aggregation or "dynamic")
     made = []
     for bank, length in banks.items():
         opened.set_streams(bank)
-        made.append(_bank(bank, length, stage.measure(opened, data, recipe, place), base.loss, tried[bank]))
+        made.append(_bank(bank, length, stage.measure(opened, data, recipe, chosen), base.loss, tried[bank]))
     save_model(opened.to(saved_dtype(source)), out, source)
     lengths = [seq_len, prefix_tokens]
     if start == "text" and max(bank.over_base for bank in made) > 0.01:
         lengths.append(prefix_tokens + seq_len)  # it stands before the sequence: so far back the last token looks
-    notes = tuple(told.removeprefix("warning: ") for length in lengths if (told := stage.beyond(opened, length)))
+    found = (stage.length_warning(opened, length) for length in lengths)
+    notes = tuple(note.removeprefix("warning: ") for note in found if note)
     return Conversion(source, out, corpus, base.loss, base.n_tokens, tuple(made), start, notes)
 
 

@@ -103,19 +103,19 @@ def diagnose(
     import torch
 
     from scalelab.train import stage
-    from scalelab.train.places import resolve_dtype
+    from scalelab.train.devices import resolve_dtype
     from scalelab.train.streams import weights_over_tokens
 
     quiet_libraries()
-    place = choose_device(device)
-    opened: Any = stage.open_model(source, P, place)
+    chosen = choose_device(device)
+    opened: Any = stage.open_model(source, P, chosen)
     if opened.P == 1:
         have = ", ".join(map(str, sorted(p for p in opened.banks if p > 1))) or "none"
         raise UsageError(f"{source}: one stream has nothing to compare; choose `P` (banks: {have})")
     data = stage.read_text(opened, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(opened)
-    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, place))
-    seen = stage.measure(opened, data, recipe, place)
+    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))
+    seen = stage.measure(opened, data, recipe, chosen)
     assert seen.streams is not None
     ids = torch.from_numpy(data.validation()[: min(seq_len, _MOST_TOKENS)].astype("int64"))
     words = load_tokenizer(source).convert_ids_to_tokens(ids.tolist())

@@ -91,22 +91,22 @@ def generate(
 
     import torch
 
-    from scalelab.train.stage import beyond, check_length, open_model
+    from scalelab.train.stage import check_length, length_warning, open_model
 
     quiet_libraries()
-    place = choose_device(device)
-    opened = open_model(source, P, place, torch.bfloat16 if dtype == "bf16" else torch.float32)
+    chosen = choose_device(device)
+    opened = open_model(source, P, chosen, torch.bfloat16 if dtype == "bf16" else torch.float32)
     tokenizer = load_tokenizer(source)
     ids = _tokens(tokenizer, source, prompt, chat)
     if ids.max() >= opened.config.vocab_size:
         raise UsageError(f"{source}: its tokenizer has tokens that the model has no embedding for")
     check_length(opened, ids.shape[1] + max_new_tokens, "`prompt` and `max_new_tokens`")
-    told = beyond(opened, ids.shape[1] + max_new_tokens)
+    told = length_warning(opened, ids.shape[1] + max_new_tokens)
     if told and tell:
         tell(told)
     sampling = {"do_sample": temperature > 0, **({"temperature": temperature, "top_p": top_p} if temperature else {})}
     torch.manual_seed(seed)
-    ids = ids.to(place)
+    ids = ids.to(chosen)
     own = opened.generation_config.eos_token_id
     ends = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
     started = time.perf_counter()

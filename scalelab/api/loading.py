@@ -50,14 +50,14 @@ def choose_device(device: str) -> str:
     """Return auto, cpu or cuda as a device of torch. Raises `ScalelabError` where there is none."""
     import sys
 
-    from scalelab.train.places import default_places, gpu_at, launched_place
+    from scalelab.train.devices import default_slots, launched_device, probed_gpu
 
     check_device(device)
-    if (place := launched_place(device)) is not None:
-        return place
-    place = default_places(device, lambda line: print(line, file=sys.stderr))[0]
-    gpu = gpu_at(place)
-    return "cuda:0" if gpu is not None and gpu.visible.startswith("MIG-") else place  # a process sees one slice
+    if (launched := launched_device(device)) is not None:
+        return launched
+    first = default_slots(device, lambda line: print(line, file=sys.stderr))[0]
+    gpu = probed_gpu(first)
+    return "cuda:0" if gpu is not None and gpu.visible.startswith("MIG-") else first  # a process sees one slice
 
 
 def check_device(device: str) -> None:

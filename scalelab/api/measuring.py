@@ -126,15 +126,15 @@ def measure_model(
     import torch
 
     quiet_libraries()
-    place = choose_device(device)
-    dtype = weights or ("bf16" if place.startswith("cuda") else "fp32")
+    chosen = choose_device(device)
+    dtype = weights or ("bf16" if chosen.startswith("cuda") else "fp32")
     threads = threads or torch.get_num_threads()
     console, found = console_of(progress), None
     if priced_on is None or profile is not None:
-        found = _calibrate(console, place, dtype, threads, seconds, profile)
+        found = _calibrate(console, chosen, dtype, threads, seconds, profile)
         priced_on = priced_on or Device(found.name, 1.0, 1.0, found)
     cells = [(P, workload) for workload in workloads for P in streams]
-    about = (path, prefix_tokens, dtype, place, threads)
+    about = (path, prefix_tokens, dtype, chosen, threads)
     rows, left_out = _measure_all(console, about, cells, priced_on, seconds)
     return Measurements(tuple(rows), dtype, priced_on.gpu, tuple(map(str, left_out)), found, profile)
 

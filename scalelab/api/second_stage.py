@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from scalelab.train.attempt import Attempt
     from scalelab.train.evaluate import Evaluation
     from scalelab.train.parallel import Parallel
+    from scalelab.train.stage_resume import ResumableStage
 
 Part = Literal["streams", "all"]
 PARTS: tuple[Part, ...] = ("streams", "all")
@@ -136,27 +136,27 @@ def train_streams(
 
     from scalelab.model.checkpoint import save_model, saved_dtype
     from scalelab.train import stage
-    from scalelab.train.attempt import RECORD, Attempt, stage_settings
-    from scalelab.train.legs import Options
-    from scalelab.train.memory import memory_told
-    from scalelab.train.parallel import leave, processes
-    from scalelab.train.places import resolve_dtype
+    from scalelab.train.devices import resolve_dtype
+    from scalelab.train.memory import translate_oom
+    from scalelab.train.parallel import exit_process, launched_processes
     from scalelab.train.recipe import whole_steps
+    from scalelab.train.stage_resume import RECORD, ResumableStage, stage_settings
+    from scalelab.train.trainer import Options
 
     quiet_libraries()
-    place = choose_device(device)
-    precision = resolve_dtype(dtype, place)
+    chosen = choose_device(device)
+    precision = resolve_dtype(dtype, chosen)
     console = console_of(progress)
 
-    def say(line: str | None) -> None:
+    def print_line(line: str | None) -> None:
         if line:
             console.print(line, soft_wrap=True)
 
     with ExitStack() as until_written:
-        until_written.enter_context(memory_told(str(source), _MEMORY))
-        with processes(place, precision) as parallel:
+        until_written.enter_context(translate_oom(str(source), _MEMORY))
+        with launched_processes(chosen, precision) as parallel:
             console.quiet = console.quiet or not parallel.main
-            opened = stage.open_model(source, P, parallel.loads_on)
+            opened = stage.open_model(source, P, parallel.load_device)
             seq_len = seq_len or stage.default_seq_len(opened)
             recipe = stage.stage_recipe(part, lr, seq_len, batch_size, val_tokens, precision)
             data = stage.read_text(opened, source, corpus, text_column)
@@ -164,36 +164,36 @@ def train_streams(
                 raise UsageError(stage.NOTHING_TO_TRAIN)
             n_tokens = whole_steps(n_tokens, recipe)
             settings = stage_settings(source, opened.P, data, recipe, n_tokens, part, seed)
-            attempt = Attempt(out, settings, n_tokens // (seq_len * batch_size), parallel)
-            until_written.enter_context(_stoppable(attempt, parallel))
-            until_written.enter_context(attempt.running())
-            until_written.enter_context(memory_told(f"P = {opened.P}", _MEMORY))
+            resumable = ResumableStage(out, settings, n_tokens // (seq_len * batch_size), parallel)
+            until_written.enter_context(_stoppable(resumable, parallel))
+            until_written.enter_context(resumable.running())
+            until_written.enter_context(translate_oom(f"P = {opened.P}", _MEMORY))
             total = sum(p.numel() for p in opened.parameters())
             learning = sum(p.numel() for _, p in opened.stream_parameters()) if part == "streams" else total
-            say(
+            print_line(
                 f"{source.resolve().name}, P = {opened.P}: {format_count(learning)} of {format_count(total)} "
-                f"parameters learn from {format_count(n_tokens)} tokens{parallel.told}"
+                f"parameters learn from {format_count(n_tokens)} tokens{parallel.description}"
             )
-            say(attempt.others())
+            print_line(resumable.describe_others())
             if parallel.sharded:
-                say("with FSDP no states are saved: a training that is cut short begins anew")
-            with training_progress(console, attempt.steps) as shown:
+                print_line("note: with FSDP no checkpoints are saved, so an interrupted training cannot be resumed")
+            with training_progress(console, resumable.steps) as shown:
                 options = Options(
                     device=parallel.device,
                     compile_model=compile_model,
-                    checkpoints=None if parallel.sharded else attempt.folder,
+                    checkpoints=None if parallel.sharded else resumable.folder,
                     save_every_s=checkpoint_minutes * 60,
                     progress=shown,
-                    observer=attempt.observe,
+                    observer=resumable.observe,
                 )
-                begins: Any = lambda state: say(attempt.begin(state))  # noqa: E731
-                result = stage.train_stage(opened, data, recipe, n_tokens, part, seed, options, parallel, begins)
-            opened = parallel.whole(opened)
+                on_start: Any = lambda state: print_line(resumable.start(state))  # noqa: E731
+                result = stage.train_stage(opened, data, recipe, n_tokens, part, seed, options, parallel, on_start)
+            opened = parallel.gather_model(opened)
         if not parallel.main:
-            leave()
+            exit_process()
         if part == "streams":  # so that the backbone is the source's to the last bit
             opened = opened.to(saved_dtype(source))
-        told = stage.beyond(opened, seq_len)
+        note = stage.length_warning(opened, seq_len)
         made = SecondStage(
             out=out,
             P=opened.P,
@@ -204,30 +204,31 @@ def train_streams(
             after=result.after,
             curve=tuple(result.curve),
             record=RECORD,
-            notes=(told.removeprefix("warning: "),) if told else (),
+            notes=(note.removeprefix("warning: "),) if note else (),
         )
         content = {
             **{"status": RunStatus.OK, "source": source.name, "P": opened.P, "train": part},
             **{"n_tokens": n_tokens, "seed": seed},
-            **{"text": asdict(data.text), "recipe": asdict(recipe), "steps": attempt.steps},
+            **{"text": asdict(data.text), "recipe": asdict(recipe), "steps": resumable.steps},
             **made.to_dict(),
         }
         save_model(opened, out, source, {RECORD: json.dumps(content, indent=1)})
-        attempt.written()
+        resumable.finish()
     return made
 
 
 @contextmanager
-def _stoppable(attempt: Attempt, parallel: Parallel) -> Iterator[None]:
-    """Make SIGTERM and Ctrl-C one line that says what the same call will do."""
-    from scalelab.sweep.stopping import interrupted, terminable
-    from scalelab.train.parallel import leave
+def _stoppable(resumable: ResumableStage, parallel: Parallel) -> Iterator[None]:
+    """Report SIGTERM and Ctrl-C in one line that says how to resume."""
+    from scalelab.sweep.stopping import interruption_error, sigterm_as_interrupt
+    from scalelab.train.parallel import exit_process
 
-    # A launcher sends SIGTERM to processes that wait for one another, and so would not come to hear of it.
-    with terminable() if parallel.size == 1 else nullcontext():
+    # A launcher sends SIGTERM to processes that wait for one another and would never handle it.
+    with sigterm_as_interrupt() if parallel.size == 1 else nullcontext():
         try:
             yield
         except KeyboardInterrupt as stop:
             if not parallel.main:
-                leave(130)
-            raise interrupted(stop, f" at step {attempt.state.step} of {attempt.steps}; {attempt.kept()}") from None
+                exit_process(130)
+            where = f" at step {resumable.state.step} of {resumable.steps}"
+            raise interruption_error(stop, f"{where}; {resumable.describe_rerun()}") from None

@@ -247,11 +247,11 @@ def plan_sweep(
     console = console_of(progress)
     execution = Execution(device, workers, runs_per_gpu(per_gpu), compile_model, save_models, retry=retry)
     folder = Path(out) if out is not None else Path("results") / chosen.name
-    resolved, left, places, known = prepare(chosen, folder, execution, console)
+    resolved, to_train, slots, known = prepare(chosen, folder, execution, console)
     console.print("timing some steps here …")
     # Runs that share a GPU do not end sooner than one after the other.
-    at_once = len(places) if places[0] == "cpu" else len(set(places))
-    made = plan(resolved.runs, left, known, places[0], at_once)
+    at_once = len(slots) if slots[0] == "cpu" else len(set(slots))
+    made = plan(resolved.runs, to_train, known, slots[0], at_once)
     return SweepPlan(made, tuple(_against(made, len(resolved.data.train()))))
 
 

@@ -18,7 +18,7 @@ from scalelab.visible import visible
 if TYPE_CHECKING:
     from rich.console import Console, Group
 
-    from scalelab.sweep.overview import FinishedRun, Observatory, Overview
+    from scalelab.sweep.overview import FinishedRun, FolderWatcher, Overview
     from scalelab.sweep.state import SweepState
 
 
@@ -32,7 +32,7 @@ def watch(
     Also those whose process was killed, and what they had done. Where the output is no terminal it is printed once.
     """
     # Only now: --help needs neither rich nor pandas.
-    from scalelab.sweep.overview import Observatory, has_sweep
+    from scalelab.sweep.overview import FolderWatcher, has_sweep
 
     if not 0.1 <= interval <= 3600:  # nor is it nan
         raise UsageError(f"--interval {interval:g}: give 0.1 to 3600 seconds")
@@ -42,11 +42,11 @@ def watch(
         below = sorted(path.name for path in folder.iterdir() if path.is_dir() and has_sweep(path))
         advice = f"one has to {folder / below[0]}" if below else f"start one with: scalelab sweep --out {folder}"
         raise UsageError(f"{folder}: no sweep has written here; {advice}")
-    console, observatory = stdout(), Observatory(folder)
-    seen = observatory.look()
+    console, watcher = stdout(), FolderWatcher(folder)
+    seen = watcher.poll()
     ended = "no sweep is running here"
     if not once and console.is_terminal and not console.is_dumb_terminal and _running(seen):
-        seen = _follow(console, observatory, seen, interval)
+        seen = _follow(console, watcher, seen, interval)
         ended = "no sweep is running here any more"
     for line in _lines(seen):
         console.print(line, soft_wrap=True)
@@ -54,7 +54,7 @@ def watch(
         console.print(ended)
 
 
-def _follow(console: Console, observatory: Observatory, seen: Overview, interval: float) -> Overview:
+def _follow(console: Console, watcher: FolderWatcher, seen: Overview, interval: float) -> Overview:
     """Show what is seen until no sweep runs; returns the last."""
     from rich.live import Live
 
@@ -62,7 +62,7 @@ def _follow(console: Console, observatory: Observatory, seen: Overview, interval
         while _running(seen):
             live.update(_screen(seen), refresh=True)
             time.sleep(interval)
-            seen = observatory.look()
+            seen = watcher.poll()
     return seen
 
 

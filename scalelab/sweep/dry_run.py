@@ -1,4 +1,4 @@
-"""What a sweep would do and cost, before it starts."""
+"""Plan of a sweep: what it would train and cost."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ from scalelab.train.recipe import RunConfig
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run as it would be by itself, and what is known of it already."""
+    """One run by itself: its cost, and the status of its record if there is one."""
 
     config: RunConfig
-    status: str | None  # of its record; None without one
-    to_do: bool  # this sweep would train it
+    status: str | None  # of its record, if any
+    to_do: bool  # the sweep would train it
     train_flops: float
     memory_bytes: int  # of its process, or of the GPU
     train_s: float
     validation_s: float
-    timed: bool  # its steps were timed here, not extrapolated
+    timed: bool  # its steps were timed, not extrapolated
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's runs and, of those to do, the whole. What several begin with counts once in the sums."""
+    """Runs of a sweep and the total cost of those to do; training that several runs share is counted once."""
 
     runs: tuple[PlannedRun, ...]
     device: str
     workers: int
     train_flops: float
     compute_s: float  # of all workers together
-    wall_s: float  # until the last has ended
-    shared_s: float  # of training spared, since several runs begin with it
+    wall_s: float  # until the last run ends
+    shared_s: float  # saved, since runs share training
     memory_bytes: int  # of the largest run
 
     @property
     def left(self) -> tuple[PlannedRun, ...]:
+        """Runs that the sweep would train."""
         return tuple(run for run in self.runs if run.to_do)
 
     @property
     def varied(self) -> dict[str, list[object]]:
-        """Options, apart from N, P, D and seed, that are not the same for all runs: {name: value of each run}."""
-        rows = [asdict(run.config.recipe) | _others(run.config) for run in self.runs]
+        """Options, apart from N, P, D and seed, that differ between runs: {name: value of each run}."""
+        rows = [asdict(run.config.recipe) | _other_options(run.config) for run in self.runs]
         columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
         return {name: values for name, values in columns.items() if len(set(values)) > 1}
 
 
-def _others(config: RunConfig) -> dict[str, object]:
+def _other_options(config: RunConfig) -> dict[str, object]:
     shape = config.architecture
     return {
         "plain_tokens": config.plain_tokens,
@@ -68,10 +69,15 @@ def plan_sweep(
     workers: int = 1,
     budget_s: float = 20.0,
 ) -> Plan:
-    """The plan of training `left` of `runs` with `workers` at once on `device`.
+    """Plan the training of `left`, a part of `runs`.
 
-    `statuses` are those of the records there are, by key; precisions are resolved. Takes about
-    `budget_s` seconds, of real training steps.
+    Args:
+        runs: All runs of the sweep, with resolved precision.
+        left: Runs to train.
+        statuses: Status of each recorded run, by key.
+        device: Device to train on.
+        workers: Runs at once.
+        budget_s: Seconds to spend on timing real training steps.
     """
     times = estimate_times(runs, device, budget_s)
     wanted = {config.key for config in left}
@@ -109,7 +115,7 @@ def _task_s(task: Task, times: TimeEstimates) -> float:
 
 
 def wall_seconds(tasks: Sequence[Task], seconds: Sequence[float], workers: int) -> float:
-    """When the last task ends if each free worker takes the first of `tasks` whose need has ended."""
+    """Return when the last task ends if each free worker takes the first of `tasks` that can start."""
     waiting = list(zip(tasks, seconds, strict=True))
     ended: dict[str, float] = {}
     free = [0.0] * workers
@@ -117,7 +123,7 @@ def wall_seconds(tasks: Sequence[Task], seconds: Sequence[float], workers: int) 
         now = heapq.heappop(free)
         ready = (i for i, (task, _) in enumerate(waiting) if _ready_at(task, ended) <= now)
         i = next(ready, None)
-        if i is None:  # wait for the next end that something needs
+        if i is None:  # wait for the next end of a task
             heapq.heappush(free, min(end for end in ended.values() if end > now))
             continue
         task, duration = waiting.pop(i)

@@ -1,4 +1,4 @@
-"""What there is below a sweep's folder just now: sweeps that run, records by status, the latest of them."""
+"""Overview of a sweep's folder: running sweeps, records by status, and the latest runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LATEST = 5
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One record. `loss` in nats per token; `ended` in Unix seconds; None what the record does not tell."""
+    """One record: `loss` in nats per token, `ended` in Unix seconds; None for values that it lacks."""
 
     title: str
     status: str
@@ -33,7 +33,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Overview:
-    """`latest` are the last few runs that have ended, the last one last; `faults` files that cannot be read."""
+    """State of a folder: `latest` are the last runs that ended, oldest first; `faults` describe unreadable files."""
 
     sweeps: list[SweepState]
     counts: Counter[str]  # of records, by status
@@ -41,25 +41,25 @@ class Overview:
     faults: list[str]
 
 
-class Observatory:
-    """Looks at a sweep's folder again and again, reading again only what has changed."""
+class FolderWatcher:
+    """Watcher of a sweep's folder, which reads only files that have changed since its last poll."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._known: dict[tuple[Path, int, int], FinishedRun | str] = {}
+        self._cache: dict[tuple[Path, int, int], FinishedRun | str] = {}
 
-    def look(self) -> Overview:
-        """What is there now. Nothing in the folder raises: what cannot be read is told in `faults`."""
+    def poll(self) -> Overview:
+        """Return the current state. It never raises for damaged files: `faults` describes them."""
         sweeps, faults = read_states(self.out)
         known = {}
         for file in sorted((self.out / RUNS).glob("[!.]*.parquet")):
             try:
-                found = file.stat()
+                stat = file.stat()
             except OSError:  # replaced or moved away just now
                 continue
-            mark = (file, found.st_mtime_ns, found.st_size)
-            known[mark] = self._known.get(mark) or _read(file)
-        self._known = known
+            version = (file, stat.st_mtime_ns, stat.st_size)
+            known[version] = self._cache.get(version) or _read(file)
+        self._cache = known
         runs = [run for run in known.values() if isinstance(run, FinishedRun)]
         faults += [fault for fault in known.values() if isinstance(fault, str)]
         latest = sorted((run for run in runs if run.ended is not None), key=lambda run: run.ended or 0.0)
@@ -67,7 +67,7 @@ class Observatory:
 
 
 def has_sweep(out: Path) -> bool:
-    """Whether a sweep writes to this folder, or has written to it."""
+    """Return true if a sweep writes to this folder or has written to it."""
     return (out / RUNS).is_dir() or (out / FOLDER).is_dir()
 
 

@@ -1,20 +1,20 @@
-"""What workers need, imported: for the server that they are forked from, whose first seconds everything waits for."""
+"""Imports that workers need, for the server that they are forked from; a sweep waits for them at its start."""
 
 import gc
 import os
 from importlib import import_module
 
-# The slow ones by themselves, so that the server of a command that has ended meanwhile does not go on for long.
-_STAGES = ("torch", "transformers", "scalelab.model", "scalelab.sweep.perform")
+# In parts, so that the server stops soon if its command has ended meanwhile.
+_MODULES = ("torch", "transformers", "scalelab.model", "scalelab.sweep.task_runner")
 
 
 def _import_all() -> None:
     parent = os.getppid()
-    # The hundreds of thousands of objects that importing makes stay: to look at them again and again takes a
-    # fifth of the time. Frozen, they are passed over in workers too, whose memory stays shared with the server's.
+    # Imports create hundreds of thousands of objects that stay; collecting garbage among them takes a fifth of the
+    # time. Frozen objects are also skipped in workers, whose memory then stays shared with the server's.
     gc.disable()
     try:
-        for name in _STAGES:
+        for name in _MODULES:
             if os.getppid() != parent:
                 raise SystemExit(1)
             import_module(name)

@@ -1,4 +1,4 @@
-"""What a person sees of a running sweep: a live table in a terminal, plain lines in a log."""
+"""Progress of a running sweep: a live table in a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -21,29 +21,33 @@ from scalelab.units import all_of, format_count, format_seconds, plural
 
 
 class Progress(Protocol):
-    """Receives the events of a sweep; a context manager around the whole of it."""
+    """Receiver of a sweep's events, and a context manager around the whole sweep."""
 
-    def __call__(self, event: Event) -> None: ...
+    def __call__(self, event: Event) -> None:
+        """Handle one event."""
+        ...
+
     def __enter__(self) -> Progress: ...
     def __exit__(self, *exc: object) -> None: ...
 
 
 def make_progress(tasks: list[Task], console: Console) -> Progress:
-    """A live table if the console is a terminal, else a line an event."""
+    """Return a live table if the console is a terminal, else a printer of one line per event."""
     return (_LiveTable if console.is_terminal else _Lines)(tasks, console)
 
 
-class Several:
-    """Hands each event of a sweep to several receivers, in order."""
+class EventFanOut:
+    """Receiver that passes each event to several receivers, in order."""
 
     def __init__(self, *receivers: Progress) -> None:
         self._receivers, self._stack = receivers, ExitStack()
 
     def __call__(self, event: Event) -> None:
+        """Pass `event` to each receiver."""
         for receiver in self._receivers:
             receiver(event)
 
-    def __enter__(self) -> Several:
+    def __enter__(self) -> EventFanOut:
         with ExitStack() as stack:
             for receiver in self._receivers:
                 stack.enter_context(receiver)
@@ -54,8 +58,8 @@ class Several:
         self._stack.close()
 
 
-def announce(console: Console, resolved: ResolvedSweep, left: list[RunConfig], places: list[str], out: Path) -> None:
-    """What there is to read and to do, before it is done."""
+def announce(console: Console, resolved: ResolvedSweep, to_train: list[RunConfig], slots: list[str], out: Path) -> None:
+    """Print the corpus and the runs to train."""
     data, total = resolved.data, len(resolved.runs)
     console.print(
         f"{data.text.corpus}: {format_count(data.train_tokens)} training and "
@@ -67,28 +71,28 @@ def announce(console: Console, resolved: ResolvedSweep, left: list[RunConfig], p
     if longest > data.train_tokens:
         console.print(
             f"note: D {format_count(longest)} is {longest / data.train_tokens:.1f} passes over this text; "
-            "a law over D means tokens that are new",
+            "laws over D assume new tokens: use more text or a smaller D",
             style="yellow",
             soft_wrap=True,
         )
-    if not left:
+    if not to_train:
         console.print(
             f"nothing to do: {all_of(total, 'run is', 'runs are')} recorded below {out} already", soft_wrap=True
         )
         return
-    done = total - len(left)
+    done = total - len(to_train)
     already = f"; {done} of {plural(total, 'run')} recorded already" if done else ""
     sizes = sorted({c.architecture.backbone_params for c in resolved.runs})
     streams = sorted({c.architecture.P for c in resolved.runs})
     console.print(
-        f"{plural(len(left), 'run')} to train, {len(places)} at once on {places[0].split(':')[0]}: "
+        f"{plural(len(to_train), 'run')} to train, {len(slots)} at once on {slots[0].split(':')[0]}: "
         f"N {', '.join(map(format_count, sizes))} × P {', '.join(map(str, streams))}{already}",
         soft_wrap=True,
     )
 
 
 def render(snapshot: Snapshot) -> Group:
-    """A row for each running task, and the total."""
+    """Return a table of the running tasks, and a bar for the whole sweep."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("run", "step", "", "loss", "tokens/s", "left"):
         table.add_column(name, justify="left" if name in ("run", "") else "right", no_wrap=True)
@@ -107,32 +111,33 @@ def render(snapshot: Snapshot) -> Group:
 
 
 def _describe(task: Task) -> str:
-    return RunningTask.begun(task).title
+    return RunningTask.started(task).title
 
 
 class _Lines:
-    """One line a finished run, and a sign of life every half minute."""
+    """Printer of one line per finished run, and of a summary every half minute."""
 
-    _QUIET_S = 30
+    _SUMMARY_S = 30
 
     def __init__(self, tasks: list[Task], console: Console) -> None:
         self.tracker, self.console = Tracker(tasks), console
-        self.spoke = time.monotonic()
+        self.printed_at = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         self.tracker.update(event)
         values = event.values
         if event.kind == "done" and not event.task.shared:
-            self._say(
+            self._print_line(
                 f"done    {_describe(event.task)}  loss {values['loss']:.4f} ± {values['loss_stderr']:.4f}  "
                 f"{format_count(values['tokens_per_s'])} tokens/s  ({self.tracker.snapshot().summary})"
             )
         elif event.kind == "failed":
-            self._say(f"{RunStatus(values['status']).words.upper()}  {_describe(event.task)}  {values['message']}")
+            status = RunStatus(values["status"]).words.upper()
+            self._print_line(f"{status}  {_describe(event.task)}  {values['message']}")
         elif event.kind == "lost":
-            self._say(f"LOST    {_describe(event.task)}  {values['message']}; it will be done again")
-        elif time.monotonic() - self.spoke > self._QUIET_S:
-            self._say(f"running ({self.tracker.snapshot().summary})")
+            self._print_line(f"LOST    {_describe(event.task)}  {values['message']}; it will be trained again")
+        elif time.monotonic() - self.printed_at > self._SUMMARY_S:
+            self._print_line(f"running ({self.tracker.snapshot().summary})")
 
     def __enter__(self) -> _Lines:
         return self
@@ -140,13 +145,13 @@ class _Lines:
     def __exit__(self, *exc: object) -> None:
         pass
 
-    def _say(self, line: str) -> None:
+    def _print_line(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
-        self.spoke = time.monotonic()
+        self.printed_at = time.monotonic()
 
 
 class _LiveTable:
-    """The total, and a row for each running run; finished runs scroll by above."""
+    """Live table of running runs and a bar for the sweep; finished runs are printed above it."""
 
     def __init__(self, tasks: list[Task], console: Console) -> None:
         self.tracker, self.console = Tracker(tasks), console
@@ -169,7 +174,7 @@ class _LiveTable:
                 soft_wrap=True,
             )
         elif event.kind == "lost":
-            message = f"↻ {_describe(event.task)}  {values['message']}; it will be done again"
+            message = f"↻ {_describe(event.task)}  {values['message']}; it will be trained again"
             self.live.console.print(message, style="yellow", soft_wrap=True)
 
     def __enter__(self) -> _LiveTable:

@@ -1,4 +1,4 @@
-"""One task on a node of a Ray cluster, which may see the folder of results or only be asked for them."""
+"""One task on a node of a Ray cluster, with or without access to the folder of results."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from scalelab.atomic import atomic_write
 from scalelab.records.files import CHECKPOINTS, MODELS
 from scalelab.records.store import curve_path, record_path
 from scalelab.status import RunStatus
-from scalelab.sweep.perform import perform
-from scalelab.sweep.ray_desk import Files, read_files
+from scalelab.sweep.ray_mailbox import Files, read_files
+from scalelab.sweep.task_runner import run_task
 from scalelab.sweep.tasks import Job, Task
 from scalelab.train.device import measured_peak_flops
+from scalelab.train.phases import phase_key, phases
 from scalelab.train.source import source_digest
-from scalelab.train.tokens import brought_here
-from scalelab.train.trajectory import legs, trajectory
+from scalelab.train.tokens import copy_to_cache
 
 
 @dataclass(frozen=True)
-class Errand:
-    """What the head sends along with a task.
+class TaskRequest:
+    """A task as the head of a sweep sends it to a node.
 
-    `probe` is a file in the folder of results, whose sight tells a node that it sees that folder; `place` is cpu
-    or cuda:0; `version` is of the head's scalelab.
+    Attributes:
+        task: The task.
+        job: Settings of the sweep, with paths of the head.
+        device: cpu or cuda:0.
+        marker: A file in the folder of results; a node that finds it has access to that folder.
+        version: The head's version of scalelab.
     """
 
     task: Task
     job: Job
-    place: str
-    probe: Path
+    device: str
+    marker: Path
     version: str
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: kind and values of the last event, and what the head must write if the node could not."""
+    """End of a task: kind and values of its last event, and what the head has to write for the node."""
 
     kind: str
     values: dict[str, Any]
@@ -50,66 +54,66 @@ class Outcome:
     files: Files = field(default_factory=dict)
 
 
-def carry_out(errand: Errand, desk: Any) -> Outcome:
-    """In a process of a node: the same `perform` as for local workers, there or in a folder for the time being.
+def run_request(request: TaskRequest, mailbox: Any) -> Outcome:
+    """Run a task in a process of a node, in the folder of results or in a temporary one.
 
-    `desk` is the handle of a `Desk`.
+    `mailbox` is the handle of a `Mailbox` actor.
     """
     import ray
     import torch
     from transformers.utils import logging
 
-    task, job = errand.task, errand.job
+    task, job = request.task, request.job
     node = ray.util.get_node_ip_address()
-    if scalelab.__version__ != errand.version:
+    if scalelab.__version__ != request.version:
         message = (
-            f"node {node} has scalelab {scalelab.__version__}, this machine {errand.version}: install the same there"
+            f"node {node} has scalelab {scalelab.__version__}, this machine {request.version}; "
+            "install the same version there"
         )
         return Outcome("failed", {"status": RunStatus.FAILED, "message": message})
     logging.disable_progress_bar()
     torch.set_num_threads(1)
 
-    def tell(kind: str, values: dict[str, Any]) -> None:
-        desk.tell.remote(task.key, kind, values)
+    def emit(kind: str, values: dict[str, Any]) -> None:
+        mailbox.post.remote(task.key, kind, values)
 
-    tell("started", {"node": node, "node_id": ray.get_runtime_context().get_node_id()})
-    data = brought_here(job.data, lambda folder: write_files(ray.get(desk.tokens.remote()), folder))
-    # The head's device and source need not be this node's.
-    peak_flops = measured_peak_flops(errand.place, task.config.recipe.dtype)
+    emit("started", {"node": node, "node_id": ray.get_runtime_context().get_node_id()})
+    data = copy_to_cache(job.data, lambda folder: write_files(ray.get(mailbox.read_tokens.remote()), folder))
+    # Device and source code may differ from the head's.
+    peak_flops = measured_peak_flops(request.device, task.config.recipe.dtype)
     job = replace(job, data=data, peak_flops=peak_flops, code=source_digest())
-    if errand.probe.is_file():
-        return Outcome(*perform(task, job, errand.place, tell))
+    if request.marker.is_file():
+        return Outcome(*run_task(task, job, request.device, emit))
     with tempfile.TemporaryDirectory(prefix="scalelab-") as name:
         folder = Path(name)
-        names = [trajectory(leg) for leg in legs(task.config)]
-        write_files(ray.get(desk.checkpoints.remote(names)), folder / CHECKPOINTS)
-        kind, values = perform(task, replace(job, out=folder), errand.place, tell)
-        return _brought_home(task, kind, values, folder, errand.job.out)
+        names = [phase_key(phase) for phase in phases(task.config)]
+        write_files(ray.get(mailbox.read_checkpoints.remote(names)), folder / CHECKPOINTS)
+        kind, values = run_task(task, replace(job, out=folder), request.device, emit)
+        return _collect_outcome(task, kind, values, folder, request.job.out)
 
 
 def write_files(files: Files, folder: Path) -> None:
-    """Write `files` below `folder`, each whole or not at all."""
+    """Write `files` below `folder`, each of them atomically."""
     for name, content in files.items():
         with atomic_write(folder / name) as file:
             file.write(content)
 
 
-def _brought_home(task: Task, kind: str, values: dict[str, Any], folder: Path, out: Path) -> Outcome:
-    """What `perform` left in `folder`, which will be gone, with `out` for its name."""
+def _collect_outcome(task: Task, kind: str, values: dict[str, Any], folder: Path, out: Path) -> Outcome:
+    """Collect what `run_task` wrote to the temporary `folder`, which messages call `out`."""
     if "message" in values:
         values = values | {"message": values["message"].replace(str(folder), str(out))}
     record, curve = None, []
     if record_path(folder, task.config.key).exists():
         (record,) = pq.ParquetFile(record_path(folder, task.config.key)).read().to_pylist()
         record |= {name: values[name] for name in ("message",) if name in values}
-        if curve_path(folder, task.config.key).exists():  # a run that failed at once has none
+        if curve_path(folder, task.config.key).exists():  # missing if the run failed at once
             rows = pq.ParquetFile(curve_path(folder, task.config.key)).read().to_pylist()
             curve = [tuple(row.values()) for row in rows]
-    ours = read_files(folder)
-    kept = _kept_parts(task)
-    files = {path: content for path, content in ours.items() if path.split("/")[0] in kept}
+    sent = _sent_folders(task)
+    files = {path: content for path, content in read_files(folder).items() if path.split("/")[0] in sent}
     return Outcome(kind, values, record, curve, files)
 
 
-def _kept_parts(task: Task) -> Iterable[str]:
+def _sent_folders(task: Task) -> Iterable[str]:
     return (CHECKPOINTS,) if task.shared else (MODELS, "logs", "tensorboard")

@@ -1,4 +1,4 @@
-"""From a spec to resolved runs, and which of them are already done."""
+"""Resolution of a spec into runs, and the status of those that are already recorded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scalelab.train.tokens import TokenData, tokenise
 
 @dataclass(frozen=True)
 class ResolvedSweep:
-    """Everything a worker needs: the data and one config a run, longest first."""
+    """Tokenised data, and one config per run, most expensive first."""
 
     data: TokenData
     runs: tuple[RunConfig, ...]
@@ -29,7 +29,10 @@ class ResolvedSweep:
 def resolve(spec: SweepSpec) -> ResolvedSweep:
     """Load the text, train or load the tokenizer, and lay out the grid.
 
-    Two N of the spec that find the same architecture make one run. Raises `ScalelabError`.
+    Two values of N with the same architecture give one run.
+
+    Raises:
+        ScalelabError: the corpus or the tokenizer cannot be read, or the grid is not possible.
     """
     data = tokenise(load_corpus(spec.corpus, spec.text_column), spec.tokenizer)
     runs: dict[str, RunConfig] = {}
@@ -46,23 +49,25 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
     return ResolvedSweep(data, tuple(sorted(runs.values(), key=relative_cost, reverse=True)))
 
 
-def statuses(runs: tuple[RunConfig, ...], out: Path) -> dict[str, str]:
-    """{key: status} of the runs that have a record below `out`, whatever became of them.
+def recorded_statuses(runs: tuple[RunConfig, ...], out: Path) -> dict[str, str]:
+    """Return the status of each run that has a record below `out`, by key.
 
-    Raises `DataError` naming a record's file that cannot be read, or is another run's: it is neither done nor
-    may it be overwritten.
+    Raises:
+        DataError: a record's file cannot be read or belongs to another run, so it must not be overwritten.
     """
     found = {config.key: record_status(record_path(out, config.key)) for config in runs}
     return {key: status for key, status in found.items() if status is not None}
 
 
 def has_model(out: Path, key: str) -> bool:
-    """Whether the trained model of the run `key` is kept below `out`."""
+    """Return true if the trained model of the run `key` is saved below `out`."""
     return (out / MODELS / key / "config.json").is_file()
 
 
-def missing(runs: tuple[RunConfig, ...], known: Mapping[str, str], retry: bool = False) -> list[RunConfig]:
-    """The runs that are still to be trained by their `statuses`: all but the ok and, since they would only diverge
-    again, the diverged, unless `retry`."""
+def runs_to_train(runs: tuple[RunConfig, ...], known: Mapping[str, str], retry: bool = False) -> list[RunConfig]:
+    """Return the runs that are not recorded as ok or, unless `retry`, as diverged.
+
+    `known` are their statuses by key. A diverged run would only diverge again.
+    """
     enough = (RunStatus.OK,) if retry else (RunStatus.OK, RunStatus.DIVERGED)
     return [config for config in runs if known.get(config.key) not in enough]

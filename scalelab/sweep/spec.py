@@ -1,4 +1,4 @@
-"""A sweep's spec: the grid over N, P, D and seeds, from YAML and the command line."""
+"""Spec of a sweep: the grid over N, P, D and seeds, from YAML or from key-value arguments."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from scalelab.train.recipe import Recipe
 from scalelab.units import counts, format_count, whole_numbers
 from scalelab.yaml_text import load_yaml
 
-# What a sweep can have several values of: it trains every combination.
+# Keys that can have several values; a sweep trains every combination.
 AXES = ("N", "P", "D", "seeds", "lr", "prefix_tokens", "aggregation", "plain_tokens")
 
-MOST_RUNS = 100_000
+MAX_RUNS = 100_000
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """What to run: every combination of `AXES`. The defaults are the demo: minutes on two CPU cores.
+    """Grid of runs: every combination of the values of `AXES`.
 
-    Raises `UsageError` on construction, naming the value that makes no sense.
+    The defaults are the demo, which takes minutes on two CPU cores.
+
+    Raises:
+        UsageError: a value is not valid.
     """
 
     name: str = "demo"
@@ -37,16 +40,16 @@ class SweepSpec:
     seeds: tuple[int, ...] = (0,)
     corpus: str = "stdlib"
     text_column: str = "text"
-    tokenizer: str | int = 512  # a vocabulary size to train, or a path
-    # The paper has 48 before 2048 tokens. Before 64 tokens, 48 draw most of the attention and make
-    # streams worse than none (docs/LOG.md).
+    tokenizer: str | int = 512  # vocabulary size of a tokenizer to train, or a path
+    # The paper uses 48 prefix tokens with sequences of 2048. With sequences of 64, 48 draw most of the attention, and
+    # streams are worse than none (docs/LOG.md).
     prefix_tokens: tuple[int, ...] = (4,)
     aggregation: tuple[str, ...] = ("dynamic",)
-    lr: tuple[float, ...] = ()  # the recipe's, unless there are several to try
-    plain_tokens: tuple[float, ...] = (0,)  # of D, before the streams begin
+    lr: tuple[float, ...] = ()  # empty: the recipe's
+    plain_tokens: tuple[float, ...] = (0,)  # the part of D before the streams start
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
-    ladder: int = LADDER  # of widths, see `scalelab.architecture`; 1 goes on with sweeps of before December 2026
+    ladder: int = LADDER  # of widths, see `scalelab.architecture`; 1 for sweeps started before December 2026
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
@@ -55,9 +58,9 @@ class SweepSpec:
             if not values and key != "lr":
                 raise UsageError(f"{key} needs at least one value")
             if len(set(values)) < len(values):
-                raise UsageError(f"{key} holds a value twice: {', '.join(map(str, values))}")
-        if (runs := math.prod(max(1, len(getattr(self, key))) for key in AXES)) > MOST_RUNS:
-            raise UsageError(f"the grid has {runs:,} runs; at most {MOST_RUNS:,} are laid out, so give fewer values")
+                raise UsageError(f"{key} has a value twice: {', '.join(map(str, values))}")
+        if (runs := math.prod(max(1, len(getattr(self, key))) for key in AXES)) > MAX_RUNS:
+            raise UsageError(f"the grid has {runs:,} runs, more than {MAX_RUNS:,}; give fewer values")
         for key, least in (("N", 1), ("P", 1), ("D", 1), ("seeds", 0), ("prefix_tokens", 1), ("plain_tokens", 0)):
             if min(getattr(self, key)) < least:
                 raise UsageError(f"{key}: {min(getattr(self, key)):g} is less than {least}")
@@ -68,8 +71,8 @@ class SweepSpec:
             raise UsageError(f"lr must be positive, not {', '.join(map(str, self.lr))}")
         if max(self.plain_tokens) >= min(self.D):
             raise UsageError(
-                f"plain_tokens {format_count(max(self.plain_tokens))} must be less than the least D, "
-                f"{format_count(min(self.D))}: the rest is for streams"
+                f"plain_tokens {format_count(max(self.plain_tokens))} must be less than the smallest D, "
+                f"{format_count(min(self.D))}: the streams train on the rest"
             )
         if self.ladder not in LADDERS:
             raise UsageError(f"ladder must be one of {', '.join(map(str, LADDERS))}, not {self.ladder}")
@@ -77,17 +80,17 @@ class SweepSpec:
 
     @property
     def recipes(self) -> list[Recipe]:
-        """The recipe, once for each learning rate to try."""
+        """The recipe with each learning rate."""
         return [replace(self.recipe, lr=lr) for lr in self.lr or (self.recipe.lr,)]
 
 
 def tokenizer_choice(value: str | int) -> str | int:
-    """A vocabulary size where the text is a number, else a path."""
+    """Return a vocabulary size if `value` is a number, else a path."""
     return int(value) if re.fullmatch(r"[0-9]{1,9}", str(value)) else str(value)
 
 
 def load_spec(path: Path) -> SweepSpec:
-    """A spec from a YAML file. Raises `UsageError` or `DataError` naming the file, and line and key if it can."""
+    """Read a spec from a YAML file. Raises `UsageError` or `DataError` with the file and, if known, line and key."""
     content, lines = read_keys(path)
     try:
         return replace(SweepSpec(name=path.stem), **parse(content))
@@ -98,9 +101,10 @@ def load_spec(path: Path) -> SweepSpec:
 
 
 def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, Any]:
-    """Fields of a `SweepSpec` from the keys and values of YAML; recipe options go over `base`.
+    """Return the fields of a `SweepSpec` from keys and values of YAML; recipe options replace those of `base`.
 
-    Raises `UsageError` naming the key and what it may hold.
+    Raises:
+        UsageError: a key is unknown or its value is not valid.
     """
     known = [f.name for f in fields(SweepSpec) if f.name != "name"]
     parsed: dict[str, Any] = {}
@@ -110,7 +114,7 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
         if key == "recipe":
             parsed[key] = _parse_recipe(value, base or Recipe())
             if "lr" in value and "lr" not in content:
-                parsed["lr"] = ()  # it is to be this one
+                parsed["lr"] = ()  # the recipe's lr applies
         elif key in ("N", "D"):
             parsed[key] = counts(_listed(value), key)
         elif key == "plain_tokens":
@@ -131,9 +135,12 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
 
 
 def assignments(words: Sequence[str] | None, flag: str) -> dict[str, Any]:
-    """KEY=VALUE words as the keys and values of a spec: ``recipe.beta2=0.99``, ``N=50k,100k``.
+    """Parse KEY=VALUE words such as ``recipe.beta2=0.99`` and ``N=50k,100k`` into keys and values of a spec.
 
-    Values are read as YAML, several of them with commas between. Raises `UsageError` naming the word.
+    Values are read as YAML; commas separate several. `flag` is the option that error messages name.
+
+    Raises:
+        UsageError: a word is not of this form, or its value is not valid YAML.
     """
     content: dict[str, Any] = {}
     for word in words or ():
@@ -143,7 +150,7 @@ def assignments(words: Sequence[str] | None, flag: str) -> dict[str, Any]:
         try:
             value = load_yaml(f"[{text}]" if "," in text else text, word)
         except DataError:
-            raise UsageError(f"{flag} {word}: {text!r} is no value") from None
+            raise UsageError(f"{flag} {word}: {text!r} is not a value") from None
         if name.startswith("recipe."):
             content.setdefault("recipe", {})[name.removeprefix("recipe.")] = value
         else:
@@ -163,7 +170,7 @@ def _parse_recipe(content: Any, base: Recipe) -> Recipe:
         try:
             if isinstance(value, bool) or (kind == "int" and not isinstance(value, int)):
                 raise TypeError
-            # YAML reads 4e-3 as text: it wants 4.0e-3.
+            # YAML reads 4e-3 as text and only 4.0e-3 as a number.
             values[key] = {"int": int, "float": float, "str": str}[kind](value)
         except (TypeError, ValueError):
             raise UsageError(f"recipe: {key}: {value!r} is not of type {kind}") from None

@@ -1,4 +1,4 @@
-"""A spec's YAML: its keys and values, and the line where each key stands."""
+"""YAML of a spec: its keys and values, and the line of each key."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from scalelab.yaml_text import compose_yaml, load_yaml, read_yaml_text
 
 
 def read_keys(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Keys with their values, and keys with their lines; those of a part are named ``part: key`` in the lines.
+    """Return the values by key, and the line numbers by key, with nested keys written as ``part: key``.
 
-    Raises `UsageError` for a file that is not there, `DataError` naming file and line for one that is no mapping in
-    YAML, has a key twice or leaves one empty.
+    Raises:
+        UsageError: the file cannot be read.
+        DataError: it is not a YAML mapping, a key appears twice, or a key has no value.
     """
     try:
         text = read_yaml_text(path)
@@ -23,7 +24,7 @@ def read_keys(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     root, content = compose_yaml(text, str(path)), load_yaml(text, str(path))
     if not isinstance(root, yaml.MappingNode):
-        raise DataError(f"{path}: a spec is a list of `key: value` lines")
+        raise DataError(f"{path}: not a sweep spec; write `key: value` lines")
     return content, _lines(path, root, "")
 
 
@@ -32,7 +33,7 @@ def _lines(path: Path, node: yaml.MappingNode, prefix: str) -> dict[str, int]:
     for key, value in node.value:
         name, line = f"{prefix}{key.value}", key.start_mark.line + 1
         if name in lines:
-            raise DataError(f"{path}, line {line}: {name} stands in line {lines[name]} already; keep one of them")
+            raise DataError(f"{path}, line {line}: {name} is already in line {lines[name]}; keep one of them")
         if value.tag == "tag:yaml.org,2002:null":
             raise DataError(f"{path}, line {line}: {name} has no value; give one, or leave it out")
         lines[name] = line

@@ -1,6 +1,6 @@
-"""Signals that stop a sweep: Ctrl-C, SIGTERM and SIGHUP.
+"""Signals that stop a sweep: Ctrl-C, SIGTERM and SIGHUP, all with the same effect.
 
-Schedulers and `kill` send SIGTERM; a terminal that closes and a connection that drops send SIGHUP. All act alike.
+Schedulers and `kill` send SIGTERM; a closed terminal or a dropped connection sends SIGHUP.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Any
 
 from scalelab.errors import InterruptedSweepError
 
-_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-_SIGNALS = (signal.SIGINT, *_ENDING)
-_AT_ONCE_S = 10.0
+_TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+_SIGNALS = (signal.SIGINT, *_TERMINATING)
+_REPEAT_S = 10.0
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP arrived: whatever tidies up after Ctrl-C does so after them too."""
+    """SIGTERM or SIGHUP arrived; a KeyboardInterrupt, so that the clean-up after Ctrl-C runs."""
 
     number = signal.SIGTERM
 
 
 class _Handler:
-    """Raises `Terminated`, except for a signal that arrives soon after the first."""
+    """Signal handler that raises `Terminated`, except for a signal soon after another."""
 
     def __init__(self) -> None:
         self.raised_at: float | None = None
         self.number = signal.SIGTERM
 
     def __call__(self, number: int, _frame: Any) -> None:
-        # `timeout` sends two at once. A later one counts: the first may have come where an exception is lost.
-        if self.raised_at is None or time.monotonic() - self.raised_at > _AT_ONCE_S:
+        # `timeout` sends two in a row. A later signal raises again: the first exception may have been lost.
+        if self.raised_at is None or time.monotonic() - self.raised_at > _REPEAT_S:
             self.raised_at = time.monotonic()
             self.number = signal.Signals(number)
             stop = Terminated()
@@ -42,29 +42,29 @@ class _Handler:
             raise stop
 
 
-def signal_of(stop: KeyboardInterrupt) -> signal.Signals:
-    """Return the signal that raised `stop`, caught where a sweep is `terminable`.
+def caught_signal(stop: KeyboardInterrupt) -> signal.Signals:
+    """Return the signal that raised `stop` inside `sigterm_as_interrupt`.
 
-    Ray turns SIGTERM into what Ctrl-C raises; the handler remembers.
+    Ray replaces the exception by a plain KeyboardInterrupt, so the handler remembers the signal.
     """
     if isinstance(stop, Terminated):
         return stop.number
-    for number in _ENDING:
+    for number in _TERMINATING:
         handler = signal.getsignal(number)
         if isinstance(handler, _Handler) and handler.raised_at is not None:
             return handler.number
     return signal.SIGINT
 
 
-def describe(stop: KeyboardInterrupt) -> str:
-    """Return the name of the signal for messages."""
-    number = signal_of(stop)
+def signal_name(stop: KeyboardInterrupt) -> str:
+    """Return the name of the signal that raised `stop`, for messages."""
+    number = caught_signal(stop)
     return "Ctrl-C" if number == signal.SIGINT else number.name
 
 
-def interrupted(stop: KeyboardInterrupt, rest: str) -> InterruptedSweepError:
-    """Return the error that ends a sweep, ``interrupted`` and `rest`; its exit code is the one shells report."""
-    number = signal_of(stop)
+def interruption_error(stop: KeyboardInterrupt, rest: str) -> InterruptedSweepError:
+    """Return the error for a stopped command, "interrupted" and `rest`, with the exit code that shells use."""
+    number = caught_signal(stop)
     if number == signal.SIGINT:
         return InterruptedSweepError(f"interrupted{rest}")
     error = InterruptedSweepError(f"interrupted by {number.name}{rest}")
@@ -73,22 +73,21 @@ def interrupted(stop: KeyboardInterrupt, rest: str) -> InterruptedSweepError:
 
 
 @contextmanager
-def terminable(over: bool = False) -> Iterator[None]:
-    """Raise `Terminated` for SIGTERM and SIGHUP in here; another soon after does not disturb what the first began.
+def sigterm_as_interrupt(override: bool = False) -> Iterator[None]:
+    """Raise `Terminated` for SIGTERM and SIGHUP in the block; another signal soon after the first is ignored.
 
-    Earlier handlers come back at the end. A handler that the program has set itself stays in place, unless `over`, and
-    so does an ignored SIGHUP, as below `nohup`. Outside of the main thread, where signals never arrive, nothing
-    changes.
+    Earlier handlers are restored at the end. A handler that the program has set stays, unless `override`, and so does
+    an ignored SIGHUP, as with `nohup`. Outside the main thread, which never receives signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _ENDING}
+    before = {number: signal.getsignal(number) for number in _TERMINATING}
     handler = _Handler()
     taken = [
         number
         for number, current in before.items()
-        if current is signal.SIG_DFL or (over and current is not signal.SIG_IGN)
+        if current is signal.SIG_DFL or (override and current is not signal.SIG_IGN)
     ]
     for number in taken:
         signal.signal(number, handler)
@@ -100,8 +99,8 @@ def terminable(over: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_kept() -> Iterator[None]:
-    """Restore SIGTERM's handler at the end, whatever was set in here."""
+def restore_sigterm() -> Iterator[None]:
+    """Restore SIGTERM's handler at the end of the block."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -111,20 +110,20 @@ def sigterm_kept() -> Iterator[None]:
 
 
 @contextmanager
-def stopped_later() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP in here take effect at the end."""
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+def defer_signals() -> Iterator[None]:
+    """Delay Ctrl-C, SIGTERM and SIGHUP until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    arrived: list[int] = []
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in before:
-        signal.signal(number, lambda arrived, _: came.append(arrived))
+        signal.signal(number, lambda number, _: arrived.append(number))
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set from Python
-    for number in came[:1]:
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set from Python
+    for number in arrived[:1]:
         signal.raise_signal(number)

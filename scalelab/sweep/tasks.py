@@ -1,4 +1,4 @@
-"""What there is to do: runs, the stretches of training that they share, and what must come first."""
+"""Tasks of a sweep: runs, and training that several runs share, with their dependencies."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from typing import Any
 
 from scalelab.architecture import Architecture
 from scalelab.train.numerics import Numerics
+from scalelab.train.phases import phase_key, phases
 from scalelab.train.recipe import RunConfig
 from scalelab.train.tokens import TokenData
-from scalelab.train.trajectory import legs, trajectory
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run, or a stretch that several begin with (`shared`), whose end is kept as a checkpoint.
+    """One run, or training that several runs share.
 
-    `needs` is the key of the shared task that must have ended, at the step `first`; `cost`, of the steps from there
-    on, is in the units of `relative_cost`.
+    Attributes:
+        config: The run, or the shared phase.
+        cost: Of the steps from `first` on, in the units of `relative_cost`.
+        first: Step at which the task starts.
+        needs: Key of the shared task that must end first, at step `first`.
+        shared: The task is shared training; its last state is kept as a checkpoint.
+        members: Runs that a shared task trains together; see `scalelab.train.ensemble`.
     """
 
     config: RunConfig
@@ -27,10 +32,11 @@ class Task:
     first: int = 0
     needs: str | None = None
     shared: bool = False
-    members: tuple[RunConfig, ...] = ()  # of a shared task that trains all of them as one, see `train.ensemble`
+    members: tuple[RunConfig, ...] = ()
 
     @property
     def key(self) -> str:
+        """Unique name of the task; for a run, its key."""
         if self.members:
             return f"ensemble-{len(self.members)}-{self.config.key}"
         return f"shared-{self.config.key}" if self.shared else self.config.key
@@ -38,9 +44,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for every task of a sweep.
+    """Settings that all tasks of a sweep share.
 
-    `peak_flops` is a second's worth of the device, and `code` the hash of the source the sweep began with.
+    `peak_flops` is the device's peak speed in FLOP/s, `code` the hash of the source that the sweep started with. See
+    `scalelab.sweep.run.Execution` for the others.
     """
 
     data: TokenData
@@ -51,14 +58,18 @@ class Job:
     tensorboard: bool = False
     peak_flops: float | None = None
     code: str | None = None
-    retry: bool = False  # runs that diverged
+    retry: bool = False
     numerics: Numerics = field(default_factory=Numerics)
-    micro_batch: int = 0  # sequences at once; 0: as many as fit
+    micro_batch: int = 0
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker tells: `kind` is started, progress, done, failed, or busy: another sweep has that run."""
+    """Event of a task.
+
+    `kind` is started, progress, done, failed, busy (another sweep is training the run) or lost (the run lost its node
+    and will be trained again).
+    """
 
     kind: str
     task: Task
@@ -66,30 +77,33 @@ class Event:
 
 
 def relative_cost(config: RunConfig, first: int = 0) -> float:
-    """Cost of training from step `first` on in arbitrary units, for ordering runs and guessing the time left."""
+    """Return the cost of training from step `first` on in arbitrary units, to order runs and estimate times."""
     total = 0.0
-    for leg in legs(config):
-        if leg.steps > first:
-            total += (leg.steps - first) * leg.step_tokens * _token_cost(leg.architecture)
-            first = leg.steps
+    for phase in phases(config):
+        if phase.steps > first:
+            total += (phase.steps - first) * phase.step_tokens * _token_cost(phase.architecture)
+            first = phase.steps
     return total
 
 
 def _token_cost(shape: Architecture) -> float:
-    """Each stream after the first costs about 0.78 of the plain step, and a step has a part that does not shrink
-    with the model: the constant fits speeds measured at N = 22k to 92k on CPU."""
+    """Return the relative cost of one token.
+
+    Each stream after the first costs about 0.78 of a step without streams, and part of a step does not shrink with the
+    model. The constants fit speeds measured at N = 22k to 92k on a CPU.
+    """
     rows = 1 + 0.78 * (shape.P - 1)
     return rows * (shape.active_params + shape.embedding_params + 60_000)
 
 
-_Mark = tuple[str, int]  # a shared state: trajectory and step
+_SharedState = tuple[str, int]  # key of a phase, and step
 
 
 def make_tasks(configs: Iterable[RunConfig], together: int = 1) -> list[Task]:
-    """Tasks for `configs`, most urgent first: by the cost of the longest chain that begins with each.
+    """Return tasks for `configs`, most urgent first: by the cost of the longest chain of tasks that starts with each.
 
-    Training that two or more of them begin with is a task of its own, done once. Runs that differ in seed and learning
-    rate alone are trained as one, up to `together` of them: their own tasks then find their records made.
+    Training that two or more runs share becomes a separate task. Up to `together` runs that differ only in seed and
+    learning rate are trained as one; their own tasks then find their records.
     """
     configs = list(configs)
     ensembles = _ensembles(configs, together)
@@ -99,14 +113,14 @@ def make_tasks(configs: Iterable[RunConfig], together: int = 1) -> list[Task]:
 
 
 def _ensembles(configs: list[RunConfig], together: int) -> list[Task]:
-    """A task for each group of two or more of `configs` that can be trained as one."""
+    """Return a task for each group of two or more runs that can be trained as one."""
     if together < 2:
         return []
-    from scalelab.train.ensemble import same_but_for_seed_and_rate
+    from scalelab.train.ensemble import can_train_together
 
     groups: list[list[RunConfig]] = []
     for config in configs:
-        fits = (g for g in groups if len(g) < together and same_but_for_seed_and_rate([g[0], config]))
+        fits = (g for g in groups if len(g) < together and can_train_together([g[0], config]))
         group = next(fits, None)
         if group is None:
             groups.append([config])
@@ -120,42 +134,42 @@ def _ensembles(configs: list[RunConfig], together: int) -> list[Task]:
 
 
 def _single_tasks(configs: list[RunConfig]) -> list[Task]:
-    """Tasks for `configs` one by one, and for what several of them begin with."""
-    shared = [(leg, before) for c in configs for before, leg in _with_previous(legs(c)[:-1])]
-    marks: dict[_Mark, RunConfig] = {_mark(leg): leg for leg, _ in shared}
-    earlier: dict[_Mark, _Mark | None] = {
-        _mark(leg): _latest(marks, _mark(leg)) or (_mark(before) if before else None) for leg, before in shared
+    """Return one task per run, and tasks for the training that several runs share."""
+    shared = [(phase, before) for c in configs for before, phase in _with_previous(phases(c)[:-1])]
+    states: dict[_SharedState, RunConfig] = {_end_state(phase): phase for phase, _ in shared}
+    earlier: dict[_SharedState, _SharedState | None] = {
+        _end_state(phase): _latest(states, _end_state(phase)) or (_end_state(before) if before else None)
+        for phase, before in shared
     }
-    ends = {c.key: _mark(legs(c)[-2]) if len(legs(c)) > 1 else None for c in configs}
-    users = [m for m in (*earlier.values(), *ends.values()) if m is not None]
-    worth = {m for m in marks if users.count(m) > 1}
+    starts = {c.key: _end_state(phases(c)[-2]) if len(phases(c)) > 1 else None for c in configs}
+    uses = [state for state in (*earlier.values(), *starts.values()) if state is not None]
+    kept = {state for state in states if uses.count(state) > 1}
 
-    def task_before(mark: _Mark | None) -> _Mark | None:
-        while mark is not None and mark not in worth:
-            mark = earlier[mark]
-        return mark
+    def kept_before(state: _SharedState | None) -> _SharedState | None:
+        while state is not None and state not in kept:
+            state = earlier[state]
+        return state
 
-    def make(config: RunConfig, before: _Mark | None, is_shared: bool) -> Task:
+    def make(config: RunConfig, before: _SharedState | None, is_shared: bool) -> Task:
         first = before[1] if before else 0
-        return Task(
-            config, relative_cost(config, first), first, f"shared-{marks[before].key}" if before else None, is_shared
-        )
+        needs = f"shared-{states[before].key}" if before else None
+        return Task(config, relative_cost(config, first), first, needs, is_shared)
 
-    tasks = [make(marks[m], task_before(earlier[m]), True) for m in worth]
-    return tasks + [make(c, task_before(ends[c.key]), False) for c in configs]
-
-
-def _mark(leg: RunConfig) -> _Mark:
-    return trajectory(leg), leg.steps
+    tasks = [make(states[state], kept_before(earlier[state]), True) for state in kept]
+    return tasks + [make(c, kept_before(starts[c.key]), False) for c in configs]
 
 
-def _with_previous(path: list[RunConfig]) -> Iterable[tuple[RunConfig | None, RunConfig]]:
-    return zip([None, *path], path, strict=False)
+def _end_state(phase: RunConfig) -> _SharedState:
+    return phase_key(phase), phase.steps
 
 
-def _latest(marks: Iterable[_Mark], mark: _Mark) -> _Mark | None:
-    """The last mark on the same trajectory before this one."""
-    return max((m for m in marks if m[0] == mark[0] and m[1] < mark[1]), default=None)
+def _with_previous(plan: list[RunConfig]) -> Iterable[tuple[RunConfig | None, RunConfig]]:
+    return zip([None, *plan], plan, strict=False)
+
+
+def _latest(states: Iterable[_SharedState], state: _SharedState) -> _SharedState | None:
+    """Return the last of `states` in the same phase before `state`."""
+    return max((s for s in states if s[0] == state[0] and s[1] < state[1]), default=None)
 
 
 def _by_urgency(tasks: list[Task]) -> list[Task]:

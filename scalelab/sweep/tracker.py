@@ -1,4 +1,4 @@
-"""How far a sweep is, from the events of its tasks."""
+"""Progress of a sweep, from the events of its tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scalelab.units import format_count, format_seconds, plural
 
 @dataclass(frozen=True)
 class RunningTask:
-    """A task and the last that it told. `loss` in nats per token, and `tokens_per_s`, are None before there is one."""
+    """A running task with its latest progress: `loss` (nats per token) and `tokens_per_s` are None at first."""
 
     n_params: int
     n_streams: int
@@ -27,35 +27,42 @@ class RunningTask:
     tokens_per_s: float | None = None
 
     @classmethod
-    def begun(cls, task: Task) -> RunningTask:
+    def started(cls, task: Task) -> RunningTask:
+        """Return the state of `task` before its first step."""
         config, shape = task.config, task.config.architecture
         return cls(shape.n_params, shape.P, config.n_tokens, config.seed, task.shared, task.first, config.steps)
 
     @property
     def title(self) -> str:
-        """The task in a few words, N as the paper counts it."""
+        """Short description of the task, with N as the paper counts it."""
         return describe_run(self.n_params, self.n_streams, self.n_tokens, self.seed) + "  (shared)" * self.shared
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left at the present speed; None before there is one."""
+        """Seconds left at the current speed; None before the first progress."""
         if not self.tokens_per_s:
             return None
         return (self.steps - self.step) * self.n_tokens / self.steps / self.tokens_per_s
 
 
 def describe_run(n_params: float | None, n_streams: float | None, n_tokens: float | None, seed: float | None) -> str:
-    """A run in a few words; what is not known of it is a question mark."""
+    """Return a short description of a run, with question marks for unknown values."""
     values = ("?" if value is None else format_count(value) for value in (n_params, n_streams, n_tokens))
     return "N {}  P {}  D {}  seed {}".format(*values, "?" if seed is None else f"{seed:.0f}")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A sweep at one moment: `done` of its `runs` are ok, `ended` tells how many are not, by status.
+    """Progress of a sweep at one moment.
 
-    `fraction` is the share of the work that is done; `left_s` the seconds that the rest takes at the
-    rate so far, None until there is something to go by.
+    Attributes:
+        runs: All runs of the sweep.
+        done: Runs that ended with status ok.
+        fraction: Share of the work that is done.
+        elapsed_s: Seconds since the start.
+        left_s: Seconds that the rest takes at the speed so far; None at first.
+        ended: Number of runs with another status, by status.
+        running: Tasks in progress.
     """
 
     runs: int
@@ -68,17 +75,19 @@ class Snapshot:
 
     @property
     def done_of(self) -> str:
+        """Number of finished runs, in words."""
         ended = f", {described}" if (described := describe_statuses(self.ended)) else ""
         return f"{self.done} of {plural(self.runs, 'run')} done{ended}"
 
     @property
     def summary(self) -> str:
+        """Progress in one line."""
         left = "…" if self.left_s is None else format_seconds(self.left_s)
         return f"{self.done_of}, {self.fraction:.0%}, {format_seconds(self.elapsed_s)} gone, about {left} left"
 
 
 class Tracker:
-    """Takes the events of a sweep; a snapshot may be asked for by another thread."""
+    """Collector of a sweep's events; other threads may ask for a snapshot."""
 
     def __init__(self, tasks: list[Task]) -> None:
         self._runs = sum(not task.shared for task in tasks)
@@ -90,15 +99,16 @@ class Tracker:
         self._lock = Lock()
 
     def update(self, event: Event) -> None:
+        """Take one event into account."""
         task = event.task
         with self._lock:
             if event.kind == "started":
-                self._running[task.key] = (task, RunningTask.begun(task))
+                self._running[task.key] = (task, RunningTask.started(task))
             elif event.kind == "progress":
-                self._running[task.key] = (task, replace(RunningTask.begun(task), **event.values))
+                self._running[task.key] = (task, replace(RunningTask.started(task), **event.values))
             else:
                 self._running.pop(task.key, None)
-                if event.kind in ("done", "failed"):  # and not busy or lost, which are still to be done
+                if event.kind in ("done", "failed"):  # busy and lost tasks are still to be done
                     self._end(event)
 
     def _end(self, event: Event) -> None:
@@ -112,8 +122,9 @@ class Tracker:
             self._ended[status] = self._ended.get(status, 0) + 1
 
     def snapshot(self) -> Snapshot:
+        """Return the current progress."""
         with self._lock:
-            # Where what a task begins with was lost it trains that too, and has not begun until then.
+            # If the shared training that a task starts from was lost, it trains that first, at no progress of its own.
             parts = (
                 t.cost * max(0.0, (r.step - t.first) / (t.config.steps - t.first)) for t, r in self._running.values()
             )

@@ -1,4 +1,4 @@
-"""From a resolved config to an initialised model, and what its experts add to forward and loss."""
+"""Initialised models from configs, and the balancing loss of models with experts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from scalelab.model import lm_class
 from scalelab.model.banks import active_bank, attention_modules
 from scalelab.train.recipe import Recipe, RunConfig
 
-ROUTER_LOSS = 0.01  # weight of the balancing loss: Switch Transformer (arXiv 2101.03961), section 2.2
+ROUTER_LOSS = 0.01  # weight of the balancing loss; Switch Transformer (arXiv 2101.03961), section 2.2
 
 
 def build_model(config: RunConfig) -> Any:
-    """The model of a run, initialised so that for one seed every P shares the backbone's weights."""
+    """Build and initialise the model of a run; for one seed every P has the same backbone weights."""
     shape, recipe = config.architecture, config.recipe
     base = MixtralForCausalLM if shape.num_experts else Qwen2ForCausalLM
     streamed: Any = lm_class(base)
@@ -38,7 +38,7 @@ def build_model(config: RunConfig) -> Any:
         parscale_n_tokens=shape.prefix_tokens,
         parscale_attn_smooth=recipe.smooth,
         parscale_aggregation=shape.aggregation,
-        attn_implementation="parscale_sdpa",  # which without streams, too, chooses kernels on purpose
+        attn_implementation="parscale_sdpa",  # also without streams, for its choice of kernels
         **_experts(shape),
     )
     with torch.random.fork_rng(devices=[]):
@@ -53,7 +53,7 @@ def build_model(config: RunConfig) -> Any:
 
 
 def _experts(shape: Architecture) -> dict[str, Any]:
-    """Settings of a mixture of experts, and what else of Mixtral's defaults is not Qwen2's."""
+    """Return the settings of a mixture of experts, with Qwen2's values where Mixtral's defaults differ."""
     if not shape.num_experts:
         return {}
     return {
@@ -69,10 +69,10 @@ def _experts(shape: Architecture) -> dict[str, Any]:
 
 @torch.no_grad()
 def _init_streams(model: Any, recipe: Recipe) -> None:
-    """Prefixes wide enough to make streams differ, and a mixture that starts uniform.
+    """Initialise prefixes with a spread that makes streams differ, and an aggregator with uniform weights.
 
-    With the ordinary N(0, 0.02) the streams of a small model stay copies of each other, and the
-    mixture falls onto one of them.
+    With the usual N(0, 0.02) the streams of a small model stay copies of each other, and the aggregator ends up using
+    only one of them.
     """
     decoder = model.get_decoder()
     for module in attention_modules(decoder):
@@ -83,13 +83,13 @@ def _init_streams(model: Any, recipe: Recipe) -> None:
 
 
 def training_options(model: Any) -> dict[str, Any]:
-    """What `model.forward` needs in training, beside the tokens, for `extra_loss` to find it."""
-    # Not in the model's config: generation from a cache has a mask longer than the routers' logits.
+    """Return the arguments of `model.forward`, besides the tokens, that `extra_loss` needs in training."""
+    # Not set in the model's config: in generation from a cache the mask is longer than the routers' logits.
     return {"output_router_logits": True} if _has_routers(model) else {}
 
 
 def _has_routers(model: Any) -> bool:
-    """Whether there is something to balance: a family with experts has dense models too, which fail if asked."""
+    """Return true if `model` has routers; dense models of a family with experts fail when asked for logits."""
     if not getattr(model.config, "router_aux_loss_coef", None):
         return False
     recorder = model.get_decoder()._can_record_outputs.get("router_logits")
@@ -98,17 +98,19 @@ def _has_routers(model: Any) -> bool:
 
 
 def extra_loss(model: Any, outputs: Any) -> Tensor | None:
-    """What training adds to the cross entropy, in nats; None for a dense model.
+    """Return the loss to add to the cross entropy in training, in nats; None for a dense model.
 
-    The balancing loss of the routers times its weight, from the outputs of a forward with
-    `training_options`. Each expert's share and probability are means over layers, streams and tokens, so P streams
-    count once; layers that are uneven in opposite ways even each other out, as transformers defines it. Raises
-    `ScalelabError` where a model has routers and their logits are missing.
+    It is the weighted balancing loss of the routers, from the outputs of a forward pass with `training_options`. Each
+    expert's share and probability are means over layers, streams and tokens, as transformers defines them: P streams
+    count once, and layers with opposite imbalances cancel.
+
+    Raises:
+        ScalelabError: the model has routers, but `outputs` lacks their logits.
     """
     balance = getattr(outputs, "aux_loss", None)
     if _has_routers(model) and not (outputs.router_logits and isinstance(balance, Tensor)):
         raise ScalelabError(
-            f"{type(model).__name__}: its routers' logits were not recorded, so it would train without a balancing "
-            f"loss; install a transformers that pyproject.toml allows (this is {transformers.__version__})"
+            f"{type(model).__name__}: the logits of its routers are missing, so it would train without a balancing "
+            f"loss; transformers {transformers.__version__} is not supported, install a version that scalelab allows"
         )
     return None if balance is None else model.config.router_aux_loss_coef * balance

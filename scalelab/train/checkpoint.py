@@ -1,4 +1,4 @@
-"""The state of a run in training, on disk: safetensors and JSON, whole or not there."""
+"""Checkpoints: the state of training on disk, as safetensors and JSON, written atomically."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from torch import nn
 from scalelab import __version__
 from scalelab.atomic import atomic_folder, entries, remove_unfinished
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-_PUT_ATTEMPTS = 5
-_STALE_S = 600.0  # a checkpoint that nobody has written to for so long will never be finished
+_RENAME_ATTEMPTS = 5
+_STALE_S = 600.0  # without a write, after which an unfinished checkpoint is abandoned
 
 
 @dataclass
 class TrainState:
-    """How far a run is.
+    """Progress of a run.
 
-    `curve` rows are (step, n_tokens, mean training loss since the last); `pending` are the losses of the steps since.
+    Rows of `curve` are (step, n_tokens, mean training loss since the last row); `pending` are the losses since then.
     """
 
     step: int = 0
     curve: list[tuple[int, int, float]] = field(default_factory=list)
     pending: list[torch.Tensor | float] = field(default_factory=list)
-    seconds: float = 0.0  # of training, all attempts that led here together
-    micro_batch: int = 0  # sequences at once; 0 is the whole batch
-    saved_at: float = 0.0  # `seconds` when a checkpoint was last written
-    devices: list[str] = field(default_factory=list)  # by their makers' names, on which those seconds were spent
-    warm_up_seconds: float = 0.0  # of `seconds`: the first steps of each attempt, in which kernels are loaded and made
+    seconds: float = 0.0  # of training, over all attempts that led here
+    micro_batch: int = 0  # sequences per forward pass; 0: the whole batch
+    saved_at: float = 0.0  # value of `seconds` at the last checkpoint
+    devices: list[str] = field(default_factory=list)  # makers' names of the devices used so far
+    warm_up_seconds: float = 0.0  # part of `seconds`: first steps of each attempt, which load and compile kernels
     warm_up_steps: int = 0
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the path of the checkpoint at `step`."""
     return folder / f"{step:09d}"
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> Path:
-    """Write what learns of `model`, its optimizer and `state` to ``folder/STEP`` and return that path.
+    """Write the trained parameters of `model`, the optimizer and `state` to ``folder/STEP`` and return that path.
 
-    It appears there complete or not at all, survives a loss of power, and tells later whether it was changed.
-    Raises `OSError`.
+    The checkpoint is written atomically and durably, with digests that reveal later changes. Raises `OSError`.
     """
     remove_unfinished(folder, _STALE_S)
     target = checkpoint_path(folder, state.step)
-    with atomic_folder(target, _put) as building:
+    with atomic_folder(target, _replace_folder) as unfinished:
         weights = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
         moments = {
             f"{name}/{kind}": optimizer.state[p][kind].detach().contiguous()
@@ -61,8 +61,8 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
             if p in optimizer.state
             for kind in _MOMENTS
         }
-        _save_tensors(weights, building / _WEIGHTS)
-        _save_tensors(moments, building / _OPTIMIZER)
+        _save_tensors(weights, unfinished / _WEIGHTS)
+        _save_tensors(moments, unfinished / _OPTIMIZER)
         values = {
             "version": __version__,
             "step": state.step,
@@ -74,17 +74,24 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
             "warm_up_steps": state.warm_up_steps,
             "devices": state.devices,
         }
-        # A tensor file with a changed bit is still a tensor file.
-        values |= {"sha256": {name: digest_of_file(building / name) for name in (_WEIGHTS, _OPTIMIZER)}}
-        (building / _STATE).write_text(json.dumps(values | {"digest": _digest_of_values(values)}))
+        # A changed bit in a tensor file would go unnoticed otherwise.
+        values |= {"sha256": {name: digest_of_file(unfinished / name) for name in (_WEIGHTS, _OPTIMIZER)}}
+        (unfinished / _STATE).write_text(json.dumps(values | {"digest": _digest_of_values(values)}))
     return target
 
 
 class Saver:
-    """Saves the state of a run about every `every_s` seconds of its training, and at the step `end`, if others begin
-    there. But for that it keeps the latest alone; `last` is the one that the run itself began from.
+    """Writer of checkpoints in the course of training, of which only the latest is kept.
 
-    A disk that is full now may have room at the next time, so the run goes on; at `end` it raises `OSError`.
+    If a write fails, the run goes on: a full disk may have room the next time.
+
+    Args:
+        folder: Folder of the checkpoints.
+        model: The model.
+        optimizer: Its optimizer.
+        every_s: Seconds of training between checkpoints.
+        end: Step of a final checkpoint that other runs start from; it is kept, and a failed write raises `OSError`.
+        last: The checkpoint that this run started from, to be removed after the next.
     """
 
     def __init__(
@@ -100,6 +107,7 @@ class Saver:
         self.every_s, self.end, self.last = every_s, end, last
 
     def __call__(self, state: TrainState) -> None:
+        """Write `state` if it is time to."""
         at_end = state.step == self.end
         if not at_end and state.seconds - state.saved_at < self.every_s:
             return
@@ -115,27 +123,27 @@ class Saver:
         self.last = None if at_end else written
 
 
-def _put(building: Path, target: Path) -> None:
-    """Rename `building` to `target`, where a damaged checkpoint may stand, or another process put the same just now."""
-    for attempt in range(_PUT_ATTEMPTS):
+def _replace_folder(unfinished: Path, target: Path) -> None:
+    """Rename `unfinished` to `target` in place of a damaged checkpoint or one that another process just wrote."""
+    for attempt in range(_RENAME_ATTEMPTS):
         shutil.rmtree(target, ignore_errors=True)
         try:
-            building.rename(target)
+            unfinished.rename(target)
             return
         except OSError:
-            if attempt == _PUT_ATTEMPTS - 1:
+            if attempt == _RENAME_ATTEMPTS - 1:
                 raise
 
 
 def _save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
     try:
         save_file(tensors, file)
-    except SafetensorError as error:  # of a full disk too
+    except SafetensorError as error:  # also for a full disk
         raise OSError(f"{file}: could not be written ({error})") from None
 
 
 def digest_of_file(file: Path) -> str:
-    """SHA-256 of what is in `file`, as 64 hex digits. Raises `OSError`."""
+    """Return the SHA-256 of the content of `file`, 64 hex digits. Raises `OSError`."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
@@ -145,23 +153,25 @@ def _digest_of_values(values: dict[str, Any]) -> str:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps of which `folder` has a checkpoint, the latest first; none if there is no such folder."""
+    """Return the steps of the checkpoints in `folder`, latest first; empty if there is no such folder."""
     return sorted((int(path.name) for path in entries(folder) if path.name.isdecimal()), reverse=True)
 
 
 def keep_latest(folder: Path) -> None:
-    """Remove what `folder` holds but its latest checkpoint, and those that are being written."""
+    """Remove all checkpoints in `folder` except the latest, and unfinished ones that are abandoned."""
     for step in saved_steps(folder)[1:]:
         shutil.rmtree(checkpoint_path(folder, step), ignore_errors=True)
     remove_unfinished(folder, _STALE_S)
 
 
 def load_newest(folder: Path, at_most: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState | None:
-    """Put the newest checkpoint of `folder` that is no later than `at_most` steps into model and optimizer.
+    """Load the newest checkpoint of `folder` that is at most at step `at_most` into model and optimizer.
 
-    Returns its state, or None if there is none. Parameters that it does not hold, frozen or of streams that begin
-    later, stay as they are. A checkpoint that is damaged, or another version's, counts as none: what was lost is
-    trained again.
+    Parameters that are not in it, since they are frozen or belong to streams that start later, stay unchanged. A
+    damaged checkpoint, or one of another version, is skipped.
+
+    Returns:
+        Its state, or None if there is no such checkpoint.
     """
     for step in saved_steps(folder):
         if step <= at_most:

@@ -1,4 +1,4 @@
-"""Streams for a model that exists: started from text, and from the best of several draws of it."""
+"""Addition of streams to an existing model, started from the best of several draws of text."""
 
 from __future__ import annotations
 
@@ -12,55 +12,59 @@ from scalelab.architecture import PREFIX_TOKENS
 from scalelab.errors import DataError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.start import start_from_text
-from scalelab.train.data import cut, spread
+from scalelab.train.data import evenly_spaced, slice_windows
 from scalelab.train.recipe import Recipe
 from scalelab.train.stage import check_length, loss_on
 from scalelab.train.tokens import TokenData
 from scalelab.units import plural
 
-# Sets of texts to try as prefixes, and the tokens to try them on (docs/LOG.md).
+# Sets of texts to try as prefixes, and the number of tokens to try them on (docs/LOG.md).
 DRAWS = 8
 TRIAL_TOKENS = 2048
 
 
 def default_prefix_tokens(model: Any) -> int:
-    """The paper's 48, or an eighth of what the model was made for if that is less: before short sequences a long
-    prefix costs more than streams can bring (docs/LOG.md)."""
+    """Return the paper's 48, or an eighth of the length that the model was made for if that is less.
+
+    With short sequences a long prefix costs more than streams can gain (docs/LOG.md).
+    """
     most = getattr(model.config, "max_position_embeddings", None)
     return max(1, min(PREFIX_TOKENS, most // 8)) if most else PREFIX_TOKENS
 
 
 def text_starts(tokens: np.ndarray, rows: int, n: int, seed: int, draw: int = 0) -> np.ndarray:
-    """Where `rows` stretches of n tokens begin in training text, [rows], by `seed` and the number of the draw."""
+    """Draw the starts [rows] of pieces of n tokens in training text, from `seed` and the number of the draw."""
     if len(tokens) < 2 * rows * n:
         raise UsageError(
             f"the training text has {plural(len(tokens), 'token')}, too few for "
-            f"{plural(rows, 'prefix', 'prefixes')} of {n}"
+            f"{plural(rows, 'prefix', 'prefixes')} of {n}; give more text"
         )
     rng = np.random.default_rng([seed, 0x5EED, draw] if draw else [seed, 0x5EED])
     return rng.choice(len(tokens) // n - 1, rows, replace=False) * n
 
 
-def trial_windows(tokens: np.ndarray, seq_len: int, taken: list[tuple[int, int]]) -> np.ndarray:
-    """Windows [w, seq_len + 1] of training text to try starts on: `TRIAL_TOKENS`, or two windows if those are more.
+def trial_windows(tokens: np.ndarray, seq_len: int, used: list[tuple[int, int]]) -> np.ndarray:
+    """Return windows [w, seq_len + 1] of training text to try starts on: `TRIAL_TOKENS` tokens, at least two windows.
 
-    They are spread evenly, and moved on where a stretch (first token, length) is `taken` for prefixes: a prefix that
-    holds the very text would look better than it is. Only a text too short for that lends itself to both.
-    Raises `DataError` if it is shorter than two windows.
+    They are evenly spaced, but avoid the pieces (first token, length) that are `used` as prefixes: a prefix that
+    contains the text of a window would look better than it is. Only in a text that is too short they may overlap.
+
+    Raises:
+        DataError: the text is shorter than two windows.
     """
     available = (len(tokens) - 1) // seq_len
     if available < 2:
         raise DataError(
             f"the training text has {plural(len(tokens), 'token')}, too few to try starts on two sequences "
-            f"of {seq_len}; give more text, or `draws=1`"
+            f"of {seq_len}; give more text, or use `draws=1`"
         )
     free = np.ones(available, bool)
-    for first, n in taken:  # window i holds tokens i·seq_len to (i + 1)·seq_len, the last of them as a label
+    for first, n in used:  # window i has the tokens i·seq_len to (i + 1)·seq_len, the last of them as a label
         free[max(0, -(-first // seq_len) - 1) : (first + n - 1) // seq_len + 1] = False
-    even = spread(TRIAL_TOKENS, seq_len, available)
-    places = np.flatnonzero(free)
-    moved = np.unique(places[np.searchsorted(places, even[even <= places[-1]])]) if len(places) else places
-    return cut(tokens, (moved if len(moved) >= 2 else even) * seq_len, seq_len + 1)
+    even = evenly_spaced(TRIAL_TOKENS, seq_len, available)
+    unused = np.flatnonzero(free)
+    moved = np.unique(unused[np.searchsorted(unused, even[even <= unused[-1]])]) if len(unused) else unused
+    return slice_windows(tokens, (moved if len(moved) >= 2 else even) * seq_len, seq_len + 1)
 
 
 def convert(
@@ -73,35 +77,46 @@ def convert(
     draws: int = DRAWS,
     **options: Any,
 ) -> dict[int, list[float]]:
-    """Give `model` banks {P: prefix tokens}, started as `model.start` says, from the training text of `data`.
+    """Add banks of streams to `model`, started from the training text of `data`.
 
-    What a start costs depends on the texts that were drawn. So up to `draws` sets of them are tried for each bank, on
-    other training text in the sequences of `recipe`: the first whose loss is no worse than the base's is kept, or else
-    the best. A single draw is taken as it comes, and the ``normal`` start uses no text.
+    The loss after the start depends on the drawn texts. Up to `draws` sets of texts are tried for each bank, on other
+    training text. The first with a loss no worse than the base model's is kept, or else the best. A single draw is
+    used without a trial.
 
-    Returns, for each bank, loss / base loss − 1 on that text for every draw that was tried, in turn.
+    Args:
+        model: The model, changed in place.
+        banks: Prefix tokens by P.
+        data: The corpus.
+        recipe: Length of the sequences to try starts on.
+        how: Kind of start, see `scalelab.model.start`; "normal" uses no text.
+        seed: Seed of the draws.
+        draws: Most sets of texts to try for each bank.
+        options: Passed to `add_streams`.
+
+    Returns:
+        For each bank, loss / base loss − 1 for each draw that was tried, in order.
     """
     tokens = data.train()
     if how == "normal":
         draws = 1
     drawn = {}
-    for P, n in banks.items():  # all of them first, since this refuses what is out of all proportion
+    for P, n in banks.items():  # all before the first bank is added, since this may raise
         check_length(model, n, "`prefix_tokens`")
         drawn[P] = [text_starts(tokens, P, n, seed, draw) for draw in range(draws)]
-    over = None
+    excess_loss = None
     if draws > 1:
-        taken = [(int(first), n) for P, n in banks.items() for starts in drawn[P] for first in starts]
-        over = _over_base(model, trial_windows(tokens, recipe.seq_len, taken), recipe)
+        used = [(int(first), n) for P, n in banks.items() for starts in drawn[P] for first in starts]
+        excess_loss = _excess_loss(model, trial_windows(tokens, recipe.seq_len, used), recipe)
     tried = {}
     for P, n in banks.items():
         add_streams(model, P, n, seed=seed, **options)
-        ids = [torch.from_numpy(cut(tokens, starts, n)).to(model.device) for starts in drawn[P]]
-        tried[P] = _start(model, ids, how, seed, over)
+        ids = [torch.from_numpy(slice_windows(tokens, starts, n)).to(model.device) for starts in drawn[P]]
+        tried[P] = _start_from_best(model, ids, how, seed, excess_loss)
     return tried
 
 
-def _over_base(model: Any, windows: np.ndarray, recipe: Recipe) -> Callable[[], float]:
-    """What tells the loss of the streams then in use over that of the plain model, less 1, on `windows`."""
+def _excess_loss(model: Any, windows: np.ndarray, recipe: Recipe) -> Callable[[], float]:
+    """Return a function of the model's loss on `windows`, relative to the loss without streams, minus 1."""
 
     def loss() -> float:
         return loss_on(model, windows, np.arange(len(windows)), recipe, str(model.device)).loss
@@ -111,16 +126,18 @@ def _over_base(model: Any, windows: np.ndarray, recipe: Recipe) -> Callable[[], 
     return lambda: loss() / base - 1
 
 
-def _start(model: Any, texts: list[torch.Tensor], how: str, seed: int, over: Callable[[], float] | None) -> list[float]:
-    """Start the bank in use from the best of `texts`, each [P, n], by `over`; returns what was seen of each tried."""
-    seen: list[float] = []
+def _start_from_best(
+    model: Any, texts: list[torch.Tensor], how: str, seed: int, excess_loss: Callable[[], float] | None
+) -> list[float]:
+    """Start the bank in use from the best of `texts`, each [P, n]; return the excess loss of each try."""
+    losses: list[float] = []
     for draw, ids in enumerate(texts):
         start_from_text(model, ids, how, seed + draw)
-        if over:
-            seen.append(over())
-            if seen[-1] <= 0:
+        if excess_loss:
+            losses.append(excess_loss())
+            if losses[-1] <= 0:
                 break
-    best = int(np.argmin(seen)) if seen else 0
-    if best + 1 < len(seen):
+    best = int(np.argmin(losses)) if losses else 0
+    if best + 1 < len(losses):
         start_from_text(model, texts[best], how, seed + best)
-    return seen
+    return losses

@@ -1,7 +1,7 @@
-"""Where the text comes from: documents, their digest, and the split by content.
+"""Corpora: documents from files or data sets, their digest, and the split by content.
 
-A document goes to validation or training by the hash of its own text alone, so two copies of a
-file, under whatever names, always stand on the same side.
+The hash of a document's text decides between training and validation, so two copies of a file are always in the same
+split, whatever their names.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from scalelab.errors import DataError, UsageError
 
 VALIDATION_FRACTION = 0.05
 STDLIB = "stdlib"
-_FEW_DOCUMENTS = 40  # below this a split by whole documents is a lottery: cut them
+_FEW_DOCUMENTS = 40  # fewer are cut into pieces: a split of so few whole documents is too random
 _PIECE_CHARS = 8192
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents split by content. `digest` is of the set of documents, in no order."""
+    """Documents, split by content. `digest` does not depend on their order."""
 
     name: str
     digest: str
@@ -37,12 +37,17 @@ class Corpus:
 
 
 def load_corpus(source: str = STDLIB, text_column: str = "text") -> Corpus:
-    """The corpus named by `source`.
+    """Load the corpus named by `source`.
 
-    ``stdlib`` is the running interpreter's own standard-library source; ``hf:NAME`` a data set
-    of the `datasets` library, by name or by the folder it was saved to; anything else a file or
-    folder of text, JSONL (.jsonl, .ndjson), JSON lists, CSV, TSV or Parquet, all but the first with the text in
-    `text_column`. Raises `UsageError` or `DataError` naming the file or column.
+    Args:
+        source: ``stdlib`` for the source of the Python standard library; ``hf:NAME`` for a data set of the `datasets`
+            library, by name or by the folder it was saved to; otherwise a file or folder of text, JSONL (.jsonl,
+            .ndjson), JSON lists, CSV, TSV or Parquet.
+        text_column: Column of the text, in all formats but plain text.
+
+    Raises:
+        UsageError: `source` does not exist, or a library is missing.
+        DataError: a file cannot be read, or lacks the column.
     """
     if source == STDLIB:
         name = f"stdlib-{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
@@ -53,7 +58,7 @@ def load_corpus(source: str = STDLIB, text_column: str = "text") -> Corpus:
         path = Path(source)
         if not path.exists():
             raise UsageError(f"`corpus={source}`: no such file or folder (nor 'stdlib' nor 'hf:NAME')")
-        # A name of a file system may be no text, and records hold text.
+        # File names need not be valid Unicode; records hold only text.
         name = os.fsencode(path.name or path.resolve().name).decode("utf-8", "replace")
         documents = _path_documents(path, text_column)
     return _split(name, list(documents), source)
@@ -63,7 +68,7 @@ def _split(name: str, documents: list[str], source: str) -> Corpus:
     documents = [text for text in documents if text.strip()]
     if len(documents) < _FEW_DOCUMENTS:
         documents = [piece for text in documents for piece in _pieces(text)]
-    # "replace": JSON can spell lone surrogates, which are no characters and no UTF-8.
+    # "replace": JSON can contain lone surrogates, which UTF-8 cannot encode.
     documents = [text.encode("utf-8", "replace").decode() for text in documents]
     by_hash = {hashlib.sha256(text.encode()).hexdigest(): text for text in documents}
     corpus_hash = hashlib.sha256("".join(sorted(by_hash)).encode()).hexdigest()[:16]
@@ -100,7 +105,7 @@ def _stdlib_documents() -> Iterator[str]:
             continue
         try:
             yield path.read_text(encoding="utf-8")
-        except (UnicodeDecodeError, OSError):  # test files that are broken on purpose
+        except (UnicodeDecodeError, OSError):  # deliberately broken test files
             continue
 
 
@@ -127,7 +132,7 @@ def _read_text(file: Path) -> str:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Return the files of a folder that are not hidden, in order. Raises `DataError` for what cannot be read."""
+    """Return all files of a folder except hidden ones, sorted. Raises `DataError` if a folder cannot be read."""
 
     def refuse(error: OSError) -> NoReturn:
         raise DataError(f"{error.filename}: {error.strerror}; make it readable, or move it out of the corpus")
@@ -137,7 +142,9 @@ def _files_below(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(parent, name) for name in (*folders, *names) if not name.startswith(".")):
             if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise DataError(f"{path}: a link out of the corpus; put a copy there, or name its target as the corpus")
+                raise DataError(
+                    f"{path}: links to a file outside the corpus; replace it by a copy, or use its target as the corpus"
+                )
             if path.is_file():
                 files.append(path)
     return sorted(files)
@@ -163,8 +170,8 @@ def _table_documents(file: Path, text_column: str) -> Iterator[str]:
         text = row if isinstance(row, str) else row.get(text_column) if isinstance(row, dict) else None
         if not isinstance(text, str):
             raise DataError(
-                f"{file}, entry {number}: neither text nor an object with a text {text_column!r}; "
-                "name the key with `text_column`"
+                f"{file}, entry {number}: neither text nor an object with text in {text_column!r}; "
+                "name the key of the text with `text_column`"
             )
         yield text
 
@@ -183,7 +190,9 @@ def _parquet_documents(file: Path, text_column: str) -> Iterator[str]:
     for batch in table.iter_batches(columns=[text_column]):
         for text in batch.column(0).to_pylist():
             if text is not None and not isinstance(text, str):
-                raise DataError(f"{file}: column {text_column!r} holds {type(text).__name__}, not text")
+                raise DataError(
+                    f"{file}: column {text_column!r} has {type(text).__name__}, not text; choose another `text_column`"
+                )
             if text:
                 yield text
 
@@ -195,10 +204,13 @@ def _jsonl_documents(file: Path, text_column: str) -> Iterator[str]:
                 continue
             try:
                 text = json.loads(line)[text_column]
-            except (ValueError, KeyError, TypeError, RecursionError):  # ValueError: no JSON, or no UTF-8
+            except (ValueError, KeyError, TypeError, RecursionError):  # ValueError: invalid JSON or UTF-8
                 text = None
             if not isinstance(text, str):
-                raise DataError(f"{file}, line {number}: no JSON object with a text {text_column!r}")
+                raise DataError(
+                    f"{file}, line {number}: not a JSON object with text in {text_column!r}; "
+                    "name the key of the text with `text_column`"
+                )
             yield text
 
 
@@ -206,14 +218,14 @@ def _dataset_documents(name: str, text_column: str) -> Iterator[str]:
     try:
         import datasets
     except ImportError:
-        raise UsageError("`corpus=hf:…` needs the datasets library: pip install 'scalelab[datasets]'") from None
+        raise UsageError("`corpus=hf:…` needs the datasets library; pip install 'scalelab[datasets]'") from None
     try:
-        saved = ("dataset_info.json", "dataset_dict.json")  # what save_to_disk writes
+        saved = ("dataset_info.json", "dataset_dict.json")  # written by save_to_disk
         if any((Path(name) / file).is_file() for file in saved):
             loaded = datasets.load_from_disk(name)
         else:
             loaded = datasets.load_dataset(name)
-    except Exception as error:  # the library raises many kinds, over file systems and networks
+    except Exception as error:  # file systems and networks raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"`corpus=hf:{name}`: {reason}") from None
     parts: list[Any] = list(loaded.values()) if isinstance(loaded, dict) else [loaded]
@@ -224,6 +236,9 @@ def _dataset_documents(name: str, text_column: str) -> Iterator[str]:
         for row in part.select_columns([text_column]):
             text = row[text_column]
             if text is not None and not isinstance(text, str):
-                raise DataError(f"hf:{name}: column {text_column!r} holds {type(text).__name__}, not text")
+                raise DataError(
+                    f"hf:{name}: column {text_column!r} has {type(text).__name__}, not text; "
+                    "choose another `text_column`"
+                )
             if text:
                 yield text

@@ -1,4 +1,4 @@
-"""What a run costs, from its shape alone: floating-point operations and memory.
+"""Cost of a run from its shape: floating-point operations and memory.
 
 Symbols: h hidden size, a = heads·head_dim (= h), kv = KV heads·head_dim, m width of the gated MLP,
 L layers, V vocabulary, P streams, n prefix tokens (0 for P = 1), T sequence length. A
@@ -13,90 +13,87 @@ from scalelab.aggregation import AGGREGATIONS
 from scalelab.architecture import Architecture
 from scalelab.train.recipe import RunConfig
 
-# Forward, and backward for weights and for inputs: each matrix product comes three times.
+# Forward, backward for weights and backward for inputs: three matrix products for each one.
 _FORWARD_AND_BACKWARD = 3
-_FP32 = 4  # bytes; weights, gradients and AdamW's two moments stay in it with bf16 autocast too
+_FP32 = 4  # bytes; of weights, gradients and AdamW's two moments, with bf16 autocast too
 
-# Of a process by its device: memory taken a byte of working tensors, and bytes that it takes before it trains. On CUDA
-# that is a context with kernels and workspaces, and autocast keeps up to 1.4 times what is counted here; measured on an
-# H100 (docs/gpu.md). A torch that was built for CUDA loads more libraries, on a CPU too.
+# By device: memory of the process per byte of working tensors, and bytes before it trains. On CUDA these are a context
+# with kernels and workspaces, and autocast keeps up to 1.4 times what is counted here; measured on an H100
+# (docs/gpu.md). A torch built for CUDA loads more libraries, on a CPU too.
 _LIBRARIES = (400 if find_spec("nvidia") is None else 670) * 2**20
 _PROCESS = {"cpu": (1.45, _LIBRARIES), "cuda": (1.4, 800 * 2**20)}
-# On CUDA cross entropy is made in chunks of so many logits (scalelab.train.loss), of which a softmax, its slopes in the
-# precision of products and the logits are alive at once.
+# On CUDA cross entropy is computed in chunks of so many logits (scalelab.train.loss). A chunk's logits, their softmax
+# and its gradients in the precision of products exist at the same time.
 _CHUNK_LOGITS = 2**27
 
 
 def visible_tokens(shape: Architecture, seq_len: int) -> float:
-    """Keys that a query sees, mean over the positions of a causal sequence: (T + 1)/2 + n."""
+    """Return the mean number of keys that a query sees in a causal sequence: (T + 1)/2 + n."""
     return (seq_len + 1) / 2 + _prefix_tokens(shape)
 
 
 def forward_flops(shape: Architecture, seq_len: int, visible: float | None = None) -> float:
-    """Operations of the forward pass for one token.
+    """Return the operations of the forward pass for one token.
 
-        P · (2·L·(2·h·a + 2·h·kv + mlp) + 4·a·L·visible) + mixture + 2·V·h
+        P · (2·L·(2·h·a + 2·h·kv + mlp) + 4·a·L·visible) + aggregator + 2·V·h
 
-    where mlp = 3·h·m, or with E experts of width m, of which a token uses k, k·3·h·m + h·E, and
-    mixture = 2·(P·h² + 2·P·h) for the dynamic one, 2·P·h for the channel one, 0 for P = 1 and for the mean.
-    `visible` is `visible_tokens` unless given: masked scores do not count, though a kernel without
-    knowledge of causality computes them (its `visible` is T + n). Norms, activations, softmax and
-    rotation are left out, as is usual (arXiv 2001.08361, section 2.1).
+    where mlp = 3·h·m, or k·3·h·m + h·E with E experts of width m of which a token uses k, and
+    aggregator = 2·(P·h² + 2·P·h) for "dynamic", 2·P·h for "channel", 0 for "mean" and for P = 1.
+    `visible` defaults to `visible_tokens`: masked scores are not counted, although a kernel that ignores causality
+    computes them (its `visible` is T + n). Norms, activations, softmax and rotation are left out, as usual
+    (arXiv 2001.08361, section 2.1).
     """
     h, kv, P = shape.hidden_size, shape.num_kv_heads * shape.head_dim, shape.P
     if visible is None:
         visible = visible_tokens(shape, seq_len)
     products = 2 * h * h + 2 * h * kv + _mlp_products(shape)
     layers = shape.num_layers * (2 * products + 4 * h * visible)
-    return P * layers + _mixture_flops(shape) + 2 * shape.vocab_size * h
+    return P * layers + _aggregator_flops(shape) + 2 * shape.vocab_size * h
 
 
 def train_flops(config: RunConfig, first: int = 0) -> float:
-    """Operations of a run's training from step `first` on, validation left out: 3 · `forward_flops` · tokens.
+    """Return the operations of training from step `first` on, without validation: 3 · `forward_flops` · tokens.
 
-    Its `plain_tokens` count with P = 1; from the first step on they count, also where they are trained
-    once for several runs.
+    The `plain_tokens` are counted with P = 1, even if they are trained once for several runs.
     """
     shape, seq_len = config.architecture, config.recipe.seq_len
-    begun = first * config.step_tokens
-    plain = max(0, config.plain_tokens - begun)
-    streams = config.n_tokens - max(config.plain_tokens, begun)
+    trained = first * config.step_tokens
+    plain = max(0, config.plain_tokens - trained)
+    streams = config.n_tokens - max(config.plain_tokens, trained)
     plain_flops = plain * forward_flops(shape.with_streams(1), seq_len)
     return _FORWARD_AND_BACKWARD * (plain_flops + streams * forward_flops(shape, seq_len))
 
 
 def step_flops(shape: Architecture, seq_len: int, batch_size: int) -> float:
-    """Operations of one optimiser step on `batch_size` sequences."""
+    """Return the operations of one training step on `batch_size` sequences."""
     return _FORWARD_AND_BACKWARD * forward_flops(shape, seq_len) * batch_size * seq_len
 
 
 def evaluation_flops(config: RunConfig) -> float:
-    """Operations of one validation: forward, with P > 1 also the logits of each stream and the mixture once more."""
+    """Return the operations of one validation: forward; with P > 1 also each stream's logits and the aggregator."""
     shape, recipe = config.architecture, config.recipe
-    probe = 2 * shape.vocab_size * shape.hidden_size * shape.P + _mixture_flops(shape) if shape.P > 1 else 0
+    probe = 2 * shape.vocab_size * shape.hidden_size * shape.P + _aggregator_flops(shape) if shape.P > 1 else 0
     return (forward_flops(shape, recipe.seq_len) + probe) * recipe.val_tokens
 
 
 def train_memory_bytes(config: RunConfig, micro_batch: int | None = None, device: str = "cpu") -> int:
-    """Bytes of the tensors in training with `micro_batch` sequences at once (default: the whole batch) on `device`.
+    """Return the bytes of tensors in training on `device`, with `micro_batch` sequences (default: the whole batch).
 
-        16 a parameter (weight, gradient, two moments) + what the backward pass keeps + logits
+        16 per parameter (weight, gradient, two moments) + `activation_bytes` per token + logits
 
-    The second part is `activation_bytes`; of the logits three copies in fp32 are alive at once (they,
-    their log-probabilities and gradients), on CUDA of one chunk. With bf16 autocast keeps copies of weights and logits.
-    What a process needs around its tensors: `resident_bytes`.
+    Three copies of the logits in fp32 (logits, log-probabilities, gradients) exist at the same time, on CUDA of one
+    chunk. With bf16, autocast keeps copies of weights and logits. `resident_bytes` adds the rest of the process.
     """
     return _state_bytes(config) + _working_bytes(config, micro_batch, device)
 
 
 def resident_bytes(config: RunConfig, device: str, micro_batch: int | None = None) -> int:
-    """Memory of a process that trains this run on `device`: host memory for cpu, else the device's, in bytes.
+    """Return the memory in bytes of a process that trains this run: host memory on a CPU, else memory of the GPU.
 
-    On CPU the heap is left with holes between what the backward pass keeps. Against runs on CPU
-    (0.1M to 12M parameters, P 1 to 8, experts, 64 to 1024 tokens, vocabulary 512 to 8192)
-    this is off by −5 to +9 %, and by −15 and −18 % in two with micro-batches of a quarter of the batch.
-    On CUDA it is of bytes that the allocator holds and the context, where `peak_memory_bytes` counts tensors alone:
-    from training of 1M to 300M parameters on one H100, with P from 1 to 8.
+    On a CPU it includes holes in the heap. Compared with runs on a CPU (0.1M to 12M parameters, P 1 to 8, experts, 64
+    to 1024 tokens, vocabulary 512 to 8192) it is off by −5 to +9 %, and by −15 and −18 % in two runs with micro-batches
+    of a quarter of the batch. On CUDA it includes the context and everything that the allocator holds, while
+    `peak_memory_bytes` counts only tensors; measured in training of 1M to 300M parameters on one H100, P 1 to 8.
     """
     heap, base = _PROCESS["cpu" if device == "cpu" else "cuda"]
     return base + _state_bytes(config) + round(heap * _working_bytes(config, micro_batch, device))
@@ -118,12 +115,12 @@ def _working_bytes(config: RunConfig, micro_batch: int | None, device: str) -> i
 
 
 def activation_bytes(shape: Architecture, seq_len: int, bf16: bool = False) -> int:
-    """What autograd keeps for the backward pass of one token of all P streams, without logits, in bytes.
+    """Return the bytes that autograd keeps for the backward pass of one token of all P streams, without logits.
 
-    A layer of a stream, in fp32: two norms with 3·h + 1 numbers each, attention 2·a + 2·kv·(1 + n/T)
-    and one a head, MLP 4·m. With bf16 all is halved but the input and the scaled input of a norm; its
-    output is kept once for each product that it enters, since autocast makes a copy for each. With
-    experts: `_mlp_kept_bytes`. Attention is taken to be one of the kernels that keep no scores.
+    Per layer and stream in fp32: two norms with 3·h + 1 numbers each, attention 2·a + 2·kv·(1 + n/T) and one per head,
+    MLP 4·m. With bf16 all is halved except the input and the scaled input of a norm; its output is kept once for each
+    product that uses it, since autocast makes a copy for each. Experts: `_mlp_kept_bytes`. The attention kernel is
+    assumed to keep no scores.
     """
     h, kv, P = shape.hidden_size, shape.num_kv_heads * shape.head_dim, shape.P
     size = 2 if bf16 else _FP32
@@ -131,13 +128,13 @@ def activation_bytes(shape: Architecture, seq_len: int, bf16: bool = False) -> i
     outputs = size * h * (_products_after_norms(shape) if bf16 else 2)
     attention = size * (2 * h + 2 * kv * (1 + _prefix_tokens(shape) / seq_len)) + _FP32 * shape.num_heads
     layers = shape.num_layers * (2 * norm + outputs + attention + _mlp_kept_bytes(shape, size))
-    last = norm + (size * h if P == 1 else 0)  # the last norm's output is the mixture's to keep
-    mixture = 0 if P == 1 else size * (AGGREGATIONS[shape.aggregation].kept(h, P) + h)
-    return round(P * (layers + last) + mixture)
+    last = norm + (size * h if P == 1 else 0)  # the aggregator keeps the last norm's output
+    aggregator = 0 if P == 1 else size * (AGGREGATIONS[shape.aggregation].kept(h, P) + h)
+    return round(P * (layers + last) + aggregator)
 
 
 def _products_after_norms(shape: Architecture) -> int:
-    """Q, K, V, and gate and up or the router."""
+    """Return the number of products after norms: Q, K, V, and gate and up or the router."""
     return 3 + (1 if shape.num_experts else 2)
 
 
@@ -146,7 +143,7 @@ def _prefix_tokens(shape: Architecture) -> int:
 
 
 def _mlp_products(shape: Architecture) -> int:
-    """Weights of a layer's MLP, and of its router, that one token meets."""
+    """Return the number of weights of a layer's MLP and router that one token uses."""
     one = 3 * shape.hidden_size * shape.intermediate_size
     if not shape.num_experts:
         return one
@@ -154,9 +151,9 @@ def _mlp_products(shape: Architecture) -> int:
 
 
 def _mlp_kept_bytes(shape: Architecture, size: int) -> int:
-    """What a layer's MLP keeps for one token, in numbers of `size` bytes.
+    """Return the bytes that a layer's MLP keeps for one token, with numbers of `size` bytes.
 
-    Experts stay in fp32 with autocast; each that the token uses keeps 4·m + 2·h and who uses it.
+    Experts stay in fp32 with autocast; each one that the token uses keeps 4·m + 2·h numbers and its routing.
     """
     if not shape.num_experts:
         return size * 4 * shape.intermediate_size
@@ -164,5 +161,5 @@ def _mlp_kept_bytes(shape: Architecture, size: int) -> int:
     return _FP32 * (shape.experts_per_token * each + 3 * shape.num_experts)
 
 
-def _mixture_flops(shape: Architecture) -> int:
+def _aggregator_flops(shape: Architecture) -> int:
     return AGGREGATIONS[shape.aggregation].flops(shape.hidden_size, shape.P) if shape.P > 1 else 0

@@ -11,21 +11,21 @@ from scalelab.errors import DataError
 from scalelab.units import plural
 
 
-def cut(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Return the `length` tokens from each of `starts` on, [len(starts), length]."""
+def slice_windows(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """Return `length` tokens from each of `starts`, [len(starts), length]."""
     return tokens[starts[:, None] + np.arange(length)].astype(np.int64)
 
 
-def spread(n_tokens: int, seq_len: int, available: int) -> np.ndarray:
-    """Return numbers of windows for `n_tokens`, two or more, spread evenly over those that are `available`."""
+def evenly_spaced(n_tokens: int, seq_len: int, available: int) -> np.ndarray:
+    """Return the numbers of windows for `n_tokens`, at least two, evenly spaced over the `available` ones."""
     count = min(max(2, n_tokens // seq_len), available)
     return np.arange(count) * available // count
 
 
-def training_starts(count: int, batch_size: int, steps: int, seed: int, first: int = 0) -> Iterator[np.ndarray]:
-    """Yield the windows [batch_size] of each step, from the step `first` up to `steps`, as numbers below `count`.
+def window_order(count: int, batch_size: int, steps: int, seed: int, first: int = 0) -> Iterator[np.ndarray]:
+    """Yield the numbers, below `count`, of the windows of each step, [batch_size], from step `first` up to `steps`.
 
-    Each pass over the windows has a new order, drawn from `seed` alone.
+    Each pass over the windows has a new order, which depends only on `seed`.
     """
     rng = np.random.default_rng([seed, 0x5CA1E])
     order = rng.permutation(count)
@@ -38,11 +38,12 @@ def training_starts(count: int, batch_size: int, steps: int, seed: int, first: i
 
 
 class TokenWindows:
-    """Windows of seq_len + 1 tokens of a text, on the device that trains on them.
+    """Windows of seq_len + 1 tokens of a text, delivered on the training device.
 
-    On CUDA the text is copied there once, if it takes less than an eighth of the free memory.
+    On CUDA the whole text is copied there once if it takes less than an eighth of the free memory.
 
-    Raises `DataError` if the text is shorter than one batch.
+    Raises:
+        DataError: the text is shorter than one batch.
     """
 
     def __init__(self, tokens: np.ndarray, seq_len: int, batch_size: int, device: str) -> None:
@@ -53,46 +54,53 @@ class TokenWindows:
                 f"the training text has {plural(len(tokens), 'token')}, less than one batch of "
                 f"{batch_size} × {seq_len}; give more text"
             )
-        self.there: torch.Tensor | None = None
+        self.device_tokens: torch.Tensor | None = None
         if device.startswith("cuda") and tokens.nbytes < torch.cuda.mem_get_info(device)[0] / 8:
-            self._place()
+            self._move_to_device()
 
-    def _place(self) -> None:
+    def _move_to_device(self) -> None:
         """Copy the text to the device."""
         whole = np.ascontiguousarray(self.tokens)
-        signed = {"uint16": np.int16, "uint32": np.int32}.get(whole.dtype.name, whole.dtype)  # torch gathers only these
+        signed = {"uint16": np.int16, "uint32": np.int32}.get(
+            whole.dtype.name, whole.dtype
+        )  # torch can index only these types
         self.mask = 0xFFFF if whole.dtype == np.uint16 else -1
-        self.there = torch.from_numpy(whole.view(signed)).to(self.device)
+        self.device_tokens = torch.from_numpy(whole.view(signed)).to(self.device)
         self.offsets = torch.arange(self.seq_len + 1, device=self.device)
 
     def on_device(self, numbers: np.ndarray) -> torch.Tensor:
-        """Return window numbers on the device, copied without waiting for it."""
-        held = torch.from_numpy(np.ascontiguousarray(numbers))
-        return held.pin_memory().to(self.device, non_blocking=True) if self.device.startswith("cuda") else held
+        """Copy window numbers to the device without waiting for it."""
+        tensor = torch.from_numpy(np.ascontiguousarray(numbers))
+        if not self.device.startswith("cuda"):
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def gather(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return the windows [len(numbers), seq_len + 1] of a text that is on the device."""
-        assert self.there is not None
-        return self.there[numbers[:, None] * self.seq_len + self.offsets].long() & self.mask
+        assert self.device_tokens is not None
+        return self.device_tokens[numbers[:, None] * self.seq_len + self.offsets].long() & self.mask
 
     def batch(self, numbers: np.ndarray) -> torch.Tensor:
         """Return the windows [len(numbers), seq_len + 1] of token ids."""
-        if self.there is not None:
+        if self.device_tokens is not None:
             return self.gather(self.on_device(numbers))
-        return self.on_device(cut(self.tokens, numbers * self.seq_len, self.seq_len + 1))
+        return self.on_device(slice_windows(self.tokens, numbers * self.seq_len, self.seq_len + 1))
 
 
 def validation_windows(
     tokens: np.ndarray, document_starts: np.ndarray, seq_len: int, n_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A fixed validation set, spread evenly over the split.
+    """Return a fixed validation set, evenly spaced over the split.
 
-    Returns windows [w, seq_len + 1], at least two of them, and for each the index of the
-    document in which it begins [w].
+    Returns:
+        Windows [w, seq_len + 1], at least two, and the index [w] of the document in which each of them starts.
     """
     available = (len(tokens) - 1) // seq_len
     if available < 2:
-        raise DataError(f"the validation text has only {plural(len(tokens), 'token')}; give more text")
-    starts = spread(n_tokens, seq_len, available) * seq_len
+        raise DataError(
+            f"the validation text has only {plural(len(tokens), 'token')}, less than two sequences of {seq_len}; "
+            "give more text"
+        )
+    starts = evenly_spaced(n_tokens, seq_len, available) * seq_len
     documents = np.searchsorted(document_starts, starts, side="right") - 1
-    return cut(tokens, starts, seq_len + 1), documents
+    return slice_windows(tokens, starts, seq_len + 1), documents

@@ -1,4 +1,4 @@
-"""What a device can do and what a process takes of it: peak speed, peak memory, room for runs."""
+"""Peak speed and memory of a device, and the memory that this process uses."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ import torch
 from scalelab.train.memory import free_memory, is_out_of_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_CPU_GEMM = 512  # numbers a side
+_CPU_GEMM = 512  # size of square matrices
 _GEMM_SECONDS = 0.2
-_LEAST_GEMMS = 3
-_GEMMS_A_ROUND, _ROUNDS = 10, 3  # on CUDA
-_FAST_FLOPS = 2e13  # from here on a product of 8192 takes less than a tenth of a second
-_M_MMAP_THRESHOLD, _MMAP_THRESHOLD = -3, 2**16  # of malloc.h; bytes
+_MIN_GEMMS = 3
+_GEMMS_PER_ROUND, _ROUNDS = 10, 3  # on CUDA
+_FAST_FLOPS = 2e13  # from this speed on, a product of size 8192 takes less than a tenth of a second
+_M_MMAP_THRESHOLD, _MMAP_THRESHOLD = -3, 2**16  # parameter of mallopt, from malloc.h; bytes
 
 
 def measured_peak_flops(device: str, dtype: str = "fp32") -> float | None:
-    """Return the FLOP/s of square matrix products on `device`, a multiply-add counted as two.
+    """Return the FLOP/s of square matrix products on `device` in `dtype` (fp32 or bf16); a multiply-add counts as two.
 
-    On CPU the best of a few on one thread, as runs are trained; on CUDA the mean of ten in a row by the device's own
-    clock, the best of a few times. Takes a fifth of a second on the first call in a process; where other processes
-    keep the device busy the peak reads low. `dtype` is fp32 or bf16. None where the device has no room for the
-    matrices.
+    On a CPU it is the best of several products on one thread, since runs train on one; on CUDA the best of several
+    means of ten products by the device's own clock. The first call in a process takes a fifth of a second. If other
+    processes keep the device busy, the result is too low. None if the device has no memory for the matrices.
     """
     try:
         return _measure_peak(device, dtype)
@@ -40,7 +39,7 @@ def measured_peak_flops(device: str, dtype: str = "fp32") -> float | None:
             raise
         return None
     finally:
-        free_memory()  # runs are to have it
+        free_memory()  # for the runs
 
 
 @cache
@@ -52,15 +51,15 @@ def _measure_peak(device: str, dtype: str) -> float:
         values = _square(device, dtype, _CPU_GEMM)
         out = torch.mm(values, values)
         best, count, started = float("inf"), 0, time.perf_counter()
-        while count < _LEAST_GEMMS or time.perf_counter() - started < _GEMM_SECONDS:
-            begun = time.perf_counter()
+        while count < _MIN_GEMMS or time.perf_counter() - started < _GEMM_SECONDS:
+            before = time.perf_counter()
             torch.mm(values, values, out=out)
-            best, count = min(best, time.perf_counter() - begun), count + 1
+            best, count = min(best, time.perf_counter() - before), count + 1
     return 2 * _CPU_GEMM**3 / best
 
 
 def _gpu_speed(device: str, dtype: str, size: int, rounds: int) -> float:
-    """FLOP/s of products of `size` numbers a side, without the host's share of starting them."""
+    """Return the FLOP/s of square products of `size`, without the host's time to start them."""
     with torch.cuda.device(device):
         values = _square(device, dtype, size)
         out = torch.mm(values, values)
@@ -68,33 +67,33 @@ def _gpu_speed(device: str, dtype: str, size: int, rounds: int) -> float:
         for _ in range(rounds):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
-            for _ in range(_GEMMS_A_ROUND):
+            for _ in range(_GEMMS_PER_ROUND):
                 torch.mm(values, values, out=out)
             end.record()
             end.synchronize()
             best = min(best, begin.elapsed_time(end) / 1e3)
-    return _GEMMS_A_ROUND * 2 * size**3 / best
+    return _GEMMS_PER_ROUND * 2 * size**3 / best
 
 
 def _square(device: str, dtype: str, size: int) -> torch.Tensor:
-    """Random numbers, for zeros and patterns are multiplied faster, from a generator of their own."""
+    """Return a random square matrix from a separate generator; zeros and patterns would be multiplied faster."""
     generator = torch.Generator(device).manual_seed(0)
     return torch.randn(size, size, generator=generator, device=device).to(DTYPES[dtype])
 
 
 def held_memory_bytes(device: str) -> int | None:
-    """What `peak_memory_bytes` counts, as it is now; None where the system does not tell."""
+    """Return the current value of what `peak_memory_bytes` measures; None if the system does not report it."""
     return torch.cuda.memory_allocated(device) if device.startswith("cuda") else _from_proc("VmRSS")
 
 
 def peak_memory_bytes(device: str) -> int | None:
-    """The most memory this process has used so far, in bytes; None where the system does not tell.
+    """Return the peak memory of this process so far, in bytes; None if the system does not report it.
 
-    On CUDA what tensors took of `device`, else the resident memory of the whole process.
+    On CUDA it is the memory of tensors on `device`, on a CPU the resident memory of the whole process.
     """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) if torch.cuda.is_initialized() else None
-    # Not ru_maxrss: after fork and exec that begins with the parent's.
+    # Not ru_maxrss, which starts with the parent's value after fork and exec.
     if (peak := _from_proc("VmHWM")) is not None:
         return peak
     try:
@@ -105,18 +104,18 @@ def peak_memory_bytes(device: str) -> int | None:
 
 
 def device_memory_bytes(device: str) -> int:
-    """Return all memory of `device`, in use or not. Leaves CUDA alone where nothing has touched it yet."""
+    """Return the total memory of `device`. It does not initialise CUDA."""
     if device.startswith("cuda"):
         if torch.cuda.is_initialized():
             return torch.cuda.get_device_properties(device).total_memory
-        from scalelab.train.places import gpu_at
+        from scalelab.train.devices import probed_gpu
 
-        return gpu.total_bytes if (gpu := gpu_at(device)) is not None else 0
+        return gpu.total_bytes if (gpu := probed_gpu(device)) is not None else 0
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def device_model(device: str) -> str:
-    """The device's name as its maker gives it, such as "AMD EPYC"; of a CPU at least the architecture."""
+    """Return the maker's name of the device, such as "AMD EPYC"; for an unknown CPU its architecture."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     with suppress(OSError, StopIteration):
@@ -126,7 +125,7 @@ def device_model(device: str) -> str:
 
 
 def _from_proc(key: str) -> int | None:
-    """Bytes that Linux gives under `key` for this process."""
+    """Return the bytes that Linux reports under `key` for this process."""
     with suppress(OSError, ValueError, StopIteration, IndexError):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) * 1024
@@ -134,19 +133,19 @@ def _from_proc(key: str) -> int | None:
 
 
 def return_freed_memory() -> None:
-    """Let the host's allocator, in this process, return large blocks to the system as soon as they are freed.
+    """Make the host's allocator return large blocks to the system as soon as they are freed.
 
-    Else resident memory counts tensors that are long gone: glibc keeps their room, up to as much again as is
-    in use. To be called before they are made. Slows what allocates often; without glibc nothing happens.
+    Otherwise glibc keeps the memory of freed tensors, up to as much again as is in use, and resident memory includes
+    it. Call it before the tensors are created. It slows down frequent allocations, and does nothing without glibc.
     """
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 def reset_peak_memory(device: str) -> None:
-    """Let `peak_memory_bytes` begin anew, for a process that trains several runs; where it cannot, nothing happens."""
+    """Reset `peak_memory_bytes`, for a process that trains several runs, if the system supports it."""
     if device.startswith("cuda"):
-        if torch.cuda.is_initialized():  # else there is no counter yet, and asking for it is an error
+        if torch.cuda.is_initialized():  # otherwise there is no counter yet, and the call would fail
             torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
         with suppress(OSError):
@@ -155,7 +154,7 @@ def reset_peak_memory(device: str) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, torch computes on one thread of the CPU."""
+    """Make torch compute on one CPU thread in the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -165,6 +164,6 @@ def one_thread() -> Iterator[None]:
 
 
 def synchronize(device: str) -> None:
-    """Wait until `device` has done what it was told."""
+    """Wait until `device` has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)

@@ -1,8 +1,8 @@
-"""Several runs of one shape trained as one: seeds or learning rates side by side in one process.
+"""Ensembles: several runs of the same shape, with different seeds or learning rates, trained together.
 
-A small model leaves most of a GPU idle, and costs the host the same calls as a large one. Here the weights of K models
-are stacked along a first axis and every call works on all of them. Each model has its own batches, learning rate,
-gradient clipping and moments, so its losses are those of a run by itself but for rounding.
+A small model leaves most of a GPU idle and takes the host as many calls as a large one. Here the weights of K models
+are stacked along a first axis, and every call works on all of them. Each model has its own batches, learning rate,
+gradient clipping and moments, so its losses are those of a separate run up to rounding.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from torch.nn import functional as F
 from scalelab.errors import DivergedError, UsageError
 from scalelab.train.build import build_model, training_options
 from scalelab.train.checkpoint import TrainState
-from scalelab.train.data import TokenWindows, training_starts, validation_windows
+from scalelab.train.data import TokenWindows, validation_windows, window_order
 from scalelab.train.device import device_model
 from scalelab.train.evaluate import evaluate, rows_at_once
-from scalelab.train.legs import DEFAULT, Options, TrainResult
 from scalelab.train.loop import CURVE_POINTS, DIVERGED_NATS
 from scalelab.train.optimizer import make_optimizer
+from scalelab.train.phases import learning_rate_factor, phases
 from scalelab.train.recipe import Recipe, RunConfig
 from scalelab.train.tokens import TokenData
-from scalelab.train.trajectory import learning_rate_factor, legs
+from scalelab.train.trainer import DEFAULT, Options, TrainResult
 
-_EPS = 1e-8  # of AdamW
+_ADAM_EPS = 1e-8
 
 
-def same_but_for_seed_and_rate(configs: Sequence[RunConfig]) -> bool:
-    """Return true if `configs` can be trained as one: dense, in one phase, alike in all but seed and learning rate."""
+def can_train_together(configs: Sequence[RunConfig]) -> bool:
+    """Return true if `configs` are dense, have one phase, and differ only in seed and learning rate."""
     kinds = {(c.architecture, c.n_tokens, c.plain_tokens, c.text, _without_rate(c.recipe)) for c in configs}
-    return len(kinds) == 1 and len(legs(configs[0])) == 1 and not configs[0].architecture.num_experts
+    return len(kinds) == 1 and len(phases(configs[0])) == 1 and not configs[0].architecture.num_experts
 
 
 def _without_rate(recipe: Recipe) -> Recipe:
@@ -49,17 +49,20 @@ def _without_rate(recipe: Recipe) -> Recipe:
 def train_ensemble(
     configs: Sequence[RunConfig], data: TokenData, options: Options = DEFAULT
 ) -> list[TrainResult | DivergedError]:
-    """Train and evaluate all of `configs`; each result stands where its config does.
+    """Train and evaluate all of `configs` together; return their results in the same order.
 
-    `seconds` of a result are its share of the whole. Nothing is saved on the way, and `options.observer` is not
+    The `seconds` of a result are an equal share of the whole. No checkpoints are saved, and `options.observer` is not
     called.
 
     Raises:
-        UsageError: the configs differ in more than seed and learning rate, or have experts or several legs.
-        torch.OutOfMemoryError: they do not fit at once.
+        UsageError: the configs differ in more than seed and learning rate, or have experts or several phases.
+        torch.OutOfMemoryError: the models do not fit into memory together.
     """
-    if not same_but_for_seed_and_rate(configs):
-        raise UsageError("an ensemble holds dense runs that differ in seed and learning rate alone", argument="configs")
+    if not can_train_together(configs):
+        raise UsageError(
+            "only dense runs that differ in nothing but seed and learning rate can be trained together",
+            argument="configs",
+        )
     recipe = configs[0].recipe
     validation = validation_windows(data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens)
     with options.numerics.applied():
@@ -76,12 +79,12 @@ def train_ensemble(
 def _outcome(
     ensemble: Ensemble, k: int, config: RunConfig, state: TrainState, validation: Any, device: str
 ) -> TrainResult | DivergedError:
-    """Return the result of the model number `k`, or its divergence."""
+    """Return the result of model `k`, or the error of its divergence."""
     name, losses = f"run {config.key}", [loss for _, _, loss in state.curve]
     if not all(map(math.isfinite, losses)):
-        return DivergedError(f"{name}: the loss stopped being a number; try a lower lr", state)
+        return DivergedError(f"{name}: the loss is not a number; try a lower lr", state)
     if max(losses) > losses[0] + DIVERGED_NATS:
-        return DivergedError(f"{name}: diverged, a loss of {max(losses):.2f}; try a lower lr", state)
+        return DivergedError(f"{name}: diverged: loss {max(losses):.2f}; try a lower lr", state)
     model, recipe = ensemble.model(k), config.recipe
     rows = rows_at_once(device, config.architecture.P, recipe.seq_len)
     evaluation = evaluate(model, validation[0], validation[1], device, recipe.dtype == "bf16", rows)
@@ -91,14 +94,14 @@ def _outcome(
 
 
 class Ensemble:
-    """K models with stacked weights, their batches, and one step of all of them."""
+    """K models with stacked weights, their batches, and a training step of all of them."""
 
     def __init__(self, configs: Sequence[RunConfig], data: TokenData, device: str) -> None:
         recipe = configs[0].recipe
         self.recipe, self.device, self.count = recipe, device, len(configs)
         models = [build_model(config).to(device).train() for config in configs]
         self.base = models[0]
-        _look_at_prefixes(self.base)
+        _check_prefixes_once(self.base)
         self.optimizer = StackedAdamW(models, configs)
         self.parameters, self.buffers = self.optimizer.parameters, stack_module_state(models)[1]
         self.windows = TokenWindows(data.train(), recipe.seq_len, recipe.batch_size, device)
@@ -122,7 +125,7 @@ class Ensemble:
         return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
 
     def model(self, k: int) -> Any:
-        """Return the model number `k` by itself."""
+        """Return model `k` as a separate module."""
         alone = copy.deepcopy(self.base)
         with torch.no_grad():
             for name, parameter in alone.named_parameters():
@@ -131,16 +134,16 @@ class Ensemble:
 
 
 @torch.no_grad()
-def _look_at_prefixes(model: Any) -> None:
-    """Let the model see once that every layer uses its prefix; under `vmap` it would look each time."""
+def _check_prefixes_once(model: Any) -> None:
+    """Run the check that every layer uses its prefix; under `vmap` it would run at each step."""
     model.eval()(torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
     model.train()
 
 
 class StackedAdamW:
-    """AdamW over stacked weights [K, …], with a learning rate and a gradient norm for each of the K models.
+    """AdamW for stacked weights [K, …], with a learning rate and a gradient norm for each of the K models.
 
-    Parameters decay and have rates of their own as `optimizer.make_optimizer` says of a single model.
+    Weight decay and the relative rates of parameters are those of `optimizer.make_optimizer`.
     """
 
     def __init__(self, models: Sequence[nn.Module], configs: Sequence[RunConfig]) -> None:
@@ -157,16 +160,16 @@ class StackedAdamW:
         self.moments = {id(p): (torch.zeros_like(p), torch.zeros_like(p)) for p in self.parameters.values()}
 
     @torch.no_grad()
-    def clip(self, most: float) -> None:
-        """Scale each model's gradients to a norm of at most `most`."""
+    def clip(self, max_norm: float) -> None:
+        """Scale each model's gradients to a norm of at most `max_norm`."""
         norms = [torch.linalg.vector_norm(p.grad.flatten(1), dim=1) for p in self.parameters.values()]
-        scale = (most / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + 1e-6)).clamp(max=1.0)
+        scale = (max_norm / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + 1e-6)).clamp(max=1.0)
         for p in self.parameters.values():
             p.grad.mul_(_along(scale, p))
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
-        """Move all parameters at `factor` times their peak rates, and drop the gradients."""
+        """Update all parameters at `factor` times their peak rates, and free the gradients."""
         self.steps += 1
         beta1, beta2 = self.betas
         for held, peaks, decay in self.groups:
@@ -176,31 +179,31 @@ class StackedAdamW:
                 slope = p.grad if p.grad is not None else torch.zeros_like(p)
                 mean.lerp_(slope, 1 - beta1)
                 square.mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
-                scale = square.sqrt().div_(math.sqrt(1 - beta2**self.steps)).add_(_EPS)
+                scale = square.sqrt().div_(math.sqrt(1 - beta2**self.steps)).add_(_ADAM_EPS)
                 p.mul_(_along(1 - rates * decay, p))
                 p.sub_(_along(rates / (1 - beta1**self.steps), p) * (mean / scale))
                 p.grad = None
 
 
 def _along(values: Tensor, like: Tensor) -> Tensor:
-    """`values` [K] for the first axis of `like`."""
+    """Reshape `values` [K] to broadcast along the first axis of `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def _optimise(
     ensemble: Ensemble, configs: Sequence[RunConfig], options: Options
 ) -> tuple[list[list[tuple[int, int, float]]], float]:
-    """Train to the end; returns each model's curve, as `loop.optimise` makes it, and the seconds of all."""
+    """Train to the end; return each model's curve, as `loop.optimise` records it, and the seconds in total."""
     first, steps = configs[0], configs[0].steps
     every = max(1, steps // CURVE_POINTS)
-    orders = [
-        training_starts(ensemble.windows.count, first.recipe.batch_size, steps, config.seed) for config in configs
-    ]
+    orders = [window_order(ensemble.windows.count, first.recipe.batch_size, steps, config.seed) for config in configs]
     curves: list[list[tuple[int, int, float]]] = [[] for _ in configs]
     pending: list[Tensor] = []
-    began = told = time.perf_counter()
+    started = reported_at = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # attention on CPU, one by one
+        warnings.filterwarnings(
+            "ignore", "There is a performance drop", UserWarning
+        )  # attention on a CPU is not batched
         for step in range(1, steps + 1):
             numbers = np.stack([next(order) for order in orders])
             pending.append(ensemble.step(numbers, learning_rate_factor(step - 1, first)))
@@ -209,8 +212,8 @@ def _optimise(
                     curve.append((step, step * first.step_tokens, loss))
                 pending.clear()
                 now = time.perf_counter()
-                if options.progress is not None and now - told > 0.5:
+                if options.progress is not None and now - reported_at > 0.5:
                     mean = sum(curve[-1][2] for curve in curves) / len(curves)
-                    options.progress(step, mean, len(configs) * step * first.step_tokens / (now - began))
-                    told = now
-    return curves, time.perf_counter() - began
+                    options.progress(step, mean, len(configs) * step * first.step_tokens / (now - started))
+                    reported_at = now
+    return curves, time.perf_counter() - started

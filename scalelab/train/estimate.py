@@ -1,4 +1,4 @@
-"""How long runs will take here: a few real steps of each shape, and extrapolation where they would cost much."""
+"""Estimates of training time on this machine, from a few real steps of each shape or by extrapolation."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from scalelab.train.graphs import WARM_UP_STEPS, Stepper
 from scalelab.train.loss import separable_head
 from scalelab.train.memory import fitting_micro_batch
 from scalelab.train.optimizer import make_optimizer
+from scalelab.train.phases import phases
 from scalelab.train.recipe import RunConfig
 from scalelab.train.step import TrainingStep
-from scalelab.train.trajectory import legs
 
 _WARM_UP_STEPS = 2
-_LEAST_STEPS, _MOST_STEPS = 3, 20
+_MIN_STEPS, _MAX_STEPS = 3, 20
 _VALIDATION_WINDOWS = 64
-_BUILD_S = 0.15  # of a small model
-_STEP_S = 0.005  # of a step, however small the model
-_MOST_BYTES = 2 * 2**30  # of a model that is built only to be timed
-_EFFICIENCY = 0.5  # of the peak, where nothing could be timed
+_BUILD_S = 0.15  # to build a small model
+_STEP_S = 0.005  # lower bound of a step
+_MAX_BYTES = 2 * 2**30  # of a model that is built only for timing
+_EFFICIENCY = 0.5  # share of the peak speed, if nothing could be timed
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """What the time of a step depends on."""
+    """Everything that the time of a step depends on."""
 
     architecture: Architecture
     seq_len: int
@@ -46,12 +46,13 @@ class StepShape:
 
     @property
     def flops(self) -> float:
+        """Operations of one step."""
         return step_flops(self.architecture, self.seq_len, self.batch_size)
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of a training step and of a validated token; `timed` or extrapolated by operations."""
+    """Seconds of a training step and of one token of validation, timed or extrapolated by operations."""
 
     step_s: float
     validation_token_s: float
@@ -59,85 +60,84 @@ class StepTime:
 
 
 class TimeEstimates:
-    """Seconds of runs, from the times of their steps."""
+    """Estimated seconds of runs, from the times of their steps."""
 
     def __init__(self, steps: dict[StepShape, StepTime]) -> None:
         self.steps = steps
 
     def train_s(self, config: RunConfig, first: int = 0) -> float:
-        """Of training all its legs, from step `first` on."""
+        """Return the seconds of training all phases of `config` from step `first` on."""
         total = 0.0
-        for leg in legs(config):
-            total += max(0, leg.steps - first) * self.steps[_shape(leg)].step_s
-            first = max(first, leg.steps)
+        for phase in phases(config):
+            total += max(0, phase.steps - first) * self.steps[_shape(phase)].step_s
+            first = max(first, phase.steps)
         return total
 
     def validation_s(self, config: RunConfig) -> float:
-        """Of the validation at the end."""
+        """Return the seconds of the validation at the end."""
         return self.steps[_shape(config)].validation_token_s * config.recipe.val_tokens
 
     def timed(self, config: RunConfig) -> bool:
-        """Whether steps of all its legs were really timed."""
-        return all(self.steps[_shape(leg)].timed for leg in legs(config))
+        """Return true if steps of all phases of `config` were timed, not extrapolated."""
+        return all(self.steps[_shape(phase)].timed for phase in phases(config))
 
 
 def estimate_times(configs: Iterable[RunConfig], device: str = "cpu", budget_s: float = 20.0) -> TimeEstimates:
     """Time steps of every distinct shape of `configs` on `device`, on one thread, in about `budget_s` seconds.
 
-    From small to large each is given an equal share of what is left of the budget. One that would take
-    more than that and more than a quarter of what is left, and one of more than 2 GiB, or a third of a GPU, is
-    extrapolated by its operations from the nearest that was timed, on a GPU from the fastest, and takes no less time
-    than the quickest step there; without any, from half of the device's peak. Not
-    counted: reading data, checkpoints, compilation, starting processes. Draws nothing from the
-    global generators.
+    Shapes are timed from small to large, each within an equal share of the remaining budget. A shape is extrapolated if
+    it would take more than its share and more than a quarter of the remaining budget, or if its model needs more than
+    2 GiB (a third of the memory of a GPU). Extrapolation is by operations: from the nearest timed shape, on a GPU from
+    the fastest; if none was timed, from half of the device's peak speed. On a GPU no step takes less than the fastest
+    timed one.
 
-    On CPU the seconds are the processor's: what a run takes on a core of its own, also where the cores
-    are busy while this is measured.
+    Reading data, checkpoints, compilation and the start of processes are not included. Global random generators are
+    not used. On a CPU the seconds are processor time, the time of a run on a core without other load.
     """
-    of_shape = {_shape(leg): leg for config in configs for leg in legs(config)}
-    shapes = sorted(of_shape, key=lambda shape: shape.flops)
+    configs_by_shape = {_shape(phase): phase for config in configs for phase in phases(config)}
+    shapes = sorted(configs_by_shape, key=lambda shape: shape.flops)
     steps: dict[StepShape, StepTime] = {}
     ends = time.perf_counter() + budget_s
-    most_bytes = _MOST_BYTES if device == "cpu" else device_memory_bytes(device) / 3
+    max_bytes = _MAX_BYTES if device == "cpu" else device_memory_bytes(device) / 3
     with one_thread():
         for i, shape in enumerate(shapes):
             left = ends - time.perf_counter()
             share = left / (len(shapes) - i)
-            small = train_memory_bytes(of_shape[shape], device=device) <= most_bytes
-            if small and _dearest_s(shape, steps, device) <= max(share, left / 4):
-                steps[shape] = _time(of_shape[shape], device, share)
+            small = train_memory_bytes(configs_by_shape[shape], device=device) <= max_bytes
+            if small and _upper_bound_s(shape, steps, device) <= max(share, left / 4):
+                steps[shape] = _time(configs_by_shape[shape], device, share)
     timed = dict(steps)
     for shape in shapes:
         if shape not in steps:
-            steps[shape] = _extrapolate(of_shape[shape], timed, device)
+            steps[shape] = _extrapolate(configs_by_shape[shape], timed, device)
     return TimeEstimates(steps)
 
 
 def _shape(config: RunConfig) -> StepShape:
     shape, recipe = config.architecture, config.recipe
-    if shape.P == 1:  # then these two mean nothing
+    if shape.P == 1:  # then these options have no effect
         shape = replace(shape, prefix_tokens=0, aggregation="dynamic")
     return StepShape(shape, recipe.seq_len, recipe.batch_size, recipe.dtype)
 
 
-def _dearest_s(shape: StepShape, timed: dict[StepShape, StepTime], device: str) -> float:
-    """Seconds that timing `shape` will take by what is known; not less than the truth, rather more."""
+def _upper_bound_s(shape: StepShape, timed: dict[StepShape, StepTime], device: str) -> float:
+    """Return an upper bound on the seconds that timing `shape` will take."""
     rate = _peak_flops(device, shape.dtype) * _EFFICIENCY / 2
     step_s = _STEP_S + shape.flops / rate
     if timed:
         last = max(timed, key=lambda s: s.flops)
         step_s = timed[last].step_s * shape.flops / last.flops
-    # Of random weights a million a hundredth of a second, twice.
+    # Drawing a million random weights takes a hundredth of a second, and they are drawn twice.
     build_s = _BUILD_S + 0.02e-6 * shape.architecture.total_params
     windows = _VALIDATION_WINDOWS / (3 * shape.batch_size)
-    return build_s + (1 + _LEAST_STEPS + windows) * step_s
+    return build_s + (1 + _MIN_STEPS + windows) * step_s
 
 
 def _peak_flops(device: str, dtype: str) -> float:
     peak = measured_peak_flops(device, dtype)
     if peak is None:
         raise ScalelabError(
-            f"{device}: no memory left to measure its speed; end what uses it, or choose another device"
+            f"{device}: not enough free memory to measure its speed; stop other processes or choose another device"
         )
     return peak
 
@@ -147,17 +147,17 @@ def _extrapolate(config: RunConfig, timed: dict[StepShape, StepTime], device: st
     if timed:
         near = min(timed, key=lambda s: abs(math.log(s.flops / shape.flops)))
         rates = {s: s.flops / time.step_s for s, time in timed.items()}
-        # Small models leave a GPU waiting for the host: their rate says nothing of large ones.
+        # With small models a GPU waits for the host, so their rate does not apply to large ones.
         rate = rates[near] if device == "cpu" else max(rates.values())
     else:
         rate = _EFFICIENCY * _peak_flops(device, shape.dtype)
-    least_s = 0.0 if device == "cpu" or not timed else min(time.step_s for time in timed.values())
+    min_s = 0.0 if device == "cpu" or not timed else min(time.step_s for time in timed.values())
     validation_s = evaluation_flops(config) / config.recipe.val_tokens / rate
-    return StepTime(max(least_s, shape.flops / rate), validation_s, timed=False)
+    return StepTime(max(min_s, shape.flops / rate), validation_s, timed=False)
 
 
 def _time(config: RunConfig, device: str, share_s: float) -> StepTime:
-    """The median of a few steps, and one batch of validation, on random tokens."""
+    """Time a few steps, of which the median counts, and one batch of validation, on random tokens."""
     recipe, ends = config.recipe, time.perf_counter() + share_s
     count = max(_VALIDATION_WINDOWS, recipe.batch_size) * recipe.seq_len + 1
     tokens = np.random.default_rng(0).integers(0, config.architecture.vocab_size, count)
@@ -170,7 +170,7 @@ def _time(config: RunConfig, device: str, share_s: float) -> StepTime:
     numbers = np.arange(recipe.batch_size)
     seconds: list[float] = []
     with Stepper(step, windows) as take_step:
-        while len(seconds) < warm_up + _MOST_STEPS:
+        while len(seconds) < warm_up + _MAX_STEPS:
             started = _now(device)
             take_step(numbers)
             seconds.append(_now(device) - started)

@@ -1,4 +1,4 @@
-"""Validation loss with its standard error, and what the streams are doing."""
+"""Validation loss with its standard error, and statistics of the streams."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from scalelab.train.streams import StreamProbe, StreamReport
 
-MOST_ROWS = 64  # of the model, on a CPU
-_GPU_TOKENS = 2**16  # of all streams at once; fewer leave a GPU waiting for the host
-_MOST_LOGITS = 2**26  # at once: 256 MiB in fp32
+MAX_ROWS = 64  # rows of a batch, streams included, on a CPU
+_GPU_TOKENS = 2**16  # of a batch, streams included; with fewer a GPU waits for the host
+_MAX_LOGITS = 2**26  # of a batch: 256 MiB in fp32
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Nats a token over the validation set."""
+    """Mean loss over the validation set, in nats per token, with its standard error."""
 
     loss: float
     loss_stderr: float
@@ -29,19 +29,19 @@ class Evaluation:
 def rows_at_once(device: str, P: int, seq_len: int) -> int:
     """Return how many windows to evaluate at once on `device` with P streams."""
     if not device.startswith("cuda"):
-        return max(1, MOST_ROWS // P)
+        return max(1, MAX_ROWS // P)
     return max(1, _GPU_TOKENS // (P * seq_len))
 
 
 @torch.no_grad()
 def evaluate(
-    model: Any, windows: np.ndarray, documents: np.ndarray, device: str, bf16: bool, most_rows: int = MOST_ROWS
+    model: Any, windows: np.ndarray, documents: np.ndarray, device: str, bf16: bool, max_rows: int = MAX_ROWS
 ) -> Evaluation:
-    """Return the loss of `model` on `windows` [w, seq_len + 1], `most_rows` at once, which begin in `documents` [w]."""
+    """Evaluate `model` on `windows` [w, seq_len + 1], which start in `documents` [w], at most `max_rows` at once."""
     training = model.training
     model.eval()
     probe = StreamProbe(model) if model.P > 1 else None
-    rows = max(1, min(most_rows, _MOST_LOGITS // (model.config.vocab_size * windows.shape[1])))
+    rows = max(1, min(max_rows, _MAX_LOGITS // (model.config.vocab_size * windows.shape[1])))
     losses = []
     for first in range(0, len(windows), rows):
         batch = torch.from_numpy(windows[first : first + rows]).to(device)
@@ -56,10 +56,10 @@ def evaluate(
 
 
 def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """Mean of `values` [w] and its standard error, with values of one cluster dependent.
+    """Return the mean of `values` [w] and its standard error, with values of the same cluster dependent.
 
-    Windows of one file resemble each other, so treating them as independent would understate
-    the error. Linearised ratio estimator; Cochran, Sampling Techniques (1977), section 9A.1.
+    Windows of one file are similar, so treating them as independent would understate the error. Linearised ratio
+    estimator; Cochran, Sampling Techniques (1977), section 9A.1.
     """
     mean = float(values.mean())
     _, index = np.unique(clusters, return_inverse=True)

@@ -1,7 +1,7 @@
-"""A training step as a CUDA graph: hundreds of kernels started by one call.
+"""Training steps as CUDA graphs, which start hundreds of kernels with one call.
 
-A step of a small model is a thousand kernels of a few microseconds, and starting each from Python takes longer than
-running it. The first steps run as usual, then one is captured, and every later one is replayed on new tokens.
+A step of a small model runs a thousand kernels of a few microseconds, and starting each from Python takes longer than
+running it. The first steps run as usual, then one is captured, and later steps are replayed on new tokens.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from scalelab.train.data import TokenWindows
 from scalelab.train.memory import free_memory, is_out_of_memory
 from scalelab.train.step import TrainingStep, allocate_moments, has_dropout
 
-# Between the first captured step and the usual one, of a step's length and of the loss. Kernels add in another order,
-# and AdamW turns small gradients of either sign into steps of one size.
-_MOST_OFF, _MOST_LOSS_OFF = 0.25, 1e-2
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # by families' own names
-WARM_UP_STEPS = 3  # real steps, in which libraries load kernels and compiled code is made
+# Tolerances between the captured and the usual step: of the update, relative to its length, and of the loss. Kernels
+# sum in another order, and AdamW turns small gradients of either sign into updates of the same size.
+_UPDATE_TOLERANCE, _LOSS_TOLERANCE = 0.25, 1e-2
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # in configs
+WARM_UP_STEPS = 3  # real steps before the capture, in which libraries load kernels and code is compiled
 
 
 def can_be_captured(model: Any, device: str) -> bool:
-    """Return true if a step of `model` on `device` has the same kernels on the same memory each time.
+    """Return true if each step of `model` on `device` runs the same kernels on the same memory.
 
-    Experts are chosen on the host, dropout's noise is seeded there at each step, and decoders that look for packed
-    sequences wait for the answer.
+    It does not with experts, which are chosen on the host, with dropout, whose noise is seeded there at each step, and
+    with decoders that check for packed sequences on the host.
     """
-    experts = any(getattr(model.config, name, None) for name in _EXPERTS)
-    looks = not getattr(model.get_decoder(), "takes_masks", False)
-    return device.startswith("cuda") and not experts and not looks and not has_dropout(model)
+    experts = any(getattr(model.config, name, None) for name in _EXPERT_KEYS)
+    checks_packing = not getattr(model.get_decoder(), "takes_masks", False)
+    return device.startswith("cuda") and not experts and not checks_packing and not has_dropout(model)
 
 
 class Stepper:
-    """Takes training steps on the windows of a text; on CUDA, as a captured graph where that is possible.
+    """Runner of training steps on the windows of a text, on CUDA as a captured graph where possible.
 
-    Used in a ``with`` block, in which a step is ``stepper(numbers)`` with the numbers of the step's windows.
+    It is used in a ``with`` block, in which ``stepper(numbers)`` trains on the windows with these numbers.
 
     Args:
-        step: What a step is.
-        windows: The text.
+        step: The training step.
+        windows: Windows of the training text.
         alone: No other process trains the same model.
     """
 
     def __init__(self, step: TrainingStep, windows: TokenWindows, alone: bool = True) -> None:
         self.step, self.windows = step, windows
-        self.captures = alone and windows.there is not None and can_be_captured(step.model, windows.device)
+        self.captures = alone and windows.device_tokens is not None and can_be_captured(step.model, windows.device)
         self.captured: CapturedStep | None = None
-        self.taken = 0
+        self.steps_taken = 0
         self._stack = ExitStack()
         if alone and windows.device.startswith("cuda"):
             allocate_moments(step.optimizer)
@@ -68,17 +68,17 @@ class Stepper:
         self._stack.close()
 
     def __call__(self, numbers: np.ndarray) -> Tensor:
-        """Take a step; returns its mean cross entropy. Raises as `TrainingStep`."""
-        self.taken += 1
+        """Take a step and return its mean cross entropy. Raises `MemoryShortError`, like `TrainingStep`."""
+        self.steps_taken += 1
         if self.captured is not None:
             return self.captured(numbers)
-        if self.captures and self.taken == WARM_UP_STEPS + 1:
-            return self._first_captured(numbers)
+        if self.captures and self.steps_taken == WARM_UP_STEPS + 1:
+            return self._try_capture(numbers)
         return self.step(self.windows.batch(numbers))
 
-    def _first_captured(self, numbers: np.ndarray) -> Tensor:
-        """Capture the step and take it both ways; goes on with the graph only if both did the same."""
-        captured = _capture(self.step, self.windows, len(numbers)) if _can_be_tried(self.step) else None
+    def _try_capture(self, numbers: np.ndarray) -> Tensor:
+        """Capture the step and take it both ways; keep the graph only if both agree."""
+        captured = _capture(self.step, self.windows, len(numbers)) if _has_room(self.step) else None
         if captured is None:
             return self.step(self.windows.batch(numbers))
         start = _snapshot(self.step)
@@ -92,7 +92,7 @@ class Stepper:
 
 
 def _prepare(optimizer: torch.optim.Optimizer) -> None:
-    """Let `optimizer` be captured: its learning rates become tensors that a graph reads at each replay."""
+    """Make `optimizer` capturable: its learning rates become tensors that a graph reads at each replay."""
     for group in optimizer.param_groups:
         group["capturable"] = True
         group["lr"] = torch.tensor(float(group["lr"]), device=group["params"][0].device)
@@ -100,7 +100,7 @@ def _prepare(optimizer: torch.optim.Optimizer) -> None:
 
 @contextmanager
 def _own_stream(device: str) -> Iterator[None]:
-    """Work on a stream of its own, as capturing needs; before and after, the device's usual one waits."""
+    """Work on a separate stream, as capturing requires, synchronised with the device's usual one."""
     usual, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     stream.wait_stream(usual)
     with torch.cuda.stream(stream):
@@ -109,9 +109,10 @@ def _own_stream(device: str) -> Iterator[None]:
 
 
 class CapturedStep:
-    """Replays a `TrainingStep` on windows that begin at other places of the text.
+    """CUDA graph of a `TrainingStep` that can be replayed on other windows of the text.
 
-    Raises RuntimeError on construction where the step cannot be captured; the model is then as it was.
+    Raises:
+        RuntimeError: the step cannot be captured; the model is unchanged.
     """
 
     def __init__(self, step: TrainingStep, windows: TokenWindows, rows: int) -> None:
@@ -119,48 +120,48 @@ class CapturedStep:
         self.numbers = torch.zeros(rows, dtype=torch.long, device=windows.device)
         self.graph = torch.cuda.CUDAGraph()
         step.optimizer.zero_grad(set_to_none=True)
-        free_memory()  # the graph has memory of its own
+        free_memory()  # the graph allocates its own memory
         with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream(windows.device)):
-            self.loss = step.once(windows.gather(self.numbers))
+            self.loss = step.without_retry(windows.gather(self.numbers))
 
     def __call__(self, numbers: np.ndarray) -> Tensor:
-        """Take one step; returns its loss."""
+        """Take one step and return its loss."""
         self.numbers.copy_(self.windows.on_device(numbers))
         self.graph.replay()
         return self.loss.clone()
 
 
-def _held(step: TrainingStep) -> list[Tensor]:
-    """Everything that a step changes: what learns, and the optimizer's state of it."""
+def _changed_tensors(step: TrainingStep) -> list[Tensor]:
+    """Return everything that a step changes: trained parameters and their optimizer state."""
     states = (step.optimizer.state[p] for p in step.trained)
     return [*step.trained, *(value for state in states for value in state.values() if isinstance(value, Tensor))]
 
 
-def _can_be_tried(step: TrainingStep) -> bool:
-    """Return true if a device has room for two more copies of all that a step changes."""
-    held = _held(step)
+def _has_room(step: TrainingStep) -> bool:
+    """Return true if the device has room for two more copies of all tensors that a step changes."""
+    held = _changed_tensors(step)
     return held[0].device.type != "cuda" or 4 * sum(x.nbytes for x in held) < torch.cuda.mem_get_info(held[0].device)[0]
 
 
 def _snapshot(step: TrainingStep) -> list[Tensor]:
-    return [x.detach().clone() for x in _held(step)]
+    return [x.detach().clone() for x in _changed_tensors(step)]
 
 
 @torch.no_grad()
 def _restore(step: TrainingStep, values: list[Tensor]) -> None:
-    for held, value in zip(_held(step), values, strict=True):
+    for held, value in zip(_changed_tensors(step), values, strict=True):
         held.copy_(value)
 
 
 def _agree(start: list[Tensor], first: list[Tensor], second: list[Tensor], *losses: Tensor) -> bool:
-    """Return true if two steps from `start` had the same loss, and led to the same state but for rounding."""
+    """Return true if two steps from `start` led to the same loss and state up to rounding."""
     off = sum(float((a.float() - b.float()).square().sum()) for a, b in zip(first, second, strict=True))
     moved = sum(float((a.float() - b.float()).square().sum()) for a, b in zip(start, second, strict=True))
-    return off <= _MOST_OFF**2 * moved and bool(torch.isclose(*losses, rtol=_MOST_LOSS_OFF, atol=0.0))
+    return off <= _UPDATE_TOLERANCE**2 * moved and bool(torch.isclose(*losses, rtol=_LOSS_TOLERANCE, atol=0.0))
 
 
 def _capture(step: TrainingStep, windows: TokenWindows, rows: int) -> CapturedStep | None:
-    """Return the captured step, or None where memory does not suffice for it or something in it cannot be captured."""
+    """Return the captured step; None if memory runs out or the step cannot be captured."""
     try:
         return CapturedStep(step, windows, rows)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The training loop: a model, its optimizer and the data in, the same model further on out."""
+"""The training loop: one phase of training of a model with its optimizer on token data."""
 
 from __future__ import annotations
 
@@ -15,90 +15,115 @@ import torch
 
 from scalelab.errors import DivergedError, MemoryShortError
 from scalelab.train.checkpoint import TrainState
-from scalelab.train.data import TokenWindows, training_starts
+from scalelab.train.data import TokenWindows, window_order
 from scalelab.train.device import device_model
 from scalelab.train.graphs import WARM_UP_STEPS, Stepper
 from scalelab.train.loss import separable_head
-from scalelab.train.parallel import ALONE, Parallel, decoder_layers
+from scalelab.train.parallel import SINGLE_PROCESS, Parallel, decoder_layers
 from scalelab.train.recipe import Recipe
-from scalelab.train.step import TrainingStep, has_dropout, set_rates
+from scalelab.train.step import TrainingStep, has_dropout, set_learning_rates
 from scalelab.train.tokens import TokenData
 
 Progress = Callable[[int, float, float], None]  # step, loss in nats a token, tokens a second
 Observer = Callable[[TrainState], None]
 
 CURVE_POINTS = 100
-DIVERGED_NATS = 2.0  # above the first loss: a model that knows nothing does not get that bad
+DIVERGED_NATS = 2.0  # above the first loss, that of an untrained model
 
 
 @dataclass(frozen=True)
-class Course:
-    """What a stretch of training is: to which step, at which learning rate, on which order of the data.
+class Phase:
+    """Plan of one phase of training.
 
-    `factor` is the share of the peak learning rate at a step, counted from 0. The curve gets a point
-    every `every` steps. Errors begin with `name`.
+    Attributes:
+        recipe: Batches, precision and gradient clipping.
+        steps: The step at which the phase ends.
+        seed: Seed of the order of the data and of dropout.
+        rate_factor: Maps a step, counted from 0, to its learning rate as a share of the peak.
+        point_steps: Steps between two points of the loss curve.
+        name: Start of every error message.
     """
 
     recipe: Recipe
     steps: int
     seed: int
-    factor: Callable[[int], float]
-    every: int
+    rate_factor: Callable[[int], float]
+    point_steps: int
     name: str
 
     @property
     def step_tokens(self) -> int:
+        """Tokens of one step."""
         return self.recipe.seq_len * self.recipe.batch_size
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """Settings of `optimise`.
+
+    Attributes:
+        device: Device to train on.
+        compile_model: Compile the decoder layers.
+        progress: Called about twice a second.
+        observer: Called at each point of the curve.
+        save: Called after each step.
+        parallel: Processes that train the same model.
+    """
+
+    device: str = "cpu"
+    compile_model: bool = False
+    progress: Progress | None = None
+    observer: Observer | None = None
+    save: Observer | None = None
+    parallel: Parallel = SINGLE_PROCESS
 
 
 def optimise(
     model: Any,
     optimizer: torch.optim.Optimizer,
     data: TokenData,
-    course: Course,
+    phase: Phase,
     state: TrainState,
-    device: str,
-    compile_model: bool,
-    progress: Progress | None,
-    observer: Observer | None = None,
-    save: Observer | None = None,
-    parallel: Parallel = ALONE,
+    options: LoopOptions = LoopOptions(),
 ) -> None:
-    """Take `model` from `state` to the end of `course`; both move along.
+    """Train `model` from `state` to the end of `phase`; model, optimizer and state are updated in place.
 
-    `observer` is called at every point of the curve, `save` after every step. On CUDA the text, moments and, where
-    that is possible, the whole step as a graph are put on the device first. Where memory does not suffice the
-    micro-batch of `state` is halved (`TrainingStep`); not so on several processes (`parallel`), of which one that
-    starts anew would wait for the others. Raises `DivergedError` and `MemoryShortError` beginning with the course's
-    name.
+    On CUDA the text and AdamW's moments are moved to the device first, and steps are replayed as a graph where that is
+    possible. If memory runs out, the micro-batch of `state` is halved (`TrainingStep`), except on several processes,
+    where the others would wait for the one that starts its step again.
+
+    Raises:
+        DivergedError: the loss became nan or infinite, or much larger than at the start.
+        MemoryShortError: not even one sequence fits into memory.
     """
-    recipe, alone = course.recipe, parallel.size == 1 and not parallel.sharded
+    recipe, device, parallel = phase.recipe, options.device, options.parallel
+    alone = parallel.size == 1 and not parallel.sharded
     windows = TokenWindows(data.train(), recipe.seq_len, recipe.batch_size, device)
-    forward: Any = parallel.replicated(model)
-    if compile_model:
+    forward: Any = parallel.wrap(model)
+    if options.compile_model:
         compile_layers(model)
     peaks = [group["lr"] for group in optimizer.param_groups]
     if (name := device_model(device)) not in state.devices:
         state.devices.append(name)
     model.train()
     head = separable_head(model) if alone and device.startswith("cuda") else None
-    step = TrainingStep(model, optimizer, recipe, forward, head, state.micro_batch, parallel.size == 1, course.name)
+    step = TrainingStep(model, optimizer, recipe, forward, head, state.micro_batch, parallel.size == 1, phase.name)
     noisy = has_dropout(model)
-    warm_up = WARM_UP_STEPS + 1 if device.startswith("cuda") or compile_model else 0
-    meter = _Meter(course, state, progress, parallel, warm_up)
-    numbers = training_starts(windows.count, recipe.batch_size, course.steps, course.seed, state.step)
+    warm_up = WARM_UP_STEPS + 1 if device.startswith("cuda") or options.compile_model else 0
+    meter = _Meter(phase, state, options.progress, parallel, warm_up)
+    order = window_order(windows.count, recipe.batch_size, phase.steps, phase.seed, state.step)
     try:
         with Stepper(step, windows, alone) as take_step, quiet_compiler():
-            for batch in numbers:
-                set_rates(optimizer, peaks, course.factor(state.step))
-                if noisy:  # so that a run that was cut goes on with the noise it would have had
-                    torch.manual_seed(_noise_seed(course.seed, state.step, parallel.rank))
-                loss = take_step(parallel.rows(batch))
+            for batch in order:
+                set_learning_rates(optimizer, peaks, phase.rate_factor(state.step))
+                if noisy:  # a resumed run must draw the noise of an uninterrupted one
+                    torch.manual_seed(_noise_seed(phase.seed, state.step, parallel.rank))
+                loss = take_step(parallel.local_rows(batch))
                 state.step, state.micro_batch = state.step + 1, step.micro_batch
-                if meter.update(loss) and observer is not None:
-                    observer(state)
-                if save is not None:
-                    save(state)
+                if meter.update(loss) and options.observer is not None:
+                    options.observer(state)
+                if options.save is not None:
+                    options.save(state)
     except MemoryShortError as error:
         raise MemoryShortError(str(error), state) from None
     finally:
@@ -108,7 +133,7 @@ def optimise(
 
 @contextmanager
 def quiet_compiler() -> Iterator[None]:
-    """Keep back what Dynamo says of a layer's input, whose gradient it looks for in vain, and inductor of old torch."""
+    """Suppress Dynamo's warning about the gradient of a layer's input, and inductor's about a deprecated torch.jit."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
         warnings.filterwarnings("ignore", ".*torch.jit.script_method.* is deprecated", DeprecationWarning)
@@ -116,14 +141,14 @@ def quiet_compiler() -> Iterator[None]:
 
 
 def compile_layers(model: Any, backend: str = "inductor") -> None:
-    """Compile each decoder layer of `model` in place, by a backend of torch.
+    """Compile each decoder layer of `model` in place with a torch backend.
 
-    Layers are alike, so one is compiled and the others use its code, whose time does not grow with depth.
+    All layers share the code compiled for the first, so compile time does not grow with depth.
     """
     decoder = model.get_decoder()
     if getattr(decoder, "prefixed", False) and not decoder.checked:
         training = model.training
-        with torch.no_grad():  # looks at each layer's attention, which compiled code would hide
+        with torch.no_grad():  # a forward pass checks each layer's attention, which compiled code would hide
             model.eval()(torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
         model.train(training)
     for layer in decoder_layers(decoder):
@@ -135,26 +160,26 @@ def _noise_seed(*numbers: int) -> int:
 
 
 class _Meter:
-    """Collects the loss curve and seconds into a state, and reports progress, with few looks at the device."""
+    """Recorder of the loss curve and seconds in a state, with few device synchronisations; it also reports progress."""
 
     def __init__(
-        self, course: Course, state: TrainState, progress: Progress | None, parallel: Parallel, warm_up: int
+        self, phase: Phase, state: TrainState, progress: Progress | None, parallel: Parallel, warm_up: int
     ) -> None:
-        self.course, self.state, self.progress, self.parallel = course, state, progress, parallel
-        self.warm_up = warm_up  # steps left that load kernels, compile, and are captured
+        self.phase, self.state, self.progress, self.parallel = phase, state, progress, parallel
+        self.warm_up = warm_up  # remaining steps of loading kernels, compiling and capturing
         self.since = self.reported_at = time.perf_counter()
         self.reported_step = state.step
 
     def update(self, loss: torch.Tensor) -> bool:
-        """Take the loss of a step; true where the curve got a point."""
+        """Add the loss of a step; return true if the curve got a point."""
         state = self.state
-        state.pending.append(self.parallel.mean(loss))  # at once, so that a state is the same on every process
-        # The first step is a point of its own: it is what a model knows that has learned nothing.
-        point = state.step % self.course.every == 0 or state.step in (1, self.course.steps)
+        state.pending.append(self.parallel.mean(loss))  # averaged now: a state is the same on every process
+        # The first step is a separate point: the loss of the untrained model.
+        point = state.step % self.phase.point_steps == 0 or state.step in (1, self.phase.steps)
         if point:
             losses = [torch.as_tensor(value, dtype=loss.dtype, device=loss.device) for value in state.pending]
             mean = float(torch.stack(losses).mean())
-            state.curve.append((state.step, state.step * self.course.step_tokens, mean))
+            state.curve.append((state.step, state.step * self.phase.step_tokens, mean))
             state.pending.clear()
             self._check(mean)
         if self.warm_up == 1 and loss.device.type == "cuda":
@@ -167,7 +192,7 @@ class _Meter:
             self.warm_up -= 1
         self.since = now
         if self.progress is not None and state.curve and now - self.reported_at > 0.5:
-            speed = (state.step - self.reported_step) * self.course.step_tokens / (now - self.reported_at)
+            speed = (state.step - self.reported_step) * self.phase.step_tokens / (now - self.reported_at)
             self.progress(state.step, state.curve[-1][2], speed)
             self.reported_at, self.reported_step = now, state.step
         return point
@@ -175,9 +200,9 @@ class _Meter:
     def _check(self, mean: float) -> None:
         step, first = self.state.step, self.state.curve[0][2]
         if not math.isfinite(mean):
-            self._stop(f"the loss stopped being a number by step {step}")
+            self._stop(f"the loss is not a number at step {step}")
         if mean > first + DIVERGED_NATS:
-            self._stop(f"diverged, a loss of {mean:.2f} at step {step} after {first:.2f} at first")
+            self._stop(f"diverged: loss {mean:.2f} at step {step}, {first:.2f} at the start")
 
     def _stop(self, reason: str) -> NoReturn:
-        raise DivergedError(f"{self.course.name}: {reason}; try a lower lr", self.state)
+        raise DivergedError(f"{self.phase.name}: {reason}; try a lower lr", self.state)

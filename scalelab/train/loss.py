@@ -1,4 +1,4 @@
-"""Cross entropy of a model's next tokens, without logits of the whole batch where they would be large."""
+"""Cross entropy of the next tokens, in chunks if the logits of the whole batch would be large."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch.nn import functional as F
 
 from scalelab.train.build import extra_loss, training_options
 
-_CHUNK_LOGITS = 2**27  # at once: 512 MiB in fp32
+_CHUNK_LOGITS = 2**27  # 512 MiB in fp32
 
 
 def training_loss(forward: Any, model: Any, inputs: Tensor, labels: Tensor, bf16: bool, head: Tensor | None) -> Any:
-    """Return what is trained on and what is reported: (loss with the routers' balancing, mean cross entropy).
+    """Return the loss to train on, with the routers' balancing loss, and the mean cross entropy to report.
 
     Args:
-        forward: What to call for `model`, which may be compiled or replicated.
+        forward: Called in place of `model`; may be compiled or data parallel.
         model: The language model.
         inputs: Token ids [b, T].
         labels: The next tokens [b, T].
         bf16: Autocast matrix products.
-        head: From `separable_head`: then cross entropy is computed in chunks. None for the model's own logits.
+        head: From `separable_head`, to compute cross entropy in chunks; None to use the model's logits.
     """
     capturing = inputs.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    # What autocast keeps for a whole forward pass must not be kept in a captured one.
+    # The weight copies that autocast caches for a forward pass must not be cached in a captured one.
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16, cache_enabled=not capturing):
         if head is not None:
             hidden = model.get_decoder()(input_ids=inputs, use_cache=False).last_hidden_state
@@ -40,9 +40,9 @@ def training_loss(forward: Any, model: Any, inputs: Tensor, labels: Tensor, bf16
 
 @torch.no_grad()
 def separable_head(model: Any) -> Tensor | None:
-    """Return the weight of an output head that is a plain matrix product after the decoder; None for any other.
+    """Return the weight of the output head if logits are a plain matrix product with it, else None.
 
-    Found by trying: some families scale or squash their logits, which the weight alone does not tell.
+    This is tested by a forward pass, since some families scale or squash their logits afterwards.
     """
     head, decoder = model.get_output_embeddings(), model.get_decoder()
     if not isinstance(head, nn.Linear) or head.bias is not None or training_options(model):
@@ -64,7 +64,7 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Return the mean cross entropy of `hidden` [n, h] times `weight` [V, h] with `labels` [n].
 
-    Logits of `rows` tokens are alive at once; gradients are made with them, so that nothing is computed twice.
+    Only logits of `rows` tokens exist at once. Gradients are computed in the same pass, so nothing is computed twice.
     """
     rows = rows or max(1, _CHUNK_LOGITS // len(weight))
     return _ChunkedCrossEntropy.apply(hidden, weight, labels, torch.bfloat16 if bf16 else hidden.dtype, rows)

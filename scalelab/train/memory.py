@@ -1,4 +1,4 @@
-"""Running out of memory: what it looks like, and how to make room again."""
+"""Out-of-memory errors: recognising, translating and avoiding them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from scalelab.errors import MemoryShortError
 from scalelab.train.cost import resident_bytes
 from scalelab.train.recipe import RunConfig
 
-_PLANNED = 0.9  # of the free memory is planned with
+_USABLE_SHARE = 0.9  # of the free memory
 
-# How torch words it where it raises a plain RuntimeError: its CPU allocator, and libraries below it.
-_WORDS = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "could not allocate", "alloc_failed")
+# Texts of plain RuntimeErrors from torch's CPU allocator and the libraries below it.
+_OOM_PHRASES = (
+    "allocate memory",
+    "out of memory",
+    "not enough memory",
+    "bad_alloc",
+    "could not allocate",
+    "alloc_failed",
+)
 
 
 def fitting_micro_batch(config: RunConfig, device: str) -> int:
-    """Return how many sequences to compute at once on `device`: an equal part of the batch that fits by prediction.
+    """Return the micro-batch for `device`: the largest equal part of the batch predicted to fit, in sequences.
 
-    On a CPU the whole batch, so that losses do not depend on what else runs there. Where the prediction is too low,
-    the training step halves the part.
+    On a CPU it is the whole batch, so that losses do not depend on other processes. If the prediction is too low, the
+    training step halves the micro-batch.
     """
     batch = config.recipe.batch_size
     if not device.startswith("cuda"):
         return batch
-    room = _PLANNED * torch.cuda.mem_get_info(device)[0]
+    room = _USABLE_SHARE * torch.cuda.mem_get_info(device)[0]
     return largest_part(batch, lambda rows: resident_bytes(config, device, rows) <= room)
 
 
@@ -38,25 +45,25 @@ def largest_part(batch: int, fits: Callable[[int], bool]) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` means that memory, of the host or of a device, did not suffice."""
+    """Return true if `error` means that the host or a device ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in _OOM_PHRASES)
 
 
 def free_memory() -> None:
-    """Give back what no tensor uses any more."""
+    """Release memory that no tensor uses."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 @contextmanager
-def memory_told(name: str, advice: str) -> Iterator[None]:
-    """Where memory runs out in here, `MemoryShortError` is raised, a line with `name` and `advice`."""
+def translate_oom(name: str, advice: str) -> Iterator[None]:
+    """Turn an out-of-memory error in the block into a `MemoryShortError` with `name` and `advice`."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Numerical settings of a device: determinism and the precision of fp32 products."""
+"""Numerical settings: determinism and the precision of fp32 products."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FP32_PRECISIONS: tuple[Fp32Precision, ...] = ("highest", "high")
 
 @dataclass(frozen=True)
 class Numerics:
-    """Numerical settings that may differ between two runs of one config.
+    """Numerical settings that may differ between two runs of the same config.
 
     Attributes:
-        deterministic: On CUDA, add in a fixed order, so that equal runs have equal losses to the bit. Slower.
-        fp32_precision: "highest" multiplies fp32 matrices in fp32; "high" may use tensor cores (TF32), which keep
-            10 bits of each factor and are several times as fast.
+        deterministic: On CUDA, sum in a fixed order, so that equal runs have bit-identical losses; slower.
+        fp32_precision: "highest" multiplies fp32 matrices in fp32; "high" may use tensor cores (TF32), which use
+            10 bits of each factor and are several times faster.
     """
 
     deterministic: bool = False
@@ -27,11 +27,14 @@ class Numerics:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Compute that way in here; before the first CUDA product of the process, or cuBLAS will refuse."""
-        import torch  # late: a sweep's state is read without it
+        """Apply the settings in the block.
+
+        With `deterministic`, cuBLAS fails if this process has computed on CUDA before.
+        """
+        import torch  # here: reading a sweep's state must not import torch
         import torch.utils.deterministic
 
-        fills: Any = torch.utils.deterministic  # a module with a property
+        fills: Any = torch.utils.deterministic  # the module has a property
         before = (
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -41,7 +44,7 @@ class Numerics:
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-            fills.fill_uninitialized_memory = False  # which finds faults, and costs time
+            fills.fill_uninitialized_memory = False  # a slow debugging aid
         torch.set_float32_matmul_precision(self.fp32_precision)
         try:
             yield

@@ -1,4 +1,4 @@
-"""AdamW with rates of their own for prefixes and mixture."""
+"""AdamW with separate learning rates for prefixes and aggregator."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from scalelab.train.recipe import Recipe
 
 
 def stream_groups(model: Any) -> dict[int, str]:
-    """{id of parameter: "prefix" or "mixture"} of the streams in use."""
-    mixture = model.get_decoder().mixture
-    mixing = {id(p) for p in mixture.parameters()} if mixture is not None else set()
-    return {id(p): "mixture" if id(p) in mixing else "prefix" for _, p in model.stream_parameters()}
+    """Return "prefix" or "aggregator" for each parameter, by id, of the streams in use."""
+    aggregator = model.get_decoder().mixture
+    aggregator_ids = {id(p) for p in aggregator.parameters()} if aggregator is not None else set()
+    return {id(p): "aggregator" if id(p) in aggregator_ids else "prefix" for _, p in model.stream_parameters()}
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.AdamW:
-    """AdamW over what requires gradients; matrices of the backbone decay, streams have rates of their own."""
-    scales = {"prefix": recipe.prefix_lr_scale, "mixture": recipe.aggregator_lr_scale}
+    """Make AdamW for all trainable parameters, with weight decay only on matrices of the backbone.
+
+    Prefixes and aggregator have the learning rate `lr` times their scales in `recipe`.
+    """
+    scales = {"prefix": recipe.prefix_lr_scale, "aggregator": recipe.aggregator_lr_scale}
     kinds = stream_groups(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():

@@ -1,10 +1,10 @@
-"""One training run on several processes: who has which rows of a batch, and which part of the model.
+"""Training of one run on several processes: data parallel or FSDP.
 
-Started by ``accelerate launch`` or ``torchrun``, every process runs the same program. The batch is the one that a
-single process would have, its rows dealt out; gradients are averaged, so the weights, and the losses to float error,
-are those of a single process. Either each process holds the whole model (data parallel), or its parameters,
-gradients and moments are split over all of them (FSDP, torch's ``fully_shard``), and a layer is whole only while it
-computes. Everything else calls `Parallel`, whose methods do next to nothing where there is one process.
+Started by ``accelerate launch`` or ``torchrun``, every process runs the same program. The rows of the batch of a single
+process are divided among them and gradients are averaged, so weights and losses match a single process up to rounding.
+Either each process holds the whole model (data parallel), or parameters, gradients and moments are sharded (FSDP,
+torch's ``fully_shard``) and a layer is gathered only while it computes. All other modules call `Parallel`, whose
+methods do almost nothing on a single process.
 """
 
 from __future__ import annotations
@@ -25,71 +25,71 @@ from torch import nn
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.model.banks import attention_modules
 
-_SPEAK_LAST_S = 10.0  # a process that is not the first waits this long before it tells its error
+_ERROR_DELAY_S = 10.0  # by which other processes delay their error, so that the first is the one to report it
 
 
 class Parallel:
-    """One process: the whole batch and the whole model, on `device`."""
+    """A single process with the whole batch and the whole model on `device`."""
 
     rank = 0
     size = 1
-    sharded = False  # each process holds only its part of the model
+    sharded = False  # true: each process holds only a part of the model
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
 
     @property
     def main(self) -> bool:
-        """Whether this process prints and saves."""
+        """True on the process that prints and saves."""
         return self.rank == 0
 
     @property
-    def told(self) -> str:
-        """How many there are and what each holds, to be added to a line; nothing for one alone."""
+    def description(self) -> str:
+        """Suffix of a message: the number of processes and what each holds; empty for a single process."""
         if self.size == 1 and not self.sharded:
             return ""
         return f", on {self.size} processes, each with {'a part' if self.sharded else 'all'} of the model"
 
     @property
-    def loads_on(self) -> str:
-        """Where the whole model has room before it is split."""
+    def load_device(self) -> str:
+        """Device to load the model on before it is sharded."""
         return "cpu" if self.sharded else self.device
 
     def check(self, batch_size: int, compile_model: bool) -> None:
-        """Raises `UsageError` for what several processes cannot do."""
+        """Raise `UsageError` for settings that several processes do not support."""
         if batch_size % self.size:
             raise UsageError(f"`batch_size={batch_size}`: give a multiple of the {self.size} processes")
         if compile_model and self.sharded:
-            raise UsageError("`compile_model` does not go with FSDP: leave it out, or launch data parallel")
+            raise UsageError("`compile_model` does not work with FSDP; leave it out, or launch data parallel")
 
-    def rows(self, batch: np.ndarray) -> np.ndarray:
-        """This process's rows of a batch [b, …], one in `size`."""
+    def local_rows(self, batch: np.ndarray) -> np.ndarray:
+        """Return this process's rows of a batch [b, …], every `size`-th."""
         return batch[self.rank :: self.size]
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean of a scalar over all processes, the same on each."""
+        """Return the mean of a scalar over all processes."""
         return value
 
-    def split(self, model: Any) -> None:
-        """Split the parameters of `model` over the processes, in place; those that learn must have been chosen."""
+    def shard(self, model: Any) -> None:
+        """Shard the parameters of `model` over the processes, in place; call it after `requires_grad` is set."""
 
-    def replicated(self, model: Any) -> Any:
-        """What to call for `model` in training so that gradients are averaged."""
+    def wrap(self, model: Any) -> Any:
+        """Return the module to call in training in place of `model`, so that gradients are averaged."""
         return model
 
-    def settle(self, model: Any) -> None:
-        """After passes without a backward one: let go of what they gathered, so that parameters are the split ones."""
+    def reshard(self, model: Any) -> None:
+        """Free the layers that forward passes without a backward pass have gathered."""
 
-    def whole(self, model: Any) -> Any:
-        """`model` with all its parameters on the main process; None on the others."""
+    def gather_model(self, model: Any) -> Any:
+        """Return `model` with all its parameters on the main process, None on the others."""
         return model
 
 
-ALONE = Parallel()
+SINGLE_PROCESS = Parallel()
 
 
-class _Processes(Parallel):
-    """This process of several, the whole model on each: gradients are averaged in the backward pass."""
+class _DataParallel(Parallel):
+    """One of several processes that all hold the whole model; gradients are averaged in the backward pass."""
 
     def __init__(self, device: str) -> None:
         super().__init__(device)
@@ -100,42 +100,42 @@ class _Processes(Parallel):
         dist.all_reduce(total)
         return total / self.size
 
-    def split(self, model: Any) -> None:
+    def shard(self, model: Any) -> None:
         _check_same(model, self.device)
 
-    def replicated(self, model: Any) -> Any:
-        # Buffers are rotary frequencies, which are the same everywhere.
+    def wrap(self, model: Any) -> Any:
+        # The only buffers are rotary frequencies, the same on every process.
         options: dict[str, Any] = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
         if self.device.startswith("cuda"):
             options["device_ids"] = [torch.device(self.device).index or 0]
         return nn.parallel.DistributedDataParallel(model, **options)
 
-    def whole(self, model: Any) -> Any:
+    def gather_model(self, model: Any) -> Any:
         return model if self.main else None
 
 
-class _Shards(_Processes):
-    """This process of several, a part of the model on each: layer by layer, and the rest together."""
+class _ShardedParallel(_DataParallel):
+    """One of several processes that each hold a shard of every layer and of the remaining parameters."""
 
     sharded = True
-    _shape: Any = None  # the model before the split, without memory for its parameters
+    _skeleton: Any = None  # the model before sharding, with parameters on the meta device
 
     def __init__(self, device: str, dtype: str) -> None:
         super().__init__(device)
         self.dtype = dtype
 
-    def split(self, model: Any) -> None:
+    def shard(self, model: Any) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         _check_same(model, self.device)
 
         empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
-        self._shape = copy.deepcopy(model, empty)
+        self._skeleton = copy.deepcopy(model, empty)
         mesh = init_device_mesh(self.device.split(":")[0], (self.size,))
         keep = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
-        # Layers are gathered in the precision of their products: half the traffic, and autocast makes no copies that it
-        # would keep until the whole forward pass is over. The residual stream stays in fp32, as on one process.
+        # Layers are gathered in bf16: half the traffic, and autocast keeps no copies until the end of the forward pass.
+        # The residual stream stays in fp32, as on one process.
         policy = MixedPrecisionPolicy()
         if self.dtype == "bf16":
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
@@ -143,28 +143,28 @@ class _Shards(_Processes):
             fully_shard(layer, mesh=mesh, reshard_after_forward=not keep, mp_policy=policy)
         fully_shard(model, mesh=mesh)
 
-    def replicated(self, model: Any) -> Any:
+    def wrap(self, model: Any) -> Any:
         return model
 
-    def settle(self, model: Any) -> None:
+    def reshard(self, model: Any) -> None:
         model.reshard()
 
-    def whole(self, model: Any) -> Any:
+    def gather_model(self, model: Any) -> Any:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if not self.main:
             return None
-        self._shape.load_state_dict(weights, assign=True)
-        self._shape.tie_weights()
-        return self._shape
+        self._skeleton.load_state_dict(weights, assign=True)
+        self._skeleton.tie_weights()
+        return self._skeleton
 
 
 @torch.no_grad()
 def _check_same(model: Any, device: str) -> None:
-    """Raise `ScalelabError` unless every process holds the same weights, by two sums of each.
+    """Raise `ScalelabError` unless every process holds the same weights, compared by two sums of each.
 
-    A launcher may have let the others be loaded as zeros, to be filled from the first, which nobody does here.
+    A launcher may load zeros on all processes but the first and expect them to be filled in later.
     """
     sums = [total for p in model.parameters() for total in (p.double().sum(), p.double().square().sum())]
     own = torch.stack(sums).to(device)
@@ -173,23 +173,27 @@ def _check_same(model: Any, device: str) -> None:
     dist.all_reduce(most, dist.ReduceOp.MAX)
     if not torch.allclose(least, most, rtol=1e-6, atol=1e-9):
         raise ScalelabError(
-            "the processes hold different weights; let each load the whole model "
+            "the processes hold different weights; let each of them load the whole model "
             "(fsdp_cpu_ram_efficient_loading: false)"
         )
 
 
 def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
-    """The blocks of a decoder: what its lists hold that has attention in it."""
+    """Return the layers of a decoder: the members of its module lists that contain attention."""
     attention = set(attention_modules(decoder))
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     return [block for blocks in lists for block in blocks if attention & set(block.modules())]
 
 
 @contextmanager
-def processes(device: str, dtype: str) -> Iterator[Parallel]:
-    """The processes that this one was launched with, or it alone, for a run on `device` (cpu or cuda…) in `dtype`.
+def launched_processes(device: str, dtype: str) -> Iterator[Parallel]:
+    """Join the processes that this one was launched with, for a run on `device` (cpu or cuda…) in `dtype`.
 
-    Raises `UsageError` for settings of the launcher that are not for this program, and where accelerate is missing.
+    Without a launcher it yields a single process.
+
+    Raises:
+        UsageError: the launcher has settings that are not supported, or accelerate is not installed.
+        ScalelabError: the connection to another process was lost.
     """
     if not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
         yield Parallel(device)
@@ -198,22 +202,22 @@ def processes(device: str, dtype: str) -> Iterator[Parallel]:
         _check_launcher(dtype)
         yield _join(device, dtype)
     except Exception as error:
-        # Mostly all processes meet the same error: the launcher ends the others once the first has told it.
+        # Usually all processes meet the same error; the launcher ends the others once the first has reported it.
         if int(os.environ["RANK"]) > 0:
-            time.sleep(_SPEAK_LAST_S)
+            time.sleep(_ERROR_DELAY_S)
         lost = any(name in str(error).lower() for name in ("gloo", "nccl"))
         if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and lost):
             raise ScalelabError(
-                f"process {os.environ['RANK']} lost touch with another; see what that one said"
+                f"process {os.environ['RANK']} lost its connection to another process; see the error of that one"
             ) from None
-        raise  # without a word to the others, who may wait for this one: the launcher ends them
+        raise  # the others may wait for this process: the launcher ends them
     dist.destroy_process_group()
 
 
-def leave(code: int = 0) -> NoReturn:
-    """End this process, whose work is done or was stopped; the main one goes on, or tells why.
+def exit_process(code: int = 0) -> NoReturn:
+    """End this process at once, without the interpreter's shutdown.
 
-    At once, since gloo's threads may still be letting go of tensors, and would abort in an interpreter that winds up.
+    Threads of gloo may still be freeing tensors and would abort during shutdown.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -221,7 +225,7 @@ def leave(code: int = 0) -> NoReturn:
 
 
 def _check_launcher(dtype: str) -> None:
-    def asked(name: str) -> bool:
+    def enabled(name: str) -> bool:
         return os.environ.get(name, "false").lower() in ("1", "true")
 
     for name, what in (
@@ -229,30 +233,32 @@ def _check_launcher(dtype: str) -> None:
         ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism config"),
     ):
-        if asked(name):
-            raise UsageError(f"accelerate's {what} is not for scalelab: launch it data parallel or with FSDP")
+        if enabled(name):
+            raise UsageError(f"accelerate's {what} is not supported; launch data parallel or with FSDP")
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in ("no", dtype):
-        raise UsageError(f"accelerate's mixed precision {precision}: set it to no, and give `dtype`")
+        raise UsageError(f"accelerate's mixed precision is {precision}; set it to no and give `dtype`")
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
-        raise UsageError("accelerate's dynamo backend: set it to no, and give `compile_model`")
-    if asked("ACCELERATE_USE_FSDP"):
+        raise UsageError("accelerate's dynamo backend is set; set it to no and give `compile_model`")
+    if enabled("ACCELERATE_USE_FSDP"):
         if os.environ.get("FSDP_VERSION") != "2":
-            raise UsageError("accelerate's FSDP version 1 is not for scalelab: set fsdp_version: 2")
+            raise UsageError("accelerate's FSDP version 1 is not supported; set fsdp_version: 2")
         for name in ("OFFLOAD_PARAMS", "ACTIVATION_CHECKPOINTING"):
-            if asked(f"FSDP_{name}"):
-                raise UsageError(f"accelerate's fsdp_{name.lower()} is not for scalelab: set it to false")
+            if enabled(f"FSDP_{name}"):
+                raise UsageError(f"accelerate's fsdp_{name.lower()} is not supported; set it to false")
 
 
 def _join(device: str, dtype: str) -> Parallel:
     try:
         from accelerate import PartialState
     except ImportError:
-        raise UsageError("several processes need accelerate: pip install 'scalelab[distributed]'") from None
+        raise UsageError("several processes need accelerate; pip install 'scalelab[distributed]'") from None
 
     on_cpu = device == "cpu"
-    # accelerate launch asks transformers to load weights on the first process alone, and zeros on all others.
+    # accelerate launch makes transformers load weights on the first process only, and zeros on the others.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     state = PartialState(cpu=on_cpu)  # joins the group, and takes this process's GPU
-    own = "cpu" if on_cpu else str(state.device)
-    return _Shards(own, dtype) if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else _Processes(own)
+    own_device = "cpu" if on_cpu else str(state.device)
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        return _ShardedParallel(own_device, dtype)
+    return _DataParallel(own_device)

@@ -1,8 +1,8 @@
-"""Which GPUs really work, found by a tiny kernel on each in a process of its own.
+"""Probe of GPUs: a separate process runs a tiny kernel on each to find out whether it works.
 
-The driver's list of devices says little: a card may be too old for the installed torch, its driver too old for CUDA, or
-another process may have it. The caller never touches CUDA itself, so it holds no context on a device that its workers
-are to have, and a crash of the driver ends the probe alone.
+The driver's list of devices is not enough: a card may be too old for the installed torch, its driver too old for CUDA,
+or another process may have exclusive use of it. The caller never uses CUDA itself, so it holds no context on devices
+that its workers need, and a crash of the driver ends only the probe.
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
-_TIMEOUT_S = 180.0  # a first import of torch from a slow disk, and a first context
+_TIMEOUT_S = 180.0  # for the first import of torch from a slow disk, and the first context
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, or one slice of it, as a process sees that is given it alone.
+    """One GPU, or one MIG slice of it, as seen by a process that has no other.
 
-    `visible` is what the environment's CUDA_VISIBLE_DEVICES has to say for that. Without an `error` it works.
+    Attributes:
+        visible: Value of CUDA_VISIBLE_DEVICES that selects it.
+        name: Name of the GPU.
+        error: Why it does not work; empty if it does.
+        total_bytes: All of its memory.
+        free_bytes: Its free memory at the time of the probe.
+        native_bf16: It computes in bf16 without emulation.
+        peak_flops: FLOP/s of matrix products by dtype, for the dtypes that were asked for.
     """
 
     visible: str
@@ -34,18 +41,18 @@ class Gpu:
     total_bytes: int = 0
     free_bytes: int = 0
     native_bf16: bool = False
-    peak_flops: dict[str, float] = field(default_factory=dict)  # of matrix products, by dtype, where asked for
+    peak_flops: dict[str, float] = field(default_factory=dict)
 
     @property
     def works(self) -> bool:
+        """True if the probe found no error."""
         return not self.error
 
 
 def probe_gpus(dtypes: Sequence[str] = ()) -> list[Gpu]:
-    """Return every GPU that this process may use, and every MIG slice of one, in the order of CUDA's numbers.
+    """Return every GPU, or each MIG slice of it, that this process may use, in the order of CUDA's numbers.
 
-    With `dtypes`, also measure the peak FLOP/s of matrix products in each. A later call that asks for no more
-    returns what an earlier one found.
+    With `dtypes`, it also measures the peak FLOP/s of matrix products in each of them. Results are cached.
     """
     visible = visible_gpus()
     return list(_probe(tuple(visible), tuple(sorted(set(dtypes))))) if visible else []
@@ -82,13 +89,13 @@ def _result(visible: str, process: subprocess.Popen[str]) -> Gpu:
 
 
 def visible_gpus() -> list[str]:
-    """Return what CUDA_VISIBLE_DEVICES has to say for each device alone; empty where torch sees none.
+    """Return the value of CUDA_VISIBLE_DEVICES that selects each device; empty if torch sees none.
 
-    A GPU that is cut into MIG slices counts once a slice, though CUDA shows a process only one of them.
+    A GPU with MIG slices gives one value per slice, although CUDA shows a process only one of them.
     """
     import torch
 
-    count = torch.cuda.device_count()  # asks the driver's list, and makes no context
+    count = torch.cuda.device_count()  # reads the driver's list without creating a context
     if count == 0:
         return []
     given = os.environ.get(_VISIBLE)
@@ -98,7 +105,7 @@ def visible_gpus() -> list[str]:
 
 
 def mig_slices(listing: str) -> dict[str, list[str]]:
-    """Return the MIG slices of each GPU that has any, by its number and by its UUID, from ``nvidia-smi -L``."""
+    """Return the MIG slices of each GPU that has any, by number and by UUID, from the output of ``nvidia-smi -L``."""
     found: dict[str, list[str]] = {}
     names: tuple[str, ...] = ()
     for line in listing.splitlines():
@@ -118,8 +125,8 @@ def _list_gpus() -> str:
     return done.stdout
 
 
-def _look(dtypes: Sequence[str]) -> dict[str, Any]:
-    """In the probe's process, which sees one device."""
+def _probe_device(dtypes: Sequence[str]) -> dict[str, Any]:
+    """Probe the only device that this process sees, and return the fields of its `Gpu`."""
     import torch
 
     from scalelab.train.device import measured_peak_flops
@@ -127,9 +134,9 @@ def _look(dtypes: Sequence[str]) -> dict[str, Any]:
     try:
         x = torch.ones(64, 64, device="cuda")
         if float((x @ x).sum()) != 64.0**3:
-            return {"error": "a matrix product came out wrong"}
+            return {"error": "a matrix product had a wrong result"}
         free, total = torch.cuda.mem_get_info()
-    except Exception as error:  # whatever a driver raises
+    except Exception as error:  # drivers raise many kinds
         return {"error": (str(error).splitlines() or [type(error).__name__])[0][:300]}
     peaks = {dtype: peak for dtype in dtypes if (peak := measured_peak_flops("cuda:0", dtype)) is not None}
     found = Gpu(
@@ -145,4 +152,4 @@ def _look(dtypes: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_look(sys.argv[1:])))
+    print(json.dumps(_probe_device(sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""What a run is: the resolved config that decides its loss, and the key that names it."""
+"""Config of a run: everything that determines its loss, and the key that identifies it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from typing import Any
 from scalelab.architecture import LADDER, Architecture
 from scalelab.errors import UsageError
 
-LR_WIDTH = 64  # the hidden size that `Recipe.lr` is for
+LR_WIDTH = 64  # hidden size at which the peak rate is `Recipe.lr`
 SCHEDULES = ("linear", "wsd", "constant")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained. Everything but its size, streams, tokens and seed.
+    """Training recipe: everything except size, streams, tokens and seed.
 
-    `lr` is the peak for hidden size 64; other widths train at lr·(64/hidden)^lr_exponent, so that one
-    number serves a grid over N. Its schedule is ``linear`` (warm-up over a fraction of all steps, then
-    decay to zero), ``wsd`` (warm-up, stable, decay: all D of a sweep share one stable phase) or
-    ``constant``: `scalelab.train.trajectory`. The stream options, and why they differ from the
-    paper's at this scale: docs/LOG.md.
+    `lr` is the peak learning rate at hidden size 64; other widths use lr·(64/hidden)^lr_exponent, so that one value
+    serves a grid over N. The schedule is ``linear`` (warm-up over a fraction of all steps, then decay to zero), ``wsd``
+    (warm-up, stable, decay; all D of a sweep share one stable phase) or ``constant``; see `scalelab.train.phases`.
+    docs/LOG.md explains why the stream options differ from the paper's at this scale.
     """
 
     seq_len: int = 64
-    batch_size: int = 8  # sequences a step
+    batch_size: int = 8  # sequences per step
     lr: float = 1e-2
     lr_exponent: float = 1.0
     schedule: str = "linear"
     warmup_fraction: float = 0.05  # of a linear schedule
-    warmup_tokens: int = 51_200  # of the others, where it must not depend on D
+    warmup_tokens: int = 51_200  # of the other schedules, where it must not depend on D
     decay_fraction: float = 0.2  # of a wsd schedule
     weight_decay: float = 0.1  # on matrices only
     beta1: float = 0.9
@@ -47,7 +46,7 @@ class Recipe:
     aggregator_lr_scale: float = 0.1
     # Validation
     val_tokens: int = 131_072
-    dtype: str = "auto"  # fp32, or bf16: autocast over fp32 weights; auto becomes one of them
+    dtype: str = "auto"  # fp32, bf16 (autocast over fp32 weights), or auto for one of them
 
     def __post_init__(self) -> None:
         for name in (
@@ -73,7 +72,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class TextSource:
-    """Which text, as which tokens. Digests are of the content, so a moved folder is the same."""
+    """Corpus and tokenizer of a run; digests are of their content, so a moved folder is the same corpus."""
 
     corpus: str
     corpus_digest: str
@@ -85,8 +84,8 @@ class TextSource:
 class RunConfig:
     """One resolved run. Equal configs have equal keys and, on a CPU, equal losses.
 
-    On CUDA losses agree to the tolerances of docs/gpu.md: its kernels add in no fixed order unless a run is
-    deterministic. Of the `n_tokens` the first `plain_tokens` train the backbone alone; the P streams begin then.
+    On CUDA, losses agree within the tolerances of docs/gpu.md, since kernels sum in no fixed order unless the run is
+    deterministic. The first `plain_tokens` of `n_tokens` train only the backbone; then the P streams start.
     """
 
     architecture: Architecture
@@ -95,46 +94,50 @@ class RunConfig:
     text: TextSource
     recipe: Recipe = field(default_factory=Recipe)
     plain_tokens: int = 0  # a whole number of steps
-    ladder: int = LADDER  # of `scalelab.architecture`, from which the shape was chosen
+    ladder: int = LADDER  # from which the shape was chosen, see `scalelab.architecture`
 
     def __post_init__(self) -> None:
         if not 0 <= self.plain_tokens < self.n_tokens:
             raise UsageError(
-                f"plain_tokens {self.plain_tokens} must be less than D {self.n_tokens}: streams train on the rest"
+                f"plain_tokens {self.plain_tokens} must be less than D {self.n_tokens}: the streams train on the rest"
             )
 
     @property
     def peak_lr(self) -> float:
+        """Peak learning rate at this width."""
         return self.recipe.lr * (LR_WIDTH / self.architecture.hidden_size) ** self.recipe.lr_exponent
 
     @property
     def step_tokens(self) -> int:
+        """Tokens of one step."""
         return self.recipe.seq_len * self.recipe.batch_size
 
     @property
     def steps(self) -> int:
+        """Steps of the whole run."""
         return self.n_tokens // self.step_tokens
 
     def to_json(self) -> str:
+        """Return the config as JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @property
     def key(self) -> str:
-        """The record's unique key: 16 hex digits of the config's SHA-256.
+        """Unique key of the record: 16 hex digits of the config's SHA-256.
 
-        The text counts by content, not by name, so a renamed folder is the same corpus.
+        It depends on the content of the text, not on its name, so a renamed folder is the same corpus.
         """
         return _digest(self.identity())
 
     def identity(self) -> dict[str, Any]:
-        """What decides the loss, as plain values."""
+        """Return everything that determines the loss, as plain values."""
         config = _without_later_options(asdict(self))
         config["text"] = [self.text.corpus_digest, self.text.tokenizer_digest]
         return config
 
     @property
     def setup(self) -> str:
-        """Names all that must agree before losses may be compared over N, P, D and seeds."""
+        """Digest of everything that must be equal to compare losses over N, P, D and seeds."""
         names = ("prefix_tokens", "tied_embeddings", "aggregation", "num_experts", "experts_per_token")
         shared: dict[str, Any] = {name: getattr(self.architecture, name) for name in names}
         config = {
@@ -147,12 +150,12 @@ class RunConfig:
 
 
 def whole_steps(n_tokens: float, recipe: Recipe) -> int:
-    """`n_tokens` rounded to a whole number of steps, at least one."""
+    """Round `n_tokens` to a whole number of steps, at least one."""
     step = recipe.seq_len * recipe.batch_size
     return max(1, round(n_tokens / step)) * step
 
 
-# Options that came after records had been made: with these values a run is what it was before.
+# Options added after the first records, with the values at which they change nothing.
 _LATER_RECIPE = {
     "prefix_lr_scale": 1.0,
     "lr_exponent": 1.0,
@@ -166,7 +169,7 @@ _LATER_TOP = {"plain_tokens": 0, "ladder": 1}
 
 
 def _without_later_options(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` without options at the values of `_LATER_OPTIONS`, so that old keys stay good."""
+    """Return `config` without options at the values of `_LATER_OPTIONS`, so that old keys stay valid."""
 
     def kept(values: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in values.items() if k not in later or v != later[k]}

@@ -1,4 +1,4 @@
-"""One run from resolved config to record on disk, whatever becomes of it."""
+"""One run, from its config to its record on disk, whether it succeeds or fails."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from scalelab.status import RunStatus
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.cost import train_flops
 from scalelab.train.device import peak_memory_bytes, reset_peak_memory
-from scalelab.train.legs import DEFAULT, Options, TrainResult, train_run
-from scalelab.train.places import gpu_at
+from scalelab.train.devices import probed_gpu
+from scalelab.train.phases import phase_key
 from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
 from scalelab.train.tokens import END_OF_TEXT, TokenData
-from scalelab.train.trajectory import trajectory
+from scalelab.train.trainer import DEFAULT, Options, TrainResult, train_run
 
 
 def run_and_record(
@@ -41,21 +41,32 @@ def run_and_record(
     peak_flops: float | None = None,
     code: str | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate and write the record, and with `save_models` the model, below `out`. Returns the record.
+    """Train and evaluate a run, write its record below `out`, and return the record.
 
-    Utilisation is recorded against `peak_flops` a second, and `code` as what the run was made with. A
-    run that diverges or finds no memory is recorded too, and its error raised.
+    Args:
+        config: The run.
+        data: The corpus.
+        out: Folder of results.
+        options: Settings of training.
+        save_models: Save the trained model too.
+        peak_flops: Peak speed of the device in FLOP/s, for the utilisation.
+        code: Digest of the source code to record; by default that of the installed package.
+
+    Raises:
+        TrainingError: the run diverged or ran out of memory; its record says so too.
     """
-    check_record(_about(config, options.device, code))
-    reset_peak_memory(options.device)  # of earlier runs in this process
+    check_record(_base_columns(config, options.device, code))
+    reset_peak_memory(options.device)  # earlier runs in this process do not count
     try:
         result = train_run(config, data, options)
     except TrainingError as error:
         record_failure(config, out, error.status, str(error), options.device, code, error.state, peak_flops)
         raise
     record = record_result(config, data, out, result, options, save_models, peak_flops, code)
-    if options.checkpoints is not None and trajectory(config) == config.key:  # others may begin with shared ones
-        shutil.rmtree(options.checkpoints / trajectory(config), ignore_errors=True)
+    if (
+        options.checkpoints is not None and phase_key(config) == config.key
+    ):  # checkpoints of shared phases stay for other runs
+        shutil.rmtree(options.checkpoints / phase_key(config), ignore_errors=True)
     return record
 
 
@@ -69,8 +80,8 @@ def record_result(
     peak_flops: float | None = None,
     code: str | None = None,
 ) -> dict[str, Any]:
-    """Write the record of a run that has been trained, and with `save_models` its model. Returns the record."""
-    if save_models:  # before the record, whose file says that all is done
+    """Write the record of a trained run and, with `save_models`, its model; return the record."""
+    if save_models:  # before the record, which marks the run as done
         save_run_model(result, data, out / MODELS / config.key)
     record = make_record(config, data, result, options.device, peak_flops, code)
     write_record(out, record, result.curve)
@@ -78,14 +89,14 @@ def record_result(
 
 
 def save_run_model(result: TrainResult, data: TokenData, folder: Path) -> None:
-    """The trained model and its tokenizer, in the format that transformers reads; all of it appears at once."""
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that ended between its model and its record
+    """Save the trained model with its tokenizer in the format of transformers, atomically."""
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that ended before its record was written
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(data.folder / "tokenizer.json"))
     if END_OF_TEXT in tokenizer.get_vocab():
         tokenizer.eos_token = END_OF_TEXT
-    with tempfile.TemporaryDirectory() as beside:
-        tokenizer.save_pretrained(beside)
-        save_model(result.model, folder, Path(beside))
+    with tempfile.TemporaryDirectory() as tokenizer_folder:
+        tokenizer.save_pretrained(tokenizer_folder)
+        save_model(result.model, folder, Path(tokenizer_folder))
 
 
 def record_failure(
@@ -98,10 +109,10 @@ def record_failure(
     state: TrainState | None = None,
     peak_flops: float | None = None,
 ) -> None:
-    """Write that a run has ended without a loss, and how far it came if its `state` is known. An ok record stays."""
-    record = _about(config, device, code) | {"status": status, "message": message}
+    """Record that a run ended without a loss, with its progress if `state` is given; an ok record stays."""
+    record = _base_columns(config, device, code) | {"status": status, "message": message}
     if state is not None and state.step:
-        record |= _training(config, state.step, state, device, peak_flops)
+        record |= _training_columns(config, state.step, state, device, peak_flops)
     write_record(out, record, state.curve if state is not None else [])
 
 
@@ -113,11 +124,11 @@ def make_record(
     peak_flops: float | None = None,
     code: str | None = None,
 ) -> dict[str, Any]:
-    """The row of `RECORD_SCHEMA` that this run makes."""
+    """Return the record of a trained run, a row of `RECORD_SCHEMA`."""
     evaluation = result.evaluation
     streams = evaluation.streams
     return (
-        _about(config, device, code)
+        _base_columns(config, device, code)
         | {
             "status": RunStatus.OK,
             "loss": evaluation.loss,
@@ -131,21 +142,21 @@ def make_record(
             "stream_correlation": streams and streams.correlation,
             "stream_warnings": streams and streams.warnings,
         }
-        | _training(config, config.steps, result, device, peak_flops)
+        | _training_columns(config, config.steps, result, device, peak_flops)
     )
 
 
-def _training(
+def _training_columns(
     config: RunConfig, steps: int, spent: TrainState | TrainResult, device: str, peak_flops: float | None
 ) -> dict[str, Any]:
-    """What the first `steps` steps took, all attempts and what was shared with other runs included.
+    """Return the columns about the first `steps` steps, with all resumed parts and shared training included.
 
-    Speeds leave out the warm-up. Where the steps were not all trained on one device the column `device` names each,
-    and there is no utilisation.
+    Speeds exclude the warm-up. If several devices were used, the column `device` names them all and there is no
+    utilisation.
     """
     flops, several = train_flops(config) - train_flops(config, steps), len(spent.devices) > 1
     timed, seconds = steps - spent.warm_up_steps, spent.seconds - spent.warm_up_seconds
-    if timed < spent.warm_up_steps:  # hardly anything but warm-up
+    if timed < spent.warm_up_steps:  # mostly warm-up
         timed, seconds = steps, spent.seconds
     return {
         "micro_batch_size": spent.micro_batch,
@@ -158,8 +169,8 @@ def _training(
     } | ({"device": " + ".join(spent.devices)} if several else {})
 
 
-def _about(config: RunConfig, device: str, code: str | None = None) -> dict[str, Any]:
-    """The columns that are known of a run whatever its end."""
+def _base_columns(config: RunConfig, device: str, code: str | None = None) -> dict[str, Any]:
+    """Return the columns that do not depend on how a run ends."""
     shape, text = config.architecture, config.text
     versions = {name: version(name) for name in ("torch", "transformers", "numpy")}
     return {
@@ -197,10 +208,11 @@ def _about(config: RunConfig, device: str, code: str | None = None) -> dict[str,
 
 
 def device_name(device: str) -> str:
+    """Return the name of `device` for records: the GPU's name, or the CPU's architecture."""
     if not device.startswith("cuda"):
         return f"cpu ({platform.machine()})"
     if torch.cuda.is_initialized():
         return torch.cuda.get_device_name(device)
-    # A run that was lost is recorded by a process that leaves the device alone, or has none.
-    gpu = gpu_at(device)
+    # Lost runs are recorded by a process that must not use CUDA, or that has no GPU.
+    gpu = probed_gpu(device)
     return gpu.name if gpu is not None else "cuda"

@@ -1,4 +1,4 @@
-"""Which code made a record."""
+"""Digest of the source code, for records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import scalelab
 
 @cache
 def source_digest() -> str:
-    """Hash of this package's source files, 16 hex digits."""
+    """Return a hash of this package's source files, 16 hex digits."""
     folder = Path(scalelab.__file__).parent
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""The second stage: a model that exists goes on training, with P streams, on a corpus."""
+"""The second stage: training of an existing model with P streams on a corpus."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from scalelab.train.checkpoint import Saver, TrainState, checkpoint_path, load_n
 from scalelab.train.corpus import load_corpus
 from scalelab.train.data import validation_windows
 from scalelab.train.evaluate import Evaluation, evaluate
-from scalelab.train.legs import DEFAULT, Options
-from scalelab.train.loop import CURVE_POINTS, Course, Observer, optimise
+from scalelab.train.loop import CURVE_POINTS, LoopOptions, Observer, Phase, optimise
 from scalelab.train.optimizer import make_optimizer
-from scalelab.train.parallel import ALONE, Parallel
+from scalelab.train.parallel import SINGLE_PROCESS, Parallel
+from scalelab.train.phases import linear_factor
 from scalelab.train.recipe import Recipe, whole_steps
 from scalelab.train.tokens import TokenData, tokenise
-from scalelab.train.trajectory import linear_factor
+from scalelab.train.trainer import DEFAULT, Options
 
-NOTHING_TO_TRAIN = "P = 1 without a prefix has no streams to train: use `part=all`, or another `P`"
+NOTHING_TO_TRAIN = "P = 1 without a prefix has no streams to train; use `part=all` or another `P`"
 PARTS = ("streams", "all")
-# A frozen backbone lets the streams take large steps; all weights together must not (docs/LOG.md).
+# With a frozen backbone the streams can take large steps; all weights together cannot (docs/LOG.md).
 DEFAULT_LR = {"streams": 3e-2, "all": 1e-4}
 
 
 class UnsoundModelError(ScalelabError):
-    """A model's loss is not a number."""
+    """The loss of a model is not a number."""
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """Validation before and after, the loss curve of `loop.optimise`, and seconds of training."""
+    """Validation losses before and after training, the loss curve of `loop.optimise`, and seconds of training."""
 
     before: Evaluation
     after: Evaluation
@@ -47,7 +47,13 @@ class StageResult:
 
 
 def stage_recipe(train: str, lr: float | None, seq_len: int, batch_size: int, val_tokens: int, dtype: str) -> Recipe:
-    """The recipe of a second stage: `lr` is for every width; over a frozen backbone the mixture has a tenth."""
+    """Return the recipe of a second stage.
+
+    `lr` applies to every width. With a frozen backbone (`train` is "streams") the aggregator has a tenth of it.
+
+    Raises:
+        UsageError: `train` is not one of `PARTS`.
+    """
     if train not in PARTS:
         raise UsageError(f"`part={train}`: choose one of {', '.join(PARTS)}")
     return Recipe(
@@ -63,40 +69,44 @@ def stage_recipe(train: str, lr: float | None, seq_len: int, batch_size: int, va
 
 
 def default_seq_len(model: Any) -> int:
-    """512, or what the model was made for if that is less."""
+    """Return 512, or the length that the model was made for if that is less."""
     return min(512, getattr(model.config, "max_position_embeddings", None) or 512)
 
 
-def beyond(model: Any, n_tokens: int) -> str | None:
-    """A warning if `n_tokens` are more than the model was made for."""
+def length_warning(model: Any, n_tokens: int) -> str | None:
+    """Return a warning if `n_tokens` exceeds the length that the model was made for."""
     most = getattr(model.config, "max_position_embeddings", None)
     if most and n_tokens > most:
-        return f"warning: {n_tokens} tokens are beyond the {most} that this model was made for"
+        return f"warning: sequences of {n_tokens} tokens are longer than the {most} that this model was made for"
     return None
 
 
 def read_text(model: Any, folder: Path, corpus: str, text_column: str = "text") -> TokenData:
-    """`corpus` in the tokens of `model`, which is in `folder`. Raises `ScalelabError`."""
+    """Tokenise `corpus` with the tokenizer in `folder`, the folder of `model`.
+
+    Raises:
+        ScalelabError: the corpus or the tokenizer cannot be read, or the tokenizer does not fit the model.
+    """
     if not (folder / "tokenizer.json").is_file():
-        raise DataError(f"{folder}: no tokenizer.json beside the model; put its tokenizer there")
+        raise DataError(f"{folder}: no tokenizer.json next to the model; put its tokenizer there")
     data = tokenise(load_corpus(corpus, text_column), str(folder))
     if data.vocab_size > model.config.vocab_size:
         raise UsageError(
-            f"{folder}: its tokenizer has {data.vocab_size} tokens, its model embeds {model.config.vocab_size}; "
+            f"{folder}: the tokenizer has {data.vocab_size} tokens, the model only {model.config.vocab_size}; "
             "put the model's own tokenizer there"
         )
     return data
 
 
 def check_length(model: Any, n_tokens: int, what: str) -> None:
-    """Raises `UsageError` naming `what` if learned positions end before `n_tokens`."""
+    """Raise `UsageError`, naming `what`, if the model has fewer learned positions than `n_tokens`."""
     most = getattr(model.config, "max_position_embeddings", None)
     if most and n_tokens > most and getattr(model.config, "rope_parameters", None) is None:
-        raise UsageError(f"{what}: {n_tokens} tokens, but the model has positions for {most}; give fewer")
+        raise UsageError(f"{what}: {n_tokens} tokens, but the model has positions for only {most}; give fewer")
 
 
 def measure(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluation:
-    """Validation loss with the streams in use. Raises `ScalelabError` if it is not a number."""
+    """Return the validation loss with the streams in use. Raises `ScalelabError` if it is not a number."""
     windows, documents = validation_windows(
         data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
     )
@@ -104,12 +114,12 @@ def measure(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluat
 
 
 def loss_on(model: Any, windows: np.ndarray, documents: np.ndarray, recipe: Recipe, device: str) -> Evaluation:
-    """`evaluate` for a model that exists. Raises `UnsoundModelError` if the loss is not a number."""
+    """Run `evaluate` on an existing model. Raises `UnsoundModelError` if the loss is not a number."""
     check_length(model, recipe.seq_len, "`seq_len`")
-    seen = evaluate(model, windows, documents, device, recipe.dtype == "bf16")
-    if not math.isfinite(seen.loss):
-        raise UnsoundModelError(f"P = {model.P}: the loss is not a number; the model is not sound")
-    return seen
+    evaluation = evaluate(model, windows, documents, device, recipe.dtype == "bf16")
+    if not math.isfinite(evaluation.loss):
+        raise UnsoundModelError(f"P = {model.P}: the loss of the model is not a number; check its weights")
+    return evaluation
 
 
 def train_stage(
@@ -120,60 +130,62 @@ def train_stage(
     train: str = "streams",
     seed: int = 0,
     options: Options = DEFAULT,
-    parallel: Parallel = ALONE,
-    begins: Observer | None = None,
+    parallel: Parallel = SINGLE_PROCESS,
+    on_start: Observer | None = None,
 ) -> StageResult:
     """Train `model` in place with the streams in use.
 
-    ``streams`` leaves the backbone bit for bit as it is; ``all`` trains everything but other banks. The order
-    of the data depends on `seed` alone, so runs with different P are paired. On several processes
-    (`parallel`) each gives the same result; with FSDP `model` stays split, and `parallel.whole` has all of it.
+    The order of the data depends on `seed` alone, so runs with different P are paired. With `options.checkpoints`
+    training resumes from the latest checkpoint there. The result is then the same as without interruption: bit for bit
+    on a CPU, within rounding on CUDA and on several processes (docs/gpu.md).
 
-    With `options.checkpoints` the main process saves states there, in a folder that must be of these very arguments
-    (`attempt`), and training goes on from the latest of them: on a CPU to the same weights, to the bit, as without; on
-    CUDA and on several processes within rounding (docs/gpu.md). FSDP knows no states. `begins` is called with the
-    state that training begins with. Raises `UsageError` if there is nothing to train, and what `optimise` raises.
+    Args:
+        model: A model of `open_model`. With FSDP it stays sharded afterwards; see `Parallel.gather_model`.
+        data: The corpus.
+        recipe: From `stage_recipe`.
+        n_tokens: Training tokens, rounded to whole steps.
+        train: "streams" leaves the backbone unchanged; "all" trains everything except other banks.
+        seed: Seed of the order of the data.
+        options: Its `checkpoints` folder must belong to exactly these arguments (`stage_resume`); None with FSDP.
+        parallel: Processes that train the same model; each returns the same result.
+        on_start: Called with the state that training starts from.
+
+    Raises:
+        UsageError: there is nothing to train.
+        DivergedError: the loss became nan or infinite, or much larger than at the start.
+        MemoryShortError: not even one sequence fits into memory.
     """
     own = {id(p) for _, p in model.stream_parameters()}
     if train == "streams" and not own:
         raise UsageError(NOTHING_TO_TRAIN)
     parallel.check(recipe.batch_size, options.compile_model)
     if parallel.sharded and options.checkpoints is not None:
-        raise ValueError("no states with FSDP")
+        raise ValueError("checkpoints are not supported with FSDP")
     n_tokens = whole_steps(n_tokens, recipe)
     steps = n_tokens // (recipe.seq_len * recipe.batch_size)
     factor = partial(linear_factor, steps=steps, warmup_fraction=recipe.warmup_fraction)
-    course = Course(recipe, steps, seed, factor, max(1, steps // CURVE_POINTS), f"P = {model.P}")
+    phase = Phase(recipe, steps, seed, factor, max(1, steps // CURVE_POINTS), f"P = {model.P}")
     try:
         for name, parameter in model.named_parameters():
             other_bank = id(parameter) not in own and any(part in name for part in ("prefix_", "aggregate_"))
             parameter.requires_grad_(id(parameter) in own or (train == "all" and not other_bank))
-        parallel.split(model)
+        parallel.shard(model)
         before = measure(model, data, recipe, options.device)
-        parallel.settle(model)
+        parallel.reshard(model)
         optimizer = make_optimizer(model, recipe, recipe.lr)
         state, save = _resume(model, optimizer, steps, options, parallel)
-        if begins is not None:
-            begins(state)
-        optimise(
-            model,
-            optimizer,
-            data,
-            course,
-            state,
-            options.device,
-            options.compile_model,
-            options.progress,
-            options.observer,
-            save,
-            parallel,
+        if on_start is not None:
+            on_start(state)
+        loop_options = LoopOptions(
+            options.device, options.compile_model, options.progress, options.observer, save, parallel
         )
+        optimise(model, optimizer, data, phase, state, loop_options)
     finally:
         model.requires_grad_(True)
     model.eval()
     try:
         after = measure(model, data, recipe, options.device)
-    except UnsoundModelError:  # it was sound before
+    except UnsoundModelError:  # it was a number before training
         raise DivergedError(f"P = {model.P}: the validation loss is not a number; try a lower lr", state) from None
     return StageResult(before, after, n_tokens, state.curve, state.seconds)
 
@@ -181,30 +193,31 @@ def train_stage(
 def _resume(
     model: Any, optimizer: torch.optim.Optimizer, steps: int, options: Options, parallel: Parallel
 ) -> tuple[TrainState, Saver | None]:
-    """The state to begin with, which model and optimizer then have, and what saves those that follow."""
+    """Load the latest checkpoint, if any; return the state to start from and the saver of later ones."""
     folder = options.checkpoints
     if folder is None:
         return TrainState(), None
     state = load_newest(folder, steps, model, optimizer) or TrainState()
     if float(parallel.mean(torch.tensor(state.step, dtype=torch.float64, device=options.device))) != state.step:
         raise ScalelabError(
-            f"{folder}: the processes find different states there; "
-            "name an `out` on a disk that all their machines share, or remove that folder"
+            f"{folder}: the processes found different checkpoints there; "
+            "choose an `out` on a disk that all machines share, or delete that folder"
         )
     last = checkpoint_path(folder, state.step) if state.step else None
     return state, Saver(folder, model, optimizer, options.save_every_s, last=last) if parallel.main else None
 
 
 def open_model(folder: Path, P: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """The model in `folder` with P streams in use; by default those it was saved with.
+    """Load the model in `folder` with P streams in use, by default those it was saved with.
 
-    Raises `ScalelabError` naming the folder, and the banks there are.
+    Raises:
+        ScalelabError: the folder cannot be read, or has no bank of P streams.
     """
     model = load_model(folder, dtype)
     if P is not None:
         try:
             model.set_streams(P)
         except ValueError:
-            have = ", ".join(map(str, sorted({1, *model.banks})))
-            raise UsageError(f"`P={P}`: {folder} can run with P = {have}; convert adds one") from None
+            available = ", ".join(map(str, sorted({1, *model.banks})))
+            raise UsageError(f"`P={P}`: {folder} has banks for P = {available}; convert adds one") from None
     return model.to(device)

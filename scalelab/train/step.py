@@ -1,4 +1,4 @@
-"""One optimiser step: gradients of a batch in micro-batches, clipping, and the update."""
+"""One optimizer step: gradients of a batch in micro-batches, clipping, and the update."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from scalelab.train.recipe import Recipe
 
 
 class TrainingStep:
-    """Trains `model` on one batch a call.
+    """Training step of `model` on one batch per call.
 
     Args:
         model: A causal language model in training mode.
-        optimizer: Over the parameters of `model` that learn.
+        optimizer: Optimizer of the trained parameters of `model`.
         recipe: Precision and gradient clipping.
-        forward: What to call for `model`; by default itself.
+        forward: Called in place of `model`, if given.
         head: From `loss.separable_head`, or None.
-        micro_batch: Sequences at once; 0 is the whole batch. Where memory does not suffice it is halved, so that
-            parts keep nearly the same sum of gradients (with experts not quite: their balancing loss is a product
-            of means).
-        splits: Whether a smaller micro-batch may be tried; processes that wait for each other may not.
-        name: What errors begin with.
+        micro_batch: Sequences per forward pass; 0 is the whole batch. It is halved if memory runs out, which changes
+            the sum of gradients only by rounding (with experts a little more: their balancing loss is a product of
+            means).
+        splits: Allow a smaller micro-batch; false for processes that wait for each other.
+        name: Start of every error message.
     """
 
     def __init__(
@@ -47,9 +47,10 @@ class TrainingStep:
         self.trained = [p for p in model.parameters() if p.requires_grad]
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Take a step on `batch` [b, seq_len + 1]; returns the mean cross entropy, in nats a token.
+        """Take a step on `batch` [b, seq_len + 1] and return the mean cross entropy in nats per token.
 
-        Raises `MemoryShortError` if not even one sequence fits.
+        Raises:
+            MemoryShortError: not even one sequence fits into memory.
         """
         self.micro_batch = self.micro_batch or len(batch)
         while True:
@@ -66,15 +67,15 @@ class TrainingStep:
                 if self.micro_batch == 1:
                     advice = "out of memory with one sequence at a time; try a smaller N or P"
                     raise MemoryShortError(f"{self.name}: {advice}") from None
-            # Out here the error, and with it what its frames hold, is gone.
+            # Outside of `except`, where the error no longer keeps tensors of its frames alive.
             self.micro_batch = (self.micro_batch + 1) // 2
             self.optimizer.zero_grad(set_to_none=True)
             free_memory()
         self._update()
         return loss
 
-    def once(self, batch: Tensor) -> Tensor:
-        """Take a step as it is to be captured: in the micro-batches that were found to fit."""
+    def without_retry(self, batch: Tensor) -> Tensor:
+        """Take a step in micro-batches that are known to fit; this is the form that a graph captures."""
         loss = self._gradients(batch)
         self._update()
         return loss
@@ -84,23 +85,23 @@ class TrainingStep:
         self.optimizer.step()
 
     def _gradients(self, batch: Tensor) -> Tensor:
-        """Accumulate gradients of the mean loss over `batch`; returns that loss."""
+        """Accumulate gradients of the mean loss over `batch` and return that loss."""
         total = torch.zeros((), device=batch.device)
         for part in batch.split(self.micro_batch):
             share = len(part) / len(batch)
-            trained_on, loss = training_loss(self.forward, self.model, part[:, :-1], part[:, 1:], self.bf16, self.head)
-            (trained_on * share).backward()
+            objective, loss = training_loss(self.forward, self.model, part[:, :-1], part[:, 1:], self.bf16, self.head)
+            (objective * share).backward()
             total += loss.detach() * share
         return total
 
 
 def has_dropout(model: Any) -> bool:
-    """Return true if training draws noise."""
+    """Return true if the model uses dropout in training."""
     return any("drop" in name and isinstance(value, float) and value for name, value in vars(model.config).items())
 
 
 def allocate_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Make AdamW's moments now rather than in its first step, so that memory which suffices once suffices always."""
+    """Allocate AdamW's moments before the first step, so that memory use is the same in every step."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter not in optimizer.state:
@@ -111,8 +112,8 @@ def allocate_moments(optimizer: torch.optim.Optimizer) -> None:
                 }
 
 
-def set_rates(optimizer: torch.optim.Optimizer, peaks: list[float], factor: float) -> None:
-    """Set each group's learning rate to `factor` times its peak; in place where it lies on a device."""
+def set_learning_rates(optimizer: torch.optim.Optimizer, peaks: list[float], factor: float) -> None:
+    """Set each group's learning rate to `factor` times its peak, in place if it is a tensor."""
     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(peak * factor)

@@ -1,7 +1,7 @@
-"""What the streams of a model do on a text: how they are mixed, how alike they are, and warnings.
+"""Report on the streams of a model on a text: their weights, how similar they are, and warnings.
 
-At small scale streams tend to become copies of each other, and the mixture to fall onto one of them; then
-P streams cost P times the computation for nothing.
+In small models streams tend to become copies of each other, or the aggregator uses only one of them. Then P streams
+cost P times the computation without a gain.
 """
 
 from __future__ import annotations
@@ -14,32 +14,31 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-# Where the warnings begin; docs/LOG.md shows what healthy runs have.
-# Not from the cosine: final states of a pretrained model share so much that streams with 0.99 can still
-# gain from each other.
+# Thresholds of the warnings; docs/LOG.md has values of healthy runs. The cosine has none: final states of a pretrained
+# model are so similar that streams with a cosine of 0.99 can still gain from each other.
 COLLAPSED_CORRELATION = 0.99
 MONOCULTURE_WEIGHT = 0.8
 
 
 @dataclass(frozen=True)
 class StreamReport:
-    """P streams over the tokens of a validation set."""
+    """Statistics of P streams over the tokens of a validation set."""
 
     mixture_weights: list[float]  # mean weight of each stream, summing to 1
-    mixture_entropy: float  # of the weights at a token, mean over tokens, in nats; ln P where uniform
+    mixture_entropy: float  # of the weights at a token, mean over tokens, in nats; ln P if uniform
     cosine: float  # between the final states of two streams, mean over pairs and tokens; 1 = identical
     correlation: float  # ρ of two streams' own losses over tokens, mean over pairs
-    losses: list[float]  # of each stream alone, nats per token
+    losses: list[float]  # of each stream alone, in nats per token
 
     @property
     def effective_streams(self) -> float:
-        """exp of the entropy of the mean weights: P where all count alike, 1 where one counts."""
+        """Effective number of streams, exp of the entropy of the mean weights: P if they are uniform, 1 for one."""
         weights = np.asarray(self.mixture_weights)
         return float(np.exp(-np.sum(weights * np.log(np.maximum(weights, 1e-300)))))
 
     @property
     def warnings(self) -> list[str]:
-        """Names of what is wrong, see `explain`."""
+        """Names of the warnings that apply; `explain` describes them."""
         P, names = len(self.mixture_weights), []
         if self.correlation > COLLAPSED_CORRELATION:
             names.append("stream_collapse")
@@ -48,21 +47,22 @@ class StreamReport:
         return names
 
     def explain(self, name: str) -> str:
-        """A warning in a sentence."""
+        """Return a sentence that describes the warning `name`."""
         if name == "stream_collapse":
             return (
                 f"the streams are nearly copies (cosine of final states {self.cosine:.3f}, correlation of losses "
-                f"{self.correlation:.4f}): they can gain little over one; draw prefixes wider or train longer"
+                f"{self.correlation:.4f}): they can gain little over one; start prefixes with a larger spread, or "
+                "train longer"
             )
         return (
-            f"the mixture leans on one stream (largest mean weight {max(self.mixture_weights):.2f}, "
-            f"{self.effective_streams:.1f} of {len(self.mixture_weights)} streams in effect): lower the aggregator's "
-            "learning rate, raise its smoothing, or average"
+            f"the aggregator relies on one stream (largest mean weight {max(self.mixture_weights):.2f}, "
+            f"{self.effective_streams:.1f} of {len(self.mixture_weights)} streams in effect): lower its learning "
+            "rate, raise its smoothing, or choose the mean aggregation"
         )
 
 
 class StreamProbe:
-    """Watches the mixture of a model's streams in use while batches go through it."""
+    """Collector of statistics on the streams in use while batches pass through a model."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -74,7 +74,7 @@ class StreamProbe:
         self._losses: list[torch.Tensor] = []  # [P, tokens]
 
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits [B, T, vocab] of `inputs` [B, T], with what the streams did noted."""
+        """Return the logits [B, T, vocab] of `inputs` [B, T] and add to the statistics."""
         seen: list[torch.Tensor] = []
         hook = self.decoder.mixture.register_forward_hook(lambda module, args, output: seen.append(args[0]))
         with self.decoder.kept_outputs():
@@ -82,10 +82,10 @@ class StreamProbe:
                 logits = self.model(inputs, use_cache=False).logits
             finally:
                 hook.remove()
-            self._note(seen[0], inputs, labels)
+            self._add(seen[0], inputs, labels)
         return logits
 
-    def _note(self, streams: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+    def _add(self, streams: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> None:
         weights = self.decoder.mixture.weights(streams).double()
         self._weights.append(weights.sum((0, 1)))
         self._entropies.append(torch.special.entr(weights).sum())
@@ -103,10 +103,10 @@ class StreamProbe:
         self._losses.append(torch.stack(alone))
 
     def report(self) -> StreamReport:
-        """Of all batches so far."""
+        """Return the statistics of all batches so far."""
         losses = torch.cat(self._losses, 1).double().cpu().numpy()
         P = len(losses)
-        # Without variance there is no correlation: streams that are all constant are copies.
+        # Streams with constant losses have no correlation; they are copies.
         constant = losses.std(1).min() == 0
         correlations = np.ones(1) if constant else np.corrcoef(losses)[np.triu_indices(P, 1)]
         weights = torch.stack(self._weights).sum(0) / self._tokens
@@ -118,7 +118,7 @@ class StreamProbe:
 
 @torch.no_grad()
 def weights_over_tokens(model: Any, ids: torch.Tensor) -> np.ndarray:
-    """Mixture weights [T, P] at each of the tokens `ids` [T]."""
+    """Return the weights of the streams [T, P] at each of the tokens `ids` [T]."""
     seen: list[torch.Tensor] = []
     mixture = model.get_decoder().mixture
     hook = mixture.register_forward_hook(lambda module, args, output: seen.append(mixture.weights(args[0])))

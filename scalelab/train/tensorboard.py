@@ -1,4 +1,4 @@
-"""TensorBoard logs of a run: the loss and the learning rate over training tokens, and what the run is."""
+"""TensorBoard logs of a run: loss and learning rate over training tokens, and the config."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from typing import IO, Any
 from scalelab.errors import ScalelabError
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.loop import Observer
+from scalelab.train.phases import learning_rate_factor, phases
 from scalelab.train.recipe import RunConfig
-from scalelab.train.trajectory import learning_rate_factor, legs
 
 LOSS, LEARNING_RATE = "loss/train", "learning_rate"
 _PREFIX = "events.out.tfevents"
 
 
 @contextmanager
-def writing(folder: Path, config: RunConfig) -> Iterator[Observer]:
-    """An observer of the training loop that logs `config`'s curve to `folder`, which is its alone.
+def log_curve(folder: Path, config: RunConfig) -> Iterator[Observer]:
+    """Provide an observer of the training loop that logs the curve of `config` to `folder`.
 
-    The steps of the log are training tokens, so that runs with other batches can be laid over each other. A run that
-    goes on from a checkpoint has the log of one that was never interrupted. A log that cannot be written is given up
-    with a line on standard error: the run matters more. Raises `ScalelabError` without the package tensorboard.
+    No other run may log to the folder. Steps of the log are training tokens, so that runs with different batches can be
+    compared. A resumed run has the log of an uninterrupted one. If the log cannot be written, a line on standard error
+    says so and the run goes on without it.
+
+    Raises:
+        ScalelabError: the package tensorboard is not installed.
     """
     try:
         import tensorboard  # noqa: F401
-    except ImportError as error:  # on another machine than the sweep's
+    except ImportError as error:  # on a machine other than the sweep's
         raise ScalelabError(f"`tensorboard`: {error}; pip install 'scalelab[tensorboard]'") from None
     log = _Log(folder, config)
     try:
@@ -43,27 +46,27 @@ def writing(folder: Path, config: RunConfig) -> Iterator[Observer]:
 
 class _Log:
     def __init__(self, folder: Path, config: RunConfig) -> None:
-        self.folder, self.config, self.legs = folder, config, legs(config)
-        self.file: _EventFile | None = None  # begun at the first point: then it is known where the run begins
-        self.given_up = False
+        self.folder, self.config, self.phases = folder, config, phases(config)
+        self.file: _EventFile | None = None  # opened at the first point, when the start of the run is known
+        self.failed = False
 
     def __call__(self, state: TrainState) -> None:
-        if self.given_up:
+        if self.failed:
             return
         try:
             points = state.curve[-1:]
             if self.file is None:
-                # The whole curve, for it holds what an earlier attempt came to by the checkpoint: that attempt's log
-                # may lack the end of it, and has what was lost.
+                # The whole curve: the log of an interrupted attempt may lack its last points before the checkpoint,
+                # and has points that are trained again.
                 self.file, points = _EventFile(self.folder), state.curve
                 self._describe(self.file)
             for step, n_tokens, loss in points:
                 self.file.add_scalar(LOSS, loss, n_tokens)
                 self.file.add_scalar(LEARNING_RATE, self._learning_rate(step), n_tokens)
         except OSError as error:
-            self.given_up = True
+            self.failed = True
             reason = error.strerror or error
-            print(f"scalelab: {self.folder}: no more TensorBoard log of this run ({reason})", file=sys.stderr)
+            print(f"scalelab: {self.folder}: TensorBoard log of this run stopped ({reason})", file=sys.stderr)
 
     def close(self) -> None:
         if self.file is not None:
@@ -78,22 +81,25 @@ class _Log:
         file.add(summary=session)
 
     def _learning_rate(self, step: int) -> float:
-        """The rate that step `step`, counted from 1, was made with."""
-        leg = next(leg for leg in self.legs if step <= leg.steps)
-        return leg.peak_lr * learning_rate_factor(step - 1, leg)
+        """Return the learning rate of step `step`, counted from 1."""
+        phase = next(phase for phase in self.phases if step <= phase.steps)
+        return phase.peak_lr * learning_rate_factor(step - 1, phase)
 
 
 class _EventFile:
-    """What torch's SummaryWriter writes, but at once and not from a thread, in which a full disk is a traceback and
-    the last points before a kill are lost. Raises `OSError`."""
+    """Event file in the format of torch's SummaryWriter, written at once.
+
+    SummaryWriter writes in a thread, where a full disk causes a traceback and a kill loses the last points. Methods
+    raise `OSError`.
+    """
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads a folder's files by name, and a file that vanishes would be the last it reads: an
-        # earlier attempt's stays, before this one whatever the clocks say.
+        # TensorBoard reads the files of a folder in the order of their names and stops at one that vanishes. Files of
+        # earlier attempts stay, and this one must come after them, whatever the clocks say.
         stamps = [path.name.split(".")[3] for path in folder.glob(f"{_PREFIX}.*")]
         stamp = max(int(time.time()), *(int(text) + 1 for text in stamps if text.isdigit()), 0)
         name = f"{_PREFIX}.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0"
@@ -102,7 +108,7 @@ class _EventFile:
         self._records = RecordWriter(self._file)
 
     def add_start(self) -> None:
-        """Begin anew at step 0: a reader drops the points of earlier files."""
+        """Mark the start of a log, at which readers drop the points of earlier files."""
         log = self._protos.SessionLog
         self.add(file_version="brain.Event:2")
         self.add(session_log=log(status=log.START))

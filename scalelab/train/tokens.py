@@ -1,4 +1,4 @@
-"""Text to token ids on disk, once: tokenizer, memory-mapped cache, keyed by content."""
+"""Tokenised corpora on disk: tokenizers, and a memory-mapped cache with keys of the content."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from scalelab.train.corpus import Corpus
 from scalelab.train.recipe import TextSource
 
 END_OF_TEXT = "<|endoftext|>"
-_FORMAT = 1  # of the cache; a change makes old caches be built anew
+_FORMAT = 1  # of the cache; caches of another format are not used
 _ARRAYS = ("train", "validation", "validation_starts")
-_META = "meta.json"  # present: the cache is whole
+_META = "meta.json"  # written last, so its cache is complete
 _TOKENIZER = "tokenizer.json"
-_STALE_S = 86_400.0  # encoding a large text takes hours in which nothing is written
+_STALE_S = 86_400.0  # encoding a large text writes nothing for hours
 
 
 @dataclass(frozen=True)
 class TokenData:
-    """A tokenised corpus on disk. Arrays are memory-mapped when asked for."""
+    """A tokenised corpus on disk, with arrays that are memory-mapped on access."""
 
     folder: Path
     text: TextSource
@@ -40,29 +40,34 @@ class TokenData:
     bytes_per_token: float  # over the whole validation split
 
     def train(self) -> np.ndarray:
-        """Token ids of the training split, [train_tokens]."""
+        """Return the token ids of the training split, [train_tokens]."""
         return np.load(self.folder / "train.npy", mmap_mode="r")
 
     def validation(self) -> np.ndarray:
-        """Token ids of the validation split, [validation_tokens]."""
+        """Return the token ids of the validation split, [validation_tokens]."""
         return np.load(self.folder / "validation.npy", mmap_mode="r")
 
     def validation_starts(self) -> np.ndarray:
-        """Where each validation document begins, [documents], ascending from 0."""
+        """Return the first token of each validation document, [documents], ascending from 0."""
         return np.load(self.folder / "validation_starts.npy", mmap_mode="r")
 
 
 def cache_folder() -> Path:
-    """The user's cache folder, or the environment's SCALELAB_CACHE."""
+    """Return the environment's SCALELAB_CACHE, or else the user's cache folder."""
     return Path(os.environ.get("SCALELAB_CACHE") or platformdirs.user_cache_dir("scalelab"))
 
 
 def tokenise(corpus: Corpus, tokenizer: str | int) -> TokenData:
-    """`corpus` as token ids, from the cache where it has been done before.
+    """Tokenise `corpus`, or load the result from the cache.
 
-    `tokenizer` is the vocabulary size of a byte-level BPE to train on the training split, or
-    the path of a Hugging Face tokenizer (its folder or tokenizer.json). Raises `UsageError`
-    where it is neither.
+    Args:
+        corpus: The corpus.
+        tokenizer: Vocabulary size of a byte-level BPE to train on the training split, or the path of a Hugging Face
+            tokenizer (its folder or tokenizer.json).
+
+    Raises:
+        UsageError: `tokenizer` is neither.
+        DataError: the tokenizer or the cache cannot be read.
     """
     name, tokenizer_digest = _identify(tokenizer, corpus)
     text = TextSource(corpus.name, corpus.digest, name, tokenizer_digest)
@@ -78,30 +83,30 @@ def tokenise(corpus: Corpus, tokenizer: str | int) -> TokenData:
         if changed:
             raise ValueError(f"{changed[0]} has changed since it was written")
     except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{folder}: a damaged token cache ({error}); delete it to have it made anew") from None
+        raise DataError(f"{folder}: damaged token cache ({error}); delete it and run the command again") from None
     return TokenData(folder, text, **{k: meta[k] for k in TokenData.__dataclass_fields__ if k in meta and k != "text"})
 
 
-def brought_here(data: TokenData, fetch: Callable[[Path], None]) -> TokenData:
-    """`data` of another machine in this one's cache, under the same name, which tells its content.
+def copy_to_cache(data: TokenData, fetch: Callable[[Path], None]) -> TokenData:
+    """Return `data`, which is from another machine, with its files in the cache of this machine.
 
-    `fetch` fills a folder with its files; it is called only if they are not there.
+    `fetch` fills a folder with the files; it is called only if neither `data.folder` nor the cache has them.
     """
     if (data.folder / _META).exists():
         return data
     folder = cache_folder() / "tokens" / data.folder.name
     if not (folder / _META).exists():
-        with _cached(folder) as building:
-            fetch(building)
+        with _cache_entry(folder) as unfinished:
+            fetch(unfinished)
     return replace(data, folder=folder)
 
 
-def _cached(folder: Path) -> AbstractContextManager[Path]:
-    """Return a context with a folder to fill, which becomes `folder` unless another process was first."""
+def _cache_entry(folder: Path) -> AbstractContextManager[Path]:
+    """Return a context with an empty folder that becomes `folder` at the end, unless another process was first."""
 
-    def put(building: Path, target: Path) -> None:
+    def put(unfinished: Path, target: Path) -> None:
         try:
-            building.rename(target)
+            unfinished.rename(target)
         except OSError:
             if not (target / _META).exists():
                 raise
@@ -111,10 +116,10 @@ def _cached(folder: Path) -> AbstractContextManager[Path]:
 
 
 def _identify(tokenizer: str | int, corpus: Corpus) -> tuple[str, str]:
-    """Name and digest of a tokenizer, trained or not."""
+    """Return name and digest of a tokenizer, which need not be trained yet."""
     if isinstance(tokenizer, int):
         if not 257 <= tokenizer <= 1_000_000:
-            raise UsageError(f"`tokenizer={tokenizer}`: a vocabulary needs 257 tokens or more (256 bytes and one)")
+            raise UsageError(f"`tokenizer={tokenizer}`: a vocabulary needs 257 (256 bytes and one) to 1,000,000 tokens")
         name = f"bpe-{tokenizer}"
         return name, hashlib.sha256(f"{name} {corpus.digest}".encode()).hexdigest()[:16]
     file = _tokenizer_file(tokenizer)
@@ -137,7 +142,7 @@ def _load_or_train(tokenizer: str | int, corpus: Corpus) -> Any:
         file = _tokenizer_file(tokenizer)
         try:
             loaded = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
+        except Exception as error:  # tokenizers raises a plain Exception
             raise DataError(f"{file}: not a tokenizer ({error})") from None
         loaded.no_truncation()
         loaded.no_padding()
@@ -156,20 +161,20 @@ def _load_or_train(tokenizer: str | int, corpus: Corpus) -> Any:
 
 
 def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource) -> None:
-    """Write everything beside the target, then rename: a reader sees all of it or nothing."""
+    """Tokenise `corpus` and write the cache entry atomically."""
     model = _load_or_train(tokenizer, corpus)
     vocab_size = model.get_vocab_size()
     dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
-    with _cached(folder) as building:
+    with _cache_entry(folder) as unfinished:
         counts = {}
         for side in ("train", "validation"):
             ids, starts = _encode(model, getattr(corpus, side), dtype)
-            np.save(building / f"{side}.npy", ids)
+            np.save(unfinished / f"{side}.npy", ids)
             counts[side] = len(ids)
             if side == "validation":
-                np.save(building / "validation_starts.npy", starts)
+                np.save(unfinished / "validation_starts.npy", starts)
         validation_bytes = sum(len(document.encode()) for document in corpus.validation)
-        model.save(str(building / _TOKENIZER))
+        model.save(str(unfinished / _TOKENIZER))
         meta = {
             "vocab_size": vocab_size,
             "train_tokens": counts["train"],
@@ -177,9 +182,9 @@ def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource)
             "bytes_per_token": validation_bytes / counts["validation"],
             "text": asdict(text),
             "scalelab_version": __version__,
-            "digests": {name: _file_digest(building / name) for name in (*(f"{a}.npy" for a in _ARRAYS), _TOKENIZER)},
+            "digests": {name: _file_digest(unfinished / name) for name in (*(f"{a}.npy" for a in _ARRAYS), _TOKENIZER)},
         }
-        (building / _META).write_text(json.dumps(meta, indent=1))
+        (unfinished / _META).write_text(json.dumps(meta, indent=1))
 
 
 def _file_digest(path: Path) -> str:
@@ -188,10 +193,9 @@ def _file_digest(path: Path) -> str:
 
 
 def _encode(model: Any, documents: list[str], dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of all documents and where each starts.
+    """Return the ids of all documents, joined, and the start of each.
 
-    A document ends with the first of the usual end tokens that the vocabulary has; with none of
-    them documents follow each other unmarked.
+    Each document ends with the first of the usual end tokens that the vocabulary has, if any.
     """
     ends = [model.token_to_id(token) for token in (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>")]
     tail = [end for end in ends if end is not None][:1]

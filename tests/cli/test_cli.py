@@ -431,7 +431,7 @@ def test_ctrl_c_leaves_finished_runs_and_the_same_command_goes_on(small, tmp_pat
     done = records.load(tmp_path)
     assert 2 <= len(done) < 12
     kept = f"{len(done)} of 12 runs recorded below {tmp_path}"
-    assert errors.strip().splitlines()[-1] == f"scalelab: interrupted: {kept}; the same command goes on from there"
+    assert errors.strip().splitlines()[-1] == f"scalelab: interrupted: {kept}; run the same command again to resume"
     after = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"{len(done)} of 12 runs recorded already" in after.stderr
     assert len(records.load(tmp_path)) == 12

@@ -12,10 +12,10 @@ from scalelab.model.add import add_streams
 from scalelab.model.banks import active_bank, attention_modules
 from scalelab.train.build import build_model, extra_loss, training_options
 from scalelab.train.corpus import load_corpus
-from scalelab.train.legs import train_run
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig, TextSource, whole_steps
 from scalelab.train.tokens import tokenise
+from scalelab.train.trainer import train_run
 from tests.support.families import make, tokens
 
 NO_TEXT = TextSource("", "", "", "")

@@ -23,7 +23,7 @@ def _tell(writer):
     writer.send(
         {
             "parent": os.getppid(),
-            "imported": "scalelab.sweep.perform" in sys.modules,
+            "imported": "scalelab.sweep.task_runner" in sys.modules,
             "frozen": gc.get_freeze_count(),
             "collecting": gc.isenabled(),
             "threads": [torch.get_num_threads(), *(os.environ.get(name) for name in thread_names)],

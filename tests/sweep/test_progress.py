@@ -9,7 +9,7 @@ from rich.console import Console
 
 from scalelab.architecture import architecture_for
 from scalelab.sweep import tracker as module
-from scalelab.sweep.progress import Several, make_progress, render
+from scalelab.sweep.progress import EventFanOut, make_progress, render
 from scalelab.sweep.tasks import Event, make_tasks, relative_cost
 from scalelab.sweep.tracker import Tracker
 from scalelab.train.recipe import Recipe, RunConfig, TextSource
@@ -168,7 +168,7 @@ def test_several_receive_in_order_and_all_are_left(tasks):
             heard.append((self.name, "exit"))
 
     def sweep():
-        with Several(Receiver("a"), Receiver("b")) as both:
+        with EventFanOut(Receiver("a"), Receiver("b")) as both:
             both(Event("started", tasks[0]))
             raise KeyboardInterrupt
 

@@ -22,8 +22,8 @@ from scalelab.errors import InterruptedSweepError, ScalelabError, UsageError
 from scalelab.records import read
 from scalelab.records.files import CHECKPOINTS, read_curve, read_record
 from scalelab.records.store import curve_path, record_path
-from scalelab.sweep import ray_executor, workers
-from scalelab.sweep.perform import LOCKS
+from scalelab.sweep import ray_cluster, ray_executor, workers
+from scalelab.sweep.task_runner import LOCKS
 from scalelab.sweep.tasks import Job, make_tasks
 from scalelab.train.corpus import load_corpus
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
@@ -180,7 +180,10 @@ def test_ctrl_c_and_sigterm_end_the_runs_and_say_so(cluster, data, tmp_path, num
     with pytest.raises(raised):
         ray_executor.run_all(make_tasks([config]), Job(data, tmp_path), on_event, cluster.address)
     record = read_record(record_path(tmp_path, config.key))
-    assert (record["status"], record["message"]) == ("interrupted", f"stopped by {by}; the same command goes on")
+    assert (record["status"], record["message"]) == (
+        "interrupted",
+        f"stopped by {by}; run the same command again to resume",
+    )
 
 
 def test_a_failure_is_told_and_the_rest_goes_on(cluster, data, tmp_path):
@@ -210,11 +213,11 @@ def test_nobody_answers_at_the_address(data, tmp_path):
 
 @pytest.mark.parametrize("address", ["somewhere", "ray://127.0.0.1:10001", "127.0.0.1:", ":6379"])
 def test_an_address_that_is_none(address):
-    with pytest.raises(UsageError, match="give HOST:PORT or auto"), ray_executor.connected(address):
+    with pytest.raises(UsageError, match="give HOST:PORT or auto"), ray_cluster.connected(address):
         pass
 
 
 def test_ray_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ScalelabError, match=r"pip install 'scalelab\[ray\]'"), ray_executor.connected():
+    with pytest.raises(ScalelabError, match=r"pip install 'scalelab\[ray\]'"), ray_cluster.connected():
         pass

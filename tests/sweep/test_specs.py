@@ -50,10 +50,10 @@ def test_bad_specs_name_file_and_key(tmp_path, text, message):
     ("text", "message"),
     [
         ("P: [1", r"a\.yaml, line \d: not YAML"),
-        ("- 1", r"a\.yaml: a spec is"),
-        ("N: 10k\nP: 1\nN: 50k", r"a\.yaml, line 3: N stands in line 1 already"),
+        ("- 1", r"a\.yaml: not a sweep spec"),
+        ("N: 10k\nP: 1\nN: 50k", r"a\.yaml, line 3: N is already in line 1"),
         ("N: 10k\ncorpus:", r"a\.yaml, line 2: corpus has no value"),
-        ("recipe:\n  lr: 0.1\n  lr: 0.2", r"a\.yaml, line 3: recipe: lr stands in line 2 already"),
+        ("recipe:\n  lr: 0.1\n  lr: 0.2", r"a\.yaml, line 3: recipe: lr is already in line 2"),
     ],
 )
 def test_what_is_no_spec_is_named(tmp_path, text, message):

@@ -13,7 +13,7 @@ import pytest
 from scalelab.architecture import architecture_for
 from scalelab.records.files import CHECKPOINTS, RUNS, read_record
 from scalelab.sweep import stopping, workers
-from scalelab.sweep.stopping import Terminated, stopped_later, terminable
+from scalelab.sweep.stopping import Terminated, defer_signals, sigterm_as_interrupt
 from scalelab.sweep.tasks import Job, make_tasks
 from scalelab.train.corpus import load_corpus
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
@@ -31,7 +31,7 @@ def handlers():
 
 def test_sigterm_raises_and_the_handler_is_restored():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    with pytest.raises(Terminated), terminable():
+    with pytest.raises(Terminated), sigterm_as_interrupt():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -46,11 +46,11 @@ def test_a_second_at_once_does_not_disturb_the_first_and_a_later_one_counts(monk
             signal.raise_signal(signal.SIGTERM)
             tidied.append(True)
 
-    with pytest.raises(Terminated), terminable():
+    with pytest.raises(Terminated), sigterm_as_interrupt():
         stopped_twice()
     assert tidied
-    monkeypatch.setattr(stopping, "_AT_ONCE_S", -1.0)
-    with terminable():
+    monkeypatch.setattr(stopping, "_REPEAT_S", -1.0)
+    with sigterm_as_interrupt():
         for _ in range(2):
             with pytest.raises(Terminated):
                 signal.raise_signal(signal.SIGTERM)
@@ -60,10 +60,10 @@ def test_a_programs_own_handler_stays_unless_told_otherwise():
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     try:
-        with terminable():
+        with sigterm_as_interrupt():
             signal.raise_signal(signal.SIGTERM)
         assert heard == [signal.SIGTERM]
-        with pytest.raises(Terminated), terminable(over=True), terminable():
+        with pytest.raises(Terminated), sigterm_as_interrupt(override=True), sigterm_as_interrupt():
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert heard == [signal.SIGTERM] * 2
@@ -73,12 +73,12 @@ def test_a_programs_own_handler_stays_unless_told_otherwise():
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal")
 def test_sighup_raises_too_unless_it_is_ignored_as_below_nohup():
-    with pytest.raises(Terminated) as stop, terminable():
+    with pytest.raises(Terminated) as stop, sigterm_as_interrupt():
         signal.raise_signal(signal.SIGHUP)
-    assert stopping.describe(stop.value) == "SIGHUP"
+    assert stopping.signal_name(stop.value) == "SIGHUP"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with terminable(over=True), stopped_later():
+        with sigterm_as_interrupt(override=True), defer_signals():
             signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
@@ -105,7 +105,7 @@ def test_other_threads_change_nothing():
     seen = []
 
     def look():
-        with terminable(), stopped_later():
+        with sigterm_as_interrupt(), defer_signals():
             seen.append((signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)))
 
     here = (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
@@ -120,12 +120,12 @@ def test_a_signal_that_must_wait_comes_after(number, raised):
     done = []
 
     def stopped_midway():
-        with stopped_later():
+        with defer_signals():
             signal.raise_signal(number)
             done.append(True)
         done.append(False)
 
-    with pytest.raises(KeyboardInterrupt) as caught, terminable():
+    with pytest.raises(KeyboardInterrupt) as caught, sigterm_as_interrupt():
         stopped_midway()
     assert done == [True]
     assert caught.type is raised
@@ -144,7 +144,7 @@ def test_workers_are_ended_and_their_runs_recorded(text_folder, tmp_path):
             if len(begun) == 2:
                 signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(Terminated), terminable():
+    with pytest.raises(Terminated), sigterm_as_interrupt():
         workers.run_all(make_tasks(runs), Job(data, tmp_path, save_every_s=0.0), ["cpu"] * 2, on_event)
     records = [read_record(file) for file in (tmp_path / RUNS).iterdir()]
     assert {record["key"] for record in records} == {config.key for config in runs}
@@ -177,6 +177,6 @@ def test_a_sweep_ends_with_one_line_and_the_code_of_the_signal(text_folder, tmp_
     kept = f"0 of 2 runs recorded below {tmp_path}"
     assert errors.count("scalelab: ") == 1
     last = errors.strip().splitlines()[-1]  # after the lines of progress
-    assert last == f"scalelab: interrupted by {number}: {kept}; the same command goes on from there"
+    assert last == f"scalelab: interrupted by {number}: {kept}; run the same command again to resume"
     assert [read_record(file)["status"] for file in tmp_path.glob(f"{RUNS}/*")] == ["interrupted"] * 2
     assert not (tmp_path / ".sweeps").exists()

@@ -6,11 +6,12 @@ from itertools import product
 import pytest
 
 from scalelab.architecture import architecture_for
-from scalelab.sweep import queue as queue_module
-from scalelab.sweep.queue import Queue
-from scalelab.sweep.tasks import make_tasks, relative_cost
+from scalelab.records.files import RUNS
+from scalelab.sweep import task_queue
+from scalelab.sweep.task_queue import TaskQueue
+from scalelab.sweep.tasks import Event, make_tasks, relative_cost
+from scalelab.train.phases import decay_start, phases
 from scalelab.train.recipe import Recipe, RunConfig, TextSource
-from scalelab.train.trajectory import decay_start, legs
 
 STEP = 512  # tokens
 
@@ -85,7 +86,7 @@ def test_both_at_once():
         assert chain[-1].config.architecture.P == 1
         assert [t.first for t in chain] == sorted((t.first for t in chain), reverse=True)
         reached = chain[1].config.steps
-        assert any(leg.steps >= reached for leg in legs(config)[:-1])
+        assert any(phase.steps >= reached for phase in phases(config)[:-1])
         assert reached <= decay_start(config)
     assert len({t.key for t in tasks}) == len(tasks)
 
@@ -103,33 +104,48 @@ def tasks_by(tasks, key):
     return next(task for task in tasks if task.key == key)
 
 
-def test_a_queue_hands_out_what_can_begin_and_drops_what_never_can():
-    tasks = make_tasks(runs(P=(2,), D=(100, 200, 400)))
-    queue = Queue(tasks)
+def make_queue(tasks, out, events=None):
+    return TaskQueue(tasks, out, [].append if events is None else events.append)
+
+
+FAILURE = {"status": "failed", "message": "made"}
+
+
+def test_a_queue_hands_out_what_can_start_and_drops_what_never_can(tmp_path):
+    tasks, events = make_tasks(runs(P=(2,), D=(100, 200, 400))), []
+    queue = make_queue(tasks, tmp_path, events)
     first = queue.take()
     assert first.shared
-    assert queue.take() is None  # all else needs it
-    queue.done(first)
+    assert queue.take() is None  # all others need it
+    queue.finish(Event("done", first), "cpu")
     second, short = queue.take(), queue.take()
     assert {second.first, short.first} == {80}
     assert queue.take() is None
-    lost = queue.failed(second if second.shared else short)
-    assert len(lost) == 2
+    failed = second if second.shared else short
+    queue.finish(Event("failed", failed, FAILURE), "cpu")
+    assert [event.task.key for event in events[:2]] == [first.key, failed.key]
+    assert len(events) == 4
+    assert queue.failures == events[1:]
+    assert {event.values["message"] for event in events[2:]} == {"the shared training that it starts from failed: made"}
     assert len(queue) == 0
 
 
-def test_what_fails_takes_all_that_depends_on_it():
-    queue = Queue(make_tasks(runs(P=(2,), D=(100, 200, 400))))
-    assert len(queue.failed(queue.take())) == 4
+def test_what_fails_takes_all_that_depends_on_it(tmp_path):
+    tasks = make_tasks(runs(P=(2,), D=(100, 200, 400)))
+    queue = make_queue(tasks, tmp_path)
+    queue.finish(Event("failed", queue.take(), FAILURE), "cpu")
+    assert len(queue.failures) == 1 + 4
     assert not queue
+    lost = {event.task.key for event in queue.failures if not event.task.shared}
+    assert {file.stem for file in (tmp_path / RUNS).iterdir()} == lost == {t.key for t in tasks if not t.shared}
 
 
-def test_what_another_sweep_has_is_looked_at_again_later(monkeypatch):
+def test_what_another_sweep_is_training_is_offered_again_later(tmp_path, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(queue_module.time, "monotonic", lambda: clock[0])
-    queue = Queue(make_tasks(runs("linear", P=(1, 2))))
+    monkeypatch.setattr(task_queue.time, "monotonic", lambda: clock[0])
+    queue = make_queue(make_tasks(runs("linear", P=(1, 2))), tmp_path)
     busy = queue.take()
-    queue.later(busy)
+    queue.finish(Event("busy", busy), "cpu")
     assert queue.take() != busy
     assert queue.take() is None
     assert 0 < queue.wait_s() <= 2.0
@@ -137,10 +153,11 @@ def test_what_another_sweep_has_is_looked_at_again_later(monkeypatch):
     assert queue.wait_s() == 0
     assert queue.take() == busy
     assert queue.wait_s() is None
+    assert queue.failures == []
 
 
-def test_a_dependency_that_is_no_task_is_no_obstacle():
+def test_a_dependency_that_is_no_task_is_no_obstacle(tmp_path):
     """It has been done before, in an earlier sweep on the same folder."""
     tasks = make_tasks(runs(P=(2,), D=(100, 200)))
     ends = [replace(task) for task in tasks if not task.shared]
-    assert Queue(ends).take() is not None
+    assert make_queue(ends, tmp_path).take() is not None

@@ -18,7 +18,7 @@ import pytest
 
 from scalelab.cli import main
 from scalelab.records.store import write_record
-from scalelab.sweep.overview import Observatory
+from scalelab.sweep.overview import FolderWatcher
 from scalelab.sweep.state import FOLDER, read_states
 from scalelab.sweep.tasks import Event
 from scalelab.sweep.tracker import RunningTask
@@ -102,8 +102,8 @@ def test_the_state_is_what_the_events_told_and_goes_with_the_sweep(tmp_path):
 
 
 def test_a_sweep_that_writes_nothing_new_for_long_still_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr("scalelab.sweep.state._BEAT_S", 0.05)
-    monkeypatch.setattr("scalelab.sweep.state._SOON_S", 0.05)
+    monkeypatch.setattr("scalelab.sweep.state._MAX_INTERVAL_S", 0.05)
+    monkeypatch.setattr("scalelab.sweep.state._MIN_INTERVAL_S", 0.05)
     with begin(tmp_path, imagined()):
         first = until(lambda: states(tmp_path))[0].written
         until(lambda: states(tmp_path)[0].written > first)
@@ -193,7 +193,7 @@ def test_records_are_counted_by_status_and_the_last_are_shown(killed, capsys):
     write_record(killed, record("bad", **late), [])
     broken = killed / "runs" / "broken.parquet"
     broken.write_bytes(b"PAR1")
-    seen = Observatory(killed).look()
+    seen = FolderWatcher(killed).poll()
     assert seen.counts == {"ok": 8, "diverged": 1}
     assert [run.loss for run in seen.latest] == [3.1] * 4 + [None]
     assert main(["watch", str(killed), "--once"]) == 0
@@ -208,14 +208,14 @@ def test_records_are_counted_by_status_and_the_last_are_shown(killed, capsys):
 def test_looking_again_reads_only_what_has_changed(tmp_path, monkeypatch):
     write_record(tmp_path, record("a", status="failed", loss=None), [])
     write_record(tmp_path, record("b"), [])
-    observatory = Observatory(tmp_path)
-    assert observatory.look().counts == {"ok": 1, "failed": 1}
+    watcher = FolderWatcher(tmp_path)
+    assert watcher.poll().counts == {"ok": 1, "failed": 1}
     from scalelab.sweep import overview
 
     reading = []
     monkeypatch.setattr(overview, "read_record", lambda file: reading.append(file) or overview_read(file))
     write_record(tmp_path, record("a"), [])
-    assert observatory.look().counts == {"ok": 2}
+    assert watcher.poll().counts == {"ok": 2}
     assert [file.stem for file in reading] == ["a"]
 
 
@@ -287,7 +287,7 @@ def test_a_terminal_shows_the_sweep_live_and_ends_with_it(tmp_path, request):
     with begin(tmp_path, tasks) as state:
         until(lambda: states(tmp_path))
         process, show = request.getfixturevalue("terminal")
-        assert RunningTask.begun(tasks[0]).title in show(lambda text: "50/100" in text and "12.8k" in text)
+        assert RunningTask.started(tasks[0]).title in show(lambda text: "50/100" in text and "12.8k" in text)
         state(Event("done", tasks[0]))
         show(lambda text: "1 of 2 runs done" in text)
         write_record(tmp_path, record("a"), [])

@@ -12,7 +12,7 @@ import pytest
 
 from scalelab.errors import DataError, UsageError
 from scalelab.train.corpus import load_corpus
-from scalelab.train.tokens import END_OF_TEXT, brought_here, tokenise
+from scalelab.train.tokens import END_OF_TEXT, copy_to_cache, tokenise
 
 SENTENCES = [f"def f{i}(x):\n    return x + {i}  # the {i}th\n" * 5 for i in range(120)]
 
@@ -81,16 +81,16 @@ def test_one_long_file_is_cut_into_pieces(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "ok"}\n{"other": 1}\n', r"a\.jsonl, line 2: no JSON object with a text 'text'"),
+        ("a.jsonl", b'{"text": "ok"}\n{"other": 1}\n', r"a\.jsonl, line 2: not a JSON object with text in 'text'"),
         ("a.jsonl", b"not json\n", r"a\.jsonl, line 1"),
         ("a.parquet", b"hello", r"a\.parquet: not a readable Parquet file"),
         ("a.txt", b"\xff\xfe\x00", r"a\.txt: not UTF-8 text"),
         ("a.txt", b"too little", r"different documents are too few"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl, line 1"),
-        ("a.JSONL", b'{"other": 1}\n', r"a\.JSONL, line 1: no JSON object with a text 'text'"),
+        ("a.JSONL", b'{"other": 1}\n', r"a\.JSONL, line 1: not a JSON object with text in 'text'"),
         ("a.jsonl", b'{"text": ' + b"[" * 100_000 + b"\n", r"a\.jsonl, line 1"),
         ("a.json", b"[" * 100_000, r"a\.json: not JSON"),
-        ("a.json", b'["one", 2]', r"a\.json, entry 2: neither text nor an object with a text 'text'"),
+        ("a.json", b'["one", 2]', r"a\.json, entry 2: neither text nor an object with text in 'text'"),
         ("a.csv", b"id,body\n1,hello\n", r"a\.csv: no column 'text' \(it has: id, body\); name it with `text_column`"),
         ("a.csv", b"", r"a\.csv: no column 'text'"),
     ],
@@ -124,7 +124,7 @@ def test_what_cannot_be_read_and_links_out_of_the_folder_are_errors(tmp_path, mo
     (folder / "again.jsonl").symlink_to(folder / "a.jsonl")
     assert load_corpus(str(folder)).train
     (folder / "below" / "out.txt").symlink_to(__file__)
-    with pytest.raises(DataError, match=r"below/out\.txt: a link out of the corpus"):
+    with pytest.raises(DataError, match=r"below/out\.txt: links to a file outside the corpus"):
         load_corpus(str(folder))
     (folder / "below" / "out.txt").unlink()
     real = os.scandir
@@ -141,7 +141,7 @@ def test_what_cannot_be_read_and_links_out_of_the_folder_are_errors(tmp_path, mo
 
 def test_columns_of_something_else_than_text_are_named(tmp_path):
     pd.DataFrame({"text": [1, 2, 3]}).to_parquet(tmp_path / "c.parquet")
-    with pytest.raises(DataError, match=r"c\.parquet: column 'text' holds int, not text"):
+    with pytest.raises(DataError, match=r"c\.parquet: column 'text' has int, not text"):
         load_corpus(str(tmp_path / "c.parquet"))
 
 
@@ -260,15 +260,15 @@ def test_two_processes_that_build_the_same_cache_end_with_one(text_folder, tmp_p
 def test_a_cache_that_could_not_be_brought_here_leaves_nothing(text_folder, tmp_path, monkeypatch):
     data = tokenise(load_corpus(str(text_folder)), 300)
     monkeypatch.setenv("SCALELAB_CACHE", str(tmp_path / "cache"))
-    assert brought_here(data, pytest.fail) is data  # it is here already
+    assert copy_to_cache(data, pytest.fail) is data  # it is here already
     elsewhere = replace(data, folder=tmp_path / "elsewhere" / data.folder.name)
     with pytest.raises(FileNotFoundError):
-        brought_here(elsewhere, lambda folder: shutil.copy(tmp_path / "nothing", folder))
+        copy_to_cache(elsewhere, lambda folder: shutil.copy(tmp_path / "nothing", folder))
     assert not list((tmp_path / "cache" / "tokens").iterdir())
-    here = brought_here(elsewhere, lambda folder: shutil.copytree(data.folder, folder, dirs_exist_ok=True))
+    here = copy_to_cache(elsewhere, lambda folder: shutil.copytree(data.folder, folder, dirs_exist_ok=True))
     assert here.folder.parent == tmp_path / "cache" / "tokens"
     assert np.array_equal(here.train(), data.train())
-    assert brought_here(elsewhere, pytest.fail) == here
+    assert copy_to_cache(elsewhere, pytest.fail) == here
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems have no such names")

@@ -13,10 +13,10 @@ from scalelab.sweep.run import Execution, run_sweep
 from scalelab.sweep.spec import SweepSpec
 from scalelab.sweep.tasks import make_tasks
 from scalelab.train.corpus import load_corpus
-from scalelab.train.ensemble import same_but_for_seed_and_rate, train_ensemble
-from scalelab.train.legs import train_run
+from scalelab.train.ensemble import can_train_together, train_ensemble
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
 from scalelab.train.tokens import tokenise
+from scalelab.train.trainer import train_run
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,11 @@ def test_what_differs_in_more_than_seed_and_rate_is_refused(data):
     one = config(data)
     others = [config(data, P=2), config(data, D=30e3), replace(one, recipe=replace(one.recipe, beta2=0.9))]
     for other in others:
-        assert not same_but_for_seed_and_rate([one, other])
+        assert not can_train_together([one, other])
         with pytest.raises(UsageError, match="seed and learning rate alone"):
             train_ensemble([one, other], data)
     wsd = [replace(c, recipe=replace(c.recipe, schedule="wsd")) for c in (one, config(data, seed=1))]
-    assert not same_but_for_seed_and_rate(wsd)  # which share a stable phase instead
+    assert not can_train_together(wsd)  # which share a stable phase instead
 
 
 def test_tasks_put_together_what_can_be(data):

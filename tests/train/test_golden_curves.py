@@ -14,7 +14,7 @@ import torch
 from scalelab.architecture import architecture_for
 from scalelab.train.build import build_model
 from scalelab.train.checkpoint import TrainState
-from scalelab.train.loop import Course, optimise
+from scalelab.train.loop import Phase, optimise
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig, TextSource
 from tests.support.paths import DATA
@@ -47,8 +47,8 @@ def curve(P=1, dtype="fp32", ladder=2, num_experts=0, seed=0):
     config = RunConfig(shape, STEPS * 8 * 32, seed, TextSource("made", "0", "made", "0"), recipe, ladder=ladder)
     model = build_model(config)
     state = TrainState()
-    course = Course(recipe, STEPS, seed, lambda step: min(1.0, (step + 1) / 10), EVERY, "golden")
-    optimise(model, make_optimizer(model, recipe, config.peak_lr), Words(), course, state, "cpu", False, None)
+    phase = Phase(recipe, STEPS, seed, lambda step: min(1.0, (step + 1) / 10), EVERY, "golden")
+    optimise(model, make_optimizer(model, recipe, config.peak_lr), Words(), phase, state)
     return [loss for _, _, loss in state.curve]
 
 

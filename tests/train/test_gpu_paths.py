@@ -20,11 +20,11 @@ from scalelab.errors import ScalelabError
 from scalelab.model import add_streams, attention, kernels
 from scalelab.model.kernels import Choice, choose_kernel
 from scalelab.sweep import run as run_module
-from scalelab.sweep.ledger import record_lost
 from scalelab.sweep.run import Execution, prepare
 from scalelab.sweep.spec import SweepSpec
+from scalelab.sweep.task_queue import record_lost
 from scalelab.sweep.tasks import make_tasks
-from scalelab.train import device, places, probe
+from scalelab.train import device, devices, probe
 from scalelab.train.build import build_model, extra_loss, training_options
 from scalelab.train.probe import Gpu, mig_slices, probe_gpus, visible_gpus
 from scalelab.train.recipe import Recipe, RunConfig, TextSource
@@ -91,34 +91,34 @@ def test_auto_takes_the_cpu_where_the_gpu_that_is_listed_does_not_work(nvidia_sm
     assert len(found) == 3
     assert not any(gpu.works for gpu in found)
     lines = []
-    monkeypatch.setattr(places, "probe_gpus", lambda dtypes: found)
-    assert set(places.default_places("auto", lines.append)) == {"cpu"}
+    monkeypatch.setattr(devices, "probe_gpus", lambda dtypes: found)
+    assert set(devices.default_slots("auto", lines.append)) == {"cpu"}
     assert len(lines) == 3
-    assert "so the CPU is used" in lines[0]
+    assert "using the CPU" in lines[0]
     with pytest.raises(ScalelabError, match=r"`device='cuda'`: no GPU works \(.+\); use `device='cpu'`"):
-        places.default_places("cuda")
+        devices.default_slots("cuda")
     probe._probe.cache_clear()
 
 
 def test_a_gpu_that_does_not_work_is_left_out(monkeypatch):
     broken = Gpu("1", error="no kernel image is available")
-    monkeypatch.setattr(places, "probe_gpus", lambda dtypes: [FINE, broken])
+    monkeypatch.setattr(devices, "probe_gpus", lambda dtypes: [FINE, broken])
     lines = []
-    assert places.default_places("auto", lines.append) == ["cuda:0"]
-    assert lines == ["cuda:1 does not work and is left out: no kernel image is available"]
+    assert devices.default_slots("auto", lines.append) == ["cuda:0"]
+    assert lines == ["cuda:1 does not work and is not used: no kernel image is available"]
 
 
 def test_bf16_only_where_the_device_computes_in_it(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setattr(places, "probe_gpus", lambda dtypes: [FINE, replace(FINE, native_bf16=False)])
-    assert [places.resolve_dtype("auto", place) for place in ("cuda:0", "cuda:1", "cpu")] == ["bf16", "fp32", "fp32"]
+    monkeypatch.setattr(devices, "probe_gpus", lambda dtypes: [FINE, replace(FINE, native_bf16=False)])
+    assert [devices.resolve_dtype("auto", name) for name in ("cuda:0", "cuda:1", "cpu")] == ["bf16", "fp32", "fp32"]
 
 
 def test_a_worker_sees_its_device_alone(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert places.enter("cpu", None) == "cpu"
+    assert devices.select_device("cpu", None) == "cpu"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
-    assert places.enter("cuda:1", "MIG-cba663e8") == "cuda:0"
+    assert devices.select_device("cuda:1", "MIG-cba663e8") == "cuda:0"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-cba663e8"
 
 
@@ -129,7 +129,7 @@ def test_the_process_of_a_sweep_never_touches_cuda(monkeypatch, text_folder, tmp
     for name in ("_lazy_init", "mem_get_info", "get_device_name", "get_device_properties"):
         monkeypatch.setattr(torch.cuda, name, touched)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(places, "probe_gpus", lambda dtypes: [FINE, FINE])
+    monkeypatch.setattr(devices, "probe_gpus", lambda dtypes: [FINE, FINE])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     spec = SweepSpec("t", N=(12e3,), P=(1, 2), D=(10e3,), corpus=str(text_folder), tokenizer=300)
     resolved, left, at, _ = prepare(spec, tmp_path, Execution("auto", per_gpu=0), Console(quiet=True))

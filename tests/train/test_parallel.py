@@ -129,7 +129,7 @@ def test_a_batch_is_dealt_out_whole():
     batch = torch.arange(12).view(6, 2).numpy()
     ranks = [Two(), Two()]
     ranks[1].rank = 1
-    dealt = [r.rows(batch) for r in ranks]
+    dealt = [r.local_rows(batch) for r in ranks]
     assert sorted(row for rows in dealt for row in rows[:, 0].tolist()) == [0, 2, 4, 6, 8, 10]
     assert {len(rows) for rows in dealt} == {3}
     with pytest.raises(UsageError, match="`batch_size=5`: give a multiple of the 2 processes"):
@@ -139,12 +139,12 @@ def test_a_batch_is_dealt_out_whole():
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not for scalelab"),
-        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed precision bf16: set it to no"),
-        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "set it to no, and give --compile"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed precision is bf16; set it to no"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "set it to no and give --compile"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
-        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM is not for scalelab"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM is not supported"),
         ({}, r"need accelerate: pip install 'scalelab\[distributed\]'"),
     ],
 )

@@ -33,9 +33,9 @@ from scalelab.train.device import (
     peak_memory_bytes,
     reset_peak_memory,
 )
+from scalelab.train.devices import HOST_BYTES, runs_per_gpu
 from scalelab.train.estimate import estimate_times
 from scalelab.train.evaluate import evaluate
-from scalelab.train.places import HOST_BYTES, runs_per_gpu
 from tests.support.flops import counted_flops
 from tests.support.paths import ROOT
 from tests.support.runs import PLAIN, PREFIX, B, T, forward_and_backward, run_of, tokens_of

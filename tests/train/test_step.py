@@ -17,13 +17,13 @@ from scalelab.train.build import build_model
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.data import TokenWindows
 from scalelab.train.graphs import WARM_UP_STEPS, Stepper, can_be_captured
-from scalelab.train.loop import Course, compile_layers, optimise
+from scalelab.train.loop import LoopOptions, Phase, compile_layers, optimise
 from scalelab.train.loss import chunked_cross_entropy, separable_head, training_loss
 from scalelab.train.memory import fitting_micro_batch, largest_part
 from scalelab.train.numerics import Numerics
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig, TextSource
-from scalelab.train.run import _training
+from scalelab.train.run import _training_columns
 from scalelab.train.step import TrainingStep, allocate_moments
 from tests.support.families import make, warm
 
@@ -122,9 +122,9 @@ def test_steps_never_wait_for_the_device(P):
     def after(state):
         at_steps.append(len(syncs.seen))
 
-    course = Course(run.recipe, 40, 0, lambda step: 1.0, 10_000, "made")
+    phase = Phase(run.recipe, 40, 0, lambda step: 1.0, 10_000, "made")
     with Syncs() as syncs:
-        optimise(model, optimizer, Made(), course, TrainState(), "cpu", False, None, None, after)
+        optimise(model, optimizer, Made(), phase, TrainState(), LoopOptions(save=after))
     assert at_steps[0] > 0  # the first step is a point of the curve, whose loss is looked at: the count works
     assert at_steps[0] == at_steps[-2]  # and no other but the last
     assert syncs.seen.count("_local_scalar_dense.default") <= 3
@@ -138,11 +138,11 @@ def test_windows_gathered_on_the_device_are_those_of_the_host(dtype):
     windows = TokenWindows(Made(dtype).train(), T, B, "cpu")
     numbers = np.array([3, 0, windows.count - 1])
     host = windows.batch(numbers)
-    windows._place()
+    windows._move_to_device()
     assert torch.equal(windows.batch(numbers), host)
     large = TokenWindows(np.array([65_535, 40_000, 7] * 20, np.uint16), T, 1, "cpu")
     want = large.batch(np.array([1]))
-    large._place()
+    large._move_to_device()
     assert torch.equal(large.batch(np.array([1])), want)
 
 
@@ -162,7 +162,7 @@ def test_the_micro_batch_is_planned_from_the_free_memory(monkeypatch):
     assert needs[64] > needs[32] > needs[16]
     assert fitting_micro_batch(run, "cpu") == 64
     for room, want in ((needs[64] + 1, 64), (needs[64] - 1, 32), (needs[32] - 1, 16), (1, 1)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, room=room: (room / memory._PLANNED, 0))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, room=room: (room / memory._USABLE_SHARE, 0))
         assert fitting_micro_batch(run, "cuda:0") == want
 
 
@@ -194,7 +194,7 @@ class Graph:
         if self.wrong == "nothing":
             return torch.tensor(1.0)
         self.step.optimizer.zero_grad(set_to_none=True)  # a real one writes gradients where it wrote them before
-        loss = self.step.once(self.windows.batch(numbers))
+        loss = self.step.without_retry(self.windows.batch(numbers))
         return loss * 1.5 if self.wrong == "loss" else loss
 
 
@@ -211,7 +211,7 @@ def test_a_captured_step_is_used_only_if_it_does_what_the_usual_one_does(wrong, 
     monkeypatch.setattr(graphs, "_prepare", lambda optimizer: None)
     monkeypatch.setattr(graphs, "_capture", lambda *given: made.append(Graph(*given[:2], wrong)) or made[0])
     other, windows = stepper(run)
-    windows._place()
+    windows._move_to_device()
     with Stepper(other, windows) as take_step:
         losses = [float(take_step(n)) for n in numbers]
         (graph,) = made
@@ -247,11 +247,11 @@ def test_numerics_are_set_and_put_back():
 def test_speeds_leave_the_warm_up_out():
     run = config(steps=20)
     state = TrainState(20, seconds=12.0, warm_up_seconds=10.0, warm_up_steps=4, devices=["made"])
-    row = _training(run, 20, state, "cpu", peak_flops=1e9)
+    row = _training_columns(run, 20, state, "cpu", peak_flops=1e9)
     assert row["warm_up_seconds"] == 10.0
     assert row["tokens_per_s"] == pytest.approx(16 * run.step_tokens / 2.0)
     assert row["mfu"] == pytest.approx(16 / 20 * row["train_flops"] / 2.0 / 1e9)
-    short = _training(run, 20, replace(state, warm_up_steps=15), "cpu", None)
+    short = _training_columns(run, 20, replace(state, warm_up_steps=15), "cpu", None)
     assert short["tokens_per_s"] == pytest.approx(20 * run.step_tokens / 12.0)
 
 
@@ -268,9 +268,7 @@ def test_compiled_layers_train_as_the_others(P):
             counts = torch._dynamo.utils.counters
             counts.clear()
         state = TrainState()
-        optimise(
-            model, optimizer, Made(), Course(run.recipe, 4, 0, lambda step: 1.0, 1, "made"), state, "cpu", False, None
-        )
+        optimise(model, optimizer, Made(), Phase(run.recipe, 4, 0, lambda step: 1.0, 1, "made"), state)
         losses.append([loss for _, _, loss in state.curve])
     assert not counts["graph_break"]
     assert counts["stats"]["unique_graphs"] == 1  # one layer stands for all

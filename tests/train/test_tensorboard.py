@@ -16,11 +16,11 @@ from scalelab.sweep.run import Execution, run_sweep
 from scalelab.sweep.spec import SweepSpec
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.corpus import load_corpus
-from scalelab.train.legs import Options, train_run
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
-from scalelab.train.tensorboard import LEARNING_RATE, LOSS, writing
+from scalelab.train.tensorboard import LEARNING_RATE, LOSS, log_curve
 from scalelab.train.tokens import tokenise
+from scalelab.train.trainer import Options, train_run
 
 pytest.importorskip("tensorboard", reason="the extra scalelab[tensorboard] is not installed")
 from tests.support.paths import ROOT as HERE
@@ -69,7 +69,7 @@ def close_to(rows):
 def logged(config, data, folder, checkpoints=None, cut=math.inf):
     """Train with a log, but cut at a step; the curve as the loop told it."""
     curve = []
-    with writing(folder, config) as log:
+    with log_curve(folder, config) as log:
 
         def observer(state):
             log(state)
@@ -96,8 +96,8 @@ def test_loss_learning_rate_and_hyperparameters(config, data, tmp_path):
 
 @pytest.mark.parametrize(("schedule", "plain"), [("wsd", 0), ("wsd", 10), ("linear", 20), ("constant", 0)])
 def test_the_learning_rate_is_the_optimizers(config, data, tmp_path, schedule, plain, monkeypatch):
-    """On every leg."""
-    from scalelab.train import legs
+    """On every phase."""
+    from scalelab.train import trainer
 
     made, used = [], []
 
@@ -105,9 +105,9 @@ def test_the_learning_rate_is_the_optimizers(config, data, tmp_path, schedule, p
         made.append(make_optimizer(*args))
         return made[-1]
 
-    monkeypatch.setattr(legs, "make_optimizer", keep)
+    monkeypatch.setattr(trainer, "make_optimizer", keep)
     config = replace(config, recipe=replace(config.recipe, schedule=schedule), plain_tokens=plain * 512)
-    with writing(tmp_path, config) as log:
+    with log_curve(tmp_path, config) as log:
 
         def observer(state):
             log(state)
@@ -135,7 +135,7 @@ def test_a_tensorboard_that_looks_on_sees_no_point_twice(config, tmp_path):
     """It has read the first attempt's log, and goes on with the second's."""
 
     def write(steps):
-        with writing(tmp_path, config) as log:
+        with log_curve(tmp_path, config) as log:
             for step in steps:
                 log(TrainState(step, [(s, s * 512, 5.0 / s) for s in range(1, step + 1)]))
 
@@ -150,7 +150,7 @@ def test_a_tensorboard_that_looks_on_sees_no_point_twice(config, tmp_path):
 def test_a_clock_that_went_back_does_not_bring_old_points_back(config, tmp_path):
     for stamp in ("9999999998", "later"):
         (tmp_path / f"events.out.tfevents.{stamp}.elsewhere.7.0").touch()
-    with writing(tmp_path, config) as log:
+    with log_curve(tmp_path, config) as log:
         log(TrainState(1, [(1, 512, 5.0)]))
     (written,) = (file for file in tmp_path.iterdir() if file.stat().st_size)
     assert written.name.startswith("events.out.tfevents.9999999999.")
@@ -158,7 +158,7 @@ def test_a_clock_that_went_back_does_not_bring_old_points_back(config, tmp_path)
 
 def test_every_point_is_on_disk_at_once(config, tmp_path):
     """A killed process takes none along."""
-    with writing(tmp_path, config) as log:
+    with log_curve(tmp_path, config) as log:
         for step in range(1, 4):
             log(TrainState(step, [(s, s * 512, 5.0) for s in range(1, step + 1)]))
             assert len(points(tmp_path, LOSS)) == step
@@ -170,10 +170,10 @@ from pathlib import Path
 from scalelab.architecture import architecture_for
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.recipe import RunConfig, TextSource
-from scalelab.train.tensorboard import writing
+from scalelab.train.tensorboard import log_curve
 config = RunConfig(architecture_for(12e3, 300), 512 * 100, 0, TextSource("", "", "", ""))
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-with writing(Path(sys.argv[1]), config) as log:
+with log_curve(Path(sys.argv[1]), config) as log:
     for step in range(1, 90):
         log(TrainState(step, [(s, s * 512, 5.0) for s in range(1, step + 1)]))
 print("trained")
@@ -184,7 +184,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path):
     command = [sys.executable, "-c", FULL, str(tmp_path), "3000"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=True)
     assert done.stdout == "trained\n"
-    assert done.stderr.startswith(f"scalelab: {tmp_path}: no more TensorBoard log of this run (")
+    assert done.stderr.startswith(f"scalelab: {tmp_path}: TensorBoard log of this run stopped (")
     assert done.stderr.count("\n") == 1
     assert 5 < len(points(tmp_path, LOSS)) < 60  # and what was written can be read
 
@@ -210,5 +210,5 @@ def test_without_the_package_the_sweep_is_refused_before_anything_is_read(config
     assert told.startswith("scalelab: --tensorboard needs the package tensorboard")
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ScalelabError, match="`tensorboard`"), writing(tmp_path / "log", config):
+    with pytest.raises(ScalelabError, match="`tensorboard`"), log_curve(tmp_path / "log", config):
         pass  # on another machine, where the sweep could not look

@@ -9,13 +9,13 @@ from scalelab.architecture import architecture_for
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.train.build import build_model
 from scalelab.train.corpus import load_corpus
-from scalelab.train.data import TokenWindows, training_starts, validation_windows
+from scalelab.train.data import TokenWindows, validation_windows, window_order
 from scalelab.train.evaluate import clustered_mean, evaluate
-from scalelab.train.legs import Options, train_run
+from scalelab.train.phases import linear_factor
 from scalelab.train.recipe import Recipe, RunConfig, whole_steps
 from scalelab.train.run import make_record
 from scalelab.train.tokens import tokenise
-from scalelab.train.trajectory import linear_factor
+from scalelab.train.trainer import Options, train_run
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +92,16 @@ def test_record_holds_what_was_measured(config, data):
 
 def test_divergence_is_an_error_not_a_nan(config, data):
     wild = replace(config, recipe=replace(config.recipe, lr=1e30, grad_clip=1e30))
-    with pytest.raises(ScalelabError, match=r"the loss stopped being a number by step \d+; try a lower lr"):
+    with pytest.raises(ScalelabError, match=r"the loss is not a number at step \d+; try a lower lr"):
         train_run(wild, data)
 
 
 def test_a_validation_text_that_is_too_short_is_told_before_training(config, data, monkeypatch):
     monkeypatch.setattr(type(data), "validation", lambda self: np.zeros(50, dtype=np.uint16))
     steps = []
-    with pytest.raises(DataError, match="the validation text has only 50 tokens"):
+    with pytest.raises(
+        DataError, match="the validation text has only 50 tokens, less than two sequences of 64; give more text"
+    ):
         train_run(config, data, Options(progress=lambda *values: steps.append(values)))
     assert steps == []
 
@@ -116,7 +118,7 @@ def test_batches_are_disjoint_and_depend_on_the_seed_alone():
     windows = TokenWindows(np.arange(64 * 40 + 1, dtype=np.uint16), 64, 8, "cpu")
 
     def batches(steps, seed, first=0):
-        numbers = training_starts(windows.count, 8, steps, seed, first)
+        numbers = window_order(windows.count, 8, steps, seed, first)
         return [windows.batch(n).numpy() for n in numbers]
 
     first = batches(5, seed=3)

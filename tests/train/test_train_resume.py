@@ -22,9 +22,9 @@ from scalelab.model.checkpoint import save_model
 from scalelab.train import checkpoint, loop, stage
 from scalelab.train.checkpoint import saved_steps
 from scalelab.train.corpus import load_corpus
-from scalelab.train.legs import Options
 from scalelab.train.step import TrainingStep
 from scalelab.train.tokens import tokenise
+from scalelab.train.trainer import Options
 from tests.support.families import make, warm
 
 STEPS = 200  # a point of the curve every other: states stand between them too
@@ -118,9 +118,9 @@ def test_killed_it_ends_where_it_would_have(kills, options, command, source, tmp
     seldom = ("--checkpoint-minutes", "5")  # how often is nobody's business
     assert main(command(killed, STEPS, *options, *seldom)) == 0
     told = capsys.readouterr().err
-    assert f"going on from step {before} of {STEPS}" in " ".join(told.split())
+    assert f"resuming at step {before} of {STEPS} from " in " ".join(told.split())
     assert main(command(undisturbed, STEPS, *options, *seldom)) == 0
-    assert "going on" not in capsys.readouterr().err
+    assert "resuming" not in capsys.readouterr().err
     assert_same(killed, undisturbed)
     assert len(content(killed)["curve"]) > 90
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "undisturbed"]
@@ -150,7 +150,7 @@ def test_a_person_stops_it(number, code, command, tmp_path, monkeypatch, capsys)
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("scalelab: interrupted")
     assert err.count("scalelab: ") == 1
-    assert "at step 20 of 40; the same command goes on from step 19, saved in " in err
+    assert "at step 20 of 40; run the same command again to resume at step 19, saved in " in err
     assert not out.exists()
     left = content(states_of(out))
     assert (left["status"], left["step"], left["steps"]) == ("interrupted", 20, 40)
@@ -162,7 +162,7 @@ def test_states_of_another_command_are_told_and_left(command, text_folder, tmp_p
     with monkeypatch.context() as patch:
         cut(patch, 20)
         assert main(command(out, 40, "--P", "2")) == 130
-    assert "interrupted at step 20 of 40; the same command goes on from step 19" in capsys.readouterr().err
+    assert "interrupted at step 20 of 40; run the same command again to resume at step 19" in capsys.readouterr().err
     first = states_of(out)
     texts = tmp_path / "texts"
     texts.mkdir()
@@ -182,8 +182,9 @@ def test_states_of_another_command_are_told_and_left(command, text_folder, tmp_p
             cut(patch, 1)
             assert main(words) == 130
         err = capsys.readouterr().err
-        assert f"left by another command (other {name}; at step 19), not taken up" in " ".join(err.split())
-        assert "going on from" not in err
+        reason = f"not used, since the checkpoints (up to step 19) are of a command with other settings ({name})"
+        assert reason in " ".join(err.split())
+        assert "resuming" not in err
         assert "at step 1 of" in err
         assert {file.name: file.read_bytes() for file in first.rglob("*") if file.is_file()} == kept
 
@@ -201,10 +202,10 @@ def test_another_model_or_a_changed_one_is_another_command(command, source, toke
     changed = tmp_path / "changed"
     save_model(warm(add_streams(make("llama", vocab_size=300, seed=1), [2, 4], prefix_tokens=3)), changed, tokenizer)
     assert main([str(changed) if w == str(source) else w for w in command(tmp_path / "x", 40)]) == 0
-    assert "(other model; at step 19)" in capsys.readouterr().err.replace("\n", " ")
+    assert "(up to step 19) are of a command with other settings (model)" in capsys.readouterr().err.replace("\n", " ")
 
 
-@pytest.mark.parametrize(("lr", "message"), [("1e39", "the loss stopped being a number"), ("1000", "diverged, a loss")])
+@pytest.mark.parametrize(("lr", "message"), [("1e39", "the loss is not a number"), ("1000", "diverged: loss")])
 def test_divergence_is_recorded_and_leaves_no_states(lr, message, command, tmp_path, capsys):
     out = tmp_path / "x"
     assert main(command(out, 100, "--train", "all", "--lr", lr)) == 1
@@ -272,7 +273,7 @@ def test_a_trained_model_that_cannot_be_written_is_not_lost(command, tmp_path, m
     assert not (tmp_path / "x").exists()
     assert content(states_of(tmp_path / "x"))["status"] == "failed"
     assert main(command(tmp_path / "x", 20)) == 0
-    assert "going on from step 20 of 20" in capsys.readouterr().err
+    assert "resuming at step 20 of 20" in capsys.readouterr().err
     assert_same(tmp_path / "x", tmp_path / "undisturbed")
 
 
@@ -283,7 +284,9 @@ def test_damaged_states_are_told(command, tmp_path, monkeypatch, capsys):
     for file in states_of(tmp_path / "x").glob("0*/*"):
         file.write_bytes(b"damaged")
     assert main(command(tmp_path / "x", 40)) == 0
-    assert "its states are damaged or of another version, so training begins anew" in capsys.readouterr().err
+    assert (
+        "checkpoints are damaged or from another version; training starts from the beginning" in capsys.readouterr().err
+    )
     assert main(command(tmp_path / "undisturbed", 40)) == 0
     assert_same(tmp_path / "x", tmp_path / "undisturbed")
 
@@ -293,7 +296,7 @@ def test_two_at_once_do_not_mix(command, tmp_path, capsys):
     (beside / "mine").mkdir(parents=True)
     with FileLock(beside / ".lock"):
         assert main(command(tmp_path / "x", 10)) == 2
-    assert "another training is at work on it" in capsys.readouterr().err
+    assert "another process is training into it" in capsys.readouterr().err
     assert main(command(tmp_path / "x", 10)) == 0
     assert [path.name for path in beside.iterdir()] == ["mine"]
 
@@ -350,7 +353,7 @@ def test_processes_go_on_together(command, tmp_path, capsys):
     process = start(command(killed, STEPS, *seldom), launch(), env=environment)
     _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 0, err
-    assert err.count(f"going on from step {step} of {STEPS}") == 1
+    assert err.count(f"resuming at step {step} of {STEPS}") == 1
     assert not killed.with_name("killed.checkpoints").exists()
 
     assert main(command(alone, STEPS, *seldom)) == 0

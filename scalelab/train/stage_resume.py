@@ -1,4 +1,4 @@
-"""What a second stage leaves beside its new folder until that is written: its states, and how far it came."""
+"""Resume support for second-stage training: checkpoints and a progress file next to the output folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scalelab.atomic import atomic_write
 from scalelab.errors import ScalelabError, TrainingError, UsageError
 from scalelab.status import RunStatus
 from scalelab.train.checkpoint import TrainState, checkpoint_path, digest_of_file, saved_steps
-from scalelab.train.parallel import ALONE, Parallel
+from scalelab.train.parallel import SINGLE_PROCESS, Parallel
 from scalelab.train.recipe import Recipe
 from scalelab.train.tokens import TokenData
 
@@ -28,13 +28,13 @@ RECORD = "training.json"
 _SUFFIX = ".checkpoints"
 _LOCK = ".lock"
 _KEY = re.compile("[0-9a-f]{16}")
-_EVERY_S = 10.0
+_RECORD_EVERY_S = 10.0
 
 
 def stage_settings(
     source: Path, P: int, data: TokenData, recipe: Recipe, n_tokens: int, train: str, seed: int
 ) -> dict[str, Any]:
-    """What decides where `stage.train_stage` ends, as plain values; model and text count by content."""
+    """Return what determines the result of `stage.train_stage`, as plain values, with digests of model and text."""
     model = hashlib.sha256()
     for file in (source / "config.json", *sorted(source.glob("*.safetensors"))):
         model.update(f"{file.name} {digest_of_file(file)}\n".encode())
@@ -49,30 +49,38 @@ def stage_settings(
     } | asdict(recipe)
 
 
-class Attempt:
-    """A training of `steps` steps by `settings` whose result is to be the new folder `out`.
+class ResumableStage:
+    """A second-stage training that can be interrupted and resumed.
 
-    ``OUT.checkpoints/KEY``, the attribute `folder`, has its states and the file training.json: status, message,
-    settings, steps and loss curve. KEY is a digest of the settings, so states of another command are never taken
-    up. When `out` is written all this goes. Of several processes (`parallel`) the main one alone writes; with FSDP
-    there are no states.
+    Checkpoints and the file training.json (status, message, settings, steps and loss curve) are in
+    ``OUT.checkpoints/KEY``, the attribute `folder`. KEY is a digest of the settings, so the checkpoints of a command
+    with other settings are never used. `finish` removes the folder. On several processes only the main one writes;
+    with FSDP there are no checkpoints.
+
+    Args:
+        out: New folder for the trained model.
+        settings: From `stage_settings`.
+        steps: Steps of the training.
+        parallel: Processes that train the same model.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any], steps: int, parallel: Parallel = ALONE) -> None:
+    def __init__(self, out: Path, settings: dict[str, Any], steps: int, parallel: Parallel = SINGLE_PROCESS) -> None:
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         self.out, self.settings, self.steps = out, settings, steps
         self.main, self.resumes = parallel.main, not parallel.sharded
         self.parent = out.with_name(out.name + _SUFFIX)
         self.folder = self.parent / key
-        self.state = TrainState()  # where training is
-        self._told_at = 0.0
-        self._had = bool(self._steps())
+        self.state = TrainState()  # the current one
+        self._recorded_at = 0.0
+        self._had_checkpoints = bool(self._saved_steps())
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """No other process trains for the same folder meanwhile, and what ends it early is recorded.
+        """Lock the folder against other processes, and record the error that ends the training early.
 
-        Raises `UsageError` if another does, `OSError` if nothing can be written there.
+        Raises:
+            UsageError: another process trains into the same folder.
+            OSError: nothing can be written next to `out`.
         """
         if not self.main:
             yield
@@ -81,82 +89,82 @@ class Attempt:
         try:
             with FileLock(self.parent / _LOCK, timeout=0):
                 try:
-                    if not self._had:  # better a full disk now than at the first state
+                    if not self._had_checkpoints:  # fails now, not at the first checkpoint, if the disk is full
                         self._record("unfinished", "")
                     yield
                 except BaseException as error:
                     with contextlib.suppress(OSError):  # a full disk may be what failed
-                        self._end(error)
+                        self._record_end(error)
                     if isinstance(error, TrainingError):
                         where = f"its loss curve: {self.folder / RECORD}"
                         raise type(error)(f"{error} ({where})", error.state) from None
                     raise
                 finally:
-                    self._clear()
+                    self._remove_if_empty()
         except Timeout:
-            raise UsageError(f"`out={self.out}`: another training is at work on it; name another folder") from None
+            raise UsageError(f"`out={self.out}`: another process is training into it; choose another folder") from None
 
-    def begin(self, state: TrainState) -> str | None:
-        """Training begins with `state`, and from now on moves it along. Returns a line about it if it is not new."""
+    def start(self, state: TrainState) -> str | None:
+        """Follow `state`, from which training starts; return a note if it is resumed or its checkpoints are lost."""
         self.state = state
         if self.main:
             self._record("unfinished", "")
         if state.step:
-            return f"going on from step {state.step} of {self.steps}, as saved in {self.folder}"
-        if self._had:
-            return f"{self.folder}: its states are damaged or of another version, so training begins anew"
+            return f"resuming at step {state.step} of {self.steps} from {self.folder}"
+        if self._had_checkpoints:
+            return f"{self.folder}: checkpoints are damaged or from another version; training starts from the beginning"
         return None
 
     def observe(self, state: TrainState) -> None:
-        """Keep the record about as new as `state`, which training has come to."""
-        if self.main and state.seconds - self._told_at > _EVERY_S:
-            self._told_at = state.seconds
+        """Update the progress file, at most every ten seconds of training."""
+        if self.main and state.seconds - self._recorded_at > _RECORD_EVERY_S:
+            self._recorded_at = state.seconds
             with contextlib.suppress(OSError):
                 self._record("unfinished", "")
 
-    def others(self) -> str | None:
-        """A line about states of other commands for the same folder, or None if there are none."""
+    def describe_others(self) -> str | None:
+        """Return a note about checkpoints of commands with other settings, or None if there are none."""
         found = {folder: saved_steps(folder) for folder in self._folders() if folder != self.folder}
         found = {folder: steps for folder, steps in found.items() if steps}
         if not found:
             return None
         folder, steps = max(found.items(), key=lambda item: item[1][0])
-        many = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         return (
-            f"{folder}{many}: left by another command ({self._difference(folder)}; at step {steps[0]}), not taken up; "
-            "remove it if it is not wanted"
+            f"{folder}{more}: not used, since the checkpoints (up to step {steps[0]}) are of a command with "
+            f"{self._difference(folder)}; delete the folder if you do not need it"
         )
 
-    def kept(self) -> str:
-        """What the same command will do, for a line about an end before time."""
-        steps = self._steps()
+    def describe_rerun(self) -> str:
+        """Return what running the same command again will do, for the message of an interruption."""
+        steps = self._saved_steps()
         if not steps:
-            return "no state is saved, so the same command begins anew"
-        return f"the same command goes on from step {steps[0]}, saved in {self.folder}"
+            return "nothing is saved: the same command starts from the beginning"
+        return f"run the same command again to resume at step {steps[0]}, saved in {self.folder}"
 
-    def written(self) -> None:
-        """The new folder is there: remove what is no longer needed."""
+    def finish(self) -> None:
+        """Remove the checkpoints and the progress file once `out` is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
         for folder in self._folders():
-            if not saved_steps(folder):  # only a record of what a command did before it failed
+            if not saved_steps(folder):  # only the progress file of a command that failed
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _steps(self) -> list[int]:
-        """Those of which this command has a state, the latest first."""
+    def _saved_steps(self) -> list[int]:
+        """Return the steps of this command's checkpoints, latest first."""
         return saved_steps(self.folder) if self.resumes else []
 
-    def _end(self, error: BaseException) -> None:
+    def _record_end(self, error: BaseException) -> None:
         status = error.status if isinstance(error, TrainingError) else RunStatus.FAILED
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             status = RunStatus.INTERRUPTED
-        # Where nothing had begun, what was before stays.
+        # Nothing was trained: earlier checkpoints stay.
         if status in (RunStatus.FAILED, RunStatus.INTERRUPTED) and not self.state.step:
             if not saved_steps(self.folder):
                 shutil.rmtree(self.folder, ignore_errors=True)
             return
         message = str(error) if isinstance(error, ScalelabError) else f"{type(error).__name__}: {error}"
         self._record(status, message.removesuffix(": "))
-        if status == RunStatus.DIVERGED:  # it would do so again
+        if status == RunStatus.DIVERGED:  # it would diverge again
             for step in saved_steps(self.folder):
                 shutil.rmtree(checkpoint_path(self.folder, step), ignore_errors=True)
 
@@ -179,16 +187,16 @@ class Attempt:
             theirs = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             names = [name for name, value in self.settings.items() if theirs.get(name) != value]
         except (OSError, ValueError, AttributeError):
-            return "which, its training.json does not tell"
-        return f"other {', '.join(names)}"
+            return "unknown settings (no readable training.json)"
+        return f"other settings ({', '.join(names)})"
 
     def _folders(self) -> list[Path]:
-        """Those of all commands for the same new folder."""
+        """Return the folders of all commands for the same output folder."""
         return [path for path in self.parent.glob("*") if _KEY.fullmatch(path.name) and path.is_dir()]
 
-    def _clear(self) -> None:
-        """Remove the folder of all commands if nothing of theirs is left."""
+    def _remove_if_empty(self) -> None:
+        """Remove the parent folder if it holds nothing any more."""
         if not self._folders():
             (self.parent / _LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something of the user's is there
+            with contextlib.suppress(OSError):  # it holds files of the user
                 self.parent.rmdir()

@@ -1,4 +1,4 @@
-"""One task in the process that carries it out, on whatever machine: train, record, say how it ended."""
+"""Run one task in this process: train, write the record, return how it ended."""
 
 from __future__ import annotations
 
@@ -18,34 +18,37 @@ from scalelab.records.store import record_path, record_status
 from scalelab.status import RunStatus
 from scalelab.sweep.resolve import has_model
 from scalelab.sweep.tasks import Job, Task
-from scalelab.train.legs import Options, train_legs
 from scalelab.train.memory import free_memory, is_out_of_memory
 from scalelab.train.run import record_failure, record_result, run_and_record
+from scalelab.train.trainer import Options, train_phases
 
-LOCKS = ".locks"  # below a folder of results: who has which run
-_ENDING_S = 1.0  # a killed process keeps its lock until its memory is given back
+LOCKS = ".locks"  # below a folder of results: one lock file per task
+_KILLED_S = 1.0  # a killed process keeps its lock until its memory is freed
 
-Tell = Callable[[str, dict[str, Any]], None]  # kind and values of an `Event`
+Emit = Callable[[str, dict[str, Any]], None]  # kind and values of an `Event`
 
 
-def perform(task: Task, job: Job, place: str, tell: Tell) -> tuple[str, dict[str, Any]]:
-    """Carry out `task` at `place` (cpu, cuda:0, …), telling progress.
+def run_task(task: Task, job: Job, device: str, emit: Emit) -> tuple[str, dict[str, Any]]:
+    """Run `task` on `device` (cpu, cuda:0, …) and report progress through `emit`.
 
-    Returns the kind and values of the last event: done with the record; failed with status and message, which are
-    recorded; or busy. A record that is there already is not made again, and two processes never train one run
-    at once: a lock that ends with its process sees to that.
+    A run that has a record already is not trained again. A lock, which ends with its process, keeps two processes from
+    training the same run.
+
+    Returns:
+        Kind and values of the last event: "done" with the record, "failed" with status and message, which are
+        recorded too, or "busy" if another process is training this run.
     """
 
     def progress(step: int, loss: float, tokens_per_s: float) -> None:
-        tell("progress", {"step": step, "loss": loss, "tokens_per_s": tokens_per_s})
+        emit("progress", {"step": step, "loss": loss, "tokens_per_s": tokens_per_s})
 
     try:
-        with _claimed(task, job.out):
-            if not task.shared and (record := ended(task, job)) is not None:
+        with _locked(task, job.out):
+            if not task.shared and (record := finished_record(task, job)) is not None:
                 return ("done" if record["status"] in (RunStatus.OK, None) else "failed"), record
             with _observer(task, job) as observer:
                 options = Options(
-                    place,
+                    device,
                     job.compile_model,
                     job.out / CHECKPOINTS,
                     job.save_every_s,
@@ -56,23 +59,23 @@ def perform(task: Task, job: Job, place: str, tell: Tell) -> tuple[str, dict[str
                 )
                 try:
                     return "done", _train(task, job, options)
-                except Exception as error:  # the boundary of the process: tell, and keep the details
+                except Exception as error:  # every error becomes an event
                     status, message = _describe(error, task, job.out)
-                    if not task.shared and status == RunStatus.FAILED:  # the others are recorded where they are raised
+                    if not task.shared and status == RunStatus.FAILED:  # others are recorded already
                         try:
-                            record_failure(task.config, job.out, status, message, place, job.code)
-                        except Exception as second:  # then the event alone says it
-                            message += f"; no record could be written: {type(second).__name__}: {second}"
+                            record_failure(task.config, job.out, status, message, device, job.code)
+                        except Exception as second:  # reported by the event only
+                            message += f"; writing the record failed too: {type(second).__name__}: {second}"
                     return "failed", {"status": status, "message": message}
     except Timeout:
         return "busy", {}
-    except (ScalelabError, OSError) as error:  # a record that cannot be read, or not be written
-        record_lost(task, job.out, RunStatus.FAILED, str(error), place)
+    except (ScalelabError, OSError) as error:  # a record cannot be read or written
+        record_lost(task, job.out, RunStatus.FAILED, str(error), device)
         return "failed", {"status": RunStatus.FAILED, "message": str(error)}
 
 
-def ended(task: Task, job: Job) -> dict[str, Any] | None:
-    """The record of a run that need not be trained: another sweep has, perhaps, just now. Raises `DataError`."""
+def finished_record(task: Task, job: Job) -> dict[str, Any] | None:
+    """Return the record of a run that needs no training, perhaps written by another sweep. Raises `DataError`."""
     path = record_path(job.out, task.config.key)
     status = record_status(path)
     if status == RunStatus.DIVERGED and not job.retry:
@@ -84,33 +87,35 @@ def ended(task: Task, job: Job) -> dict[str, Any] | None:
     return read_record(path)
 
 
-def record_lost(task: Task, out: Path, status: str, message: str, place: str) -> None:
-    """Record that `task` ended without a last word of its own, unless another process has taken it up."""
+def record_lost(task: Task, out: Path, status: str, message: str, device: str) -> None:
+    """Record the end of a `task` whose process could not, unless another process is training it now."""
     if task.shared:
         return
-    # Whatever a record cannot hold, or a disk cannot take, must not end the other runs.
-    with contextlib.suppress(Exception), _claimed(task, out, _ENDING_S):
-        record_failure(task.config, out, status, message, place)
+    # A value that no record can hold or a full disk must not end the other runs.
+    with contextlib.suppress(Exception), _locked(task, out, _KILLED_S):
+        record_failure(task.config, out, status, message, device)
 
 
 def _train(task: Task, job: Job, options: Options) -> dict[str, Any]:
     if task.members:
-        _train_together(task, job, options)
+        _train_members(task, job, options)
         return {}
     if task.shared:
-        train_legs(task.config, job.data, options)
+        train_phases(task.config, job.data, options)
         return {}
     return run_and_record(task.config, job.data, job.out, options, job.save_models, job.peak_flops, job.code)
 
 
-def _train_together(task: Task, job: Job, options: Options) -> None:
+def _train_members(task: Task, job: Job, options: Options) -> None:
     """Train the members of `task` that have no record yet, and record them.
 
-    What does not come to a record here, for want of memory say, is left to the members' own tasks.
+    Members without a record afterwards, for example if memory ran out, are trained by their own tasks.
     """
     from scalelab.train.ensemble import train_ensemble
 
-    members = [c for c in task.members if ended(replace(task, config=c, members=(), shared=False), job) is None]
+    members = [
+        c for c in task.members if finished_record(replace(task, config=c, members=(), shared=False), job) is None
+    ]
     if len(members) < 2:
         return
     try:
@@ -130,7 +135,7 @@ def _train_together(task: Task, job: Job, options: Options) -> None:
 
 
 def _describe(error: Exception, task: Task, out: Path) -> tuple[str, str]:
-    """Status and message for `error`; the details of one that was not foreseen go into a file."""
+    """Return status and message of `error`; the traceback of an unexpected one goes to a log file."""
     if isinstance(error, TrainingError):
         return error.status, str(error)
     if isinstance(error, ScalelabError):
@@ -144,8 +149,8 @@ def _describe(error: Exception, task: Task, out: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def _claimed(task: Task, out: Path, wait_s: float = 0.0) -> Iterator[None]:
-    """Nobody else has `task` meanwhile. Raises Timeout if somebody has, and still has it after `wait_s` seconds."""
+def _locked(task: Task, out: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of `task`. Raises `Timeout` if another process holds it for more than `wait_s` seconds."""
     folder = out / LOCKS
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{task.key}.lock", timeout=wait_s):
@@ -157,7 +162,7 @@ def _observer(task: Task, job: Job) -> Iterator[Any]:
     if not job.tensorboard:
         yield None
         return
-    from scalelab.train.tensorboard import writing
+    from scalelab.train.tensorboard import log_curve
 
-    with writing(job.out / "tensorboard" / task.key, task.config) as observer:
+    with log_curve(job.out / "tensorboard" / task.key, task.config) as observer:
         yield observer
