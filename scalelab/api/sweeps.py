@@ -12,7 +12,7 @@ from scalelab.api.runs import Runs
 from scalelab.api.sweep_request import Executor, check_execution, runs_per_gpu, spec_of
 from scalelab.errors import UsageError
 from scalelab.shown import Shown
-from scalelab.units import format_bytes, format_count, plural
+from scalelab.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from scalelab.sweep.spec import SweepSpec
 
 Schedule = Literal["linear", "wsd", "constant"]
-_MANY_EPOCHS = 4.0  # up to about so many, repeated text is worth nearly as much as new (arXiv 2305.16264)
 
 __all__ = ["SweepPlan", "SweepResult", "plan_sweep", "run_sweep"]
 
@@ -180,6 +179,8 @@ def run_sweep(
         from scalelab.sweep.workers import start_importing
 
         start_importing()  # of what takes seconds, beside what this process imports and reads
+    console = console_of(progress)
+    console.print("loading PyTorch …")
     from scalelab.records.files import MODELS
     from scalelab.sweep.run import Execution
     from scalelab.sweep.run import run_sweep as train
@@ -201,7 +202,7 @@ def run_sweep(
         together,
     )
     folder = Path(out) if out is not None else Path("results") / chosen.name
-    records = train(chosen, folder, execution, console_of(progress))
+    records = train(chosen, folder, execution, console)
     models = {str(key): folder / MODELS / str(key) for key in records["key"]} if save_models else {}
     return SweepResult(folder, records, models)
 
@@ -241,10 +242,12 @@ def plan_sweep(
     recipe = {name: given.pop(name) for name in ("schedule", "seq_len", "batch_size", "dtype") if name in given}
     check_execution(device, "local", None)
     chosen = spec_of(spec, given, recipe, settings)
+    console = console_of(progress)
+    console.print("loading PyTorch …")
     from scalelab.sweep.dry_run import plan_sweep as plan
+    from scalelab.sweep.limits import limit_warnings
     from scalelab.sweep.run import Execution, prepare
 
-    console = console_of(progress)
     execution = Execution(device, workers, runs_per_gpu(per_gpu), compile_model, save_models, retry=retry)
     folder = Path(out) if out is not None else Path("results") / chosen.name
     resolved, to_train, slots, known = prepare(chosen, folder, execution, console)
@@ -252,30 +255,5 @@ def plan_sweep(
     # Runs that share a GPU do not end sooner than one after the other.
     at_once = len(slots) if slots[0] == "cpu" else len(set(slots))
     made = plan(resolved.runs, to_train, known, slots[0], at_once)
-    return SweepPlan(made, tuple(_against(made, len(resolved.data.train()))))
-
-
-def _against(plan: Plan, train_tokens: int) -> list[str]:
-    """Return warnings about a sweep: more memory than there is, or the same text over and over."""
-    from scalelab.train.device import device_memory_bytes
-
-    warnings = []
-    there = device_memory_bytes(plan.device)
-    together = plan.memory_bytes * (plan.workers if plan.device == "cpu" else 1)
-    if plan.memory_bytes > there:
-        warnings.append(
-            f"the largest run needs {format_bytes(plan.memory_bytes)} and {plan.device.split(':')[0]} has "
-            f"{format_bytes(there)}: it will not fit"
-        )
-    elif together > there:
-        warnings.append(
-            f"{plan.workers} runs at once may need {format_bytes(together)} and there are {format_bytes(there)}: "
-            "choose fewer `workers`"
-        )
-    most = max((run.config.n_tokens for run in plan.left), default=0)
-    if train_tokens and most / train_tokens > _MANY_EPOCHS:
-        warnings.append(
-            f"D {format_count(most)} is {most / train_tokens:,.0f} passes over the {format_count(train_tokens)} "
-            "training tokens of this text: losses will be of repeated text"
-        )
-    return warnings
+    to_do = [run.config for run in made.left]
+    return SweepPlan(made, tuple(limit_warnings(to_do, slots[0], made.workers, resolved.data.train_tokens)))

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from scalelab.status import RunStatus
+from scalelab.sweep.limits import MANY_PASSES
 from scalelab.sweep.resolve import ResolvedSweep
 from scalelab.sweep.tasks import Event, Task
 from scalelab.sweep.tracker import RunningTask, Snapshot, Tracker
@@ -68,7 +69,7 @@ def announce(console: Console, resolved: ResolvedSweep, to_train: list[RunConfig
         soft_wrap=True,
     )
     longest = max(c.n_tokens for c in resolved.runs)
-    if longest > data.train_tokens:
+    if data.train_tokens < longest <= MANY_PASSES * data.train_tokens:  # more are a warning of their own
         console.print(
             f"note: D {format_count(longest)} is {longest / data.train_tokens:.1f} passes over this text; "
             "laws over D assume new tokens: use more text or a smaller D",
@@ -115,13 +116,13 @@ def _describe(task: Task) -> str:
 
 
 class _Lines:
-    """Printer of one line per finished run, and of a summary every half minute."""
+    """Printer of one line per finished run, and of a summary: soon at first, then every half minute."""
 
-    _SUMMARY_S = 30
+    _SOON_S, _SUMMARY_S = 5.0, 30.0
 
     def __init__(self, tasks: list[Task], console: Console) -> None:
         self.tracker, self.console = Tracker(tasks), console
-        self.printed_at = time.monotonic()
+        self.printed_at, self.wait_s = time.monotonic(), self._SOON_S
 
     def __call__(self, event: Event) -> None:
         self.tracker.update(event)
@@ -136,7 +137,8 @@ class _Lines:
             self._print_line(f"{status}  {_describe(event.task)}  {values['message']}")
         elif event.kind == "lost":
             self._print_line(f"LOST    {_describe(event.task)}  {values['message']}; it will be trained again")
-        elif time.monotonic() - self.printed_at > self._SUMMARY_S:
+        elif event.kind == "progress" and time.monotonic() - self.printed_at > self.wait_s:
+            self.wait_s = min(2 * self.wait_s, self._SUMMARY_S)
             self._print_line(f"running ({self.tracker.snapshot().summary})")
 
     def __enter__(self) -> _Lines:

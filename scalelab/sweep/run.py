@@ -18,6 +18,7 @@ from scalelab.records.files import CHECKPOINTS
 from scalelab.records.schema import describe_statuses
 from scalelab.records.store import record_path
 from scalelab.status import RunStatus
+from scalelab.sweep.limits import check_memory, limit_warnings
 from scalelab.sweep.progress import EventFanOut, Progress, announce, make_progress
 from scalelab.sweep.resolve import ResolvedSweep, has_model, recorded_statuses, resolve, runs_to_train
 from scalelab.sweep.spec import SweepSpec
@@ -120,7 +121,12 @@ def _run_sweep(
     resolved, to_train, slots, _ = prepare(spec, out, execution, console, slots)
     if to_train and execution.executor == "local":
         start_importing()
+    if execution.executor == "local":  # the memory of a cluster's nodes is unknown here
+        check_memory(to_train, slots[0])
     announce(console, resolved, to_train, slots, out)
+    if execution.executor == "local":
+        for warning in limit_warnings(to_train, slots[0], len(slots), resolved.data.train_tokens):
+            console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     failures: list[Event] = []
     if to_train:
         tasks = make_tasks(to_train, execution.together)

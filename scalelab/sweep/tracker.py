@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -60,7 +61,7 @@ class Snapshot:
         done: Runs that ended with status ok.
         fraction: Share of the work that is done.
         elapsed_s: Seconds since the start.
-        left_s: Seconds that the rest takes at the speed so far; None at first.
+        left_s: Seconds that the rest takes at the recent speed; None at first, and while nothing moves.
         ended: Number of runs with another status, by status.
         running: Tasks in progress.
     """
@@ -86,6 +87,34 @@ class Snapshot:
         return f"{self.done_of}, {self.fraction:.0%}, {format_seconds(self.elapsed_s)} gone, about {left} left"
 
 
+class RecentSpeed:
+    """Speed of a sweep over the last minute or the last quarter of its time, whichever is longer.
+
+    The speed since the start would hide that runs became slower, or stand still.
+    """
+
+    _LEAST_S = 60.0
+    _SHARE = 0.25
+    _EVERY_S = 1.0  # between two marks
+    _FIRST_S = 5.0  # of work before there is a speed
+
+    def __init__(self, now: float) -> None:
+        self._started = now
+        self._marks: deque[tuple[float, float]] = deque([(now, 0.0)])  # times, and the share done by then
+
+    def left_s(self, now: float, fraction: float) -> float | None:
+        """Return the seconds that the rest takes; None at first, and while nothing moves."""
+        if now - self._marks[-1][0] >= self._EVERY_S:
+            self._marks.append((now, fraction))
+        window = max(self._LEAST_S, self._SHARE * (now - self._started))
+        while len(self._marks) > 1 and self._marks[1][0] <= now - window:
+            self._marks.popleft()
+        then, before = self._marks[0]
+        if fraction <= before or now - self._started < self._FIRST_S:
+            return None
+        return (now - then) * (1 - fraction) / (fraction - before)
+
+
 class Tracker:
     """Collector of a sweep's events; other threads may ask for a snapshot."""
 
@@ -96,6 +125,7 @@ class Tracker:
         self._ended: dict[str, int] = {}
         self._running: dict[str, tuple[Task, RunningTask]] = {}
         self._started = time.monotonic()
+        self._speed = RecentSpeed(self._started)
         self._lock = Lock()
 
     def update(self, event: Event) -> None:
@@ -129,7 +159,7 @@ class Tracker:
                 t.cost * max(0.0, (r.step - t.first) / (t.config.steps - t.first)) for t, r in self._running.values()
             )
             fraction = (self._cost_done + sum(parts)) / self._cost
-            elapsed = time.monotonic() - self._started
-            left = None if fraction < 0.01 else elapsed * (1 - fraction) / fraction
+            now = time.monotonic()
+            left = self._speed.left_s(now, fraction)
             running = tuple(r for _, r in self._running.values())
-            return Snapshot(self._runs, self._done, fraction, elapsed, left, dict(self._ended), running)
+            return Snapshot(self._runs, self._done, fraction, now - self._started, left, dict(self._ended), running)

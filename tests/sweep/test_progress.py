@@ -65,6 +65,18 @@ def test_fraction_and_time_left_follow_the_cost_of_runs(tasks, monkeypatch):
     assert "1 of 2 runs done, 1 out of memory, 100%" in tracker.snapshot().summary
 
 
+def test_time_left_follows_the_recent_speed():
+    speed = module.RecentSpeed(0.0)
+    assert speed.left_s(1.0, 0.0) is None
+    assert speed.left_s(40.0, 0.4) == pytest.approx(60)
+    for now in range(41, 1601):  # then a hundredth of that speed
+        left = speed.left_s(float(now), 0.4 + (now - 40) * 1e-4)
+    assert left == pytest.approx((0.6 - 1560 * 1e-4) / 1e-4)
+    for now in range(1601, 2200):  # and then nothing at all
+        left = speed.left_s(float(now), 0.556)
+    assert left is None
+
+
 def test_shared_training_is_work_and_no_run(branching):
     tracker = Tracker(branching)
     shared = [task for task in branching if task.shared]
