@@ -176,7 +176,7 @@ def train_streams(
             )
             print_line(resumable.describe_others())
             if parallel.sharded:
-                print_line("note: with FSDP no checkpoints are saved, so an interrupted training cannot be resumed")
+                print_line("FSDP saves no checkpoints: an interrupted training starts over")
             with training_progress(console, resumable.steps) as shown:
                 options = Options(
                     device=parallel.device,

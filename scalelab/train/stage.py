@@ -219,5 +219,5 @@ def open_model(folder: Path, P: int | None = None, device: str = "cpu", dtype: t
             model.set_streams(P)
         except ValueError:
             available = ", ".join(map(str, sorted({1, *model.banks})))
-            raise UsageError(f"`P={P}`: {folder} has banks for P = {available}; convert adds one") from None
+            raise UsageError(f"`P={P}`: {folder} supports only P = {available}; convert adds one") from None
     return model.to(device)

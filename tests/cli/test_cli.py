@@ -354,7 +354,7 @@ def test_too_few_runs_is_a_failure_that_names_the_group(tmp_path):
     [
         (["--P", "1", "x"], "--P: 'x' is not a whole number"),
         (["--P", "0"], "--P: '0' is not a whole number"),
-        (["--P", "1", "1"], "--P: holds a value twice"),
+        (["--P", "1", "1"], "--P: has a value twice"),
         (["--N", "50q"], "--N: '50q' is not a positive count"),
         (["--N", "3"], "no architecture near N = 3"),
         (["--lr", "0"], "--lr: must be positive"),

@@ -156,7 +156,7 @@ def test_options_that_cannot_be_are_named(make_records, options, message):
 def test_what_a_law_needs_and_the_data_do_not_hold_is_said(make_records, table_of):
     with pytest.raises(ScalelabError, match="the law 'joint' needs more than one value of D"):
         fit_table(make_records(), "joint")
-    with pytest.raises(ScalelabError, match=r"4 different \(N, D\) cannot determine 5 parameters"):
+    with pytest.raises(ScalelabError, match=r"4 distinct \(N, D\) cannot determine 5 parameters"):
         fit_table(table_of("chinchilla", (0.7, 1e7, 0.3, 1e9, 0.35), N=(1e8, 1e9), D=(1e9, 1e10)), "chinchilla")
     with pytest.raises(ScalelabError, match="the law 'joint' needs D and there is no column 'n_tokens'"):
         fit_table(make_records().drop(columns="n_tokens"), "joint")

@@ -19,7 +19,7 @@ TEXTS = {
     "a large file": ("#" * (2**20 + 1), "larger than 1 MiB"),
     "an object": ("N: !!python/object/apply:os.system [true]\n", "line 1: not YAML"),
     "no text": (b"N: \xff\xfe", "not UTF-8 text"),
-    "a key that is a list": ("? [a, b]\n: 1\n", "not YAML|not a map|give a mapping|a spec is|unknown"),
+    "a key that is a list": ("? [a, b]\n: 1\n", "not YAML|not a map|give a mapping|not a sweep spec|unknown"),
     "a date that does not exist": ("N: 2026-99-99\n", "not YAML"),
 }
 

@@ -61,7 +61,7 @@ def test_what_differs_in_more_than_seed_and_rate_is_refused(data):
     others = [config(data, P=2), config(data, D=30e3), replace(one, recipe=replace(one.recipe, beta2=0.9))]
     for other in others:
         assert not can_train_together([one, other])
-        with pytest.raises(UsageError, match="seed and learning rate alone"):
+        with pytest.raises(UsageError, match="differ in nothing but seed and learning rate"):
             train_ensemble([one, other], data)
     wsd = [replace(c, recipe=replace(c.recipe, schedule="wsd")) for c in (one, config(data, seed=1))]
     assert not can_train_together(wsd)  # which share a stable phase instead
