@@ -45,8 +45,9 @@ def known_names(names: Iterable[object]) -> str:
 
 
 def all_columns(table: pd.DataFrame) -> list[object]:
-    """Return the columns of the file that `table` was read from, also those that nothing needed."""
-    return [*table.columns, *table.attrs.get("unread", ())]
+    """Return the columns of `table` and of the file that it was read from, including those that were not needed."""
+    known = table.attrs.get("columns", [])
+    return [*known, *(name for name in table.columns if name not in known)]
 
 
 def is_expression(text: str) -> bool:

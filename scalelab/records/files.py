@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def read_parquet(file: Path, curves: bool = True, needed: Callable[[str], bool] 
     """Return the table in a Parquet file; a file of a sweep is verified by its digest.
 
     Without `curves`, a loss curve is returned as its kind only. Of a table that no sweep wrote only the `needed`
-    columns are read; the others are listed in `table.attrs["unread"]`. Raises `DataError` naming a file that cannot
+    columns are read; `table.attrs["columns"]` lists all. Raises `DataError` naming a file that cannot
     be read, was changed after it was written, or is in the wrong folder of a sweep.
     """
     try:
@@ -123,13 +123,12 @@ def read_parquet(file: Path, curves: bool = True, needed: Callable[[str], bool] 
         with file.open("rb") as stream, pq.ParquetFile(stream, **options) as opened:
             metadata = opened.schema_arrow.metadata or {}
             kind = metadata.get(KIND_KEY)
-            names = list(opened.schema_arrow.names)
-            foreign = needed is not None and kind is None and DIGEST_KEY not in metadata and sweep_folder(file) is None
-            wanted = [n for n in names if needed(n)] if needed is not None and foreign else names
-            wanted = wanted if len(wanted) == len(set(wanted)) else names
-            _check_size(opened.metadata, set(wanted))
-            unread = [name for name in names if name not in wanted]
-            table = opened.read(wanted if unread else None, use_threads=False) if curves or kind != CURVE_KIND else None
+            names = opened.schema_arrow.names
+            foreign = kind is None and DIGEST_KEY not in metadata and sweep_folder(file) is None
+            some = needed is not None and foreign and len(names) == len(set(names))
+            unread = [name for name in names if not needed(name)] if some and needed is not None else []
+            wanted = [name for name in names if name not in unread] if unread else None
+            table = _read_columns(opened, wanted) if curves or kind != CURVE_KIND else None
         if DIGEST_KEY in metadata and table is not None and metadata[DIGEST_KEY] != content_digest(table):
             raise ValueError("it was changed after it was written")
         if kind not in (RECORD_KIND, CURVE_KIND) and (kind is not None or DIGEST_KEY in metadata):
@@ -142,19 +141,38 @@ def read_parquet(file: Path, curves: bool = True, needed: Callable[[str], bool] 
     if kind == RECORD_KIND and table is not None:
         table = _with_typed_nulls(table)
     frame = pd.DataFrame() if table is None else _to_pandas(table)
-    frame.attrs["unread"] = unread
+    frame.attrs["columns"] = list(names)
     return Content(None if kind is None else kind.decode(), frame)
 
 
-def _check_size(metadata: Any, wanted: Container[str]) -> None:
-    """Raise `ValueError` if the table may not fit in memory: half a megabyte can hold forty million rows."""
-    rows, groups = metadata.num_rows, [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    if rows > MOST_ROWS:
-        raise ValueError(f"it has {rows:,} rows, above the limit of {MOST_ROWS:,}; keep the last point of each run")
-    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-    read = [c for c in columns if c.path_in_schema in wanted or c.path_in_schema.partition(".")[0] in wanted]
-    if (size := sum(column.total_uncompressed_size for column in read)) > MOST_BYTES:
-        raise ValueError(f"it has {size / 2**30:.1f} GiB unpacked, above the limit of {MOST_BYTES / 2**30:g} GiB")
+def _read_columns(opened: pq.ParquetFile, names: list[str] | None) -> pa.Table:
+    """Return the columns `names` of a file, or all of them, unless they may not fit in memory.
+
+    Raises:
+        ValueError: The table is too large: half a megabyte can hold forty million rows.
+    """
+    metadata = opened.metadata
+    if metadata.num_rows > MOST_ROWS:
+        raise ValueError(
+            f"it has {metadata.num_rows:,} rows, above the limit of {MOST_ROWS:,}; keep the last point of each run"
+        )
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if size <= MOST_BYTES:
+        return opened.read(names, use_threads=False)
+    if names is None:
+        raise _too_large(size)
+    # Not by the sizes of single columns: in damaged metadata they crash the process.
+    batches, size = [], 0
+    for batch in opened.iter_batches(columns=names, use_threads=False):
+        batches.append(batch)
+        size += batch.nbytes
+        if size > MOST_BYTES:
+            raise _too_large(size)
+    return pa.Table.from_batches(batches)
+
+
+def _too_large(size: int) -> ValueError:
+    return ValueError(f"it has {size / 2**30:.1f} GiB unpacked, above the limit of {MOST_BYTES / 2**30:g} GiB")
 
 
 def _with_typed_nulls(table: pa.Table) -> pa.Table:

@@ -64,7 +64,7 @@ def test_only_columns_that_are_needed_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr("scalelab.records.files.MOST_BYTES", 100_000)
     assert len(sl.read(file)) == 100
     assert len(sl.read(file, where="other < 30")) == 30
-    with pytest.raises(DataError, match="GiB, and at most"):
+    with pytest.raises(DataError, match="unpacked, above the limit of"):
         sl.read(file, where="blob == 'x'")
     with pytest.raises(UsageError, match="no column 'nothere'; it has N, D, loss, blob, other"):
         sl.read(file, columns={"loss": "nothere"})
