@@ -351,7 +351,7 @@ def test_a_table_that_knows_no_shapes_is_taken_for_the_papers_family(scalelab, t
         (["--data", "paper", "--engine", "abacus"], 2, "--engine abacus: choose one of llm-analysis"),
         (["--data", "paper", "--corpus", "pile", "--gpu", "abacus"], 2, "--gpu abacus"),
         (["--data", "paper", "--D", "1B"], 2, "--D 1B: not in paper; choose one of 42B"),
-        (["--data", "paper", "--corpus", "pile", "--law", "chinchilla"], 1, "needs more than one D"),
+        (["--data", "paper", "--corpus", "pile", "--law", "chinchilla"], 1, "needs more than one value of D"),
         (["--data", "paper", "--corpus", "pile", "--law", "nonsense"], 2, "nonsense"),
         (["--fit", "none.json"], 2, "none.json: no such file"),
         (["--data", "paper", "--vocab", "0"], 2, "--vocab 0: choose between 1 and"),
