@@ -47,7 +47,7 @@ class FitOptions:
             if value not in allowed:
                 raise choice_error(name, value, allowed)
         if not 1e-8 <= self.delta <= 1e3:
-            raise UsageError("must be between 1e-8 and 1e3", argument="delta", value=self.delta)
+            raise UsageError("choose between 1e-8 and 1e3", argument="delta", value=self.delta)
         if self.starts < 1 or self.draws < 0:
             raise UsageError("`starts` must be 1 or more and `draws` 0 or more")
         for name, (low, high) in self.bounds.items():

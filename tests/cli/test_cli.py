@@ -279,7 +279,7 @@ def test_rows_that_cannot_be_used_are_listed_and_the_rest_is_fitted(tmp_path):
 def test_a_column_that_the_law_needs_is_asked_for(tmp_path):
     _table(tmp_path, n_streams=None)
     said = complaint(run("fit", tmp_path, cwd=tmp_path), 1)
-    assert "the law 'parallel' needs P and there is no column 'n_streams'" in said
+    assert "the law 'parallel' needs P, and there is no column 'n_streams'" in said
     assert "--map n_streams=COLUMN" in said
     _table(tmp_path, loss=None)
     said = complaint(run("fit", tmp_path, cwd=tmp_path), 1)
@@ -346,7 +346,7 @@ def test_an_unfinished_sweep_is_no_success_and_repeated_text_is_noted(text_folde
 def test_too_few_runs_is_a_failure_that_names_the_group(tmp_path):
     _table(tmp_path, **{"n_params": [10, 20], "n_streams": [1, 2], "loss": [3.0, 2.0]})
     result = run("fit", tmp_path, cwd=tmp_path)
-    assert "t: 2 different (N, P) cannot determine 4 parameters; add runs" in complaint(result, 1)
+    assert "t: 2 distinct (N, P) cannot determine 4 parameters; add runs" in complaint(result, 1)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_what_a_law_needs_and_the_data_do_not_hold_is_said(make_records, table_o
         fit_table(make_records(), "joint")
     with pytest.raises(ScalelabError, match=r"4 distinct \(N, D\) cannot determine 5 parameters"):
         fit_table(table_of("chinchilla", (0.7, 1e7, 0.3, 1e9, 0.35), N=(1e8, 1e9), D=(1e9, 1e10)), "chinchilla")
-    with pytest.raises(ScalelabError, match="the law 'joint' needs D and there is no column 'n_tokens'"):
+    with pytest.raises(ScalelabError, match="the law 'joint' needs D, and there is no column 'n_tokens'"):
         fit_table(make_records().drop(columns="n_tokens"), "joint")
     ignored = fit_table(table_of("joint", JOINT, D=(1e9, 1e10, 1e11)), "chinchilla")
     assert notes_of(ignored)["P_ignored"].figures == {"levels": 4}
