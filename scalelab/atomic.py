@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -77,8 +78,25 @@ def remove_unfinished(folder: Path, stale_s: float) -> None:
             touched = max(path.stat().st_mtime for path in (building, *building.iterdir()))
         except OSError:  # it was finished, or removed, just now
             continue
-        if time.time() - touched > stale_s:
+        if folder_time(folder) - touched > stale_s:
             shutil.rmtree(building, ignore_errors=True)
+
+
+def folder_time(folder: Path) -> float:
+    """Return the time in Unix seconds by the clock that stamps the files of `folder`.
+
+    On a network share that may be another machine's: ages of files must not depend on the clock of this one. Where
+    nothing can be written, this machine's time is returned.
+    """
+    probe = folder / f".clock.{uuid.uuid4().hex}.tmp"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def remove_unfinished_of(target: Path) -> None:

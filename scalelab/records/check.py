@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
-from scalelab.atomic import is_temporary
+from scalelab.atomic import folder_time, is_temporary
 from scalelab.errors import DataError
 from scalelab.records.files import CHECKPOINTS, QUARANTINE, read_parquet, sweep_folder, walk
 from scalelab.records.schema import CURVE_KIND, NEEDED, RECORD_KIND, REQUIRED
@@ -116,7 +115,7 @@ def apply_actions(folder: Path, findings: Iterable[Finding]) -> list[str]:
 
 def _temporary(file: Path) -> Iterator[Finding]:
     try:
-        age = time.time() - file.stat().st_mtime
+        age = folder_time(file.parent) - file.stat().st_mtime
     except FileNotFoundError:  # its write has finished
         return
     if age > STALE_S:

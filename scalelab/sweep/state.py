@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from scalelab.atomic import atomic_write, is_temporary
+from scalelab.atomic import atomic_write, folder_time, is_temporary
+from scalelab.status import RunStatus
 from scalelab.sweep.tasks import Event, Task
 from scalelab.sweep.tracker import RunningTask, Snapshot, Tracker
 
@@ -22,6 +23,8 @@ FOLDER = ".sweeps"
 _MIN_INTERVAL_S = 1.0  # between two writes, unless a task starts or ends
 _MAX_INTERVAL_S = 10.0  # between two writes, even if nothing happens
 _STOPPED_S = 60.0  # without a write, after which a sweep on another machine is taken to have ended
+_MAX_BYTES, _MAX_RUNNING, _LONGEST, _LARGEST = 2**22, 10_000, 1_000, 1e18  # of a state that a sweep may have written
+_LAST_TIME = 4e9  # Unix seconds, in the year 2096
 _T = TypeVar("_T")
 
 
@@ -29,8 +32,9 @@ _T = TypeVar("_T")
 class SweepState:
     """A sweep that is running, or was until its process was killed.
 
-    `started` and `written` are Unix seconds by the clock of `host`; `birth` distinguishes its process from a later one
-    with the same id.
+    `started` and `written` are Unix seconds by the clock of `host`; `age_s` are the seconds since the last write by the
+    clock of the folder, since those of machines differ; `birth` distinguishes its process from a later one with the
+    same id.
     """
 
     name: str
@@ -42,6 +46,7 @@ class SweepState:
     started: float
     written: float
     progress: Snapshot
+    age_s: float = 0.0
 
     @property
     def is_running(self) -> bool:
@@ -56,11 +61,6 @@ class SweepState:
         """True if several writes are overdue: the process is suspended or cannot write."""
         return self.age_s > 3 * _MAX_INTERVAL_S
 
-    @property
-    def age_s(self) -> float:
-        """Seconds since the last write."""
-        return max(0.0, time.time() - self.written)
-
 
 def read_states(out: Path) -> tuple[list[SweepState], list[str]]:
     """Return the sweeps that write below `out` or were killed while they did, and a line for each unreadable file."""
@@ -71,9 +71,15 @@ def read_states(out: Path) -> tuple[list[SweepState], list[str]]:
 
 def _read(folder: Path) -> Iterator[tuple[Path, SweepState | str]]:
     """Yield each file with its state, or with a description of what is wrong."""
-    for file in sorted(folder.glob("[!.]*.json")):
+    files = sorted(folder.glob("[!.]*.json"))
+    now = folder_time(folder) if files else 0.0
+    for file in files:
         try:
-            yield file, _parse(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse))
+            found = file.stat()
+            if found.st_size > _MAX_BYTES:
+                raise ValueError("too large")
+            content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+            yield file, _parse(content, max(0.0, now - found.st_mtime))
         except FileNotFoundError:  # the sweep has just ended
             continue
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -142,7 +148,7 @@ def _remove_stale(folder: Path) -> None:
     A sweep that only seems dead because of a wrong clock soon writes its file again. Raises `OSError`.
     """
     for file in folder.glob("*"):
-        if is_temporary(file) and time.time() - file.stat().st_mtime > _STOPPED_S:
+        if is_temporary(file) and folder_time(folder) - file.stat().st_mtime > _STOPPED_S:
             file.unlink(missing_ok=True)
     for file, state in _read(folder):
         if isinstance(state, SweepState) and not state.is_running:
@@ -169,21 +175,40 @@ def _process_birth(pid: int) -> str | None:
     return None if values[0] in "ZX" else values[19]
 
 
-def _parse(content: Any) -> SweepState:
+def _parse(content: Any, age_s: float) -> SweepState:
     """Return the state in `content`. Raises `KeyError`, `TypeError` or `ValueError` if it is not a state."""
     progress = content["progress"]
+    if len(progress["running"]) > _MAX_RUNNING or len(progress["ended"]) > len(RunStatus):
+        raise ValueError("too many tasks")
     running = tuple(_fill(RunningTask, task) for task in progress["running"])
-    ended = {str(status): int(count) for status, count in progress["ended"].items()}
-    return _fill(SweepState, content, progress=_fill(Snapshot, progress, running=running, ended=ended))
+    ended = {RunStatus(status).value: int(count) for status, count in progress["ended"].items()}
+    snapshot = _fill(Snapshot, progress, running=running, ended=ended)
+    in_range = [
+        0 <= snapshot.fraction <= 1.001,
+        0 <= snapshot.done <= snapshot.runs,
+        all(0 <= count <= snapshot.runs for count in ended.values()),
+        *(0 <= task.step <= task.steps and task.steps > 0 and task.n_tokens > 0 for task in running),
+        *(task.tokens_per_s is None or task.tokens_per_s >= 0 for task in running),
+    ]
+    if not all(in_range):
+        raise ValueError("a number is out of range")
+    state = _fill(SweepState, content, progress=snapshot, age_s=age_s)
+    if not (0 <= state.started <= _LAST_TIME and 0 <= state.written <= _LAST_TIME and state.pid > 0):
+        raise ValueError("a time or process is out of range")
+    return state
 
 
 def _fill(cls: type[_T], values: Mapping[str, Any], **known: Any) -> _T:
-    """Make a `cls` from `values`, checking their types, and from fields that are already `known`."""
+    """Make a `cls` from `values`, checking types and sizes, and from fields that are already `known`."""
     kinds = get_type_hints(cls)
     for name in (f.name for f in fields(cls) if f.name not in known):  # type: ignore[arg-type]
         value, kind = values[name], kinds[name]
         if not isinstance(value, kind) and not (kind is float and isinstance(value, int)):
             raise TypeError(f"{name} is {value!r}")
+        if isinstance(value, (int, float)) and not abs(value) <= _LARGEST:
+            raise ValueError(f"{name} is {value!r}")
+        if isinstance(value, str) and len(value) > _LONGEST:
+            raise ValueError(f"{name} is too long")
         known[name] = value
     return cls(**known)
 

@@ -114,8 +114,10 @@ def test_two_sweeps_on_one_folder_are_both_seen(killed, hours, capsys):
     """One of another machine, alive or long silent."""
     (file,) = (killed / FOLDER).glob("*.json")
     content = json.loads(file.read_text())
-    content |= {"host": "elsewhere", "written": time.time() - hours * 3600, "executor": "ray", "device": "cuda"}
+    # The clock of that machine is wrong by a day: what counts is when its file was written.
+    content |= {"host": "elsewhere", "written": time.time() - 86_400, "executor": "ray", "device": "cuda"}
     (killed / FOLDER / "elsewhere-7.json").write_text(json.dumps(content))
+    os.utime(killed / FOLDER / "elsewhere-7.json", (time.time() - hours * 3600,) * 2)
     assert [state.is_running for state in states(killed) if state.host == "elsewhere"] == [hours == 0]
     assert main(["watch", str(killed)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -184,6 +186,39 @@ def test_a_damaged_state_is_named_and_hides_nothing(killed, capsys):
     shown = capsys.readouterr().out
     assert f"{damaged}: not the state of a sweep" in shown
     assert "0 of 2 runs done" in shown
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"started": 1e300},
+        {"started": -1.0},
+        {"pid": 0},
+        {"name": "x" * 10_000},
+        {"progress": {"fraction": 1e999}},
+        {"progress": {"fraction": -0.5}},
+        {"progress": {"done": 3}},
+        {"progress": {"left_s": 1e300}},
+        {"progress": {"ended": {"well": 1}}},
+        {"progress": {"ended": {"failed": 10**40}}},
+        {"progress": {"running": [{"step": 5, "steps": 0}]}},
+        {"progress": {"running": [{}] * 20_000}},
+    ],
+)
+def test_a_state_out_of_range_is_named(killed, change):
+    (file,) = (killed / FOLDER).glob("*.json")
+    content = json.loads(file.read_text())
+    task = dict(
+        n_params=1, n_streams=1, n_tokens=1, seed=0, shared=False, step=1, steps=2, loss=None, tokens_per_s=None
+    )
+    assert len(read_states(killed)[0]) == 1
+    progress = change.get("progress", {})
+    progress |= {"running": [task | some for some in progress["running"]]} if "running" in progress else {}
+    file.write_text(json.dumps(content | change | {"progress": content["progress"] | progress}))
+    assert read_states(killed) == (
+        [],
+        [f"{file}: not the state of a sweep (damaged or from another version); delete it"],
+    )
 
 
 def test_records_are_counted_by_status_and_the_last_are_shown(killed, capsys):
