@@ -57,7 +57,7 @@ def generate(
             dtype=dtype,  # type: ignore[arg-type]  # as typed
             device=device,  # type: ignore[arg-type]
             stream=stream,
-            tell=lambda line: told(line, quiet),
+            on_note=lambda line: told(line, quiet),
         )
     except BrokenPipeError:  # the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

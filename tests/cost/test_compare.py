@@ -398,7 +398,7 @@ def test_the_figure_has_a_curve_for_each_P_and_two_arrows_a_step(runs, scalelab,
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = scalelab("compare", *HEADLINE, "--batch", 1, "--lengths", 64, "--figure", "figure.nonsense")
     assert code == 2
-    assert "--figure figure.nonsense: end it in one of " in err
+    assert "--figure figure.nonsense: must end in one of " in err
 
 
 def test_nothing_heavy_is_imported_where_it_is_not_asked_for():

@@ -102,7 +102,7 @@ def test_exports_hold_every_digit_and_are_read_again(folder, capsys, tmp_path):
         (["DIR", "--descending"], "--descending: needs --sort COLUMN"),
         (["DIR", "--quarantine"], "--quarantine: only with check"),
         (["DIR", "--csv", "--json"], "only one of them can go to standard output"),
-        (["DIR", "--figure", "x.txt"], "--figure x.txt: end it in one of "),
+        (["DIR", "--figure", "x.txt"], "--figure x.txt: must end in one of "),
         (["DIR", "--where", "loss < 0"], "no row satisfies --where 'loss < 0' (6 do not)"),
         (["DIR", "nowhere"], "give one folder or file"),
         (["check", "DIR", "--sort", "N"], "of the options only --quarantine applies"),

@@ -86,7 +86,7 @@ def test_two_processes_end_where_one_does(distributed_type, part, P, source, tex
     held = "a part" if distributed_type == "FSDP" else "all"
     assert done.stderr.count(f", on 2 processes, each with {held} of the model") == 1
     assert done.stdout.count("written to ") == 1
-    assert done.stderr.count("with FSDP no states are saved") == (distributed_type == "FSDP")
+    assert done.stderr.count("FSDP saves no checkpoints") == (distributed_type == "FSDP")
 
     one, two = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two"))
     steps = [point[:2] for point in one["curve"]]
