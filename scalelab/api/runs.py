@@ -152,5 +152,5 @@ def check_results(folder: str | Path, *, quarantine: bool = False) -> tuple[Chec
         raise UsageError(f"{folder}: no such folder")
     found = check_folder(folder)
     if not (found.n_records or found.n_curves or found.findings):
-        raise UsageError(f"{folder}: no records (*.parquet) in this folder")
+        raise UsageError(f"{folder}: no records (*.parquet) here")
     return found, list(settle(folder, found.findings)) if quarantine else []

@@ -75,8 +75,8 @@ class SweepPlan(Shown):
     plan: Plan
     warnings: tuple[str, ...]
 
-    _report: ClassVar[str] = "scalelab.report.sweeps:plan_report"
-    _json: ClassVar[str] = "scalelab.report.sweeps:plan_json"
+    _report: ClassVar[str] = "scalelab.report.sweeps:sweep_plan_report"
+    _json: ClassVar[str] = "scalelab.report.sweeps:sweep_plan_json"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each run, in bytes, seconds and FLOPs."""

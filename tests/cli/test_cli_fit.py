@@ -164,7 +164,7 @@ def test_fix_bound_where_and_strict(scalelab):
     code, out, _ = scalelab("fit", "paper", *args)
     assert (code, "serious: alpha ended at its bound 0.3" in out) == (0, True)
     code, _, error = scalelab("fit", "paper", *args, "--strict")
-    assert (code, error) == (1, "scalelab: paper: serious notes (at_bound), and --strict was given")
+    assert (code, error) == (1, "scalelab: paper: --strict fails for serious notes: at_bound")
     assert scalelab("fit", "paper", "--no-figure", "--draws", 100, "--strict")[0] == 0
 
 
@@ -217,7 +217,7 @@ def test_misuse_of_predict_is_one_line(scalelab, tmp_path):
         ((fit, "--N", "1B", "--P", "0"), "--P: '0' is not a whole number"),
         ((fit, "--N", "1B", "--D", "1B"), "does not know D"),
         ((fit, "--flops", "1e20"), "does not know D"),
-        ((fit, "--flops", "1e20", "--D", "1B"), "--flops finds the best D itself"),
+        ((fit, "--flops", "1e20", "--D", "1B"), "--flops finds the best D: leave --D out"),
         ((tmp_path, "--N", "1B"), "no saved fits here"),
     ):
         code, _, error = scalelab("predict", *args)

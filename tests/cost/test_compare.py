@@ -344,7 +344,7 @@ def test_a_table_that_knows_no_shapes_is_taken_for_the_papers_family(scalelab, t
     ("arguments", "code", "message"),
     [
         ([], 2, "give --data with measured losses, or --fit"),
-        (["--corpus", "pile", "--fit", "x.json"], 2, "give --data too"),
+        (["--corpus", "pile", "--fit", "x.json"], 2, "give --data as well"),
         (["--data", "paper", "--corpus", "bible"], 2, "--corpus bible: not in paper; choose one of pile, stack"),
         (["--data", "paper", "--corpus", "pile", "--P", "16"], 2, "no run of hidden size 1536 with P = 16"),
         (["--data", "paper", "--P", "1"], 2, "--P: '1' is not a whole number of at least 2"),

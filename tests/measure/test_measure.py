@@ -123,9 +123,9 @@ def test_errors_are_of_what_was_predicted_over_what_was_seen():
         (["--measure", "CONFIG", "--prefix-tokens", "0"], "--prefix-tokens 0: must be at least 1"),
         (["--measure", str(HOT), "--P", "2", "--prefix-tokens", "9"], "the model has 48 for P = 2; leave it out"),
         (["--measure", "CONFIG", "-o", "."], "-o .: must end in .json or .csv"),
-        (["--measure", "CONFIG", "--kv", "int8", "--hidden", "64"], "by both engines; leave out --hidden, --kv"),
+        (["--measure", "CONFIG", "--kv", "int8", "--hidden", "64"], "with both cost models; leave out --hidden, --kv"),
         (["--measure", "CONFIG", "--figure", "out.abc"], "--figure out.abc: must end in one of"),
-        (["--hidden", "1024", "--device", "cpu", "--seconds", "1"], "for --measure MODEL; leave out --device, --sec"),
+        (["--hidden", "1024", "--device", "cpu", "--seconds", "1"], "need --measure MODEL; leave out --device, --sec"),
     ],
 )
 def test_bad_requests_are_named(config, capsys, words, message):

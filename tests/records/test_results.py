@@ -100,12 +100,12 @@ def test_exports_hold_every_digit_and_are_read_again(folder, capsys, tmp_path):
         (["DIR", "--sort", "size"], "--sort size: no such column; "),
         (["DIR", "--columns", "N", "size"], "--columns size: no such column"),
         (["DIR", "--descending"], "--descending: needs --sort COLUMN"),
-        (["DIR", "--quarantine"], "--quarantine: only with check"),
-        (["DIR", "--csv", "--json"], "only one of them can go to standard output"),
+        (["DIR", "--quarantine"], "--quarantine: needs check"),
+        (["DIR", "--csv", "--json"], "--csv and --json: give one of them"),
         (["DIR", "--figure", "x.txt"], "--figure x.txt: must end in one of "),
         (["DIR", "--where", "loss < 0"], "no row satisfies --where 'loss < 0' (6 do not)"),
         (["DIR", "nowhere"], "give one folder or file"),
-        (["check", "DIR", "--sort", "N"], "of the options only --quarantine applies"),
+        (["check", "DIR", "--sort", "N"], "the only option is --quarantine"),
         (["check"], "results check: give one folder of records"),
         (["check", "nowhere"], "nowhere: no such folder"),
         (["nowhere"], "nowhere: no such file or folder"),
@@ -166,7 +166,7 @@ def test_check_finds_each_fault_and_quarantine_ends_them(folder, capsys, tmp_pat
     assert any("counts once" in message for message in notes.values())
 
     said = shown(capsys, "results", "check", tmp_path, code=1)
-    assert "6 files that readers refuse" in said.err
+    assert "6 files cannot be used" in said.err
     assert all(file.exists() for file in wrong)
     before = {file: file.read_bytes() for file in wrong}
     said = shown(capsys, "results", "check", tmp_path, "--quarantine")
