@@ -152,7 +152,7 @@ def _assumptions(question: Question, answer: Answer) -> list[str]:
     spans = ", ".join(map(str, question.lengths))
     return [
         f"prices: {question.priced_by}; mean over tokens in = tokens out = {spans}",
-        f"  increases are over P = 1 at hidden {family.hidden_size:g}; ratio: increase of larger N over that of streams",
+        f"  increases are over P = 1 at hidden {family.hidden_size:g}; ratio: increase of larger N to that of streams",
         f"  plain model of equal loss: {layers}, {heads}, {kv}, MLP {ratio}·hidden, vocabulary {family.vocab_size:,}, "
         "hidden size not rounded",
         f"  N: {CONVENTIONS[answer.convention].meaning}",

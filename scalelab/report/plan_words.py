@@ -92,7 +92,9 @@ def _allowed(plan: Plan, winner: Option) -> Iterator[str]:
 
 
 def _named(plan: Plan, limit: str) -> str:
-    return "the device's memory" if limit == "memory" and plan.problem.device_binds else f"the {limit} limit"
+    if limit == "training":
+        return "training FLOPs"
+    return "the device's memory" if limit == "memory" and plan.problem.device_binds else limit
 
 
 def _gain(plan: Plan, winner: Option) -> Iterator[str]:

@@ -122,7 +122,7 @@ def test_one_free_parameter_has_a_profile(scalelab):
     args = ("--fix", "E=.7", "A=1.1e7", "alpha=.2", "--profile", "--no-figure", "--draws", 100)
     code, out, _ = scalelab("fit", "paper", "--where", "corpus == 'stack-v2-python'", *args)
     assert code == 0
-    assert "by profile" in out
+    assert "profile interval" in out
 
 
 @pytest.mark.parametrize("change", ["runs", "status", "deep", "params", "hash"])
@@ -174,7 +174,7 @@ def test_profile_intervals_and_every_figure(scalelab, tmp_path):
     ).to_csv(tmp_path / "t.csv", index=False)
     code, out, _ = scalelab("fit", "t.csv", "--profile", "--figures", "all", "--draws", 100)
     assert code == 0
-    assert "by profile" in out
+    assert "profile interval" in out
     names = {f"t{'' if name == 'loss' else f'-{name}'}.png" for name in FIGURES}
     assert {p.name for p in (tmp_path / "fits").glob("*.png")} == names
 

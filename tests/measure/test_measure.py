@@ -63,7 +63,7 @@ def test_the_command_measures_saves_and_uses_a_profile(config, tmp_path, capsys)
     assert main(["cost", "--measure", str(config), *words, *saves]) == 0
     out = capsys.readouterr().out
     assert "small: 16 tokens in, 4 out; fp32, priced on box" in out
-    assert "median |predicted / measured - 1| by roofline: prefill" in out
+    assert "median |predicted / measured - 1| of roofline: prefill" in out
     assert (tmp_path / "seen.png").stat().st_size > 10_000
     seen = pd.read_csv(table)
     assert list(seen["P"]) == [1, 2]

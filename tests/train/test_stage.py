@@ -221,7 +221,7 @@ def test_a_costly_start_is_told(folder, text_folder, tmp_path, capsys):
     for start, warned in (("normal", True), ("text", False)):
         assert main(["convert", str(wide), "-o", str(tmp_path / start), "--start", start, *options]) == 0
         told = capsys.readouterr().err
-        assert ("more than 1 % above the base's; --start text may keep it close" in told) == warned
+        assert ("the loss is more than 1 % above the base loss; try --start text" in told) == warned
 
 
 @pytest.mark.parametrize("P", [2, 4])
