@@ -207,13 +207,13 @@ def test_curves_are_drawn_in_a_panel_for_each_p(folder, capsys, tmp_path):
         assert axes.get_xlim() == figure.axes[0].get_xlim()
         for line in axes.lines[:1]:
             assert line.get_xydata().tolist() == points[["n_tokens", "loss"]].to_numpy().tolist()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1k", "4k", "9k", "ended, not ok"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1k", "4k", "9k", "not ok"]
     many = pd.DataFrame([record(str(i), 1000 * (i + 1)) | {"status": "ok"} for i in range(12)])
     figure = plot_curves(many, dict.fromkeys(many["key"], points))
     assert [len(axes.lines) for axes in figure.axes][:1] == [12]
     assert len(figure.axes) == 2  # the colour bar
     figure.canvas.draw()
-    with pytest.raises(UsageError, match="no loss curve to draw"):
+    with pytest.raises(UsageError, match="no loss curves to draw"):
         plot_curves(runs, {"k0": points.iloc[:0]})
 
 
