@@ -509,7 +509,7 @@ WRONG = [
     (["convert", "{folder}", "-o", "x", "--start", "zeros"], 2, "--start zeros: choose text, moments or normal"),
     (["convert", "{folder}", "-o", "x", "--start", "normal", "--draws", "3"], 2, "--draws: --start normal uses no"),
     (["convert", "{folder}", "-o", "x", "--aggregation", "sum"], 2, "--aggregation sum: choose one of dynamic, mean"),
-    (["convert", "{converted}", "-o", "x", "--P", "4", "--corpus", "{text}"], 2, "already has this bank; choose another"),
+    (["convert", "{converted}", "-o", "x", "--P", "4", "--corpus", "{text}"], 2, "already has this bank;"),
     (["train", "{converted}", "-o", "x", "--P", "3"], 2, "can run with P = 1, 2, 4; convert adds one"),
     (["train", "{folder}", "-o", "x", "--corpus", "{text}"], 2, "has no streams to train"),
     (["train", "{converted}", "-o", "x", "--train", "head"], 2, "--train head: choose streams or all"),
