@@ -1,7 +1,7 @@
-"""Which causal language models of transformers can have streams, do they work there, and can they be priced?
+"""Survey of the causal language models of transformers: support for streams, their behaviour, and prices.
 
-Builds a tiny random model of every architecture that transformers knows, adds streams to it and checks what
-they promise; writes docs/architectures.md. Run with `make architectures`, or look at a few by name:
+Builds a tiny random model of every architecture of transformers, adds streams to it and checks their guarantees; writes
+docs/architectures.md. Run with `make architectures`, or for some architectures by name:
 
     python -m benchmarks.architectures llama gpt2
 """
@@ -34,10 +34,10 @@ from scalelab.model.checkpoint import load_model
 from scalelab.train.evaluate import evaluate
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "architectures.md"
-SECONDS = 60  # for one architecture
-LARGEST = 30e6  # parameters of what still counts as tiny
+SECONDS = 60  # per architecture
+LARGEST = 30e6  # parameters of the largest tiny model
 
-# What a config has of these fields is set. Weights start large enough that nothing hides behind small numbers.
+# Settings for every config that has these fields. Initial weights are large, so that small numbers hide no errors.
 GENERIC: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 128}
 GENERIC |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1}
 GENERIC |= {"eos_token_id": None, "num_hidden_layers": 4, "head_dim": 8, "sliding_window": 6, "initializer_range": 0.3}
@@ -52,7 +52,7 @@ _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8}
 _GEMMA = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2}
 _GEMMA |= {"vocab_size_per_layer_input": 97, "hidden_size_per_layer_input": 8}
 
-# What some need besides, by the model type of the config or of its part
+# Extra settings by model type of the config or of a part of it
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {**_MAMBA, "attn_layer_indices": [1, 2]},
     "blt": {"encoder_hash_byte_group_vocab": 97},
@@ -78,7 +78,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 8},
-    "moshi": {"sliding_window": 64},  # the library's own mask leaves the window out, its cache does not
+    "moshi": {"sliding_window": 64},  # the library's own mask ignores the window, its cache does not
     "qwen4_exp_text": {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 8}
     | {"indexer_budget": 8, "indexer_compress_ratio": 4},
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"] * 2},
@@ -93,7 +93,7 @@ _SOUND = "reads several codes of sound at each position, not tokens"
 NOT_OF_TOKENS = {"gemma4_assistant": _DRAFTS, "gemma4_unified_assistant": _DRAFTS}
 NOT_OF_TOKENS |= {"musicgen": _SOUND, "musicgen_melody": _SOUND}
 
-# What the tiny model does not show
+# Limits that the tiny model does not show
 REMARKS = {"granitemoehybrid": "with attention layers only; with Mamba layers it is refused"}
 
 OUTCOMES = {"FAILS": "accepted but failing", "works": "work", "refused": "refused", "not built": "not built"}
@@ -136,7 +136,7 @@ def build(model_type: str) -> Any:
         raise ValueError(NOT_OF_TOKENS[model_type])
     kind = getattr(transformers, CLASSES[model_type])
     config_class = CONFIG_MAPPING[model_type]
-    if kind.config_class in config_class.sub_configs.values():  # the text part of a model of more than text
+    if kind.config_class in config_class.sub_configs.values():  # the text part of a multimodal model
         config_class = kind.config_class
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in kind(configure(config_class)).parameters())
@@ -222,7 +222,7 @@ def evaluated(model: Any) -> str:
     return "" if np.isfinite(result.loss) and result.streams is not None else f"loss {result.loss}"
 
 
-# Of any model; and of models with streams
+# For any model, and for models with streams
 PLAIN_CHECKS = {"causality": causal, "cached decoding": cached, "left padding": padded, "beam search": beams}
 CHECKS = PLAIN_CHECKS | {"gradients": gradients, "save and load": saved, "evaluation": evaluated}
 
@@ -247,7 +247,7 @@ def state(model: Any) -> tuple:
 
 
 def priced(model_type: str) -> str:
-    """How `scalelab cost --model` reads the tiny model's config, or why it does not."""
+    """Return how `scalelab cost --model` reads the tiny model's config, or the reason why it cannot."""
     try:
         model = build(model_type)
         content = json.loads(model.config.to_json_string())

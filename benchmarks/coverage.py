@@ -1,7 +1,7 @@
-"""Do nominal 95 % intervals hold the truth in 95 % of cases? Simulated data sets of known truth.
+"""Coverage of nominal 95 % intervals on simulated data sets with known parameters.
 
-Each data set is losses of the parallel law with noise in ln loss, fitted as `scalelab fit` does it.
-Run with `make coverage`; writes docs/coverage.md. `--sets 100` for a quick look.
+Each data set has losses of the parallel law with noise in ln loss, fitted as in `scalelab fit`.
+Run with `make coverage`; writes docs/coverage.md. `--sets 100` is a quick check.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from scalelab.fit import FitOptions, fit_group, group_records
 from scalelab.fit.profile import profile_fit
 from scalelab.laws import LAWS, Points
 
-# About the paper's constants for Stack; N spans its factor of about 9.
+# Close to the paper's constants for Stack; N spans a factor of about 9 as there.
 TRUTH = {"E": 0.7, "A": 1.1e7, "k": 0.4, "alpha": 0.2}
 SPAN = (5e8, 4.4e9)
-INSIDE = ((7e8, 4.0), (1.5e9, 2.0), (3e9, 8.0))  # N, P of the predictions that are checked
+INSIDE = ((7e8, 4.0), (1.5e9, 2.0), (3e9, 8.0))  # N, P of the checked predictions
 CURVE_TRUTH = {"E": 1.8, "A": 1e8, "alpha": 0.35, "B": 8e8, "beta": 0.37}
 POINTS, CORRELATION = 15, 0.9
 NOTES = ("few_runs", "E_unresolved")
@@ -68,11 +68,11 @@ OTHERS = [
 
 @dataclass(frozen=True)
 class Curves:
-    """Points of curves: each run has an offset of its own, and errors that go on from point to point."""
+    """Points of loss curves: each run has its own offset, and errors correlated between points."""
 
     runs: int
     shared: float = 0.004  # standard deviation of the offsets, in ln loss
-    along: float = 0.004  # of the errors along a run
+    along: float = 0.004  # correlation of the errors along a run
     by_run: bool = True
 
     @property
@@ -92,7 +92,7 @@ CURVES = [
 
 
 def curve_trial(design: Curves, draws: int, seed: int) -> dict[str, float]:
-    """Which intervals of the Chinchilla law, fitted to all points of curves, hold the truth (1 or 0)."""
+    """Return 1 or 0 for each interval of the Chinchilla law, fitted to all points of curves, that covers the truth."""
     rng = np.random.default_rng([seed, design.runs])
     tables = []
     for i, n in enumerate(np.geomspace(5e7, 5e8, design.runs)):
@@ -131,7 +131,7 @@ def simulate(design: Design, seed: int) -> pd.DataFrame:
     law = LAWS["parallel"].loss(np.array(list(TRUTH.values())), Points(N, P))
     shape = (design.seeds, len(N))
     errors = rng.standard_t(3, shape) if design.errors == "t3" else rng.standard_normal(shape)
-    if design.errors == "shared":  # seeds of one configuration share half of the variance: a law a little wrong
+    if design.errors == "shared":  # seeds of one configuration share half of the variance, as for a slightly wrong law
         errors = (errors + rng.standard_normal(len(N))) / np.sqrt(2)
     losses = law * np.exp(design.noise * errors)
     if design.errors == "outlier":
@@ -141,7 +141,7 @@ def simulate(design: Design, seed: int) -> pd.DataFrame:
 
 
 def trial(design: Design, draws: int, seed: int) -> dict[str, float]:
-    """Which intervals of one data set hold the truth (1 or 0), and which notes it got."""
+    """Return 1 or 0 for each interval of one data set that covers the truth, and its notes."""
     (group,) = group_records(simulate(design, seed))
     method = "residual" if design.profiles else design.bootstrap
     fit = fit_group(group, options=FitOptions(starts=30, draws=draws, seed=seed, bootstrap=method))

@@ -1,4 +1,4 @@
-"""Damage to the files of a sweep, and a disk that is too small."""
+"""Helpers that damage the files of a sweep, and a disk that is too small."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def flip_bits_of_records(reference: Path, rng: random.Random, count: int) -> Non
 
 
 def can_mount() -> bool:
-    """Whether `small_disk` works here."""
+    """Return whether `small_disk` works on this machine."""
     return hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount") is not None
 
 
@@ -88,7 +88,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 def fill(filler: Path, leave: int) -> None:
     """Let `filler` grow until `leave` bytes are left on its disk."""
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:  # others write, too
+        while True:  # other processes write as well
             state = os.statvfs(filler)
             spare = state.f_bavail * state.f_frsize - leave
             if spare <= 0:

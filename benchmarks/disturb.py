@@ -1,6 +1,6 @@
-"""Sweeps in processes of their own that can be killed at a chosen moment, and a witness of what they recorded.
+"""Sweeps in separate processes that can be killed at a chosen moment, and checks of their records.
 
-For benchmarks/faults.py and benchmarks/tests; needs a system with sessions of processes, such as Linux.
+For benchmarks/faults.py and benchmarks/tests; needs process sessions, as on Linux.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from scalelab.records.check import check_folder
 from scalelab.records.files import CURVES, RUNS, read_curve
 from scalelab.records.read import gather
 
-LONGEST_S = 1800.0  # of a sweep here, on however busy cores; what takes longer hangs
+LONGEST_S = 1800.0  # limit for a sweep here, even on busy cores; longer means it hangs
 _ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-ORPHANS_S = 30.0  # that a process may outlive its parent: as long as its imports take where cores are busy
+ORPHANS_S = 30.0  # time that a process may outlive its parent: as long as its imports take on busy cores
 
 
 def write_corpus(folder: Path, modules: int = 60) -> Path:
@@ -58,7 +58,7 @@ class Lab:
             write_corpus(corpus)
         command = [sys.executable, "-m", "scalelab", "sweep", "--out", str(out), "--corpus", str(corpus)]
         command += ["--tokenizer", "320", "--N", "12k", "--P", "1", "2", "--D", *self.D, "--seed", *self.seeds]
-        # A schedule whose runs over D share their beginning, and a checkpoint several times a run.
+        # A schedule whose runs over D share their first phase, with several checkpoints per run.
         command += ["--schedule", "wsd", "--checkpoint-minutes", "0.005", "--workers", str(workers), "--device", "cpu"]
         command += ["--set", "recipe.val_tokens=4096", "recipe.warmup_tokens=10000"]
         environment = os.environ | {"SCALELAB_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
@@ -147,7 +147,7 @@ def _session(leader: int) -> dict[int, int]:
     """{process: its parent} of the session begun by `leader`, without those that only wait to be collected."""
     found = {}
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):  # it ended just now
+        with contextlib.suppress(psutil.Error, ProcessLookupError):  # it has just ended
             if os.getsid(process.pid) == leader and process.status() not in _ENDED:
                 found[process.pid] = process.ppid()
     return found

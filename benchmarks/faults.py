@@ -1,10 +1,8 @@
-"""Does a sweep lose anything? Kills, signals, full disks, damaged files and two sweeps at once, against an undisturbed
-sweep of the same runs.
+"""Fault injection: kills, signals, full disks, damaged files and two sweeps at once, against an undisturbed sweep.
 
-After every fault each reader must work or name the file that was damaged, and every record that was there must be
-there unchanged; in the end each folder must hold the records of the undisturbed sweep, bit for bit. Run with `make
-faults`; needs Linux, and root to mount a small disk (left out without); writes docs/faults.md. `--scale 0.1`
-for a quick look.
+After every fault each reader must work or name the damaged file, and every earlier record must be unchanged. At the end
+each folder must hold the records of the undisturbed sweep, bit for bit. Run with `make faults`; needs Linux, and root
+to mount a small disk (skipped otherwise); writes docs/faults.md. `--scale 0.1` is a quick check.
 """
 
 from __future__ import annotations
@@ -36,10 +34,10 @@ from scalelab.records.files import CURVES, RUNS
 from scalelab.records.read import gather
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "faults.md"
-# The longest first, and in parts that go on beside each other.
+# The longest first, split into parts that run at the same time.
 CAMPAIGNS = (("parent", 10), ("parent", 10), ("parent", 10), ("disk", 6), ("damage", 5), ("worker", 15), ("worker", 15))
 CAMPAIGNS += (("share", 3), ("signals", 6), ("flips", 1000))
-FREE_BYTES = (0, 16_384, 300_000, 0, 20_000, 200_000)  # on the full disks
+FREE_BYTES = (0, 16_384, 300_000, 0, 20_000, 200_000)  # bytes left on the full disks
 
 
 class Campaign:
@@ -89,13 +87,13 @@ class Campaign:
         aimed, until = self.random.random() < 0.75, time.monotonic() + 8.0
         if not aimed:
             time.sleep(self.random.uniform(0.0, at_most))
-        left_behind = set(being_written(sweep.out))  # by those that were killed
+        left_behind = set(being_written(sweep.out))  # written by killed processes
         while True:
             if aimed:
                 sweep.wait_for(lambda: set(being_written(sweep.out)) - left_behind, until - time.monotonic())
             with stopped(workers := sweep.workers()):
                 writing = writers(sweep)
-                if writing or not aimed or sweep.ended or time.monotonic() > until:  # else it was faster
+                if writing or not aimed or sweep.ended or time.monotonic() > until:  # else the write has ended
                     yield workers, writing
                     return
 
@@ -160,7 +158,7 @@ class Campaign:
                 if i < len(free) // 2:
                     fill(filler, left)
                     sweep = self.lab.start(out)
-                else:  # all at once, under running workers
+                else:  # the whole disk, while workers run
                     sweep = self.lab.start(out)
                     sweep.wait_for(sweep.workers)
                     time.sleep(self.random.uniform(0.0, 2.0))

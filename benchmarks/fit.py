@@ -1,7 +1,7 @@
-"""How fast is a fit, against what the field does today? Ratios in one run; writes docs/benchmarks.md.
+"""Speed of fits against the usual method of published fits, as ratios within one run; writes docs/benchmarks.md.
 
-The baseline is written here as published fits do it: 300 starts, each by SciPy's L-BFGS-B with
-finite differences, on the same objective from the same starts. Run with `make benchmark`.
+The baseline minimises the same objective from the same 300 starts, one after the other, with SciPy's L-BFGS-B and
+finite differences. Run with `make benchmark`.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def baseline(law: str, objective: Objective, data: FitData, starts: int) -> floa
 
     best = np.inf
     for start in draw_starts(objective, STARTS, seed=0)[:starts]:
-        # The default tolerance stops at once, since this objective is small beside 1.
-        with np.errstate(invalid="ignore"):  # differences between two places outside the domain
+        # The default tolerance would stop at once, since this objective is much smaller than 1.
+        with np.errstate(invalid="ignore"):  # finite differences between two points outside the domain
             found = minimize(value, start, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-12, "maxiter": 1000})
         best = min(best, float(found.fun))
     return best
@@ -129,7 +129,7 @@ def over_rows() -> list[str]:
         target = objective.to_target(data.loss)
         slow, quick, whole_fit, small = [], [], [], []
         theirs, ours = np.inf, np.inf
-        for turn in range(rounds):  # in turn, so that all meet the same machine
+        for turn in range(rounds):  # in turn, so that all have the same conditions
             if turn == 0 or starts == STARTS:
                 taken, theirs = seconds(partial(baseline, law, objective, data, starts))
                 slow.append(taken * STARTS / starts)
@@ -149,7 +149,7 @@ def over_rows() -> list[str]:
 
 
 def whole() -> list[str]:
-    """What a person waits for."""
+    """Measure the wall-clock time of whole commands."""
     (first, *_) = group_records(records.load("paper"))
     data = fit_data(first.records)
     lines = ["| what | s |", "|---|---|"]

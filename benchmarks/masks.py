@@ -1,4 +1,4 @@
-"""One attention layer, by the way causality is told: which is the faster from which length on?"""
+"""Speed of one attention layer with each way to pass the causal mask, over sequence length."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def masks() -> list[str]:
 
 
 def attention_layer(P: int, length: int) -> list[Any]:
-    """What an attention function gets: a module with P prefixes, query, key, value."""
+    """Return the arguments of an attention function: a module with P prefixes, query, key, value."""
     module = nn.Module()
     put_prefix(module, P, N_PREFIX, (2, 64, 64), torch.empty(0, device=DEVICE))
     nn.init.normal_(module.prefix_k)

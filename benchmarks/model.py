@@ -1,7 +1,7 @@
-"""How fast are streams, against the original's way? Ratios in one run; writes 'Model' in docs/benchmarks.md.
+"""Speed of streams against the original implementation, as ratios within one run; writes 'Model' in docs/benchmarks.md.
 
-The baseline, in `original.py`, runs on the weights of the model it is compared with, and must give the
-same logits. Run with `make benchmark-model`; `--quick` is a short look that writes nothing.
+The baseline in `original.py` has the same weights as our model and must give the same logits. Run with
+`make benchmark-model`; `--quick` is a quick check that writes nothing.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 from scalelab.model import add_streams
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-HEADING = "## Model\n"  # what benchmarks/fit.py writes ends here
+HEADING = "## Model\n"  # end of the part that benchmarks/fit.py writes
 STREAMS = (1, 8) if QUICK else (1, 2, 4, 8)
 LENGTHS = (128, 1024) if QUICK else (128, 512, 1024, 2048)
 COMPILED = ((64, 8),) if QUICK else ((64, 1), (64, 8), (512, 4), (512, 8))  # length, P
-DECODED = 8  # tokens a round
+DECODED = 8  # tokens per round
 
 SMALL = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_key_value_heads": 2}
 SMALL |= {"vocab_size": 8192, "max_position_embeddings": 4096, "tie_word_embeddings": False}
-# Decoding reads 107 MB of weights with 8 layers, three times the CPU's last cache. All layers are alike,
-# so three of them give the ratios of training and prefill in less time.
+# Decoding reads 107 MB of weights with 8 layers, three times the last-level cache. All layers are equal,
+# so three give the ratios of training and prefill in less time.
 DEEP, SHALLOW = 8, 3
-# As small as those of the sweeps
+# As small as the models of sweeps
 TINY = {"hidden_size": 52, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1}
 TINY |= {"vocab_size": 512, "max_position_embeddings": 64}
 
@@ -77,7 +77,7 @@ def step(loss: Callable[[Tensor], Tensor], model: nn.Module, ids: Tensor) -> Cal
 
 
 def losses(model: Any, baseline: Baseline) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """Of the baseline and of ours, from ids."""
+    """Return losses of the baseline and of our model, as functions of ids."""
     return (lambda ids: baseline(ids, labels=ids)), (lambda ids: model(ids, labels=ids, use_cache=False).loss)
 
 
@@ -180,7 +180,7 @@ def decode() -> list[str]:
 
             for run, held in ((baseline, theirs), (ours, cache)):
                 run(ids, held)
-                run(ids[:, :1], held)  # the first token after the prompt makes room for more
+                run(ids[:, :1], held)  # the first token after the prompt enlarges the cache
             config = baseline.plain.config
             works = [decoding(baseline, ids[:, :1], theirs, config, repeats) for repeats in (False, True)]
             works.append(decoding(ours, ids[:, :1], cache, config, False))

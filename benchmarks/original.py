@@ -1,7 +1,7 @@
-"""Streams as the original implementation goes about them, written for comparison: our speeds are ratios to it.
+"""Baseline with the method of the original implementation: our speeds are ratios to it.
 
-A plain Qwen2 whose inputs are repeated, prefixes at the head of the KV cache, n zero queries so that
-plain causality is right.
+A plain Qwen2 with repeated inputs, prefixes at the start of the KV cache, and n zero queries so that a plain causal
+mask is correct.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Baseline(nn.Module):
         own = dict(model.named_parameters())
         self.plain.load_state_dict({name: own[name] for name, _ in self.plain.named_parameters()}, assign=True)
         self.plain.set_attn_implementation("zero_queries")
-        self.plain.config.repeats_heads = False  # transformers did so at each token when the original was written
+        self.plain.config.repeats_heads = False  # as transformers did at each token when the original was written
         self.P = model.P
         self.banks = [active_bank(module) for module in attention_modules(model.model)] if model.P > 1 else []
         self.mixture = model.model.mixture

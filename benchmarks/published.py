@@ -1,6 +1,6 @@
 """Cost models against published measurements; writes docs/published.md, .csv and .png. `make benchmark-published`.
 
-No GPU and no torch: three minutes on one core, nearly all of them for fits with each source left out.
+Needs neither a GPU nor torch. Takes three minutes on one core, mostly for fits with each source held out.
 """
 
 from __future__ import annotations

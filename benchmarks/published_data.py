@@ -1,4 +1,4 @@
-"""Published measurements and what the cost models say of each: rows of data/published.csv."""
+"""Published measurements in data/published.csv, and predictions of the cost models for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scalelab.errors import ScalelabError
 DATA = Path(__file__).parent / "data"
 MEMORY, PREFILL, ROWS = "memory_gib", "prefill_tokens_per_s", "pass_of_rows_over_one"
 CHUNKS = "prefill_tokens_per_s_in_chunks_of_batch"
-PROMPT = 512  # tokens of the prompt that was fed in chunks
+PROMPT = 512  # prompt tokens per chunk
 REQUEST = "output_tokens_per_s_whole_request"
 
 
@@ -111,7 +111,7 @@ def predict(row: Row, engine: str = "roofline") -> float | None:
         return pass_s(row, rates, row.batch) / pass_s(row, rates, 1)
     try:
         device, precision = row.on, row.precision
-        if engine == "llm-analysis":  # which knows 16 bits alone, on its own devices or given ones
+        if engine == "llm-analysis":  # llm-analysis supports 16 bits only, on its own devices or given ones
             device = Device(row.device, hardware=find_hardware(row.device))
         cost = get_engine(engine)(served(row.model), row.workload, device, precision)
     except ScalelabError:

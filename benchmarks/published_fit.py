@@ -1,8 +1,8 @@
-"""Constants of `scalelab.cost.runtime` fitted to published measurements, also with each source left out.
+"""Fit of the constants in `scalelab.cost.runtime` to published measurements, also with each source held out.
 
-Residuals are ln(predicted / measured), of which large ones count less (soft L1 beyond 0.15). Every constant is drawn
-to what was known before: for classes the shares and launch times that came with the collection, or NVIDIA's
-aiconfigurator's; a constant without rows stays there.
+Residuals are ln(predicted / measured) with soft L1 loss beyond 0.15. Every constant has a prior: for classes, the
+fractions and launch times published with the measurements, or those of NVIDIA's aiconfigurator. Constants without
+measurements stay at their prior.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scalelab.cost.runtime import CLASSES, FLOPS_LEFT, ROW_COSTS
 _SHARE_SD, _GAP_SD, _ROWS_SD = 0.1, 0.5, 0.7  # of the prior, in ln
 _SCALE = 0.15
 
-# What was known before the fit. Shares of bandwidth and of FLOP/s by class; gaps in µs by class and runtime.
+# Priors. Fractions of bandwidth and of FLOP/s by class; gaps in µs by class and runtime.
 MEMORY = {
     "datacentre": 0.80,
     "workstation": 0.84,
@@ -54,7 +54,7 @@ GAPS = {
     ("apple", ""): 9.0,
     ("phone", ""): 15.0,
 }
-# By how much each step to more rows raises the cost of a product; the first of one row over a plain read.
+# Rise of the cost of a product with each step to more rows; the first is one row over a plain read.
 ROWS = {
     "float": ((2, 0.05), (4, 0.05), (8, 0.05), (16, 0.1), (32, 0.1)),
     "fused": ((1, 0.1), (32, 0.1)),
@@ -121,7 +121,7 @@ def fit(rows: Sequence[Row]) -> dict[tuple[str, ...], float]:
     def residuals(x: np.ndarray) -> np.ndarray:
         with using(dict(zip(names, np.exp(middle + spread * x), strict=True))):
             errors = np.array([math.log((predict(row) or math.nan) / row.measured) for row in used])
-        # Soft L1 of the errors by hand: the prior's residuals stay squares.
+        # Soft L1 of the errors is written out here, so that residuals of the prior stay squared.
         robust = np.sign(errors) * np.sqrt(2 * (np.sqrt(1 + (errors / _SCALE) ** 2) - 1))
         return np.concatenate([robust, x])
 

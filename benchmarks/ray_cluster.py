@@ -1,6 +1,6 @@
-"""A sweep on a Ray cluster of two nodes, of which one is killed in the middle; writes docs/ray.md.
+"""Sweep on a Ray cluster of two nodes, one of which is killed halfway; writes docs/ray.md.
 
-All on this machine and bound to 127.0.0.1. The same runs are trained before by local workers, undisturbed. Takes some
+Everything runs on this machine, bound to 127.0.0.1. Local workers train the same runs first, undisturbed. Takes some
 minutes on two cores.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read when Ray is imported: all of it on 127.0.0.1
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read when Ray is imported; keeps everything on 127.0.0.1
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import platform
@@ -73,7 +73,7 @@ class Experiment:
                 self.cluster.remove_node(self.node, allow_graceful=False)
         elif event.kind == "lost":
             self.lost += 1
-            self.steps.pop(task.key, None)  # so that the step at which it goes on is said
+            self.steps.pop(task.key, None)  # so that the step from which it resumes is reported
             self.say(f"lost     {name}: {values['message']}")
         elif event.kind in ("done", "failed"):
             end = f"loss {values['loss']:.6f}" if "loss" in values else values.get("message", "")
@@ -85,7 +85,7 @@ class Experiment:
 
 
 def main() -> None:
-    scratch = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: it holds sockets
+    scratch = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short, because it holds sockets
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"temp_dir": str(scratch / "ray")})
     try:
         resolved = resolve(SPEC)

@@ -1,11 +1,11 @@
-"""Which recipe makes streams pay at a size that a CPU can train? Paired seeds, P against P = 1.
+"""Search for a recipe with which streams pay off at sizes that a CPU can train, with paired seeds.
 
     python benchmarks/recipe.py compare FOLDER    # variants of the recipe at P = 8, on a few seeds
-    python benchmarks/recipe.py confirm FOLDER    # the default at P = 1, 2, 4, 8, on seeds of its own
+    python benchmarks/recipe.py confirm FOLDER    # the default at P = 1, 2, 4, 8, on other seeds
 
-Runs are kept in FOLDER and never repeated. For one seed all runs share the backbone's initial weights and the
-order of the data, so differences are paired by seed. Tables go to standard output; `confirm` also writes
-docs/recipe.csv and docs/recipe.png.
+Runs are kept in FOLDER and never repeated. Runs with the same seed share the initial backbone weights and the data
+order, so differences are paired by seed. Tables go to standard output; `confirm` also writes docs/recipe.csv and
+docs/recipe.png.
 """
 
 import sys
@@ -26,7 +26,7 @@ SPEC = SweepSpec(name="recipe", N=(50e3,), P=(1,), D=(1e6,))
 COMPARE_SEEDS = (0, 1, 2)
 CONFIRM_SEEDS = tuple(range(10, 18))
 
-# Changes to the default, of the recipe and of the model.
+# Changes to the default recipe and model.
 VARIANTS: dict[str, tuple[dict, dict]] = {
     "default": ({}, {}),
     "values at std 1": ({"prefix_value_std": 1.0}, {}),

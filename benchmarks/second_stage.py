@@ -1,8 +1,8 @@
-"""Streams added to a pretrained model, its backbone frozen, against what a prefix alone gives.
+"""Second-stage training of streams with a frozen pretrained backbone, against prefix tuning.
 
-All variants start from one model, see the same text in the same order and are measured on the same held-out
-text: the base as it is; P = 1 with a trained prefix as long as all prefixes of P streams together (prefix
-tuning, so what adaptation to the text alone gives); and P streams. After that: how the prefixes should start.
+All variants start from the same model, see the same text in the same order and are evaluated on the same held-out text:
+the base model; P = 1 with a trained prefix as long as all prefixes of P streams together (prefix tuning, the gain of
+adaptation alone); and P streams. Then a comparison of initial prefixes.
 
     python benchmarks/second_stage.py MODEL [TOKENS] [SEQ_LEN] [PREFIX_TOKENS] [SEEDS]
 """

@@ -1,7 +1,7 @@
-"""Cost models against the clock; writes docs/serving.md, .csv and .png. `make benchmark-serving`, on idle cores.
+"""Cost models against measurements; writes docs/serving.md, .csv and .png. `make benchmark-serving`, on idle cores.
 
-Three sizes of random Llamas, or four with SmolLM2-135M where `make smollm` has put it: latency depends on
-shapes, not on what weights say. One thread on a CPU. The device is calibrated once, before all.
+Three sizes of random Llamas, and SmolLM2-135M if `make smollm` has saved it: latency depends on shapes, not on the
+values of weights. One CPU thread. The device is calibrated once at the start.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a second worker brings, and what a sweep costs beside training; writes docs/sweep.md. `make benchmark-sweep`.
+"""Speed-up of a second worker, and overhead of sweeps over training; writes docs/sweep.md. `make benchmark-sweep`.
 
-Whole commands, from launch to end, each less the same command with next to no training, which is its start: a sweep
-with one worker, the same with two, and the same runs without a sweep, records or checkpoints, in one process and in two
-at once. In rounds, since cores grow faster and slower within minutes. And three D as branches of one trajectory, and
-apart. Wants two idle cores for half an hour.
+Times are those of whole commands less those of the same commands with a single training step, which is the start-up: a
+sweep with one worker and with two, and the same runs without sweep, records and checkpoints, in one process and in two
+at once. They are repeated in rounds, since cores change speed within minutes. Three D are also trained as branches of
+one stable phase, and separately. Needs two idle cores for half an hour.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from scalelab.units import format_count
 OUTPUT = Path(__file__).parent.parent / "docs" / "sweep.md"
 TOKENS = 1_000_000
 SEEDS = range(4)  # runs
-FEW = 512  # a single step: what is left is the start
-POINTS = (250_000, 500_000, 1_000_000)  # of one trajectory
+FEW = 512  # a single step, which leaves the start-up
+POINTS = (250_000, 500_000, 1_000_000)  # of one stable phase
 ROUNDS = 5
 
 _BARE = """
@@ -74,7 +74,7 @@ def _seconds(words: list[str]) -> float:
 
 
 SHORT = ("--set", "recipe.val_tokens=128")
-# What is compared stands side by side, and there and back.
+# Compared works are next to each other, in alternating order.
 WORKS: dict[str, Callable[[], float]] = {
     "two": lambda: sweep(2),
     "one": lambda: sweep(1),
@@ -94,7 +94,7 @@ TITLES = {
 
 
 def main() -> None:
-    WORKS["start"]()  # the text is tokenised once, and files are read that later lie in memory
+    WORKS["start"]()  # tokenises the text once and fills the file cache
     rounds: list[dict[str, float]] = []
     for number in range(ROUNDS):
         names = list(WORKS) if number % 2 == 0 else list(WORKS)[::-1]

@@ -1,4 +1,4 @@
-"""What the fault test counted, and the page that tells it."""
+"""Counts of the fault injection benchmark, and its page docs/faults.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Tally:
     faults: int = 0
     in_writes: int = 0
     cut: int = 0
-    orphans_s: float = 0.0  # the longest that a process outlived its parent
+    orphans_s: float = 0.0  # the longest time that a process outlived its parent
     folders: int = 0  # that ended with the records of the undisturbed sweep
     seconds: float = 0.0
 

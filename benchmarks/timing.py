@@ -1,4 +1,4 @@
-"""How the benchmarks of models take time: in turn, the least of rounds."""
+"""Timing for benchmarks of models: works take turns, and the fastest round counts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Measure training speed on one CPU core at the sizes of sweeps; writes docs/training.md.
+"""Training speed on one CPU core at the sizes of sweeps; writes docs/training.md.
 
-The baseline is a step of the first ladder of widths without compiled layers, whose losses are those of the first
-sweeps to the bit. Run with `make benchmark-training`; `--quick` is a short look that writes nothing.
+The baseline is a step of the first ladder of widths without compiled layers, with losses equal to those of the first
+sweeps, bit for bit. Run with `make benchmark-training`; `--quick` is a quick check that writes nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
             first, second, compiled = in_turn(*steps, budget_s=BUDGET_S)
             with tempfile.TemporaryDirectory() as cache:
                 cold, warm = first_step_s(n_params, P, cache), first_step_s(n_params, P, cache)
-            work = counts[1] / counts[0]  # of a token, against the baseline's
+            work = counts[1] / counts[0]  # speed per token relative to the baseline
             rows.append(
                 f"| {counts[0] / 1e3:.1f}k, {counts[1] / 1e3:.1f}k | {P} "
                 f"| {tokens / first:.1f} | {first / second:.2f} | "

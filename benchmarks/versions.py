@@ -1,10 +1,10 @@
-"""Do the torch-side tests pass with other versions of Python, torch and transformers?
+"""Tests of the torch side with other versions of Python, torch and transformers.
 
     make test-versions                     all environments, one after the other
     make test-versions ONLY=oldest         one of them
 
-Makes a virtual environment for each below .venvs/ (about 6 GB each: torch comes with CUDA), runs the tests that need
-torch in it, and prints a table. Interpreters are looked for as python3.11, python3.12 and python3.13.
+Creates a virtual environment for each in .venvs/ (about 6 GB each, since torch includes CUDA), runs the tests that need
+torch in it, and prints a table. Interpreters are searched as python3.11, python3.12 and python3.13.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""scalelab: how many parameters N and parallel streams P to train and serve, and how sure.
+"""Scaling laws over parameters N and parallel streams P: sweeps, fits with uncertainty, inference costs, plans.
 
-Everything here is imported when it is first used: ``import scalelab as sl``, then ``sl.fit_law("paper")``.
+Names are imported on first use: ``import scalelab as sl``, then ``sl.fit_law("paper")``.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""`python -m scalelab`."""
+"""Entry point for `python -m scalelab`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Aggregation of P streams of width h into one: the kinds there are, and what each of them costs."""
+"""Aggregators, which combine P streams of width h into one, with their parameter and compute costs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Aggregation:
-    """One way to make one stream of P. The functions take h and P."""
+    """One kind of aggregator. The functions take the hidden size h and P."""
 
     params: Callable[[int, int], int]
-    flops: Callable[[int, int], int]  # operations of the forward pass for a token
-    kept: Callable[[int, int], int]  # numbers kept for the backward pass, for a token
-    module: str  # the name of its class in scalelab.model.aggregate, which needs torch
+    flops: Callable[[int, int], int]  # of the forward pass, per token
+    kept: Callable[[int, int], int]  # activations kept for the backward pass, in numbers per token
+    module: str  # its class in scalelab.model.aggregate, which needs torch
 
     def build(self, hidden_size: int, P: int, smooth: float) -> Any:
-        """Return its torch module."""
+        """Return the aggregator as a torch module."""
         return getattr(import_module("scalelab.model.aggregate"), self.module)(hidden_size, P, smooth)
 
 
@@ -45,7 +45,11 @@ AGGREGATIONS: dict[str, Aggregation] = {
 
 
 def get_aggregation(kind: str) -> Aggregation:
-    """Return the aggregation of that name. Raises `ValueError` naming those there are."""
+    """Return an aggregator by name.
+
+    Raises:
+        ValueError: There is no such aggregator; the message lists the choices.
+    """
     if kind not in AGGREGATIONS:
         raise ValueError(f"aggregation {kind!r}: choose one of {', '.join(AGGREGATIONS)}")
     return AGGREGATIONS[kind]

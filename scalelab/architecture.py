@@ -1,11 +1,11 @@
-"""The shape of a Qwen2-style decoder with streams, and its parameter counts.
+"""Shapes and parameter counts of Qwen2-style decoders with streams.
 
-Pure arithmetic: the training side builds models from it, the analysis side prices them.
+Pure arithmetic: training builds models from these shapes, analysis prices them.
 Widths follow the paper (arXiv 2505.10475): gated MLP with intermediate = 128·round(5.4·hidden/128),
-QKV bias, no output bias, 48 prefix tokens a stream and layer.
+QKV bias, no output bias, 48 prefix tokens per stream and layer.
 
-With experts it is a Mixtral-style decoder (arXiv 2401.04088), which is the dense one with a router
-and experts in place of the MLP and without the QKV biases.
+With experts the decoder is Mixtral-style (arXiv 2401.04088): a router and experts replace the MLP,
+and QKV has no bias.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from scalelab.errors import UsageError
 from scalelab.units import format_count
 
 PREFIX_TOKENS = 48  # the paper's choice
-# Parameters of what mixes P streams of width h, by its name.
+# Parameters of each aggregator, from hidden size h and P.
 MIXTURE_PARAMS: dict[str, Callable[[int, int], int]] = {name: kind.params for name, kind in AGGREGATIONS.items()}
 EXPERTS_PER_TOKEN = 2  # Mixtral's choice
 MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
 
-# Which small widths the size dial offers. 1, until November 2026: multiples of 4, with head dimensions like 18 and 26.
-# 2: multiples of 8 with head dimensions in multiples of 8, which fused attention kernels and vector units take.
+# Versions of the ladder of widths. 1, until November 2026: multiples of 4, with head dimensions such as 18 and 26.
+# 2: multiples of 8, with head dimensions in multiples of 8 as fused attention kernels and vector units need.
 LADDERS = (1, 2)
 MOST_OFF = 0.3
 LADDER = 2
 
 
 def check_experts(num_experts: int, experts_per_token: int) -> None:
-    """Raises `UsageError` if the two numbers of an `Architecture` do not fit together."""
+    """Raise `UsageError` for numbers of experts that make no decoder."""
     if num_experts < 0:
         raise UsageError(f"num_experts must not be negative, not {num_experts}; 0 is a dense model")
     if num_experts == 0 and experts_per_token != EXPERTS_PER_TOKEN:
         # It would change nothing but the run's key.
         raise UsageError(f"experts_per_token {experts_per_token} needs num_experts; give it, or leave both out")
     if num_experts and experts_per_token < 2:
-        # A token's weights on its experts sum to 1: one expert always has 1, whatever its router says.
+        # The weights of a token's experts sum to 1, so a single expert has weight 1 and its router gets no gradient.
         raise UsageError(f"experts_per_token must be at least 2 for the router to learn, not {experts_per_token}")
     if num_experts and experts_per_token > num_experts:
         raise UsageError(f"experts_per_token {experts_per_token} exceeds num_experts {num_experts}; give more experts")
@@ -49,12 +49,13 @@ def check_experts(num_experts: int, experts_per_token: int) -> None:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One decoder. `P` streams; P = 1 is the plain model, without prefixes or aggregator.
+    """Shape of a decoder with `P` streams; P = 1 is the plain model, without prefixes or aggregator.
 
-    With `num_experts` each layer has a router and that many gated MLPs of `intermediate_size`, of
-    which every token goes through `experts_per_token`; 0 is a dense model.
+    With `num_experts` each layer has a router and that many gated MLPs of `intermediate_size`, of which
+    `experts_per_token` process each token; 0 is a dense model.
 
-    Raises `UsageError` on construction if the numbers make no model.
+    Raises:
+        UsageError: The numbers make no decoder, for example a hidden size that the heads do not divide.
     """
 
     hidden_size: int
@@ -95,31 +96,32 @@ class Architecture:
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.hidden_size // self.num_heads
 
     @property
     def backbone_params(self) -> int:
-        """Parameters of the layers, all experts of them, and the last norm, without embeddings and streams."""
+        """Parameters of the layers (with all experts) and the final norm, without embeddings and streams."""
         return self._backbone(self.num_experts)
 
     @property
     def active_backbone_params(self) -> int:
-        """Those of `backbone_params` that one token uses: routers, but only its own experts."""
+        """The part of `backbone_params` that processes one token: routers, and only the token's own experts."""
         return self._backbone(self.experts_per_token)
 
     def _backbone(self, experts: int) -> int:
-        """Parameters of the backbone, counting `experts` of the experts if there are any."""
+        """Return the parameters of the backbone with `experts` experts in each layer."""
         h, kv = self.hidden_size, self.num_kv_heads * self.head_dim
         attention, mlp = 2 * h * h + 2 * h * kv, 3 * h * self.intermediate_size  # Q, O, K, V; gate, up, down
         if self.num_experts:
-            mlp = experts * mlp + self.num_experts * h  # and the router
+            mlp = experts * mlp + self.num_experts * h  # experts and router
         else:
             attention += h + 2 * kv  # the QKV biases
         return self.num_layers * (attention + mlp + 2 * h) + h
 
     @property
     def stream_params(self) -> int:
-        """Parameters of the prefixes and of the aggregator; 0 for P = 1."""
+        """Parameters of the prefixes and the aggregator; 0 for P = 1."""
         if self.P == 1:
             return 0
         prefixes = self.num_layers * 2 * self.P * self.num_kv_heads * self.prefix_tokens * self.head_dim
@@ -127,31 +129,34 @@ class Architecture:
 
     @property
     def embedding_params(self) -> int:
+        """Parameters of the embeddings, counted twice if the output layer has its own."""
         return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
 
     @property
     def n_params(self) -> int:
-        """The paper's N: everything but the embeddings, streams and all experts included."""
+        """The paper's N: all parameters except embeddings, including streams and all experts."""
         return self.backbone_params + self.stream_params
 
     @property
     def active_params(self) -> int:
-        """As `n_params`, but with only the experts that one token uses; the same for a dense model."""
+        """N with only the experts that process one token; equal to `n_params` for a dense model."""
         return self.active_backbone_params + self.stream_params
 
     @property
     def total_params(self) -> int:
+        """All parameters, including embeddings."""
         return self.n_params + self.embedding_params
 
     def with_streams(self, P: int) -> Architecture:
+        """Return the same backbone with P streams."""
         return replace(self, P=P)
 
 
 def mlp_width(hidden_size: int) -> int:
-    """Intermediate size for a hidden size: 5.4·hidden, rounded to a multiple of 128.
+    """Return the intermediate size for a hidden size: 5.4·hidden, rounded to a multiple of 128.
 
-    Below hidden 512 the multiple shrinks with the width (a quarter of it, as a power of two,
-    at least 8): at hidden 64 a step of 128 would be more than a third of the whole MLP.
+    Below hidden 512 the multiple shrinks to a quarter of the width (as a power of two, at least 8):
+    at hidden 64 a step of 128 would be more than a third of the whole MLP.
     """
     multiple = 128
     while multiple > 8 and multiple * 4 > hidden_size:
@@ -160,34 +165,36 @@ def mlp_width(hidden_size: int) -> int:
 
 
 def expert_width(hidden_size: int, experts_per_token: int) -> int:
-    """Intermediate size of one expert: a token's experts together are about as wide as the dense MLP.
+    """Return the intermediate size of one expert, a multiple of 8.
 
-    A multiple of 8, at least 8.
+    The experts of one token are together about as wide as the dense MLP.
     """
     return 8 * max(1, round(mlp_width(hidden_size) / experts_per_token / 8))
 
 
 def _heads(hidden_size: int, ladder: int) -> tuple[int, int]:
-    """Heads and KV heads of the size dial: head_dim grows with width, 8 heads a KV head."""
+    """Return heads and KV heads for a width: head_dim grows with the width, 8 heads share a KV head."""
     if hidden_size >= 896:  # the paper's six sizes: 16 heads, 2 KV heads
         return 16, 2
-    wish = 16 if hidden_size < 128 else 32 if hidden_size < 512 else 64
+    target = 16 if hidden_size < 128 else 32 if hidden_size < 512 else 64
     step = 2 if ladder == 1 else 8  # RoPE rotates pairs, so the head dimension is even
     dims = [d for d in range(8, hidden_size + 1, step) if hidden_size % d == 0]
-    heads = hidden_size // min(dims, key=lambda d: abs(math.log(d / wish)))
+    heads = hidden_size // min(dims, key=lambda d: abs(math.log(d / target)))
     kv_heads = max(d for d in range(1, max(1, heads // 8) + 1) if heads % d == 0)
     return heads, kv_heads
 
 
 def _widths(ladder: int) -> list[int]:
-    """Hidden sizes of the size dial."""
+    """Return the hidden sizes of a ladder."""
     small = range(16, 128, 4) if ladder == 1 else (16, 24, *range(32, 128, 16))
     return [*small, *range(128, 512, 32), *range(512, 896, 64), *range(896, 12289, 128)]
 
 
 def _preferred_layers(hidden_size: int) -> int:
-    """Small models are kept shallow, since a layer costs time and width hardly does; the paper
-    keeps 36 layers at every width from 896 up."""
+    """Return the usual depth for a width: small models are shallow, since layers cost more time than width.
+
+    The paper has 36 layers at every width from 896 up.
+    """
     return min(36, max(2, round(hidden_size / 24)))
 
 
@@ -195,7 +202,7 @@ def _preferred_layers(hidden_size: int) -> int:
 def _rungs(
     vocab_size: int, prefix_tokens: int, num_experts: int, experts_per_token: int, ladder: int
 ) -> tuple[Architecture, ...]:
-    """Every architecture the size dial can choose, from about 10 thousand to 100 billion active parameters."""
+    """Return every decoder of a ladder, from about 10 thousand to 100 billion active parameters."""
     rungs = []
     experts: dict[str, Any] = {"num_experts": num_experts, "experts_per_token": experts_per_token}
     for hidden in _widths(ladder):
@@ -217,17 +224,27 @@ def architecture_for(
     experts_per_token: int = EXPERTS_PER_TOKEN,
     ladder: int = LADDER,
 ) -> Architecture:
-    """The architecture of the ladder nearest to `n_params`, counted for the backbone; P = 1.
+    """Return the decoder of a ladder whose backbone has about `n_params` parameters; P = 1.
 
-    Nearest in the logarithm of N, with depth kept by: half the logarithm of its distance from the
-    depth usual at that width counts too, since a law over N wants models of one family. The
-    real count is within 30 % of the wish (`MOST_OFF`) inside the ladder, and records hold it exactly.
+    The decoder minimises the distance in ln N plus half the distance in ln depth from the usual depth at
+    its width, because a law over N needs models of one family. Its parameter count is within 30 %
+    (`MOST_OFF`) of `n_params`; records hold the exact count.
 
-    With experts, `n_params` is the wish for what one token uses (`active_backbone_params`), and each
-    expert is `expert_width` wide: a dense model and a mixture of experts for the same N then cost
-    about the same compute a token, while `backbone_params` of the latter grows with `num_experts`.
+    Args:
+        n_params: Parameters of the backbone. With experts, those that process one token
+            (`active_backbone_params`): a dense model and a mixture of experts for the same `n_params` cost
+            about the same compute per token, while `backbone_params` grows with `num_experts`.
+        vocab_size: Size of the vocabulary.
+        prefix_tokens: Prefix length of each stream.
+        num_experts: Experts in each layer; 0 is a dense model.
+        experts_per_token: Experts that process one token.
+        ladder: One of `LADDERS`.
 
-    `ladder` is one of `LADDERS`. Raises `UsageError` outside the ladder, and for numbers of experts that make no model.
+    Returns:
+        A decoder with tied embeddings and one stream.
+
+    Raises:
+        UsageError: `n_params` is outside the ladder, or the numbers of experts make no decoder.
     """
     check_experts(num_experts, experts_per_token)
     rungs = _rungs(vocab_size, prefix_tokens, num_experts, experts_per_token, ladder)

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, and what killed processes leave of them."""
+"""Atomic writing of files and folders, and removal of what killed processes leave unfinished."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import IO
 
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
-_BUILDING = ".building-"  # how the names of unfinished folders begin
+_BUILDING = ".building-"  # prefix of unfinished folders
 
 
 @contextmanager
 def atomic_write(path: Path, lasting: bool = True) -> Iterator[IO[bytes]]:
-    """Open a file to write `path` through: it appears there complete, or what was there stays.
+    """Open a file that replaces `path` when it is complete; on an error `path` is unchanged.
 
-    It survives a loss of power, unless it need not be `lasting`. What a killed process leaves behind is a hidden file
-    that no reader looks at (`is_temporary`).
+    A killed process leaves a hidden file that readers skip (`is_temporary`).
+
+    Args:
+        path: The file to write.
+        lasting: Flush to disk, so that the file survives a power failure.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -42,16 +45,22 @@ def atomic_write(path: Path, lasting: bool = True) -> Iterator[IO[bytes]]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether `path` is named like a file that `atomic_write` had not finished."""
+    """Return whether `path` has the name of an unfinished file of `atomic_write`."""
     return _TEMPORARY.match(path.name) is not None
 
 
 @contextmanager
 def atomic_folder(target: Path, put: Callable[[Path, Path], object] = Path.rename) -> Iterator[Path]:
-    """Make a folder to fill, beside `target`, which it becomes at the end.
+    """Make a temporary folder beside `target` to fill, and rename it to `target` when it is complete.
 
-    Its content survives a loss of power before it has its name. `put` renames it, where more than that is to be done.
-    Raises `OSError`.
+    Its content is flushed to disk before it is renamed.
+
+    Args:
+        target: The folder to write.
+        put: Function that renames the first path to the second, for renames that need more steps.
+
+    Raises:
+        OSError: The folder cannot be written or renamed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_BUILDING}{target.name}."))
@@ -70,13 +79,13 @@ def atomic_folder(target: Path, put: Callable[[Path, Path], object] = Path.renam
 
 
 def remove_unfinished(folder: Path, stale_s: float) -> None:
-    """Remove the folders that killed processes had begun in `folder`: nobody has touched them for `stale_s` seconds."""
+    """Remove unfinished folders in `folder` that have not changed for `stale_s` seconds."""
     for building in entries(folder):
         if not building.name.startswith(_BUILDING):
             continue
         try:
             touched = max(path.stat().st_mtime for path in (building, *building.iterdir()))
-        except OSError:  # it was finished, or removed, just now
+        except OSError:  # another process has just renamed or removed it
             continue
         if folder_time(folder) - touched > stale_s:
             shutil.rmtree(building, ignore_errors=True)
@@ -100,7 +109,7 @@ def folder_time(folder: Path) -> float:
 
 
 def remove_unfinished_of(target: Path) -> None:
-    """Remove what killed processes had begun to build as `target`, which no other process builds now."""
+    """Remove unfinished folders for `target`. No other process may be writing it."""
     for building in entries(target.parent):
         if (
             building.name.startswith(_BUILDING)
@@ -110,7 +119,7 @@ def remove_unfinished_of(target: Path) -> None:
 
 
 def entries(folder: Path) -> list[Path]:
-    """List what is in `folder`; nothing where another process has removed it."""
+    """List the entries of `folder`; an empty list if another process has removed it."""
     try:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -118,7 +127,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def sync(path: Path) -> None:
-    """Make the content of a file or folder last through a loss of power."""
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -127,8 +136,8 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a loss of power, where the file system knows such a thing."""
-    if os.name != "posix":  # elsewhere a folder cannot be opened
+    """Flush renames in `folder` to disk, on file systems that support it."""
+    if os.name != "posix":  # elsewhere folders cannot be opened
         return
     try:
         sync(folder)

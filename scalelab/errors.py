@@ -1,10 +1,10 @@
-"""The errors a user can meet, each one clear line.
+"""Errors for users, each with a message of one line.
 
-`UsageError` means the request was wrong (exit code 2); `ScalelabError` means that the
-request was fine and could not be carried out (exit code 1).
+`UsageError` means that the request is wrong (exit code 2); `ScalelabError` means that a valid request
+could not be carried out (exit code 1).
 
-The library speaks Python: an error about one argument names it in `argument`, and a message refers to other
-arguments in backquotes, such as ``use `engine='roofline'` ``. The command line turns both into its flags.
+Messages use Python names: an error about one argument names it in `argument`, and a message refers to other
+arguments in backquotes, such as ``use `engine='roofline'` ``. The command line turns both into flags.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _UNSET: Any = object()
 
 
 class ScalelabError(Exception):
-    """Something failed. The message names the file, argument, column or value and what to do.
+    """Base class of all errors. The message names the file, argument, column or value, and what to do.
 
     Attributes:
-        argument: The name of the argument that is at fault, or None.
-        value: The value it had, where the message shows it.
-        reason: The message without the two.
+        argument: Name of the wrong argument, or None.
+        value: Value of that argument, if the message shows it.
+        reason: The message without argument and value.
     """
 
     exit_code = 1
@@ -37,11 +37,11 @@ class ScalelabError(Exception):
 
     @property
     def shows_value(self) -> bool:
-        """Whether the message shows the value of `argument`."""
+        """True if the message shows the value of `argument`."""
         return self.value is not _UNSET
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Cross between processes as the finished message, with what is known beside it."""
+        """Pickle the finished message with the attributes that are set."""
         known = {name: value for name, value in self.__dict__.items() if value is not _UNSET}
         return _restored, (type(self), self.args[0], known)
 
@@ -54,13 +54,13 @@ def _restored(kind: type[ScalelabError], message: str, known: dict[str, Any]) ->
 
 
 class UsageError(ScalelabError, ValueError):
-    """The request itself is wrong: an argument, a value or an impossible combination."""
+    """A wrong request: an argument, a value or a combination of them."""
 
     exit_code = 2
 
 
 class NotPricedError(UsageError):
-    """A cost model cannot price this device, precision or shape. `because` says why, without advice."""
+    """A device, precision or shape that a cost model does not support. `because` is the reason, without advice."""
 
     because = ""
 
@@ -71,7 +71,7 @@ class NotPricedError(UsageError):
 
 
 class TrainingError(ScalelabError):
-    """A run cannot be trained to its end. Its record says `status`; `state` is how far it came, if that is known."""
+    """A run that cannot be finished. `status` is for its record; `state` is the last training state, if known."""
 
     status = RunStatus.FAILED
 
@@ -81,33 +81,33 @@ class TrainingError(ScalelabError):
 
 
 class DivergedError(TrainingError):
-    """Training ran away or into a loss that is no number. The message says where."""
+    """A loss that grew without bound or became NaN. The message names the step."""
 
     status = RunStatus.DIVERGED
 
 
 class MemoryShortError(TrainingError):
-    """Not even the smallest piece of work fits into memory."""
+    """Too little memory for even the smallest micro-batch or request."""
 
     status = RunStatus.OUT_OF_MEMORY
 
 
 class InterruptedSweepError(ScalelabError):
-    """A person or a scheduler stopped it. The message says what is kept."""
+    """A sweep stopped by a user or a scheduler. The message lists what is kept."""
 
-    exit_code = 130  # as shells report SIGINT; where it was SIGTERM, 143
+    exit_code = 130  # as shells report SIGINT; 143 after SIGTERM
 
 
 class DataError(ScalelabError):
-    """A file or table cannot be used. The message names the file and the column."""
+    """A file or table that cannot be used. The message names the file and the column."""
 
 
 class MissingPackageError(ScalelabError):
-    """An optional package is needed and not installed. The message has the command that installs it."""
+    """An optional package that is not installed. The message has the command that installs it."""
 
 
 def choice_error(argument: str, value: Any, choices: Any, advice: str = "") -> UsageError:
-    """The error for a value that is none of `choices`: it lists them all and names the nearest."""
+    """Return the error for a value that is not one of `choices`; it lists all of them and suggests the nearest."""
     from difflib import get_close_matches
 
     names = [str(choice) for choice in choices]

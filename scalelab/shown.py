@@ -1,4 +1,4 @@
-"""The verbs that every result has: it shows itself as text, as HTML in a notebook, and as a figure."""
+"""Base class of results: summary as text, HTML in notebooks, figures and plain values."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.console import Console
 
-WIDTH = 100  # columns of text where there is no terminal
+WIDTH = 100  # columns of text without a terminal
 
 
 class Shown:
-    """A result that shows itself.
+    """A result with a report, JSON values and, for some, figures.
 
-    A subclass names the function that makes its report, as ``module:function``, and if it has figures the one that
-    draws them. Both are loaded when they are first needed, so that a result does not depend on how it is shown.
+    Subclasses name the functions that make these as ``module:function``. The functions are imported on first use, so
+    results do not depend on the packages that render them.
     """
 
     _report: ClassVar[str]
@@ -24,22 +24,25 @@ class Shown:
     _json: ClassVar[str] = ""
 
     def report(self, **options: Any) -> Any:
-        """Return the tables and sentences of this result, a `scalelab.report.Report`."""
+        """Return the tables and sentences of the result as a `scalelab.report.Report`."""
         return _load(self._report)(self, **options)
 
     def summary(self, width: int = WIDTH, **options: Any) -> str:
-        """Return the report as text of at most `width` columns, as the terminal shows it."""
+        """Return the report as text, as a terminal of `width` columns shows it."""
         return self.report(**options).text(width)
 
     def to_dict(self) -> Any:
-        """Return the result as plain values that JSON can hold, with every digit; infinities as "inf"."""
+        """Return the result as values for JSON, unrounded; infinities are "inf"."""
         return _load(self._json)(self)
 
     def plot(self, kind: str | None = None, **options: Any) -> Axes | Any:
-        """Draw the result. Returns the axes, or an array of axes where a figure has several.
+        """Draw the result.
+
+        Returns:
+            The axes, or the figure if it has several axes.
 
         Raises:
-            UsageError: There is no figure of this kind; the message lists those there are.
+            UsageError: The result has no figure of this kind; the message lists the choices.
         """
         from scalelab.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""Counts with a unit letter, read and written: 50k, 0.2M, 7B, 1.5T; bytes and durations: 4GB, 500ms."""
+"""Parsing and formatting of counts (50k, 0.2M, 7B, 1.5T), bytes (4GB) and durations (500ms)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _BYTES = {
 }
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _QUANTITY = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-zµ]*)\s*$", re.IGNORECASE)
-_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})*,000")  # 7,000,000,000, which no list of sizes ends like
+_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})*,000")  # 7,000,000,000: no list of sizes ends in 000
 _COUNT = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmbgt]?)\s*$", re.IGNORECASE)
 
 
 def parse_count(text: str | float) -> float:
-    """A positive count from text such as ``50k``, ``0.2M``, ``7B`` or ``1e6``.
+    """Return a positive count from text such as ``50k``, ``0.2M``, ``7B`` or ``1e6``.
 
-    Raises `UsageError` if the text is no count or the count is not positive and finite.
+    Raises:
+        UsageError: The text is not a count, or the count is not positive and finite.
     """
     match = _COUNT.match(str(text))
     value = float(match[1]) * _FACTORS[match[2].lower()] if match else math.nan
@@ -35,7 +36,7 @@ def parse_count(text: str | float) -> float:
 
 
 def format_count(value: float, digits: int = 3) -> str:
-    """The shortest usual spelling of a count, e.g. ``format_count(137_000) == '137k'``; from 10¹⁵ on 1e15."""
+    """Return a count with its unit letter, e.g. ``format_count(137_000) == '137k'``; from 10¹⁵ on as 1e15."""
     if abs(value) >= 1e15:
         return format_number(value, digits)
     for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -45,18 +46,26 @@ def format_count(value: float, digits: int = 3) -> str:
 
 
 def format_number(value: float, digits: int = 4) -> str:
-    """A number to `digits` figures, large and small ones as 1.131e7 rather than 1.131e+07."""
+    """Return a number with `digits` significant digits, large and small ones as 1.131e7, not 1.131e+07."""
     mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def parse_bytes(text: str) -> float:
-    """Bytes from text such as ``4GB`` (10⁹) or ``4GiB`` (2³⁰). Raises `UsageError`, also without a unit."""
+    """Return bytes from text such as ``4GB`` (10⁹) or ``4GiB`` (2³⁰).
+
+    Raises:
+        UsageError: The text is not a positive amount of memory, or has no unit.
+    """
     return _quantity(text, _BYTES, "an amount of memory such as 512MB, 4GB (10⁹ bytes) or 4GiB (2³⁰)")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from text such as ``500ms``, ``2s`` or ``1.5min``. Raises `UsageError`, also without a unit."""
+    """Return seconds from text such as ``500ms``, ``2s`` or ``1.5min``.
+
+    Raises:
+        UsageError: The text is not a positive duration, or has no unit.
+    """
     return _quantity(text, _SECONDS, "a duration such as 500ms, 2s or 1.5min")
 
 
@@ -71,7 +80,7 @@ def _quantity(text: str, units: dict[str, float], meant: str) -> float:
 
 
 def format_bytes(value: float, binary: bool = True, digits: int = 3) -> str:
-    """Bytes as a person reads them: ``3.73 GiB``, or ``4 GB`` where not `binary`."""
+    """Return bytes as text: ``3.73 GiB``, or ``4 GB`` unless `binary`."""
     base, middle = (1024.0, "i") if binary else (1000.0, "")
     for power, letter in ((4, "T"), (3, "G"), (2, "M"), (1, "k")):
         if value >= base**power * (1 - 0.5 / 10**digits):
@@ -81,7 +90,7 @@ def format_bytes(value: float, binary: bool = True, digits: int = 3) -> str:
 
 
 def format_duration(seconds: float, digits: int = 3) -> str:
-    """A duration to `digits` figures, such as ``12.5 ms`` or ``1.2 s``; from a minute on as `format_seconds`."""
+    """Return a duration as text such as ``12.5 ms`` or ``1.2 s``; from a minute on as `format_seconds` does."""
     if seconds >= 60:
         return format_seconds(seconds)
     for factor, unit in ((1.0, "s"), (1e-3, "ms")):
@@ -91,13 +100,13 @@ def format_duration(seconds: float, digits: int = 3) -> str:
 
 
 def plain_number(value: float, digits: int = 3) -> str:
-    """To `digits` figures, but never fewer than it has before the point, and never as a power of ten."""
+    """Return a number with `digits` significant digits, with all digits before the point and without an exponent."""
     # Rounded first: 999.9996 to 3 figures would be 1e+03.
     return f"{round(value):d}" if round(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration as a person reads it: ``42s``, ``3m05s`` or ``2h10m``."""
+    """Return a duration as text: ``42s``, ``3m05s`` or ``2h10m``."""
     seconds = max(0, round(seconds))
     if seconds < 60:
         return f"{seconds}s"
@@ -107,7 +116,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_interval(low: float | None, high: float | None, form: Callable[[float], str] = format_number) -> str:
-    """An interval as text, ``4.50B–4.90B``. An end that is None or infinite is open: ``above 4.50B``."""
+    """Return an interval as text, ``4.50B–4.90B``. An end that is None or infinite is open: ``above 4.50B``."""
     low, high = (None if end is None or not math.isfinite(end) else end for end in (low, high))
     if low is None:
         return "open" if high is None else f"below {form(high)}"
@@ -117,12 +126,20 @@ def format_interval(low: float | None, high: float | None, form: Callable[[float
 
 
 def counts(values: Any, argument: str) -> tuple[float, ...]:
-    """Positive counts such as 50k of one value or several, which may hold commas. Raises `UsageError`."""
+    """Return positive counts, such as 50k, from one value or several; text may hold several with commas.
+
+    Raises:
+        UsageError: A value is not a positive count. `argument` names the argument.
+    """
     return tuple(_named(argument, parse_count, item) for item in _items(values, argument))
 
 
 def whole_numbers(values: Any, argument: str, least: int = 1) -> tuple[int, ...]:
-    """Whole numbers of at least `least` from values that may hold commas. Raises `UsageError`."""
+    """Return whole numbers of at least `least` from one value or several; text may hold several with commas.
+
+    Raises:
+        UsageError: A value is not such a number. `argument` names the argument.
+    """
 
     def parse(item: str) -> int:
         if not re.fullmatch(r"-?[0-9]{1,18}", item) or int(item) < least:
@@ -141,7 +158,7 @@ def _items(values: Any, argument: str) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A number of any library as Python writes it, a whole one without a point."""
+    """Return a number of any library as text, a whole one without a point."""
     if isinstance(value, str):
         return value
     number = float(value) if hasattr(value, "__float__") else value
@@ -149,7 +166,7 @@ def _text(value: Any) -> str:
 
 
 def _joined(items: list[str], several: Iterable[Any]) -> list[str]:
-    """`items`, or one of them where they are the thousands of a single number such as 7,000,000,000."""
+    """Return `items`, or a single item if the commas separate thousands, as in 7,000,000,000."""
     words = [str(value).strip() for value in several]
     if len(words) == 1 and _THOUSANDS.fullmatch(words[0]):
         return [words[0].replace(",", "")]
@@ -164,33 +181,45 @@ def _named(argument: str, parse: Callable[[str], _T], item: str) -> _T:
 
 
 def one_count(value: Any, argument: str) -> float:
-    """One positive count, a number or text such as 7B. Raises `UsageError` naming the argument."""
+    """Return a positive count from a number or text such as 7B.
+
+    Raises:
+        UsageError: The value is not a positive count. `argument` names the argument.
+    """
     return _named(argument, parse_count, value if isinstance(value, str) else _text(value))
 
 
 def memory_bytes(value: str | float, argument: str = "memory") -> float:
-    """Bytes from a number, or text with a unit such as 4GB. Raises `UsageError` naming the argument."""
-    return _measure(value, parse_bytes, argument)
+    """Return bytes from a number, or from text with a unit such as 4GB.
+
+    Raises:
+        UsageError: The value is not a positive amount of memory. `argument` names the argument.
+    """
+    return _quantity_of(value, parse_bytes, argument)
 
 
 def seconds(value: str | float, argument: str = "latency") -> float:
-    """Seconds from a number, or text with a unit such as 500ms. Raises `UsageError` naming the argument."""
-    return _measure(value, parse_duration, argument)
+    """Return seconds from a number, or from text with a unit such as 500ms.
+
+    Raises:
+        UsageError: The value is not a positive duration. `argument` names the argument.
+    """
+    return _quantity_of(value, parse_duration, argument)
 
 
-def _measure(value: str | float, parse: Callable[[str], float], argument: str) -> float:
+def _quantity_of(value: str | float, parse: Callable[[str], float], argument: str) -> float:
     if isinstance(value, str):
         return _named(argument, parse, value)
     if not (math.isfinite(value) and value > 0):
-        raise UsageError("give a number above 0", argument=argument, value=value)
+        raise UsageError("must be a number above 0", argument=argument, value=value)
     return float(value)
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
-    """Return a count with its noun: ``1 run``, ``2 runs``; with `many`, ``1 run is`` and ``2 runs are``."""
+    """Return a count with its noun: ``1 run``, ``2 runs``. `many` is an irregular plural, or a longer phrase."""
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def all_of(count: int, one: str, many: str | None = None) -> str:
-    """Return all of something with its noun: ``the run``, ``all 4 runs``; `many` is as for `plural`."""
+    """Return "all" with a count and noun: ``the run``, ``all 4 runs``; `many` is as for `plural`."""
     return f"the {one}" if count == 1 else f"all {plural(count, one, many)}"

@@ -1,4 +1,4 @@
-"""Text from files made safe to show: what a terminal or a page would act on becomes a replacement character."""
+"""Text made safe to print: characters that control a terminal or a page become replacement characters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
-    """Return `text` without escapes, control and direction characters, but for those in `keep`."""
+    """Return `text` with control and direction characters replaced, except those in `keep`."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(REPLACEMENT if _is_acted_on(c) and c not in keep else c for c in text)

@@ -22,7 +22,7 @@ from scalelab.train.tokens import tokenise
 from scalelab.train.trainer import Options, train_run
 
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds a sweep's processes in /proc")
-ORPHANS_S = 300.0  # only hangs are errors here: cores may be busy
+ORPHANS_S = 300.0  # only hangs are errors here, since cores may be busy
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_killed_workers_and_parents_and_a_damaged_record(lab, reference):
     witness = Witness(out)
     sweep = lab.start(out)
     writing = []
-    for kills in range(2):  # of workers in the midst of a write
+    for kills in range(2):  # of workers that are writing
         if not sweep.wait_for(lambda: writing.extend(writers(sweep)) or writing, LONGEST_S):
             assert kills, sweep.output
             break
@@ -83,7 +83,7 @@ def test_a_full_disk_then_two_sweeps_at_once(lab, reference):
     sweep = lab.start(out, largest_file=40_000)
     assert sweep.wait() == 1, sweep.output
     assert "File too large" in sweep.output
-    # What they share does not count.
+    # Shared phases are not compared.
     assert "4 of 4 runs ended without a loss (4 failed), the first: " in sweep.output
     assert not len(witness.check())
 
@@ -150,7 +150,7 @@ def test_what_a_killed_process_had_begun_goes_when_it_is_old(cut, monkeypatch):
     save_state(folder, model, optimizer, TrainState(step=50))
     keep_latest(folder)
     assert saved_steps(folder) == [50]
-    assert unfinished.exists()  # as yet another process may be writing it
+    assert unfinished.exists()  # as if another process were writing it
     monkeypatch.setattr(checkpoint, "_STALE_S", -1.0)
     save_state(folder, model, optimizer, TrainState(step=60))
     assert not unfinished.exists()

@@ -74,7 +74,7 @@ def test_constants_in_use_are_a_fit_to_the_table():
     for kind in ("apple", "embedded"):
         assert found["memory", kind] == pytest.approx(CLASSES[kind].memory, rel=0.06)
         assert found["flops", kind] == pytest.approx(CLASSES[kind].flops, rel=0.06)
-    # What these rows say nothing of stays where it was.
+    # Constants without rows do not change.
     assert found["memory", "phone"] == pytest.approx(prior()["memory", "phone"][0], rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Give a pretrained model streams."""
+"""Conversion of pretrained models to models with streams."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ __all__ = ["Conversion", "convert"]
 
 @dataclass(frozen=True)
 class Bank:
-    """One number of streams of a converted model, before any training. `draw` is the choice of text that was kept."""
+    """One bank of streams of a converted model, before any training."""
 
     P: int
     prefix_tokens: int
-    loss: float
-    over_base: float  # relative
-    draw: int | None
-    draws: int
-    cosine: float | None
-    correlation: float | None
+    loss: float  # nats per token
+    over_base: float  # loss / base_loss - 1
+    draw: int | None  # the text sample that was kept, from 1
+    draws: int  # text samples tried
+    cosine: float | None  # of the final states of two streams, on average
+    correlation: float | None  # of the losses of two streams over tokens
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Conversion(Shown):
-    """A model with new banks of streams, and what they do to its loss."""
+    """A model with new banks of streams, and its loss with each of them."""
 
     source: Path
     out: Path
     corpus: str
-    base_loss: float  # of the model without any prefix
-    n_tokens: int  # that losses were measured on
+    base_loss: float  # of the model without prefixes, nats per token
+    n_tokens: int  # validation tokens
     banks: tuple[Bank, ...]
     start: str
-    notes: tuple[str, ...]  # on lengths that the model was not made for
+    notes: tuple[str, ...]  # on sequences longer than the model was trained for
 
     _report: ClassVar[str] = "scalelab.report.streams:conversion_report"
     _json: ClassVar[str] = "scalelab.report.streams:conversion_json"
@@ -72,8 +72,8 @@ class Conversion(Shown):
         return pd.DataFrame(self.to_dict()["banks"]).set_index("P")
 
     def __repr__(self) -> str:
-        said = ", ".join(f"P {bank.P}: {bank.loss:.4f} ({bank.over_base:+.2%})" for bank in self.banks)
-        return f"<Conversion {self.out}: base loss {self.base_loss:.4f}; {said}>"
+        banks = ", ".join(f"P {bank.P}: {bank.loss:.4f} ({bank.over_base:+.2%})" for bank in self.banks)
+        return f"<Conversion {self.out}: base loss {self.base_loss:.4f}; {banks}>"
 
 
 def convert(
@@ -93,27 +93,32 @@ def convert(
     dtype: Dtype = "auto",
     device: DeviceName = "auto",
 ) -> Conversion:
-    """Give a pretrained model streams, measure what that does to its loss, and save it.
+    """Add streams to a pretrained model, measure its loss with them, and save it.
 
     Args:
-        model: Folder with config.json, safetensors and tokenizer.json; no code from it is run.
+        model: Folder with config.json, safetensors and tokenizer.json. No code in it is run.
         out: New folder for the converted model.
-        P: Streams, a bank for each. P = 1 adds a prefix without streams: prefix tuning.
-        prefix_tokens: Prefix length of each stream; by default 48, or an eighth of what the model was made for.
-        start: How prefixes begin: "text" (keys and values of real text), "moments" (of those) or "normal".
-        aggregation: How streams are mixed: "dynamic" (the paper's, the default), "mean" or "channel".
+        P: Numbers of streams; each gets its own bank. P = 1 adds one prefix, as in prefix tuning.
+        prefix_tokens: Prefix length of each stream; by default 48, or an eighth of the model's context if that is less.
+        start: Initial prefixes: "text" (keys and values of real text), "moments" (random, with the mean and variance
+            of those) or "normal" (random).
+        aggregation: Aggregator: "dynamic" (the paper's, the default), "mean" or "channel".
         corpus: Text for prefixes and validation: "stdlib", "hf:NAME" or a path.
-        text_column: Where JSONL and Parquet hold the text.
-        seq_len: Tokens of a validation sequence; up to 512 by default.
-        val_tokens: Tokens to measure the losses on.
-        draws: Choices of text to try, 8 by default; the best is kept.
-        seed: Seed of the choice of text.
-        dtype: Precision to measure in.
-        device: Where to measure.
+        text_column: Column with the text, in JSONL and Parquet.
+        seq_len: Length of validation sequences in tokens; by default up to 512.
+        val_tokens: Validation tokens.
+        draws: Text samples to try for the prefixes, 8 by default; the one with the lowest loss is kept.
+        seed: Seed of the text samples.
+        dtype: Precision of the validation: "fp32", "bf16" or "auto" (bf16 on CUDA, else fp32).
+        device: Device for the validation: "auto", "cpu" or "cuda".
+
+    Returns:
+        The loss of the base model and of each bank, in nats per token.
 
     Raises:
         UsageError: An argument is wrong, or `out` is not empty.
         DataError: The model or its tokenizer cannot be used.
+        MissingPackageError: torch or transformers is not installed.
     """
     source, out = Path(model), Path(out)
     streams = whole_numbers(P, "P")
@@ -123,7 +128,7 @@ def convert(
     if start not in STARTS:
         raise UsageError("choose text, moments or normal", argument="start", value=start)
     if start == "normal" and draws is not None:
-        raise UsageError("a normal start uses no text; leave it out, or choose `start='text'`", argument="draws")
+        raise UsageError("`start='normal'` uses no text; leave it out, or choose `start='text'`", argument="draws")
     check_dtype(dtype)
     check_device(device)
     check_model(source)
@@ -143,9 +148,9 @@ def convert(
     prefix_tokens = prefix_tokens or default_prefix_tokens(opened)
     banks = dict.fromkeys(streams, prefix_tokens)
     if taken := sorted(set(banks) & set(opened.banks)):
-        raise UsageError(f"{source} has that bank already", argument="P", value=taken[0])
+        raise UsageError(f"{source} already has this bank; choose another", argument="P", value=taken[0])
     if opened.banks and aggregation not in (None, opened.config.parscale_aggregation):
-        reason = f"the banks of {source} have {opened.config.parscale_aggregation}"
+        reason = f"the banks of {source} use {opened.config.parscale_aggregation}; leave it out"
         raise UsageError(reason, argument="aggregation", value=aggregation)
     data = stage.read_text(opened, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(opened)
@@ -161,7 +166,7 @@ def convert(
     save_model(opened.to(saved_dtype(source)), out, source)
     lengths = [seq_len, prefix_tokens]
     if start == "text" and max(bank.over_base for bank in made) > 0.01:
-        lengths.append(prefix_tokens + seq_len)  # it stands before the sequence: so far back the last token looks
+        lengths.append(prefix_tokens + seq_len)  # the distance from the last token back to the first of the prefix
     found = (stage.length_warning(opened, length) for length in lengths)
     notes = tuple(note.removeprefix("warning: ") for note in found if note)
     return Conversion(source, out, corpus, base.loss, base.n_tokens, tuple(made), start, notes)

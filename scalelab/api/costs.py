@@ -1,4 +1,4 @@
-"""Price decoders with streams, and compare streams with growing N."""
+"""Inference costs of decoders with streams, and their comparison with larger plain models."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 StoredCache = Literal["fp32", "bf16", "fp8", "int8", "int4", "q8_0", "q4_0"]
 Arithmetic = Literal["fp32", "tf32", "bf16", "fp8", "int8", "int4", "fp4"]
 
-MOST = "max"  # as many requests at once as there is room and time for
+MOST = "max"  # the largest batch within memory and latency limits
 
 __all__ = ["compare_costs", "list_hardware", "price"]
 
@@ -81,47 +81,52 @@ def price(
     prefix_tokens: int | None = None,
     progress: bool | Console = False,
 ) -> Prices:
-    """Price a decoder with P streams: memory, latency and speed of inference for each P and batch size.
+    """Price inference of a decoder with P streams: memory, latency and speed for each P and batch size.
 
     Args:
-        model: A hidden size, of the paper's family unless `layers`, `heads` and so on say otherwise; the folder or
+        model: A hidden size, with the paper's shape unless `layers`, `heads` and so on are given; the folder or
             config.json of a Hugging Face model; or an `Architecture`.
-        P: Parallel streams. P = 1 is always priced too, to compare with.
-        batch: Requests at once; or "max" for the most within memory, `ttft` and `tpot`.
-        ttft: With `batch="max"` a limit on the time to the first token, in seconds or as "500ms".
-        tpot: With `batch="max"` a limit on the time of each token after it.
-        tokens_in: Prompt tokens.
-        tokens_out: Generated tokens.
-        preset: What stands for what is not given: "parscale" (llm-analysis, 64 tokens in and out) or "serving" (the
-            roofline, 512 in and 128 out).
-        engine: Cost model: "llm-analysis", "roofline" or "both". What llm-analysis cannot price the roofline does.
-        gpu: A device of `list_hardware`, or of `hardware`.
-        hardware: A YAML file with devices of your own.
-        weights: How weights are stored: a name of `scalelab.cost.formats.FORMATS`, such as "bf16", "q4_k_m" or "awq",
-            or bits such as 4.5; by default as the config of `model` says, else bf16.
-        kv: How KV cache and prefixes are stored; by default fp32 with fp32 weights, else bf16.
+        P: Numbers of streams. P = 1 is always priced as well, for comparison.
+        batch: Concurrent requests, one number or several; "max" for the largest batch within memory, `ttft` and `tpot`.
+        ttft: With `batch="max"`, limit on the time to the first token, in seconds or as "500ms".
+        tpot: With `batch="max"`, limit on the time per output token, in seconds or as "30ms".
+        tokens_in: Prompt tokens per request.
+        tokens_out: Generated tokens per request.
+        preset: Defaults of other arguments: "parscale" (llm-analysis, 64 tokens in and out) or "serving" (roofline,
+            512 tokens in and 128 out).
+        engine: Cost model: "llm-analysis", "roofline" or "both". The roofline replaces llm-analysis where it does not
+            support the model, device or precision.
+        gpu: Device from `list_hardware` or from `hardware`.
+        hardware: YAML file with devices of your own.
+        weights: Storage format of the weights: a name from `scalelab.cost.formats.FORMATS`, such as "bf16", "q4_k_m" or
+            "awq", or bits per weight such as 4.5; by default from the config of `model`, else bf16.
+        kv: Storage format of the KV cache and prefixes; by default fp32 with fp32 weights, else bf16.
         compute: Precision of matrix products; by default fp32 with fp32 weights, else bf16.
-        flops_efficiency: Share of the peak FLOP/s that is reached; by default by class, by llm-analysis 0.7, of
-            measured devices 1.
-        memory_efficiency: Share of the peak bandwidth that is reached; by default by class, by llm-analysis 0.9, of
-            measured devices 1.
-        runtime: Engine that runs the model: "graphs" (TensorRT-LLM and other captured graphs), "vllm", "llama.cpp" or
-            "eager"; by default the usual one of the device's class.
-        launch_us: Microseconds that each kernel adds; by default by class and runtime.
-        reserve: Memory held by driver and engine, in bytes or as "2GiB"; by default by class.
-        tensor_parallel: Devices of one node that share every matrix; by default one.
-        price_per_hour: US dollars for an hour of one device; by default the table's, if any.
-        watts: Power of one device; by default its limit in the table.
+        flops_efficiency: Achieved fraction of the peak FLOP/s; by default set by the device's class, 0.7 in
+            llm-analysis, 1 on measured devices.
+        memory_efficiency: Achieved fraction of the peak memory bandwidth; by default set by the device's class, 0.9 in
+            llm-analysis, 1 on measured devices.
+        runtime: Inference engine: "graphs" (TensorRT-LLM and others that capture graphs), "vllm", "llama.cpp" or
+            "eager"; by default set by the device's class.
+        launch_us: Overhead per kernel launch in µs; by default set by the device's class and the runtime.
+        reserve: Memory used by driver and engine, in bytes or as "2GiB"; by default set by the device's class.
+        tensor_parallel: Devices in a tensor-parallel group on one node; by default 1.
+        price_per_hour: Price of one device in US dollars per hour; by default from the hardware table.
+        watts: Power draw of one device in W; by default its limit in the hardware table.
         intermediate: Width of the MLP; by default about 5.4 times the hidden size.
         layers: Decoder layers.
         heads: Attention heads.
         kv_heads: Key/value heads.
         vocab: Vocabulary size.
-        prefix_tokens: Prefix length of each stream; by default 48, or the model's own.
-        progress: Say on standard error, or on this console of rich, when a model takes long to build.
+        prefix_tokens: Prefix length of each stream; by default that of the model, else 48.
+        progress: Report on standard error, or on a rich console, when a model takes long to build.
+
+    Returns:
+        Memory (bytes), latency (s) and speed (tokens/s) for each P, batch size and cost model.
 
     Raises:
-        UsageError: An argument is wrong; it is named in `argument`.
+        UsageError: An argument is wrong; `argument` names it.
+        MissingPackageError: The shape of `model` can only be read by building it, which needs torch.
     """
     chosen, notes = preset_of(preset), []
     plain: Architecture | ServedModel
@@ -132,8 +137,7 @@ def price(
             plain = read_shape(model, notes.append, console_of(progress).print).with_prefix(prefix_tokens)
         except ModuleNotFoundError as error:
             raise MissingPackageError(
-                f"{model}: this model type is in no table, and to build it needs {error.name}: "
-                "pip install 'scalelab[train]'"
+                f"{model}: reading the shape of this model type needs {error.name}: pip install 'scalelab[train]'"
             ) from None
     elif isinstance(model, Architecture | ServedModel):
         plain = model
@@ -147,7 +151,7 @@ def price(
     )
     most = isinstance(batch, str) and batch == MOST
     if (ttft is not None or tpot is not None) and not most:
-        raise UsageError("`ttft` and `tpot` are limits on `batch='max'`; leave them out, or give that")
+        raise UsageError("`ttft` and `tpot` need `batch='max'`; add it, or leave them out")
     limits = {"ttft": ttft, "tpot": tpot}
     bounds = {name: seconds(value, name) for name, value in limits.items() if value is not None}
     workloads = [Workload(size, *tokens) for size in ((1,) if most else whole_numbers(batch, "batch"))]
@@ -201,41 +205,44 @@ def compare_costs(
     reserve: str | float | None = None,
     tensor_parallel: int | None = None,
 ) -> CostComparison:
-    """Compare what P streams add to memory and latency with what growing N to the same loss adds.
+    """Compare the memory and latency that P streams add with those of a larger plain model of equal loss.
 
-    The plain model of equal loss is read off the measured losses of P = 1, joined by straight lines over ln N. With
-    `law` or `fit` it is the law's, with intervals, and may lie outside of what was measured. By the roofline the
-    intervals of latency also hold how far published measurements of P rows over one are off.
+    Without `law` and `fit`, the size of the plain model is interpolated linearly over ln N between the measured losses
+    of P = 1. With either, it follows from the law, with intervals, and may lie outside the measured range. With the
+    roofline, intervals of latency include the error against published measurements of larger batches.
 
     Args:
         hidden: Hidden size of the model with streams.
-        P: Parallel streams.
-        data: Losses, as for `fit_law`. May be left out with `fit`.
-        corpus: Which text, where the data hold several.
-        columns: Which column holds what.
-        where: Which rows.
-        law: Losses by this law, fitted to the data.
-        fit: Losses by this fit, or by the one saved in this file.
-        D: Training tokens, where the data hold several; by a law the most of them.
-        batch: Requests at once.
-        lengths: Tokens in, and as many out: costs are averaged over these.
-        vocab: Vocabulary size where the data know none.
-        preset: What stands for what is not given, as for `price`.
-        engine: Cost model. What llm-analysis cannot price the roofline does.
-        gpu: A device of `list_hardware`, or of `hardware`.
-        hardware: A YAML file with devices of your own.
-        weights: How weights are stored, as for `price`.
-        kv: How KV cache and prefixes are stored.
-        compute: Precision of matrix products.
-        flops_efficiency: Share of the peak FLOP/s that is reached.
-        memory_efficiency: Share of the peak bandwidth that is reached.
-        runtime: Engine that runs the model, as for `price`.
-        launch_us: Microseconds that each kernel adds.
-        reserve: Memory held by driver and engine, in bytes or as "2GiB".
-        tensor_parallel: Devices of one node that share every matrix; by default one.
+        P: Numbers of streams.
+        data: Losses, as for `fit_law`. Optional with `fit`.
+        corpus: The corpus to use, if the data hold several.
+        columns: Map from field to column or expression, as for `read`.
+        where: Condition that selects rows, as for `read`.
+        law: Law to fit to the data, by name or as an object; its losses replace measured ones.
+        fit: A fit, or the file of a saved one; its losses replace measured ones.
+        D: Training tokens, if the data hold several values; with a law, the largest by default.
+        batch: Concurrent requests, one number or several.
+        lengths: Prompt tokens, with as many generated tokens; costs are averaged over these lengths.
+        vocab: Vocabulary size, if the data do not hold it.
+        preset: Defaults of other arguments, as for `price`.
+        engine: Cost model: "llm-analysis" or "roofline", as for `price`.
+        gpu: Device from `list_hardware` or from `hardware`.
+        hardware: YAML file with devices of your own.
+        weights: Storage format of the weights, as for `price`.
+        kv: Storage format of the KV cache and prefixes, as for `price`.
+        compute: Precision of matrix products, as for `price`.
+        flops_efficiency: Achieved fraction of the peak FLOP/s, as for `price`.
+        memory_efficiency: Achieved fraction of the peak memory bandwidth, as for `price`.
+        runtime: Inference engine, as for `price`.
+        launch_us: Overhead per kernel launch in µs, as for `price`.
+        reserve: Memory used by driver and engine, in bytes or as "2GiB".
+        tensor_parallel: Devices in a tensor-parallel group on one node; by default 1.
+
+    Returns:
+        For each group of runs, P and batch size: added memory (bytes) and latency (s), and their ratios.
 
     Raises:
-        UsageError: An argument is wrong, or the data hold no runs to compare with.
+        UsageError: An argument is wrong, or the data hold no runs of P = 1 to compare with.
     """
     from scalelab.cost.compare import price_by
     from scalelab.plan.comparison import Question, comparable_groups, compare_all, group_of
@@ -243,7 +250,7 @@ def compare_costs(
     if data is None and fit is None:
         raise UsageError("give `data` with measured losses, or `fit` with a saved fit")
     if data is None and (corpus or columns or where):
-        raise UsageError("`corpus`, `columns` and `where` are about measured runs: give `data` too")
+        raise UsageError("`corpus`, `columns` and `where` select measured runs: give `data` as well")
     check_sizes(hidden=hidden, vocab=vocab)
     used = (flops_efficiency, memory_efficiency, runtime, launch_us, reserve, tensor_parallel)
     device, precision = choose_device(gpu, hardware, *used), Precision(str(weights), kv, compute)
@@ -274,7 +281,7 @@ def compare_costs(
 
 
 def _law_and_fit(law: Any, fit: Any) -> tuple[Law | None, FitResult | None]:
-    """The law to fit, or the fit and its law; neither where losses are to be measured ones."""
+    """Return the law to fit and None, or the law of a fit and the fit; (None, None) for measured losses."""
     if law is None and fit is None:
         return None, None
     from scalelab.fit import FitResult, load_fit
@@ -288,9 +295,15 @@ def _law_and_fit(law: Any, fit: Any) -> tuple[Law | None, FitResult | None]:
 
 
 def list_hardware(hardware: str | Path | None = None) -> Devices:
-    """List the devices that can be priced, with their figures and sources.
+    """List the known devices with their specifications and sources.
 
     Args:
-        hardware: A YAML file with devices of your own, which come last.
+        hardware: YAML file with devices of your own, which come last.
+
+    Returns:
+        The devices, with memory in bytes, bandwidth in bytes/s and peak FLOP/s by precision.
+
+    Raises:
+        UsageError: The file does not exist, or a device in it is wrong.
     """
     return Devices(tuple((built_in() | own_devices(hardware)).values()))

@@ -1,4 +1,4 @@
-"""Look at what the streams of a model do on a text."""
+"""Diagnosis of the streams of a model: aggregator weights and similarity of streams on a text."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
     from scalelab.train.streams import StreamReport
 
-_MOST_TOKENS = 64  # in the picture of the weights
+_MOST_TOKENS = 64  # in the figure of the weights
 
 __all__ = ["Diagnosis", "diagnose"]
 
 
 @dataclass(frozen=True)
 class Diagnosis(Shown):
-    """Report on the P streams of a model over a text: how they are mixed, how alike they are, and warnings."""
+    """Aggregator weights of P streams on a text, similarity of the streams, and warnings."""
 
     name: str
     corpus: str
     P: int
-    loss: float
+    loss: float  # nats per token
     loss_stderr: float
     n_tokens: int
     streams: StreamReport
-    words: tuple[str, ...]  # of the text's beginning
-    weights: np.ndarray  # of the mixture at each of them, [T, P]
+    words: tuple[str, ...]  # the first T tokens of the text
+    weights: np.ndarray  # aggregator weights at each of them, [T, P]
 
     _report: ClassVar[str] = "scalelab.report.streams:diagnosis_report"
     _figure: ClassVar[str] = "scalelab.plot.streams:plot_diagnosis"
@@ -52,19 +52,19 @@ class Diagnosis(Shown):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Names of what is wrong; the report explains each."""
+        """Names of the warnings; the report explains each."""
         return tuple(self.streams.warnings)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return mean weight and loss of each stream alone."""
+        """Return a row for each stream: its mean weight and its loss alone, in nats per token."""
         import pandas as pd
 
         columns = {"mean_weight": self.streams.mixture_weights, "loss_alone": self.streams.losses}
         return pd.DataFrame(columns, index=pd.RangeIndex(1, self.P + 1, name="stream"))
 
     def __repr__(self) -> str:
-        said = ", ".join(self.warnings) or "no warning"
-        return f"<Diagnosis {self.name}, P = {self.P}: loss {self.loss:.4f}, ρ {self.streams.correlation:.3f}; {said}>"
+        names = ", ".join(self.warnings) or "no warnings"
+        return f"<Diagnosis {self.name}, P = {self.P}: loss {self.loss:.4f}, ρ {self.streams.correlation:.3f}; {names}>"
 
 
 def diagnose(
@@ -78,20 +78,25 @@ def diagnose(
     dtype: Dtype = "auto",
     device: DeviceName = "auto",
 ) -> Diagnosis:
-    """Report how different the streams of a model are, and whether the mixture uses them.
+    """Measure how different the streams of a model are, and whether the aggregator uses them.
 
     Args:
         model: Folder of a model with streams.
-        P: Streams; by default those the model was saved with.
+        P: Number of streams; by default the one that the model was saved with.
         corpus: Text: "stdlib", "hf:NAME" or a path.
-        text_column: Where JSONL and Parquet hold the text.
-        seq_len: Tokens of a sequence; up to 512 by default.
-        val_tokens: Tokens to look at.
-        dtype: Precision to compute in.
-        device: Where to compute.
+        text_column: Column with the text, in JSONL and Parquet.
+        seq_len: Sequence length in tokens; by default up to 512.
+        val_tokens: Tokens to evaluate.
+        dtype: Precision: "fp32", "bf16" or "auto" (bf16 on CUDA, else fp32).
+        device: Device: "auto", "cpu" or "cuda".
+
+    Returns:
+        Weights and loss of each stream, similarity of the streams, and warnings.
 
     Raises:
-        UsageError: The model has one stream only, or an argument is wrong.
+        UsageError: The model has only one stream, or an argument is wrong.
+        DataError: The model or its tokenizer cannot be used.
+        MissingPackageError: torch or transformers is not installed.
     """
     source = Path(model)
     check_dtype(dtype)
@@ -111,7 +116,7 @@ def diagnose(
     opened: Any = stage.open_model(source, P, chosen)
     if opened.P == 1:
         have = ", ".join(map(str, sorted(p for p in opened.banks if p > 1))) or "none"
-        raise UsageError(f"{source}: one stream has nothing to compare; choose `P` (banks: {have})")
+        raise UsageError(f"{source}: one stream cannot be compared; choose `P` (banks with several: {have})")
     data = stage.read_text(opened, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(opened)
     recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))

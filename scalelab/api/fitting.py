@@ -1,4 +1,4 @@
-"""Fit and compare laws: from a table, a file, a folder or records to results."""
+"""Fitting and comparison of laws, from a table, a file or a folder of records."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def read(
 ) -> Table:
     """Read run records from a folder, a file, a pandas table, or "paper".
 
-    A file may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, packed or not.
+    Files may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, compressed or not.
 
     Args:
-        data: Where the records are. "paper" is the 48 losses published with ParScale.
-        columns: Which column holds what, or how to compute it: ``{"n_params": "size", "loss": "ln(ppl)"}``. Columns
-            with usual names, such as N, P, D and loss in any case, need none; `notes` says what was taken for what.
-        where: Which rows: ``"D > 100M and corpus == 'pile'"``.
+        data: Folder, file or table. "paper" is the 48 losses published with ParScale.
+        columns: Map from field to column or expression: ``{"n_params": "size", "loss": "ln(ppl)"}``. Columns with usual
+            names, such as N, P, D and loss in any case, are recognised; `notes` lists the columns used.
+        where: Condition that selects rows: ``"D > 100M and corpus == 'pile'"``.
 
     Returns:
-        A table: `records` may be fitted, `rejected` has rows that cannot be used, `others` runs that are not ok.
+        A table: `records` can be fitted, `rejected` are rows that cannot be used, `others` are runs that are not ok.
 
     Raises:
         UsageError: The source does not exist, or a column or condition is wrong.
@@ -100,36 +100,38 @@ def fit_law(
     draws: int = FitOptions.draws,
     seed: int = 0,
 ) -> FitResult | FitResults:
-    """Fit a scaling law to losses, with intervals, and say what the data do and do not support.
+    """Fit a scaling law to losses, with intervals and notes on what the data support.
 
     Args:
-        data: A folder of records, a table in a file, a pandas table, what `read` returned, or "paper".
-        law: A law by name, ``file.py:NAME``, or an object of a class of your own.
-        by: Columns whose values make the groups that are fitted apart. By default runs are comparable if they agree in
-            corpus, tokenizer, training set-up and, for laws without D, number of tokens; ``by=[]`` fits all as one.
-        columns: Which column holds what, or how to compute it: ``{"n_params": "size", "loss": "ln(ppl)"}``; ``run`` is
-            the column of run ids, for tables with several rows of a run.
-        where: Which rows: ``"D > 1e8"``.
-        points: Of runs with several rows the "final" one, "all", or "auto": the last, unless only all tell D.
-        best: Of rows with the same N, P and D only the one with the least loss, as after a tuning sweep.
-        count: Which N: "paper" (non-embedding, with streams), "backbone" or "total".
-        fix: Parameters not to fit: ``{"c": 0.5}``.
-        bounds: Limits of parameters: ``{"alpha": (0.1, 1)}``.
-        tie: Parameters that are equal to others: ``{"beta": "alpha"}``.
-        objective: Huber loss on log residuals, least squares of log or raw losses, or asymmetric: rows above the law
-            count less.
-        delta: Threshold of the Huber loss.
+        data: A folder of records, a table in a file, a pandas table, a result of `read`, or "paper".
+        law: A law by name, ``file.py:NAME``, or an object of your own class.
+        by: Columns that define the groups to fit separately. By default runs are grouped by corpus, tokenizer, training
+            setup and, for laws without D, training tokens; ``by=[]`` fits all runs as one group.
+        columns: Map from field to column or expression: ``{"n_params": "size", "loss": "ln(ppl)"}``. ``run`` is the
+            column of run ids, for tables with several rows per run.
+        where: Condition that selects rows: ``"D > 1e8"``.
+        points: Rows of runs that have several: "final", "all", or "auto" (final, unless only all rows vary D).
+        best: Use only the row with the lowest loss for each N, P and D, as after a tuning sweep.
+        count: Definition of N: "paper" (non-embedding, with streams), "backbone" or "total".
+        fix: Parameters to hold at a value: ``{"c": 0.5}``.
+        bounds: Bounds of parameters: ``{"alpha": (0.1, 1)}``.
+        tie: Parameters to keep equal to others: ``{"beta": "alpha"}``.
+        objective: "huber" (Huber loss of log residuals), "log" or "raw" (least squares of log or raw losses), or
+            "asymmetric" (rows above the law weigh less).
+        delta: Threshold of the Huber loss, in ln loss.
         starts: Starting points of the optimiser.
-        bootstrap: What is resampled for the intervals; a number means that many draws of the residual bootstrap.
-        draws: How many resamples.
-        seed: Seed of starts and bootstrap.
+        bootstrap: Bootstrap for the intervals: "residual", "wild" or "pairs"; a number means so many draws of the
+            residual bootstrap.
+        draws: Bootstrap draws; 0 gives no intervals.
+        seed: Seed of starting points and bootstrap.
 
     Returns:
-        The fit, or a mapping of group name to fit where the data hold several groups. `failure` says why a fit must
-        not be used.
+        The fit, or a mapping from group name to fit if the data hold several groups. `failure` is the reason why a
+        fit must not be used, or None.
 
     Raises:
-        UsageError: An argument is wrong; it is named in `argument`.
+        UsageError: An argument is wrong; `argument` names it.
+        DataError: A file cannot be read, or no run has a loss.
         ScalelabError: The data cannot determine the law.
     """
     if isinstance(bootstrap, int):
@@ -153,7 +155,7 @@ def fit_law(
 
 
 def origin_of(data: Any, columns: Mapping[str, str] | None, where: str | None, points: str) -> dict[str, str]:
-    """Return where rows come from, as a fit keeps it: source, where, map, points."""
+    """Return the origin of rows as a fit stores it: source, where, map, points."""
     source = str(data) if isinstance(data, str | Path) else ""
     mapped = " ".join(f"{name}={column}" for name, column in (columns or {}).items())
     return {"source": source, "where": where or "", "map": mapped, "points": points}
@@ -171,23 +173,25 @@ def compare_laws(
     starts: int = FitOptions.starts,
     seed: int = 0,
 ) -> Comparison | Comparisons:
-    """Compare the laws by AICc, BIC and their predictions for runs that were left out.
+    """Compare laws by AICc, BIC and prediction error on held-out runs.
 
     Args:
-        data: As for `fit_law`.
-        own: Laws of your own, beside the package's.
-        columns: Which column holds what.
-        where: Which rows.
-        points: Which rows of runs that have several, as for `fit_law`.
-        best: Only the best run of each configuration.
-        count: Which N.
-        starts: Starting points of the optimiser, at most 100 of which are used.
-        seed: Seed of starts.
+        data: Losses, as for `fit_law`.
+        own: Laws of your own, in addition to those of the package.
+        columns: Map from field to column or expression, as for `fit_law`.
+        where: Condition that selects rows, as for `fit_law`.
+        points: Rows of runs that have several, as for `fit_law`.
+        best: Use only the row with the lowest loss for each N, P and D.
+        count: Definition of N, as for `fit_law`.
+        starts: Starting points of the optimiser; at most 100 are used.
+        seed: Seed of the starting points.
 
     Returns:
-        The comparison, or a mapping of group name to comparison where the data hold several groups.
+        The comparison, or a mapping from group name to comparison if the data hold several groups.
 
     Raises:
+        UsageError: An argument is wrong; `argument` names it.
+        DataError: A file cannot be read, or no run has a loss.
         ScalelabError: No group has enough runs.
     """
     options = FitOptions(convention=count, starts=starts, seed=seed, best=best)
@@ -218,9 +222,9 @@ def groups_of(
     for name in names:
         if name not in records:
             filled = ", ".join(column for column in records if records[column].notna().any())
-            raise UsageError(f"no column {name!r}; choose one of {filled}", argument="by")
+            raise UsageError(f"there is no column {name!r}; choose from {filled}", argument="by")
         if records[name].isna().all():
-            reason = f"column {name!r} is empty here; say which column of the table it is with `columns`"
+            reason = f"column {name!r} is empty; map a column of the table to it with `columns`"
             raise UsageError(reason, argument="by")
     if not names:
         rows = records.reset_index(drop=True)
@@ -254,9 +258,20 @@ def fit_groups(
     origin: Mapping[str, str] | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> FitResults:
-    """Fit each group. Groups that cannot be fitted are in `failures`; where that is every one, the first is raised.
+    """Fit each group; errors of single groups are in `failures`.
 
-    `origin` says where the rows come from. `progress` takes the stage of a fit and the share of it that is done.
+    Args:
+        groups: Groups of runs.
+        law: The law to fit.
+        options: Options of the fit.
+        origin: Origin of the rows, from `origin_of`.
+        progress: Called with the stage of a fit and its completed fraction.
+
+    Returns:
+        The fits by group name.
+
+    Raises:
+        ScalelabError: No group could be fitted.
     """
     from scalelab.fit import fit_group
 
@@ -270,14 +285,14 @@ def fit_groups(
             raise
         except ScalelabError as error:
             failures[group.title] = error
-    _raise_if_nothing(found, failures, "could not be fitted")
+    _raise_if_nothing(found, failures, "could be fitted")
     return FitResults(found, failures, {group.title: group.slug for group in groups})
 
 
 def comparison_groups(
     data: Any, columns: Mapping[str, str] | None, where: str | None, points: str = "auto"
 ) -> list[Group]:
-    """Return the groups in which laws are compared: those of each D, and over all D where it varies."""
+    """Return the groups in which to compare laws: one for each D, and one over all D if it varies."""
     from scalelab.fit.groups import Group, check_points, group_records
 
     which = check_points(points)
@@ -285,13 +300,17 @@ def comparison_groups(
         return [data]
     table = read(data, columns, where)
     over_tokens = [g for g in group_records(table, False, which) if g.records["n_tokens"].nunique() > 1]
-    # One D at a time says something about P; without several P, all D together say it all.
+    # Groups of a single D are for laws of N and P. If P does not vary either, the group over all D is enough.
     groups = [g for g in group_records(table, True, which) if not over_tokens or g.records["n_streams"].nunique() > 1]
     return [*groups, *over_tokens]
 
 
 def compare_groups(groups: Sequence[Group], options: FitOptions, own: Sequence[Law] = ()) -> Comparisons:
-    """Compare the laws in each group. Groups that are too small are in `failures`."""
+    """Compare laws in each group; errors of groups that are too small are in `failures`.
+
+    Raises:
+        ScalelabError: No group has enough runs.
+    """
     from scalelab.fit.select import compare_laws, comparison_data
 
     found: dict[str, Comparison] = {}
@@ -303,7 +322,7 @@ def compare_groups(groups: Sequence[Group], options: FitOptions, own: Sequence[L
             )
         except ScalelabError as error:
             failures[group.title] = error
-    _raise_if_nothing(found, failures, "are too small to compare laws")
+    _raise_if_nothing(found, failures, "is large enough to compare laws")
     return Comparisons(found, failures)
 
 
@@ -312,7 +331,7 @@ def _raise_if_nothing(found: Mapping[str, Any], failures: Mapping[str, ScalelabE
         first = next(iter(failures.values()))
         if len(failures) == 1:
             raise first
-        raise ScalelabError(f"all {len(failures)} groups of runs {what}; the first: {first}")
+        raise ScalelabError(f"none of the {len(failures)} groups of runs {what}; first error: {first}")
 
 
 def _one_or_all(found: Any) -> Any:

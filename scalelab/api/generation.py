@@ -1,4 +1,4 @@
-"""Generate text with a model that has streams."""
+"""Text generation with streams."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ __all__ = ["Generation", "generate"]
 
 @dataclass(frozen=True)
 class Generation:
-    """Text that was generated, without the prompt, and how fast. `notes` say what the model was not made for."""
+    """Generated text, without the prompt, and its speed."""
 
     text: str
     P: int
-    n_tokens: int
+    n_tokens: int  # generated
     seconds: float
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # on sequences longer than the model was trained for
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def speed(self) -> str:
-        """Tokens, time and tokens a second in words."""
+        """Tokens, time and tokens per second, as text."""
         rate = self.n_tokens / self.seconds
-        return f"P = {self.P}: {plural(self.n_tokens, 'token')} in {self.seconds:.1f} s, {rate:.1f} a second"
+        return f"P = {self.P}: {plural(self.n_tokens, 'token')} in {self.seconds:.1f} s, {rate:.1f} tokens/s"
 
 
 def generate(
@@ -56,27 +56,32 @@ def generate(
     dtype: Literal["fp32", "bf16"] = "fp32",
     device: DeviceName = "auto",
     stream: Callable[[Any], Any] | None = None,
-    tell: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Generation:
     """Continue a prompt with P streams.
 
     Args:
         model: Folder of a model and its tokenizer.
-        prompt: The text to go on from.
-        P: Streams; by default those the model was saved with.
-        max_new_tokens: Tokens at most.
-        temperature: 0 takes the likeliest token each time.
-        top_p: Sample from this share of the probability.
-        seed: Seed for temperatures above 0.
-        chat: Put the prompt into the model's chat template.
-        dtype: Precision to compute in.
-        device: Where to compute.
-        stream: Makes, from the tokenizer, a streamer of transformers that shows the text as it comes.
-        tell: Called with a line for each note, before the text begins.
+        prompt: Text to continue.
+        P: Number of streams; by default the one that the model was saved with.
+        max_new_tokens: Maximum number of tokens to generate.
+        temperature: Sampling temperature; 0 is greedy decoding.
+        top_p: Probability mass to sample from (nucleus sampling).
+        seed: Seed of the sampling.
+        chat: Apply the chat template of the tokenizer to the prompt.
+        dtype: Precision: "fp32" or "bf16".
+        device: Device: "auto", "cpu" or "cuda".
+        stream: Function that makes a streamer of transformers from the tokenizer, to show text as it is generated.
+        on_note: Called with each note before generation starts.
+
+    Returns:
+        The text, the number of tokens and the time in seconds.
 
     Raises:
-        UsageError: An argument is wrong, or the model has no positions for that many tokens.
-        ScalelabError: The model's outputs are not numbers.
+        UsageError: An argument is wrong, or the model has too few positions for so many tokens.
+        DataError: The model or its tokenizer cannot be used.
+        MissingPackageError: torch or transformers is not installed.
+        ScalelabError: The model's logits are NaN.
     """
     source = Path(model)
     if dtype not in ("fp32", "bf16"):
@@ -84,7 +89,7 @@ def generate(
     if temperature and not 0.01 <= temperature <= 100:
         raise UsageError("give 0, or a number from 0.01 to 100", argument="temperature", value=temperature)
     if not prompt:
-        raise UsageError("`prompt` is empty: give it some text")
+        raise UsageError("`prompt` is empty; give some text")
     check_device(device)
     check_model(source)
     need_torch("generate")
@@ -99,11 +104,11 @@ def generate(
     tokenizer = load_tokenizer(source)
     ids = _tokens(tokenizer, source, prompt, chat)
     if ids.max() >= opened.config.vocab_size:
-        raise UsageError(f"{source}: its tokenizer has tokens that the model has no embedding for")
+        raise UsageError(f"{source}: the tokenizer has more tokens than the model has embeddings; give it its own")
     check_length(opened, ids.shape[1] + max_new_tokens, "`prompt` and `max_new_tokens`")
-    told = length_warning(opened, ids.shape[1] + max_new_tokens)
-    if told and tell:
-        tell(told)
+    note = length_warning(opened, ids.shape[1] + max_new_tokens)
+    if note and on_note:
+        on_note(note)
     sampling = {"do_sample": temperature > 0, **({"temperature": temperature, "top_p": top_p} if temperature else {})}
     torch.manual_seed(seed)
     ids = ids.to(chosen)
@@ -123,7 +128,7 @@ def generate(
     seconds = time.perf_counter() - started
     made = out[0, ids.shape[1] :]
     text = tokenizer.decode(made, skip_special_tokens=True)
-    return Generation(text, opened.P, len(made), seconds, (told,) if told else ())
+    return Generation(text, opened.P, len(made), seconds, (note,) if note else ())
 
 
 def _tokens(tokenizer: Any, source: Path, prompt: str, chat: bool) -> Any:
@@ -138,12 +143,12 @@ def _tokens(tokenizer: Any, source: Path, prompt: str, chat: bool) -> Any:
     else:
         ids = tokenizer(prompt, return_tensors="pt").input_ids
     if not ids.shape[1]:
-        raise UsageError("the tokenizer makes no token of it", argument="prompt")
+        raise UsageError("it has no tokens; give some text", argument="prompt")
     return ids
 
 
 def _refuse_nan(ids: Any, scores: Any) -> Any:
-    """Stand between the model and the choice of a token: NaN would be chosen from without a word."""
+    """Raise `ScalelabError` for NaN logits, which sampling would accept silently."""
     if scores.isnan().any():
-        raise ScalelabError("the model's outputs are not numbers: its weights are not sound")
+        raise ScalelabError("the model's logits are NaN: check its weights")
     return scores

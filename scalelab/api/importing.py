@@ -1,4 +1,4 @@
-"""Bring in runs that other tools recorded, as records."""
+"""Import of runs that other tools recorded."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ def import_runs(
     n_from: Mapping[str, str | float] | str | Path | None = None,
     strict: bool = False,
 ) -> Imported:
-    """Import runs of W&B, Trainer, TensorBoard, MLflow, trackio or files of your own as records with loss curves.
+    """Import runs from W&B, Trainer, TensorBoard, MLflow, trackio or your own files as records with loss curves.
 
     Args:
-        source: A file or folder that another tool wrote.
-        out: A folder for the records, which `fit_law` and `list_runs` read; without it nothing is written.
-        source_kind: What wrote it; found from the files where left out.
-        columns: Which column of a run's history or config, or which expression over them, holds what:
+        source: File or folder that another tool wrote.
+        out: Folder for the records, which `fit_law` and `list_runs` read; by default nothing is written.
+        source_kind: Kind of the source: "wandb", "trainer", "tensorboard", "mlflow", "trackio" or "files"; by default
+            detected from the files.
+        columns: Map from field to a column of a run's history or config, or an expression over them:
             ``{"loss": "eval/c4/loss"}``.
-        n_from: N by run name, ``{"190M": 190354176}``, or a YAML file of such a map.
-        strict: Import nothing if a run cannot be used.
+        n_from: N by run name, ``{"190M": 190354176}``, or a YAML file with such a map.
+        strict: Import nothing if any run cannot be used.
 
     Returns:
-        The records, why other runs cannot be used, and which column was taken for what.
+        The records, the reasons why other runs cannot be used, and the columns that were used.
 
     Raises:
-        UsageError: There is no such source, kind or column.
-        DataError: A file cannot be read, a column is missing, or no run can be used (`strict`: one).
+        UsageError: The source, kind or column does not exist.
+        DataError: A file cannot be read, a column is missing, or no run can be used (with `strict`: one cannot).
     """
     from scalelab import importers
     from scalelab.importers.sources import read_map

@@ -1,4 +1,4 @@
-"""Helpers that the functions on models share: quiet loading, devices, tokenizers, new folders, progress."""
+"""Shared helpers for functions that use models: devices, tokenizers, output folders, progress."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ DTYPES: tuple[Dtype, ...] = ("auto", "fp32", "bf16")
 
 
 def need_torch(what: str) -> None:
-    """Raise `MissingPackageError` where torch or transformers is not installed, without importing either."""
+    """Raise `MissingPackageError` if a package of the extra `train` is not installed, without importing it."""
     for name in ("torch", "transformers", "tokenizers", "safetensors"):
         if find_spec(name) is None:
             raise MissingPackageError(f"{what} needs {name}, which is not installed: pip install 'scalelab[train]'")
 
 
 def console_of(progress: bool | Console) -> Console:
-    """Return the console for progress: standard error, none, or the one given."""
+    """Return the console for progress: a given one, standard error, or a silent one."""
     import sys
 
     from rich.console import Console
@@ -39,7 +39,7 @@ def console_of(progress: bool | Console) -> Console:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' own progress bars and advice off the screen."""
+    """Turn off the progress bars and warnings of transformers."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -47,7 +47,11 @@ def quiet_libraries() -> None:
 
 
 def choose_device(device: str) -> str:
-    """Return auto, cpu or cuda as a device of torch. Raises `ScalelabError` where there is none."""
+    """Return the torch device for "auto", "cpu" or "cuda".
+
+    Raises:
+        ScalelabError: The device does not exist or cannot be used.
+    """
     import sys
 
     from scalelab.train.devices import default_slots, launched_device, probed_gpu
@@ -61,37 +65,45 @@ def choose_device(device: str) -> str:
 
 
 def check_device(device: str) -> None:
-    """Raise `UsageError` for a word that is no device."""
+    """Raise `UsageError` unless `device` is one of `DEVICES`."""
     if device not in DEVICES:
         raise UsageError("choose auto, cpu or cuda", argument="device", value=device)
 
 
 def check_dtype(dtype: str) -> None:
-    """Raise `UsageError` for a word that is no precision to compute in."""
+    """Raise `UsageError` unless `dtype` is one of `DTYPES`."""
     if dtype not in DTYPES:
         raise UsageError("choose auto, fp32 or bf16", argument="dtype", value=dtype)
 
 
 def check_model(folder: Path) -> Path:
-    """Return `folder`, if it can be that of a model, without importing torch. Raises `UsageError`."""
+    """Return `folder` if it exists.
+
+    Raises:
+        UsageError: `folder` does not exist or is a file.
+    """
     if folder.is_file():
-        raise UsageError(f"{folder}: is a file; give the folder that holds config.json and safetensors")
+        raise UsageError(f"{folder}: is a file; give the folder with config.json and safetensors")
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give one with config.json and safetensors")
     return folder
 
 
 def check_corpus(corpus: str) -> None:
-    """Raise `UsageError` for a text that is nowhere, before anything heavy is imported."""
+    """Raise `UsageError` if the corpus is a path that does not exist."""
     if corpus == "stdlib" or corpus.startswith("hf:"):
         return
     if not Path(corpus).expanduser().exists():
-        reason = "no such file or folder (nor 'stdlib' nor 'hf:NAME')"
+        reason = "no such file or folder; give a path, 'stdlib' or 'hf:NAME'"
         raise UsageError(reason, argument="corpus", value=corpus)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer beside a model. Raises `DataError` naming the folder."""
+    """Return the tokenizer in a model's folder.
+
+    Raises:
+        DataError: There is no tokenizer, or it cannot be read.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
@@ -99,7 +111,7 @@ def load_tokenizer(folder: Path) -> Any:
     except (ValueError, OSError, KeyError):
         file = folder / "tokenizer.json"
         if not file.is_file():
-            raise DataError(f"{folder}: no tokenizer.json beside the model; put its tokenizer there") from None
+            raise DataError(f"{folder}: tokenizer.json is missing; copy the model's tokenizer there") from None
         try:
             return PreTrainedTokenizerFast(tokenizer_file=str(file))
         except Exception as error:  # the library raises bare Exception
@@ -107,18 +119,24 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def new_folder(out: Path) -> Path:
-    """Return `out`, if it can be written and nothing is there that would be overwritten.
+    """Return `out` if it can be written without overwriting anything. Call it before the work.
 
-    Before the work, not after it. Raises `UsageError` or OSError.
+    Raises:
+        UsageError: `out` exists and is not an empty folder.
+        OSError: Its parent folder cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("is there already and not empty; name a new folder", argument="out", value=str(out))
+        raise UsageError("exists and is not empty; give a new folder", argument="out", value=str(out))
     check_writable(out.parent)
     return out
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` if need be. Raises OSError if nothing can be written in it."""
+    """Create `folder` if it is missing.
+
+    Raises:
+        OSError: It cannot be created or written.
+    """
     import tempfile
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,42 +145,52 @@ def check_writable(folder: Path) -> None:
 
 
 def check_file(path: Path, argument: str, *read: str | Path | None) -> Path:
-    """Return `path`, if a file can be written there. Raises `UsageError`.
+    """Return `path` if a file can be written there.
 
-    Its folder exists, it is no folder itself, and it is none of the files that are to be `read`.
+    Args:
+        path: The file to write.
+        argument: Argument to name in errors.
+        read: Input files, which must not be overwritten.
+
+    Raises:
+        UsageError: `path` is a folder or an input file, or its folder does not exist or cannot be written.
     """
     for source in read:
         if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
-            raise UsageError("is what is read and would be lost; name another file", argument=argument, value=str(path))
+            raise UsageError("would overwrite an input; give another file", argument=argument, value=str(path))
     if path.is_dir():
-        raise UsageError("is a folder; name a file", argument=argument, value=str(path))
+        raise UsageError("is a folder; give a file", argument=argument, value=str(path))
     if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is no folder; make it first", argument=argument, value=str(path))
+        raise UsageError(f"{path.parent} is not a folder; create it first", argument=argument, value=str(path))
     if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{path.parent} cannot be written to", argument=argument, value=str(path))
+        raise UsageError(f"{path.parent} is not writable; choose another folder", argument=argument, value=str(path))
     return path
 
 
 def check_figure(path: Path, argument: str = "figure", *read: str | Path | None) -> Path:
-    """Return `path`, if a figure can be written there: matplotlib knows its ending, its folder exists."""
+    """Return `path` if a figure can be written there.
+
+    Raises:
+        UsageError: As for `check_file`, or matplotlib does not support the file name extension.
+    """
     from matplotlib.backend_bases import FigureCanvasBase
 
     kinds = FigureCanvasBase.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in kinds:
         endings = ", ".join(f".{kind}" for kind in sorted(kinds))
-        raise UsageError(f"end it in one of {endings}", argument=argument, value=str(path))
+        raise UsageError(f"must end in one of {endings}", argument=argument, value=str(path))
     return check_file(path, argument, *read)
 
 
 def check_choice(argument: str, value: str | None, choices: tuple[str, ...]) -> None:
-    """Raise `UsageError` for a value that is neither one of `choices` nor None."""
+    """Raise `UsageError` unless `value` is one of `choices` or None."""
     if value is not None and value not in choices:
         raise choice_error(argument, value, choices)
 
 
 @contextmanager
 def training_progress(console: Console, steps: int) -> Iterator[Callable[[int, float, float], None]]:
-    """Yield what takes (step, loss, tokens a second): a bar in a terminal, a line for each tenth in a log."""
+    """Yield a function of step, loss and tokens/s that shows progress: a bar in a terminal, else ten lines."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not console.is_terminal:

@@ -1,4 +1,4 @@
-"""Measure a real model by the clock, beside what the cost models say of it."""
+"""Measured memory and latency of a model on this device, beside the predictions of the cost models."""
 
 from __future__ import annotations
 
@@ -36,16 +36,22 @@ if TYPE_CHECKING:
     from scalelab.measure.against import Row
 
 _PRECISIONS = ("fp32", "bf16")
-_PROFILE_SHARE = 5  # a figure of the profile, of which there are many, has so small a part of the seconds
+_PROFILE_SHARE = 5  # each of the many figures of a profile is measured for 1/5 of `seconds`
 
 __all__ = ["Measurements", "measure_model"]
 
 
 @dataclass(frozen=True)
 class Measurements(Shown):
-    """Memory and latency of one model by the clock and by each cost model.
+    """Memory and latency of one model, measured and predicted by each cost model.
 
-    `hardware` is the profile of this device, where it was taken, and `profile` the file that it was saved to.
+    Attributes:
+        rows: A row for each P and batch size.
+        dtype: Precision of the measurement.
+        priced_on: Device that the cost models priced.
+        left_out: Workloads that did not fit into memory, with reasons.
+        hardware: Measured profile of this device, or None.
+        profile: File of the saved profile, or None.
     """
 
     rows: tuple[Row, ...]
@@ -60,13 +66,18 @@ class Measurements(Shown):
     _json: ClassVar[str] = "scalelab.report.measured:measurements_json"
 
     def median_error(self, engine: str, quantity: str) -> float | None:
-        """Return the median of |predicted / measured − 1|; None where nothing was predicted."""
+        """Return the median of |predicted / measured − 1|, or None without predictions.
+
+        Args:
+            engine: Cost model: "llm-analysis" or "roofline".
+            quantity: A quantity of `to_frame`, such as "memory_bytes" or "latency_s".
+        """
         from scalelab.measure.against import median_error
 
         return median_error(self.rows, engine, quantity)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row for each P and batch size, in bytes and seconds, with every digit."""
+        """Return a row for each P and batch size, in bytes and seconds, unrounded."""
         import pandas as pd
 
         return pd.DataFrame(self.to_dict())
@@ -95,27 +106,32 @@ def measure_model(
     save_profile: str | Path | None = None,
     progress: bool | Console = False,
 ) -> Measurements:
-    """Time a real model on this device, beside what the cost models say of it.
+    """Measure memory and latency of a model on this device, and compare them with the cost models.
 
     Args:
-        model: A model's folder, or its config.json, with random weights.
-        P: Parallel streams.
-        batch: Requests at once.
-        tokens_in: Prompt tokens.
-        tokens_out: Generated tokens.
-        prefix_tokens: Prefix length of each stream; by default the model's own, or 48.
-        weights: Precision; by default fp32 on a CPU and bf16 on CUDA.
-        device: Where to measure.
-        threads: Threads of the CPU.
-        seconds: For each of prefill and decoding.
-        gpu: Price on this device instead of on this one, which is measured first.
-        hardware: A YAML file with devices of your own.
-        save_profile: New file for what this device reaches, for `hardware`.
-        progress: Show progress on standard error, or on this console of rich.
+        model: Folder of a model, or a config.json alone, which gets random weights.
+        P: Numbers of streams.
+        batch: Concurrent requests, one number or several.
+        tokens_in: Prompt tokens per request.
+        tokens_out: Generated tokens per request.
+        prefix_tokens: Prefix length of each stream; by default that of the model, else 48.
+        weights: Precision: "fp32" or "bf16"; by default fp32 on a CPU and bf16 on CUDA.
+        device: Device to measure on: "auto", "cpu" or "cuda".
+        threads: CPU threads.
+        seconds: Time in seconds for each of prefill and decoding.
+        gpu: Device for the predictions; by default this device, which is profiled first.
+        hardware: YAML file with devices of your own.
+        save_profile: New file for the profile of this device, for later use as `hardware`.
+        progress: Show progress on standard error, or on a rich console.
+
+    Returns:
+        Measured and predicted memory (bytes) and latency (s) for each P and batch size.
 
     Raises:
         UsageError: An argument is wrong.
-        MemoryShortError: Nothing fits into memory.
+        DataError: The model cannot be used.
+        MemoryShortError: No workload fits into memory.
+        MissingPackageError: torch or transformers is not installed.
     """
     path, profile = Path(model), None if save_profile is None else Path(save_profile)
     streams = whole_numbers(P, "P")
@@ -151,37 +167,38 @@ def _check(
     profile: Path | None,
     console: Console,
 ) -> None:
-    """Raise `UsageError` before the work for what could not be done after it."""
+    """Raise `ScalelabError` before the measurement for arguments that would fail after it."""
     from scalelab.measure.shapes import read_shape
 
     check_device(device)
     if weights not in (None, *_PRECISIONS):
         raise UsageError(f"models are measured at {' or '.join(_PRECISIONS)}", argument="weights", value=weights)
     if not 0 < seconds < math.inf:
-        raise UsageError("must be above 0, and finite", argument="seconds", value=seconds)
+        raise UsageError("must be above 0 and finite", argument="seconds", value=seconds)
     if threads is not None and threads > (os.cpu_count() or 1):
         raise UsageError(f"this machine has {plural(os.cpu_count() or 1, 'core')}", argument="threads", value=threads)
     if not path.exists():
-        raise UsageError("not there; give a model's folder or a config.json", argument="measure", value=str(path))
+        raise UsageError("does not exist; give a model folder or config.json", argument="measure", value=str(path))
     _check_model(path, read_shape(path, progress=console.print), streams, workloads[0], prefix_tokens)
     if profile is not None:
         if profile.exists():
-            raise UsageError("is there already; name a new file", argument="save_profile", value=str(profile))
+            raise UsageError("exists; give a new file", argument="save_profile", value=str(profile))
         check_file(profile, "save_profile")
 
 
 def _check_model(
     path: Path, model: ServedModel, streams: Sequence[int], work: Workload, prefix_tokens: int | None
 ) -> None:
-    """Raise `ScalelabError` for what would come out only when the device has been measured."""
+    """Raise `ScalelabError` if the model cannot run these streams and tokens."""
     if path.is_dir() and not any(path.glob("*.safetensors")):
-        raise DataError(f"{path}: no safetensors beside config.json, so no weights; give config.json itself")
+        raise DataError(f"{path}: no safetensors in this folder; for random weights give its config.json")
     n, banks = prefix_tokens, dict(model.banks)
     if n is not None and n < 1:
         raise UsageError("must be at least 1", argument="prefix_tokens", value=n)
     for P in streams:
         if n is not None and banks.get(P, n) != n:
-            raise UsageError(f"the model's P = {P} has {banks[P]}; leave it out", argument="prefix_tokens", value=n)
+            reason = f"the model has {banks[P]} for P = {P}; leave it out"
+            raise UsageError(reason, argument="prefix_tokens", value=n)
     if 0 < model.position_rows < work.tokens_in + work.tokens_out - 1:
         raise UsageError(
             f"`tokens_in={work.tokens_in}` and `tokens_out={work.tokens_out}`: the model has positions for "
@@ -190,7 +207,7 @@ def _check_model(
 
 
 def _calibrate(console: Console, device: str, dtype: str, threads: int, seconds: float, file: Path | None) -> Hardware:
-    """This device's profile, saved where that is asked for, and named after its file."""
+    """Measure the profile of this device, and save it to `file` if given, whose name it takes."""
     from scalelab.measure.calibrate import calibrate
 
     with console.status("measuring this device"):
@@ -200,7 +217,7 @@ def _calibrate(console: Console, device: str, dtype: str, threads: int, seconds:
     if file is not None:
         with atomic_write(file) as opened:
             opened.write(profile_text(found).encode())
-        found = read_hardware(file)[name]  # so that later predictions are these, to the last digit
+        found = read_hardware(file)[name]  # so that later predictions from the file are exactly the same
     return found
 
 
@@ -214,10 +231,10 @@ def _measure_all(
     left_out: list[MemoryShortError] = []
     path, prefix_tokens, dtype, device, threads = about
     for number, (P, workload) in enumerate(cells, 1):
-        told = f"measuring P = {P}, batch {workload.batch} ({number} of {len(cells)})"
-        with console.status(told):
+        message = f"measuring P = {P}, batch {workload.batch} ({number} of {len(cells)})"
+        with console.status(message):
             if not console.is_terminal:
-                console.print(told)
+                console.print(message)
             subject = Subject(path, P, prefix_tokens, dtype, device, threads)
             try:
                 rows.append(compare(subject, workload, priced_on, tuple(ENGINES), seconds))

@@ -1,4 +1,4 @@
-"""Plan which N and P to train and serve, from a fit and limits."""
+"""Plans: the N and P to train and serve, from a fitted law, a cost model and limits."""
 
 from __future__ import annotations
 
@@ -73,57 +73,61 @@ def make_plan(
     train_gpu: str | Device | None = None,
     law: str | Law | None = None,
 ) -> Plan:
-    """Find the best N and P within limits on memory, latency and training, and how surely they are best.
+    """Find the best N and P within limits on memory, latency and training, with probabilities that they are best.
 
-    N is continuous: decoders have real-valued widths. Without `loss` the lowest loss within the limits is sought; with
-    it, what reaches that loss most cheaply.
+    N is continuous: decoders have real-valued widths. Without `loss`, the plan minimises the loss within the limits;
+    with `loss`, it minimises the cost of reaching that loss.
 
     Args:
         fit: A fit, or the file of a saved one.
-        memory: Limit on memory, in bytes or as "4GB" or "4GiB"; the device's own is always one.
+        memory: Limit on memory, in bytes or as "4GB" or "4GiB"; the memory of the device is always a limit.
         latency: Limit on the time of a whole request, in seconds or as "500ms".
         ttft: Limit on the time to the first token, in seconds or as "500ms".
-        tpot: Limit on the time of each token after it, in seconds or as "30ms".
-        train_flops: Limit on training: 6·N·D FLOPs, times P with streams.
-        loss: A loss to reach as cheaply as can be.
-        by: What is cheap, with `loss`; by default latency.
-        P: Streams to choose among; by default the powers of two up to `max_P`.
-        max_P: The largest P, where `P` is not given.
-        gpu: A device of `list_hardware`, or of `hardware`.
-        batch: Requests at once.
-        tokens_in: Prompt tokens.
-        tokens_out: Generated tokens.
-        D: Training tokens; by default the runs', of several the most.
-        second_stage_fraction: Share of the training tokens that streams are trained on, after a plain stage.
-        shapes: Shapes of decoders: "paper", all `layers` deep, or "ladder", where narrow ones are shallower.
-        layers: Decoder layers; of the ladder the most.
+        tpot: Limit on the time per output token, in seconds or as "30ms".
+        train_flops: Limit on training compute in FLOPs: 6·N·D, times P with streams.
+        loss: Loss to reach, in nats per token.
+        by: Cost to minimise, with `loss`: "latency" (the default), "ttft", "tpot", "memory" or "training".
+        P: Numbers of streams to choose from; by default the powers of two up to `max_P`.
+        max_P: The largest P, if `P` is not given.
+        gpu: Device from `list_hardware` or from `hardware`.
+        batch: Concurrent requests.
+        tokens_in: Prompt tokens per request.
+        tokens_out: Generated tokens per request.
+        D: Training tokens; by default those of the runs, the largest if there are several.
+        second_stage_fraction: Fraction of the training tokens that streams are trained on, after a plain first stage.
+        shapes: Shapes of decoders: "paper" (all with `layers` layers) or "ladder" (narrow ones are shallower).
+        layers: Decoder layers; with the ladder, the maximum.
         heads: Attention heads.
         kv_heads: Key/value heads.
         vocab: Vocabulary size.
         prefix_tokens: Prefix length of each stream.
-        preset: What stands for what is not given: "serving" (the roofline, 512 tokens in and 128 out) or "parscale".
-        engine: Cost model. What llm-analysis cannot price the roofline does.
-        hardware: A YAML file with devices of your own.
-        weights: How weights are stored: a name of `scalelab.cost.formats.FORMATS`, or bits such as 4.5.
-        kv: How KV cache and prefixes are stored.
-        compute: Precision of matrix products.
-        flops_efficiency: Share of the peak FLOP/s that is reached.
-        memory_efficiency: Share of the peak bandwidth that is reached.
-        runtime: Engine that runs the model: "graphs" (TensorRT-LLM and other captured graphs), "vllm", "llama.cpp" or
-            "eager"; by default the usual one of the device's class.
-        launch_us: Microseconds that each kernel adds; by default by class and runtime.
-        reserve: Memory held by driver and engine, in bytes or as "2GiB"; by default by class.
-        tensor_parallel: Devices of one node that share every matrix; by default one.
-        price_per_hour: US dollars for an hour of one device; by default the table's, if any.
-        watts: Power of one device; by default its limit in the table.
-        train_gpu: Device that trains; its days are what training takes. By default an H100.
-        law: The law of the saved fit, where it is one of your own.
+        preset: Defaults of other arguments: "serving" (roofline, 512 tokens in and 128 out) or "parscale"
+            (llm-analysis, 64 in and out).
+        engine: Cost model: "llm-analysis" or "roofline". The roofline replaces llm-analysis where it does not support
+            the device or precision.
+        hardware: YAML file with devices of your own.
+        weights: Storage format of the weights: a name from `scalelab.cost.formats.FORMATS`, or bits per weight such as
+            4.5.
+        kv: Storage format of the KV cache and prefixes; by default fp32 with fp32 weights, else bf16.
+        compute: Precision of matrix products; by default fp32 with fp32 weights, else bf16.
+        flops_efficiency: Achieved fraction of the peak FLOP/s, as for `price`.
+        memory_efficiency: Achieved fraction of the peak memory bandwidth, as for `price`.
+        runtime: Inference engine: "graphs" (TensorRT-LLM and others that capture graphs), "vllm", "llama.cpp" or
+            "eager"; by default set by the device's class.
+        launch_us: Overhead per kernel launch in µs; by default set by the device's class and the runtime.
+        reserve: Memory used by driver and engine, in bytes or as "2GiB"; by default set by the device's class.
+        tensor_parallel: Devices in a tensor-parallel group on one node; by default 1.
+        price_per_hour: Price of one device in US dollars per hour; by default from the hardware table.
+        watts: Power draw of one device in W; by default its limit in the hardware table.
+        train_gpu: Device for training, by default an H100; its days convert training FLOPs into time.
+        law: The law of a saved fit, if it is your own.
 
     Returns:
-        The plan; its `winner` is None where nothing is within the limits.
+        The plan; its `winner` is None if nothing is within the limits.
 
     Raises:
-        UsageError: An argument is wrong; it is named in `argument`.
+        UsageError: An argument is wrong; `argument` names it.
+        DataError: The file of the fit cannot be used.
     """
     limits = Limits(
         None if memory is None else memory_bytes(memory),
@@ -133,10 +137,9 @@ def make_plan(
         None if tpot is None else seconds(tpot, "tpot"),
     )
     if loss is not None and not 0 < loss < float("inf"):
-        raise UsageError("give a loss above 0, in nats a token", argument="loss", value=loss)
+        raise UsageError("must be above 0, in nats per token", argument="loss", value=loss)
     if by is not None and loss is None:
-        reason = "it says what is cheap where a loss is to be reached: give `loss` too"
-        raise UsageError(reason, argument="by", value=by)
+        raise UsageError("needs a loss to reach: give `loss` as well", argument="by", value=by)
     if not 1 <= max_P <= 2**20:
         raise UsageError("choose between 1 and 1,048,576", argument="max_P", value=max_P)
     if shapes not in SHAPES:
@@ -179,5 +182,5 @@ def make_plan(
 
 def _fit_of(fit: FitResult | str | Path, law: str | Law | None) -> FitResult:
     if isinstance(fit, FitResults):
-        raise UsageError(f"holds {len(fit)} groups: choose one, such as {next(iter(fit))!r}", argument="fit")
+        raise UsageError(f"has {len(fit)} groups; choose one, such as {next(iter(fit))!r}", argument="fit")
     return fit if isinstance(fit, FitResult) else load_fit(fit, None if law is None else get_law(law))

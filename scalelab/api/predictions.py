@@ -1,4 +1,4 @@
-"""Ask one saved fit, or every one of a folder."""
+"""Predictions of a saved fit, or of every fit in a folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of the fits in a folder, by file, and the reasons why others have none."""
+    """Predictions of the fits in a folder, by file, and the errors of the others. `asked` is the number of fits."""
 
     answers: Mapping[Path, Predictions | Allocations]
     failures: Sequence[ScalelabError]
     asked: int
 
     def write(self, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write `rows` as JSON, or all tables as CSV where the name ends so."""
+        """Write `rows` as JSON, or all tables as CSV if the name ends in .csv."""
         from scalelab.atomic import atomic_write
 
         if out.suffix.lower() == ".csv":
@@ -50,16 +50,22 @@ def answer_all(
     law: str | Law | None = None,
     **others: Any,
 ) -> Answers:
-    """Ask the saved fit `source`, or each of the folder `source`.
+    """Predict with the saved fit `source`, or with each fit in the folder `source`.
 
-    They predict at N, P, D and the `others`, or find the best N and D for `flops`. Of a folder some may be
-    of another kind; their errors are in `failures`. Raises that of a single fit.
+    Fits predict the loss at N, P, D and the `others`, or find the best N and D for `flops`.
+
+    Returns:
+        The predictions. Fits in a folder may need different variables; their errors are in `failures`.
+
+    Raises:
+        UsageError: The folder has no fits.
+        ScalelabError: There is a single fit, and it cannot predict this.
     """
     source = Path(source)
     own = None if law is None else get_law(law)
     files = sorted(source.glob("*.json")) if source.is_dir() else [source]
     if not files:
-        raise UsageError(f"{source}: no saved fits here; scalelab fit DATA makes some")
+        raise UsageError(f"{source}: no saved fits (*.json) in this folder; run scalelab fit DATA first")
     answers: dict[Path, Predictions | Allocations] = {}
     failures: list[ScalelabError] = []
     for file in files:

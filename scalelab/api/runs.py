@@ -1,4 +1,4 @@
-"""The runs of a results folder: as a list, a file or loss curves; and whether the folder is sound."""
+"""Runs of a results folder as a table, a file or loss curves, and a check of the folder."""
 
 from __future__ import annotations
 
@@ -24,9 +24,14 @@ __all__ = ["Runs", "check_results", "list_runs"]
 
 @dataclass(frozen=True)
 class Runs(Shown):
-    """The runs of a folder or table, whatever their status.
+    """Runs of a folder or table with any status.
 
-    `columns` are those to show, or empty for the usual ones; `faults` are files that could not be used.
+    Attributes:
+        title: Name of the source.
+        frame: A row for each run.
+        table: The records as `read` returns them.
+        columns: Columns to show; empty for the default ones.
+        faults: Errors of files that could not be read.
     """
 
     title: str
@@ -42,7 +47,7 @@ class Runs(Shown):
         return self.frame
 
     def to_csv(self) -> str:
-        """Return CSV that `read` reads to the same digits."""
+        """Return CSV with exact values, which `read` can read."""
         from scalelab.report.runs import as_csv
 
         return as_csv(self.frame, self.columns)
@@ -55,7 +60,7 @@ class Runs(Shown):
 
     @cached_property
     def curves(self) -> dict[str, pd.DataFrame]:
-        """The loss curves by key of the run. Files that cannot be read are added to `faults`."""
+        """The loss curves by run key, with columns step, n_tokens and loss. Unreadable files are added to `faults`."""
         from scalelab.records.files import read_curve
         from scalelab.records.store import curve_path
 
@@ -83,7 +88,7 @@ class Runs(Shown):
         return len(self.frame)
 
     def __repr__(self) -> str:
-        return f"<Runs {self.title}: {len(self.frame)}, of which {len(self.table.records)} ok>"
+        return f"<Runs {self.title}: {len(self.frame)}, {len(self.table.records)} ok>"
 
 
 def list_runs(
@@ -97,22 +102,25 @@ def list_runs(
     """List the runs in a results folder or a table with their status.
 
     Args:
-        source: A folder of records, a Parquet, CSV or JSONL table, or "paper".
-        where: Which runs: ``"P < 8 and status == 'ok'"``.
-        sort: Column to sort by; by default the newest come first.
-        descending: Largest first.
-        columns: Which columns to show, by name or heading.
+        source: A folder of records, a table in a file, or "paper".
+        where: Condition that selects runs: ``"P < 8 and status == 'ok'"``.
+        sort: Column to sort by; by default the newest runs come first.
+        descending: Sort from largest to smallest.
+        columns: Columns to show, by name or heading.
+
+    Returns:
+        The runs, with tables, CSV, JSON and loss curves.
 
     Raises:
-        UsageError: The source does not exist, or there is no such column.
-        DataError: No file can be used.
+        UsageError: The source or a column does not exist.
+        DataError: No file can be read.
     """
     from scalelab import records
     from scalelab.records.read import nothing_there
     from scalelab.report.runs import column_name, sort_runs
 
     if descending and sort is None:
-        raise UsageError("needs `sort=COLUMN`", argument="descending")
+        raise UsageError("needs `sort`", argument="descending")
     by = None if sort is None else column_name(sort, "sort")
     names = tuple(column_name(word, "columns") for given in columns for word in given.split(",") if word)
     faults: list[DataError] = []
@@ -125,17 +133,17 @@ def list_runs(
 
 
 def check_results(folder: str | Path, *, quarantine: bool = False) -> tuple[Check, list[str]]:
-    """Look at every file of a results folder: which are unreadable, foreign, doubled or left over.
+    """Check every file of a results folder for unreadable, foreign, duplicate and leftover files.
 
     Args:
-        folder: The folder.
-        quarantine: Move what readers refuse to FOLDER/quarantine, where none looks.
+        folder: Results folder.
+        quarantine: Move files that cannot be used to FOLDER/quarantine, which readers skip.
 
     Returns:
-        What was found, and a line for each file that was moved.
+        The findings, and a line for each file that was moved.
 
     Raises:
-        UsageError: There is no such folder, or no record in it.
+        UsageError: The folder does not exist, or has no records.
     """
     from scalelab.records.check import apply_actions, check_folder
 

@@ -1,4 +1,4 @@
-"""Train the streams of a model that exists: the second stage."""
+"""Second-stage training: streams, or a whole model with streams, on a corpus."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = ["SecondStage", "train_streams"]
 
 @dataclass(frozen=True)
 class SecondStage(Shown):
-    """A trained model: its losses before and after, and the loss curve."""
+    """A trained model: its validation losses before and after, and its loss curve."""
 
     out: Path
     P: int
@@ -54,8 +54,8 @@ class SecondStage(Shown):
     seconds: float
     before: Evaluation
     after: Evaluation
-    curve: tuple[tuple[int, int, float], ...]  # step, tokens, mean training loss since the last point
-    record: str  # name of the file in `out` that holds all this
+    curve: tuple[tuple[int, int, float], ...]  # step, tokens, mean training loss since the previous point
+    record: str  # file in `out` with all of these
     notes: tuple[str, ...] = ()
 
     _report: ClassVar[str] = "scalelab.report.streams:stage_report"
@@ -63,7 +63,7 @@ class SecondStage(Shown):
     _json: ClassVar[str] = "scalelab.report.streams:stage_json"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the loss curve: step, tokens and training loss."""
+        """Return the loss curve: step, tokens and training loss in nats per token."""
         import pandas as pd
 
         return pd.DataFrame(list(self.curve), columns=["step", "n_tokens", "loss"])
@@ -92,40 +92,45 @@ def train_streams(
     compile_model: bool = False,
     progress: bool | Console = False,
 ) -> SecondStage:
-    """Continue a model with P streams on a corpus; with ``part="streams"`` its backbone stays bit for bit.
+    """Train a model with P streams on a corpus; with ``part="streams"`` its backbone is unchanged, bit for bit.
 
-    For one seed every P sees the same text in the same order. States and the curve so far are in OUT.checkpoints until
-    OUT is there: the same call goes on from the latest.
+    All P see the same text in the same order for the same seed. Checkpoints are in OUT.checkpoints until OUT is
+    written: the same call resumes from the latest.
 
     Args:
         model: Folder of a model, as `convert` writes it.
         out: New folder for the trained model.
-        P: Streams; by default those trained last, or the most.
-        part: "streams": only prefixes and mixture learn; "all": everything does.
-        tokens: Training tokens.
+        P: Number of streams; by default the one trained last, or the largest.
+        part: Parameters to train: "streams" (prefixes and aggregator) or "all".
+        tokens: Training tokens, a number or text such as "100k".
         corpus: Text: "stdlib", "hf:NAME" or a path.
-        text_column: Where JSONL and Parquet hold the text.
-        seq_len: Tokens of a sequence; up to 512 by default.
-        batch_size: Sequences of a step, of all processes together.
+        text_column: Column with the text, in JSONL and Parquet.
+        seq_len: Sequence length in tokens; by default up to 512.
+        batch_size: Sequences per step, over all processes.
         lr: Peak learning rate; by default 3e-2 for streams, 1e-4 for all.
-        val_tokens: Tokens to measure the losses on.
-        seed: Seed of the order of the data.
-        dtype: Precision to compute in.
-        device: Where to train.
-        checkpoint_minutes: How often a long training saves its state.
+        val_tokens: Validation tokens.
+        seed: Seed of the data order.
+        dtype: Precision: "fp32", "bf16" or "auto" (bf16 on CUDA, else fp32).
+        device: Device: "auto", "cpu" or "cuda".
+        checkpoint_minutes: Minutes between checkpoints.
         compile_model: Use torch.compile.
-        progress: Show progress on standard error, or on this console of rich.
+        progress: Show progress on standard error, or on a rich console.
+
+    Returns:
+        Validation losses before and after in nats per token, and the loss curve.
 
     Raises:
         UsageError: An argument is wrong, or `out` is not empty.
-        DivergedError: The loss ran away.
-        MemoryShortError: Not even one sequence fits.
+        DataError: The model, its tokenizer or the corpus cannot be used.
+        DivergedError: The loss grew without bound or became NaN.
+        MemoryShortError: Not even one sequence fits into memory.
+        MissingPackageError: torch or transformers is not installed.
     """
     source, out = Path(model), Path(out)
     n_tokens: float = one_count(tokens, "tokens")
     if part not in PARTS:
         raise UsageError("choose streams or all", argument="part", value=part)
-    if out.name in ("", ".."):  # the folder one is in, or the one above
+    if out.name in ("", ".."):  # the current folder or its parent
         out = out.resolve()
     check_dtype(dtype)
     check_device(device)
@@ -172,7 +177,7 @@ def train_streams(
             learning = sum(p.numel() for _, p in opened.stream_parameters()) if part == "streams" else total
             print_line(
                 f"{source.resolve().name}, P = {opened.P}: {format_count(learning)} of {format_count(total)} "
-                f"parameters learn from {format_count(n_tokens)} tokens{parallel.description}"
+                f"parameters train on {format_count(n_tokens)} tokens{parallel.description}"
             )
             print_line(resumable.describe_others())
             if parallel.sharded:

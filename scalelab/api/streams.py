@@ -1,4 +1,4 @@
-"""Give a model of transformers streams, in place."""
+"""Streams for transformers models in memory."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ def add_streams(
     aggregation: Literal["dynamic", "mean", "channel"] = "dynamic",
     seed: int = 0,
 ) -> Any:
-    """Give a causal language model of transformers banks of streams, in place.
+    """Add banks of streams to a causal language model of transformers, in place.
 
-    Afterwards ``model.set_streams(P)`` chooses a bank, ``model.plain()`` is a context without any, and
-    ``model.save_pretrained`` saves all of them.
+    Afterwards ``model.set_streams(P)`` selects a bank, ``model.plain()`` is a context manager without streams, and
+    ``model.save_pretrained`` saves all banks.
 
     Args:
         model: Any decoder of transformers that uses its attention interface.
-        P: Streams, a bank for each.
+        P: Numbers of streams; each gets its own bank.
         prefix_tokens: Prefix length of each stream, 48 by default.
-        smooth: Smoothing of the mixture's weights.
-        aggregation: How streams are mixed.
-        seed: Seed of the start.
+        smooth: Smoothing ε of the aggregator's weights: w ← w(1−ε) + ε/P.
+        aggregation: Aggregator: "dynamic" (the paper's), "mean" or "channel".
+        seed: Seed of the initial values.
 
     Returns:
-        The model.
+        The same model.
 
     Raises:
-        ValueError: The model cannot have streams; the message says why.
+        ValueError: The model cannot have streams; the message gives the reason.
+        MissingPackageError: torch or transformers is not installed.
     """
     need_torch("add_streams")
     from scalelab.model import add_streams as add

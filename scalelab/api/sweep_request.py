@@ -1,4 +1,4 @@
-"""The spec of a sweep and how it is to be trained, from the arguments of `run_sweep` and `plan_sweep`."""
+"""Sweep specs and execution options from the arguments of `run_sweep` and `plan_sweep`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,20 @@ def spec_of(
     recipe: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
 ) -> SweepSpec:
-    """Return the spec with what is given over it, checked as far as that needs neither torch nor the text."""
+    """Return the spec with the given arguments over it.
+
+    Only what needs neither torch nor the corpus is checked.
+
+    Args:
+        spec: A spec, its keys and values, or a YAML file; by default an empty spec.
+        grid: Grid arguments of `run_sweep`; None is not given.
+        recipe: Recipe arguments of `run_sweep`; None is not given.
+        settings: Any other keys of a spec.
+
+    Raises:
+        UsageError: A value is wrong.
+        MissingPackageError: torch or transformers is not installed.
+    """
     need_torch("a sweep")
     from scalelab.sweep.spec import SweepSpec, load_spec, parse
 
@@ -46,7 +59,7 @@ def spec_of(
 
 
 def check_sizes(spec: SweepSpec) -> None:
-    """Raise `UsageError` for an N that no decoder has, whatever the vocabulary."""
+    """Raise `UsageError` for an N outside the ladder of decoders."""
     from scalelab.architecture import architecture_for
 
     vocab = spec.tokenizer if isinstance(spec.tokenizer, int) else 257
@@ -57,7 +70,7 @@ def check_sizes(spec: SweepSpec) -> None:
 
 
 def _over(spec: SweepSpec, content: Mapping[str, Any]) -> SweepSpec:
-    """`spec` with the keys of `content` instead of its own. The error for a value names its key."""
+    """Return `spec` with the keys of `content` replaced. Errors name the key of the wrong value."""
     from scalelab.sweep.spec import parse
 
     listed = {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
@@ -79,16 +92,20 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_execution(device: str, executor: str, address: str | None, tensorboard: bool = False) -> None:
-    """Raise `UsageError` for a way to train that there is not."""
+    """Raise `UsageError` for a device, executor or address that cannot be used."""
     check_device(device)
     if tensorboard and find_spec("tensorboard") is None:
         raise UsageError("`tensorboard` needs the package tensorboard: pip install 'scalelab[tensorboard]'")
     if executor not in EXECUTORS:
         raise choice_error("executor", executor, EXECUTORS)
     if address is not None and executor != "ray":
-        raise UsageError("belongs to `executor='ray'`", argument="address")
+        raise UsageError("needs `executor='ray'`", argument="address")
 
 
 def runs_per_gpu(value: int | str) -> int:
-    """Return runs at once on a GPU, 0 for auto. Raises `UsageError`."""
+    """Return the number of concurrent runs per GPU, 0 for "auto".
+
+    Raises:
+        UsageError: The value is neither "auto" nor a positive whole number.
+    """
     return 0 if value == "auto" else whole_numbers([value], "per_gpu")[0]

@@ -1,4 +1,4 @@
-"""Train a grid over N, P, D and seeds, or see what it would cost."""
+"""Training sweeps over N, P, D and seeds, and plans of their cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["SweepPlan", "SweepResult", "plan_sweep", "run_sweep"]
 
 @dataclass(frozen=True)
 class SweepResult(Shown):
-    """The finished runs of a sweep. `models` are folders of trained models by key, where they were kept."""
+    """Finished runs of a sweep. `models` are the folders of saved models by run key."""
 
     out: Path
     records: pd.DataFrame
@@ -44,7 +44,7 @@ class SweepResult(Shown):
         return self.records
 
     def runs(self) -> Runs:
-        """Return the runs as a list that is written as CSV or JSON, and has loss curves."""
+        """Return the runs with tables, CSV, JSON and loss curves."""
         from scalelab.records import Table
 
         frame = self.records if "file" in self.records else self.records.assign(file="")
@@ -64,18 +64,18 @@ class SweepResult(Shown):
         return len(self.records)
 
     def __repr__(self) -> str:
-        return f"<SweepResult of {plural(len(self.records), 'run')} below {self.out}>"
+        return f"<SweepResult of {plural(len(self.records), 'run')} in {self.out}>"
 
 
 @dataclass(frozen=True)
 class SweepPlan(Shown):
-    """Plan of a sweep: what it would do and cost, and warnings."""
+    """Plan of a sweep: its runs, their estimated cost, and warnings."""
 
     plan: Plan
     warnings: tuple[str, ...]
 
-    _report: ClassVar[str] = "scalelab.report.sweeps:plan_report"
-    _json: ClassVar[str] = "scalelab.report.sweeps:plan_json"
+    _report: ClassVar[str] = "scalelab.report.sweeps:sweep_plan_report"
+    _json: ClassVar[str] = "scalelab.report.sweeps:sweep_plan_json"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each run, in bytes, seconds and FLOPs."""
@@ -125,48 +125,53 @@ def run_sweep(
 ) -> SweepResult:
     """Train a grid over N, P, D and seeds, and record every loss.
 
-    Finished runs are never repeated: the same call goes on where it stopped. For one seed all P share the backbone's
-    initial weights and the order of the data. Workers are processes: in a script, call this below
+    Finished runs are never repeated: the same call resumes an interrupted sweep. For the same seed all P share the
+    initial backbone weights and the data order. Workers are processes: in a script, call this below
     ``if __name__ == "__main__":``.
 
     Args:
-        spec: A YAML file such as sweeps/smoke.yaml, its keys and values, or a spec; arguments go over it.
+        spec: A YAML file such as sweeps/smoke.yaml, its keys and values, or a spec; other arguments override it.
         out: Folder for the records; results/NAME by default.
         N: Non-embedding parameters, one or several, such as "50k".
-        P: Parallel streams.
-        D: Training tokens.
+        P: Numbers of streams.
+        D: Training tokens, one or several, such as "1M".
         seeds: Seeds.
         corpus: Text: "stdlib" (the default), "hf:NAME", or a file or folder of text, JSONL or Parquet.
-        text_column: Where JSONL and Parquet hold the text.
-        tokenizer: Vocabulary size of a byte-level BPE to train, or a tokenizer's path.
+        text_column: Column with the text, in JSONL and Parquet.
+        tokenizer: Vocabulary size of a byte-level BPE to train, or the path of a tokenizer.
         prefix_tokens: Prefix length of each stream.
-        aggregation: How streams are mixed: "dynamic" (the paper's), "mean", "channel".
-        lr: Peak learning rate at hidden 64; wider models get less.
-        plain_tokens: Of D, tokens trained plainly before the streams begin.
-        schedule: "linear", "wsd" (all D share one stable phase) or "constant".
-        seq_len: Tokens of a sequence.
-        batch_size: Sequences of a step.
-        dtype: Precision to compute in; auto is bf16 on CUDA and fp32 on CPU.
-        settings: Any other key of a spec: ``{"num_experts": 4, "recipe": {"beta2": 0.99}}``.
-        device: Where to train.
-        workers: Runs at once; one a core or GPU by default.
-        per_gpu: Runs at once on each GPU: a number, or "auto" for as many as fit.
-        executor: "local", or "ray": on a cluster, or a new one on this machine.
-        address: Of a running Ray cluster.
-        checkpoint_minutes: How often a long run saves its state, to resume from.
+        aggregation: Aggregator: "dynamic" (the paper's), "mean" or "channel".
+        lr: Peak learning rate at hidden size 64; wider models get a lower one.
+        plain_tokens: Tokens of D to train without streams first.
+        schedule: Learning rate schedule: "linear", "wsd" (all D share one stable phase) or "constant".
+        seq_len: Sequence length in tokens.
+        batch_size: Sequences per step.
+        dtype: Precision: "fp32", "bf16" or "auto" (bf16 on CUDA, else fp32).
+        settings: Any other keys of a spec: ``{"num_experts": 4, "recipe": {"beta2": 0.99}}``.
+        device: Device: "auto", "cpu" or "cuda".
+        workers: Concurrent runs; by default one per core or GPU.
+        per_gpu: Concurrent runs per GPU: a number, or "auto" for as many as fit.
+        executor: "local" or "ray" (on a running cluster, or a new one on this machine).
+        address: Address of a running Ray cluster.
+        checkpoint_minutes: Minutes between checkpoints of a run.
         tensorboard: Write TensorBoard logs to OUT/tensorboard.
-        retry: Train runs again that diverged.
-        compile_model: Compile the decoder's layers.
+        retry: Train diverged runs again.
+        compile_model: Compile the decoder layers with torch.compile.
         save_models: Keep each trained model in OUT/models.
-        micro_batch: Sequences computed at once; 0 is as many as fit into memory.
-        together: Runs that differ in seed or learning rate alone to train as one, side by side.
-        deterministic: On CUDA, let equal runs have equal losses to the bit; slower.
-        fp32_precision: Of fp32 matrix products on CUDA: "highest", or "high" for TF32 tensor cores.
-        progress: Show progress on standard error, or on this console of rich.
+        micro_batch: Sequences per forward pass; 0 is as many as fit into memory.
+        together: Runs to train side by side in one process, if they differ only in seed or learning rate.
+        deterministic: Use deterministic CUDA kernels, which are slower; equal runs then have identical losses.
+        fp32_precision: Precision of fp32 matrix products on CUDA: "highest", or "high" (TF32 tensor cores).
+        progress: Show progress on standard error, or on a rich console.
+
+    Returns:
+        The records of all runs of the grid, with losses in nats per token.
 
     Raises:
         UsageError: An argument is wrong.
-        ScalelabError: Runs failed; the records of the others stay.
+        DataError: The corpus or tokenizer cannot be read.
+        ScalelabError: Some runs failed; the records of the others are kept.
+        MissingPackageError: torch or transformers is not installed.
     """
     grid = dict(N=N, P=P, D=D, seeds=seeds, corpus=corpus, text_column=text_column, tokenizer=tokenizer)
     grid |= dict(prefix_tokens=prefix_tokens, aggregation=aggregation, lr=lr, plain_tokens=plain_tokens)
@@ -178,7 +183,7 @@ def run_sweep(
     if executor == "local":
         from scalelab.sweep.workers import start_importing
 
-        start_importing()  # of what takes seconds, beside what this process imports and reads
+        start_importing()  # in the workers, at the same time as in this process
     console = console_of(progress)
     console.print("loading PyTorch …")
     from scalelab.records.files import MODELS
@@ -221,23 +226,28 @@ def plan_sweep(
     progress: bool | Console = False,
     **given: Any,
 ) -> SweepPlan:
-    """Say what a sweep would cost here: each run with its size, FLOPs, memory and time. Trains nothing.
+    """Estimate the cost of a sweep on this machine without training: size, FLOPs, memory and time of each run.
 
     Args:
         spec: As for `run_sweep`.
         out: As for `run_sweep`.
-        settings: Any other key of a spec.
-        device: Where it would train.
-        workers: Runs at once.
-        per_gpu: Runs at once on each GPU.
-        retry: Count runs that diverged as to be trained again.
-        compile_model: Use torch.compile.
-        save_models: Count runs whose model is not kept as to be trained again.
-        progress: Show progress on standard error, or on this console of rich.
-        given: The grid and recipe arguments of `run_sweep`: N, P, D, seeds, corpus, lr, schedule, and so on.
+        settings: Any other keys of a spec.
+        device: Device: "auto", "cpu" or "cuda".
+        workers: Concurrent runs.
+        per_gpu: Concurrent runs per GPU.
+        retry: Include diverged runs.
+        compile_model: Compile the decoder layers with torch.compile.
+        save_models: Include finished runs whose model was not saved.
+        progress: Show progress on standard error, or on a rich console.
+        given: Grid and recipe arguments of `run_sweep`: N, P, D, seeds, corpus, lr, schedule, and so on.
+
+    Returns:
+        The runs, with memory in bytes and time in seconds, and warnings.
 
     Raises:
         UsageError: An argument is wrong.
+        DataError: The corpus or tokenizer cannot be read.
+        MissingPackageError: torch or transformers is not installed.
     """
     recipe = {name: given.pop(name) for name in ("schedule", "seq_len", "batch_size", "dtype") if name in given}
     check_execution(device, "local", None)
@@ -251,8 +261,8 @@ def plan_sweep(
     execution = Execution(device, workers, runs_per_gpu(per_gpu), compile_model, save_models, retry=retry)
     folder = Path(out) if out is not None else Path("results") / chosen.name
     resolved, to_train, slots, known = prepare(chosen, folder, execution, console)
-    console.print("timing some steps here …")
-    # Runs that share a GPU do not end sooner than one after the other.
+    console.print("timing steps on this machine …")
+    # Runs that share a GPU are assumed to take as long as one after the other.
     at_once = len(slots) if slots[0] == "cpu" else len(set(slots))
     made = plan(resolved.runs, to_train, known, slots[0], at_once)
     to_do = [run.config for run in made.left]

@@ -1,11 +1,11 @@
-"""`scalelab compare`: what streams cost, beside growing N to the same loss."""
+"""The command `scalelab compare`: the cost of streams against a larger plain model of equal loss."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-from scalelab.cli.console import check_out, draw, saved, show, told
+from scalelab.cli.console import check_out, print_line, save_figure, saved_line, show
 from scalelab.cli.lists import pairs
 from scalelab.cli.options import (
     DATA,
@@ -44,30 +44,32 @@ _STREAMS, _BATCHES, _LENGTHS = (8,), (1, 2, 4, 8), (64, 128, 256, 512)
 
 def compare(
     hidden: Annotated[int, option(help="Hidden size of the model with streams.", panel=MODEL, show_default=False)],
-    P: Annotated[Words, list_option("--P", "Parallel streams, e.g. --P 2 4 8.", _STREAMS, panel=MODEL)] = None,
-    data: Annotated[
-        str | None, option(help="Losses: a folder of records, a Parquet, CSV or JSONL table, or 'paper'.", panel=DATA)
-    ] = None,
-    corpus: Annotated[str | None, option(help="Which text, where the data hold several.", panel=DATA)] = None,
+    P: Annotated[Words, list_option("--P", "Numbers of streams, e.g. --P 2 4 8.", _STREAMS, panel=MODEL)] = None,
+    data: Annotated[str | None, option(help="Losses: a folder of records, a table, or 'paper'.", panel=DATA)] = None,
+    corpus: Annotated[str | None, option(help="Corpus to use, if the data hold several.", panel=DATA)] = None,
     columns: Columns = None,
     where: Where = None,
     law: Annotated[
         str | None,
-        option(help="Losses by this law, fitted to the data: parallel, additive, …, file.py:NAME.", panel=LAW),
+        option(
+            help="Use losses of a law fitted to the data: parallel, additive, …, or file.py:NAME.",
+            panel=LAW,
+            metavar="NAME",
+        ),
     ] = None,
     fit: Annotated[
         Path | None,
-        option(help="Losses by a saved fit; --data may then be left out.", panel=LAW, metavar="FILE"),
+        option(help="Use losses of a saved fit; --data is then optional.", panel=LAW, metavar="FILE"),
     ] = None,
     D: Annotated[
         str | None,
-        option("--D", help="Training tokens, where the data hold several; by a law the most of them.", panel=DATA),
+        option("--D", help="Training tokens, if the data hold several; with a law, by default the most.", panel=DATA),
     ] = None,
-    batch: Annotated[Words, list_option("--batch", "Requests at once.", _BATCHES, panel=WORKLOAD)] = None,
+    batch: Annotated[Words, list_option("--batch", "Concurrent requests.", _BATCHES, panel=WORKLOAD)] = None,
     lengths: Annotated[
         Words,
         list_option(
-            "--lengths", "Tokens in, and as many out: costs are averaged over these.", _LENGTHS, panel=WORKLOAD
+            "--lengths", "Prompt and generated tokens; costs are averaged over these.", _LENGTHS, panel=WORKLOAD
         ),
     ] = None,
     preset: Preset = "parscale",
@@ -89,17 +91,17 @@ def compare(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """What P streams add to memory and latency, beside what growing N to the same loss adds.
+    """Compare the memory and latency that P streams add with those of a larger plain model of equal loss.
 
-    The plain model of equal loss is read off the measured losses of P = 1, joined by straight lines over
-    ln N. With --law or --fit it is the law's, with intervals, and may lie outside of what was measured. By the
-    roofline the intervals of latency also hold how far published measurements of P rows over one are off.
+    The size of the plain model is interpolated over ln N between the measured losses of P = 1. With --law or --fit it
+    follows from the law, with intervals, and may lie outside the measured range. With the roofline, intervals of
+    latency include the error against published measurements of larger batches.
     """
     from scalelab.api.costs import compare_costs
 
     check_out(out, data, fit)
     if data is None and fit is not None and (corpus or columns or where or figure):
-        raise UsageError("--corpus, --map, --where and --figure are about measured runs: give --data too")
+        raise UsageError("--corpus, --map, --where and --figure use measured runs: give --data as well")
     if figure is not None:
         from scalelab.api.loading import check_figure
 
@@ -137,6 +139,6 @@ def compare(
         assert figure is not None
         group = found.groups[title]
         path = figure if len(found.groups) == 1 else figure.with_stem(f"{figure.stem}-{group.slug}")
-        done = saved(path)
-        draw(found.plot(group=title), path)
-        told(done, quiet or as_json)
+        done = saved_line(path)
+        save_figure(found.plot(group=title), path)
+        print_line(done, quiet or as_json)

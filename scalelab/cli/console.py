@@ -1,4 +1,4 @@
-"""Printing of results to standard output, and of notes and progress to standard error."""
+"""Output of the command line: results on standard output, notes and progress on standard error."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
     from scalelab.report.blocks import Report
 
-_WIDTH = 100  # where there is no terminal
+_WIDTH = 100  # columns without a terminal
 
 
 def stdout(broken_pipe_code: int = 0) -> Console:
     """Return the console of standard output.
 
-    Names of corpora are text, so nothing in square brackets is taken for markup. Where the reader goes away
-    (`| head`), the program ends with `broken_pipe_code`.
+    Square brackets are not markup, since names of corpora may contain them. If the reader closes the pipe (`| head`),
+    the program exits with `broken_pipe_code`.
     """
     return _console(sys.stdout, broken_pipe_code)
 
 
 def stderr(quiet: bool = False, broken_pipe_code: int = 0) -> Console:
-    """Return the console of standard error, for progress, notes and warnings; with `quiet` it says nothing."""
+    """Return the console of standard error, for progress, notes and warnings; with `quiet` it prints nothing."""
     console = _console(sys.stderr, broken_pipe_code)
     console.quiet = quiet
     return console
@@ -67,48 +67,57 @@ def show(
     quiet: bool = False,
     **options: Any,
 ) -> None:
-    """Print a result, as a report or as JSON, and write it and its figure to files. `options` are of the report."""
+    """Print a result as a report or as JSON, and write it and its figure to files.
+
+    Args:
+        result: A result of the Python API.
+        as_json: Print JSON instead of a report.
+        out: JSON or CSV file to write.
+        figure: Figure to save.
+        quiet: Print no notes.
+        options: Options of the report.
+    """
     if as_json:
         stdout().out(json.dumps(result.to_dict(), indent=1), highlight=False)
         for text in getattr(result, "notes", ()):
-            if isinstance(text, str):  # how it was made, which the JSON does not say; notes of fits stand in it
-                told(f"note: {text}", quiet)
+            if isinstance(text, str):  # not in the JSON, unlike the notes of fits
+                print_line(f"note: {text}", quiet)
     else:
         show_report(result.report(**options), quiet)
     if out is not None:
-        done = saved(out)
+        done = saved_line(out)
         write(result, out)
-        told(done, quiet or as_json)
+        print_line(done, quiet or as_json)
     if figure is not None:
-        done = saved(figure)
-        draw(result.plot(), figure)
-        told(done, quiet or as_json)
+        done = saved_line(figure)
+        save_figure(result.plot(), figure)
+        print_line(done, quiet or as_json)
 
 
 def show_report(report: Report, quiet: bool = False) -> None:
-    """Print a report: its result to standard output, notes and warnings to standard error."""
+    """Print the result of a report to standard output, and its notes and warnings to standard error."""
     from scalelab.report.terminal import print_report
 
     print_report(in_flags(report), stdout(), None if quiet else stderr())
 
 
 def in_flags(report: Report) -> Report:
-    """Return the report with flags where its sentences name arguments."""
+    """Return the report with flags in place of argument names."""
     from scalelab.report.blocks import Line, Report
 
     lines = (replace(block, text=as_typed(block.text)) if isinstance(block, Line) else block for block in report.blocks)
     return Report.of(lines)
 
 
-def told(text: str, quiet: bool = False) -> None:
-    """Print a line to standard error."""
+def print_line(text: str, quiet: bool = False) -> None:
+    """Print a line to standard error, unless `quiet`."""
     if not quiet:
         print(visible(as_typed(text)), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
-    """Yield what takes a stage and its share done: a line on a terminal, once the work takes longer than 2 seconds."""
+    """Yield a function of a stage and its completed fraction, which shows them on a terminal after 2 seconds."""
     began, shown = monotonic(), False
 
     def line(stage: str, share: float) -> None:
@@ -123,18 +132,18 @@ def progress(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
 
 
 def check_out(out: Path | None, *read: str | Path | None) -> None:
-    """Raise `UsageError` for a file that results cannot be written to, or that is `read`, before any work."""
+    """Raise `UsageError` if `out` cannot be written or is an input in `read`. Call it before the work."""
     if out is None:
         return
     from scalelab.api.loading import check_file
 
     if out.suffix.lower() not in (".json", ".csv"):
-        raise UsageError("end it in .json or .csv", argument="out", value=str(out))
+        raise UsageError("must end in .json or .csv", argument="out", value=str(out))
     check_file(out, "out", *read)
 
 
 def write(result: Any, out: Path) -> None:
-    """Write a result to a file, completely or not at all: JSON, or CSV where the name ends so."""
+    """Write a result to a JSON or CSV file, atomically."""
     from scalelab.atomic import atomic_write
 
     is_csv = out.suffix.lower() == ".csv"
@@ -144,17 +153,17 @@ def write(result: Any, out: Path) -> None:
 
 
 def as_csv(frame: Any) -> str:
-    """Return a table as CSV, with its index where that says something."""
+    """Return a table as CSV, with its index unless that only counts rows."""
     return frame.to_csv(index=type(frame.index).__name__ != "RangeIndex")
 
 
-def draw(drawn: Any, figure: Path) -> None:
-    """Save a figure, or that of axes, in the format that the file's ending names."""
-    from scalelab.plot.save import save_figure
+def save_figure(drawn: Any, figure: Path) -> None:
+    """Save a figure, or the figure of axes, in the format of the file name extension."""
+    from scalelab.plot import save
 
-    save_figure(drawn, figure)
+    save.save_figure(drawn, figure)
 
 
-def saved(path: Path) -> str:
-    """Return the line to print once `path` is written; ask before writing."""
+def saved_line(path: Path) -> str:
+    """Return the line to print after `path` is written. Call it before writing."""
     return f"{'replaced' if path.exists() else 'saved'} {path}"

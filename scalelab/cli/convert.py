@@ -1,4 +1,4 @@
-"""`scalelab convert`: banks of streams for a pretrained model."""
+"""The command `scalelab convert`: streams for a pretrained model."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from scalelab.cli.console import show, told
+from scalelab.cli.console import print_line, show
 from scalelab.cli.options import (
     MODEL,
     AsJson,
     Corpus,
+    DeviceChoice,
     DtypeName,
     NewFolder,
     Quiet,
     SeqLen,
     TextColumn,
     ValTokens,
-    Where_,
     Words,
     list_option,
     option,
@@ -28,22 +28,26 @@ _STREAMS = (2, 4, 8)
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder with config.json, safetensors, tokenizer.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Folder with config.json, safetensors, tokenizer.json.")
+    ],
     out: NewFolder,
-    P: Annotated[Words, list_option("--P", "Streams, a bank for each, e.g. --P 2 4 8.", _STREAMS, panel=MODEL)] = None,
+    P: Annotated[
+        Words, list_option("--P", "Numbers of streams, each with its own bank.", _STREAMS, panel=MODEL)
+    ] = None,
     prefix_tokens: Annotated[
         int | None,
         option(
             min=1,
             help="Prefix length of each stream.",
             panel=MODEL,
-            show_default="48, or an eighth of what the model was made for",
+            show_default="48, at most 1/8 of the context",
         ),
     ] = None,
     start: Annotated[
         str,
         option(
-            help="How prefixes begin: text (keys and values of real text), moments (of those), normal.",
+            help="Initial prefixes: text (keys and values of text), moments (their mean and variance) or normal.",
             panel=MODEL,
             metavar="NAME",
         ),
@@ -51,7 +55,7 @@ def convert(
     aggregation: Annotated[
         str | None,
         option(
-            help="How streams are mixed: dynamic (the paper's), mean or channel.",
+            help="Aggregator: dynamic (the paper's), mean or channel.",
             panel=MODEL,
             metavar="NAME",
             show_default="dynamic",
@@ -59,22 +63,22 @@ def convert(
     ] = None,
     draws: Annotated[
         int | None,
-        option(min=1, show_default="8", help="Choices of text to try; the best is kept.", panel=MODEL),
+        option(min=1, show_default="8", help="Text samples to try; the best is kept.", panel=MODEL),
     ] = None,
-    seed: Annotated[int, option(min=0, max=2**32 - 1, help="Seed of the choice of text.", panel=MODEL)] = 0,
+    seed: Annotated[int, option(min=0, max=2**32 - 1, help="Seed of the text samples.", panel=MODEL)] = 0,
     corpus: Corpus = "stdlib",
     text_column: TextColumn = "text",
     seq_len: SeqLen = None,
     val_tokens: ValTokens = 8192,
     dtype: DtypeName = "auto",
-    device: Where_ = "auto",
+    device: DeviceChoice = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Give a pretrained model streams, say what that does to its loss, and save it.
+    """Add streams to a pretrained model, measure its loss with them, and save it.
 
-    Losses are compared with the base: the model without any prefix. Cosine is between two streams' final states, ρ the
-    correlation of their losses over tokens: at 1 they are copies. --P 1 adds a prefix without streams: prefix tuning.
+    Losses are compared with the base model without prefixes. Cosine compares the final states of two streams, ρ their
+    losses over tokens; streams with 1 are copies. --P 1 adds one prefix, as in prefix tuning.
     """
     from scalelab.api.conversion import convert as give_streams
 
@@ -95,4 +99,4 @@ def convert(
         device=device,  # type: ignore[arg-type]
     )
     show(found, as_json=as_json, quiet=quiet)
-    told(f"next: scalelab train {out} --P {max(bank.P for bank in found.banks)} -o …", quiet or as_json)
+    print_line(f"next: scalelab train {out} --P {max(bank.P for bank in found.banks)} -o …", quiet or as_json)

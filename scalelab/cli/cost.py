@@ -1,4 +1,4 @@
-"""`scalelab cost`: memory and latency of a decoder with P streams."""
+"""The command `scalelab cost`: memory and latency of a decoder with P streams."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from scalelab.api.measuring import Measurements
 
 _STREAMS = (1, 2, 4, 8)
-# Of a shape given by flags; --model brings its own.
+# Flags of a shape, which --model replaces.
 _SHAPE_FLAGS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab")
 _ENGINE_FLAGS = ("runtime", "launch_us", "reserve", "tensor_parallel", "price_per_hour", "watts", "ttft", "tpot")
 _PRICE_FLAGS = (
@@ -60,7 +60,7 @@ _PRICE_FLAGS = (
     *_ENGINE_FLAGS,
 )
 _MEASURE_FLAGS = ("on", "threads", "seconds", "save_profile", "figure")
-_FLAGS = {"on": "--device"}  # where the name differs
+_FLAGS = {"on": "--device"}  # flags that differ from the argument
 
 
 def cost(
@@ -68,15 +68,15 @@ def cost(
     hidden: Annotated[int | None, option(help="Hidden size.", panel=MODEL, show_default=False)] = None,
     model: Annotated[
         Path | None,
-        option(help="A model's folder or config.json instead of a hidden size: Llama, Qwen, Gemma, …", panel=MODEL),
+        option(help="Model folder or config.json, instead of a hidden size: Llama, Qwen, Gemma, …", panel=MODEL),
     ] = None,
-    P: Annotated[Words, list_option("--P", "Parallel streams, e.g. --P 1 2 4 8.", _STREAMS, panel=MODEL)] = None,
+    P: Annotated[Words, list_option("--P", "Numbers of streams, e.g. --P 1 2 4 8.", _STREAMS, panel=MODEL)] = None,
     batch: Batches = None,
     ttft: Annotated[
         str | None, option(help="With --batch max: limit on the time to the first token, e.g. 500ms.", panel=WORKLOAD)
     ] = None,
     tpot: Annotated[
-        str | None, option(help="With --batch max: limit on each token after it, e.g. 30ms.", panel=WORKLOAD)
+        str | None, option(help="With --batch max: limit on the time per output token, e.g. 30ms.", panel=WORKLOAD)
     ] = None,
     tokens_in: TokensIn = None,
     tokens_out: TokensOut = None,
@@ -90,7 +90,7 @@ def cost(
     vocab: Vocab = PAPER_VOCAB,
     prefix_tokens: Annotated[
         int | None,
-        option(help="Prefix length of each stream.", panel=MODEL, show_default=f"{PREFIX_TOKENS}, or the model's own"),
+        option(help="Prefix length of each stream.", panel=MODEL, show_default=f"the model's, or {PREFIX_TOKENS}"),
     ] = None,
     engine: Engine = None,
     gpu: Gpu = None,
@@ -106,34 +106,32 @@ def cost(
     tensor_parallel: TensorParallel = 1,
     price_per_hour: PricePerHour = None,
     watts: Watts = None,
-    list_hardware: Annotated[bool, option("--list-hardware", help="Print the devices and stop.", panel=DEVICE)] = False,
+    list_hardware: Annotated[bool, option("--list-hardware", help="List the devices and exit.", panel=DEVICE)] = False,
     measured: Annotated[
         Path | None,
         option(
             "--measure",
-            help="Time this model (folder or config.json) on this device, beside what both engines say.",
+            help="Measure this model (folder or config.json) here, and compare it with both cost models.",
             panel=CLOCK,
         ),
     ] = None,
-    on: Annotated[str, option("--device", help="Where: auto, cpu or cuda.", panel=CLOCK)] = "auto",
-    threads: Annotated[
-        int | None, option(min=1, help="Threads of the CPU.", show_default="torch's", panel=CLOCK)
-    ] = None,
-    seconds: Annotated[float, option(help="For each of prefill and decoding.", panel=CLOCK)] = 2.0,
+    on: Annotated[str, option("--device", help="Device: auto, cpu or cuda.", panel=CLOCK, metavar="NAME")] = "auto",
+    threads: Annotated[int | None, option(min=1, help="CPU threads.", show_default="set by torch", panel=CLOCK)] = None,
+    seconds: Annotated[float, option(help="Seconds for each of prefill and decoding.", panel=CLOCK)] = 2.0,
     save_profile: Annotated[
-        Path | None, option(help="Save what this device reaches, for --hardware.", panel=CLOCK, metavar="FILE")
+        Path | None, option(help="Save the profile of this device, for --hardware.", panel=CLOCK, metavar="FILE")
     ] = None,
     out: Out = None,
     figure: Figure = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Memory and latency of inference for each P and batch.
+    """Price inference of a decoder with P streams: memory and latency for each P and batch size.
 
-    The defaults are the paper's: llm-analysis at 16 bits, 36 layers, 16 heads, 2 KV heads, an
-    A100 SXM 80GB at 0.7 of its FLOP/s and 0.9 of its bandwidth. What llm-analysis cannot price the
-    roofline does. With --measure a real model is timed instead, at fp32 on a CPU, bf16 on CUDA, or as
-    --weights says, beside what both engines say of it.
+    The defaults are the paper's: llm-analysis at 16 bits, 36 layers, 16 heads, 2 KV heads, an A100 SXM 80GB at 0.7 of
+    its FLOP/s and 0.9 of its bandwidth. The roofline replaces llm-analysis where it does not support a model or device.
+    With --measure, a model is measured on this device and compared with both cost models; --weights is then by default
+    fp32 on a CPU and bf16 on CUDA.
     """
     from scalelab.api import costs
 
@@ -144,22 +142,22 @@ def cost(
     streams, batches = P or _STREAMS, "max" if batch == ["max"] else batch or (1,)
     chosen = weights if _given(ctx, ("weights",)) else None
     if measured is not None:
-        _refuse(ctx, _PRICE_FLAGS, "--measure prices the model that it measures, by both engines")
+        _refuse(ctx, _PRICE_FLAGS, "--measure prices the measured model, with both cost models")
         lengths = dict(tokens_in=tokens_in, tokens_out=tokens_out)
         request: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
         request |= dict(
             batch=batches, prefix_tokens=prefix_tokens, weights=chosen, device=on, threads=threads, seconds=seconds
         )
         request |= dict(gpu=gpu, hardware=hardware, save_profile=save_profile)
-        found = _measure(measured, streams, request, figure, quiet or as_json)
+        found = _measure_model(measured, streams, request, figure, quiet or as_json)
         show(found, as_json=as_json, out=out, figure=figure, quiet=quiet)
         return
-    _refuse(ctx, _MEASURE_FLAGS, "these are for --measure MODEL")
+    _refuse(ctx, _MEASURE_FLAGS, "some options need --measure MODEL")
     shape: dict[str, Any] = {}
     if model is not None:
-        _refuse(ctx, _SHAPE_FLAGS, "--model brings its own shape")
+        _refuse(ctx, _SHAPE_FLAGS, "--model sets the shape")
     elif hidden is None:
-        raise UsageError("Missing option '--hidden'; or give --model with a model's folder or config.json")
+        raise UsageError("give --hidden, or --model with a model folder or config.json")
     else:
         shape = dict(intermediate=intermediate, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab)
     given: dict[str, Any] = dict(batch=batches, tokens_in=tokens_in, tokens_out=tokens_out, preset=preset)
@@ -172,7 +170,9 @@ def cost(
     show(prices, as_json=as_json, out=out, quiet=quiet)
 
 
-def _measure(model: Path, streams: Any, request: dict[str, Any], figure: Path | None, quiet: bool) -> Measurements:
+def _measure_model(
+    model: Path, streams: Any, request: dict[str, Any], figure: Path | None, quiet: bool
+) -> Measurements:
     from scalelab.api.loading import check_figure
     from scalelab.api.measuring import measure_model
 
@@ -182,12 +182,12 @@ def _measure(model: Path, streams: Any, request: dict[str, Any], figure: Path | 
 
 
 def _refuse(ctx: Any, names: Sequence[str], why: str) -> None:
-    """Raise `UsageError` if any of these options stand on the command line."""
+    """Raise `UsageError` if any of these options is on the command line."""
     given = [_FLAGS.get(name, f"--{name.replace('_', '-')}") for name in _given(ctx, names)]
     if given:
         raise UsageError(f"{why}; leave out {', '.join(given)}")
 
 
 def _given(ctx: Any, names: Sequence[str]) -> list[str]:
-    """Which of these options stand on the command line."""
+    """Return those of the options that are on the command line."""
     return [name for name in names if ctx.get_parameter_source(name).name == "COMMANDLINE"]

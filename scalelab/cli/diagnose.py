@@ -1,4 +1,4 @@
-"""`scalelab diagnose`: are the streams of a model different, and does the mixture use them?"""
+"""The command `scalelab diagnose`: similarity of the streams of a model, and aggregator weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from scalelab.cli.options import (
     OUTPUT,
     AsJson,
     Corpus,
+    DeviceChoice,
     DtypeName,
     Out,
     Quiet,
     SeqLen,
     TextColumn,
     ValTokens,
-    Where_,
     option,
 )
 
@@ -28,19 +28,19 @@ def diagnose(
     source: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a model with streams.")],
     P: Annotated[
         int | None,
-        option("--P", min=2, help="Streams.", panel=MODEL, show_default="those the model was saved with"),
+        option("--P", min=2, help="Number of streams.", panel=MODEL, show_default="as saved"),
     ] = None,
     corpus: Corpus = "stdlib",
     text_column: TextColumn = "text",
     seq_len: SeqLen = None,
     val_tokens: ValTokens = 32768,
     dtype: DtypeName = "auto",
-    device: Where_ = "auto",
+    device: DeviceChoice = "auto",
     out: Out = None,
     figure: Annotated[
         Path | None,
         option(
-            help="Picture of the weights over tokens.",
+            help="Figure of the aggregator weights over tokens.",
             panel=OUTPUT,
             metavar="FILE",
             show_default="MODEL-streams-P….png",
@@ -49,12 +49,12 @@ def diagnose(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Mixture weights, how alike the streams are, warnings, and a picture of the weights over tokens.
+    """Measure how different the streams of a model are, and draw the aggregator weights over tokens.
 
-    Cosine is between two streams' final states, ρ the correlation of their own losses over tokens: at 1 they are
-    copies, and above 0.99 the warning is stream_collapse. weight_monoculture: the mixture leans on one stream.
+    Cosine compares the final states of two streams, ρ their losses over tokens; streams with 1 are copies. Warnings:
+    stream_collapse (ρ above 0.99), weight_monoculture (one stream has nearly all the weight).
     """
-    from scalelab.api.diagnosis import diagnose as look
+    from scalelab.api.diagnosis import diagnose as diagnose_streams
     from scalelab.api.loading import check_figure, check_model
 
     check_model(source)
@@ -62,6 +62,6 @@ def diagnose(
     if figure is not None:
         check_figure(figure)
     more = dict(corpus=corpus, text_column=text_column, seq_len=seq_len, val_tokens=val_tokens)
-    found = look(source, P, **more, dtype=dtype, device=device)  # type: ignore[arg-type]  # as typed
-    picture = figure or Path(f"{found.name}-streams-P{found.P}.png")
-    show(found, as_json=as_json, out=out, figure=picture, quiet=quiet)
+    found = diagnose_streams(source, P, **more, dtype=dtype, device=device)  # type: ignore[arg-type]  # as typed
+    path = figure or Path(f"{found.name}-streams-P{found.P}.png")
+    show(found, as_json=as_json, out=out, figure=path, quiet=quiet)

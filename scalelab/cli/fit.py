@@ -1,12 +1,12 @@
-"""`scalelab fit`: fit a law to every group of records, print, save, draw; or compare laws."""
+"""The command `scalelab fit`: a law fitted to each group of records, or a comparison of laws."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from scalelab.cli.console import progress, show, show_report, told
-from scalelab.cli.lists import limits, numbers, pairs
+from scalelab.cli.console import print_line, progress, show, show_report
+from scalelab.cli.lists import numbers, pairs, ranges
 from scalelab.cli.options import (
     DATA,
     LAW,
@@ -30,66 +30,68 @@ if TYPE_CHECKING:
 
 FIGURES = ("loss", "contours", "residuals", "profiles", "pairs", "predicted")
 ALL = "all"
-_LAWS = "A law's name, such as parallel, joint, chinchilla or farseer; file.py:NAME; or all, to compare them."
+_LAWS = "Law: parallel, joint, chinchilla, farseer, …; file.py:NAME; or all, to compare laws."
 
 
 def fit(
     source: Source,
     law: Annotated[str, option(help=_LAWS, panel=LAW, metavar="NAME")] = "parallel",
     columns: Columns = None,
-    run: Annotated[str | None, option(help="The column of run ids, for curves.", panel=DATA, metavar="COLUMN")] = None,
+    run: Annotated[str | None, option(help="Column of run ids, for loss curves.", panel=DATA, metavar="COLUMN")] = None,
     points: Annotated[
-        str, option(help="Of runs with several rows: final, all, or auto.", panel=DATA, metavar="NAME")
+        str, option(help="Rows of runs that have several: final, all or auto.", panel=DATA, metavar="NAME")
     ] = "auto",
-    best: Annotated[bool, option("--best", help="Only the best run of each configuration.", panel=DATA)] = False,
+    best: Annotated[bool, option("--best", help="Use only the lowest loss for each N, P and D.", panel=DATA)] = False,
     where: Where = None,
     count: Count = "paper",
-    fix: Annotated[Words, list_option("--fix", "Parameters not to fit: k=0.", (), "NAME=VALUE…", LAW)] = None,
+    fix: Annotated[Words, list_option("--fix", "Hold parameters at values: k=0.", (), "NAME=VALUE…", LAW)] = None,
     bound: Annotated[
-        Words, list_option("--bound", "Limits of parameters: alpha=0.1:1.", (), "NAME=LOW:HIGH…", LAW)
+        Words, list_option("--bound", "Bounds of parameters: alpha=0.1:1.", (), "NAME=LOW:HIGH…", LAW)
     ] = None,
-    tie: Annotated[Words, list_option("--tie", "Parameters that are equal: beta=alpha.", (), "NAME=NAME…", LAW)] = None,
+    tie: Annotated[Words, list_option("--tie", "Keep parameters equal: beta=alpha.", (), "NAME=NAME…", LAW)] = None,
     objective: Annotated[
         str,
         option(
-            help="huber (on log residuals), log, raw (least squares of either) or asymmetric.",
+            help="huber (log residuals), log or raw (least squares), or asymmetric.",
             panel=LAW,
             metavar="NAME",
         ),
     ] = "huber",
-    delta: Annotated[float, option(help="Huber threshold on log residuals.", panel=LAW)] = 1e-3,
+    delta: Annotated[float, option(help="Threshold of the Huber loss, in ln loss.", panel=LAW)] = 1e-3,
     starts: Annotated[int, option(min=1, help="Starting points of the optimiser.", panel=LAW)] = 300,
-    bootstrap: Annotated[str, option(help="residual, wild or pairs.", panel=LAW, metavar="NAME")] = "residual",
-    draws: Annotated[int, option(min=100, help="Bootstrap resamples.", panel=LAW)] = 1000,
-    profile: Annotated[bool, option("--profile", help="Profile likelihood intervals too.", panel=LAW)] = False,
-    seed: Annotated[int, option(min=0, help="Seed of starts and bootstrap.", panel=LAW)] = 0,
+    bootstrap: Annotated[
+        str, option(help="Bootstrap: residual, wild or pairs.", panel=LAW, metavar="NAME")
+    ] = "residual",
+    draws: Annotated[int, option(min=100, help="Bootstrap draws.", panel=LAW)] = 1000,
+    profile: Annotated[bool, option("--profile", help="Add profile likelihood intervals.", panel=LAW)] = False,
+    seed: Annotated[int, option(min=0, help="Seed of starting points and bootstrap.", panel=LAW)] = 0,
     details: Annotated[
-        bool, option("--details", help="Every group in full: residuals, warnings, notes.", panel=OUTPUT)
+        bool, option("--details", help="Show residuals, warnings and notes of every group.", panel=OUTPUT)
     ] = False,
     out: Annotated[
         Path,
         option("-o", "--out", help="Folder for the fits (JSON) and figures (PNG).", metavar="FOLDER", panel=OUTPUT),
     ] = Path("fits"),
     force: Annotated[
-        bool, option("--force", help="Save a fit that explains nothing, or over another one.", panel=OUTPUT)
+        bool, option("--force", help="Save fits that explain nothing, and overwrite other fits.", panel=OUTPUT)
     ] = False,
     figure: Figure = None,
     figures: Annotated[
         Words,
-        list_option("--figures", f"Which into the folder: {', '.join(FIGURES)}, all.", (), "NAME…", OUTPUT),
+        list_option("--figures", f"Figures in the folder: {', '.join(FIGURES)} or all.", (), "NAME…", OUTPUT),
     ] = None,
-    no_figure: Annotated[bool, option("--no-figure", help="Draw nothing.", panel=OUTPUT)] = False,
+    no_figure: Annotated[bool, option("--no-figure", help="Draw no figures.", panel=OUTPUT)] = False,
     as_json: AsJson = False,
     strict: Annotated[
-        bool, option("--strict", help="Exit with 1 if a note is serious or a group fails.", panel=OUTPUT)
+        bool, option("--strict", help="Exit with code 1 for serious notes or failed groups.", panel=OUTPUT)
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a law to losses, with intervals, and say what the data do and do not support.
+    """Fit a scaling law to losses, with intervals and notes on what the data support.
 
-    The default is L = E + (A / (N·(k ln P + 1)))^α by Huber loss on log residuals. Records are fitted
-    in groups of one corpus, tokenizer, training set-up and, for laws without D, number of tokens.
-    With `--law all` the laws are compared.
+    The default is L = E + (A / (N·(k ln P + 1)))^α, with the Huber loss of log residuals. Runs are grouped by corpus,
+    tokenizer, training setup and, for laws without D, training tokens; each group is fitted on its own.
+    `--law all` compares the laws.
     """
     from scalelab.api.fitting import compare_groups, comparison_groups, fit_groups, groups_of, origin_of, read
     from scalelab.fit import FitOptions
@@ -98,7 +100,7 @@ def fit(
     from scalelab.report.blocks import Report
     from scalelab.report.runs import rejected_lines
 
-    fixed, bounds = numbers(pairs(fix, "--fix"), "fix"), limits(pairs(bound, "--bound"), "bounds")
+    fixed, bounds = numbers(pairs(fix, "--fix"), "fix"), ranges(pairs(bound, "--bound"), "bounds")
     options = FitOptions(
         count, objective, delta, starts, bootstrap, draws, seed, fixed, bounds, pairs(tie, "--tie"), best
     )
@@ -112,32 +114,32 @@ def fit(
     if chosen is None:
         compared = compare_groups(comparison_groups(table, None, None, points), options)
         show(compared, as_json=as_json, quiet=quiet)
-        _fail(source, compared.failures, len(compared), strict, "are too small to compare laws")
+        _fail_if_strict(source, compared.failures, len(compared), strict, "are too small to compare laws")
         return
     groups = groups_of(table, None, None, None, "D" not in chosen.variables, points)
     origin = origin_of(source, mapped, where, points)
-    with progress(quiet or as_json) as told_share:
-        fits = fit_groups(groups, chosen, options, origin, told_share)
+    with progress(quiet or as_json) as report:
+        fits = fit_groups(groups, chosen, options, origin, report)
     saved, unsaved = save_fits(fits, out, fits.slugs, force)
     profiles = {g: f.profile().profiles for g, f in fits.items()} if profile or "profiles" in kinds else {}
     show(fits, as_json=as_json, quiet=quiet, details=details, profiles=profiles if profile else None)
-    drawn = _draw(fits, [*saved], out, kinds, profiles, figure)
+    drawn = _save_figures(fits, [*saved], out, kinds, profiles, figure)
     for group, path in saved.items():
-        told(f"saved {', '.join(map(str, (path, *drawn[group])))}", quiet or as_json)
+        print_line(f"saved {', '.join(map(str, (path, *drawn[group])))}", quiet or as_json)
     serious = dict.fromkeys(n.code for f in fits.values() for n in f.notes if n.severity == "serious")
     if unsaved and len(unsaved) == len(fits):
         first = next(iter(unsaved.values()))
-        more = f" ({len(unsaved)} such fits)" if len(unsaved) > 1 else ""
+        more = f" (and {plural(len(unsaved) - 1, 'other fit')})" if len(unsaved) > 1 else ""
         raise ScalelabError(f"{first}{more}")
     for error in unsaved.values():
-        told(str(error), quiet or as_json)
-    _fail(source, {**fits.failures, **unsaved}, len(saved), strict, "could not be fitted")
+        print_line(str(error), quiet or as_json)
+    _fail_if_strict(source, {**fits.failures, **unsaved}, len(saved), strict, "could not be fitted")
     if strict and serious:
-        raise ScalelabError(f"{source}: serious notes ({', '.join(serious)}), and `strict` was given")
+        raise ScalelabError(f"{source}: `strict` fails for serious notes: {', '.join(serious)}")
 
 
 def _kinds(names: Words, no_figure: bool, figure: Path | None, source: str) -> tuple[str, ...]:
-    """The kinds of figures to draw into the folder."""
+    """Return the kinds of figures to save in the folder."""
     if no_figure and (names or figure):
         raise UsageError("--figures and --no-figure: choose one")
     if figure is not None:
@@ -156,12 +158,12 @@ def _check_comparison(options: FitOptions, other: bool) -> None:
 
     if other or options != FitOptions(options.convention, starts=options.starts, seed=options.seed, best=options.best):
         raise UsageError(
-            "--law all compares laws by least squares on log losses and saves no fit: of the options "
-            "only --map, --run, --points, --best, --where, --count, --starts, --seed, --json and --strict apply to it"
+            "--law all compares laws by least squares of log losses and saves no fits; it only takes "
+            "--map, --run, --points, --best, --where, --count, --starts, --seed, --json and --strict"
         )
 
 
-def _draw(
+def _save_figures(
     fits: Any, groups: list[str], out: Path, kinds: tuple[str, ...], profiles: Any, figure: Path | None
 ) -> dict[str, list[Path]]:
     if not kinds and figure is None:
@@ -181,6 +183,6 @@ def _draw(
     return paths
 
 
-def _fail(source: str, failures: Any, done: int, strict: bool, what: str) -> None:
+def _fail_if_strict(source: str, failures: Any, done: int, strict: bool, what: str) -> None:
     if strict and failures:
         raise ScalelabError(f"{source}: {len(failures)} of {plural(len(failures) + done, 'group')} of records {what}")

@@ -1,4 +1,4 @@
-"""Errors and messages of the library in the words of the command line: where arguments become flags."""
+"""Translation of the library's errors and messages to the command line: arguments become flags."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from scalelab.errors import ScalelabError
 
-# Arguments whose flag is not their name; `argument` in a message with backquotes becomes the same.
+# Arguments whose flag differs from their name.
 _FLAGS = {
     "columns": "--map",
     "convention": "--count",
@@ -63,7 +63,7 @@ def as_typed(text: str, flags: Mapping[str, str] = FLAGS) -> str:
 
 
 def _bare(value: str) -> str:
-    """A quoted word without its quotes, unless a shell would need them."""
+    """Return a quoted word without quotes, unless a shell needs them."""
     inner = value.strip().strip("'\"")
     return value.strip() if re.search(r"[^\w./:+-]", inner) else inner
 
@@ -81,7 +81,7 @@ def describe(error: ScalelabError, command: str = "") -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as a person types it."""
+    """Return a value as typed on the command line."""
     if isinstance(value, Mapping):
         return " ".join(f"{name}={_shown(of)}" for name, of in value.items())
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""`scalelab generate`: text from a model with streams, as it comes."""
+"""The command `scalelab generate`: text from a model with streams."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from scalelab.cli.console import told
-from scalelab.cli.options import DEVICE, MODEL, Quiet, Where_, option
+from scalelab.cli.console import print_line
+from scalelab.cli.options import DEVICE, MODEL, DeviceChoice, Quiet, option
 from scalelab.errors import DataError, UsageError
 
 _SAMPLING = "Sampling"
@@ -18,26 +18,24 @@ _SAMPLING = "Sampling"
 
 def generate(
     source: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a model and its tokenizer.")],
-    prompt: Annotated[str, option(help="The text to go on from; - reads it from standard input.", panel=MODEL)],
+    prompt: Annotated[str, option(help="Text to continue; - reads it from standard input.", panel=MODEL)],
     P: Annotated[
         int | None,
-        option("--P", min=1, help="Streams.", panel=MODEL, show_default="those the model was saved with"),
+        option("--P", min=1, help="Number of streams.", panel=MODEL, show_default="as saved"),
     ] = None,
-    max_new_tokens: Annotated[int, option(min=1, help="Tokens at most.", panel=_SAMPLING)] = 128,
+    max_new_tokens: Annotated[int, option(min=1, help="Maximum number of tokens to generate.", panel=_SAMPLING)] = 128,
     temperature: Annotated[
-        float, option(min=0.0, help="0 takes the likeliest token each time.", panel=_SAMPLING)
+        float, option(min=0.0, help="Sampling temperature; 0 is greedy decoding.", panel=_SAMPLING)
     ] = 0.0,
-    top_p: Annotated[
-        float, option(min=0.0, max=1.0, help="Sample from this share of the probability.", panel=_SAMPLING)
-    ] = 1.0,
-    seed: Annotated[int, option(min=0, help="Seed for temperatures above 0.", panel=_SAMPLING)] = 0,
-    chat: Annotated[bool, option("--chat", help="Put the prompt into the model's chat template.", panel=MODEL)] = False,
-    dtype: Annotated[str, option(help="fp32 or bf16.", panel=DEVICE, metavar="NAME")] = "fp32",
-    device: Where_ = "auto",
+    top_p: Annotated[float, option(min=0.0, max=1.0, help="Probability mass to sample from.", panel=_SAMPLING)] = 1.0,
+    seed: Annotated[int, option(min=0, help="Seed of the sampling.", panel=_SAMPLING)] = 0,
+    chat: Annotated[bool, option("--chat", help="Apply the model's chat template to the prompt.", panel=MODEL)] = False,
+    dtype: Annotated[str, option(help="Precision: fp32 or bf16.", panel=DEVICE, metavar="NAME")] = "fp32",
+    device: DeviceChoice = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Continue a prompt with P streams, streaming the text; speed goes to standard error."""
-    from scalelab.api.generation import generate as go_on
+    """Continue a prompt with P streams; the speed goes to standard error."""
+    from scalelab.api.generation import generate as continue_prompt
 
     text = _standard_input() if prompt == "-" else prompt
 
@@ -48,7 +46,7 @@ def generate(
 
     sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     try:
-        made = go_on(
+        made = continue_prompt(
             source,
             text,
             P,
@@ -57,12 +55,12 @@ def generate(
             dtype=dtype,  # type: ignore[arg-type]  # as typed
             device=device,  # type: ignore[arg-type]
             stream=stream,
-            tell=lambda line: told(line, quiet),
+            on_note=lambda line: print_line(line, quiet),
         )
-    except BrokenPipeError:  # the reader has enough
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    told(made.speed, quiet)
+    print_line(made.speed, quiet)
 
 
 def _standard_input() -> str:

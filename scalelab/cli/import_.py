@@ -1,4 +1,4 @@
-"""`scalelab import`: runs that other tools recorded, as records."""
+"""The command `scalelab import`: runs of other tools as records."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Annotated
 
 import typer
 
-from scalelab.cli.console import show, told
+from scalelab.cli.console import print_line, show
 from scalelab.cli.lists import pairs
 from scalelab.cli.options import DATA, OUTPUT, AsJson, Quiet, Words, list_option, option
 from scalelab.units import plural
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="A file or folder that another tool wrote.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="File or folder that another tool wrote.", show_default=False)],
     kind: Annotated[
         str | None,
         option(
-            help="What wrote it: wandb, trainer, tensorboard, mlflow, trackio or files.",
+            help="Source: wandb, trainer, tensorboard, mlflow, trackio or files.",
             metavar="NAME",
             panel=DATA,
-            show_default="found from the files",
+            show_default="detected",
         ),
     ] = None,
     columns: Annotated[
@@ -37,9 +37,9 @@ def import_(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Import runs from W&B, Trainer, TensorBoard, MLflow, trackio or files of your own.
+    """Import runs from W&B, Trainer, TensorBoard, MLflow, trackio or your own files.
 
-    Each run becomes a record with its loss curve and where it came from; `scalelab results` lists them.
+    Each run becomes a record with its loss curve and its source. `scalelab results` lists them.
     """
     from scalelab.api.importing import import_runs
     from scalelab.importers.sources import read_map
@@ -49,4 +49,4 @@ def import_(
         sizes |= pairs([word], "--n-from") if "=" in word else read_map(Path(word))
     imported = import_runs(source, out, source_kind=kind, columns=pairs(columns, "--map"), n_from=sizes, strict=strict)
     show(imported, as_json=as_json, quiet=quiet)
-    told(f"imported {plural(len(imported), 'run')} to {out}; scalelab results {out} lists them", quiet or as_json)
+    print_line(f"imported {plural(len(imported), 'run')} to {out}; next: scalelab results {out}", quiet or as_json)

@@ -1,4 +1,4 @@
-"""Options that take many values: `--P 1 2 4 8`, `--P 1 --P 2` and `--P 1,2,4,8` alike."""
+"""Options with several values, written as `--P 1 2 4 8`, `--P 1 --P 2` or `--P 1,2,4,8`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ _NUMBER = re.compile(r"^-?[0-9.]")
 
 
 class ListCommand(TyperCommand):
-    """A command whose repeatable options also take several values after one flag.
-
-    Its help shows switches as switches, without a value.
-    """
+    """A command whose repeatable options take several values after one flag; its help shows no value for switches."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -29,16 +26,17 @@ class ListCommand(TyperCommand):
                 option.metavar = ""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments after `spread`."""
         flags = {flag for p in self.params if isinstance(p, TyperOption) and p.multiple for flag in p.opts}
         takes_path = any(not isinstance(p, TyperOption) for p in self.params)
         return super().parse_args(ctx, spread(list(args), flags, takes_path))
 
 
 def spread(args: list[str], flags: set[str], takes_path: bool) -> list[str]:
-    """`args` with the flag repeated before each of its values.
+    """Repeat the flag of a list option before each of its values.
 
-    Values end at the next option. They also end, where the command has an argument of its own
-    (`takes_path`), at a word that is clearly that and no value: a path.
+    Values end at the next option. If the command also has an argument (`takes_path`), they end at a word that looks
+    like a path.
     """
     result: list[str] = []
     current: str | None = None
@@ -52,7 +50,7 @@ def spread(args: list[str], flags: set[str], takes_path: bool) -> list[str]:
         elif current is not None and not (takes_path and _is_path(word)):
             if result[-1] == current:  # its first value
                 result.pop()
-            result.append(f"{current}={word}")  # one word, so that -1 is seen as a value
+            result.append(f"{current}={word}")  # one word, so that -1 is parsed as a value
         else:
             current = None
             result.append(word)
@@ -60,18 +58,26 @@ def spread(args: list[str], flags: set[str], takes_path: bool) -> list[str]:
 
 
 def numbers(values: Mapping[str, str], argument: str) -> dict[str, float]:
-    """Return the values as numbers. Raises `UsageError` naming the argument and the name."""
+    """Return the values as numbers.
+
+    Raises:
+        UsageError: A value is not a finite number. The message names the argument and the name.
+    """
     return {name: _number(value, f"`{argument}` {name}") for name, value in values.items()}
 
 
-def limits(values: Mapping[str, str], argument: str) -> dict[str, tuple[float, float]]:
-    """Return LOW:HIGH values, either of which may be left out, as numbers. Raises `UsageError`."""
+def ranges(values: Mapping[str, str], argument: str) -> dict[str, tuple[float, float]]:
+    """Return LOW:HIGH values as numbers; a missing end is infinite.
+
+    Raises:
+        UsageError: A value is not LOW:HIGH.
+    """
     found = {}
     for name, text in values.items():
         low, colon, high = text.partition(":")
         where = f"`{argument}` {name}"
         if not colon:
-            raise UsageError(f"{where}: give LOW:HIGH, either of which may be left out")
+            raise UsageError(f"{where}: give LOW:HIGH, LOW: or :HIGH")
         ends = (_number(low, where) if low else -math.inf, _number(high, where) if high else math.inf)
         found[name] = ends
     return found
@@ -91,7 +97,11 @@ def _number(text: str, where: str) -> float:
 
 
 def pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
-    """Return NAME=VALUE words as a mapping. Raises `UsageError` naming the flag and the word."""
+    """Return NAME=VALUE words as a mapping.
+
+    Raises:
+        UsageError: A word is not NAME=VALUE, or a name is given twice.
+    """
     result = {}
     for word in values or ():
         name, sign, value = word.partition("=")

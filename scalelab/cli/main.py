@@ -1,4 +1,4 @@
-"""The command line: parse, call the library, print; one line for every error."""
+"""Entry point of the command line: commands, exit codes and errors in one line."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from scalelab.cli.watch import watch
 from scalelab.errors import ScalelabError
 from scalelab.visible import visible
 
-# What the extra `train` installs.
+# Packages of the extra `train`.
 _TRAIN = ("torch", "transformers", "tokenizers", "safetensors", "filelock", "platformdirs")
 _RUNS, _ANALYSIS, _MODELS = "Runs", "Laws, costs, plans", "Models with streams"
 
 app = typer.Typer(
     name="scalelab",
-    help="How many parameters N and parallel streams P to train and serve, and how sure.",
+    help="Scaling laws over parameters N and parallel streams P: train sweeps, fit laws, price inference, plan models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -64,9 +64,13 @@ def _options(
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 misused, 130 interrupted, 143 by SIGTERM."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 ended by SIGTERM.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without α gets a ? and no traceback
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without α shows ? instead of a traceback
             stream.reconfigure(errors="replace")
     words = sys.argv[1:] if args is None else args
     command = next((word for word in words if not word.startswith("-")), "")

@@ -1,4 +1,4 @@
-"""Options that several commands share, declared once: their names, help and groups."""
+"""Shared options of the commands: names, help and groups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scalelab.cost.model import Device
 from scalelab.units import format_count
 
 DATA, LAW, MODEL, WORKLOAD, DEVICE, TRAINING, OUTPUT = "Data", "Law", "Model", "Request", "Device", "Training", "Output"
-LIMITS, CLOCK = "Limits", "Against a clock"
+LIMITS, CLOCK = "Limits", "Measurement"
 Words = list[str] | None
 _BY_WEIGHTS = "fp32 with fp32 weights, else bf16"
 
@@ -25,38 +25,36 @@ def option(*flags: str, help: str, panel: str | None = None, **more: Any) -> Any
 def list_option(
     flag: str, text: str, default: Sequence[float] = (), metavar: str = "VALUE…", panel: str | None = None
 ) -> Any:
-    """Return an option that takes many values after one flag; the command gets them as typed, or None."""
+    """Return an option that takes several values after one flag; the command gets them as text, or None."""
     shown = " ".join(format_count(value) for value in default)
     return typer.Option(flag, help=text, metavar=metavar, show_default=shown or False, rich_help_panel=panel)
 
 
 # Data
-Source = Annotated[
-    str, typer.Argument(help="A folder of records, a table of any kind, or 'paper'.", show_default=False)
-]
+Source = Annotated[str, typer.Argument(help="Folder of records, table, or 'paper'.", show_default=False)]
 Columns = Annotated[
     Words,
-    list_option("--map", "Columns or expressions of your own: n_params=size loss='ln(ppl)'.", (), "NAME=COLUMN…", DATA),
+    list_option("--map", "Columns or expressions to use: n_params=size loss='ln(ppl)'.", (), "NAME=COLUMN…", DATA),
 ]
-Where = Annotated[str | None, option(help="Which rows, e.g. 'D > 100M and P < 8'.", panel=DATA)]
+Where = Annotated[str | None, option(help="Rows to use, e.g. 'D > 100M and P < 8'.", panel=DATA, metavar="CONDITION")]
 Count = Annotated[
-    str, option(help="Which N: paper (non-embedding with streams), backbone or total.", panel=DATA, metavar="NAME")
+    str, option(help="N: paper (non-embedding, with streams), backbone or total.", panel=DATA, metavar="NAME")
 ]
 Corpus = Annotated[
     str, option(help="Text: stdlib, hf:NAME, or a file or folder of text, JSONL or Parquet.", panel=DATA)
 ]
-TextColumn = Annotated[str, option(help="Where JSONL and Parquet hold the text.", panel=DATA)]
-SeqLen = Annotated[int | None, option(min=2, help="Tokens of a sequence.", panel=DATA, show_default="512 at most")]
-ValTokens = Annotated[int, option(min=1, help="Tokens to measure the losses on.", panel=DATA)]
+TextColumn = Annotated[str, option(help="Column with the text, in JSONL and Parquet.", panel=DATA)]
+SeqLen = Annotated[int | None, option(min=2, help="Sequence length in tokens.", panel=DATA, show_default="up to 512")]
+ValTokens = Annotated[int, option(min=1, help="Validation tokens.", panel=DATA)]
 
 # Law
-OwnLaw = Annotated[str | None, option(help="file.py:NAME, for a fit of a law of your own.", panel=LAW)]
+OwnLaw = Annotated[str | None, option(help="file.py:NAME, if the fit is of your own law.", panel=LAW, metavar="LAW")]
 
 # Model and request
 Preset = Annotated[
     str,
     option(
-        help="Defaults: parscale (llm-analysis, 64 tokens in and out) or serving (roofline, 512 in, 128 out).",
+        help="Defaults: parscale (llm-analysis, 64 tokens in, 64 out) or serving (roofline, 512 in, 128 out).",
         panel=WORKLOAD,
         metavar="NAME",
     ),
@@ -71,7 +69,7 @@ Batches = Annotated[
     Words,
     list_option(
         "--batch",
-        "Requests at once, e.g. --batch 1 8; or max: the most within memory, --ttft and --tpot.",
+        "Concurrent requests, e.g. 1 8; or max: the largest batch within memory, --ttft and --tpot.",
         (1,),
         panel=WORKLOAD,
     ),
@@ -81,7 +79,7 @@ Batches = Annotated[
 Engine = Annotated[
     str | None,
     option(
-        help="Cost model: llm-analysis, the paper's; or roofline, ours.",
+        help="Cost model: llm-analysis (the paper's) or roofline.",
         metavar="NAME",
         panel=DEVICE,
         show_default="by preset",
@@ -90,9 +88,10 @@ Engine = Annotated[
 Gpu = Annotated[
     str | None,
     option(
-        help="Device; scalelab cost --list-hardware lists them.",
+        help="Device from scalelab cost --list-hardware.",
         panel=DEVICE,
-        show_default=f"{Device.gpu}, or the one of --hardware",
+        metavar="NAME",
+        show_default=f"{Device.gpu}, or the device in --hardware",
     ),
 ]
 HardwareFile = Annotated[
@@ -101,18 +100,19 @@ HardwareFile = Annotated[
 Weights = Annotated[
     str,
     option(
-        help="Stored weights: bf16, fp8, int8, int4, q4_0, q4_k_m, q8_0, awq, gptq, nvfp4, …; or bits, such as 4.5.",
+        help="Weight format: bf16, fp8, int8, int4, q4_0, q4_k_m, q8_0, awq, gptq, nvfp4, …; or bits, such as 4.5.",
         metavar="NAME",
         panel=DEVICE,
     ),
 ]
 Kv = Annotated[
-    str | None, option(help="Stored KV cache and prefixes.", metavar="NAME", panel=DEVICE, show_default=_BY_WEIGHTS)
+    str | None,
+    option(help="Format of KV cache and prefixes.", metavar="NAME", panel=DEVICE, show_default=_BY_WEIGHTS),
 ]
 Compute = Annotated[
     str | None,
     option(
-        help="Matrix products: fp32, tf32, bf16, fp8, int8, int4 or fp4.",
+        help="Precision of matrix products: fp32, tf32, bf16, fp8, int8, int4 or fp4.",
         metavar="NAME",
         panel=DEVICE,
         show_default=_BY_WEIGHTS,
@@ -121,7 +121,7 @@ Compute = Annotated[
 FlopsEfficiency = Annotated[
     float | None,
     option(
-        help="Share of peak FLOP/s reached.",
+        help="Achieved fraction of peak FLOP/s.",
         panel=DEVICE,
         show_default="by class; llm-analysis 0.7, measured devices 1",
     ),
@@ -129,7 +129,7 @@ FlopsEfficiency = Annotated[
 MemoryEfficiency = Annotated[
     float | None,
     option(
-        help="Share of peak memory bandwidth reached.",
+        help="Achieved fraction of peak memory bandwidth.",
         panel=DEVICE,
         show_default="by class; llm-analysis 0.9, measured devices 1",
     ),
@@ -137,29 +137,30 @@ MemoryEfficiency = Annotated[
 Runtime = Annotated[
     str | None,
     option(
-        help="Engine: graphs (TensorRT-LLM, captured), vllm, llama.cpp or eager.",
+        help="Inference engine: graphs (such as TensorRT-LLM), vllm, llama.cpp or eager.",
         metavar="NAME",
         panel=DEVICE,
-        show_default="by the device's class",
+        show_default="by class",
     ),
 ]
 LaunchUs = Annotated[
     float | None,
-    option(help="Microseconds that each kernel adds.", panel=DEVICE, show_default="by class and engine"),
+    option(help="Overhead per kernel launch, µs.", panel=DEVICE, show_default="by class and runtime"),
 ]
 Reserve = Annotated[
     str | None,
-    option(help="Memory held by driver and engine, e.g. 2GiB.", panel=DEVICE, show_default="by class"),
+    option(help="Memory used by driver and engine, e.g. 2GiB.", panel=DEVICE, show_default="by class"),
 ]
-TensorParallel = Annotated[int, option(help="Devices of one node that share every matrix.", panel=DEVICE)]
+TensorParallel = Annotated[int, option(help="Devices in a tensor-parallel group on one node.", panel=DEVICE)]
 PricePerHour = Annotated[
     float | None,
-    option(help="US dollars for an hour of one device.", panel=DEVICE, show_default="the table's, if any"),
+    option(help="US dollars per device hour.", panel=DEVICE, show_default="from the hardware table"),
 ]
 Watts = Annotated[
-    float | None, option(help="Power of one device.", panel=DEVICE, show_default="its limit in the table")
+    float | None,
+    option(help="Power draw of one device.", panel=DEVICE, show_default="its limit in the hardware table"),
 ]
-Where_ = Annotated[str, option("--device", help="Where: auto, cpu or cuda.", panel=DEVICE, metavar="NAME")]
+DeviceChoice = Annotated[str, option("--device", help="Device: auto, cpu or cuda.", panel=DEVICE, metavar="NAME")]
 DtypeName = Annotated[
     str,
     option("--dtype", help="Precision: auto (bf16 on CUDA, else fp32), fp32 or bf16.", panel=DEVICE, metavar="NAME"),
@@ -168,14 +169,12 @@ DtypeName = Annotated[
 # Output
 Out = Annotated[
     Path | None,
-    option("-o", "--out", help="Write the results here: JSON, or CSV, by its ending.", metavar="FILE", panel=OUTPUT),
+    option("-o", "--out", help="Write results to a .json or .csv file.", metavar="FILE", panel=OUTPUT),
 ]
 NewFolder = Annotated[Path, option("-o", "--out", help="New folder for the model.", metavar="FOLDER", panel=OUTPUT)]
 Figure = Annotated[
     Path | None,
-    option("--figure", help="Draw it here: .png, .pdf, .svg or another format.", metavar="FILE", panel=OUTPUT),
+    option("--figure", help="Save a figure as .png, .pdf, .svg or another format.", metavar="FILE", panel=OUTPUT),
 ]
-AsJson = Annotated[bool, option("--json", help="Print JSON, with every digit.", panel=OUTPUT)]
-Quiet = Annotated[
-    bool, option("-q", "--quiet", help="Print results alone: no notes, warnings, progress.", panel=OUTPUT)
-]
+AsJson = Annotated[bool, option("--json", help="Print unrounded JSON.", panel=OUTPUT)]
+Quiet = Annotated[bool, option("-q", "--quiet", help="Print no notes, warnings or progress.", panel=OUTPUT)]

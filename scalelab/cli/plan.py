@@ -1,4 +1,4 @@
-"""`scalelab plan`: which N and P to train and serve, from a fitted law, a cost model and limits."""
+"""The command `scalelab plan`: the N and P to train and serve within limits."""
 
 from __future__ import annotations
 
@@ -50,55 +50,54 @@ from scalelab.errors import ScalelabError
 
 
 def plan(
-    source: Annotated[Path, typer.Argument(metavar="FIT", help="A saved fit (JSON), of scalelab fit.")],
+    source: Annotated[Path, typer.Argument(metavar="FIT", help="Saved fit (JSON) of scalelab fit.")],
     memory: Annotated[
         str | None,
-        option(help="Limit on memory, e.g. 4GB or 4GiB.", show_default="all that the device has", panel=LIMITS),
+        option(help="Limit on memory, e.g. 4GB or 4GiB.", show_default="all of the device", panel=LIMITS),
     ] = None,
     latency: Annotated[
         str | None,
-        option(help="Limit on the time of a whole request, prompt and all, e.g. 500ms or 2s.", panel=LIMITS),
+        option(help="Limit on the time of a whole request, e.g. 500ms or 2s.", panel=LIMITS),
     ] = None,
     ttft: Annotated[str | None, option(help="Limit on the time to the first token, e.g. 500ms.", panel=LIMITS)] = None,
-    tpot: Annotated[
-        str | None, option(help="Limit on the time for each token after it, e.g. 30ms.", panel=LIMITS)
-    ] = None,
+    tpot: Annotated[str | None, option(help="Limit on the time per output token, e.g. 30ms.", panel=LIMITS)] = None,
     train_flops: Annotated[
-        str | None, option(help="Limit on training, e.g. 1e21: 6·N·D FLOPs, times P with streams.", panel=LIMITS)
+        str | None, option(help="Limit on training FLOPs (6·N·D, times P with streams), e.g. 1e21.", panel=LIMITS)
     ] = None,
     loss: Annotated[
         float | None,
-        option(help="A loss to reach as cheaply as can be, instead of the lowest within the limits.", panel=LIMITS),
+        option(help="Loss to reach at the lowest cost, instead of the lowest loss within the limits.", panel=LIMITS),
     ] = None,
     by: Annotated[
         str | None,
         option(
-            help="What is cheap, with --loss: latency, ttft, tpot, memory or training.",
+            help="Cost to minimise with --loss: latency, ttft, tpot, memory or training.",
             metavar="NAME",
             show_default="latency",
             panel=LIMITS,
         ),
     ] = None,
     P: Annotated[
-        Words, list_option("--P", "Streams to choose among; by default powers of two up to --max-P.", panel=MODEL)
+        Words,
+        list_option("--P", "Numbers of streams to choose from; by default powers of two up to --max-P.", panel=MODEL),
     ] = None,
     max_P: Annotated[int, option("--max-P", help="The largest P, without --P.", panel=MODEL)] = 64,
-    batch: Annotated[int, option(help="Requests at once.", panel=WORKLOAD)] = 1,
+    batch: Annotated[int, option(help="Concurrent requests.", panel=WORKLOAD)] = 1,
     tokens_in: TokensIn = None,
     tokens_out: TokensOut = None,
     preset: Preset = "serving",
     D: Annotated[
         str | None,
-        option("--D", help="Training tokens.", show_default="the runs'; of several the most", panel=TRAINING),
+        option("--D", help="Training tokens.", show_default="the largest of the runs", panel=TRAINING),
     ] = None,
     second_stage_fraction: Annotated[
         float,
-        option(help="Share of the training tokens that streams are trained on, after a plain stage.", panel=TRAINING),
+        option(help="Fraction of training tokens for streams, after a plain first stage.", panel=TRAINING),
     ] = 1.0,
     shapes: Annotated[
         str,
         option(
-            help="Shapes of decoders: paper, all --layers deep; ladder, narrow ones are shallower.",
+            help="Decoder shapes: paper (all with --layers) or ladder (narrow ones are shallower).",
             metavar="NAME",
             panel=MODEL,
         ),
@@ -125,7 +124,8 @@ def plan(
     train_gpu: Annotated[
         str | None,
         option(
-            help="Device that trains; its days are what training takes.",
+            help="Device for training, to convert FLOPs into days.",
+            metavar="NAME",
             panel=TRAINING,
             show_default="h100-sxm-80gb",
         ),
@@ -136,10 +136,11 @@ def plan(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """The best N and P within limits on memory, latency and training, and how surely they are best.
+    """Find the best N and P within limits on memory, latency and training.
 
-    N is continuous: decoders have real-valued widths. Without --loss the lowest loss within the limits is
-    sought; with it, what reaches that loss most cheaply.
+    N is continuous: decoders have real-valued widths. Without --loss, the plan minimises the loss within the limits;
+    with --loss, it minimises the cost of reaching that loss. Bootstrap draws of the fit give the probability that the
+    choice is best.
     """
     from scalelab.api.planning import make_plan
     from scalelab.report.plan_words import shortfall

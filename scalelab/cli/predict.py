@@ -1,4 +1,4 @@
-"""`scalelab predict`: what a saved fit says about an N and P, and how surely."""
+"""The command `scalelab predict`: losses, or compute-optimal N and D, from saved fits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scalelab.cli.console import check_out, saved, show_report, stdout, told
+from scalelab.cli.console import check_out, print_line, saved_line, show_report, stdout
 from scalelab.cli.flags import as_typed, describe
 from scalelab.cli.lists import pairs
 from scalelab.cli.options import AsJson, Out, OwnLaw, Quiet, Words, list_option
@@ -16,13 +16,13 @@ from scalelab.errors import ScalelabError, UsageError
 
 
 def predict(
-    source: Annotated[Path, typer.Argument(metavar="FIT", help="A saved fit (JSON), or a folder of them.")],
+    source: Annotated[Path, typer.Argument(metavar="FIT", help="Saved fit (JSON), or a folder of fits.")],
     N: Annotated[Words, list_option("--N", "Parameters, e.g. --N 1.6B 7B, counted as in the fit.")] = None,
-    P: Annotated[Words, list_option("--P", "Parallel streams, e.g. --P 1 16.", (1,))] = None,
-    D: Annotated[Words, list_option("--D", "Training tokens, e.g. --D 20B 40B, for laws that know D.")] = None,
+    P: Annotated[Words, list_option("--P", "Numbers of streams, e.g. --P 1 16.", (1,))] = None,
+    D: Annotated[Words, list_option("--D", "Training tokens, e.g. --D 20B 40B, for laws with D.")] = None,
     flops: Annotated[
         Words,
-        list_option("--flops", "Training budgets 6·N·D·P, e.g. 1e19 1e21: their best N and D, for laws that know D."),
+        list_option("--flops", "Training budgets 6·N·D·P, e.g. 1e19 1e21, for the best N and D of laws with D."),
     ] = None,
     at: Annotated[
         Words,
@@ -33,29 +33,32 @@ def predict(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict losses with intervals, the plain N they are worth, and what more streams would gain."""
+    """Predict losses with intervals, the plain N of equal loss, and the gain of more streams.
+
+    With --flops, find the best N and D of training budgets instead.
+    """
     points = [N, at, *([D] if flops is None else [])]
     if any(values is not None for values in points) == (flops is not None):
         raise UsageError("give either `N` for predictions, or `flops` for the best N and D of a training budget")
     if flops is not None and D is not None:
-        raise UsageError("`flops` finds the best D itself: leave `D` out")
+        raise UsageError("`flops` finds the best D: leave `D` out")
     check_out(out, source)
     from scalelab.api.predictions import answer_all
 
     found = answer_all(source, N=N, P=P or [1], D=D, flops=flops, law=law, **pairs(at, "--at"))
     if not found.answers:
         first = describe(found.failures[0])
-        raise ScalelabError(f"{source}: none of {found.asked} fits can answer that; the first: {first}")
+        raise ScalelabError(f"{source}: none of the {found.asked} fits can predict this; first error: {first}")
     if not as_json:
         for answer in found.answers.values():
             show_report(answer.report(), quiet)
             stdout().print()
     for error in found.failures:
-        told(f"left out: {as_typed(describe(error))}", quiet or as_json)
+        print_line(f"left out: {as_typed(describe(error))}", quiet or as_json)
     rows = [{"fit": str(file), **row} for file, answer in found.answers.items() for row in answer.to_dict()]
     if as_json:
         stdout().out(json.dumps(rows, indent=1), highlight=False)
     if out is not None:
-        done = saved(out)
+        done = saved_line(out)
         found.write(out, rows)
-        told(done, quiet or as_json)
+        print_line(done, quiet or as_json)

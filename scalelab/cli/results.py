@@ -1,4 +1,4 @@
-"""`scalelab results`: the runs of a folder as a table, a file or loss curves; and whether the folder is sound."""
+"""The command `scalelab results`: runs of a folder as a table, a file or loss curves, and a check of the folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scalelab.cli.console import check_out, draw, saved, show_report, stdout, told
+from scalelab.cli.console import check_out, print_line, save_figure, saved_line, show_report, stdout
 from scalelab.cli.options import DATA, OUTPUT, AsJson, Figure, Out, Quiet, Words, list_option, option
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.units import plural
@@ -22,46 +22,49 @@ def results(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="[check] DIR", help="A folder of records, or a table; after 'check' a folder.", show_default=False
+            metavar="[check] DIR", help="Folder of records, or a table; after 'check', a folder.", show_default=False
         ),
     ],
-    where: Annotated[str | None, option(help="Which runs, e.g. \"P < 8 and status == 'ok'\".", panel=DATA)] = None,
-    sort: Annotated[
-        str | None, option(help="Column to sort by; by default the newest come first.", panel=DATA, metavar="COLUMN")
+    where: Annotated[
+        str | None,
+        option(help="Runs to list, e.g. \"P < 8 and status == 'ok'\".", panel=DATA, metavar="CONDITION"),
     ] = None,
-    descending: Annotated[bool, option("--descending", help="Largest first.", panel=DATA)] = False,
+    sort: Annotated[
+        str | None, option(help="Column to sort by.", panel=DATA, metavar="COLUMN", show_default="newest first")
+    ] = None,
+    descending: Annotated[bool, option("--descending", help="Sort from largest to smallest.", panel=DATA)] = False,
     columns: Annotated[
-        Words, list_option("--columns", "Which columns: N P loss key created_utc.", (), "COLUMN…", OUTPUT)
+        Words, list_option("--columns", "Columns to show: N P loss key created_utc.", (), "COLUMN…", OUTPUT)
     ] = None,
     out: Out = None,
     csv: Annotated[bool, option("--csv", help="Print CSV instead of a table.", panel=OUTPUT)] = False,
     as_json: AsJson = False,
     figure: Figure = None,
     quarantine: Annotated[
-        bool, option("--quarantine", help="With check: move bad files to DIR/quarantine.", panel=OUTPUT)
+        bool, option("--quarantine", help="With check: move unusable files to DIR/quarantine.", panel=OUTPUT)
     ] = False,
     quiet: Quiet = False,
 ) -> None:
     """List the runs in a results folder with their status.
 
-    `scalelab results check DIR` looks at every file instead, and lists what is unreadable, foreign, doubled
-    or left over; --quarantine moves what readers refuse to DIR/quarantine, where none looks.
+    `scalelab results check DIR` checks every file instead, and lists unreadable, foreign, duplicate and leftover files;
+    --quarantine moves files that cannot be used to DIR/quarantine, which readers skip.
     """
     from scalelab.api.loading import check_figure
 
     if words[0] == CHECK and not (len(words) == 1 and Path(CHECK).is_dir()):
         if where or sort or descending or columns or csv or as_json or figure or out:
-            raise UsageError("results check: of the options only --quarantine applies to it")
+            raise UsageError("results check: the only option is --quarantine")
         if len(words) != 2:
             raise UsageError("results check: give one folder of records")
         _check(Path(words[1]), quarantine)
         return
     if quarantine:
-        raise UsageError("--quarantine: only with check: scalelab results check DIR --quarantine")
+        raise UsageError("--quarantine: needs check: scalelab results check DIR --quarantine")
     if len(words) != 1:
         raise UsageError(f"results {' '.join(words)}: give one folder or file")
     if csv and as_json:
-        raise UsageError("--csv and --json: only one of them can go to standard output; write the other with -o FILE")
+        raise UsageError("--csv and --json: give one of them; write the other with -o FILE")
     check_out(out, words[0])
     if figure is not None:
         check_figure(figure, "figure", words[0])
@@ -74,17 +77,17 @@ def results(
         show_report(runs.report(), quiet)
     quiet = quiet or csv or as_json
     if out is not None:
-        done = saved(out)
+        done = saved_line(out)
         _write(runs, out)
-        told(done, quiet)
+        print_line(done, quiet)
     if figure is not None:
-        done = saved(figure)
-        draw(runs.plot(), figure)
+        done = saved_line(figure)
+        save_figure(runs.plot(), figure)
         without = len(runs) - len(runs.curves)
-        more = f"; {plural(without, 'run has', 'runs have')} none" if without else ""
-        told(f"{done}, the loss curves of {plural(len(runs.curves), 'run')}{more}", quiet)
+        more = f"; {plural(without, 'run has', 'runs have')} no curve" if without else ""
+        print_line(f"{done} with the loss curves of {plural(len(runs.curves), 'run')}{more}", quiet)
     if runs.faults:
-        more = f" ({len(runs.faults)} such files)" if len(runs.faults) > 1 else ""
+        more = f" (and {plural(len(runs.faults) - 1, 'other file')})" if len(runs.faults) > 1 else ""
         raise ScalelabError(f"{runs.faults[0]}{more}")
 
 
@@ -103,17 +106,17 @@ def _check(folder: Path, quarantine: bool) -> None:
     console = stdout()
     for finding in found.findings:
         wrong = finding.action == "quarantine"
-        text = f"{'wrong' if wrong else 'note'}: {finding.message}"
+        text = f"{'error' if wrong else 'note'}: {finding.message}"
         console.print(text, style="red" if wrong else "", soft_wrap=True)
     for line in moved:
         console.print(line, soft_wrap=True)
     n_wrong, n_notes = len(found.wrong), len(found.findings) - len(found.wrong)
-    said = f"{plural(n_wrong, 'file')} that readers refuse" if n_wrong else "nothing is wrong"
-    said += f", {plural(n_notes, 'note')}" if n_notes else ""
+    verdict = f"{plural(n_wrong, 'file')} cannot be used" if n_wrong else "no errors"
+    verdict += f", {plural(n_notes, 'note')}" if n_notes else ""
     readable = f"{plural(found.n_records, 'record')} and {plural(found.n_curves, 'loss curve')}"
-    console.print(f"{readable} can be read; {said}", soft_wrap=True)
+    console.print(f"{readable} can be read; {verdict}", soft_wrap=True)
     if n_wrong and not quarantine:
         raise ScalelabError(
-            f"{folder}: {plural(n_wrong, 'file')} that readers refuse; to move them to {folder / QUARANTINE}: "
-            f"scalelab results check {folder} --quarantine"
+            f"{folder}: {plural(n_wrong, 'file')} cannot be used; to move {'it' if n_wrong == 1 else 'them'} to "
+            f"{folder / QUARANTINE}: scalelab results check {folder} --quarantine"
         )

@@ -1,4 +1,4 @@
-"""`scalelab sweep`: train the runs of a grid that are not there yet."""
+"""The command `scalelab sweep`: training of the missing runs of a grid."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from scalelab.cli.console import show, stderr, told
-from scalelab.cli.options import DATA, DEVICE, OUTPUT, TRAINING, AsJson, Quiet, Where_, Words, list_option, option
+from scalelab.cli.console import print_line, show, stderr
+from scalelab.cli.options import DATA, DEVICE, OUTPUT, TRAINING, AsJson, DeviceChoice, Quiet, Words, list_option, option
 from scalelab.errors import UsageError
 from scalelab.sweep.spec import SweepSpec, assignments
 
@@ -18,12 +18,12 @@ _GRID = "Grid"
 
 def sweep(
     spec: Annotated[
-        Path | None, typer.Argument(help="A YAML file such as sweeps/smoke.yaml; options go over it.")
+        Path | None, typer.Argument(help="YAML file such as sweeps/smoke.yaml; options override it.")
     ] = None,
     N: Annotated[
         Words, list_option("--N", "Non-embedding parameters, e.g. --N 50k 0.2M.", _DEFAULT.N, panel=_GRID)
     ] = None,
-    P: Annotated[Words, list_option("--P", "Parallel streams, e.g. --P 1 2 4 8.", _DEFAULT.P, panel=_GRID)] = None,
+    P: Annotated[Words, list_option("--P", "Numbers of streams, e.g. --P 1 2 4 8.", _DEFAULT.P, panel=_GRID)] = None,
     D: Annotated[Words, list_option("--D", "Training tokens, e.g. --D 1M.", _DEFAULT.D, panel=_GRID)] = None,
     seed: Annotated[Words, list_option("--seed", "Seeds, e.g. --seed 0 1 2.", _DEFAULT.seeds, panel=_GRID)] = None,
     prefix_tokens: Annotated[
@@ -31,17 +31,17 @@ def sweep(
     ] = None,
     aggregation: Annotated[
         Words,
-        list_option("--aggregation", "How streams are mixed: dynamic (the paper's), mean, channel.", panel=_GRID),
+        list_option("--aggregation", "Aggregator: dynamic (the paper's), mean or channel.", panel=_GRID),
     ] = None,
     lr: Annotated[
         Words,
         list_option(
-            "--lr", "Peak learning rate at hidden 64; wider models get less.", (_DEFAULT.recipe.lr,), panel=_GRID
+            "--lr", "Peak learning rate at hidden size 64; lower when wider.", (_DEFAULT.recipe.lr,), panel=_GRID
         ),
     ] = None,
     plain_tokens: Annotated[
         Words,
-        list_option("--plain-tokens", "Of D, tokens trained plainly before the streams begin.", panel=_GRID),
+        list_option("--plain-tokens", "Tokens of D to train without streams first.", panel=_GRID),
     ] = None,
     corpus: Annotated[
         str | None,
@@ -52,20 +52,25 @@ def sweep(
         ),
     ] = None,
     text_column: Annotated[
-        str | None, option(help="Where JSONL and Parquet hold the text.", panel=DATA, show_default="text")
+        str | None, option(help="Column with the text, in JSONL and Parquet.", panel=DATA, show_default="text")
     ] = None,
     tokenizer: Annotated[
         str | None,
         option(
-            help="Vocabulary size of a byte-level BPE to train, or a tokenizer's path.", panel=DATA, show_default="512"
+            help="Vocabulary size of a byte-level BPE to train, or path of a tokenizer.", panel=DATA, show_default="512"
         ),
     ] = None,
     schedule: Annotated[
         str | None,
-        option(help="linear, wsd (all D share one stable phase) or constant.", panel=TRAINING, show_default="linear"),
+        option(
+            help="Learning rate schedule: linear, wsd (all D share one stable phase) or constant.",
+            panel=TRAINING,
+            metavar="NAME",
+            show_default="linear",
+        ),
     ] = None,
-    seq_len: Annotated[int | None, option(help="Tokens of a sequence.", panel=TRAINING, show_default="64")] = None,
-    batch_size: Annotated[int | None, option(help="Sequences of a step.", panel=TRAINING, show_default="8")] = None,
+    seq_len: Annotated[int | None, option(help="Sequence length in tokens.", panel=TRAINING, show_default="64")] = None,
+    batch_size: Annotated[int | None, option(help="Sequences per step.", panel=TRAINING, show_default="8")] = None,
     dtype: Annotated[
         str | None,
         option(help="Precision: auto (bf16 on CUDA, else fp32), fp32 or bf16.", panel=TRAINING, show_default="auto"),
@@ -74,23 +79,23 @@ def sweep(
         Words,
         list_option(
             "--set",
-            "Any other key of a spec: --set num_experts=4 recipe.beta2=0.99.",
+            "Other keys of a spec: --set num_experts=4 recipe.beta2=0.99.",
             metavar="KEY=VALUE…",
             panel=TRAINING,
         ),
     ] = None,
-    device: Where_ = "auto",
+    device: DeviceChoice = "auto",
     workers: Annotated[
-        int | None, option(min=1, help="Runs at once.", panel=DEVICE, show_default="one a core or GPU")
+        int | None, option(min=1, help="Concurrent runs.", panel=DEVICE, show_default="one per core or GPU")
     ] = None,
     per_gpu: Annotated[
-        str, option(help="Runs at once on each GPU: a number, or auto for as many as fit.", panel=DEVICE)
+        str, option(help="Concurrent runs per GPU: a number, or auto for as many as fit.", panel=DEVICE)
     ] = "1",
     executor: Annotated[
-        str, option(help="local, or ray: on a cluster, or a new one on this machine.", panel=DEVICE, metavar="NAME")
+        str, option(help="Executor: local, or ray (a running or new cluster).", panel=DEVICE, metavar="NAME")
     ] = "local",
     address: Annotated[
-        str | None, option(help="Of a running Ray cluster, e.g. auto or HOST:6379.", panel=DEVICE)
+        str | None, option(help="Address of a running Ray cluster, e.g. auto or HOST:6379.", panel=DEVICE)
     ] = None,
     out: Annotated[
         Path | None,
@@ -105,43 +110,43 @@ def sweep(
     ] = None,
     dry_run: Annotated[
         bool,
-        option(
-            "--dry-run", help="Show each run with its size, cost, memory and time here; train nothing.", panel=OUTPUT
-        ),
+        option("--dry-run", help="Estimate cost, memory and time of each run here, and train nothing.", panel=OUTPUT),
     ] = False,
-    retry: Annotated[bool, option("--retry", help="Train runs again that diverged.", panel=TRAINING)] = False,
+    retry: Annotated[bool, option("--retry", help="Train diverged runs again.", panel=TRAINING)] = False,
     save_models: Annotated[
         bool, option("--save-models", help="Keep each trained model in OUT/models.", panel=OUTPUT)
     ] = False,
     checkpoint_minutes: Annotated[
-        float, option(min=0.0, help="How often a long run saves its state, to resume from.", panel=OUTPUT)
+        float, option(min=0.0, help="Minutes between checkpoints of a run.", panel=OUTPUT)
     ] = 5.0,
     tensorboard: Annotated[
         bool, option("--tensorboard", help="Write TensorBoard logs to OUT/tensorboard.", panel=OUTPUT)
     ] = False,
-    compile_model: Annotated[bool, option("--compile", help="Compile the decoder's layers.", panel=TRAINING)] = False,
+    compile_model: Annotated[
+        bool, option("--compile", help="Compile the decoder layers with torch.compile.", panel=TRAINING)
+    ] = False,
     micro_batch: Annotated[
-        int, option(min=0, help="Sequences computed at once; 0 is as many as fit into memory.", panel=DEVICE)
+        int, option(min=0, help="Sequences per forward pass; 0 is as many as fit into memory.", panel=DEVICE)
     ] = 0,
     together: Annotated[
         int,
-        option(min=1, help="Runs that differ in seed or --lr alone to train as one, side by side.", panel=DEVICE),
+        option(min=1, help="Runs to train in one process, if they differ only in seed or --lr.", panel=DEVICE),
     ] = 1,
     deterministic: Annotated[
         bool,
-        option("--deterministic", help="On CUDA, equal runs give equal losses to the bit; slower.", panel=DEVICE),
+        option("--deterministic", help="Use deterministic CUDA kernels; slower.", panel=DEVICE),
     ] = False,
     fp32_precision: Annotated[
         str,
-        option(help="Of fp32 products on CUDA: highest, or high (TF32).", panel=DEVICE, metavar="NAME"),
+        option(help="fp32 matrix products on CUDA: highest, or high (TF32).", panel=DEVICE, metavar="NAME"),
     ] = "highest",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a grid over N, P, D and seeds, and record every loss.
 
-    Finished runs are never repeated: the same command goes on where it stopped. For one seed
-    all P share the backbone's initial weights and the order of the data.
+    Finished runs are never repeated: the same command resumes an interrupted sweep. For the same seed all P share the
+    initial backbone weights and the data order.
     """
     from scalelab.api.sweeps import plan_sweep, run_sweep
 
@@ -152,11 +157,11 @@ def sweep(
     given |= dict(schedule=schedule, seq_len=seq_len, batch_size=batch_size, dtype=dtype)
     given |= dict(settings=assignments(settings, "--set"), device=device, workers=workers, per_gpu=per_gpu)
     given |= dict(retry=retry, compile_model=compile_model, save_models=save_models)
-    # An unfinished sweep is no success.
+    # If the reader of the progress goes away, the sweep is unfinished, which must not exit with 0.
     progress = stderr(quiet or as_json, broken_pipe_code=141)
     if dry_run:
         if executor != "local":
-            raise UsageError("--dry-run: times and memory are of this machine; leave --executor out")
+            raise UsageError("--dry-run estimates for this machine; leave --executor out")
         show(plan_sweep(spec, out, **given, progress=progress), as_json=as_json, quiet=quiet)
         return
     more: dict[str, Any] = dict(executor=executor, address=address, tensorboard=tensorboard)
@@ -164,9 +169,9 @@ def sweep(
     more |= dict(deterministic=deterministic, fp32_precision=fp32_precision)
     found = run_sweep(spec, out, **given, **more, checkpoint_minutes=checkpoint_minutes, progress=progress)
     show(found, as_json=as_json, quiet=quiet)
-    told(f"next: scalelab fit {found.out}", quiet or as_json)
+    print_line(f"next: scalelab fit {found.out}", quiet or as_json)
 
 
 def _split(words: Words) -> Words:
-    """Values of a list option, those with commas between taken apart."""
+    """Split the values of a list option at commas."""
     return None if words is None else [part for word in words for part in word.split(",") if part]

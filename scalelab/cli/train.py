@@ -1,4 +1,4 @@
-"""`scalelab train`: the second stage of a model that has streams."""
+"""The command `scalelab train`: second-stage training of a model with streams."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from scalelab.cli.options import (
     TRAINING,
     AsJson,
     Corpus,
+    DeviceChoice,
     DtypeName,
     NewFolder,
     Quiet,
     SeqLen,
     TextColumn,
     ValTokens,
-    Where_,
     option,
 )
 
 
 def train(
-    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model, as scalelab convert writes it.")],
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as scalelab convert writes it.")],
     out: NewFolder,
     P: Annotated[
         int | None,
-        option("--P", min=1, help="Streams.", panel=MODEL, show_default="those trained last, or the most"),
+        option("--P", min=1, help="Number of streams.", panel=MODEL, show_default="trained last, or the largest"),
     ] = None,
     part: Annotated[
         str,
         option(
             "--train",
-            help="streams: only prefixes and mixture learn; all: everything does.",
+            help="Parameters to train: streams (prefixes and aggregator) or all.",
             panel=TRAINING,
             metavar="NAME",
         ),
     ] = "streams",
     tokens: Annotated[str, option(help="Training tokens, e.g. 100k.", panel=TRAINING)] = "100k",
-    batch_size: Annotated[int, option(min=1, help="Sequences of a step.", panel=TRAINING)] = 4,
+    batch_size: Annotated[int, option(min=1, help="Sequences per step, over all processes.", panel=TRAINING)] = 4,
     lr: Annotated[
         float | None,
         option(help="Peak learning rate.", panel=TRAINING, show_default="3e-2 for streams, 1e-4 for all"),
@@ -50,21 +50,19 @@ def train(
     text_column: TextColumn = "text",
     seq_len: SeqLen = None,
     val_tokens: ValTokens = 32768,
-    seed: Annotated[int, option(min=0, help="Seed of the order of the data.", panel=TRAINING)] = 0,
+    seed: Annotated[int, option(min=0, help="Seed of the data order.", panel=TRAINING)] = 0,
     dtype: DtypeName = "auto",
-    device: Where_ = "auto",
-    checkpoint_minutes: Annotated[
-        float, option(min=0.0, help="How often a long training saves its state, to resume from.", panel=TRAINING)
-    ] = 5.0,
+    device: DeviceChoice = "auto",
+    checkpoint_minutes: Annotated[float, option(min=0.0, help="Minutes between checkpoints.", panel=TRAINING)] = 5.0,
     compile_model: Annotated[bool, option("--compile", help="Use torch.compile.", panel=TRAINING)] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Continue a model with P streams on a corpus; with --train streams its backbone stays bit for bit.
+    """Train a model with P streams on a corpus; with --train streams its backbone is unchanged, bit for bit.
 
-    For one seed every P sees the same text in the same order. States and the curve so far are in OUT.checkpoints until
-    OUT is there: the same command goes on from the latest. On several devices: accelerate launch … -m scalelab train …,
-    data parallel or with FSDP (which saves no states); --batch-size is of all processes together.
+    All P see the same text in the same order for the same seed. Checkpoints are in OUT.checkpoints until OUT is
+    written: the same command resumes from the latest. On several devices: accelerate launch … -m scalelab train …,
+    with data parallelism or FSDP (without checkpoints).
     """
     from scalelab.api.second_stage import train_streams
 

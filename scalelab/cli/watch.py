@@ -1,4 +1,4 @@
-"""`scalelab watch`: a running sweep, seen from elsewhere."""
+"""The command `scalelab watch`: progress of the sweeps that write to a folder."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(help="The folder that a sweep writes to.", metavar="DIR")],
-    once: Annotated[bool, typer.Option("--once", help="Print the state and end.")] = False,
-    interval: Annotated[float, typer.Option(help="Seconds between two looks.")] = 2.0,
+    folder: Annotated[Path, typer.Argument(help="Folder that a sweep writes to.", metavar="DIR")],
+    once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between updates.")] = 2.0,
 ) -> None:
-    """Show the sweeps that run on a folder, from any machine that sees it, until none runs any more.
+    """Show the sweeps that write to a folder until all have ended, from any machine that can read it.
 
-    Also those whose process was killed, and what they had done. Where the output is no terminal it is printed once.
+    Sweeps whose process was killed are shown with their progress. Without a terminal the state is printed once.
     """
-    # Only now: --help needs neither rich nor pandas.
+    # Imported here because --help needs neither rich nor pandas.
     from scalelab.sweep.overview import FolderWatcher, has_sweep
 
-    if not 0.1 <= interval <= 3600:  # nor is it nan
-        raise UsageError(f"--interval {interval:g}: give 0.1 to 3600 seconds")
+    if not 0.1 <= interval <= 3600:  # also for NaN
+        raise UsageError(f"--interval {interval:g}: must be from 0.1 to 3600 seconds")
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     if not has_sweep(folder):
         below = sorted(path.name for path in folder.iterdir() if path.is_dir() and has_sweep(path))
-        advice = f"one has to {folder / below[0]}" if below else f"start one with: scalelab sweep --out {folder}"
-        raise UsageError(f"{folder}: no sweep has written here; {advice}")
+        advice = f"try {folder / below[0]}" if below else f"start one with: scalelab sweep --out {folder}"
+        raise UsageError(f"{folder}: no sweep has written to this folder; {advice}")
     console, watcher = stdout(), FolderWatcher(folder)
     seen = watcher.poll()
-    ended = "no sweep is running here"
+    ended = "no sweep is running"
     if not once and console.is_terminal and not console.is_dumb_terminal and _running(seen):
         seen = _follow(console, watcher, seen, interval)
-        ended = "no sweep is running here any more"
+        ended = "all sweeps have ended"
     for line in _lines(seen):
         console.print(line, soft_wrap=True)
     if not _running(seen):
@@ -55,7 +55,7 @@ def watch(
 
 
 def _follow(console: Console, watcher: FolderWatcher, seen: Overview, interval: float) -> Overview:
-    """Show what is seen until no sweep runs; returns the last."""
+    """Show the state until no sweep is running, and return the last state."""
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -104,7 +104,7 @@ def _lines(seen: Overview) -> Iterator[str]:
 def _head(sweep: SweepState) -> str:
     today = time.time() - sweep.started < 43_200
     started = time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", time.localtime(sweep.started))
-    silent = f", silent for {format_seconds(sweep.age_s)}" if sweep.is_silent else ""
+    silent = f", no update for {format_seconds(sweep.age_s)}" if sweep.is_silent else ""
     how = "" if sweep.executor == "local" else f" by {sweep.executor}"
     return f"sweep {sweep.name} on {sweep.host} (process {sweep.pid}), {sweep.device}{how}, since {started}{silent}"
 
@@ -112,12 +112,12 @@ def _head(sweep: SweepState) -> str:
 def _stopped(sweep: SweepState) -> str:
     return (
         f"sweep {sweep.name} on {sweep.host} (process {sweep.pid}): stopped {format_seconds(sweep.age_s)} ago, "
-        f"{sweep.progress.done_of}; the same command goes on from there"
+        f"{sweep.progress.done_of}; the same command resumes it"
     )
 
 
 def _records(seen: Overview) -> Iterator[str]:
-    """The records by status, and the last of them."""
+    """Yield the number of records by status, the latest records, and errors of files."""
     from scalelab.records.schema import describe_statuses
 
     yield f"records: {describe_statuses(seen.counts) or 'none yet'}"

@@ -1,4 +1,4 @@
-"""Figures for notebooks and files. Each function returns a matplotlib Figure."""
+"""Figures of results. Each function returns a matplotlib Figure."""
 
 from scalelab.plot.checks import plot_draws, plot_predicted, plot_profiles, plot_residuals
 from scalelab.plot.cost import Step, plot_cost

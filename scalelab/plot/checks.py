@@ -1,4 +1,4 @@
-"""Pictures that test a fit: residuals, predicted against true, profiles, bootstrap pairs."""
+"""Diagnostic figures of fits: residuals, predicted against measured losses, profiles, bootstrap draws."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scalelab.units import format_count, format_number
 
 
 def plot_residuals(fit: FitResult, axes: Axes | None = None) -> Figure:
-    """How far predictions lie over the measured losses, in percent, over N: no pattern is a good sign."""
+    """Draw residuals (predicted over measured loss, %) over N; a good fit shows no pattern."""
     figure, axes = (axes.figure, axes) if axes is not None else new_axes(height=3.6)  # type: ignore[assignment]
     data, percent = fit.data, 100 * np.array(fit.log_residuals)
     axes.axhline(0, color="grey", linewidth=0.9)
@@ -33,7 +33,7 @@ def plot_residuals(fit: FitResult, axes: Axes | None = None) -> Figure:
 
 
 def plot_predicted(fit: FitResult, axes: Axes | None = None) -> Figure:
-    """Predicted against measured losses: points on the line are predicted exactly."""
+    """Draw predicted against measured losses; points on the line are predicted exactly."""
     figure, axes = (axes.figure, axes) if axes is not None else new_axes(width=4.8, height=4.8)  # type: ignore[assignment]
     data, predicted = fit.data, np.exp(np.array(fit.log_residuals)) * fit.data.loss
     ends = [min(predicted.min(), data.loss.min()), max(predicted.max(), data.loss.max())]
@@ -52,10 +52,10 @@ def plot_predicted(fit: FitResult, axes: Axes | None = None) -> Figure:
 
 
 def plot_profiles(fit: FitResult, profiles: Sequence[Profile]) -> Figure:
-    """Each profile: the objective's rise along a parameter, its threshold and interval.
+    """Draw profiles: the rise of the objective along each parameter, with its threshold and interval.
 
-    The root of the rise is drawn, over the threshold's: straight arms and ends at 1 are what a
-    quadratic objective would give, so bends show where ± a standard error would mislead.
+    The y axis is sqrt(rise / threshold). A quadratic objective has straight arms that end at 1; bends show where
+    symmetric standard errors would mislead.
     """
     figure, all_axes = grid_of_axes(len(profiles))
     for profile, axes in zip(profiles, all_axes, strict=True):
@@ -79,7 +79,7 @@ def plot_profiles(fit: FitResult, profiles: Sequence[Profile]) -> Figure:
 
 
 def plot_draws(fit: FitResult) -> Figure:
-    """Bootstrap draws of each pair of parameters: narrow bands are parameters that are tied."""
+    """Draw the bootstrap draws of each pair of parameters; narrow bands show correlated parameters."""
     names = [name for name in fit.law.names if name not in fit.fixed]
     draws = np.array(fit.draws)[:, [fit.law.names.index(name) for name in names]]
     pairs = [(i, j) for i in range(len(names)) for j in range(i)]
@@ -107,7 +107,7 @@ def plot_draws(fit: FitResult) -> Figure:
 
 
 def _few_ticks(axis: Axis) -> None:
-    """Three labels on a logarithmic axis of a small plot, also where it spans less than a decade."""
+    """Set three labels on a logarithmic axis of a small plot, which may span less than a decade."""
     low, high = np.log(axis.get_view_interval())
     axis.set_major_locator(FixedLocator(list(np.exp(np.linspace(low, high, 7)[1:6:2]))))
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value, 2)))
@@ -115,5 +115,5 @@ def _few_ticks(axis: Axis) -> None:
 
 
 def _is_scale(fit: FitResult, name: str) -> bool:
-    """Whether a parameter is a size of N or D, to be drawn on a logarithmic axis."""
+    """Return whether a parameter is a scale of N or D, which needs a logarithmic axis."""
     return fit.law.parameters[fit.law.names.index(name)].relative_to in ("N", "D")

@@ -1,4 +1,4 @@
-"""Loss over memory and over latency of one comparison at equal loss."""
+"""Figure of a cost comparison at equal loss."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from scalelab.plot.cost import Step, plot_cost
 
 
 def plot_comparison(comparison: CostComparison, kind: str | None = None, group: str | None = None) -> Figure:
-    """Draw the measured losses over memory and latency with arrows for streams and for growing N.
+    """Draw measured losses over memory and latency, with arrows for adding streams and for a larger N.
 
     Raises:
-        UsageError: No runs were compared, or there are several groups and `group` names none of them.
+        UsageError: No runs were compared, or there are several groups and `group` is not one of them.
     """
     titles = [title for title in comparison.groups if any(title == answer.title for answer in comparison)]
     if not titles:
@@ -29,5 +29,5 @@ def plot_comparison(comparison: CostComparison, kind: str | None = None, group: 
     runs = measured_runs(comparison.groups[title].records, question.vocab)
     steps = [Step(a.streams.P, a.base_loss, a.loss, a.rows) for a in comparison if a.title == title]
     spans = ", ".join(map(str, question.lengths))
-    heading = f"{title}; {question.priced_by}; mean over {spans} tokens in and as many out"
+    heading = f"{title}; {question.priced_by}; mean over tokens in = tokens out = {spans}"
     return plot_cost(price_runs(question.price, runs, question.batches, question.lengths), steps, heading)

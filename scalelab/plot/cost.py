@@ -1,4 +1,4 @@
-"""Loss over memory and over latency (Figure 4 of arXiv 2505.10475): what streams buy, and what growing N buys."""
+"""Loss over memory and latency, for streams and for larger N (Figure 4 of arXiv 2505.10475)."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from scalelab.cost.equal_loss import Measured
 from scalelab.plot import style
 from scalelab.plot.style import ShownFigure, colours, legend_below, tidy
 
-_GROWN = "#777777"  # of arrows that grow N
+_GROWN = "#777777"  # arrows for larger N
 
 
 @dataclass(frozen=True)
 class Step:
-    """From the plain model at one hidden size to P streams on it, and to the plain model of their loss."""
+    """Step from a plain model to P streams on the same backbone, and to the plain model of equal loss."""
 
     P: int
-    from_loss: float | None  # of the plain model at that hidden size; None where unknown
+    from_loss: float | None  # of the plain model with the same backbone; None if unknown
     loss: float
-    rows: Sequence[Comparison]  # one a batch size
+    rows: Sequence[Comparison]  # one per batch size
 
 
 def plot_cost(
     priced: Mapping[int, Sequence[tuple[Measured, Average]]], steps: Sequence[Step] = (), heading: str = ""
 ) -> Figure:
-    """Measured losses over memory (above) and latency (below), a column for each batch size, a curve for each P.
+    """Draw losses over memory (top) and latency (bottom), with a column for each batch size and a curve for each P.
 
-    `priced` holds for each batch size the measured runs and what they cost. Arrows of `steps` lead from
-    P = 1 to P streams at the same backbone, and along the plain models to the one of the same loss.
+    Args:
+        priced: Measured runs with their costs, by batch size.
+        steps: Steps to draw as arrows, from P = 1 to P streams and to the plain model of equal loss.
+        heading: Title of the figure.
     """
     batches, drawn = list(priced), [step for step in steps if step.from_loss is not None]
     shades = colours({1} | {run.P for runs in priced.values() for run, _ in runs} | {step.P for step in drawn})
@@ -61,8 +63,8 @@ def plot_cost(
     if drawn:
         handles += [Line2D([], [], color=shades[step.P], linewidth=2.2) for step in drawn]
         handles.append(Line2D([], [], color=_GROWN, linewidth=2.2))
-        labels += [*(f"to P = {step.P} streams" for step in drawn), "to more parameters, same loss"]
-    # Inches that the longest label may need.
+        labels += [*(f"P = {step.P} streams" for step in drawn), "larger N, equal loss"]
+    # The longest label needs 1.75 inches.
     legend_below(figure, handles, labels, max(2, int(figure.get_figwidth() / 1.75)))
     style.heading(figure, heading, 10)
     return figure
@@ -70,7 +72,7 @@ def plot_cost(
 
 @dataclass(frozen=True)
 class _Unit:
-    name: str  # of an `Average`'s figure
+    name: str  # attribute of `Average`
     label: str
     size: float  # bytes or seconds
 
@@ -79,7 +81,7 @@ class _Unit:
 
 
 def _units(costs: Sequence[Average]) -> list[_Unit]:
-    """Of memory and of latency, in which the largest of `costs` is no small fraction."""
+    """Return the units of memory and latency that suit the largest of `costs`."""
     known = {
         "memory_bytes": ("memory", {"GiB": 2.0**30, "MiB": 2.0**20, "KiB": 2.0**10}),
         "latency_s": ("latency", {"s": 1.0, "ms": 1e-3, "µs": 1e-6}),
@@ -105,12 +107,12 @@ def _arrows(axes: Axes, step: Step, row: Comparison, unit: _Unit, shade: str) ->
         if average is not None:
             end = (unit.of(average), step.loss)
             axes.annotate("", end, start, arrowprops={**look, "color": colour}, zorder=3)
-            axes.update_datalim([end])  # an arrow alone would end outside of the figure
+            axes.update_datalim([end])  # annotations do not extend the axes
             axes.autoscale_view()
 
 
 def _cost_axis(axes: Axes) -> None:
-    """A logarithmic axis of plain numbers, on 1-2-5."""
+    """Make the x axis logarithmic, with plain numbers at 1, 2 and 5."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

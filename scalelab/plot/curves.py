@@ -1,4 +1,4 @@
-"""Training loss over tokens, a line a run and a panel for each P."""
+"""Training loss over tokens: a line for each run, a panel for each P."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ from scalelab.plot.style import count_axis, grid_of_axes, new_axes, title
 from scalelab.status import RunStatus
 from scalelab.units import format_count
 
-_MOST_NAMED = 8  # sizes in a legend; of more a colour bar tells
+_MOST_NAMED = 8  # sizes in a legend; more get a colour bar
 
 
 def plot_curves(records: pd.DataFrame, curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss curves of `records`, both axes logarithmic: a panel for each P, a colour for each N of the backbone.
+    """Draw loss curves on logarithmic axes, with a panel for each P and a colour for each N of the backbone.
 
-    `curves` hold, by the record's key, columns n_tokens and loss (nats per token, mean over the training steps
-    since the last point). A cross ends the line of a run that is not ok. Raises `UsageError` if nothing can be
-    drawn.
+    Lines of runs that are not ok end in a cross.
+
+    Args:
+        records: A row for each run.
+        curves: Loss curves by key, with columns n_tokens and loss (nats per token, mean since the previous point).
+
+    Raises:
+        UsageError: No run has a curve.
     """
     runs = records[records["key"].isin([key for key, curve in curves.items() if len(_points(curve))])]
     if not len(runs):
-        raise UsageError("no loss curve to draw: none of these runs has one")
+        raise UsageError("no loss curves to draw: none of these runs has one")
     backbone = runs["n_params_backbone"].astype(float).fillna(runs["n_params"].astype(float))
     runs = runs.assign(size=backbone, P=runs["n_streams"].fillna(1).astype(int)).sort_values(["size", "n_tokens"])
     shade = _shades(np.unique(runs["size"]))
@@ -52,7 +57,7 @@ def plot_curves(records: pd.DataFrame, curves: Mapping[str, pd.DataFrame]) -> Fi
     for axes in all_axes:
         _loss_axis(axes)
         count_axis(axes)
-        if len(levels) > 1:  # less room for numbers
+        if len(levels) > 1:  # less room for labels
             low, high = axes.get_xlim()
             axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 300 else (1.0,), numticks=5))
             axes.tick_params(labelsize=8)
@@ -63,7 +68,7 @@ def plot_curves(records: pd.DataFrame, curves: Mapping[str, pd.DataFrame]) -> Fi
 
 
 def plot_stage(found: Any, kind: str | None = None) -> Axes:
-    """Draw the training loss of a second stage over tokens."""
+    """Draw the training loss of second-stage training over tokens."""
     _, axes = new_axes()
     curve = found.to_frame()
     axes.plot(curve["n_tokens"], curve["loss"], color="black", linewidth=1.2)
@@ -74,13 +79,13 @@ def plot_stage(found: Any, kind: str | None = None) -> Axes:
 
 
 def _points(curve: pd.DataFrame) -> np.ndarray:
-    """The points of a curve that have a logarithm, [n, 2]."""
+    """Return the positive, finite points of a curve, [n, 2]."""
     points = curve[["n_tokens", "loss"]].to_numpy(dtype=float)
     return points[np.isfinite(points).all(axis=1) & (points > 0).all(axis=1)]
 
 
 def _shades(sizes: np.ndarray) -> dict[float, str]:
-    """From light to dark as N grows, by rank where few, so that neighbours can be told apart."""
+    """Return a colour for each size, from light to dark: by rank if there are few, else by ln N."""
     ranks = np.linspace(0, 1, len(sizes)) if len(sizes) > 1 else np.ones(1)
     if len(sizes) > _MOST_NAMED:
         ranks = np.log(sizes / sizes[0]) / np.log(sizes[-1] / sizes[0])
@@ -90,7 +95,7 @@ def _shades(sizes: np.ndarray) -> dict[float, str]:
 
 
 def _same_limits(all_axes: list[Axes]) -> None:
-    """One scale for all panels, so that they can be compared."""
+    """Set the same limits on all panels."""
     lines = [np.asarray(line.get_xydata()) for axes in all_axes for line in axes.lines]
     points = np.concatenate(lines)
     (x_low, low), (x_high, high) = points.min(axis=0), points.max(axis=0)
@@ -115,7 +120,7 @@ def _explain(figure: Figure, all_axes: list[Axes], shade: Mapping[float, str], c
         handles = [Line2D([], [], color=colour, label=format_count(size)) for size, colour in shade.items()]
     else:
         sizes = list(shade)
-        # The bar holds the whole of the colour map, of which runs use the part from 0.1 to 0.95.
+        # The bar shows the whole colour map, and runs use its part from 0.1 to 0.95.
         norm = LogNorm(
             sizes[0] * (sizes[0] / sizes[-1]) ** (0.1 / 0.85), sizes[-1] * (sizes[-1] / sizes[0]) ** (0.05 / 0.85)
         )
@@ -125,9 +130,7 @@ def _explain(figure: Figure, all_axes: list[Axes], shade: Mapping[float, str], c
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value)))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
     if crosses:
-        handles.append(
-            Line2D([], [], color="#D55E00", marker="x", linestyle="", markeredgewidth=2, label="ended, not ok")
-        )
+        handles.append(Line2D([], [], color="#D55E00", marker="x", linestyle="", markeredgewidth=2, label="not ok"))
     if handles:
         heading = "N of backbone" if len(shade) <= _MOST_NAMED else None
         figure.legend(

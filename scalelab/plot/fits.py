@@ -1,4 +1,4 @@
-"""Every figure of a fit, by its kind."""
+"""Figures of fits by kind."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ KINDS: tuple[Kind, ...] = ("loss", "contours", "residuals", "profiles", "pairs",
 def plot_fit(fit: FitResult, kind: Kind | None = None, axes: Axes | None = None) -> Axes | Figure:
     """Draw a fit: ``loss`` over N (the default), ``contours``, ``residuals``, ``profiles``, ``pairs`` or ``predicted``.
 
-    Returns the axes, or the figure where it has several axes.
+    Returns:
+        The axes, or the figure if it has several axes.
 
     Raises:
-        UsageError: There is no such kind, or this fit has no figure of it; the message says why.
+        UsageError: There is no such kind, or this fit has no figure of it; the message gives the reason.
     """
     if kind is not None and kind not in KINDS:
         raise choice_error("kind", kind, KINDS)
@@ -58,7 +59,7 @@ def figure_of(
 
 
 def plot_profile_set(found: Profiles, kind: str | None = None) -> Figure:
-    """Draw each profile: the objective's rise along a parameter, its threshold and interval."""
+    """Draw profiles: the rise of the objective along each parameter, with its threshold and interval."""
     if not found.profiles:
         raise UsageError("no parameter of this fit has a profile")
     return plot_profiles(found.fit, list(found.profiles.values()))
@@ -76,7 +77,7 @@ def save_figures(
     kinds: Sequence[Kind],
     profiles: Mapping[str, Mapping[str, Profile]],
 ) -> dict[str, list[Path]]:
-    """Save figures of the fits of `groups` as PNG beside their files in `folder`. Returns the paths by group."""
+    """Save figures of the fits of `groups` as PNG next to their files in `folder`, and return the paths by group."""
     paths: dict[str, list[Path]] = {}
     for group in groups:
         fit, paths[group] = fits[group], []

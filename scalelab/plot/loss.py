@@ -1,4 +1,4 @@
-"""Loss over N, a curve for each P (Figure 2 of arXiv 2505.10475), and its contours (Figure 3)."""
+"""Loss over N with a curve for each P (Figure 2 of arXiv 2505.10475), and loss contours (Figure 3)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MOST_CURVES = 8
 
 
 def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
-    """Measured losses, the fitted law, and its 95 % bootstrap band: a colour for each P, or D.
+    """Draw measured losses over N, the fitted law and its 95 % bootstrap band, with a colour for each P or D.
 
-    Curves run a little past the measured N; dashes mark where they are extrapolation. Where both P
-    and D vary, colours are P, with curves for up to four values of D.
+    Curves extend a little beyond the measured N, where they are dashed. If both P and D vary, colours are P, with
+    curves for up to four values of D.
     """
     if "N" not in fit.known or not {*fit.law.variables} <= {"N", "P", "D"}:
         return _plot_other(fit, axes)
@@ -61,7 +61,7 @@ def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
 
 
 def _plot_other(fit: FitResult, axes: Axes | None) -> Figure:
-    """A law of one other variable over it; of several, predicted against measured losses."""
+    """Draw a law of one variable over it, or, for several variables, predicted against measured losses."""
     name, *others = fit.law.variables
     if others:
         from scalelab.plot.checks import plot_predicted
@@ -85,13 +85,18 @@ def _plot_other(fit: FitResult, axes: Axes | None) -> Figure:
 
 
 def plot_contours(fit: FitResult, D: float | None = None, axes: Axes | None = None) -> Figure:
-    """Lines of equal predicted loss over N and P, with the runs; the box holds what was measured.
+    """Draw contours of the predicted loss over N and P, with the runs; the box is the measured range.
 
-    A law with D is drawn at `D`, by default the largest of the runs. Raises `UsageError` for a law
-    without N and P.
+    Args:
+        fit: A fit of a law with N and P.
+        D: Training tokens, for laws with D; by default the largest of the runs.
+        axes: Axes to draw into.
+
+    Raises:
+        UsageError: The law has no N or no P.
     """
     if not {"N", "P"} <= set(fit.law.variables):
-        raise UsageError(f"the law {fit.law.name!r} has no N and P to draw contours over")
+        raise UsageError(f"contours need a law with N and P, not {fit.law.name!r}")
     figure, axes = (axes.figure, axes) if axes is not None else new_axes()  # type: ignore[assignment]
     data = fit.data
     if "D" in fit.law.variables:
@@ -123,5 +128,5 @@ def plot_contours(fit: FitResult, D: float | None = None, axes: Axes | None = No
 
 
 def _some(levels: Array) -> list[float]:
-    """Four of the levels at most, with the ends."""
+    """Return at most four of the levels, including both ends."""
     return levels[np.unique(np.linspace(0, len(levels) - 1, 4).round().astype(int))].tolist()

@@ -1,4 +1,4 @@
-"""Measured memory and latency beside what the cost models say: by P, and one against the other."""
+"""Figures of measured and predicted memory and latency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scalelab.plot.style import colours, grid_of_axes, title
 
 _GREY = "#777777"
 _UNITS = {"memory_bytes": ("memory, MiB", 2**-20), "latency_s": ("latency, s", 1.0)}
-# Prefix of the table's columns, and how it is drawn.
+# Label and line style by prefix of the table's columns.
 _ENGINES: Mapping[str, tuple[str, str]] = {
     "roofline": ("roofline", "--"),
     "llm_analysis": ("llm-analysis", ":"),
@@ -22,17 +22,17 @@ _ENGINES: Mapping[str, tuple[str, str]] = {
 
 
 def plot_efficiency(table: pd.DataFrame, heading: str = "") -> Figure:
-    """Peak memory and latency over P, by the clock (solid) and by each engine; a colour for each batch size.
+    """Draw peak memory and latency over P, measured (solid) and predicted, with a colour for each batch size.
 
-    `table` has rows of one model and columns of `scalelab.measure.against.Row.as_dict`.
+    `table` has rows of one model and the columns of `Measurements.to_frame`.
     """
     figure, both = grid_of_axes(2)
     figure.set_size_inches(7.4, 3.9)
     shades = colours(table["batch"].unique())
     for axes, (quantity, (label, unit)) in zip(both, _UNITS.items(), strict=True):
         for batch, rows in table.sort_values("P").groupby("batch"):
-            told = f"measured, batch {batch}" if len(shades) > 1 else "measured"
-            axes.plot(rows["P"], rows[quantity] * unit, "-o", color=shades[batch], markersize=5, label=told)
+            text = f"measured, batch {batch}" if len(shades) > 1 else "measured"
+            axes.plot(rows["P"], rows[quantity] * unit, "-o", color=shades[batch], markersize=5, label=text)
             for engine, (name, line) in _ENGINES.items():
                 column = f"{engine}_{quantity}"
                 if column in rows:
@@ -51,7 +51,7 @@ def plot_efficiency(table: pd.DataFrame, heading: str = "") -> Figure:
 
 
 def plot_against(table: pd.DataFrame, heading: str = "") -> Figure:
-    """Measured over predicted latency: a plot for each engine, a colour for each P, a marker for each model."""
+    """Draw predicted over measured latency: a plot for each cost model, a colour for each P, a marker per model."""
     engines = [engine for engine in _ENGINES if f"{engine}_latency_s" in table]
     figure, all_axes = grid_of_axes(len(engines))
     figure.set_size_inches(3.9 * len(engines), 4.3)
@@ -88,7 +88,7 @@ def plot_against(table: pd.DataFrame, heading: str = "") -> Figure:
 
 
 def plot_measurements(found: Any, kind: str | None = None) -> Figure:
-    """Draw memory and latency of `Measurements` over P, beside what the cost models say."""
+    """Draw memory and latency of `Measurements` over P, with the predictions of the cost models."""
     row = found.rows[0]
     heading = f"{row.model}, {row.workload.tokens_in} tokens in, {row.workload.tokens_out} out"
     return plot_efficiency(found.to_frame(), heading)

@@ -1,4 +1,4 @@
-"""A plan as a figure: loss over memory and over latency, a curve for each P, the limits and the best of each."""
+"""Figure of a plan: loss over memory and latency with the limits."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _LIMIT = "#777777"
 
 
 def plot(plan: Plan, kind: str | None = None) -> Figure:
-    """Draw loss over memory and latency with the limits, a curve for each P.
+    """Draw loss over memory and latency with the limits and a curve for each P.
 
     Raises:
-        UsageError: The plan has no option to draw.
+        UsageError: The plan has no options.
     """
     if not plan.options:
-        raise UsageError("the plan has no option to draw: nothing is within the limits")
+        raise UsageError("the plan has no options to draw: nothing is within the limits")
     return plot_plan(plan, frontier(plan), setting(plan), plan.binary)
 
 
 def plot_plan(plan: Plan, curves: Sequence[Curve], heading: str = "", binary: bool = True) -> Figure:
-    """Loss over memory (in GiB, or in GB where not `binary`) and over latency in milliseconds.
+    """Draw loss over memory (GiB, or GB unless `binary`) and over latency (ms).
 
-    What is within all limits is drawn strongly, what is beyond one of them faintly; a P that no run had
-    is dotted. A dot is the best of a P, a star the best of all, with the 95 % interval of its curve as a band.
+    Curves are strong within all limits, faint beyond one, and dotted for a P larger than that of all runs. A dot is the
+    best of a P, the star the best of all, whose curve has its 95 % interval as a band.
     """
     figure = ShownFigure(figsize=(9.2, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -44,7 +44,7 @@ def plot_plan(plan: Plan, curves: Sequence[Curve], heading: str = "", binary: bo
     units = {"memory": (2.0**30 if binary else 1e9), "latency": 1e-3}
     for axes, metric in zip(panels, units, strict=True):
         tidy(axes)
-        _draw(axes, plan, curves, shades, metric, units[metric])
+        _draw_panel(axes, plan, curves, shades, metric, units[metric])
     panels[0].set_xlabel(f"memory, {'GiB' if binary else 'GB'}")
     panels[1].set_xlabel("latency, ms")
     panels[0].set_ylabel("loss by the law, nats per token")
@@ -56,23 +56,25 @@ def plot_plan(plan: Plan, curves: Sequence[Curve], heading: str = "", binary: bo
     labels = [f"P = {P}" if most >= P else f"P = {P}, no runs" for P in shades]
     if plan.winner is not None:
         handles.append(Line2D([], [], color="black", marker="*", markersize=11, linestyle="none"))
-        labels.append("the best")
+        labels.append("best")
     handles += [Line2D([], [], color=_LIMIT, linestyle="--"), Line2D([], [], color=_LIMIT, linewidth=1.0, alpha=0.6)]
     labels += ["limit", "beyond a limit"]
     if plan.target is not None:
         handles.append(Line2D([], [], color=_LIMIT, linestyle=":"))
-        labels.append("loss asked for")
+        labels.append("target loss")
     legend_below(figure, handles, labels, 7)
     style.heading(figure, heading, 9)
     return figure
 
 
 def _style(P: int, most: int) -> Any:
-    """Dotted where no run had so many streams."""
+    """Return the line style: dotted for a P larger than that of all runs."""
     return "-" if most >= P else ":"
 
 
-def _draw(axes: Axes, plan: Plan, curves: Sequence[Curve], shades: Mapping[int, str], metric: str, unit: float) -> None:
+def _draw_panel(
+    axes: Axes, plan: Plan, curves: Sequence[Curve], shades: Mapping[int, str], metric: str, unit: float
+) -> None:
     axes.set_xscale("log")
     for curve in curves:
         x, shade = getattr(curve, metric) / unit, shades[curve.P]
@@ -95,7 +97,7 @@ def _draw(axes: Axes, plan: Plan, curves: Sequence[Curve], shades: Mapping[int, 
         )
     low, high = axes.get_xlim()
     bound = plan.problem.bounds.get(metric)
-    if bound is not None and bound / unit < 3 * high:  # a limit far away says nothing and would squeeze the rest
+    if bound is not None and bound / unit < 3 * high:  # a distant limit would squeeze the curves
         axes.axvline(bound / unit, color=_LIMIT, linestyle="--", linewidth=1.2, zorder=1)
         axes.axvspan(bound / unit, max(high, 1.1 * bound / unit), color=_LIMIT, alpha=0.08, linewidth=0, zorder=0)
         high = max(high, 1.1 * bound / unit)

@@ -1,4 +1,4 @@
-"""Figures written to files: completely or not at all."""
+"""Atomic writing of figures to files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scalelab.atomic import atomic_write
 
 
 def save_figure(drawn: Any, path: Path) -> None:
-    """Save a figure, or that of axes, in the format that the file's ending names. A link there is replaced."""
+    """Save a figure, or the figure of axes, in the format of the file name extension; a symbolic link is replaced."""
     canvas, content = drawn if hasattr(drawn, "savefig") else drawn.figure, BytesIO()
     with warnings.catch_warnings():
         # The font lacks some scripts: the name of a corpus is then boxes in the figure, and whole in the fit.

@@ -1,4 +1,4 @@
-"""How figures look: colours for P, and axes that read counts as people write them."""
+"""Style of figures: colours, titles, legends and axes with counts such as 50k."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TITLE = 90  # characters of a line over a plot
 
 
 class ShownFigure(Figure):
-    """A figure that Jupyter shows, though pyplot (with its global state) never saw it."""
+    """A figure that Jupyter shows, made without pyplot and its global state."""
 
     def _repr_png_(self) -> bytes:
         png = BytesIO()
@@ -29,14 +29,14 @@ class ShownFigure(Figure):
 
 
 class ShownAxes(Axes):
-    """Axes that Jupyter shows, with the whole of their figure."""
+    """Axes that Jupyter shows as their whole figure."""
 
     def _repr_png_(self) -> bytes | None:
         return self.figure._repr_png_() if isinstance(self.figure, ShownFigure) else None
 
 
 def new_axes(width: float = 6.4, height: float = 4.4) -> tuple[Figure, Axes]:
-    """A figure without pyplot, so that making one changes nothing global and needs no display."""
+    """Return a figure and its axes, made without pyplot: no global state, no display needed."""
     figure = ShownFigure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot(axes_class=ShownAxes)
     tidy(axes)
@@ -44,7 +44,7 @@ def new_axes(width: float = 6.4, height: float = 4.4) -> tuple[Figure, Axes]:
 
 
 def grid_of_axes(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` small plots, side by side."""
+    """Return a figure with `count` small plots side by side, and their axes."""
     columns = 2 if count == 4 else min(count, columns)
     rows = -(-count // columns)
     figure = ShownFigure(figsize=(2.9 * columns, 2.5 * rows + 0.4), layout="constrained")
@@ -55,25 +55,26 @@ def grid_of_axes(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
 
 
 def title(axes: Axes, text: str) -> None:
-    """A title of plain text: names of corpora are not mathematics. Long lines lose their middle."""
+    """Set a title as plain text, so that $ in names of corpora is not mathematics; long lines are shortened."""
     text = "\n".join(shortened(line, _TITLE) for line in text.splitlines())
     axes.set_title(text, fontsize=9, parse_math=False)
 
 
 def heading(figure: Figure, text: str, size: float) -> None:
-    """A heading of plain text over all plots, broken into lines as wide as the figure."""
-    columns = int(figure.get_figwidth() * 72 / (0.58 * size))  # 0.58 em: letters of the default font, on average
+    """Set a heading over all plots as plain text, wrapped to the width of the figure."""
+    columns = int(figure.get_figwidth() * 72 / (0.58 * size))  # mean letter width of the default font: 0.58 em
     lines = [part for line in text.splitlines() for part in wrap(line, columns)]
     figure.suptitle("\n".join(lines), fontsize=size, parse_math=False)
 
 
 def tidy(axes: Axes) -> None:
+    """Remove the top and right spines and add a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, which="major", alpha=0.25, linewidth=0.6)
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int) -> None:
-    """A legend under all plots that reads along its rows, of at most `columns` entries each, equally long."""
+    """Put a legend below all plots, ordered by rows of at most `columns` entries, as equal as possible."""
     rows = -(-len(labels) // columns)
     columns = -(-len(labels) // rows)
     order = [i for first in range(columns) for i in range(first, len(labels), columns)]  # matplotlib fills columns
@@ -88,12 +89,12 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], 
 
 
 def colours(levels: Any) -> dict[Any, str]:
-    """A colour for each level of P or D, in order."""
+    """Return a colour for each level of P or D, in order."""
     return {level: _COLOURS[i % len(_COLOURS)] for i, level in enumerate(sorted(levels))}
 
 
 def count_axis(axes: Axes) -> None:
-    """A logarithmic x axis labelled 50k, 1.5B …, on 1-2-5 where the range is short."""
+    """Make the x axis logarithmic, labelled 50k, 1.5B, …, at 1, 2 and 5 if the range is short."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)

@@ -1,6 +1,6 @@
-"""Tables, sentences and notes of every result, made once and rendered as text, for a terminal and as HTML.
+"""Reports of all results: tables, sentences and notes, rendered as text, for terminals and as HTML.
 
-Each module makes the reports of one kind of result. What a report is made of is in `blocks`.
+Each module makes the reports of one kind of result; `blocks` defines their parts.
 """
 
 from scalelab.report.blocks import Line, Report, Table

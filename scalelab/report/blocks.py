@@ -1,4 +1,4 @@
-"""Parts of a report: tables of text, and lines that say how serious they are."""
+"""Parts of reports: tables of text, and lines with a severity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from scalelab.visible import visible
 
-# text, strong and dim belong to the result; the others tell something about it, and go to standard error.
+# text, strong and dim are part of the result; the others are notes about it and go to standard error.
 Kind = Literal["text", "strong", "dim", "info", "warning", "serious", "left out"]
 ASIDES: tuple[Kind, ...] = ("info", "warning", "serious", "left out")
 
@@ -17,9 +17,9 @@ ASIDES: tuple[Kind, ...] = ("info", "warning", "serious", "left out")
 class Table:
     """A table of text.
 
-    A heading with a leading ``<`` puts its column to the left; the others are numbers, to the right. On a narrow
-    terminal the columns go on in a second block, where the first `keys` of them stand again; with `drops` those that
-    do not fit are named instead.
+    Columns whose heading starts with ``<`` are aligned left; all others are numbers, aligned right. On narrow terminals
+    the columns are split into several blocks, each with the first `keys` columns; with `drops`, columns that do not fit
+    are left out and listed below.
     """
 
     title: str
@@ -35,14 +35,14 @@ class Table:
         """Add a row.
 
         Raises:
-            ValueError: There are more or fewer cells than headings.
+            ValueError: The number of cells differs from the number of headings.
         """
         if len(cells) != len(self.headings):
             raise ValueError(f"{len(cells)} cells for {len(self.headings)} columns of {self.title!r}")
         self.rows.append(tuple(visible(cell, keep="") for cell in cells))
 
     def columns(self) -> list[tuple[str, bool, list[str]]]:
-        """Return heading, whether it goes to the left, and cells of each column."""
+        """Return heading, left alignment and cells of each column."""
         return [
             (heading.removeprefix("<"), heading.startswith("<"), [row[i] for row in self.rows])
             for i, heading in enumerate(self.headings)
@@ -51,9 +51,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence or several; with `code` a note that programs know by it. A blank line is an empty text.
+    """One or several sentences, or an empty line. Notes have a `code` for programs.
 
-    An `equation` is broken at its operators, the outermost first, instead of between words.
+    An `equation` is broken at its outermost operators instead of between words.
     """
 
     text: str
@@ -66,32 +66,32 @@ class Line:
 
     @property
     def is_aside(self) -> bool:
-        """True of a line that tells something about the result and is no part of it."""
+        """True if the line is a note about the result and not part of it."""
         return self.kind in ASIDES
 
     @property
     def words(self) -> str:
-        """The line with its severity in words."""
+        """The text with its severity in front and its code behind."""
         label = {"info": "note: ", "warning": "warning: ", "serious": "serious: ", "left out": "left out: "}
         return f"{label.get(self.kind, '')}{self.text}{f' ({self.code})' if self.code else ''}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """Blocks in the order in which they are read."""
+    """Blocks in reading order."""
 
     blocks: tuple[Table | Line, ...]
 
     @classmethod
     def of(cls, blocks: Iterable[Table | Line]) -> Report:
-        """Return the report of these blocks."""
+        """Return a report of these blocks."""
         return cls(tuple(blocks))
 
     def __add__(self, other: Report) -> Report:
         return Report(self.blocks + other.blocks)
 
     def text(self, width: int = 100) -> str:
-        """Return plain text whose tables are at most `width` columns wide, where that is possible."""
+        """Return plain text with tables of at most `width` columns, if that is possible without breaking numbers."""
         from scalelab.report.terminal import as_text
 
         return as_text(self, width)
@@ -110,6 +110,6 @@ class Report:
 
 
 def note_lines(notes: Iterable[Any]) -> list[Line]:
-    """Return a line for each note of a fit, those with the same words once."""
+    """Return a line for each note of a fit, without duplicates."""
     once = {(note.code, note.message): note for note in notes}
     return [Line(note.message, note.severity, note.code) for note in once.values()]

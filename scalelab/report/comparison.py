@@ -1,4 +1,4 @@
-"""A comparison at equal loss as tables and sentences."""
+"""Reports of cost comparisons at equal loss."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 def comparison_report(comparison: CostComparison) -> Report:
-    """Return a table for each P, what it says in words, notes, and the recipe of the numbers."""
+    """Return a table, verdicts and notes for each P, and the assumptions."""
     blocks: list[Table | Line] = [Line(text, "info") for text in comparison.notes]
     question = comparison.question
     for title in dict.fromkeys(answer.title for answer in comparison):
         answers = [answer for answer in comparison if answer.title == title]
         for answer in answers:
             blocks += [*_one(answer), *note_lines(answer.notes)]
-        blocks += [Line(line, "dim") for line in _recipe(question, answers[0])]
+        blocks += [Line(line, "dim") for line in _assumptions(question, answers[0])]
         if not all(row.fits for answer in answers for row in answer.rows):
-            text = "rows marked * average over requests that need more memory than the GPU has"
+            text = "rows with * include requests that need more memory than the device has"
             blocks.append(Line(text, "warning"))
         blocks.append(Line(""))
     return Report.of([*blocks, *(Line(f"not compared: {error}", "left out") for error in comparison.failures)])
@@ -38,7 +38,7 @@ def _one(answer: Answer) -> Iterator[Table | Line]:
     memory, latency = _unit(answer, "memory_bytes"), _unit(answer, "latency_s")
     title = (
         f"{answer.title}: hidden {answer.streams.hidden_size:g} with P = {answer.streams.P}, "
-        f"N {format_count(answer.n_params, 4)}, loss {answer.loss:.4f};\n{_plain(answer)}\n({answer.source})"
+        f"N {format_count(answer.n_params, 4)}, loss {answer.loss:.4f};\n{_plain_model(answer)}\n({answer.source})"
     )
     sure = [all(getattr(row, f"{name}_ratio").low is None for row in answer.rows) for name in ("memory", "latency")]
     table = Table(title, ["batch", *_headings(memory[0], sure[0]), *_headings(latency[0], sure[1])])
@@ -52,63 +52,63 @@ def _one(answer: Answer) -> Iterator[Table | Line]:
         )
     yield table
     yield from (Line(line) for line in verdicts(answer))
-    yield from (Line(line, "dim") for line in _doubt(answer))
+    yield from (Line(line, "dim") for line in _price_errors(answer))
 
 
-def _doubt(answer: Answer) -> Iterator[str]:
-    """Say how far prices are off by published measurements, and what of that the interval of times holds."""
+def _price_errors(answer: Answer) -> Iterator[str]:
+    """Yield the errors of the cost model against published measurements, and which of them the ratios include."""
     streams = answer.rows[0].streams
     common, memory = interval_of(1.0, streams.spread), interval_of(1.0, streams.memory_spread)
     if common is None or memory is None:
         return
     yield (
-        f"published errors of this class of device: latency within a factor of {_span(common)}, memory {_span(memory)} "
-        "(95 %), for all models alike, which cancels in times;"
+        f"errors against published measurements on this class of device, 95 %: latency ×{_span(common)}, memory "
+        f"×{_span(memory)}; they affect all models alike and cancel in the ratios"
     )
     if rows := interval_of(1.0, streams.streams_spread):
-        yield f"  what P = {answer.streams.P} takes over one stream: {_span(rows)}, which is in the interval of times"
+        yield f"  extra latency of P = {answer.streams.P} streams: ×{_span(rows)}; the intervals of ratios include this"
 
 
 def _span(ends: tuple[float, float]) -> str:
     return "–".join(f"{end:.2f}" for end in ends)
 
 
-def _plain(answer: Answer) -> str:
+def _plain_model(answer: Answer) -> str:
     size = answer.size
     if isinf(size.value):
-        return "no plain model reaches it"
+        return "no plain model reaches this loss"
     words = format_count(size.value, 4)
     if size.low is not None and size.high is not None:
         words += f" ({format_interval(size.low, size.high, lambda n: format_count(n, 4))})"
-    return f"a plain model of that loss has N {words}, hidden {answer.plain_hidden:.2f}"
+    return f"plain model of equal loss: N {words}, hidden {answer.plain_hidden:.2f}"
 
 
 def _unit(answer: Answer, of: str) -> tuple[str, float]:
-    """The unit that keeps figures of the smallest increase readable, and what it is in bytes or seconds."""
+    """Return the largest unit that shows the smallest increase, and its size in bytes or seconds."""
     units = {"GiB": GIB, "MiB": 2**20, "KiB": 2**10} if of == "memory_bytes" else {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
     least = min(abs(getattr(row.streams, of) - getattr(row.base, of)) for row in answer.rows)
     return next(((name, size) for name, size in units.items() if least >= 0.01 * size), list(units.items())[-1])
 
 
 def _headings(unit: str, sure: bool) -> list[str]:
-    return [f"P = 1 {unit}", "streams add", "growing N adds", "times" if sure else "times (95 % interval)"]
+    return [f"P = 1 {unit}", "streams add", "larger N adds", "ratio" if sure else "ratio (95 % interval)"]
 
 
 def verdicts(answer: Answer) -> list[str]:
-    """Put the ratios in words: where streams win, where they lose, and where an interval leaves it open."""
+    """Return sentences on the batch sizes where streams cost less or more than a larger N, or where that is open."""
     P, size, backbone = answer.streams.P, answer.size.value, count(answer.streams.with_streams(1), answer.convention)
     if isinf(size):
-        return [f"By this law no plain model, however large, reaches the loss of P = {P}: there is no ratio."]
+        return [f"By this law, no plain model of any size reaches the loss of P = {P}, so there is no ratio."]
     lines = []
     if size <= backbone and answer.size.high is not None and answer.size.high > backbone:
         lines.append(
-            f"Whether P = {P} streams gain anything here is open: the plain model of that loss is about as large as "
-            "their own backbone, by the interval smaller or larger."
+            f"It is open whether P = {P} streams gain anything here: the plain model of equal loss is about as large "
+            "as their backbone, and may be smaller or larger within the interval."
         )
     elif size <= backbone:
         return [
-            f"P = {P} streams gain nothing here: the plain model of that loss is no larger than their own backbone, "
-            "so they add cost where growing N need not."
+            f"P = {P} streams gain nothing here: the plain model of equal loss is not larger than their backbone, so "
+            "they only add cost."
         ]
     for name in ("memory", "latency"):
         kinds: dict[str, list[str]] = {"wins": [], "loses": [], "open": []}
@@ -118,11 +118,11 @@ def verdicts(answer: Answer) -> list[str]:
             kind = "wins" if low > 1 else "loses" if high < 1 else "open"
             kinds[kind].append(f"{_times(ratio.value)} at batch {row.batch}")
         if kinds["wins"]:
-            lines.append(f"Growing N adds more {name} than P = {P} streams: {', '.join(kinds['wins'])}.")
+            lines.append(f"A larger N adds more {name} than P = {P} streams: {', '.join(kinds['wins'])}.")
         if kinds["loses"]:
-            lines.append(f"Streams lose on {name}, adding more than growing N does: {', '.join(kinds['loses'])}.")
+            lines.append(f"P = {P} streams add more {name} than a larger N: {', '.join(kinds['loses'])}.")
         if kinds["open"]:
-            lines.append(f"Which adds less {name} is open: {', '.join(kinds['open'])}.")
+            lines.append(f"It is open which adds less {name}: {', '.join(kinds['open'])}.")
     return lines
 
 
@@ -139,11 +139,11 @@ def _ratio(ratio: Ratio) -> str:
 
 
 def _times(value: float) -> str:
-    # + 0.0 makes a rounded -0.0 positive.
+    # Adding 0.0 turns -0.0 into 0.0.
     return "no limit" if isinf(value) else f"{value:.1f}×" if abs(value) >= 9.95 else f"{round(value, 2) + 0.0:.2f}×"
 
 
-def _recipe(question: Question, answer: Answer) -> list[str]:
+def _assumptions(question: Question, answer: Answer) -> list[str]:
     family = answer.streams
     plain = widened(family, family.hidden_size)
     ratio = format_number(plain.intermediate_size / plain.hidden_size, 3)
@@ -151,16 +151,16 @@ def _recipe(question: Question, answer: Answer) -> list[str]:
     kv = plural(family.num_kv_heads, "KV head")
     spans = ", ".join(map(str, question.lengths))
     return [
-        f"recipe: {question.priced_by}; averaged over tokens in = tokens out = {spans};",
-        f"  increases are over P = 1 at hidden {family.hidden_size:g}, and times is that of N over that of streams;",
-        f"  the plain model of equal loss has {layers}, {heads}, {kv}, an MLP of "
-        f"{ratio}·hidden and a vocabulary of {family.vocab_size:,};",
-        f"  its N counts {CONVENTIONS[answer.convention].meaning}, and its hidden size is not rounded",
+        f"prices: {question.priced_by}; mean over tokens in = tokens out = {spans}",
+        f"  increases are over P = 1 at hidden {family.hidden_size:g}; ratio: increase of larger N to that of streams",
+        f"  plain model of equal loss: {layers}, {heads}, {kv}, MLP {ratio}·hidden, vocabulary {family.vocab_size:,}, "
+        "hidden size not rounded",
+        f"  N: {CONVENTIONS[answer.convention].meaning}",
     ]
 
 
 def comparison_json(comparison: CostComparison) -> list[dict[str, Any]]:
-    """Return one mapping for each P and batch size, with every digit; infinities as "inf"."""
+    """Return a mapping for each P and batch size, unrounded; infinities are "inf"."""
     return [plain(row) for answer in comparison for row in _rows(comparison.question, answer)]
 
 

@@ -1,4 +1,4 @@
-"""Prices and devices as tables."""
+"""Reports of prices and devices."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def prices_report(prices: Prices) -> Report:
-    """Return a table for each batch size, a row for each P and cost model, P = 1 first for comparison.
+    """Return a table for each batch size, with a row for each P and cost model.
 
-    By the roofline a second table says what people notice; what it assumes of the device comes last.
+    With the roofline, a second table has speed, energy and money; the assumptions about the device come last.
     """
     blocks: list[Table | Line] = [Line(text, "info") for text in prices.notes]
     if prices.most:
@@ -33,12 +33,12 @@ def prices_report(prices: Prices) -> Report:
             blocks.append(_served_table(block[ROOFLINE]))
     blocks += _assumed(prices)
     if not prices.fits:
-        blocks.append(Line("rows marked * need more memory than the GPU has: they cannot run there", "warning"))
+        blocks.append(Line("rows with * need more memory than the device has, and cannot run on it", "warning"))
     return Report.of(blocks)
 
 
 def prices_json(prices: Prices) -> list[dict[str, Any]]:
-    """Return one mapping for each batch size, cost model and P."""
+    """Return a mapping for each batch size, cost model and P, unrounded."""
     if prices.most:
         return [
             {**_row(m.cost, m.cost, m.engine), "most_requests": m.requests, "short_of": m.short_of} for m in prices.most
@@ -79,7 +79,7 @@ def _row(cost: Cost, base: Cost, engine: str) -> dict[str, Any]:
 
 
 def _assumed(prices: Prices) -> list[Line]:
-    """Say how the roofline prices this device, and what the device does instead of what was asked."""
+    """Return the assumptions of the roofline about this device, and precisions that it replaces."""
     if ROOFLINE not in prices.engines:
         return []
     lines = [Line(priced_by(ROOFLINE, prices.device, prices.precision), "dim")]
@@ -87,8 +87,8 @@ def _assumed(prices: Prices) -> list[Line]:
 
 
 def served_headings(costs: Sequence[Cost]) -> list[str]:
-    """Return the headings of what people notice; energy and money where they are known of any."""
-    headings = ["TTFT, ms", "ms a token", "tokens/s a request", "tokens/s in all"]
+    """Return the headings of serving speed, and of energy and money if known for any of `costs`."""
+    headings = ["TTFT, ms", "ms/token", "tokens/s per request", "tokens/s total"]
     headings += ["kWh/M tokens"] if _has_energy(costs) else []
     return headings + (["$/M tokens"] if _has_money(costs) else [])
 
@@ -110,11 +110,11 @@ def _has_money(costs: Sequence[Cost]) -> bool:
 
 
 def _served_table(costs: Sequence[Cost]) -> Table:
-    """Return what people notice, for each P but the first, which is there for comparison."""
+    """Return serving speed for each P except the first, which is only the baseline."""
     doubt = costs[0].interval(1.0)
     ttft, tpot, *rest = served_headings(costs)
     headings = ["P", ttft, tpot, *(["<95 % interval"] if doubt else []), *rest]
-    table = Table(f"as served ({ROOFLINE})", headings)
+    table = Table(f"serving ({ROOFLINE})", headings)
     for cost in costs[1:]:
         ttft, tpot, *rest = served_cells(cost, costs)
         between = ["–".join(plain_number(v * cost.tpot_s * 1e3) for v in doubt)] if doubt else []
@@ -123,9 +123,9 @@ def _served_table(costs: Sequence[Cost]) -> Table:
 
 
 def _most_table(prices: Prices) -> Table:
-    """The most requests at once of each cost model and P, and what one more would be short of."""
-    headings = ["<engine", "P", "most at once", "<then short of", "TTFT, ms", "ms a token", "tokens/s in all"]
-    table = Table("most requests at once", headings, keys=2)
+    """Return the largest batch of each cost model and P, and the limit that stops a larger one."""
+    headings = ["<engine", "P", "largest batch", "<limited by", "TTFT, ms", "ms/token", "tokens/s total"]
+    table = Table("largest batch within the limits", headings, keys=2)
     for row in prices.most:
         cost = row.cost
         speeds = (cost.ttft_s * 1e3, cost.tpot_s * 1e3, cost.tokens_per_s)
@@ -139,7 +139,7 @@ def _table(prices: Prices, block: Mapping[str, Sequence[Cost]]) -> Table:
     costs = next(iter(block.values()))
     memory = ("GiB", GIB) if costs[0].memory_bytes >= 0.1 * GIB else ("MiB", 2**20)
     time = ("s", 1.0) if costs[0].latency_s >= 0.1 else ("ms", 1e-3)
-    parts = () if several else (f"weights {memory[0]}", f"KV cache {memory[0]}")  # the line is full
+    parts = () if several else (f"weights {memory[0]}", f"KV cache {memory[0]}")  # no room with two cost models
     over = "over P = 1"
     keys = ("P", "N", "<engine") if several else ("P", "N")
     headings = [*keys, f"memory {memory[0]}", over, f"latency {time[0]}", over, *parts]
@@ -184,7 +184,7 @@ def _mlp_width(cost: Cost) -> float:
 def devices_report(devices: Devices) -> Report:
     """Return dense peaks in TFLOP/s, bandwidth, memory and source of each device."""
     precisions = tuple(reversed(WIDER))
-    title = "dense TFLOP/s, memory bandwidth and size; ? was not checked against its source"
+    title = "dense TFLOP/s, memory bandwidth and size; ? marks figures not checked against their source"
     table = Table(title, ["<device", "<class", *precisions, "GB/s", "GiB", "W", "$/h"])
     for device in devices:
         peaks = [device.flops_per_s.get(name) for name in precisions]
@@ -203,7 +203,7 @@ def devices_report(devices: Devices) -> Report:
 
 
 def devices_json(devices: Devices) -> list[dict[str, Any]]:
-    """Return one mapping for each device."""
+    """Return a mapping for each device."""
     return [_device_row(device) for device in devices]
 
 

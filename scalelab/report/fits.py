@@ -1,4 +1,4 @@
-"""Fits as tables and sentences: one in full, several in a row each."""
+"""Reports of fits: one in full, or a row for each of several."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from scalelab.fit.result import FitResult
 
 _MAX_ROWS = 40  # of the residual grid
-_FEW_ROWS = 8  # of it, without details
+_FEW_ROWS = 8  # the same, without details
 _FEW_NOTES = 6
 _SEVERITIES = ("serious", "warning", "info")
 
 
 def fit_report(fit: FitResult, profiles: Mapping[str, Profile] | None = None, details: bool = False) -> Report:
-    """Return parameters with intervals, the equation, how good it is, residuals and notes; `details` has them all."""
+    """Return parameters, the equation, goodness of fit, residuals and notes; `details` has all residuals and notes."""
     notes = note_lines(sorted(fit.notes, key=lambda note: _SEVERITIES.index(note.severity)))
     if not details and len(notes) > _FEW_NOTES:
         left = plural(len(notes) - _FEW_NOTES, "more note")
-        notes = [*notes[:_FEW_NOTES], Line(f"and {left}: `details` shows them", "info")]
+        notes = [*notes[:_FEW_NOTES], Line(f"{left}: use `details`", "info")]
     rows = _residuals(fit, _MAX_ROWS if details else _FEW_ROWS)
     return Report.of([parameter_table(fit, profiles or {}), *_facts(fit), *rows, *notes])
 
 
 def parameter_table(fit: FitResult, profiles: Mapping[str, Profile]) -> Table:
     """Return a row for each parameter."""
-    headings = ["<parameter", "value", "<95 % interval", *(["<by profile"] if profiles else []), "<unit"]
+    headings = ["<parameter", "value", "<95 % interval", *(["<profile interval"] if profiles else []), "<unit"]
     table = Table(fit.group, headings)
     for parameter in fit.law.parameters:
         name = parameter.name
@@ -55,9 +55,9 @@ def _interval(ends: tuple[float | None, float | None] | None) -> str:
 
 
 def equation_line(fit: FitResult) -> Line:
-    """Return the law with its constants, and what its variables are, by the table's own names where it has some."""
-    told = [v for v in fit.law.variables if v not in ("P", "D") or v in fit.columns]
-    words = [f"{v}: {fit.meaning(cast(Variable, v))}" for v in told]
+    """Return the law with its constants, and the meaning of its variables in the names of the table."""
+    explained = [v for v in fit.law.variables if v not in ("P", "D") or v in fit.columns]
+    words = [f"{v}: {fit.meaning(cast(Variable, v))}" for v in explained]
     return Line(fit.equation(digits=7) + (f"   ({'; '.join(words)})" if words else ""), equation=True)
 
 
@@ -75,7 +75,7 @@ def _facts(fit: FitResult) -> Iterator[Line]:
 
 
 def _residuals(fit: FitResult, most: int) -> Iterator[Table | Line]:
-    """A row a backbone and D, a column a P, a value a run; where there are more than `most` rows, the largest."""
+    """Yield residuals as a table over backbone, D and P, or the largest ones if it would exceed `most` rows."""
     data, several = fit.data, fit.data.varies("D")
     known: list[Variable] = [v for v in data.known if v in fit.law.variables]
     is_grid = {*known} <= {"N", "P", "D"} and "N" in data.known and data.run is None
@@ -85,12 +85,12 @@ def _residuals(fit: FitResult, most: int) -> Iterator[Table | Line]:
     if not is_grid or len(places) > most:
         worst = np.argsort(-np.abs(percent))[:5]
         at = [" ".join(f"{v} {format_count(float(data.values(v)[i]))}" for v in known) for i in worst]
-        said = ", ".join(f"{percent[i]:+.2f} at {where}" for i, where in zip(worst, at, strict=True))
-        yield Line(f"predicted over measured, %: largest {said}")
+        largest = ", ".join(f"{percent[i]:+.2f} at {where}" for i, where in zip(worst, at, strict=True))
+        yield Line(f"residuals (predicted over measured), %: largest {largest}")
         return
     size = "N" if (data.size == data.N).all() else "N of backbone"
     table = Table(
-        "predicted over measured, %",
+        "residuals (predicted over measured), %",
         [size, *(["D"] if several else []), *(f"P = {P}" for P in fit.P_levels)],
         keys=2 if several else 1,
     )
@@ -104,14 +104,14 @@ def _residuals(fit: FitResult, most: int) -> Iterator[Table | Line]:
 
 
 def profiles_report(found: Profiles) -> Report:
-    """Return both intervals of each parameter."""
+    """Return bootstrap and profile intervals of each parameter."""
     return Report.of([parameter_table(found.fit, found.profiles)])
 
 
 def fits_report(
     fits: FitResults, details: bool = False, profiles: Mapping[str, Mapping[str, Profile]] | None = None
 ) -> Report:
-    """Return a row for each group, and each fit in full where there is one or `details` asks for it."""
+    """Return a row for each group; with one group or `details`, each fit in full."""
     blocks: list[Table | Line] = []
     if len(fits) and (len(fits) > 1 or fits.failures):
         blocks += [compact_table(fits), Line("")]
@@ -122,16 +122,16 @@ def fits_report(
         serious = [(group, note) for group, fit in fits.items() for note in fit.notes if note.severity == "serious"]
         blocks += [Line(f"{note.message} [{shortened(group)}]", "serious", note.code) for group, note in serious]
     if not details and len(fits) > 1 and any(note.severity != "info" for fit in fits.values() for note in fit.notes):
-        blocks.append(Line("`details` shows the warnings and residuals of each group", "info"))
+        blocks.append(Line("for warnings and residuals of each group, use `details`", "info"))
     blocks += [Line(f"not fitted: {error}", "left out") for error in fits.failures.values()]
     return Report.of(blocks)
 
 
 def compact_table(fits: FitResults) -> Table:
-    """Return a row for each group: law, ranges of N, P and D, parameters with intervals, R² and number of warnings."""
+    """Return a row for each group: ranges of N, P and D, R², number of warnings, and parameters with intervals."""
     every = list(fits.values())
     names = list(dict.fromkeys(name for fit in every for name in fit.law.names))
-    tokens = any("D" in fit.law.variables for fit in every)  # else the group's name says it
+    tokens = any("D" in fit.law.variables for fit in every)  # otherwise D is in the name of the group
     title = f"{plural(len(every), 'group')} of comparable runs, {every[0].law.name} law"
     headings = ["<group", "runs", "N", "P", *(["D"] if tokens else []), "R²", "warnings", *names]
     table = Table(title, headings)
@@ -162,7 +162,7 @@ def _value(fit: FitResult, name: str) -> str:
 
 
 def fit_json(fit: FitResult) -> dict[str, Any]:
-    """Return everything that a program may want of a fit, with every digit, apart from runs and draws."""
+    """Return everything except runs and draws, unrounded."""
     parameters = {
         p.name: {
             "value": fit.values[p.name],
@@ -190,5 +190,5 @@ def fit_json(fit: FitResult) -> dict[str, Any]:
 
 
 def fits_json(fits: FitResults) -> list[dict[str, Any]]:
-    """Return one mapping for each group that was fitted."""
+    """Return a mapping for each fitted group."""
     return [fit_json(fit) for fit in fits.values()]

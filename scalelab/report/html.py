@@ -1,4 +1,4 @@
-"""A report as HTML that needs no style sheet of its own."""
+"""Rendering of reports as HTML with inline styles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _COLOURS = {"warning": "#8a6d00", "serious": "#b00020", "left out": "#b00020", "
 
 
 def as_html(report: Report) -> str:
-    """Return the report as one element."""
+    """Return the report as one HTML element."""
     return f'<div class="scalelab">{"".join(_blocks(report))}</div>'
 
 

@@ -1,4 +1,4 @@
-"""Imported runs as a table and sentences."""
+"""Reports of imported runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_ROWS = 20
 
 
 def imported_report(found: Imported) -> Report:
-    """Return the imported runs, which column was taken for what, and runs that cannot be used."""
+    """Return the imported runs, the columns that were used, and runs that cannot be used."""
     table = Table(plural(len(found), "imported run"), ["<run", "N", "D", "points", "loss"], drops=True)
     for run, record in list(zip(found.runs, found.table.to_dict("records"), strict=True))[:_MOST_ROWS]:
         tokens = record.get("n_tokens")
@@ -28,11 +28,11 @@ def imported_report(found: Imported) -> Report:
     lines += [Line(f"using {named}", "info")] if named else []
     lines += [Line(error, "left out") for error in found.errors[:_MOST_ERRORS]]
     if len(found.errors) > _MOST_ERRORS:
-        lines.append(Line(plural(len(found.errors) - _MOST_ERRORS, "more run"), "left out"))
+        lines.append(Line(f"and {plural(len(found.errors) - _MOST_ERRORS, 'more run')}", "left out"))
     return Report.of([table, *lines])
 
 
 def imported_json(found: Imported) -> dict[str, Any]:
-    """Return one mapping for each run, with every digit, and what could not be used."""
+    """Return a mapping for each run, unrounded, the columns, and errors of other runs."""
     runs = found.table.astype(object).where(found.table.notna(), None).to_dict("records")
     return plain({"runs": runs, "columns": dict(found.columns), "errors": list(found.errors)})

@@ -1,4 +1,4 @@
-"""Comparisons of laws as tables and sentences."""
+"""Reports of comparisons of laws."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def comparison_report(comparison: Comparison) -> Report:
     """Return the table of laws, best first, and the verdict."""
     names = [f"{name} {shown(name, value)}" for name, value in comparison.left_out.items()]
-    headings = ["<law", "free", "RMSE", "AICc", "over best", "BIC", "weight", *(f"without {name}" for name in names)]
+    headings = ["<law", "free", "RMSE", "AICc", "ΔAICc", "BIC", "weight", *(f"held-out {name}" for name in names)]
     table = Table(comparison.group, headings)
     for row in comparison.rows:
         errors = [row.held_out[name] for name in comparison.left_out]
@@ -30,10 +30,10 @@ def comparison_report(comparison: Comparison) -> Report:
             f"{row.weight:.3f}" if isfinite(row.aicc) else "–",
             *("–" if e is None else f"{e:.4f}" for e in errors),
         )
-    explained = "Akaike weight; without …: RMSE of predictions for these runs by a fit to all others"
-    legend = [Line(f"RMSE in nats a token; {explained}")] if names else []
-    because = ", by what was left out" if len(comparison.rows) > 1 else ""
-    chosen = [Line(f"For predictions: {comparison.chosen}{because}.")] if comparison.chosen else []
+    explained = "weight: Akaike weight; held-out: RMSE of predictions for these runs by a fit to all others"
+    legend = [Line(f"RMSE in nats per token; {explained}")] if names else []
+    because = ", which predicts held-out runs best" if len(comparison.rows) > 1 else ""
+    chosen = [Line(f"Use for predictions: {comparison.chosen}{because}.")] if comparison.chosen else []
     return Report.of([table, *legend, Line(comparison.verdict, "strong"), *chosen])
 
 
@@ -44,10 +44,10 @@ def comparisons_report(comparisons: Comparisons) -> Report:
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """Return everything, with every digit."""
+    """Return everything, unrounded."""
     return plain(comparison)
 
 
 def comparisons_json(comparisons: Comparisons) -> list[dict[str, Any]]:
-    """Return one mapping for each group."""
+    """Return a mapping for each group."""
     return [plain(comparison) for comparison in comparisons.values()]

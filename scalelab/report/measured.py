@@ -1,4 +1,4 @@
-"""Measurements beside predictions, as tables and sentences."""
+"""Reports of measurements beside predictions."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _ERRORS = (("prefill", "s"), ("decode", "s"), ("latency", "s"), ("memory", "byte
 
 
 def measurements_report(found: Measurements) -> Report:
-    """Return what was measured and its ratio to each prediction, and how far off those are in the middle."""
+    """Return measurements, their ratios to each prediction, and the median errors."""
     rows, work = found.rows, found.rows[0].workload
     engines = [name for name in ENGINES if any(name in row.predicted for row in rows)]
     short = {"llm-analysis": "/ llm-a."}
     names = [short.get(name, f"/ {name}") for name in engines]
     title = (
         f"{rows[0].model}: {work.tokens_in} tokens in, {work.tokens_out} out; {found.dtype}, priced on "
-        f"{found.priced_on}; / is measured over predicted"
+        f"{found.priced_on}; / means measured over predicted"
     )
-    headings = ["P", "batch", "prefill ms", "ms a token", "latency s", *names, "memory MiB", *names]
+    headings = ["P", "batch", "prefill ms", "ms/token", "latency s", *names, "memory MiB", *names]
     table = Table(title, headings, keys=2)
     for row in rows:
         seen, steps = row.measured, row.workload.tokens_out - 1
@@ -41,8 +41,8 @@ def measurements_report(found: Measurements) -> Report:
     blocks: list[Table | Line] = [*_profile(found), *(Line(text, "left out") for text in found.left_out), table]
     for name in engines:
         errors = ((what, found.median_error(name, f"{what}_{unit}")) for what, unit in _ERRORS)
-        told = ", ".join(f"{what} {error:.0%}" for what, error in errors if error is not None)
-        blocks.append(Line(f"median |predicted / measured - 1| by {name}: {told}"))
+        medians = ", ".join(f"{what} {error:.0%}" for what, error in errors if error is not None)
+        blocks.append(Line(f"median |predicted / measured - 1| of {name}: {medians}"))
     refused = {name: why for row in rows for name, why in row.refused.items()}
     return Report.of([*blocks, *(Line(f"not priced by {name}: {why}") for name, why in refused.items())])
 
@@ -57,12 +57,12 @@ def _profile(found: Measurements) -> list[Line]:
         Line(
             f"{hardware.source}: {hardware.peak(found.dtype) / 1e9:.4g} GFLOP/s in matrix products, "
             f"{min(few):.0%} to {max(few):.0%} of the roof with 2 to 16 rows; {hardware.bytes_per_s / 1e9:.3g} GB/s; "
-            f"{(hardware.launch_s or 0.0) * 1e6:.3g} µs a kernel{captured}"
+            f"{(hardware.launch_s or 0.0) * 1e6:.3g} µs per kernel{captured}"
         )
     ]
     if found.profile is not None:
         use = f"`engine='roofline'`, `hardware={found.profile}`, `weights={found.dtype!r}`"
-        lines.append(Line(f"saved {found.profile}; to price with it: {use}"))
+        lines.append(Line(f"saved {found.profile}; to use it for prices: {use}"))
     return lines
 
 
@@ -71,5 +71,5 @@ def _ratio(value: float | None) -> str:
 
 
 def measurements_json(found: Measurements) -> list[dict[str, Any]]:
-    """Return one mapping for each P and batch size, with every digit."""
+    """Return a mapping for each P and batch size, unrounded."""
     return [row.as_dict() for row in found.rows]

@@ -1,4 +1,4 @@
-"""Results as plain values that JSON can hold."""
+"""Conversion of results to values for JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Return dataclasses as mappings, tuples as lists, and infinities, for which JSON has no number, as "inf"."""
+    """Return dataclasses as mappings, tuples as lists, and infinities as "inf", since JSON has none."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):

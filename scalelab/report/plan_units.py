@@ -1,4 +1,4 @@
-"""Costs, intervals and shares of a plan as text."""
+"""Formatting of costs, intervals and probabilities of plans."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def metric(plan: Plan, name: str, value: float) -> str:
 
 
 def limits(plan: Plan) -> str:
-    """Return the limits, as ``4 GB and 500 ms``."""
+    """Return the limits as text: ``4 GB and 500 ms``."""
     words = [metric(plan, name, bound) for name, bound in plan.problem.bounds.items() if name != "memory"]
     memory = metric(plan, "memory", plan.problem.bounds["memory"])
     words.insert(0, f"the device's {memory}" if plan.problem.device_binds else memory)
@@ -47,7 +47,7 @@ def limits(plan: Plan) -> str:
 
 
 def setting(plan: Plan) -> str:
-    """Return what is served, and by which law and prices."""
+    """Return the law, the request and the cost model as text."""
     fit, work, D = plan.problem.fit, plan.problem.workload, plan.problem.D
     at = f" at D {format_count(D)}" if D is not None and "D" in fit.law.variables else ""
     prices = f"\n({plan.priced_by})" if plan.priced_by else ""
@@ -55,12 +55,12 @@ def setting(plan: Plan) -> str:
 
 
 def interval(estimate: Estimate, form: Callable[[float], str]) -> str:
-    """Return the interval, empty where there is none."""
+    """Return the interval as text, empty if there is none."""
     return "" if estimate.low is None or estimate.high is None else format_interval(estimate.low, estimate.high, form)
 
 
 def percent(share: float, certain: bool = False) -> str:
-    """Return a share of draws that is never rounded to all or nothing; all is said of what is `certain` only."""
+    """Return a share as a percentage, never rounded to 0 % or, unless `certain`, to 100 %."""
     rounded = f"{100 * share:.0f} %"
     if rounded == "0 %" and share > 0:
         return "<1 %"

@@ -1,4 +1,4 @@
-"""A plan in sentences, for somebody who decides."""
+"""Sentences of plans: the choice, its gain, its probability and its costs."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ _YEAR = 365.0  # days
 _MINUTE = 60.0
 _SLOW_TOKEN = 0.25  # seconds: 180 words a minute, as people read
 _FULL = 0.99
-_OPEN = 0.5  # of the draws: below, no P is the best in most of them
-_FAR = 10.0  # times smaller or larger in N than every run: no plan any more
+_OPEN = 0.5  # share of the draws below which no P is clearly the best
+_FAR = 10.0  # factor in N outside the runs above which a plan is a guess
 
 
 def caution(plan: Plan) -> str:
-    """Return the warning of a winner that is far smaller or larger than every run; else nothing."""
+    """Return a warning if the winner is far smaller or larger than all runs, else an empty string."""
     if plan.winner is None:
         return ""
     N, seen = plan.winner.candidate.N, plan.problem.fit.data.N
     least, most = float(seen.min()), float(seen.max())
     if least / _FAR <= N <= most * _FAR:
         return ""
-    factor, far = (least / N, f"below the least that was run, {format_count(least)}")
+    factor, far = (least / N, f"smaller than the smallest run, {format_count(least)}")
     if most < N:
-        factor, far = (N / most, f"above the most that was run, {format_count(most)}")
+        factor, far = (N / most, f"larger than the largest run, {format_count(most)}")
     return (
-        f"Far outside the runs: N = {format_count(N)} (hidden {plan.winner.candidate.width:.0f}) is a factor of "
-        f"{factor:,.0f} {far}, so that its loss is a guess; ask for something nearer, or run models of that size."
+        f"Far outside the runs: N = {format_count(N)} (hidden {plan.winner.candidate.width:.0f}) is {factor:,.0f} "
+        f"times {far}, so its loss is a guess. Change the limits, or train models of about that size."
     )
 
 
 def sentences(plan: Plan) -> Iterator[str]:
-    """Say what is best, by how much and how surely, what can be built and what training adds; nothing if none fits."""
+    """Yield the choice, its gain and probability, a size to build, and training costs; nothing without a winner."""
     winner = plan.winner
     if winner is None:
         return
     yield _verdict(plan, winner)
     yield from _allowed(plan, winner)
     yield from _gain(plan, winner)
-    yield from _sureness(plan, winner)
+    yield from _probability(plan, winner)
     yield from _beyond(plan, winner)
     yield from _buildable(plan, winner)
-    yield from unusable(plan, winner)
+    yield from _impractical(plan, winner)
     if plan.problem.fit.P_levels == (1,):
-        yield "The runs have P = 1 only: they cannot say what streams would gain."
+        yield "All runs have P = 1, so the fit cannot predict the gain of streams."
     elif "P" not in plan.problem.fit.law.variables:
-        yield f"The law {plan.problem.fit.law.name!r} does not know P, so this is a plan for plain models only."
+        yield f"The law {plan.problem.fit.law.name!r} has no P, so this plan is for plain models only."
     if winner.versus is not None:
         yield from _training(plan, winner, winner.versus)
 
@@ -73,81 +73,83 @@ def _verdict(plan: Plan, winner: Option) -> str:
         cost = metric(plan, plan.by, winner.costs[plan.by].value)
         range_ = interval(winner.costs[plan.by], lambda v: metric(plan, plan.by, v))
         sure = f" ({range_})" if range_ else ""
-        least = f", the narrowest that is looked at, of loss {winner.loss.value:.4f}"
+        least = f", the narrowest decoder considered, with loss {winner.loss.value:.4f}"
         lower = least if winner.loss.value < plan.target else ""
-        return f"Cheapest way to a loss of {plan.target:g}: {_model(winner)}{lower}; {plan.by} {cost}{sure}."
+        return f"Best for a loss of {plan.target:g}: {_model(winner)}{lower}; {plan.by} {cost}{sure}."
     spread = interval(winner.loss, lambda v: f"{v:.4f}")
-    used = f"; what holds it back is {_named(plan, winner.binds)}" if winner.binds else "; no limit holds it back"
+    used = f"; limited by {_named(plan, winner.binds)}" if winner.binds else "; no limit is reached"
     return f"Best: {_model(winner)}, loss {winner.loss.value:.4f}{f' ({spread})' if spread else ''}{used}."
 
 
 def _allowed(plan: Plan, winner: Option) -> Iterator[str]:
-    """Say how far the size hangs on costs that may be off."""
+    """Yield the range of N that the limits allow, given the errors of the cost model."""
     low, high = winner.N.low, winner.N.high
     if plan.target is None and low is not None and high is not None:
         yield (
-            f"If costs are off as far as published ones are, the limits allow N from {format_count(low)} to "
-            f"{format_count(high)} with P = {winner.P} (95 %)."
+            f"With the error of the cost model, the limits allow N from {format_count(low)} to {format_count(high)} "
+            f"with P = {winner.P} (95 %)."
         )
 
 
 def _named(plan: Plan, limit: str) -> str:
-    return "the device's memory" if limit == "memory" and plan.problem.device_binds else f"the limit on {limit}"
+    if limit == "training":
+        return "training FLOPs"
+    return "the device's memory" if limit == "memory" and plan.problem.device_binds else limit
 
 
 def _gain(plan: Plan, winner: Option) -> Iterator[str]:
     plain = next((o for o in plan.options if o.P == 1), None)
     if winner.P == 1 and len(plan.options) > 1:
-        yield "Streams do not pay under these limits: the plain model is the best."
+        yield "Streams do not pay off within these limits: the plain model is best."
     if plan.gain is None or plain is None:
         return
     if plan.target is None:
         spread = interval(plan.gain, lambda v: f"{v:.4f}")
         streams, without = winner.candidate.training, plain.candidate.training
-        times = f", for {streams / without:.3g} times its training FLOPs" if streams and without else ""
+        times = f", but takes {streams / without:.3g} times its training FLOPs" if streams and without else ""
         yield (
-            f"That is {plan.gain.value:.4f}{f' ({spread})' if spread else ''} nats a token below the best plain model "
-            f"within the limits, N = {format_count(plain.N.value)} with loss {plain.loss.value:.4f}{times}."
+            f"That is {plan.gain.value:.4f}{f' ({spread})' if spread else ''} nats per token below the best plain "
+            f"model within the limits (N = {format_count(plain.N.value)}, loss {plain.loss.value:.4f}){times}."
         )
     else:
-        beyond = "" if plain.within else " and is not within the limits"
+        beyond = "" if plain.within else " and exceeds the limits"
         yield (
-            f"The plain model of that loss, N = {format_count(plain.N.value)}, takes {plan.gain.value:.3g} times as "
-            f"much {plan.by}{beyond}."
+            f"The plain model of that loss, N = {format_count(plain.N.value)}, takes {plan.gain.value:.3g} times the "
+            f"{plan.by}{beyond}."
         )
 
 
-def _sureness(plan: Plan, winner: Option) -> Iterator[str]:
+def _probability(plan: Plan, winner: Option) -> Iterator[str]:
     if winner.share is None:
-        yield "The fit has no bootstrap draws, so how sure this is cannot be said."
+        yield "The fit has no bootstrap draws, so there are no probabilities."
         return
     others = sorted((o for o in plan.options if o.P != winner.P and o.share), key=lambda o: -(o.share or 0.0))
     rest = "".join(f", P = {o.P} in {percent(o.share or 0.0)}" for o in others[:3])
-    none = f", nothing within the limits in {percent(plan.no_answer)}" if plan.no_answer else ""
-    head = "Which P is best is open: " if winner.share < _OPEN and len(plan.options) > 1 else ""
+    none = f", nothing is within the limits in {percent(plan.no_answer)}" if plan.no_answer else ""
+    head = "The best P is uncertain: " if winner.share < _OPEN and len(plan.options) > 1 else ""
     if len(plan.options) > 1 or plan.no_answer:
         yield (
-            f"{head}P = {winner.P} is the best in {percent(winner.share)} of the fit's bootstrap draws{_doubt(winner)}"
-            f"{rest}{none}: as sure as the {plan.problem.fit.law.name} law is right."
+            f"{head}P = {winner.P} is best in {percent(winner.share)} of the fit's bootstrap draws"
+            f"{_latency_error(winner)}{rest}{none}, if the {plan.problem.fit.law.name} law is right."
         )
 
 
-def _doubt(winner: Option) -> str:
+def _latency_error(winner: Option) -> str:
     ends = interval_of(1.0, winner.candidate.spread("latency"))
-    return f" (times within a factor of {ends[0]:.2f}–{ends[1]:.2f}, 95 %)" if ends else ""
+    return f" (which include latency errors of ×{ends[0]:.2f}–{ends[1]:.2f}, 95 %)" if ends else ""
 
 
 def _beyond(plan: Plan, winner: Option) -> Iterator[str]:
     levels = plan.problem.fit.P_levels
     measured = plan.measured_winner
     if winner.P > max(levels) > 1:
-        best = f"; of P up to there the best is {_said(measured, plan)}" if measured else ""
-        yield f"No run had more than P = {max(levels)}, so that P = {winner.P} rests on the law alone{best}."
+        best = f" The best with measured P: {_model_and_figure(measured, plan)}." if measured else ""
+        yield f"No run has more than P = {max(levels)}, so P = {winner.P} is extrapolated by the law.{best}"
     if winner.P > 1 and max(o.P for o in plan.options) == winner.P and not plan.left_out:
-        yield f"P = {winner.P} is the largest that was looked at; a larger `max_P` may be better still."
+        yield f"P = {winner.P} is the largest considered; a larger `max_P` may be even better."
 
 
-def _said(option: Option, plan: Plan) -> str:
+def _model_and_figure(option: Option, plan: Plan) -> str:
     figure = (
         f"loss {option.loss.value:.4f}"
         if plan.target is None
@@ -157,7 +159,7 @@ def _said(option: Option, plan: Plan) -> str:
 
 
 def _buildable(plan: Plan, winner: Option) -> Iterator[str]:
-    """The next decoder that can be built: below the winner within limits, above it where a loss is to be reached."""
+    """Yield the next decoder with whole layers and heads: smaller within limits, larger to reach a loss."""
     problem, width = plan.problem, winner.candidate.width
     D = problem.D if "D" in problem.fit.law.variables else None
     for model in problem.shapes.buildable(width, winner.P, wider=plan.target is not None):
@@ -169,27 +171,27 @@ def _buildable(plan: Plan, winner: Option) -> Iterator[str]:
                 f"To build: hidden {model.hidden_size} with {plural(model.num_layers, 'layer')} has "
                 f"N = {format_count(found.N)}, loss {loss:.4f}, "
                 f"{metric(plan, 'memory', found.memory)} and {metric(plan, 'latency', found.latency)}"
-                f"{'' if within else ', which is beyond the limits'}."
+                f"{'' if within else ', which exceeds the limits'}."
             )
             return
 
 
-def unusable(plan: Plan, winner: Option) -> Iterator[str]:
-    """Say what nobody would use as it is, and which limits were cut to the device."""
+def _impractical(plan: Plan, winner: Option) -> Iterator[str]:
+    """Yield warnings of plans that are too slow, fill the device, or had a limit above the device's memory."""
     problem, candidate = plan.problem, winner.candidate
     if problem.cut_to_device:
         asked = metric(plan, "memory", problem.limits.memory_bytes or 0.0)
         held = metric(plan, "memory", problem.bounds["memory"])
-        yield f"`memory` of {asked} is more than the device gives; {held} of it was planned with."
+        yield f"`memory` of {asked} is more than the device has; the plan uses {held}."
     if candidate.latency > _MINUTE:
         yield (
-            f"A request takes {metric(plan, 'latency', candidate.latency)}: few would wait for it; limit it with "
+            f"A request takes {metric(plan, 'latency', candidate.latency)}, longer than most users wait; limit it with "
             "`latency`, or `ttft` and `tpot`."
         )
     elif candidate.tpot > _SLOW_TOKEN:
         yield f"A token takes {metric(plan, 'tpot', candidate.tpot)}, slower than people read; limit it with `tpot`."
     if problem.device_binds and candidate.memory > _FULL * problem.bounds["memory"]:
-        yield "The device's memory is filled to the last byte: give `memory` for room, such as for a longer prompt."
+        yield "The plan fills the device's memory; to leave room, such as for longer prompts, limit it with `memory`."
 
 
 def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
@@ -198,7 +200,7 @@ def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
         yield "No plain model of this family reaches that loss."
         return
     if cost is None or plain.training is None or versus.train_s is None or versus.token_s is None:
-        yield "What training costs is not known: give the number of training tokens, `D`."
+        yield "The cost of training is unknown: give the number of training tokens, `D`."
         return
     share = plan.problem.second_stage
     recipe = f"with streams for {100 * share:g} % of the tokens" if share < 1 else "with streams throughout"
@@ -207,24 +209,27 @@ def _training(plan: Plan, winner: Option, versus: Versus) -> Iterator[str]:
         f"model of equal loss (N = {format_count(plain.N)}): {_time(versus.train_s)} of {plan.trainer}."
     )
     saved = f"{1e3 * abs(versus.token_s):.3g} ms {'less' if versus.token_s < 0 else 'more'}"
-    serving = f"Served, the model with streams takes {saved} a generated token"
+    serving = f"In serving, the model with streams takes {saved} per generated token"
     if share < 1:
-        yield "That two stages reach the loss of the law is an assumption, unless the fitted runs were trained so."
+        yield (
+            "Assumption: two-stage training reaches the loss of the law; "
+            "this is known only if the fitted runs were trained that way."
+        )
     same = versus.in_money or plan.server == plan.trainer
     counted = "" if same else f", if an hour of {plan.server} is worth one of {plan.trainer}"
-    paid = "paid for themselves in money" if versus.in_money else "paid for themselves"
+    even = "break even in money" if versus.in_money else "break even"
     tokens = versus.tokens if versus.tokens is not None and isfinite(versus.tokens) else 0.0
-    took = f" ({_served(tokens, winner)} of {plan.server} without a pause)"
+    took = f" ({_served(tokens, winner)} of continuous serving on {plan.server})"
     yield {
-        "at once": f"{serving}: streams pay from the first token.",
-        "never": f"{serving}: streams never pay for themselves in time, only in memory if at all.",
-        "after": f"{serving}: streams have {paid} after {format_count(tokens)} tokens{took}{counted}.",
+        "at once": f"{serving}: streams pay off from the first token.",
+        "never": f"{serving}: streams never pay off in time, only in memory if at all.",
+        "after": f"{serving}: streams {even} after {format_count(tokens)} tokens{took}{counted}.",
         "until": f"{serving}: streams are ahead up to {format_count(tokens)} tokens{took}, then behind{counted}.",
     }[versus.verdict or "never"]
 
 
 def _served(tokens: float, option: Option) -> str:
-    """Return how long the device takes for so many tokens, requests one after the other."""
+    """Return how long the device takes for so many tokens, in days or years."""
     days = tokens / option.candidate.cost.tokens_per_s / _DAY
     return f"{format_number(days / _YEAR, 2)} years" if days > _YEAR else f"{format_count(days)} days"
 
@@ -235,27 +240,27 @@ def _time(seconds: float) -> str:
 
 
 def shortfall(plan: Plan) -> str:
-    """Name the limits that bind where nothing is within them, and what would be needed, in one line."""
+    """Return why nothing is within the limits, and what would be needed, in one line."""
     allowed = limits(plan)
     if plan.target is None:
         least = [plan.problem.at_width(MIN_WIDTH, P) for P in plan.left_out]
         nearest = min(least, key=lambda c: max(plan.problem.used(c).values()))
         if max(plan.problem.used(nearest).values()) <= 1:
-            return f"the law {plan.problem.fit.law.name!r} says nothing about any of these P"
+            return f"the law {plan.problem.fit.law.name!r} predicts nothing for these P"
         smallest = f"even hidden {nearest.width:g} with P = {nearest.P}"
         return f"no decoder is within {allowed}: {smallest} {_needs(plan, nearest)}"
     head = f"nothing reaches a loss of {plan.target:g} within {allowed}"
     if plan.options:
         nearest = min((o.candidate for o in plan.options), key=lambda c: max(plan.problem.used(c).values()))
-        head += f"; nearest is N = {format_count(nearest.N)} with P = {nearest.P}, which {_needs(plan, nearest)}"
+        head += f"; the nearest, N = {format_count(nearest.N)} with P = {nearest.P}, {_needs(plan, nearest)}"
         best = {n: min(plan.options, key=lambda o: o.costs[n].value) for n in plan.problem.bounds}
         broken = {n: o for n, o in best.items() if o.costs[n].value > plan.problem.bounds[n]}
         if broken:
             least_of = (f"{n} {metric(plan, n, o.costs[n].value)} (P = {o.P})" for n, o in broken.items())
-            head += f"; the least of any P: {', '.join(least_of)}"
+            head += f"; the lowest for any P: {', '.join(least_of)}"
         some = sum(o.share or 0.0 for o in plan.options)
         if some:
-            head += f"; in {percent(some)} of the fit's draws something would"
+            head += f"; in {percent(some)} of the fit's bootstrap draws, something does"
     else:
         head += "; no size of any P reaches it"
     lowest = [s for s in (lowest_loss(plan.problem, P) for P in _all(plan)) if not isnan(s.loss)]
@@ -266,7 +271,7 @@ def shortfall(plan: Plan) -> str:
 
 
 def _needs(plan: Plan, candidate: Candidate) -> str:
-    """Every limit that `candidate` breaks, the worst first."""
+    """Return the limits that `candidate` exceeds, the worst first."""
     broken, bounds = plan.problem.broken(candidate), plan.problem.bounds
     words = [
         f"{n} {metric(plan, n, candidate.metric(n) or 0.0)} instead of {metric(plan, n, bounds[n])}" for n in broken

@@ -1,4 +1,4 @@
-"""A plan as tables and sentences, and as JSON; what it means in words is in `plan_words`."""
+"""Reports of plans: tables and JSON. Their sentences are in `plan_words`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _DIGITS = 4
 
 
 def plan_report(plan: Plan, verdict: bool = True) -> Report:
-    """Return the best of each P, the same beside plain models of equal loss, sentences and notes.
+    """Return the best model of each P, its comparison with the plain model of equal loss, sentences and notes.
 
-    Where nothing is within the limits, the `verdict` says at the end which limits those are and what would be needed.
+    If nothing is within the limits and `verdict` is set, the last line explains why.
     """
     if not plan.options:
         return Report.of([Line(shortfall(plan), "serious")])
@@ -44,7 +44,7 @@ def plan_report(plan: Plan, verdict: bool = True) -> Report:
 
 
 def _best_table(plan: Plan) -> Table:
-    wanted = "lowest loss" if plan.target is None else f"least {plan.by} for a loss of {plan.target:g}"
+    wanted = "lowest loss" if plan.target is None else f"lowest {plan.by} for a loss of {plan.target:g}"
     title = f"{wanted} within {limits(plan)}\n{setting(plan)}"
     sized, trains = plan.target is not None, plan.problem.D is not None
     headings = ["", "P", "hidden", "N", "loss", *cost_headings(plan), *(["training FLOPs"] if trains else [])]
@@ -63,9 +63,9 @@ def _best_table(plan: Plan) -> Table:
 
 
 def _served_table(plan: Plan) -> Table:
-    """Return what people notice of each option: times of a request, tokens of all, energy and money."""
+    """Return the serving speed of each option, energy, money and the largest batch."""
     costs = [option.candidate.cost for option in plan.options]
-    table = Table("as served", ["P", *served_headings(costs), "most at once", "<then short of"])
+    table = Table("serving", ["P", *served_headings(costs), "largest batch", "<limited by"])
     for option, cost in zip(plan.options, costs, strict=True):
         most, stops = plan.problem.most_requests(option.candidate)
         table.add(str(option.P), *served_cells(cost, costs), f"{most:,}", stops or "")
@@ -73,19 +73,19 @@ def _served_table(plan: Plan) -> Table:
 
 
 def _legend(plan: Plan) -> str:
-    """Explain the marks that stand in the table."""
-    used = [*(["the one used up"] if any(o.within and o.binds for o in plan.options) else [])]
-    used += ["with ! those broken, the worst first"] if any(o.broken for o in plan.options) else []
-    words = [*(["> the best"] if plan.winner else []), *([f"limit: {', '.join(used)}"] if used else [])]
+    """Explain the marks in the table."""
+    used = [*(["the one reached"] if any(o.within and o.binds for o in plan.options) else [])]
+    used += ["! the ones exceeded, worst first"] if any(o.broken for o in plan.options) else []
+    words = [*(["> best"] if plan.winner else []), *([f"limit: {', '.join(used)}"] if used else [])]
     words += ["* outside the runs"] if any(o.extrapolates for o in plan.options) else []
     return "; ".join(words)
 
 
 def _versus_table(plan: Plan) -> Table:
     trains = plan.problem.D is not None
-    headings = ["P", "plain N (95 % interval)", *(f"its {name}" for name in cost_headings(plan))]
-    headings += ["its training FLOPs", "<even after generating"] if trains else []
-    table = Table("streams beside the plain model of equal loss", headings)
+    headings = ["P", "plain N (95 % interval)", *(f"plain {name}" for name in cost_headings(plan))]
+    headings += ["plain training FLOPs", "<streams break even after"] if trains else []
+    table = Table("plain model of equal loss", headings)
     for option in plan.options:
         versus = option.versus
         if versus is None:
@@ -99,7 +99,7 @@ def _versus_table(plan: Plan) -> Table:
         if plain.training is not None and versus.tokens is not None:
             count = f"{format_count(versus.tokens)} tokens" if isfinite(versus.tokens) else ""
             words = {
-                "at once": "from the start ahead",
+                "at once": "0 tokens, always ahead",
                 "never": "never",
                 "after": f"{count}, then ahead",
                 "until": f"{count}, then behind",
@@ -110,7 +110,7 @@ def _versus_table(plan: Plan) -> Table:
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """Return everything, with all digits; infinities as "inf"."""
+    """Return everything, unrounded; infinities are "inf"."""
     problem = plan.problem
     return plain(
         {

@@ -1,4 +1,4 @@
-"""Predictions of a fit as tables and sentences."""
+"""Reports of predictions and compute-optimal allocations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def loss_text(value: float) -> str:
-    """Return a loss to four digits after the point."""
+    """Return a loss with four decimals."""
     return f"{value:.4f}"
 
 
@@ -26,7 +26,7 @@ def predictions_report(found: Predictions) -> Report:
     others = [v for v in fit.law.variables if v not in ("N", "P", "D")]
     keys = [*(["N"] if knows_N else []), *(["P"] if knows_P else []), *(["D"] if knows_D else []), *others]
     headings = [*keys, "loss (95 % interval)"]
-    headings += ["plain N of this loss", "2P would gain"] if knows_P else []
+    headings += ["plain N of equal loss", "gain of 2P"] if knows_P else []
     table = Table(fit.title, headings, keys=len(keys))
     for row in found:
         cells = [format_count(row.N or 0.0, 4)] if knows_N else []
@@ -62,7 +62,7 @@ def _about(found: Predictions | Allocations) -> dict[str, Any]:
 
 
 def predictions_json(found: Predictions) -> list[dict[str, Any]]:
-    """Return one mapping for each point, with every digit."""
+    """Return a mapping for each point, unrounded."""
     rows = []
     for row in found:
         cells: dict[str, Any] = {"N": row.N, "P": row.P, "D": row.D, **row.others, "loss": row.loss}
@@ -73,7 +73,7 @@ def predictions_json(found: Predictions) -> list[dict[str, Any]]:
 
 
 def allocations_json(found: Allocations) -> list[dict[str, Any]]:
-    """Return one mapping for each budget and P, with every digit."""
+    """Return a mapping for each budget and P, unrounded."""
     return [
         plain(
             _about(found)

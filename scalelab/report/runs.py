@@ -1,4 +1,4 @@
-"""Records as a person reads them, and as other programs do: which columns, in what words."""
+"""Reports of runs: columns and formats of tables, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST_ROWS = 60
 
 @dataclass(frozen=True)
 class _Column:
-    heading: str  # a leading < puts it to the left
+    heading: str  # a leading < aligns it left
     name: str  # in the record
     show: Callable[[Any], str]
 
@@ -59,8 +59,8 @@ _USUAL = (
     _Column("MFU", "mfu", lambda value: f"{value:.1%}"),
     _Column("time", "train_seconds", format_seconds),
 )
-# Shown where the runs differ in them.
-_TELLING = (
+# Shown if the runs differ in them.
+_DISTINGUISHING = (
     _Column("<corpus", "corpus", str),
     _Column("<tokenizer", "tokenizer", str),
     _Column("<setup", "setup", lambda value: str(value)[:8]),
@@ -69,11 +69,15 @@ _TELLING = (
     _Column("<dtype", "dtype", str),
     _Column("<device", "device", str),
 )
-_NAMES = {column.heading.removeprefix("<"): column.name for column in (*_USUAL, *_TELLING)}
+_NAMES = {column.heading.removeprefix("<"): column.name for column in (*_USUAL, *_DISTINGUISHING)}
 
 
 def column_name(word: str, argument: str) -> str:
-    """Return the record's column for a name or heading. Raises `UsageError` naming the argument and what there is."""
+    """Return the column of records for a name or heading.
+
+    Raises:
+        UsageError: There is no such column; the message lists the choices.
+    """
     if word in (*RECORD_SCHEMA.names, "file"):
         return word
     if word not in _NAMES:
@@ -82,14 +86,14 @@ def column_name(word: str, argument: str) -> str:
 
 
 def no_column(word: str, argument: str, names: Sequence[str]) -> UsageError:
-    """Return the error for a column that is none of `names`."""
+    """Return the error for a column that is not one of `names`."""
     near = get_close_matches(word, names, 1, 0.6)
     meant = f"did you mean {near[0]}? " if near else ""
-    return UsageError(f"no such column; {meant}choose of {', '.join(names)}", argument=argument, value=word)
+    return UsageError(f"no such column; {meant}choose from {', '.join(names)}", argument=argument, value=word)
 
 
 def sort_runs(runs: pd.DataFrame, column: str | None, descending: bool) -> pd.DataFrame:
-    """`runs` by a column, those without it last; by default the newest first."""
+    """Return runs sorted by a column, those without a value last; by default the newest first."""
     by = column or "created_utc"
     if not runs[by].notna().any():
         return runs
@@ -105,9 +109,9 @@ def sort_runs(runs: pd.DataFrame, column: str | None, descending: bool) -> pd.Da
 
 
 def runs_report(runs: Runs) -> Report:
-    """Return a row for each run, what went wrong, and how many runs there are by status."""
+    """Return a row for each run, messages of failed runs, and counts by status."""
     frame, names = runs.frame, runs.columns
-    columns = _chosen(names) if names else _telling(frame)
+    columns = _chosen(names) if names else _relevant_columns(frame)
     table = Table(runs.title, [column.heading for column in columns], drops=not names)
     for run in frame.to_dict("records"):
         table.add(*("" if _is_empty(run[column.name]) else column.show(run[column.name]) for column in columns))
@@ -120,7 +124,8 @@ def runs_report(runs: Runs) -> Report:
         message = " ".join(str(run["message"]).split())
         blocks.append(Line(f"{RunStatus(run['status']).words}: {'  '.join(words)}: {message}"))
     if len(lost) > _MOST_MESSAGES:
-        blocks.append(Line(f"and {plural(len(lost) - _MOST_MESSAGES, 'more message')}: `columns` key status message"))
+        more = plural(len(lost) - _MOST_MESSAGES, "more message")
+        blocks.append(Line(f"and {more}; to list all: `columns` key status message"))
     return Report.of([*blocks, *_counts(runs)])
 
 
@@ -134,33 +139,33 @@ def _counts(runs: Runs) -> Iterator[Line]:
 
 
 def rejected_lines(table: RecordTable) -> list[Line]:
-    """Return which columns were taken for what, rows that cannot be used, and how many rows are."""
+    """Return the columns that were used, rows that cannot be used, and the number of rows."""
     lines = [Line(note, "info") for note in table.notes]
     lines += [Line(str(row), "left out") for row in table.rejected[:_MOST_REJECTED]]
     if len(table.rejected) > _MOST_REJECTED:
         more = len(table.rejected) - _MOST_REJECTED
         lines.append(Line(f"{plural(more, 'more row')} that cannot be used", "left out"))
-    told = [f", {table.left_out} left out by `where`"] if table.left_out else []
-    told += [f", not ok: {describe_statuses(table.unfinished)}"] if table.unfinished else []
-    if told or table.rejected:
-        used = f"{plural(len(table.records), 'row')} used{''.join(told)}, {len(table.rejected)} not usable"
+    others = [f", {table.left_out} left out by `where`"] if table.left_out else []
+    others += [f", not ok: {describe_statuses(table.unfinished)}"] if table.unfinished else []
+    if others or table.rejected:
+        used = f"{plural(len(table.records), 'row')} used{''.join(others)}, {len(table.rejected)} not usable"
         lines.append(Line(used, "info"))
     return lines
 
 
 def table_report(table: RecordTable) -> Report:
-    """Return the runs that may be fitted, and what was left out."""
-    columns = _telling(table.records)
+    """Return the runs that can be fitted, and the rows that were left out."""
+    columns = _relevant_columns(table.records)
     made = Table(f"{plural(len(table.records), 'run')}", [column.heading for column in columns], drops=True)
     for run in table.records.head(_MOST_ROWS).to_dict("records"):
         made.add(*("" if _is_empty(run[column.name]) else column.show(run[column.name]) for column in columns))
     more = len(table.records) - _MOST_ROWS
-    cut = [Line(f"and {plural(more, 'more row')}; `records` has all", "dim")] if more > 0 else []
+    cut = [Line(f"and {plural(more, 'more row')}; see `records` for all", "dim")] if more > 0 else []
     return Report.of([made, *cut, *rejected_lines(table)])
 
 
 def as_csv(runs: pd.DataFrame, names: Sequence[str] | None) -> str:
-    """Runs as CSV that `records.read` reads to the same digits; lists as JSON."""
+    """Return runs as CSV with exact values, which `records.read` can read; lists are JSON."""
     rows = [
         {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
         for row in _plain_rows(runs, names)
@@ -171,23 +176,23 @@ def as_csv(runs: pd.DataFrame, names: Sequence[str] | None) -> str:
 
 
 def as_json(runs: pd.DataFrame, names: Sequence[str] | None) -> str:
-    """Runs as a JSON list of objects, without a value null."""
+    """Return runs as a JSON list of objects; missing values are null."""
     return json.dumps(_plain_rows(runs, names), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _plain_rows(runs: pd.DataFrame, names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Rows of plain values, None where there is none; without `names` the columns that hold something."""
+    """Return rows of plain values, None for missing ones; without `names`, of all columns that are not empty."""
     chosen = list(dict.fromkeys(names)) if names else [str(name) for name in runs if runs[name].notna().any()]
-    return [{name: _plain(name, row[name]) for name in chosen} for row in runs.to_dict("records")]
+    return [{name: _plain_value(name, row[name]) for name in chosen} for row in runs.to_dict("records")]
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain_value(name: str, value: Any) -> Any:
     if _is_empty(value):
         return None
-    if hasattr(value, "tolist"):  # of NumPy
+    if hasattr(value, "tolist"):  # NumPy
         value = value.tolist()
     whole = name in RECORD_SCHEMA.names and pa.types.is_integer(RECORD_SCHEMA.field(name).type)
-    # A column of whole numbers with gaps has become one of floats.
+    # pandas turns columns of whole numbers with missing values into floats.
     return int(value) if whole and isinstance(value, float) and value.is_integer() else value
 
 
@@ -196,17 +201,17 @@ def _is_empty(value: Any) -> bool:
 
 
 def _chosen(names: Sequence[str]) -> list[_Column]:
-    known = {column.name: column for column in (*_USUAL, *_TELLING)}
+    known = {column.name: column for column in (*_USUAL, *_DISTINGUISHING)}
     return [known.get(name, _Column(f"<{name}", name, _text)) for name in names]
 
 
-def _telling(runs: pd.DataFrame) -> list[_Column]:
+def _relevant_columns(runs: pd.DataFrame) -> list[_Column]:
     columns = [column for column in _USUAL if runs[column.name].notna().any()]
     if (runs["n_params_active"].fillna(runs["n_params"]) == runs["n_params"]).all():
         columns = [column for column in columns if column.name != "n_params_active"]
     if (runs["n_tokens_plain"].fillna(0) == 0).all():
         columns = [column for column in columns if column.name != "n_tokens_plain"]
-    return columns + [column for column in _TELLING if runs[column.name].nunique(dropna=False) > 1]
+    return columns + [column for column in _DISTINGUISHING if runs[column.name].nunique(dropna=False) > 1]
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Models with streams: what converting, training and looking at them found, as tables and sentences."""
+"""Reports of models with streams: conversion, second-stage training and diagnosis."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from scalelab.api.diagnosis import Diagnosis
     from scalelab.api.second_stage import SecondStage
 
-_MOST_LOSS = 0.01  # over the base's, relative, from which a conversion warns
+_MOST_LOSS = 0.01  # relative increase over the base loss above which a conversion warns
 
 
 def conversion_report(found: Conversion) -> Report:
-    """Return loss and likeness of streams of each bank, and warnings."""
+    """Return loss and similarity of the streams of each bank, and warnings."""
     title = f"{found.source.resolve().name}, before any training, on {found.n_tokens} tokens of {found.corpus}"
-    table = Table(title, ["P", "prefix", "draw", "loss", "over base", "cosine", "ρ of losses", "<warnings"])
+    table = Table(title, ["P", "prefix", "draw", "loss", "over base", "cosine", "ρ", "<warnings"])
     table.add("base", "", "", f"{found.base_loss:.4f}", "", "", "", "")
     for bank in found.banks:
         draw = f"{bank.draw} of {bank.draws}" if bank.draw else ""
@@ -31,12 +31,12 @@ def conversion_report(found: Conversion) -> Report:
     blocks: list[Table | Line] = [table]
     if max(bank.over_base for bank in found.banks) > _MOST_LOSS:
         advice = "a shorter `prefix_tokens`" if found.start == "text" else "`start='text'`"
-        blocks.append(Line(f"a loss more than 1 % above the base's; {advice} may keep it close", "warning"))
-    return Report.of([*blocks, *(Line(text, "warning") for text in found.notes), Line(f"written to {found.out}")])
+        blocks.append(Line(f"the loss is more than 1 % above the base loss; try {advice}", "warning"))
+    return Report.of([*blocks, *(Line(text, "warning") for text in found.notes), Line(f"saved {found.out}")])
 
 
 def conversion_json(found: Conversion) -> dict[str, Any]:
-    """Return everything, with every digit."""
+    """Return everything except notes, unrounded."""
     return plain(
         {
             "source": str(found.source),
@@ -50,9 +50,9 @@ def conversion_json(found: Conversion) -> dict[str, Any]:
 
 
 def stage_report(found: SecondStage) -> Report:
-    """Return losses before and after, and a warning if they rose."""
+    """Return losses before and after training, and a warning if the loss rose."""
     title = f"P = {found.P}, {found.part}, {format_count(found.n_tokens)} tokens, {format_seconds(found.seconds)}"
-    table = Table(title, ["<", "loss", "± over text", "cosine", "ρ of losses", "<warnings"])
+    table = Table(title, ["<training", "loss", "± (text)", "cosine", "ρ", "<warnings"])
     for name, seen in (("before", found.before), ("after", found.after)):
         streams = seen.streams
         about = ("", "", "")
@@ -63,11 +63,11 @@ def stage_report(found: SecondStage) -> Report:
     if found.after.loss > found.before.loss:
         blocks.append(Line("the loss is higher than before training; try a lower `lr` or more tokens", "warning"))
     blocks += [Line(text, "warning") for text in found.notes]
-    return Report.of([*blocks, Line(f"written to {found.out}, with its loss curve in {found.record}")])
+    return Report.of([*blocks, Line(f"saved {found.out}, with the loss curve in {found.record}")])
 
 
 def stage_json(found: SecondStage) -> dict[str, Any]:
-    """Return what was measured, with every digit."""
+    """Return losses, time and loss curve, unrounded."""
 
     def values(seen: Any) -> dict[str, Any]:
         streams = seen.streams
@@ -87,7 +87,7 @@ def stage_json(found: SecondStage) -> dict[str, Any]:
 
 
 def diagnosis_report(found: Diagnosis) -> Report:
-    """Return weight and loss of each stream, how alike they are, and warnings."""
+    """Return weight and loss of each stream, similarity of the streams, and warnings."""
     report = found.streams
     table = Table(
         f"{found.name}, P = {found.P}, {found.n_tokens} tokens of {found.corpus}",
@@ -95,18 +95,18 @@ def diagnosis_report(found: Diagnosis) -> Report:
     )
     for p, (weight, loss) in enumerate(zip(report.mixture_weights, report.losses, strict=True), 1):
         table.add(str(p), f"{weight:.3f}", f"{loss:.4f}")
-    table.add("mixed", f"{sum(report.mixture_weights):.3f}", f"{found.loss:.4f}")
+    table.add("all", f"{sum(report.mixture_weights):.3f}", f"{found.loss:.4f}")
     sentences = [
-        f"entropy of a token's weights {report.mixture_entropy:.3f} nats (uniform: ln P = {math.log(found.P):.3f}); "
-        f"the mean weights amount to {report.effective_streams:.2f} of {found.P} streams",
-        f"cosine of final states {report.cosine:.4f}; ρ, correlation of the streams' losses, {report.correlation:.4f}",
+        f"entropy of the weights of a token: {report.mixture_entropy:.3f} nats (uniform: ln P = "
+        f"{math.log(found.P):.3f}); effective streams: {report.effective_streams:.2f} of {found.P}",
+        f"cosine of final states: {report.cosine:.4f}; ρ, correlation of the streams' losses: {report.correlation:.4f}",
     ]
     warnings = [Line(report.explain(name), "warning", name) for name in report.warnings]
     return Report.of([table, *(Line(text) for text in sentences), *warnings])
 
 
 def diagnosis_json(found: Diagnosis) -> dict[str, Any]:
-    """Return everything but the weights over tokens, with every digit."""
+    """Return everything except the weights over tokens, unrounded."""
     about = {"P": found.P, "loss": found.loss, "loss_stderr": found.loss_stderr, "n_tokens": found.n_tokens}
     report = found.streams
     more = {"effective_streams": report.effective_streams, "warnings": list(report.warnings)}

@@ -1,4 +1,4 @@
-"""Sweeps as tables and sentences: what one would cost, and what one measured."""
+"""Reports of sweeps: their planned cost and their losses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _MIB, _GIB = 2**20, 2**30
 
 
-def plan_report(found: SweepPlan) -> Report:
-    """Return each run of a sweep with its size and cost, what is left to do in all, and what speaks against it."""
+def sweep_plan_report(found: SweepPlan) -> Report:
+    """Return size and cost of each run, the totals of runs to train, and warnings."""
     plan = found.plan
     lines = [Line(line) for line in summary(plan)]
     return Report.of([_plan_table(plan), *lines, *(Line(text, "warning") for text in found.warnings)])
@@ -30,7 +30,7 @@ def _plan_table(plan: Plan) -> Table:
     sizes = ["N", "backbone", "with embeddings", *(["active"] if experts else [])]
     others = [name.replace("_", " ") for name in varied]
     headings = [*sizes, "P", "D", "seed", *others, "FLOPs", "memory", "time here", "<record"]
-    table = Table("runs of this sweep, none started", headings, keys=1)
+    table = Table("planned runs", headings, keys=1)
     for i, run in enumerate(plan.runs):
         shape, config = run.config.architecture, run.config
         counts = [shape.n_params, shape.backbone_params, shape.total_params]
@@ -49,25 +49,25 @@ def _plan_table(plan: Plan) -> Table:
 
 
 def summary(plan: Plan) -> list[str]:
-    """The sums over what is left, in sentences."""
+    """Return sentences on the total cost of the runs to train."""
     left, total = len(plan.left), len(plan.runs)
     if not left:
-        return [f"nothing to do: {all_of(total, 'run is', 'runs are')} recorded already"]
-    at_once = f"{plan.workers} at once on {plan.device.split(':')[0]}"
+        return [f"nothing to do: {all_of(total, 'run is', 'runs are')} already recorded"]
+    at_once = f"{plural(plan.workers, 'worker')} on {plan.device.split(':')[0]}"
     lines = [
         f"{left} of {plural(total, 'run')} to train: {format_number(plan.train_flops, 3)} FLOPs, "
-        f"{format_seconds(plan.compute_s)} of computing, about {format_seconds(plan.wall_s)} with {at_once}, "
-        f"the largest run in {format_memory(plan.memory_bytes)}"
+        f"{format_seconds(plan.compute_s)} of compute, about {format_seconds(plan.wall_s)} with {at_once}; "
+        f"largest run {format_memory(plan.memory_bytes)}"
     ]
     if plan.shared_s >= 0.5:
-        lines.append(f"what several runs begin with is trained once, which spares {format_seconds(plan.shared_s)}")
+        lines.append(f"phases that several runs share are trained once, which saves {format_seconds(plan.shared_s)}")
     if any(not run.timed for run in plan.runs):
-        lines.append("~ extrapolated by FLOPs from the largest steps that were timed here")
+        lines.append("~ extrapolated by FLOPs from the largest steps timed here")
     return lines
 
 
 def format_memory(n_bytes: int) -> str:
-    """Bytes as MiB, from 1 GiB on as GiB."""
+    """Return bytes as text in MiB, from 1 GiB on in GiB."""
     return f"{n_bytes / _MIB:.0f} MiB" if n_bytes < _GIB else f"{n_bytes / _GIB:.3g} GiB"
 
 
@@ -83,8 +83,8 @@ def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def plan_json(found: SweepPlan) -> dict[str, Any]:
-    """Return every run and the sums over what is left, with every digit."""
+def sweep_plan_json(found: SweepPlan) -> dict[str, Any]:
+    """Return every run and the totals of runs to train, unrounded."""
     plan = found.plan
     runs = []
     for run in plan.runs:
@@ -98,18 +98,18 @@ def plan_json(found: SweepPlan) -> dict[str, Any]:
 
 
 def sweep_report(found: SweepResult) -> Report:
-    """Return mean losses by size and streams, a table for each number of tokens, and what they can tell."""
+    """Return mean losses by size and streams, a table for each D, and a note on their uncertainty."""
     records = found.records
-    blocks: list[Table | Line] = [Line(f"{plural(len(records), 'run is', 'runs are')} recorded below {found.out}")]
+    blocks: list[Table | Line] = [Line(f"{plural(len(records), 'run')} recorded in {found.out}")]
     for _, same in records.groupby("n_tokens"):
         blocks.append(_losses(same))
     blocks += _stream_warnings(records)
     several = records["seed"].nunique() > 1
-    advice = "compare the seeds." if several else "one seed cannot show how much; more would, with `seeds=0 1 2`."
+    advice = "compare the seeds." if several else "add seeds to measure it, such as `seeds=0 1 2`."
     blocks.append(
         Line(
-            f"The validation text itself leaves ± {records['loss_stderr'].mean():.3f} (one standard error, over "
-            "files), but that is common to all runs.\nWhat separates runs is also how they were seeded: " + advice
+            f"Standard error over validation files: {records['loss_stderr'].mean():.3f}, common to all runs.\n"
+            "Differences between runs also include the noise of the seed: " + advice
         )
     )
     return Report.of([*blocks, *_models(found)])
@@ -129,12 +129,12 @@ def _losses(same: pd.DataFrame) -> Table:
 
 
 def _stream_warnings(records: pd.DataFrame) -> Iterator[Line]:
-    """Count the runs whose streams are copies, or whose mixture is of one."""
+    """Yield the number of runs with each warning about their streams."""
     named = records["stream_warnings"].dropna().explode().dropna()
     for name, count in named.value_counts().items():
         many = plural(int((records["n_streams"] > 1).sum()), "run")
-        text = f"{count} of the {many} with streams: {name} (see stream_correlation and mixture_weights in the records"
-        yield Line(f"{text}, or look at a saved model with diagnose)", "warning")
+        text = f"{count} of {many} with streams: {name} (see stream_correlation and mixture_weights in the records"
+        yield Line(f"{text}, or diagnose a saved model)", "warning")
 
 
 def _models(found: SweepResult) -> Iterator[Line]:
@@ -145,7 +145,7 @@ def _models(found: SweepResult) -> Iterator[Line]:
 
 
 def sweep_json(found: SweepResult) -> list[dict[str, Any]]:
-    """Return a mapping for each run, with every digit."""
+    """Return a mapping for each run, unrounded."""
     import json
 
     return json.loads(found.runs().to_json())

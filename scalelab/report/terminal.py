@@ -1,4 +1,4 @@
-"""A report as text: for a terminal of any width, with colours, and for pipes and files, without."""
+"""Rendering of reports as text, for terminals of any width and for files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _STYLES = {"strong": "bold", "dim": "dim", "warning": "yellow", "serious": "bold red", "left out": "red"}
-_INDENT = "    "  # of what goes on on the next line
+_INDENT = "    "  # of continuation lines
 _GAP = 3  # characters between two columns
 
 
@@ -28,26 +28,26 @@ def as_text(report: Report, width: int) -> str:
 
 
 def print_report(report: Report, out: Console, aside: Console | None, wrap: bool | None = None) -> None:
-    """Print the result to `out`, and what is told about it to `aside`; with None that is left out.
+    """Print the result to `out` and its notes to `aside`; with None, notes are left out.
 
-    Sentences are broken between words to the width where `wrap`; by default on a terminal alone.
+    With `wrap`, sentences are wrapped to the width; by default only on a terminal.
     """
     for block in report.blocks:
         if isinstance(block, Line):
             console = aside if block.is_aside else out
             if console is not None:
-                print_line(console, block, wrap)
+                _print_sentences(console, block, wrap)
         else:
-            print_line(out, Line(block.title, "strong"), wrap)
+            _print_sentences(out, Line(block.title, "strong"), wrap)
             for part, needed in parts(block, out.width):
                 _print_whole(out, part, needed)
             if left_out := dropped(block, out.width):
-                text = f"columns left out: {', '.join(left_out)}; choose columns, or make the terminal wider"
-                print_line(out, Line(text, "dim"), wrap)
+                text = f"hidden columns: {', '.join(left_out)}; choose columns or widen the terminal"
+                _print_sentences(out, Line(text, "dim"), wrap)
 
 
 def _print_whole(console: Console, part: Any, needed: int) -> None:
-    """Print a table, on lines that are longer than the terminal's rather than with figures cut short."""
+    """Print a table without truncating numbers, even if its lines are longer than the terminal."""
     width = console.width
     if needed > width:
         console.width = needed
@@ -56,8 +56,8 @@ def _print_whole(console: Console, part: Any, needed: int) -> None:
         console.width = width
 
 
-def print_line(console: Console, line: Line, wrap: bool | None = None) -> None:
-    """Print a line: broken between words on a terminal, and elsewhere as it is, for other programs."""
+def _print_sentences(console: Console, line: Line, wrap: bool | None = None) -> None:
+    """Print a line, wrapped on a terminal and in one piece elsewhere."""
     wrap = console.is_terminal if wrap is None else wrap
     if wrap and line.equation:
         text = "\n".join(broken_equation(line.words, console.width))
@@ -67,9 +67,9 @@ def print_line(console: Console, line: Line, wrap: bool | None = None) -> None:
 
 
 def broken_equation(text: str, width: int) -> Iterator[str]:
-    """Yield the lines of an equation, and of the words behind it, of at most `width` columns where that is possible.
+    """Yield an equation and the words after it in lines of at most `width` columns, if possible.
 
-    A line ends before the operator that stands in the fewest brackets, the last of these; the next ones are indented.
+    Lines are broken before the last of the operators with the fewest brackets around them; later lines are indented.
     """
     if len(text) <= width:
         yield text
@@ -92,7 +92,7 @@ def broken_equation(text: str, width: int) -> Iterator[str]:
 
 
 def _operators(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where each operator begins, and in how many brackets; a product holds together more than a sum."""
+    """Yield position and bracket depth of each operator; a product counts as one deeper than a sum."""
     depth = 0
     for at, letter in enumerate(text):
         if letter == " " and (text[at + 1 : at + 3] in ("+ ", "- ") or text[at - 1 : at] == ","):
@@ -103,7 +103,7 @@ def _operators(text: str) -> Iterator[tuple[int, int]]:
 
 
 def render(report: Report, width: int) -> Iterator[Any]:
-    """Yield what rich can print of the report."""
+    """Yield the report as rich renderables."""
     from rich.text import Text
 
     for block in report.blocks:
@@ -115,9 +115,9 @@ def render(report: Report, width: int) -> Iterator[Any]:
 
 
 def parts(table: Table, width: int) -> Iterator[tuple[Any, int]]:
-    """Yield rich tables and the width that each needs, at most `width`; of a wide one the columns go on in the next.
+    """Yield a table as one or several rich tables, with the width of each.
 
-    Only headings are broken, between words: a number never is.
+    Headings are wrapped between words; cells are never broken.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
@@ -132,7 +132,7 @@ def parts(table: Table, width: int) -> Iterator[tuple[Any, int]]:
 
 
 def dropped(table: Table, width: int) -> list[str]:
-    """Return the headings of the columns that are left out on a terminal of `width`."""
+    """Return the headings of the columns that do not fit into `width`, for a table that drops them."""
     shown = sum(len(part) for part in _parts(table, width)) if table.drops else len(table.headings)
     return [heading.removeprefix("<") for heading in table.headings[shown:]]
 
@@ -147,7 +147,7 @@ def _parts(table: Table, width: int) -> list[list[Any]]:
 
 
 def _width(heading: str, left: bool, cells: list[str]) -> int:
-    """The narrowest that breaks no cell, and no word of the heading."""
+    """Return the minimal width of a column that breaks no cell and no word of its heading."""
     from rich.cells import cell_len
 
     words = [heading] if left else heading.split() or [""]
@@ -159,7 +159,7 @@ def _needed(columns: list[Any]) -> int:
 
 
 def _widths(columns: list[Any], width: int) -> list[int]:
-    """The width of each column: its heading on one line as long as there is room. rich would shrink cells instead."""
+    """Return the width of each column, with headings on one line while there is room; rich would shrink cells."""
     from rich.cells import cell_len
 
     spare, widths = max(0, width - _needed(columns)), []
@@ -171,7 +171,7 @@ def _widths(columns: list[Any], width: int) -> list[int]:
 
 
 def _fitting(columns: list[Any], keys: int, width: int) -> list[list[Any]]:
-    """Return the columns of each part: as many as fit, each time after the key columns, and about as many in each."""
+    """Split columns into parts that fit, each with the key columns and about as many others."""
     fixed, rest = columns[:keys], columns[keys:]
     greedy: list[list[Any]] = [[*fixed]]
     for column in rest:

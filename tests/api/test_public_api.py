@@ -215,7 +215,7 @@ def test_strings_with_units_work_wherever_a_number_does(fit):
     with pytest.raises(UsageError, match="memory: '4' is not an amount of memory") as caught:
         sl.make_plan(fit, memory="4")
     assert caught.value.argument == "memory"
-    with pytest.raises(UsageError, match="fit: holds 2 groups: choose one"):
+    with pytest.raises(UsageError, match="fit: has 2 groups; choose one"):
         sl.make_plan(sl.fit_law("paper", bootstrap=100, starts=20))
 
 
@@ -363,10 +363,10 @@ def test_help_keeps_to_the_terminal_and_its_sentences_are_whole(command, width):
 def test_a_figure_whose_folder_is_not_there_is_refused_and_nothing_is_made(fit, tmp_path, scalelab):
     path = fit.save(tmp_path / "fit.json")
     code, _, error = scalelab("plan", path, "--figure", tmp_path / "no" / "x.png")
-    assert (code, "is no folder; make it first" in error) == (2, True)
+    assert (code, "is not a folder; create it first" in error) == (2, True)
     assert not (tmp_path / "no").exists()
     code, _, error = scalelab("plan", path, "--figure", tmp_path / "x.doc")
-    assert (code, "end it in one of" in error) == (2, True)
+    assert (code, "must end in one of" in error) == (2, True)
 
 
 BLOCK = """

@@ -191,7 +191,7 @@ def test_cost_flags_act_and_are_checked():
     assert other["latency_s"] < plain["latency_s"]
     assert "--gpu abacus: unknown" in complaint(run("cost", "--hidden", 1024, "--gpu", "abacus"), 2)
     assert "1025 does not divide into 16 heads" in complaint(run("cost", "--hidden", 1025), 2)
-    assert "Missing option '--hidden'" in complaint(run("cost"), 2)
+    assert "give --hidden, or --model with a model folder" in complaint(run("cost"), 2)
     assert "'0' is not a whole number" in complaint(run("cost", "--hidden", 1024, "--batch", 0), 2)
     assert "--batch: needs at least one value" in complaint(run("cost", "--hidden", 1024, "--batch", ","), 2)
     assert "--layers 0: choose between 1 and" in complaint(run("cost", "--hidden", 1024, "--layers", 0), 2)

@@ -70,9 +70,9 @@ def test_the_table_the_words_and_the_recipe(scalelab):
     assert code == 0
     for text in ("21.6×", "6.16×", "12.3×", "3.11×", "6.64×", "1.60×", "3.47×", "0.84×", "2179.65", "3.156B"):
         assert text in out
-    assert "Streams lose on latency, adding more than growing N does: 0.84× at batch 8." in out
+    assert "P = 8 streams add more latency than a larger N: 0.84× at batch 8." in out
     assert "tokens in = tokens out = 64, 128, 256, 512" in out
-    assert "an MLP of 5.4·hidden" in out
+    assert "MLP 5.4·hidden" in out
 
 
 def test_the_increase_of_streams_is_that_of_the_reference_rows(runs):
@@ -286,9 +286,9 @@ def test_the_command_says_how_far_prices_are_off(scalelab):
     words = ("--hidden", 1536, "--P", 8, "--data", "paper", "--corpus", "stack-v2-python", "--batch", 1)
     code, out, _ = scalelab("compare", *words, "--preset", "serving")
     assert code == 0
-    assert "latency within a factor of 0.65–1.54, memory 0.85–1.17 (95 %), for all models alike" in out
-    assert "what P = 8 takes over one stream: 0.86–1.16, which is in the interval of times" in out
-    assert "times (95 %" in out
+    assert "95 %: latency ×0.65–1.54, memory ×0.85–1.17; they affect all models alike" in out
+    assert "extra latency of P = 8 streams: ×0.86–1.16; the intervals of ratios include this" in out
+    assert "ratio (95 %" in out
     (row,) = json.loads(scalelab("compare", *words, "--preset", "serving", "--json")[1])
     low, high = row["base_latency_interval_s"]
     assert (low, high) == pytest.approx([row["base_latency_s"] * math.exp(z * 0.22) for z in (-1.96, 1.96)])
@@ -315,7 +315,7 @@ def test_a_loss_no_plain_model_reaches_has_no_ratio(scalelab, make_records, tmp_
     arguments = ("--hidden", 2560, "--P", 8, "--data", "made.csv", "--law", "additive")
     code, out, _ = scalelab("compare", *arguments)
     assert code == 0
-    assert "no plain model, however large, reaches the loss of P = 8" in out
+    assert "no plain model of any size reaches the loss of P = 8" in out
     row = json.loads(scalelab("compare", *arguments, "--json")[1])[0]
     assert row["plain_n_params"] == row["memory_ratio"] == "inf"
     assert row["plain_memory_bytes"] is None
@@ -344,7 +344,7 @@ def test_a_table_that_knows_no_shapes_is_taken_for_the_papers_family(scalelab, t
     ("arguments", "code", "message"),
     [
         ([], 2, "give --data with measured losses, or --fit"),
-        (["--corpus", "pile", "--fit", "x.json"], 2, "give --data too"),
+        (["--corpus", "pile", "--fit", "x.json"], 2, "give --data as well"),
         (["--data", "paper", "--corpus", "bible"], 2, "--corpus bible: not in paper; choose one of pile, stack"),
         (["--data", "paper", "--corpus", "pile", "--P", "16"], 2, "no run of hidden size 1536 with P = 16"),
         (["--data", "paper", "--P", "1"], 2, "--P: '1' is not a whole number of at least 2"),
@@ -398,7 +398,7 @@ def test_the_figure_has_a_curve_for_each_P_and_two_arrows_a_step(runs, scalelab,
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = scalelab("compare", *HEADLINE, "--batch", 1, "--lengths", 64, "--figure", "figure.nonsense")
     assert code == 2
-    assert "--figure figure.nonsense: end it in one of " in err
+    assert "--figure figure.nonsense: must end in one of " in err
 
 
 def test_nothing_heavy_is_imported_where_it_is_not_asked_for():

@@ -68,7 +68,7 @@ def test_the_legend_has_arrows_where_the_figure_has(known):
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     arrows = [text for axes in figure.axes for text in axes.texts if text.arrow_patch is not None]
     assert len(arrows) == (4 if known else 0)
-    assert ("to P = 2 streams" in labels) == ("to more parameters, same loss" in labels) == known
+    assert ("P = 2 streams" in labels) == ("larger N, equal loss" in labels) == known
 
 
 def test_the_loss_without_streams_is_the_measured_one_or_the_laws():
@@ -94,13 +94,13 @@ def test_the_plain_model_of_streams_is_found_among_the_runs():
 def test_an_interval_around_nothing_is_left_open():
     (one,) = answer(question(), stack(), get_law("parallel"), None)
     backbone = one.streams.with_streams(1).n_params
-    sizes = {"gain nothing here": (0.9, 0.8, 0.95), "is open": (0.99, 0.9, 1.01), "Growing N adds": (1.9, 1.8, 2.0)}
+    sizes = {"gain nothing here": (0.9, 0.8, 0.95), "is open": (0.99, 0.9, 1.01), "A larger N adds": (1.9, 1.8, 2.0)}
     for words, ends in sizes.items():
         size = Size(*(share * backbone for share in ends))
         rows = tuple(compare(PRICE, one.streams, size, [1], [64]))
         said = verdicts(replace(one, size=size, rows=rows))
         assert words in said[0]
-        assert any("Streams lose on memory" in line for line in said) == (words == "is open")
+        assert any("streams add more memory than a larger N" in line for line in said) == (words == "is open")
 
 
 def test_a_fit_of_other_data_is_refused(make_records, tmp_path, monkeypatch, capsys):

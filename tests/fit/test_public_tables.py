@@ -77,7 +77,7 @@ def test_the_olmo_ladder_in_one_command(scalelab, tmp_path):
     code, out, _ = scalelab("import", source, "-o", "olmo", "--n-from", *sizes, "--map", loss)
     assert (code, "imported 16 runs to olmo" in out) == (0, True)
     code, out, _ = scalelab("fit", "olmo", "--law", "all", "--starts", 60)
-    assert (code, "For predictions: chinchilla." in out) == (0, True)
+    assert (code, "Use for predictions: chinchilla." in out) == (0, True)
     assert "farseer (9 parameters), " in out
     assert "not compared: 16 runs are fewer than 3 per parameter" in out
     last = pd.read_csv(source / "1B-10xC.csv").iloc[-1]

@@ -116,7 +116,7 @@ COST = [
     ("--batch max --ttft 500ms --tpot 30ms", 0, ""),
     ("--batch max --tpot soon", MISUSE, "--tpot: 'soon' is not a duration"),
     ("--batch max --ttft 3", MISUSE, "--ttft: '3' is not a duration"),
-    ("--batch 4 --ttft 1s", MISUSE, "--ttft and --tpot are limits on --batch max"),
+    ("--batch 4 --ttft 1s", MISUSE, "--ttft and --tpot need --batch max; add it"),
     ("--batch most", MISUSE, "'most' is not a whole number"),
     ("--batch max --tokens-out 1 --tpot 1ms", 0, ""),
     ("--tokens-out 1", 0, ""),

@@ -30,7 +30,7 @@ def test_a_table_that_is_read_is_not_written(scalelab, own):
     for out in (own, link):
         code, _, error = scalelab("results", own, "-o", out)
         assert (code, own.read_bytes()) == (2, before)
-        assert error == f"scalelab: -o {out}: is what is read and would be lost; name another file"
+        assert error == f"scalelab: -o {out}: would overwrite an input; give another file"
 
 
 def test_what_is_replaced_is_said(scalelab, own, tmp_path):

@@ -63,7 +63,7 @@ def test_the_command_measures_saves_and_uses_a_profile(config, tmp_path, capsys)
     assert main(["cost", "--measure", str(config), *words, *saves]) == 0
     out = capsys.readouterr().out
     assert "small: 16 tokens in, 4 out; fp32, priced on box" in out
-    assert "median |predicted / measured - 1| by roofline: prefill" in out
+    assert "median |predicted / measured - 1| of roofline: prefill" in out
     assert (tmp_path / "seen.png").stat().st_size > 10_000
     seen = pd.read_csv(table)
     assert list(seen["P"]) == [1, 2]
@@ -78,7 +78,7 @@ def test_the_command_measures_saves_and_uses_a_profile(config, tmp_path, capsys)
         told = seen[seen["P"] == row["P"]].iloc[0]
         assert told[f"{row['engine'].replace('-', '_')}_latency_s"] == pytest.approx(row["latency_s"])
     assert main(["cost", "--measure", str(config), *words, *saves]) == 2
-    assert f"--save-profile {profile}: is there already; name a new file" in capsys.readouterr().err
+    assert f"--save-profile {profile}: exists; give a new file" in capsys.readouterr().err
 
 
 def test_a_profile_is_of_this_device_at_this_precision():
@@ -115,17 +115,17 @@ def test_errors_are_of_what_was_predicted_over_what_was_seen():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--measure", "nowhere"], "--measure nowhere: not there; give a model's folder or a config.json"),
+        (["--measure", "nowhere"], "--measure nowhere: does not exist; give a model folder or config.json"),
         (["--measure", "CONFIG", "--weights", "int4"], "--weights int4: models are measured at fp32 or bf16"),
         (["--measure", "CONFIG", "--seconds", "0"], "--seconds 0: must be above 0"),
-        (["--measure", "CONFIG", "--seconds", "nan"], "--seconds nan: must be above 0, and finite"),
+        (["--measure", "CONFIG", "--seconds", "nan"], "--seconds nan: must be above 0 and finite"),
         (["--measure", "CONFIG", "--threads", "99999999999"], "--threads 99999999999: this machine has"),
         (["--measure", "CONFIG", "--prefix-tokens", "0"], "--prefix-tokens 0: must be at least 1"),
-        (["--measure", str(HOT), "--P", "2", "--prefix-tokens", "9"], "the model's P = 2 has 48; leave it out"),
-        (["--measure", "CONFIG", "-o", "."], "-o .: end it in .json or .csv"),
-        (["--measure", "CONFIG", "--kv", "int8", "--hidden", "64"], "by both engines; leave out --hidden, --kv"),
-        (["--measure", "CONFIG", "--figure", "out.abc"], "--figure out.abc: end it in one of"),
-        (["--hidden", "1024", "--device", "cpu", "--seconds", "1"], "for --measure MODEL; leave out --device, --sec"),
+        (["--measure", str(HOT), "--P", "2", "--prefix-tokens", "9"], "the model has 48 for P = 2; leave it out"),
+        (["--measure", "CONFIG", "-o", "."], "-o .: must end in .json or .csv"),
+        (["--measure", "CONFIG", "--kv", "int8", "--hidden", "64"], "with both cost models; leave out --hidden, --kv"),
+        (["--measure", "CONFIG", "--figure", "out.abc"], "--figure out.abc: must end in one of"),
+        (["--hidden", "1024", "--device", "cpu", "--seconds", "1"], "need --measure MODEL; leave out --device, --sec"),
     ],
 )
 def test_bad_requests_are_named(config, capsys, words, message):

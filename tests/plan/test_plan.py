@@ -193,7 +193,7 @@ def test_what_already_the_narrowest_reaches_is_told_with_its_own_loss(fit, saved
     assert plan.winner.P == 1
     assert ask(saved, "--loss", 10) == 0
     assert (
-        "(hidden 16) with no streams (P = 1), the narrowest that is looked at, of loss 2.9005"
+        "(hidden 16) with no streams (P = 1), the narrowest decoder considered, with loss 2.9005"
         in capsys.readouterr().out
     )
 
@@ -233,7 +233,7 @@ def test_what_is_to_be_built_is_within_the_limits_or_reaches_the_loss(saved, fit
     reached = float(re.search(r"To build: hidden 1280 .* loss ([\d.]+)", capsys.readouterr().out)[1])
     assert reached <= 1.07
     assert ask(saved, "--loss", 1.07, "--latency", "453ms") == 0
-    assert re.search(r"To build: hidden 1280 .*, which is beyond the limits\.", capsys.readouterr().out)
+    assert re.search(r"To build: hidden 1280 .*, which exceeds the limits\.", capsys.readouterr().out)
 
 
 def test_costs_between_sizes_are_those_of_the_sizes(fit):
@@ -374,11 +374,11 @@ def test_the_command_says_what_the_library_finds(saved, fit, capsys, tmp_path):
     assert ask(saved, *limits, "--figure", figure) == 0
     said = capsys.readouterr().out
     assert "with P = 8 streams, loss 1.0622" in said
-    assert "limit on latency" in said
+    assert "; limited by latency." in said
     assert "4.33 times those of the plain model of equal loss" in said
     assert plan.winner.share == 1  # of the draws there are: nothing is said to be sure
-    assert "is the best in >99 % of the fit's bootstrap draws: as sure" in said
-    assert "streams have paid for themselves after 17.6B tokens" in said
+    assert "is best in >99 % of the fit's bootstrap draws, if the" in said
+    assert "streams break even after 17.6B tokens" in said
     assert "16*" in said  # no run had so many
     assert figure.stat().st_size > 10_000
 
@@ -386,8 +386,8 @@ def test_the_command_says_what_the_library_finds(saved, fit, capsys, tmp_path):
 def test_what_the_runs_do_not_reach_is_said(saved, capsys):
     assert ask(saved, "--memory", "3GB") == 0
     said = "".join(capsys.readouterr())
-    assert "No run had more than P = 8, so that P = 16 rests on the law alone; of P up to there the best is" in said
-    assert "P = 16 is the largest that was looked at" in said
+    assert "No run has more than P = 8, so P = 16 is extrapolated by the law. The best with measured P: N" in said
+    assert "P = 16 is the largest considered" in said
     assert "P 16 is a factor of 2 outside the runs" in said
     assert ask(saved, "--memory", "3GB", "--second-stage-fraction", 0.02) == 0
     said = capsys.readouterr().out
@@ -417,8 +417,8 @@ def test_limits_that_nothing_is_within_say_which_and_what_would_do(saved, fit, c
 def test_the_legend_explains_what_is_there_and_all_broken_limits_are_named(saved, fit, capsys):
     assert ask(saved, "--loss", "1.0", "--memory", "4GB", "--latency", "500ms") == 1
     said = capsys.readouterr().out
-    assert "> the best" not in said
-    assert "limit: with ! those broken, the worst first; * outside the runs" in said
+    assert "> best" not in said
+    assert "limit: ! the ones exceeded, worst first; * outside the runs" in said
     asked = problem(fit, LIMITS[0])
     rows = re.findall(r"^ +(\d+)\*? .*?(!.*?)  ", said, re.MULTILINE)
     assert len(rows) == len(STREAMS)
@@ -428,7 +428,7 @@ def test_the_legend_explains_what_is_there_and_all_broken_limits_are_named(saved
         assert shown.removeprefix("!").split(", ") == sorted((n for n in over if over[n] > 1), key=lambda n: -over[n])
     assert "!latency, memory" in said or "!memory, latency" in said
     assert ask(saved, "--memory", "4GB") == 0
-    assert "> the best; limit: the one used up; * outside the runs\n" in capsys.readouterr().out
+    assert "> best; limit: the one reached; * outside the runs\n" in capsys.readouterr().out
     # With streams the prefixes alone are beyond both limits; without, the narrowest is within.
     assert ask(saved, "--memory", "8MB", "--latency", "0.5ms", "--tokens-out", 1) == 0
     assert "no P = 16: even the narrowest decoder exceeds the limit" in capsys.readouterr().out
@@ -472,9 +472,9 @@ def test_notes_on_what_streams_gain_stand_before_the_plan(tmp_path, make_records
         (("--memory", "4"), "--memory: '4' is not an amount of memory .*its unit is missing"),
         (("--latency", "2 parsecs"), "--latency: '2 parsecs' is not a duration"),
         (("--train-flops", "-1"), "--train-flops: '-1' is not a positive count"),
-        (("--loss", "0"), "--loss 0: give a loss above 0"),
+        (("--loss", "0"), "--loss 0: must be above 0, in nats per token"),
         (("--loss", "1.1", "--by", "joy"), "--by joy: choose one of memory, latency, ttft, tpot, training"),
-        (("--by", "memory"), "--by memory: it says what is cheap where a loss is to be reached: give --loss too"),
+        (("--by", "memory"), "--by memory: needs a loss to reach: give --loss as well"),
         (("--shapes", "odd"), "--shapes odd: choose one of paper, ladder"),
         (("--runtime", "abacus"), "--runtime abacus: choose one of graphs, eager, llama.cpp, vllm"),
         (("--reserve", "2"), "--reserve: '2' is not an amount of memory"),
@@ -607,9 +607,9 @@ def test_what_is_said_of_sizes_training_and_doubt(saved, capsys):
     assert best["N"]["low"] < best["N"]["value"] < best["N"]["high"]
     assert ask(saved, *words) == 0
     said = "".join(capsys.readouterr())
-    assert "If costs are off as far as published ones are, the limits allow N from" in said
-    assert ("Which P is best is open: " in said) == (best["probability_best"] < 0.5)
-    assert "(times within a factor of 0.38–2.66, 95 %)" in said
+    assert "With the error of the cost model, the limits allow N from" in said
+    assert ("The best P is uncertain: " in said) == (best["probability_best"] < 0.5)
+    assert "(which include latency errors of ×0.38–2.66, 95 %)" in said
     assert "no measurement of its class (npu) is published" in said
     if made["winner"] > 1:
         assert "times its training FLOPs" in said
@@ -669,12 +669,12 @@ def test_what_nobody_would_use_is_said(saved, capsys):
     words = ["plan", str(saved), "--max-P", "2"]
     assert main([*words, "--gpu", "raspberry-pi-5", "--train-gpu", "h100-sxm-80gb"]) == 0
     said = capsys.readouterr().out
-    assert "few would wait for it" in said
-    assert "filled to the last byte" in said
+    assert "longer than most users wait" in said
+    assert "fills the device's memory" in said
     assert main([*words, "--gpu", "rtx-4090", "--memory", "40GB", "--tpot", "20ms"]) == 0
     said = capsys.readouterr().out
-    assert "--memory of 40 GB is more than the device gives; 24.9 GB of it was planned with." in said
-    assert "few would wait for it" not in said
+    assert "--memory of 40 GB is more than the device has; the plan uses 24.9 GB." in said
+    assert "longer than most users wait" not in said
     assert "of h100-sxm-80gb." in said
     assert "100 %" not in said
     assert main([*words, "--gpu", "apple-m2", "--compute", "int8", "--latency", "2s"]) == 0

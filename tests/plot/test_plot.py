@@ -95,7 +95,7 @@ def test_laws_over_d_have_figures_too(table_of):
         "D = 10B",
         "D = 100B",
     ]
-    with pytest.raises(UsageError, match="no N and P to draw contours over"):
+    with pytest.raises(UsageError, match="contours need a law with N and P"):
         plot_contours(chinchilla)
     joint = fit_table(table_of("joint", (0.7, 1e7, 0.5, 0.3, 1e9, 0.35), D=(1e9, 1e10, 1e11)), "joint")
     assert points(plot_loss(joint).axes[0]) == 60

@@ -100,12 +100,12 @@ def test_exports_hold_every_digit_and_are_read_again(folder, capsys, tmp_path):
         (["DIR", "--sort", "size"], "--sort size: no such column; "),
         (["DIR", "--columns", "N", "size"], "--columns size: no such column"),
         (["DIR", "--descending"], "--descending: needs --sort COLUMN"),
-        (["DIR", "--quarantine"], "--quarantine: only with check"),
-        (["DIR", "--csv", "--json"], "only one of them can go to standard output"),
-        (["DIR", "--figure", "x.txt"], "--figure x.txt: end it in one of "),
+        (["DIR", "--quarantine"], "--quarantine: needs check"),
+        (["DIR", "--csv", "--json"], "--csv and --json: give one of them"),
+        (["DIR", "--figure", "x.txt"], "--figure x.txt: must end in one of "),
         (["DIR", "--where", "loss < 0"], "none of 6 rows satisfies --where 'loss < 0'"),
         (["DIR", "nowhere"], "give one folder or file"),
-        (["check", "DIR", "--sort", "N"], "of the options only --quarantine applies"),
+        (["check", "DIR", "--sort", "N"], "the only option is --quarantine"),
         (["check"], "results check: give one folder of records"),
         (["check", "nowhere"], "nowhere: no such folder"),
         (["nowhere"], "nowhere: no such file or folder"),
@@ -166,7 +166,7 @@ def test_check_finds_each_fault_and_quarantine_ends_them(folder, capsys, tmp_pat
     assert any("it is used once" in message for message in notes.values())
 
     said = shown(capsys, "results", "check", tmp_path, code=1)
-    assert "6 files that readers refuse" in said.err
+    assert "6 files cannot be used" in said.err
     assert all(file.exists() for file in wrong)
     before = {file: file.read_bytes() for file in wrong}
     said = shown(capsys, "results", "check", tmp_path, "--quarantine")
@@ -207,13 +207,13 @@ def test_curves_are_drawn_in_a_panel_for_each_p(folder, capsys, tmp_path):
         assert axes.get_xlim() == figure.axes[0].get_xlim()
         for line in axes.lines[:1]:
             assert line.get_xydata().tolist() == points[["n_tokens", "loss"]].to_numpy().tolist()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1k", "4k", "9k", "ended, not ok"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1k", "4k", "9k", "not ok"]
     many = pd.DataFrame([record(str(i), 1000 * (i + 1)) | {"status": "ok"} for i in range(12)])
     figure = plot_curves(many, dict.fromkeys(many["key"], points))
     assert [len(axes.lines) for axes in figure.axes][:1] == [12]
     assert len(figure.axes) == 2  # the colour bar
     figure.canvas.draw()
-    with pytest.raises(UsageError, match="no loss curve to draw"):
+    with pytest.raises(UsageError, match="no loss curves to draw"):
         plot_curves(runs, {"k0": points.iloc[:0]})
 
 

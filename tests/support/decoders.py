@@ -1,4 +1,4 @@
-"""Small configs of every family of decoders that can be priced, in the variants that change their shape."""
+"""Small configs of every decoder family that can be priced, in variants that change the shape."""
 
 import json
 
@@ -155,7 +155,7 @@ VARIANTS = {
 
 
 def build(name, changes=None):
-    """A model of the variant without memory for its weights, and its config as it would be saved."""
+    """Return a model of the variant without memory for weights, and its config as it would be saved."""
     kind, own = VARIANTS[name]
     config = getattr(transformers, kind)(**(COMMON | own | (changes or {})))
     with torch.device("meta"):
@@ -164,7 +164,7 @@ def build(name, changes=None):
 
 
 def make_variant(name, changes=None, seed=0):
-    """A model of the variant with random weights, in eval mode and with eager attention."""
+    """Return a model of the variant with random weights, in eval mode and with eager attention."""
     kind, own = VARIANTS[name]
     config = getattr(transformers, kind)(**(COMMON | own | (changes or {})))
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""A tiny random model of each architecture that streams are tested on."""
+"""Tiny random models of each architecture that streams are tested on."""
 
 import torch
 import transformers
@@ -41,7 +41,7 @@ FAMILIES = {
 
 
 def make(name, seed=0, attn_implementation=None, **changes):
-    """A model in eval mode, with weights large enough that nothing hides behind small numbers."""
+    """Return a model in eval mode, with weights large enough that small numbers hide no errors."""
     kind, own = FAMILIES[name]
     config = getattr(transformers, kind)(**(COMMON | own | changes))
     torch.manual_seed(seed)
@@ -55,7 +55,7 @@ def make(name, seed=0, attn_implementation=None, **changes):
 
 
 def warm(model, seed=1):
-    """Prefixes and mixtures that matter: streams differ and weights depend on the token."""
+    """Draw prefixes and aggregators so that streams differ and weights depend on the token."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, parameter in model.stream_parameters():
@@ -69,7 +69,7 @@ def tokens(rows=2, length=11, seed=0):
 
 
 def step_by_step(model, ids):
-    """Logits of seven tokens at once and then, from the cache, of one at a time."""
+    """Return logits of seven tokens at once and then, from the cache, of one token at a time."""
     out = model(ids[:, :7], use_cache=True)
     parts = [out.logits]
     for t in range(7, ids.shape[1]):

@@ -1,10 +1,10 @@
-"""Operations that torch counts."""
+"""FLOPs counted by torch."""
 
 from torch.utils.flop_counter import FlopCounterMode
 
 
 def counted_flops(counter: FlopCounterMode) -> int:
-    """Return what `counter` saw, without the angles of rotary positions.
+    """Return the FLOPs in `counter`, without those for the angles of rotary positions.
 
     Some versions of transformers compute them by a matrix product with one column, others by a multiplication.
     """

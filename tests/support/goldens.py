@@ -1,4 +1,4 @@
-"""How far the model is from the released implementation's numbers, kept in tests/data/parscale.
+"""Errors of the model against numbers of the released implementation, which are in tests/data/parscale.
 
 `python -m tests.support.goldens` prints the table.
 """
@@ -21,7 +21,7 @@ def load(name, implementation="sdpa"):
 
 
 def compare(name, implementation):
-    """{what: largest error}: of logits and losses absolute, of gradient norms relative, of tokens their number."""
+    """Return the largest errors: absolute for logits and losses, relative for gradient norms, a count for tokens."""
     model, expected = load(name, implementation)
     t = {k: torch.from_numpy(v) for k, v in expected.items() if v.dtype == np.int64}
     ids, padded, mask, positions = (t[k] for k in ("input_ids", "pad_input_ids", "attention_mask", "position_ids"))
@@ -38,7 +38,7 @@ def compare(name, implementation):
         with_positions = model(padded, attention_mask=mask, position_ids=positions, labels=t["labels"])
         largest("logits, left-padded", with_positions.logits, "pad_logits", real)
         largest("loss, left-padded", with_positions.loss, "pad_loss")
-        # Without positions the original counts padding as positions, and so does transformers.
+        # Without position ids the original counts padding as positions, as transformers does.
         largest(
             "logits, left-padded without positions", model(padded, attention_mask=mask).logits, "pad_nopos_logits", real
         )

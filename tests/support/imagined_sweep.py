@@ -1,4 +1,4 @@
-"""A sweep that has begun and trains nothing."""
+"""A started sweep without training, for tests of its state and progress."""
 
 from scalelab.architecture import architecture_for
 from scalelab.sweep.state import StateFile

@@ -1,4 +1,4 @@
-"""Laws of others written out by hand, with true parameters."""
+"""Published laws, written out by hand, with true parameters."""
 
 import math
 
@@ -27,7 +27,7 @@ def _shifted(n, v, r, g):
 
 
 def _muennighoff(n, d, u, E, A, alpha, B, beta, R_D, R_N):
-    """As in arXiv 2305.16264, with their coefficients A^α and B^β, and G for the best size."""
+    """Return the law of arXiv 2305.16264, with its coefficients A^α and B^β, and G for the best size."""
     a, b = A**alpha, B**beta
     G = (alpha * a / (beta * b)) ** (1 / (alpha + beta))
     best = G ** ((alpha + beta) / alpha) * u ** (beta / alpha)

@@ -1,4 +1,4 @@
-"""What holds for which architecture, as a table: `pytest -p tests.support.matrix tests/model/test_streams.py`."""
+"""Table of test results by architecture: `pytest -p tests.support.matrix tests/model/test_streams.py`."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A law of a user's own, as the text of its file."""
+"""A user-defined law, as the text of its file."""
 
 OWN = """
 import numpy as np

@@ -1,6 +1,6 @@
-"""Configs of families whose code is on the hub, with their parameters."""
+"""Configs of model families whose code is on the hub, with their parameter counts."""
 
-# Keys of published configs, and the number of parameters that their model cards and safetensors give.
+# Keys of published configs, and parameter counts from model cards and safetensors.
 REMOTE = {
     "internlm2-7b": (
         {

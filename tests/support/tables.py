@@ -6,7 +6,7 @@ import pandas as pd
 
 
 def fit_table(table: pd.DataFrame, law="parallel", **options):
-    """The fit of a table that is one group; 200 bootstrap draws unless told."""
+    """Return the fit of a table with one group; 200 bootstrap draws by default."""
     from scalelab.fit import FitOptions, fit_group, group_records
     from scalelab.laws import get_law
 

@@ -1,4 +1,4 @@
-"""A count of the numbers that a forward pass reads from parameters."""
+"""Count of the numbers that a forward pass reads from parameters."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -6,7 +6,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class WeightsRead(TorchDispatchMode):
-    """Counts the numbers read from parameters, prefixes apart; views read nothing, a look-up its rows only.
+    """Counter of numbers read from parameters, except prefixes; views read nothing, look-ups only their rows.
 
     What is expanded is read once.
     """

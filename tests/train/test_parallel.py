@@ -85,7 +85,7 @@ def test_two_processes_end_where_one_does(distributed_type, part, P, source, tex
     assert done.returncode == 0, done.stderr
     held = "a part" if distributed_type == "FSDP" else "all"
     assert done.stderr.count(f", on 2 processes, each with {held} of the model") == 1
-    assert done.stdout.count("written to ") == 1
+    assert done.stdout.count("saved ") == 1
     assert done.stderr.count("FSDP saves no checkpoints") == (distributed_type == "FSDP")
 
     one, two = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two"))

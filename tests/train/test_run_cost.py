@@ -297,14 +297,14 @@ def test_the_table_names_every_run_and_the_whole(plan):
         assert heading in text
     assert text.count("out_of_memory, to do") == 1
     assert "7 of 8 runs to train" in text
-    assert "2 at once on cpu" in text
+    assert "2 workers on cpu" in text
     assert plan.varied == {"lr": [run.config.recipe.lr for run in plan.runs]}
 
 
 def test_a_plan_with_nothing_left():
     config = run_of(PLAIN)
     plan = plan_sweep([config], [], {config.key: "ok"}, budget_s=0.0)
-    assert "nothing to do: the run is recorded already" in SweepPlan(plan, ()).summary(width=160)
+    assert "nothing to do: the run is already recorded" in SweepPlan(plan, ()).summary(width=160)
     assert (plan.compute_s, plan.wall_s, plan.memory_bytes) == (0, 0, 0)
 
 

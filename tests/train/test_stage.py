@@ -221,7 +221,7 @@ def test_a_costly_start_is_told(folder, text_folder, tmp_path, capsys):
     for start, warned in (("normal", True), ("text", False)):
         assert main(["convert", str(wide), "-o", str(tmp_path / start), "--start", start, *options]) == 0
         told = capsys.readouterr().err
-        assert ("more than 1 % above the base's; --start text may keep it close" in told) == warned
+        assert ("the loss is more than 1 % above the base loss; try --start text" in told) == warned
 
 
 @pytest.mark.parametrize("P", [2, 4])
@@ -504,12 +504,12 @@ def test_weights_and_config_must_belong_together(weights, config, message, conve
 
 WRONG = [
     (["convert", "nowhere", "-o", "x"], 2, "nowhere: no such folder"),
-    (["convert", "{folder}", "-o", "{folder}"], 2, "is there already and not empty"),
+    (["convert", "{folder}", "-o", "{folder}"], 2, "exists and is not empty; give a new folder"),
     (["convert", "{folder}", "-o", "x", "--P", "0"], 2, "--P: '0' is not a whole number"),
     (["convert", "{folder}", "-o", "x", "--start", "zeros"], 2, "--start zeros: choose text, moments or normal"),
-    (["convert", "{folder}", "-o", "x", "--start", "normal", "--draws", "3"], 2, "--draws: a normal start uses no"),
+    (["convert", "{folder}", "-o", "x", "--start", "normal", "--draws", "3"], 2, "--draws: --start normal uses no"),
     (["convert", "{folder}", "-o", "x", "--aggregation", "sum"], 2, "--aggregation sum: choose one of dynamic, mean"),
-    (["convert", "{converted}", "-o", "x", "--P", "4", "--corpus", "{text}"], 2, "has that bank already"),
+    (["convert", "{converted}", "-o", "x", "--P", "4", "--corpus", "{text}"], 2, "already has this bank;"),
     (["train", "{converted}", "-o", "x", "--P", "3"], 2, "supports only P = 1, 2, 4; convert adds one"),
     (["train", "{folder}", "-o", "x", "--corpus", "{text}"], 2, "has no streams to train"),
     (["train", "{converted}", "-o", "x", "--train", "head"], 2, "--train head: choose streams or all"),
@@ -522,10 +522,10 @@ WRONG = [
     (["convert", "{gpt2}", "-o", "x", "--corpus", "{text}", "--prefix-tokens", "49"], 2, "--prefix-tokens: 49 tokens"),
     (["generate", "{gpt2}", "--prompt", "a", "--max-new-tokens", "48"], 2, "the model has positions for 48"),
     (["convert", "{small}", "-o", "x", "--corpus", "{text}"], 2, "the tokenizer has 300 tokens, the model only 97"),
-    (["diagnose", "{converted}", "--figure", "f.xyz"], 2, "--figure f.xyz: end it in one of"),
-    (["diagnose", "{folder}"], 2, "one stream has nothing to compare"),
+    (["diagnose", "{converted}", "--figure", "f.xyz"], 2, "--figure f.xyz: must end in one of"),
+    (["diagnose", "{folder}"], 2, "one stream cannot be compared"),
     (["generate", "{converted}", "--prompt", "a", "--temperature", "1e-320"], 2, "give 0, or a number from 0.01"),
-    (["generate", "{nan}", "--prompt", "a", "--max-new-tokens", "9"], 1, "the model's outputs are not numbers"),
+    (["generate", "{nan}", "--prompt", "a", "--max-new-tokens", "9"], 1, "the model's logits are NaN"),
     (["diagnose", "{nan}", "--corpus", "{text}"], 1, "P = 4: the loss is not a number"),
     (["convert", "{file}", "-o", "x"], 2, "is a file; give the folder"),
     (["diagnose", "{empty}"], 1, "no config.json, so no model"),
