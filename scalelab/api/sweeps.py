@@ -131,7 +131,7 @@ def run_sweep(
     ``if __name__ == "__main__":``.
 
     Args:
-        spec: A YAML file such as sweeps/smoke.yaml, its keys and values, or a spec; arguments go over it.
+        spec: A YAML file, a shipped spec by name such as "smoke", keys and values, or a spec; arguments go over it.
         out: Folder for the records; results/NAME by default.
         N: Non-embedding parameters, one or several, such as "50k".
         P: Parallel streams.
