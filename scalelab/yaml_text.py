@@ -21,7 +21,7 @@ def load_yaml(text: str, source: str) -> Any:
     """Return the content of `text`. Raises `DataError` naming `source`, and the line where there is one."""
     _check(text, source)
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)  # nosec B506  # a safe loader
     except (yaml.YAMLError, ValueError, TypeError) as error:  # ValueError: of dates that do not exist; unhashable keys
         raise _not_yaml(error, source) from None
 
