@@ -94,5 +94,5 @@ clean:  ## environments, caches, builds, and what the demo wrote
 		$(DEMO_FILES) | grep -Fxf .venv/.demo-files | cut -d ' ' -f 3- | tr '\n' '\0' | xargs -0 rm -f; \
 		find results/demo fits -type d -empty -delete 2>/dev/null; true; \
 	fi
-	rm -rf .venv .venvs build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis __pycache__
+	rm -rf .venv .venvs build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis __pycache__
 	find scalelab tests benchmarks docs -type d -name __pycache__ -prune -exec rm -rf {} +
