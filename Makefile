@@ -4,12 +4,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast check benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage notebook setup clean
+.PHONY: demo test test-fast check audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage notebook setup clean
+
+# A checksum and a path for each file below the folders that the demo writes to. The demo keeps the lines of its own
+# files, and `make clean` removes a file only while its line is the same: never a person's results or fits.
+DEMO_FILES = find results/demo fits -type f -exec cksum {} + 2>/dev/null
 
 demo: $(READY)  ## sweep, fit, cost and figures on real text, about 10 minutes on 2 cores
+	@$(DEMO_FILES) > .venv/.demo-before || true
 	$(BIN)/scalelab sweep --P 1 2 4 8
 	$(BIN)/scalelab fit results/
 	$(BIN)/scalelab cost --hidden 2560 --P 2
+	@$(DEMO_FILES) | grep -vFxf .venv/.demo-before >> .venv/.demo-files || true
 
 test: $(READY)  ## the tests
 	$(BIN)/pytest -n auto
@@ -17,12 +23,18 @@ test: $(READY)  ## the tests
 test-fast: $(READY)  ## a tenth of the tests' time, for daily work
 	$(BIN)/pytest -n auto -m "not slow and not ray"
 
-check: $(READY)  ## style, types, and who may import whom
+check: $(READY)  ## style, types, who may import whom, security, and dependencies
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --severity-level medium --recursive scalelab benchmarks hatch_build.py
+	! $(BIN)/pip check | grep -v -e '^llm-analysis ' -e '^No broken requirements'
+
+audit: $(READY)  ## known vulnerabilities of the versions in constraints.txt; needs a network
+	$(BIN)/pip install --quiet --constraint constraints.txt pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 benchmark: $(READY)  ## speeds as ratios to a baseline in the same run
 	$(BIN)/python benchmarks/fit.py
@@ -77,5 +89,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-analysis
 	touch $(READY)
 
-clean:
-	rm -rf .venv fits results/demo
+clean:  ## environments, caches, builds, and what the demo wrote
+	@if [ -f .venv/.demo-files ]; then \
+		$(DEMO_FILES) | grep -Fxf .venv/.demo-files | cut -d ' ' -f 3- | tr '\n' '\0' | xargs -0 rm -f; \
+		find results/demo fits -type d -empty -delete 2>/dev/null; true; \
+	fi
+	rm -rf .venv .venvs build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis __pycache__
+	find scalelab tests benchmarks docs -type d -name __pycache__ -prune -exec rm -rf {} +

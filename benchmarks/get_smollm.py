@@ -22,13 +22,14 @@ def main(out: Path) -> None:
     package = Path(spec.origin).parent
     file = next(package.glob("*.gguf")).name
     quiet_libraries()
-    quantised = AutoModelForCausalLM.from_pretrained(package, gguf_file=file)
+    quantised = AutoModelForCausalLM.from_pretrained(package, gguf_file=file)  # nosec B615  # a local folder
     settings = quantised.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         settings.pop(name, None)
     model = LlamaForCausalLM(LlamaConfig.from_dict(settings))  # transformers does not save GGUF models
     model.load_state_dict(quantised.state_dict())
-    AutoTokenizer.from_pretrained(package, gguf_file=file).save_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=file)  # nosec B615  # a local folder
+    tokenizer.save_pretrained(out)
     model.save_pretrained(out)
 
 

@@ -85,7 +85,8 @@ class Experiment:
 
 
 def main() -> None:
-    scratch = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short, because it holds sockets
+    short = "/tmp"  # nosec B108  # mkdtemp makes a private folder; paths of sockets must be short
+    scratch = Path(tempfile.mkdtemp(prefix="ray-", dir=short))
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"temp_dir": str(scratch / "ray")})
     try:
         resolved = resolve(SPEC)

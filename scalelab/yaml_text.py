@@ -25,7 +25,7 @@ def load_yaml(text: str, source: str) -> Any:
     """
     _check(text, source)
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)  # nosec B506  # a safe loader
     except (yaml.YAMLError, ValueError, TypeError) as error:  # ValueError: impossible date; TypeError: unhashable key
         raise _not_yaml(error, source) from None
 

@@ -107,7 +107,11 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            folder,
+            local_files_only=True,  # nosec B615  # nothing is downloaded
+            trust_remote_code=False,
+        )
     except (ValueError, OSError, KeyError):
         file = folder / "tokenizer.json"
         if not file.is_file():

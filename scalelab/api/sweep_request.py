@@ -49,7 +49,7 @@ def spec_of(
     elif isinstance(spec, Mapping):
         chosen = replace(SweepSpec(), **parse(spec))
     else:
-        chosen = load_spec(Path(spec))
+        chosen = load_spec(spec)
     for content in (settings or {}, _given(grid)):
         chosen = _over(chosen, content)
     chosen = replace(chosen, recipe=replace(chosen.recipe, **_given(recipe)))

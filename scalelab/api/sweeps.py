@@ -130,7 +130,8 @@ def run_sweep(
     ``if __name__ == "__main__":``.
 
     Args:
-        spec: A YAML file such as sweeps/smoke.yaml, its keys and values, or a spec; other arguments override it.
+        spec: A YAML file, a shipped spec by name such as "smoke", its keys and values, or a spec; other arguments
+            override it.
         out: Folder for the records; results/NAME by default.
         N: Non-embedding parameters, one or several, such as "50k".
         P: Numbers of streams.

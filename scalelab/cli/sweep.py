@@ -18,7 +18,7 @@ _GRID = "Grid"
 
 def sweep(
     spec: Annotated[
-        Path | None, typer.Argument(help="YAML file such as sweeps/smoke.yaml; options override it.")
+        Path | None, typer.Argument(help="A YAML file, or a shipped spec by name, such as smoke; options override it.")
     ] = None,
     N: Annotated[
         Words, list_option("--N", "Non-embedding parameters, e.g. --N 50k 0.2M.", _DEFAULT.N, panel=_GRID)

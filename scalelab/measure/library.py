@@ -31,7 +31,11 @@ def library_config(content: Mapping[str, Any]) -> Any:
     refuse_kernels(content, "config.json")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(dict(content)), encoding="utf-8")
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            folder,
+            local_files_only=True,  # nosec B615  # nothing is downloaded
+            trust_remote_code=False,
+        )
 
 
 def build_empty(content: Mapping[str, Any], kind: str) -> Any:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from scalelab.bundled import bundled
 from scalelab.plot.style import colours, grid_of_axes, title
 
 _GREY = "#777777"
@@ -19,6 +20,14 @@ _ENGINES: Mapping[str, tuple[str, str]] = {
     "roofline": ("roofline", "--"),
     "llm_analysis": ("llm-analysis", ":"),
 }
+
+
+def serving_measurements() -> pd.DataFrame:
+    """Return the 48 workloads of docs/serving.md: four models on one CPU thread, and what each engine predicts.
+
+    Columns are those of `scalelab.measure.against.Row.as_dict`, in seconds and bytes.
+    """
+    return pd.read_csv(bundled("docs/serving.csv"))
 
 
 def plot_efficiency(table: pd.DataFrame, heading: str = "") -> Figure:

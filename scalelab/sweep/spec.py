@@ -12,7 +12,7 @@ from typing import Any
 from scalelab.aggregation import AGGREGATIONS
 from scalelab.architecture import EXPERTS_PER_TOKEN, LADDER, LADDERS, check_experts
 from scalelab.errors import DataError, UsageError
-from scalelab.sweep.spec_file import read_keys
+from scalelab.sweep.spec_file import read_keys, spec_file
 from scalelab.train.recipe import Recipe
 from scalelab.units import counts, format_count, whole_numbers
 from scalelab.yaml_text import load_yaml
@@ -89,8 +89,12 @@ def tokenizer_choice(value: str | int) -> str | int:
     return int(value) if re.fullmatch(r"[0-9]{1,9}", str(value)) else str(value)
 
 
-def load_spec(path: Path) -> SweepSpec:
-    """Read a spec from a YAML file. Raises `UsageError` or `DataError` with the file and, if known, line and key."""
+def load_spec(source: str | Path) -> SweepSpec:
+    """Return the spec of a YAML file, or the shipped spec of that name, such as ``smoke``.
+
+    Raises `UsageError` or `DataError` naming the file, and line and key if it can.
+    """
+    path = spec_file(source)
     content, lines = read_keys(path)
     try:
         return replace(SweepSpec(name=path.stem), **parse(content))

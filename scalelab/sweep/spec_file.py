@@ -7,8 +7,26 @@ from typing import Any
 
 import yaml
 
+from scalelab.bundled import bundled
 from scalelab.errors import DataError, UsageError
 from scalelab.yaml_text import compose_yaml, load_yaml, read_yaml_text
+
+
+def spec_file(source: str | Path) -> Path:
+    """Return the file of a spec: a path, or the name of a shipped spec, such as ``smoke``.
+
+    A file of that name in the working directory takes precedence over a shipped spec.
+
+    Raises:
+        UsageError: `source` has no folder and no suffix, as names have, and is neither a file nor a shipped spec.
+    """
+    path = Path(source)
+    if path.is_file() or path.suffix or path.name != str(path):
+        return path
+    shipped = {file.stem: file for file in sorted(bundled("sweeps").glob("*.yaml"))}
+    if path.name not in shipped:
+        raise UsageError(f"{path}: no such file or shipped spec; give a YAML file or one of {', '.join(shipped)}")
+    return shipped[path.name]
 
 
 def read_keys(path: Path) -> tuple[dict[str, Any], dict[str, int]]:

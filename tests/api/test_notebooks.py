@@ -21,11 +21,10 @@ def test_every_notebook_is_run():
 
 @pytest.mark.filterwarnings("ignore")  # Jupyter's own deprecations; the notebook's run in its kernel
 @pytest.mark.parametrize("name", SHOWN)
-def test_notebook_runs_and_shows(name: str):
-    path = Path(FOLDER / name)
-    notebook = nbformat.read(path, as_version=4)
+def test_notebook_runs_from_any_folder_and_shows(name: str, tmp_path: Path):
+    notebook = nbformat.read(FOLDER / name, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell("import sys; print('torch' in sys.modules, 'is torch')"))
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     texts, figures = SHOWN[name]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= figures

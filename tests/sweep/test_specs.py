@@ -18,6 +18,28 @@ def test_every_shipped_spec_loads(path):
     assert load_spec(path).name == path.stem
 
 
+@pytest.mark.parametrize("name", [path.stem for path in SPECS])
+def test_a_shipped_spec_has_a_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_spec(name) == load_spec(ROOT / "sweeps" / f"{name}.yaml")
+
+
+def test_a_file_takes_precedence_over_a_shipped_spec(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert load_spec("demo") == SweepSpec()
+    (tmp_path / "smoke").write_text("P: 3")
+    assert load_spec("smoke").P == (3,)
+
+
+def test_an_unknown_name_is_answered_with_the_names_there_are():
+    names = ", ".join(path.stem for path in SPECS)
+    with pytest.raises(UsageError, match=rf"^smok: no such file or shipped spec; give a YAML file or one of {names}$"):
+        load_spec("smok")
+    with pytest.raises(UsageError, match=r"^sweeps/smok: No such file or directory$"):
+        load_spec("sweeps/smok")
+
+
 def test_demo_is_the_default():
     demo = next(p for p in SPECS if p.name == "demo.yaml")
     assert load_spec(demo) == SweepSpec()
