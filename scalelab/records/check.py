@@ -95,12 +95,17 @@ def apply_actions(folder: Path, findings: Iterable[Finding]) -> list[str]:
     """Carry out the actions of `findings` and return one line of text per file.
 
     A file is moved atomically to the same relative path below ``folder/quarantine``, which readers skip, and never
-    replaces another; only leftover temporary files are removed. Raises `OSError`.
+    replaces another; only leftover temporary files are removed.
+
+    Raises:
+        DataError: The way into the quarantine leads through a symbolic link, so files could leave the folder.
+        OSError: A file cannot be moved or removed.
     """
     done = []
     for finding in findings:
         if finding.action == "quarantine":
             target = wanted = folder / QUARANTINE / finding.file.relative_to(folder)
+            _refuse_links(folder, target.parent)
             target.parent.mkdir(parents=True, exist_ok=True)
             number = 1
             while target.exists() or target.is_symlink():
@@ -111,6 +116,14 @@ def apply_actions(folder: Path, findings: Iterable[Finding]) -> list[str]:
             finding.file.unlink(missing_ok=True)
             done.append(f"removed {finding.file}")
     return done
+
+
+def _refuse_links(folder: Path, target: Path) -> None:
+    for path in (target, *target.parents):
+        if path == folder:
+            return
+        if path.is_symlink():
+            raise DataError(f"{path}: a symbolic link, through which files would leave {folder}; remove it")
 
 
 def _temporary(file: Path) -> Iterator[Finding]:

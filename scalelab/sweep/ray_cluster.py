@@ -6,11 +6,15 @@ Ray is an optional dependency: it is imported only when a sweep uses the Ray exe
 from __future__ import annotations
 
 import math
+import os
 import secrets
+import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from scalelab.errors import ScalelabError, UsageError
@@ -24,6 +28,7 @@ from scalelab.sweep.workers import environment
 from scalelab.train.devices import usable_cores
 
 _CONNECT_S = 5.0
+_LONGEST_PARENT = 24  # characters
 
 # For a new cluster: reachable from this machine only, with its own token, and without usage reports.
 _OWN_CLUSTER = {
@@ -56,9 +61,11 @@ def connected(address: str | None = None, workers: int | None = None) -> Iterato
             yield
             return
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if address is None:
-            options |= {"num_cpus": workers or usable_cores(), "include_dashboard": False}
-        with restore_sigterm():  # Ray sets a handler and leaves it there after its shutdown
+        with ExitStack() as stack:
+            if address is None:
+                folder = stack.enter_context(_private_folder())
+                options |= {"num_cpus": workers or usable_cores(), "include_dashboard": False, "_temp_dir": folder}
+            stack.enter_context(restore_sigterm())  # Ray sets a handler and leaves it there after its shutdown
             try:
                 ray.init(address or "local", **options)  # None would mean RAY_ADDRESS or a cluster that runs here
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -76,6 +83,25 @@ def connected(address: str | None = None, workers: int | None = None) -> Iterato
                     raise interruption_error(stop, "; run the same command again to resume") from None
                 finally:
                     ray.shutdown()
+
+
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """Make a temporary folder that only this user can read, for the sockets and logs of an own cluster.
+
+    Its path is short, because sockets allow about 100 characters.
+    """
+    parent = tempfile.gettempdir()
+    if len(parent) > _LONGEST_PARENT and os.access("/tmp", os.W_OK):  # nosec B108  # mkdtemp makes a private folder
+        parent = "/tmp"  # nosec B108
+    private = tempfile.mkdtemp(prefix="scalelab-ray-", dir=parent)
+    folder = Path(private) / "r"  # not the private one, since Ray opens its folder to all users
+    (folder / "ray").mkdir(parents=True)  # where Ray writes the address of its latest cluster
+    try:
+        with environment({"RAY_TMPDIR": str(folder)}):
+            yield str(folder)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
 
 
 def cluster_slots(

@@ -140,3 +140,19 @@ def test_a_reader_that_goes_away_loses_no_fit(own, tmp_path):
         error = process.stderr.read()
     assert "Traceback" not in error
     assert len(list(out.glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize("link", ["quarantine", "quarantine/runs"])
+def test_quarantine_never_follows_a_link_out_of_the_folder(scalelab, tmp_path, link):
+    folder, outside = tmp_path / "results", tmp_path / "outside"
+    (folder / "runs").mkdir(parents=True)
+    outside.mkdir()
+    damaged = folder / "runs" / "k.parquet"
+    damaged.write_bytes(b"PAR1")
+    (folder / link).parent.mkdir(exist_ok=True)
+    (folder / link).symlink_to(outside)
+    code, text, error = scalelab("results", "check", folder, "--quarantine")
+    assert code == 1
+    assert f"{folder / link}: a symbolic link, through which files would leave {folder}; remove it" in text + error
+    assert damaged.exists()
+    assert not [*outside.iterdir()]

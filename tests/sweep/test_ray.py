@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -195,6 +196,22 @@ def test_a_failure_is_told_and_the_rest_goes_on(cluster, data, tmp_path):
     assert failure.task.key == bad.key
     assert read_record(record_path(tmp_path, bad.key))["message"] == failure.values["message"]
     assert heard.keys("done") == [good.key]
+
+
+def test_a_cluster_of_its_own_has_a_private_folder_that_goes_with_it(tmp_path):
+    """In a process of its own: this one is connected to a cluster already."""
+    code = """
+import os, pathlib, stat
+from scalelab.sweep import ray_cluster
+with ray_cluster.connected(workers=1):
+    import ray
+    folder = pathlib.Path(ray._private.worker._global_node.get_temp_dir_path()).parent
+    assert ray._private.worker._global_node.get_session_dir_path().startswith(str(folder))
+    print(stat.S_IMODE(folder.stat().st_mode) == 0o700, folder.name.startswith("scalelab-ray-"))
+print(folder.exists())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr
 
 
 def test_asking_for_what_the_cluster_has_not(cluster, data, tmp_path):
