@@ -112,14 +112,14 @@ def load_tokenizer(folder: Path) -> Any:
             local_files_only=True,  # nosec B615  # nothing is downloaded
             trust_remote_code=False,
         )
-    except (ValueError, OSError, KeyError):
+    except Exception:  # files may hold anything, and the library raises whatever comes of that
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise DataError(f"{folder}: tokenizer.json is missing; copy the model's tokenizer there") from None
         try:
             return PreTrainedTokenizerFast(tokenizer_file=str(file))
         except Exception as error:  # the library raises bare Exception
-            raise DataError(f"{file}: not a tokenizer ({error})") from None
+            raise DataError(f"{file}: not a tokenizer ({first_line(error)})") from None
 
 
 def new_folder(out: Path) -> Path:

@@ -25,6 +25,7 @@ _FORMAT = 1  # of the cache; caches of another format are not used
 _ARRAYS = ("train", "validation", "validation_starts")
 _META = "meta.json"  # written last, so its cache is complete
 _TOKENIZER = "tokenizer.json"
+_MAX_VOCABULARY = 10_000_000
 _STALE_S = 86_400.0  # encoding a large text writes nothing for hours
 
 
@@ -163,7 +164,7 @@ def _load_or_train(tokenizer: str | int, corpus: Corpus) -> Any:
 def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource) -> None:
     """Tokenise `corpus` and write the cache entry atomically."""
     model = _load_or_train(tokenizer, corpus)
-    vocab_size = model.get_vocab_size()
+    vocab_size = _vocab_size(model, text)
     dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
     with _cache_entry(folder) as unfinished:
         counts = {}
@@ -185,6 +186,16 @@ def _build(folder: Path, corpus: Corpus, tokenizer: str | int, text: TextSource)
             "digests": {name: _file_digest(unfinished / name) for name in (*(f"{a}.npy" for a in _ARRAYS), _TOKENIZER)},
         }
         (unfinished / _META).write_text(json.dumps(meta, indent=1))
+
+
+def _vocab_size(model: Any, text: TextSource) -> int:
+    """Return the number of embeddings that the ids of a tokenizer need; some leave ids out."""
+    size = max(model.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    if not 1 <= size <= _MAX_VOCABULARY:
+        raise DataError(
+            f"tokenizer {text.tokenizer}: its largest id is {size - 1:,}; a vocabulary has 1 to {_MAX_VOCABULARY:,} tokens"
+        )
+    return size
 
 
 def _file_digest(path: Path) -> str:
