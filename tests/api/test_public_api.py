@@ -110,7 +110,7 @@ def test_parameters_are_numbers_with_intervals_by_name_and_in_order(fit):
     assert str(fit.params.E).startswith("0.6912 (0.")
     assert np.array(fit.params).tolist() == [float(value) for value in fit.params.values()]
     assert pickle.loads(pickle.dumps(fit)).params.alpha == fit.params.alpha
-    with pytest.raises(AttributeError, match="there are E, A, k, alpha"):
+    with pytest.raises(AttributeError, match="choose one of E, A, k, alpha"):
         fit.params.beta  # noqa: B018
     assert sl.fit_law("paper", fix={"k": 0.0}, bootstrap=100, starts=30)["pile"].params.k.low is None
 
