@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.published_data import MEMORY, Row, from_cost, predict, read_rows, served
 from benchmarks.published_fit import Scored, fit, left_out, prior, row_costs
 from scalelab.cost.formats import weight_format
-from scalelab.cost.model import Device, Precision
+from scalelab.cost.request import Device, Precision
 from scalelab.cost.roofline import price
 from scalelab.cost.runtime import CLASSES, FLOPS_LEFT, ROUTING, ROW_COSTS
 

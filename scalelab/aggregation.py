@@ -13,33 +13,37 @@ class Aggregation:
     """One way to make one stream of P. The functions take h and P."""
 
     params: Callable[[int, int], int]
+    matrix_params: Callable[[int, int], int]  # as `params`, without biases
     flops: Callable[[int, int], int]  # operations of the forward pass for a token
     kept: Callable[[int, int], int]  # numbers kept for the backward pass, for a token
-    module: str  # the name of its class in scalelab.model.aggregate, which needs torch
+    module: str  # the name of its class in scalelab.model.aggregators, which needs torch
 
-    def build(self, hidden_size: int, P: int, smooth: float) -> Any:
+    def create_module(self, hidden_size: int, P: int, smooth: float) -> Any:
         """Return its torch module."""
-        return getattr(import_module("scalelab.model.aggregate"), self.module)(hidden_size, P, smooth)
+        return getattr(import_module("scalelab.model.aggregators"), self.module)(hidden_size, P, smooth)
 
 
 AGGREGATIONS: dict[str, Aggregation] = {
     "dynamic": Aggregation(  # the paper's
         params=lambda h, P: P * h * h + h + h * P + P,
+        matrix_params=lambda h, P: P * h * h + h * P,
         flops=lambda h, P: 2 * (P * h * h + 2 * P * h),
         kept=lambda h, P: 2 * P * h + 2 * h + 2 * P,
-        module="DynamicMixture",
+        module="DynamicAggregator",
     ),
     "mean": Aggregation(
         params=lambda h, P: 0,
+        matrix_params=lambda h, P: 0,
         flops=lambda h, P: 0,
         kept=lambda h, P: 0,
-        module="MeanMixture",
+        module="MeanAggregator",
     ),
     "channel": Aggregation(
         params=lambda h, P: P * h,
+        matrix_params=lambda h, P: P * h,
         flops=lambda h, P: 2 * P * h,
         kept=lambda h, P: P * h,
-        module="ChannelMixture",
+        module="ChannelAggregator",
     ),
 }
 

@@ -11,7 +11,6 @@ and experts in place of the MLP and without the QKV biases.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -21,8 +20,6 @@ from scalelab.errors import UsageError
 from scalelab.units import format_count
 
 PREFIX_TOKENS = 48  # the paper's choice
-# Parameters of what mixes P streams of width h, by its name.
-MIXTURE_PARAMS: dict[str, Callable[[int, int], int]] = {name: kind.params for name, kind in AGGREGATIONS.items()}
 EXPERTS_PER_TOKEN = 2  # Mixtral's choice
 MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
 

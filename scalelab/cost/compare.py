@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from scalelab.architecture import Architecture
 from scalelab.cost.engines import get_engine
-from scalelab.cost.equal_loss import Measured, of_size
-from scalelab.cost.model import BF16, SIGMAS, Cost, Device, Precision, Workload, interval_of
+from scalelab.cost.equal_loss import MeasuredRun, decoder_of_size
+from scalelab.cost.request import BF16, SIGMAS, Cost, Device, Precision, Workload, interval_of
 from scalelab.cost.setting import BATCHES, LENGTHS
 
 Array = NDArray[np.float64]
@@ -130,7 +130,7 @@ def compare(
     """
     family = streams.with_streams(1)
     sizes = (size.value, size.low, size.high)
-    shapes = [None if n is None or math.isinf(n) else of_size(family, n, convention) for n in sizes]
+    shapes = [None if n is None or math.isinf(n) else decoder_of_size(family, n, convention) for n in sizes]
     rows = []
     for batch in batches:
         base, more = (average(price, model, batch, lengths) for model in (family, streams))
@@ -197,13 +197,13 @@ def _latencies(
         return np.full(len(sizes), np.inf)
     low, high = np.quantile(known, (0.005, 0.995))  # what lies beyond does not move the interval
     priced = np.geomspace(low, high, _POINTS if high > low else 1)
-    seconds = [average(price, of_size(family, n, convention), batch, lengths).latency_s for n in priced]
+    seconds = [average(price, decoder_of_size(family, n, convention), batch, lengths).latency_s for n in priced]
     found = np.exp(np.interp(np.log(sizes), np.log(priced), np.log(seconds)))
     return np.where(np.isinf(sizes), np.inf, found)
 
 
 def price_runs(
-    price: Price, runs: Sequence[Measured], batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS
-) -> dict[int, list[tuple[Measured, Average]]]:
+    price: Price, runs: Sequence[MeasuredRun], batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS
+) -> dict[int, list[tuple[MeasuredRun, Average]]]:
     """Price each measured run, for each batch size."""
     return {b: [(run, average(price, run.architecture, b, lengths)) for run in runs] for b in batches}

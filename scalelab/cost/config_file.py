@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalelab.architecture import MIXTURE_PARAMS, PREFIX_TOKENS
+from scalelab.aggregation import AGGREGATIONS
+from scalelab.architecture import PREFIX_TOKENS
 from scalelab.errors import DataError, UsageError
 
 _SUFFIX = "_parscale"
@@ -137,7 +138,7 @@ def streams_of(content: Mapping[str, Any], where: str) -> Streams:
     config = ConfigFile(content, where, {})
     banks, P = _banks(config) if plain_type(content) != content.get("model_type") else ((), 1)
     tokens = config.count("parscale_n_tokens", PREFIX_TOKENS)
-    return Streams(P, tokens, config.choice("parscale_aggregation", "dynamic", MIXTURE_PARAMS), banks)
+    return Streams(P, tokens, config.choice("parscale_aggregation", "dynamic", AGGREGATIONS), banks)
 
 
 def _banks(config: ConfigFile) -> tuple[tuple[tuple[int, int], ...], int]:

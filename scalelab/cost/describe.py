@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scalelab.cost.hardware import Hardware
-from scalelab.cost.model import Device, Precision
 from scalelab.cost.rates import find_rates
+from scalelab.cost.request import Device, Precision
 from scalelab.cost.runtime import UNMEASURED
 
 

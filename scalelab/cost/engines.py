@@ -7,8 +7,8 @@ from typing import Protocol
 
 from scalelab.architecture import Architecture
 from scalelab.cost import llm_engine, roofline
-from scalelab.cost.hardware import built_in
-from scalelab.cost.model import BF16, Cost, Device, Precision, Workload
+from scalelab.cost.hardware import builtin_devices
+from scalelab.cost.request import BF16, Cost, Device, Precision, Workload
 from scalelab.cost.shape import ServedModel, as_architecture
 from scalelab.errors import NotPricedError, choice_error
 
@@ -32,7 +32,7 @@ def _llm_analysis(
     model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision = BF16
 ) -> Cost:
     """`llm_engine.price`, which knows one precision for everything, and of its own devices only 16 bits."""
-    if device.hardware is None and device.gpu not in llm_engine.gpu_names() and device.gpu in built_in():
+    if device.hardware is None and device.gpu not in llm_engine.gpu_names() and device.gpu in builtin_devices():
         raise NotPricedError("llm-analysis does not know it", _ADVICE, argument="gpu", value=device.gpu)
     if device.tensor_parallel > 1:
         raise NotPricedError("llm-analysis prices one device here", f"{_ADVICE} for `tensor_parallel`")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalelab.architecture import MLP_RATIO, PREFIX_TOKENS, Architecture, expert_width, mlp_width
-from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS
+from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS
 from scalelab.errors import DataError, UsageError
 from scalelab.units import format_count
 
@@ -40,7 +40,7 @@ class RealWidth(Architecture):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """One configuration of a sweep: its shape, its N as recorded, and its loss, a geometric mean over seeds."""
 
     architecture: Architecture
@@ -79,7 +79,7 @@ def count(architecture: Architecture, convention: str) -> float:
     }[convention]
 
 
-def of_size(family: Architecture, n_params: float, convention: str = "paper") -> RealWidth:
+def decoder_of_size(family: Architecture, n_params: float, convention: str = "paper") -> RealWidth:
     """The decoder of `family` whose width makes its N `n_params`, to the last digits.
 
     N is a·h² + b·h + c in the hidden size h at fixed depth, heads and streams. Raises `UsageError` where
@@ -96,8 +96,8 @@ def of_size(family: Architecture, n_params: float, convention: str = "paper") ->
     return widened(family, hidden)
 
 
-def measured_runs(records: pd.DataFrame, vocab_size: int) -> list[Measured]:
-    """A `Measured` for each configuration of `records` (columns of the record schema), by P and N.
+def measured_runs(records: pd.DataFrame, vocab_size: int) -> list[MeasuredRun]:
+    """A `MeasuredRun` for each configuration of `records` (columns of the record schema), by P and N.
 
     Shapes come from the recorded config, else from the columns of the shape; a run that knows neither
     is taken for one of the paper's family, of the width that its N gives. `vocab_size` stands where none
@@ -111,7 +111,7 @@ def measured_runs(records: pd.DataFrame, vocab_size: int) -> list[Measured]:
     runs = []
     for key, losses in groups.items():
         logs, weights = np.array(losses).T
-        runs.append(Measured(*key, math.exp(np.average(logs, weights=weights))))
+        runs.append(MeasuredRun(*key, math.exp(np.average(logs, weights=weights))))
     return sorted(runs, key=lambda run: (run.P, run.n_params))
 
 
@@ -124,7 +124,7 @@ def _shape(row: dict[Any, Any], vocab_size: int) -> Architecture:
     if all(_known(row, name, None) is not None for name in _SHAPE):
         shape: dict[str, Any] = {name: int(row[name]) for name in _SHAPE}
         return Architecture(**shape, vocab_size=vocab, P=P, prefix_tokens=prefix)
-    return of_size(paper_decoder(1024, vocab, P, prefix), float(row["n_params"]))
+    return decoder_of_size(paper_decoder(1024, vocab, P, prefix), float(row["n_params"]))
 
 
 def _known(row: Mapping[Any, Any], name: str, default: float | None) -> Any:
@@ -150,7 +150,7 @@ def paper_decoder(hidden: int, vocab: int, P: int = 1, prefix_tokens: int = PREF
     return Architecture(*shape, vocab, P, prefix_tokens)
 
 
-def find_run(runs: Sequence[Measured], hidden_size: int, P: int, title: str) -> Measured:
+def find_run(runs: Sequence[MeasuredRun], hidden_size: int, P: int, title: str) -> MeasuredRun:
     """The run of that hidden size and P.
 
     Raises `UsageError` naming what there is, if there is none or several.
@@ -169,7 +169,7 @@ def find_run(runs: Sequence[Measured], hidden_size: int, P: int, title: str) -> 
     )
 
 
-def plain_loss(runs: Sequence[Measured], streams: Architecture) -> float | None:
+def plain_loss(runs: Sequence[MeasuredRun], streams: Architecture) -> float | None:
     """The loss of `streams` without its streams; None where it was not measured."""
     plain = [r for r in runs if r.P == 1 and _same_width(r, streams.hidden_size)]
     if not isinstance(streams, RealWidth):
@@ -177,7 +177,7 @@ def plain_loss(runs: Sequence[Measured], streams: Architecture) -> float | None:
     return plain[0].loss if len(plain) == 1 else None
 
 
-def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Architecture:
+def family_of(runs: Sequence[MeasuredRun], hidden_size: int, title: str) -> Architecture:
     """The plain decoder of that hidden size in the family of `runs`, though it may not have been measured.
 
     It is of the paper's family where no run knows its shape. Raises `UsageError` if the runs differ in
@@ -188,7 +188,7 @@ def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Archite
         return paper_decoder(hidden_size, any_of.vocab_size, prefix_tokens=any_of.prefix_tokens)
     same = {replace(r.architecture, P=1) for r in runs if _same_width(r, hidden_size)}
     if not same:
-        rest = {replace(built(r.architecture, hidden_size), P=1) for r in runs}
+        rest = {replace(with_hidden_size(r.architecture, hidden_size), P=1) for r in runs}
         if len(rest) == 1:
             return rest.pop()
         raise UsageError(
@@ -200,7 +200,7 @@ def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Archite
     return same.pop()
 
 
-def built(family: Architecture, hidden_size: int) -> Architecture:
+def with_hidden_size(family: Architecture, hidden_size: int) -> Architecture:
     """`family` at a hidden size that could be built: MLP width by rule where the family follows it."""
     if family.intermediate_size == _mlp_by_rule(family, family.hidden_size):
         intermediate = _mlp_by_rule(family, hidden_size)
@@ -209,16 +209,16 @@ def built(family: Architecture, hidden_size: int) -> Architecture:
     return replace(family, hidden_size=hidden_size, intermediate_size=intermediate)
 
 
-def _same_width(run: Measured, hidden_size: float) -> bool:
+def _same_width(run: MeasuredRun, hidden_size: float) -> bool:
     near = _NEAR if isinstance(run.architecture, RealWidth) else 0.0
     return abs(run.architecture.hidden_size - hidden_size) <= near * hidden_size
 
 
-def _widths(runs: Sequence[Measured]) -> str:
+def _widths(runs: Sequence[MeasuredRun]) -> str:
     return ", ".join(f"{h:g}" for h in sorted({round(r.architecture.hidden_size, 1) for r in runs}))
 
 
-def equal_loss_size(runs: Sequence[Measured], loss: float, title: str) -> tuple[float, tuple[float, float]]:
+def equal_loss_size(runs: Sequence[MeasuredRun], loss: float, title: str) -> tuple[float, tuple[float, float]]:
     """N of a plain model of that loss, and the two measured N around it, from the runs with P = 1.
 
     Their losses are joined by straight lines over ln N. Raises `DataError` if the loss is outside of

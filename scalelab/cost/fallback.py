@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from scalelab.architecture import Architecture
 from scalelab.cost.engines import ENGINES, get_engine
-from scalelab.cost.model import Device, Precision, Workload
+from scalelab.cost.request import Device, Precision, Workload
 from scalelab.cost.shape import ServedModel
 from scalelab.errors import NotPricedError
 

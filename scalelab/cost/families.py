@@ -39,7 +39,7 @@ def served_from_config(content: Mapping[str, Any], where: str) -> ServedModel:
         raise UnknownFamilyError(f"{where}: model_type {kind!r} is not known; known: {', '.join(FAMILIES)}")
     family = FAMILIES[plain]
     config = _Config({**family.defaults, **content}, where, family.names, family)
-    config = _SETTLE.get(plain, _as_it_is)(config)
+    config = _ADAPTERS.get(plain, _unchanged)(config)
     family = config.family
     hidden = config.count("hidden_size")
     layers = config.layers(hidden)
@@ -251,12 +251,12 @@ def _opt(config: _Config) -> _Config:
     return _with(config, {"outer_norms": int(last), "norm_vectors": vectors}, {})
 
 
-def _as_it_is(config: _Config) -> _Config:
+def _unchanged(config: _Config) -> _Config:
     return config
 
 
 # Families of which several keys decide one thing.
-_SETTLE = {
+_ADAPTERS = {
     "chatglm": _chatglm,
     "dbrx": _dbrx,
     "gpt_bigcode": _bigcode,

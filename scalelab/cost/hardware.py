@@ -85,7 +85,7 @@ class Hardware:
 
 
 @cache
-def built_in() -> dict[str, Hardware]:
+def builtin_devices() -> dict[str, Hardware]:
     """The devices of the package's own table, by name."""
     return _parse((files("scalelab.cost") / "data" / "hardware.yaml").read_text(encoding="utf-8"), "hardware.yaml")
 
@@ -103,14 +103,14 @@ def read_hardware(file: str | Path) -> dict[str, Hardware]:
 
 
 def find_hardware(name: str, file: str | Path | None = None) -> Hardware:
-    """The device `name`, from `file` if it is there, else from the table. Raises `unknown_device`."""
-    devices = built_in() | (read_hardware(file) if file is not None else {})
+    """The device `name`, from `file` if it is there, else from the table. Raises `unknown_device_error`."""
+    devices = builtin_devices() | (read_hardware(file) if file is not None else {})
     if name not in devices:
-        raise unknown_device(name, devices)
+        raise unknown_device_error(name, devices)
     return devices[name]
 
 
-def unknown_device(name: str, devices: Iterable[str], argument: str = "gpu") -> UsageError:
+def unknown_device_error(name: str, devices: Iterable[str], argument: str = "gpu") -> UsageError:
     """The error for a name that none of `devices` has, with the names most like it."""
     alike = _alike(name, devices)
     meant = f"did you mean {' or '.join(alike)}? " if alike else ""

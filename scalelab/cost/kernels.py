@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from scalelab.architecture import MIXTURE_PARAMS
+from scalelab.aggregation import AGGREGATIONS
 from scalelab.cost.rates import Kernel, Rates
 from scalelab.cost.shape import Block, Layer, ServedModel
 
@@ -38,7 +38,7 @@ def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: in
         for inputs, outputs in block:
             yield _matrix(passed, inputs, outputs, rates, stored)
         if layer.heads and i == 0:
-            kept = layer.kept_width
+            kept = layer.cache_width
             yield Kernel(0, passed * (2 * layer.queries * a + kept * (a + rates.kv)))  # rotated; into the cache
             pairs, read = _keys(layer, tokens, cached)
             yield attention(model, layer, batch, tokens, pairs, read, rates)
@@ -95,16 +95,16 @@ def attention(
     heads, rows, n = layer.heads * layer.head_dim, model.P * batch, model.prefix_length
     flops = 4 * rows * (heads * pairs + layer.queries * tokens * n)
     moved = 2 * rows * tokens * layer.queries * rates.activation + rows * n * layer.prefix_kv_width * rates.kv
-    if not layer.unfolds:
+    if not layer.kv_expansion:
         kept = layer.kv_width * cache_copies(layer, rates)
         return Kernel(flops, moved + rows * read * kept * rates.kv, kind="attention")
-    unfolded = sum(inputs * outputs for inputs, outputs in layer.unfolds)
+    unfolded = sum(inputs * outputs for inputs, outputs in layer.kv_expansion)
     if rates.folds and tokens == 1:
-        latent = layer.unfolds[0][0]
-        flops += rows * (2 * layer.heads * pairs * (layer.kept_width + latent) - 4 * heads * pairs + 2 * unfolded)
-        kept = layer.kept_width * cache_copies(layer, rates)
+        latent = layer.kv_expansion[0][0]
+        flops += rows * (2 * layer.heads * pairs * (layer.cache_width + latent) - 4 * heads * pairs + 2 * unfolded)
+        kept = layer.cache_width * cache_copies(layer, rates)
         return Kernel(flops, moved + unfolded * rates.weight + rows * read * kept * rates.kv, kind="attention")
-    each = layer.kept_width * rates.kv + 2 * layer.kv_width * rates.activation  # written, and read again
+    each = layer.cache_width * rates.kv + 2 * layer.kv_width * rates.activation  # written, and read again
     moved += unfolded * rates.weight + rows * read * each
     return Kernel(flops + 2 * rows * read * unfolded, moved, kind="attention")
 
@@ -113,7 +113,7 @@ def cache_copies(layer: Layer, rates: Rates) -> float:
     """Count the copies of keys and values: devices may share a KV head, and each keeps a latent whole."""
     if rates.parallel == 1 or not layer.heads:
         return 1.0
-    return rates.parallel if layer.unfolds else max(1.0, rates.parallel / layer.kv_heads)
+    return rates.parallel if layer.kv_expansion else max(1.0, rates.parallel / layer.kv_heads)
 
 
 def _aggregator(model: ServedModel, tokens: float, rates: Rates) -> Iterator[Kernel]:
@@ -127,7 +127,7 @@ def _aggregator(model: ServedModel, tokens: float, rates: Rates) -> Iterator[Ker
         yield _matrix(tokens, h, P, rates, rates.weight)
         yield Kernel(2 * streams / a, streams + tokens * (h + P) * a)
     else:
-        weights = MIXTURE_PARAMS[model.aggregation](h, P) * rates.weight  # type: ignore[arg-type]
+        weights = AGGREGATIONS[model.aggregation].params(h, P) * rates.weight  # type: ignore[arg-type]
         yield Kernel(2 * streams / a, streams + tokens * h * a + weights)
 
 

@@ -25,7 +25,7 @@ def with_latent(config: ConfigFile, layer: Layer, hidden: int) -> Layer:
         kv_heads=heads,
         head_dim=(flat + rotated + values) / 2,
         vectors=layer.vectors + narrow + latent + biases,  # both latents have norms
-        own_blocks=((*into, (heads * values, hidden)), *layer.blocks(hidden)[1:]),
-        unfolds=((latent, heads * (flat + values)),),
-        keeps=kept,
+        explicit_blocks=((*into, (heads * values, hidden)), *layer.blocks(hidden)[1:]),
+        kv_expansion=((latent, heads * (flat + values)),),
+        cached_numbers=kept,
     )

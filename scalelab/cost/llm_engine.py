@@ -26,26 +26,20 @@ from importlib.resources import files
 from types import ModuleType
 from typing import Any
 
+from scalelab.aggregation import AGGREGATIONS
 from scalelab.architecture import Architecture
 from scalelab.cost.formats import KV_BITS
-from scalelab.cost.hardware import unknown_device
-from scalelab.cost.model import Cost, Device, Workload
+from scalelab.cost.hardware import unknown_device_error
+from scalelab.cost.request import Cost, Device, Workload
 from scalelab.errors import NotPricedError, ScalelabError
 
 _BYTES = 2  # of each number, throughout; `_gpu_config` says how others are priced
-
-# Weights of what mixes P streams of width h. The paper's count of its own aggregator leaves out the biases.
-_MIXTURE_WEIGHTS = {
-    "dynamic": lambda h, P: P * h**2 + h * P,
-    "mean": lambda h, P: 0,
-    "channel": lambda h, P: P * h,
-}
 
 # Without dependencies, because it asks for a transformers older than scalelab's.
 _INSTALL = "to add it: pip install --no-deps llm-analysis==0.2.2"
 
 
-def missing() -> NotPricedError:
+def not_installed_error() -> NotPricedError:
     """Return the error for a package that is not installed: how to add it."""
     return NotPricedError(f"llm-analysis is not installed ({_INSTALL})", "or use `engine='roofline'`")
 
@@ -55,7 +49,7 @@ def gpu_names() -> list[str]:
     try:
         folder = files("llm_analysis") / "gpu_configs"
     except ModuleNotFoundError:
-        raise missing() from None
+        raise not_installed_error() from None
     return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
@@ -66,13 +60,14 @@ def price(architecture: Architecture, workload: Workload, device: Device, precis
     priced: llm-analysis' table has no peaks for them.
     """
     if device.hardware is None and device.gpu not in gpu_names():
-        raise unknown_device(device.gpu, gpu_names())
+        raise unknown_device_error(device.gpu, gpu_names())
     wider = KV_BITS[precision] / 8 / _BYTES
     analysis = _analysis(architecture, device, precision)
     P, B = architecture.P, workload.batch
     i, o = workload.tokens_in, workload.tokens_out
     prompt = i + (architecture.prefix_tokens if P > 1 else 0)
-    aggregator = _MIXTURE_WEIGHTS[architecture.aggregation](architecture.hidden_size, P) if P > 1 else 0
+    # The paper's cost model leaves out the aggregator's biases.
+    aggregator = AGGREGATIONS[architecture.aggregation].matrix_params(architecture.hidden_size, P) if P > 1 else 0
 
     kv_cache = architecture.num_layers * analysis.get_memory_kv_cache_per_layer(P * B, prompt + o, _BYTES)
     activation = max(
@@ -179,7 +174,7 @@ def _import_llm_analysis() -> ModuleType:
     try:
         import llm_analysis.logger
     except ImportError:
-        raise missing() from None
+        raise not_installed_error() from None
     llm_analysis.logger.logger.setLevel(logging.ERROR)
     loaded = sys.modules.get("transformers")
     if loaded is None:

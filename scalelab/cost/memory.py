@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from scalelab.cost.kernels import between_matrices, cache_copies
-from scalelab.cost.model import GIB, Device
 from scalelab.cost.rates import Rates
+from scalelab.cost.request import GIB, Device
 from scalelab.cost.shape import ServedModel
 from scalelab.errors import UsageError
 from scalelab.units import format_bytes
@@ -51,7 +51,7 @@ def cache_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> fl
     values = states = 0.0
     for layer, count in model.layers:
         values += (
-            layer.kept_width
+            layer.cache_width
             * cache_copies(layer, rates)
             * count
             * (tokens if layer.window is None else min(tokens, layer.window))

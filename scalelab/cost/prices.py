@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from scalelab.architecture import Architecture
+from scalelab.cost.capacity import most_requests
 from scalelab.cost.engines import ENGINES
-from scalelab.cost.model import Cost, Device, Precision, Workload
-from scalelab.cost.requests import most_requests
+from scalelab.cost.request import Cost, Device, Precision, Workload
 from scalelab.cost.shape import ServedModel
 from scalelab.shown import Shown
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Most:
+class MaxRequests:
     """The most requests at once by one cost model, the limit that one more breaks, and the cost of so many."""
 
     engine: str
@@ -40,7 +40,7 @@ class Prices(Shown):
     precision: Precision
     blocks: tuple[Mapping[str, tuple[Cost, ...]], ...]
     notes: tuple[str, ...] = ()
-    most: tuple[Most, ...] = ()
+    most: tuple[MaxRequests, ...] = ()
 
     _report: ClassVar[str] = "scalelab.report.costs:prices_report"
     _json: ClassVar[str] = "scalelab.report.costs:prices_json"
@@ -100,7 +100,7 @@ def price_all(
     return Prices(plain, device, precision, blocks, tuple(notes))
 
 
-def price_most(
+def price_max_requests(
     plain: Architecture | ServedModel,
     streams: Sequence[int],
     workload: Workload,
@@ -120,5 +120,5 @@ def price_most(
                 return ENGINES[name](model, work, device, precision)
 
             most, stops = most_requests(price, workload, limits)
-            rows.append(Most(name, most, stops, price(replace(workload, batch=max(1, most)))))
+            rows.append(MaxRequests(name, most, stops, price(replace(workload, batch=max(1, most)))))
     return Prices(plain, device, precision, (), tuple(notes), tuple(rows))

@@ -8,7 +8,7 @@ from typing import Any
 
 from scalelab.cost.config_file import read_config
 from scalelab.cost.formats import FORMATS
-from scalelab.cost.model import Precision
+from scalelab.cost.request import Precision
 from scalelab.errors import DataError
 
 _INTEGERS = {4: "gptq", 8: "gptq-int8"}

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from scalelab.cost import runtime as constants
 from scalelab.cost.formats import KV_BITS
 from scalelab.cost.hardware import Hardware
-from scalelab.cost.model import Device, Precision
+from scalelab.cost.request import Device, Precision
 from scalelab.cost.runtime import EAGER_LAUNCH_S, FLOPS_LEFT, PREFILL_LAUNCH_S, ROW_COSTS
 
 _LINK_EFFICIENCY = 0.75  # of an all-reduce's bandwidth (NCCL's bus bandwidth over NVLink's)

@@ -37,8 +37,8 @@ import math
 from scalelab.architecture import Architecture
 from scalelab.cost.kernels import attention, kernels
 from scalelab.cost.memory import activation_bytes, available_bytes, cache_bytes, weight_bytes
-from scalelab.cost.model import BF16, Cost, Device, Precision, Workload
 from scalelab.cost.rates import Rates, find_rates
+from scalelab.cost.request import BF16, Cost, Device, Precision, Workload
 from scalelab.cost.runtime import ROWS_SPREAD
 from scalelab.cost.shape import ServedModel, as_served
 from scalelab.errors import UsageError

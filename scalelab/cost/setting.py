@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
-from scalelab.cost.hardware import Hardware, built_in, read_hardware, unknown_device
-from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device
+from scalelab.cost.hardware import Hardware, builtin_devices, read_hardware, unknown_device_error
+from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device
 from scalelab.errors import UsageError, choice_error
 from scalelab.units import memory_bytes
 
@@ -130,8 +130,8 @@ def choose_device(
     own = own_devices(hardware)
     if gpu is None and len(own) > 1:
         raise UsageError(f"has several devices: choose one with `{argument}`: {', '.join(own)}", argument="hardware")
-    if gpu is not None and gpu not in own and gpu not in built_in():
-        raise unknown_device(gpu, [*built_in(), *own], argument)
+    if gpu is not None and gpu not in own and gpu not in builtin_devices():
+        raise unknown_device_error(gpu, [*builtin_devices(), *own], argument)
     gpu = gpu or next(iter(own), Device.gpu)
     return Device(gpu, hardware=own.get(gpu), **given)
 

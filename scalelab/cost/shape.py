@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from scalelab.architecture import MIXTURE_PARAMS, PREFIX_TOKENS, Architecture
+from scalelab.aggregation import AGGREGATIONS
+from scalelab.architecture import PREFIX_TOKENS, Architecture
 from scalelab.errors import NotPricedError, UsageError
 
 # (inputs, outputs) of matrices that follow each other, the last giving the block's update.
@@ -34,9 +35,11 @@ class Layer:
     experts_per_token: int = 0
     shared_width: float = 0.0  # of the MLP that every token goes through beside its experts
     shared_gate: bool = False  # whether a matrix from h to 1 weighs it
-    own_blocks: tuple[Block, ...] = ()  # all matrices but router and experts, where they are not the usual ones
-    unfolds: Block = ()  # matrices that make keys and values of what is kept: anew for all tokens in each pass
-    keeps: float | None = None  # numbers kept of a token where it is not its keys and values: a latent, or none
+    explicit_blocks: tuple[Block, ...] = ()  # all matrices but router and experts, where they are not the usual ones
+    kv_expansion: Block = ()  # matrices that make keys and values of what is kept: anew for all tokens in each pass
+    cached_numbers: float | None = (
+        None  # numbers kept of a token where it is not its keys and values: a latent, or none
+    )
     prefix_width: float | None = None  # keys and values of a prefix token, where a token's are not as wide
     query_width: float | None = None  # of all heads, where keys stand for several tokens and `heads` for a part of one
     state: float = 0.0  # numbers kept of a sequence however long it is
@@ -44,8 +47,8 @@ class Layer:
 
     def blocks(self, hidden: float) -> tuple[Block, ...]:
         """Matrices that every new token goes through, attention's first; router and experts left out."""
-        if self.own_blocks:
-            return self.own_blocks
+        if self.explicit_blocks:
+            return self.explicit_blocks
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         widths = (self.shared_width, 0 if self.num_experts else self.mlp_width)
         mlps = [((hidden, (self.mlp_matrices - 1) * width), (width, hidden)) for width in widths if width]
@@ -68,9 +71,9 @@ class Layer:
         return self.heads * self.head_dim if self.query_width is None else self.query_width
 
     @property
-    def kept_width(self) -> float:
+    def cache_width(self) -> float:
         """Numbers that a token adds to the cache."""
-        return self.kv_width if self.keeps is None else self.keeps
+        return self.kv_width if self.cached_numbers is None else self.cached_numbers
 
     def expert_params(self, hidden: float) -> float:
         """One MLP, without biases."""
@@ -78,7 +81,9 @@ class Layer:
 
     def params(self, hidden: float) -> float:
         """All parameters, the router's and all experts' included."""
-        dense = sum(inputs * outputs for block in (*self.blocks(hidden), self.unfolds) for inputs, outputs in block)
+        dense = sum(
+            inputs * outputs for block in (*self.blocks(hidden), self.kv_expansion) for inputs, outputs in block
+        )
         return dense + self.num_experts * (self.expert_params(hidden) + hidden) + self.vectors
 
 
@@ -122,7 +127,7 @@ class ServedModel:
 
     @property
     def aggregator_params(self) -> float:
-        return MIXTURE_PARAMS[self.aggregation](self.hidden_size, self.P) if self.P > 1 else 0  # type: ignore[arg-type]
+        return AGGREGATIONS[self.aggregation].params(self.hidden_size, self.P) if self.P > 1 else 0  # type: ignore[arg-type]
 
     @property
     def stream_params(self) -> float:
@@ -201,7 +206,7 @@ def as_architecture(model: Architecture | ServedModel) -> Architecture:
     reason = None
     if len(model.layers) > 1:
         reason = "layers that differ"
-    elif layer.own_blocks:
+    elif layer.explicit_blocks:
         reason = "layers of other matrices than queries, keys, values, output and MLP"
     elif layer.window is not None:
         reason = "sliding windows"

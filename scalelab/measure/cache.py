@@ -17,23 +17,23 @@ def cache_layers(cache: Any) -> list[Any]:
     return list(getattr(getattr(cache, "self_attention_cache", cache), "layers", []))
 
 
-def tell_updates(layers: list[Any], tell: Callable[[int], None]) -> None:
-    """Lets each layer of a cache `tell` its index when it is written."""
+def report_updates(layers: list[Any], on_update: Callable[[int], None]) -> None:
+    """Make each layer of a cache pass its index to `on_update` whenever it is written."""
     for i, layer in enumerate(layers):
         for name in ("update", "update_conv_state", "update_recurrent_state"):
             if (method := getattr(layer, name, None)) is not None:
-                setattr(layer, name, _telling(method, i, tell))
+                setattr(layer, name, _reporting(method, i, on_update))
 
 
-def _telling(method: Any, index: int, tell: Callable[[int], None]) -> Any:
-    def told(*args: Any, **kwargs: Any) -> Any:
-        tell(index)
+def _reporting(method: Any, index: int, on_update: Callable[[int], None]) -> Any:
+    def update(*args: Any, **kwargs: Any) -> Any:
+        on_update(index)
         return method(*args, **kwargs)
 
-    return told
+    return update
 
 
-def held_numbers(cache: Any) -> list[int]:
+def count_cached_numbers(cache: Any) -> list[int]:
     """How many a cache holds for each layer of the model: in a layer of its own, or in lists beside these.
 
     Raises `ScalelabError` for numbers that belong to no layer.

@@ -26,10 +26,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 from scalelab.architecture import Architecture
 from scalelab.cost.hardware import Hardware
 from scalelab.cost.kernels import kernels
-from scalelab.cost.model import Device, Precision
 from scalelab.cost.rates import find_rates
+from scalelab.cost.request import Device, Precision
 from scalelab.cost.shape import as_served
-from scalelab.measure.clock import alone
+from scalelab.measure.clock import run_in_subprocess
 from scalelab.measure.decode import decoding, graph_s
 from scalelab.measure.rounds import least_s
 from scalelab.train.device import DTYPES, device_memory_bytes, device_model
@@ -61,7 +61,7 @@ def calibrate(device: str = "cpu", dtype: str = "fp32", threads: int = 1, second
 
     About `seconds` for each of a dozen or so figures, in a process of its own. Raises `MemoryShortError`.
     """
-    return alone(_calibrate, device, dtype, threads, seconds)
+    return run_in_subprocess(_calibrate, device, dtype, threads, seconds)
 
 
 @torch.inference_mode()

@@ -21,11 +21,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from scalelab.cost.model import Workload
+from scalelab.cost.request import Workload
 from scalelab.errors import DataError, MemoryShortError, ScalelabError
 from scalelab.measure.decode import decoding, device_s, graph_s, prefill
-from scalelab.measure.library import first_line, library_config
 from scalelab.measure.rounds import median_s
+from scalelab.measure.transformers_models import first_line, transformers_config
 from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
 from scalelab.model.classes import SUFFIX, register_type
@@ -44,7 +44,7 @@ _OF_BANKS = ("prefix_", "aggregate_")
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredModel:
     """What is measured: a model's folder, or a config.json to be filled with random weights, with P streams."""
 
     path: Path
@@ -56,7 +56,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """Median seconds of several rounds after a warm-up, and the most bytes that tensors hold at once.
 
     These are the weights and what one request adds. What libraries, and allocators beyond what is in use, keep for
@@ -76,16 +76,16 @@ class Measured:
         return self.prefill_s + self.decode_s
 
 
-def measure(subject: Subject, workload: Workload, seconds: float = 2.0) -> Measured:
+def measure(subject: MeasuredModel, workload: Workload, seconds: float = 2.0) -> Measurement:
     """`workload` on `subject`; prefill and decoding are each repeated for about `seconds`, at least five times.
 
     Raises `ScalelabError` naming the folder where it cannot be loaded, and `MemoryShortError`.
     """
-    prefill_s, decode_s, device_s, graph_s = alone(_seconds, subject, workload, seconds)
-    return Measured(prefill_s, decode_s, alone(_memory_bytes, subject, workload), device_s, graph_s)
+    prefill_s, decode_s, device_s, graph_s = run_in_subprocess(_seconds, subject, workload, seconds)
+    return Measurement(prefill_s, decode_s, run_in_subprocess(_memory_bytes, subject, workload), device_s, graph_s)
 
 
-def alone(work: Callable[..., Any], *given: Any) -> Any:
+def run_in_subprocess(work: Callable[..., Any], *given: Any) -> Any:
     """What `work` returns in a fresh process, or its error as a `ScalelabError`.
 
     Raises `MemoryShortError` where memory does not suffice, or the system killed the process.
@@ -138,7 +138,9 @@ def _answer(send: Connection, work: Callable[..., Any], given: tuple[Any, ...]) 
             send.send(ScalelabError(f"it cannot be measured ({type(error).__name__}: {first_line(error)})"))
 
 
-def _seconds(subject: Subject, workload: Workload, seconds: float) -> tuple[float, float, float | None, float | None]:
+def _seconds(
+    subject: MeasuredModel, workload: Workload, seconds: float
+) -> tuple[float, float, float | None, float | None]:
     """Return seconds of prefill, of decoding, of the device's share of decoding, and of captured decoding."""
     with torch.inference_mode():
         model, ids = _ready(subject, workload)
@@ -153,7 +155,7 @@ def _seconds(subject: Subject, workload: Workload, seconds: float) -> tuple[floa
 
 
 @torch.inference_mode()
-def _memory_bytes(subject: Subject, workload: Workload) -> int | None:
+def _memory_bytes(subject: MeasuredModel, workload: Workload) -> int | None:
     """Of the weights, and the most that is held beyond them while the request is served a second time."""
     return_freed_memory()
     model, ids = _ready(subject, workload)
@@ -176,7 +178,7 @@ def _weight_bytes(model: Any) -> int:
     return sum({p.data_ptr(): p.nbytes for p in used}.values())
 
 
-def _ready(subject: Subject, workload: Workload) -> tuple[Any, Tensor]:
+def _ready(subject: MeasuredModel, workload: Workload) -> tuple[Any, Tensor]:
     """The model, and a prompt; in a process of their own, whose number of threads is set for good."""
     torch.set_num_threads(subject.threads)
     model = load(subject)
@@ -185,7 +187,7 @@ def _ready(subject: Subject, workload: Workload) -> tuple[Any, Tensor]:
     return model, ids.to(subject.device)
 
 
-def load(subject: Subject) -> Any:
+def load(subject: MeasuredModel) -> Any:
     """The model with P streams in use: its own where it has them, else new ones; P = 1 of a config is plain.
 
     Raises `DataError` naming the path.
@@ -198,7 +200,7 @@ def load(subject: Subject) -> Any:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["model_type"].endswith(SUFFIX):
                 register_type(content["model_type"])
-            config = library_config(content)
+            config = transformers_config(content)
             torch.manual_seed(0)
             with torch.device(subject.device):  # where its random weights are drawn fast
                 model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)

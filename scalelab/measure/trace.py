@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from scalelab.errors import ScalelabError
-from scalelab.measure.cache import cache_layers, held_numbers, tell_updates, window_of
-from scalelab.measure.visits import Matrix, Traced, UnevenError, Visit
-from scalelab.model.attention import Calls, watch_calls
+from scalelab.measure.cache import cache_layers, count_cached_numbers, report_updates, window_of
+from scalelab.measure.layer_trace import LayerTrace, Matrix, ModelTrace, UnevenError
+from scalelab.model.attention import AttentionCalls, record_attention_calls
 
 _STEPS = 3  # single tokens that are watched
 _PROMPTS = {1: 2, 128: 255}  # tokens from one of them to the next: tokens before the first
@@ -32,7 +32,7 @@ _PRODUCTS = {_aten.mm: (0, 1), _aten.bmm: (0, 1), _aten.mv: (0, 1), _aten.addmm:
 _LOOKUPS = (_aten.embedding, _aten.index, _aten.index_select, _aten.gather)
 
 
-def trace(model: Any, head: Tensor) -> Traced:
+def trace(model: Any, head: Tensor) -> ModelTrace:
     """Runs `model`, on the meta device or with empty weights, with a cache. `head`, the output embedding, is left out.
 
     Raises `ScalelabError` where it keeps nothing that can be seen, or what does not grow evenly.
@@ -43,11 +43,11 @@ def trace(model: Any, head: Tensor) -> Traced:
         return _trace(model, head, 128)
 
 
-def _trace(model: Any, head: Tensor, apart: int) -> Traced:
+def _trace(model: Any, head: Tensor, apart: int) -> ModelTrace:
     """With the tokens that are watched `apart` from each other."""
     watch, prompt = _Watch(model, head), _PROMPTS[apart]
     ids = torch.zeros((1, prompt), dtype=torch.long, device=head.device)
-    with torch.no_grad(), head.device, sdpa_kernel(SDPBackend.MATH), watch_calls(keep=True) as calls, watch:
+    with torch.no_grad(), head.device, sdpa_kernel(SDPBackend.MATH), record_attention_calls(keep=True) as calls, watch:
         with _ran(model) as ran:
             output = model(input_ids=ids, use_cache=True)
         name = "past_key_values" if getattr(output, "past_key_values", None) is not None else "cache_params"
@@ -60,26 +60,26 @@ def _trace(model: Any, head: Tensor, apart: int) -> Traced:
             raise UnevenError("several tokens are kept as one")
         if any(apart % rate for rate in rates):
             raise ScalelabError(f"it keeps one key for {max(rates):,} tokens, which are too many to be seen")
-        tell_updates(layers, lambda i: watch.current.caches.add(i))
+        report_updates(layers, lambda i: watch.current.caches.add(i))
         held, scores, before = [], [], []
         with _hooked(_layers(ran), watch, calls):
             for step in range(_STEPS):
                 if step and apart > 1:
                     model(input_ids=ids[:, : apart - 1], use_cache=True, **{name: cache})
-                before = held_numbers(cache)
+                before = count_cached_numbers(cache)
                 watch.begin()
                 model(input_ids=ids[:, :1], use_cache=True, **{name: cache})
-                held.append(held_numbers(cache))
-                scores.append([visit.scores for visit in watch.visits])
+                held.append(count_cached_numbers(cache))
+                scores.append([layer.scores for layer in watch.layers])
     first, length = prompt + 1, prompt + 1 + (_STEPS - 1) * apart
     windows = [window_of(layer) for layer in layers]
     if any(window is not None and first <= window and (window <= length or apart > 1) for window in windows):
         raise UnevenError(f"windows of {first:,} keys and more cannot be told from what is kept beside them")
     kept = _growth(held, apart, "what its cache holds")
-    traced = Traced(
+    traced = ModelTrace(
         length,
         watch.outside,
-        watch.visits,
+        watch.layers,
         _growth(scores, apart, "what its attention computes"),
         kept,
         # Where tokens wait to be kept as one, as many as waited before this last one, and none after: half of them.
@@ -87,10 +87,10 @@ def _trace(model: Any, head: Tensor, apart: int) -> Traced:
         windows + [None] * (len(held[0]) - len(layers)),
         watch.tables,
     )
-    if len(held[0]) == len(watch.visits):  # what is changed in place is its own layer's
-        for i in set(range(len(held[0]))).difference(*(visit.caches for visit in watch.visits)):
-            watch.visits[i].caches.add(i)
-    traced.settle(first)
+    if len(held[0]) == len(watch.layers):  # what is changed in place is its own layer's
+        for i in set(range(len(held[0]))).difference(*(layer.caches for layer in watch.layers)):
+            watch.layers[i].caches.add(i)
+    traced.separate_growth(first)
     return traced
 
 
@@ -103,7 +103,7 @@ def _growth(seen: Sequence[Sequence[float]], apart: int, what: str) -> list[floa
 
 
 class _Watch(TorchDispatchMode):
-    """Sorts every operation that reads a parameter into the visit that is going on."""
+    """Sorts every operation that reads a parameter into the layer that is going on."""
 
     def __init__(self, model: nn.Module, head: Tensor) -> None:
         super().__init__()
@@ -116,13 +116,13 @@ class _Watch(TorchDispatchMode):
         self.begin()
 
     def begin(self) -> None:
-        self.outside = self.current = Visit()
-        self.visits: list[Visit] = []
+        self.outside = self.current = LayerTrace()
+        self.layers: list[LayerTrace] = []
         self.sources.clear()
 
     def enter(self, *_: Any) -> None:
-        self.current = Visit()
-        self.visits.append(self.current)
+        self.current = LayerTrace()
+        self.layers.append(self.current)
 
     def leave(self) -> None:
         self.current = self.outside
@@ -242,7 +242,7 @@ def _layers(lists: list[nn.ModuleList]) -> list[nn.Module]:
 
 
 @contextmanager
-def _hooked(layers: list[nn.Module], watch: _Watch, calls: Calls) -> Iterator[None]:
+def _hooked(layers: list[nn.Module], watch: _Watch, calls: AttentionCalls) -> Iterator[None]:
     """Layers tell when they begin and end, and what keys and values they attended to."""
 
     def leave(*_: Any) -> None:

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from scalelab.aggregation import get_aggregation
 from scalelab.architecture import PREFIX_TOKENS
-from scalelab.model.attention import attention_name, watch_calls
+from scalelab.model.attention import attention_name, record_attention_calls
 from scalelab.model.banks import active_bank, attention_modules, kv_shapes
-from scalelab.model.classes import adopt, config_class, lm_class
+from scalelab.model.classes import config_class, lm_class, set_up_streams
 from scalelab.model.language_model import StreamedLM
 
 
@@ -53,11 +53,11 @@ def add_streams(
         raise ValueError(f"the model has a bank of {taken[0]} streams already")
     if new:
         if model.banks:
-            model.keep_banks_in_dict()
+            model.convert_to_bank_dict()
         before = {name: value for name, value in vars(model.config).items() if name.startswith("parscale_")}
         try:
             _declare(model, new, smooth, aggregation)
-            model.build_banks()
+            model.create_banks()
         except Exception:  # no memory for them
             vars(model.config).update(before)
             raise
@@ -95,12 +95,12 @@ def _initialise(model: StreamedLM, seed: int) -> None:
             for prefix in (bank.prefix_k, bank.prefix_v):
                 # Drawn on the CPU in fp32, so that devices and dtypes start alike.
                 prefix.copy_(torch.randn(prefix.shape) * std)
-        if decoder.mixture is not None:
-            for part in decoder.mixture.modules():
+        if decoder.aggregator is not None:
+            for part in decoder.aggregator.modules():
                 if isinstance(part, nn.Linear):
                     part.weight.copy_(torch.randn(part.weight.shape) * std)
                     part.bias.zero_()
-            decoder.mixture.start_uniform()
+            decoder.aggregator.reset_to_uniform()
 
 
 def _make_streamed(model: PreTrainedModel) -> None:
@@ -121,18 +121,18 @@ def _make_streamed(model: PreTrainedModel) -> None:
         )
     if getattr(model.config, "add_cross_attention", False):
         raise ValueError(f"{name}: it attends to another model's states, which have no rows for streams")
-    shapes = _probe(model, modules)
+    shapes = _probe_kv_shapes(model, modules)
     config = model.config
     own_config = type(config)
     streamed = lm_class(type(model), None if own_config is type(model).config_class else own_config)
     config.__class__ = config_class(own_config)
-    if shapes != _guessed(config, len(modules)):
+    if shapes != _kv_shapes_from_config(config, len(modules)):
         config.parscale_kv_shapes = [list(shape) for shape in shapes]
     model.__class__ = streamed
-    adopt(model)
+    set_up_streams(model)
 
 
-def _guessed(config: Any, count: int) -> list[tuple[int, int, int]] | None:
+def _kv_shapes_from_config(config: Any, count: int) -> list[tuple[int, int, int]] | None:
     """What a config alone says of the layers' keys and values; None where it does not say."""
     try:
         return kv_shapes(config, count)
@@ -140,7 +140,7 @@ def _guessed(config: Any, count: int) -> list[tuple[int, int, int]] | None:
         return None
 
 
-def _probe(model: PreTrainedModel, modules: list[nn.Module]) -> list[tuple[int, int, int]]:
+def _probe_kv_shapes(model: PreTrainedModel, modules: list[nn.Module]) -> list[tuple[int, int, int]]:
     """(kv_heads, key_dim, value_dim) of each layer, from a run of two tokens.
 
     Raises ValueError where a layer's attention does not come through the interface: its prefixes
@@ -151,7 +151,7 @@ def _probe(model: PreTrainedModel, modules: list[nn.Module]) -> list[tuple[int, 
     training = model.training
     try:
         model.set_attn_implementation(attention_name(own))
-        with watch_calls(keep=True) as calls, torch.no_grad():
+        with record_attention_calls(keep=True) as calls, torch.no_grad():
             model.eval()(torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
     except Exception as error:  # whatever an architecture raises that wants more than tokens
         raise ValueError(f"{name}: it does not run on two tokens alone ({type(error).__name__}: {error})") from error

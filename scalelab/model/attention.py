@@ -52,7 +52,7 @@ def attention_name(implementation: str | None) -> str:
 
 
 @dataclass(eq=False)
-class Calls:
+class AttentionCalls:
     """What went through the attention functions: per call, the module and its keys and values."""
 
     keep: bool  # keys and values too, not only the modules
@@ -61,7 +61,7 @@ class Calls:
     values: list[Tensor] = field(default_factory=list)
     biased: bool = False  # with a position bias, which has no column for a prefix
 
-    def note(self, module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> None:
+    def add(self, module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> None:
         self.modules.append(module)
         self.biased |= kwargs.get("position_bias") is not None
         if self.keep:
@@ -69,34 +69,34 @@ class Calls:
             self.values.append(value)
 
 
-_watching: ContextVar[tuple[Calls, ...]] = ContextVar("_watching", default=())  # in this thread
+_recorders: ContextVar[tuple[AttentionCalls, ...]] = ContextVar("_recorders", default=())  # in this thread
 
 
 @contextmanager
-def watch_calls(keep: bool = False) -> Iterator[Calls]:
+def record_attention_calls(keep: bool = False) -> Iterator[AttentionCalls]:
     """Collects every call of our attention functions; not for compiled code."""
-    calls = Calls(keep)
-    before = _watching.set((*_watching.get(), calls))
+    calls = AttentionCalls(keep)
+    before = _recorders.set((*_recorders.get(), calls))
     try:
         yield calls
     finally:
-        _watching.reset(before)
+        _recorders.reset(before)
 
 
-def _note(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> None:
+def _record_call(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> None:
     if torch.compiler.is_compiling():
         return
-    for calls in _watching.get():
-        calls.note(module, key, value, kwargs)
+    for calls in _recorders.get():
+        calls.add(module, key, value, kwargs)
 
 
 def _with_prefix(bank: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
     """Keys and values [P·B, kv_heads, n + T, head_dim] and n."""
-    prefix_k, prefix_v = _rows_of(bank.prefix_k, key), _rows_of(bank.prefix_v, value)
+    prefix_k, prefix_v = _expand_to_rows(bank.prefix_k, key), _expand_to_rows(bank.prefix_v, value)
     return torch.cat([prefix_k, key], dim=2), torch.cat([prefix_v, value], dim=2), prefix_k.shape[2]
 
 
-def _rows_of(prefix: Tensor, own: Tensor) -> Tensor:
+def _expand_to_rows(prefix: Tensor, own: Tensor) -> Tensor:
     """The prefix [P, kv_heads, n, head_dim] of each of the P·B rows of `own`, in its dtype."""
     P, rows = len(prefix), len(own)
     if rows != P:
@@ -108,7 +108,7 @@ def parscale_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """`sdpa_attention_forward` over prefix and sequence. Query [P·B, heads, T, head_dim]."""
-    _note(module, key, value, kwargs)
+    _record_call(module, key, value, kwargs)
     # Under autocast rotary positions leave queries and keys in fp32, for which fused kernels are missing or slow.
     query, key = query.to(value.dtype), key.to(value.dtype)
     bank, plain, on_cpu = active_bank(module), _is_plain(kwargs), query.device.type == "cpu"
@@ -164,7 +164,10 @@ def _one_query(
     rows, heads, _, head_dim = query.shape
     _, kv_heads, n, _ = bank.prefix_k.shape
     # All below is [P·B·kv_heads, …], so that each product is one plain call.
-    prefix_k, prefix_v = _rows_of(bank.prefix_k, key).flatten(0, 1), _rows_of(bank.prefix_v, value).flatten(0, 1)
+    prefix_k, prefix_v = (
+        _expand_to_rows(bank.prefix_k, key).flatten(0, 1),
+        _expand_to_rows(bank.prefix_v, value).flatten(0, 1),
+    )
     key, value = key.flatten(0, 1), value.flatten(0, 1)
     query = query.reshape(rows * kv_heads, heads // kv_heads, head_dim)
     query = (query * (head_dim**-0.5 if scaling is None else scaling)).transpose(1, 2)
@@ -184,8 +187,8 @@ def parscale_eager(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     """The architecture's own eager attention over prefix and sequence; the mask is additive."""
-    _note(module, key, value, kwargs)
-    eager = sys.modules[_home(module)].eager_attention_forward
+    _record_call(module, key, value, kwargs)
+    eager = sys.modules[_eager_module_name(module)].eager_attention_forward
     bank = active_bank(module)
     if bank is not None:
         key, value, n = _with_prefix(bank, key, value)
@@ -194,7 +197,7 @@ def parscale_eager(
     return eager(module, query, key, value, attention_mask, **kwargs)
 
 
-def _home(module: nn.Module) -> str:
+def _eager_module_name(module: nn.Module) -> str:
     """The file of the attention class that has an eager function of its own."""
     for kind in type(module).__mro__:
         if hasattr(sys.modules.get(kind.__module__), "eager_attention_forward"):
@@ -207,24 +210,24 @@ def parscale_mask(*args: Any, **kwargs: Any) -> Tensor | None:
 
     While it traces, transformers cannot look at positions and takes every batch for packed sequences.
     """
-    if _nothing_masked and kwargs.get("attention_mask") is None and not kwargs.get("use_vmap"):
+    if _no_mask_given and kwargs.get("attention_mask") is None and not kwargs.get("use_vmap"):
         window = kwargs.get("local_size")
         if window is None or kwargs["kv_length"] <= window:
             return None
     return sdpa_mask(*args, **kwargs)
 
 
-_nothing_masked: list[bool] = []
+_no_mask_given: list[bool] = []
 
 
 @contextmanager
-def nothing_masked() -> Iterator[None]:
+def assume_no_mask() -> Iterator[None]:
     """Tell `parscale_mask` that neither a mask, nor positions, nor a cache were given; only while compiling."""
-    _nothing_masked.append(True)
+    _no_mask_given.append(True)
     try:
         yield
     finally:
-        _nothing_masked.pop()
+        _no_mask_given.pop()
 
 
 AttentionInterface.register("parscale_sdpa", parscale_sdpa)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-OWN = "own"  # the active bank is the attention module itself
+ONLY_BANK = "own"  # the active bank is the attention module itself
 
 
 class PrefixBank(nn.Module):
@@ -20,10 +20,12 @@ class PrefixBank(nn.Module):
 
     def __init__(self, P: int, n_tokens: int, kv_heads: int, key_dim: int, value_dim: int, like: torch.Tensor) -> None:
         super().__init__()
-        put_prefix(self, P, n_tokens, (kv_heads, key_dim, value_dim), like)
+        add_prefix_parameters(self, P, n_tokens, (kv_heads, key_dim, value_dim), like)
 
 
-def put_prefix(module: nn.Module, P: int, n_tokens: int, shape: tuple[int, int, int], like: torch.Tensor) -> None:
+def add_prefix_parameters(
+    module: nn.Module, P: int, n_tokens: int, shape: tuple[int, int, int], like: torch.Tensor
+) -> None:
     """Give `module` uninitialised prefixes; `shape` is (kv_heads, key_dim, value_dim)."""
     kv_heads, *dims = shape
     for name, dim in zip(("prefix_k", "prefix_v"), dims, strict=True):
@@ -37,7 +39,7 @@ def active_bank(module: nn.Module) -> nn.Module | None:
     name = getattr(module, "active_streams", None)
     if name is None:
         return None
-    return module if name == OWN else module.prefix_banks[name]
+    return module if name == ONLY_BANK else module.prefix_banks[name]
 
 
 def bank_sizes(config: Any) -> dict[int, int]:

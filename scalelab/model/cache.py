@@ -26,7 +26,7 @@ class GrowingLayer(DynamicLayer):
     Seen from outside, `keys` and `values` are as before: [rows, kv_heads, T, head_dim].
     """
 
-    room: _Room | None = None
+    buffer: _Buffer | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if (
@@ -38,13 +38,13 @@ class GrowingLayer(DynamicLayer):
             return super().update(key_states, value_states, *args, **kwargs)
         held = (self.keys, self.values)
         end = self.keys.shape[-2] + key_states.shape[-2]
-        if self.room is None or not self.room.fits(held, end):
-            self.room = _Room(held, end)
-        self.keys, self.values = self.room.write(key_states, value_states)
+        if self.buffer is None or not self.buffer.fits(held, end):
+            self.buffer = _Buffer(held, end)
+        self.keys, self.values = self.buffer.write(key_states, value_states)
         return self.keys, self.values
 
 
-class _Room:
+class _Buffer:
     """Two tensors with space after what they hold. Caches that came from one another may share them."""
 
     def __init__(self, held: tuple[Tensor, Tensor], end: int) -> None:
@@ -81,7 +81,7 @@ def _enlarged(held: Tensor, end: int) -> Tensor:
     return room
 
 
-def let_grow(cache: Any) -> None:
+def use_growing_layers(cache: Any) -> None:
     """Give the plain dynamic layers of `cache` room to grow; all others are left as they are."""
     if isinstance(cache, EncoderDecoderCache):  # some decoders make one for themselves
         cache = cache.self_attention_cache

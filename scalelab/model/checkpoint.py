@@ -130,19 +130,19 @@ def save_model(
     """
     remove_unfinished_of(folder)
     try:
-        with atomic_folder(folder, _put) as building:
-            model.save_pretrained(building)
+        with atomic_folder(folder, _put) as staging:
+            model.save_pretrained(staging)
             for name in _TOKENIZER_FILES:
                 if tokenizer_from is not None and (tokenizer_from / name).is_file():
-                    shutil.copyfile(tokenizer_from / name, building / name)
+                    shutil.copyfile(tokenizer_from / name, staging / name)
             for name, text in notes.items():
-                (building / name).write_text(text, encoding="utf-8")
+                (staging / name).write_text(text, encoding="utf-8")
     except SafetensorError as error:  # a full disk among others
         raise ScalelabError(f"{folder}: the model could not be written ({error})") from None
 
 
-def _put(building: Path, folder: Path) -> None:
-    building.chmod(0o755)
+def _put(staging: Path, folder: Path) -> None:
+    staging.chmod(0o755)
     if folder.is_dir():
         folder.rmdir()  # an empty one; any other is an error, and stays
-    building.rename(folder)
+    staging.rename(folder)

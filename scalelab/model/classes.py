@@ -60,12 +60,12 @@ def config_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
         parscale_kv_shapes: list | None = None  # where the config does not tell
 
         def to_diff_dict(self) -> dict[str, Any]:  # what is written to config.json
-            return super().to_diff_dict() | _for_older_readers(self)
+            return super().to_diff_dict() | _keys_for_transformers_4(self)
 
-    return _named(ParScaleConfig, base.__name__.replace("Config", "ParScaleConfig"))
+    return _set_class_name(ParScaleConfig, base.__name__.replace("Config", "ParScaleConfig"))
 
 
-def _for_older_readers(config: PreTrainedConfig) -> dict[str, Any]:
+def _keys_for_transformers_4(config: PreTrainedConfig) -> dict[str, Any]:
     """The keys that transformers 4 looks for, and with it the original's code, where 5 has others."""
     keys: dict[str, Any] = {}
     if config.dtype is not None:
@@ -84,12 +84,12 @@ def decoder_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
     class ParScaleDecoder(StreamedDecoder, base):
         argument_names = tuple(inspect.signature(base.forward).parameters)[1:]
-        takes_masks = "causal_mask_mapping" in inspect.unwrap(base.forward).__code__.co_varnames
+        accepts_mask_dict = "causal_mask_mapping" in inspect.unwrap(base.forward).__code__.co_varnames
 
-    return _named(ParScaleDecoder, base.__name__.removesuffix("Model") + "ParScaleModel")
+    return _set_class_name(ParScaleDecoder, base.__name__.removesuffix("Model") + "ParScaleModel")
 
 
-def adopt(model: StreamedLM) -> None:
+def set_up_streams(model: StreamedLM) -> None:
     """Give a model of an `lm_class` its decoder's class and what its config declares."""
     check_keys(model.config)
     decoder = model.get_decoder()
@@ -101,7 +101,7 @@ def adopt(model: StreamedLM) -> None:
             _CAN_RECORD_REGISTRY[key] = decoder._can_record_outputs
     if model.banks:
         model.config._attn_implementation = attention_name(model.config._attn_implementation)
-    model.build_banks()
+    model.create_banks()
     active = model.config.parscale_active
     model.set_streams(model.config.parscale_n if active is None else active)
 
@@ -116,14 +116,14 @@ def lm_class(base: type[PreTrainedModel], config: type[PreTrainedConfig] | None 
     class ParScaleLM(StreamedLM, base):
         def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            adopt(self)
+            set_up_streams(self)
             self.init_weights()  # of what came with the banks; the rest has been done
 
     own_config = base.config_class if config is None else config
     ParScaleLM.config_class = config_class(own_config)
     for head in _HEADS:
         if base.__name__.endswith(head):
-            _named(ParScaleLM, f"{base.__name__.removesuffix(head)}ParScale{head}")
+            _set_class_name(ParScaleLM, f"{base.__name__.removesuffix(head)}ParScale{head}")
     AutoConfig.register(ParScaleLM.config_class.model_type, ParScaleLM.config_class, exist_ok=True)
     AutoModelForCausalLM.register(ParScaleLM.config_class, ParScaleLM, exist_ok=True)
     return ParScaleLM
@@ -149,7 +149,7 @@ def _is_text_part(plain: str, model_type: str, name: str) -> bool:
     return plain.startswith(model_type + "_") and getattr(transformers, name).config_class.model_type == plain
 
 
-def _named(kind: type, name: str) -> type:
+def _set_class_name(kind: type, name: str) -> type:
     """`kind` under its name in this module, where pickle looks for it."""
     kind.__name__ = kind.__qualname__ = name
     globals()[name] = kind

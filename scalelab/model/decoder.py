@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
-from scalelab.model.attention import nothing_masked, watch_calls
-from scalelab.model.banks import OWN, attention_modules
-from scalelab.model.cache import let_grow
+from scalelab.model.attention import assume_no_mask, record_attention_calls
+from scalelab.model.banks import ONLY_BANK, attention_modules
+from scalelab.model.cache import use_growing_layers
 from scalelab.units import plural
 
 # Arguments of a decoder that have one row a sequence.
@@ -29,10 +29,10 @@ class StreamedDecoder(nn.Module):
 
     config: PreTrainedConfig
     argument_names: tuple[str, ...]  # of the base's forward
-    takes_masks = False  # the base's forward takes a dictionary of prepared masks, by kind of layer
+    accepts_mask_dict = False  # the base's forward takes a dictionary of prepared masks, by kind of layer
     P = 1
     active_streams: str | None = None  # the bank in use, see `banks.active_bank`
-    checked = False  # every layer was seen to use its prefix
+    prefixes_verified = False  # every layer was seen to use its prefix
     replayed: Any = None
     last_outputs: Any = None  # of the last run, as a shape for `replay`; only while `keep_outputs`
     keep_outputs = False
@@ -50,39 +50,39 @@ class StreamedDecoder(nn.Module):
         if self.replayed is not None:
             return self.replayed
         kwargs = dict(zip(self.argument_names, args, strict=False)) | kwargs
-        if self.prefixed:
+        if self.has_prefixes:
             self._refuse_other_attention()
         unmasked = self._has_nothing_to_mask(kwargs)
-        if unmasked and self.takes_masks:
+        if unmasked and self.accepts_mask_dict:
             kwargs["attention_mask"] = dict.fromkeys(self._layer_types())
         kwargs = {name: self._for_streams(name, value) for name, value in kwargs.items()}
         if self.P > 1:
-            let_grow(kwargs.get("past_key_values"))
+            use_growing_layers(kwargs.get("past_key_values"))
         if torch.compiler.is_compiling():
-            with nothing_masked() if unmasked else nullcontext():
+            with assume_no_mask() if unmasked else nullcontext():
                 outputs = super().forward(**kwargs)
-        elif self.checked or not self.prefixed:
+        elif self.prefixes_verified or not self.has_prefixes:
             outputs = super().forward(**kwargs)
         else:
-            with watch_calls() as calls:
+            with record_attention_calls() as calls:
                 outputs = super().forward(**kwargs)
-            self._check(calls.modules)
-        outputs = outputs if self.P == 1 else self._mixed(outputs)
+            self._verify_prefixes(calls.modules)
+        outputs = outputs if self.P == 1 else self._aggregated(outputs)
         if self.keep_outputs:
             self.last_outputs = outputs
         return outputs
 
     @property
-    def prefixed(self) -> bool:
+    def has_prefixes(self) -> bool:
         """Whether a bank is in use: with P > 1, or with a trained prefix at P = 1."""
         return self.active_streams is not None
 
     @property
-    def mixture(self) -> nn.Module | None:
+    def aggregator(self) -> nn.Module | None:
         """What mixes the streams in use; None for P = 1."""
         if self.P == 1:
             return None
-        return self.aggregate_layer if self.active_streams == OWN else self.aggregate_banks[self.active_streams]
+        return self.aggregate_layer if self.active_streams == ONLY_BANK else self.aggregate_banks[self.active_streams]
 
     def _has_nothing_to_mask(self, kwargs: dict[str, Any]) -> bool:
         """Return true if causality is all that the layers need, so that no mask has to be made or looked for."""
@@ -109,10 +109,10 @@ class StreamedDecoder(nn.Module):
             return value  # one row of positions, or one prepared mask, serves all
         return _repeat_rows(value, self.P)
 
-    def _mixed(self, outputs: Any) -> Any:
+    def _aggregated(self, outputs: Any) -> Any:
         hidden = outputs[0]
         streams = hidden.view(self.P, hidden.shape[0] // self.P, *hidden.shape[1:])
-        mixed = self.mixture(streams)
+        mixed = self.aggregator(streams)
         if isinstance(outputs, tuple):
             return (mixed, *outputs[1:])
         outputs.last_hidden_state = mixed
@@ -131,7 +131,7 @@ class StreamedDecoder(nn.Module):
                 "change it with model.set_attn_implementation"
             )
 
-    def _check(self, called: list[nn.Module]) -> None:
+    def _verify_prefixes(self, called: list[nn.Module]) -> None:
         """A model whose prefixes have no effect must be impossible."""
         missed = [m for m in attention_modules(self) if m not in set(called)]
         if missed:
@@ -139,7 +139,7 @@ class StreamedDecoder(nn.Module):
                 f"{type(self).__name__}: {len(missed)} of {plural(len(attention_modules(self)), 'layer')} without the "
                 f"attention interface of transformers ({type(missed[0]).__name__}): their prefixes would have no effect"
             )
-        self.checked = True
+        self.prefixes_verified = True
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -13,13 +13,13 @@ from transformers import Cache, PreTrainedConfig
 from scalelab.aggregation import get_aggregation
 from scalelab.model.attention import attention_name
 from scalelab.model.banks import (
-    OWN,
+    ONLY_BANK,
     PrefixBank,
     active_bank,
+    add_prefix_parameters,
     attention_modules,
     bank_sizes,
     kv_shapes,
-    put_prefix,
 )
 
 
@@ -53,7 +53,7 @@ class StreamedLM(nn.Module):
         if P not in self.banks and P != 1:
             have = ", ".join(map(str, self.banks)) or "none"
             raise ValueError(f"no bank of {P} streams (there are: {have}); add it with add_streams(model, {P})")
-        name = None if P not in self.banks else str(P) if self.config.parscale_banks else OWN
+        name = None if P not in self.banks else str(P) if self.config.parscale_banks else ONLY_BANK
         self._activate(name, P)
         self.config.parscale_active = None if self.config.parscale_n == P else P
 
@@ -74,7 +74,7 @@ class StreamedLM(nn.Module):
         finally:
             self._activate(before, P)
 
-    def build_banks(self) -> None:
+    def create_banks(self) -> None:
         """Make the parameters of all banks that the config declares and the model lacks, uninitialised."""
         config, decoder = self.config, self.get_decoder()
         modules = attention_modules(decoder)
@@ -82,23 +82,23 @@ class StreamedLM(nn.Module):
             like = next(module.parameters())
             for P, n_tokens in self.banks.items():
                 if not config.parscale_banks:
-                    put_prefix(module, P, n_tokens, shape, like)
-                elif str(P) not in _dict_of(module, "prefix_banks"):
+                    add_prefix_parameters(module, P, n_tokens, shape, like)
+                elif str(P) not in _module_dict(module, "prefix_banks"):
                     module.prefix_banks[str(P)] = PrefixBank(P, n_tokens, *shape, like=like)
         like = next(decoder.parameters())
         for P in self.banks:
             if P == 1 or str(P) in getattr(decoder, "aggregate_banks", ()):
                 continue
-            mixture = get_aggregation(config.parscale_aggregation).build(
+            aggregator = get_aggregation(config.parscale_aggregation).create_module(
                 config.hidden_size, P, config.parscale_attn_smooth
             )
-            mixture.to(like.device, like.dtype)
+            aggregator.to(like.device, like.dtype)
             if config.parscale_banks:
-                _dict_of(decoder, "aggregate_banks")[str(P)] = mixture
+                _module_dict(decoder, "aggregate_banks")[str(P)] = aggregator
             else:
-                decoder.aggregate_layer = mixture
+                decoder.aggregate_layer = aggregator
 
-    def keep_banks_in_dict(self) -> None:
+    def convert_to_bank_dict(self) -> None:
         """From the released layout, which holds one bank, to the one that holds several."""
         if self.config.parscale_banks is not None:
             return
@@ -109,16 +109,16 @@ class StreamedLM(nn.Module):
             nn.Module.__init__(bank)
             bank.prefix_k, bank.prefix_v = module.prefix_k, module.prefix_v
             del module.prefix_k, module.prefix_v
-            _dict_of(module, "prefix_banks")[str(P)] = bank
-        _dict_of(decoder, "aggregate_banks")[str(P)] = decoder.aggregate_layer
+            _module_dict(module, "prefix_banks")[str(P)] = bank
+        _module_dict(decoder, "aggregate_banks")[str(P)] = decoder.aggregate_layer
         del decoder.aggregate_layer
         self.config.parscale_banks = {str(P): n_tokens}
         self.set_streams(self.P)
 
     def stream_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of the bank in use: prefixes and mixture."""
+        """Names and parameters of the bank in use: prefixes and aggregator."""
         decoder = self.get_decoder()
-        held = {id(p) for p in (decoder.mixture.parameters() if decoder.mixture is not None else ())}
+        held = {id(p) for p in (decoder.aggregator.parameters() if decoder.aggregator is not None else ())}
         for module in attention_modules(decoder):
             bank = active_bank(module)
             if bank is not None:
@@ -138,7 +138,7 @@ class StreamedLM(nn.Module):
         return cache
 
 
-def _dict_of(module: nn.Module, name: str) -> nn.ModuleDict:
+def _module_dict(module: nn.Module, name: str) -> nn.ModuleDict:
     if not hasattr(module, name):
         setattr(module, name, nn.ModuleDict())
     return getattr(module, name)

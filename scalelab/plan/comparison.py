@@ -193,7 +193,7 @@ def answer(question: Question, group: Group | None, law: Law | None, saved: FitR
     return [_by_law(question, fit, family.with_streams(P), D, about) for P in question.streams]
 
 
-def _by_measurement(question: Question, group: Group, runs: list[equal_loss.Measured], P: int) -> Answer:
+def _by_measurement(question: Question, group: Group, runs: list[equal_loss.MeasuredRun], P: int) -> Answer:
     run = equal_loss.find_run(runs, question.hidden, P, group.title)
     n_params, ends = equal_loss.equal_loss_size(runs, run.loss, group.title)
     between = " and ".join(format_count(n, 4) for n in ends)
@@ -239,6 +239,6 @@ def _by_law(
 def _priced(question: Question, streams: Architecture, size: Size, convention: str, **about: Any) -> Answer:
     hidden = inf
     if isfinite(size.value):
-        hidden = equal_loss.of_size(streams.with_streams(1), size.value, convention).hidden_size
+        hidden = equal_loss.decoder_of_size(streams.with_streams(1), size.value, convention).hidden_size
     rows = compare_costs(question.price, streams, size, question.batches, question.lengths, convention)
     return Answer(streams=streams, size=size, convention=convention, plain_hidden=hidden, rows=tuple(rows), **about)

@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 
 from scalelab.architecture import Architecture
+from scalelab.cost.capacity import most_requests
 from scalelab.cost.equal_loss import count
-from scalelab.cost.model import Cost, Workload
-from scalelab.cost.requests import most_requests
+from scalelab.cost.request import Cost, Workload
 from scalelab.errors import UsageError
 from scalelab.fit.derived import FLOPS_PER_TOKEN
 from scalelab.fit.result import FitResult

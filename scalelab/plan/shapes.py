@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from scalelab.architecture import Architecture
-from scalelab.cost.equal_loss import RealWidth, built, count, widened
+from scalelab.cost.equal_loss import RealWidth, count, widened, with_hidden_size
 
 MIN_WIDTH, MAX_WIDTH = 16.0, 2.0**18  # nobody serves less or more
 _STEPS = 60  # of a bisection over the logarithm of a width: to the last digits
@@ -67,4 +67,4 @@ class Shapes:
             hidden = step * (first + i if wider else first - i)
             if hidden > 0:
                 layers = (math.ceil if wider else math.floor)(self._layers(hidden))
-                yield replace(built(self.base, hidden), num_layers=layers, P=P)
+                yield replace(with_hidden_size(self.base, hidden), num_layers=layers, P=P)

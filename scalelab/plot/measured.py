@@ -24,7 +24,7 @@ _ENGINES: Mapping[str, tuple[str, str]] = {
 def plot_efficiency(table: pd.DataFrame, heading: str = "") -> Figure:
     """Peak memory and latency over P, by the clock (solid) and by each engine; a colour for each batch size.
 
-    `table` has rows of one model and columns of `scalelab.measure.against.Row.as_dict`.
+    `table` has rows of one model and columns of `scalelab.measure.measured_vs_predicted.Row.as_dict`.
     """
     figure, both = grid_of_axes(2)
     figure.set_size_inches(7.4, 3.9)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalelab.cost.compare import Average, Comparison, Ratio
 from scalelab.cost.equal_loss import count, widened
-from scalelab.cost.model import GIB, interval_of
+from scalelab.cost.request import GIB, interval_of
 from scalelab.fit.data import CONVENTIONS
 from scalelab.report.blocks import Line, Report, Table, note_lines
 from scalelab.report.plain import plain

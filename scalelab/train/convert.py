@@ -11,7 +11,7 @@ import torch
 from scalelab.architecture import PREFIX_TOKENS
 from scalelab.errors import DataError, UsageError
 from scalelab.model.add import add_streams
-from scalelab.model.start import start_from_text
+from scalelab.model.prefix_init import start_from_text
 from scalelab.train.data import cut, spread
 from scalelab.train.recipe import Recipe
 from scalelab.train.stage import check_length, loss_on

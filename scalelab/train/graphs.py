@@ -32,7 +32,7 @@ def can_be_captured(model: Any, device: str) -> bool:
     sequences wait for the answer.
     """
     experts = any(getattr(model.config, name, None) for name in _EXPERTS)
-    looks = not getattr(model.get_decoder(), "takes_masks", False)
+    looks = not getattr(model.get_decoder(), "accepts_mask_dict", False)
     return device.startswith("cuda") and not experts and not looks and not has_dropout(model)
 
 

@@ -121,7 +121,7 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
     Layers are alike, so one is compiled and the others use its code, whose time does not grow with depth.
     """
     decoder = model.get_decoder()
-    if getattr(decoder, "prefixed", False) and not decoder.checked:
+    if getattr(decoder, "has_prefixes", False) and not decoder.prefixes_verified:
         training = model.training
         with torch.no_grad():  # looks at each layer's attention, which compiled code would hide
             model.eval()(torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)

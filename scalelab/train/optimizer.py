@@ -12,7 +12,7 @@ from scalelab.train.recipe import Recipe
 
 def stream_groups(model: Any) -> dict[int, str]:
     """{id of parameter: "prefix" or "mixture"} of the streams in use."""
-    mixture = model.get_decoder().mixture
+    mixture = model.get_decoder().aggregator
     mixing = {id(p) for p in mixture.parameters()} if mixture is not None else set()
     return {id(p): "mixture" if id(p) in mixing else "prefix" for _, p in model.stream_parameters()}
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from scalelab.architecture import Architecture
 from scalelab.cost import Device, Workload
+from scalelab.cost.capacity import most_requests
 from scalelab.cost.families import served_from_config
 from scalelab.cost.formats import FORMATS, weight_format
 from scalelab.cost.hardware import Hardware, find_hardware, profile_text, read_hardware
-from scalelab.cost.model import Precision
 from scalelab.cost.rates import find_rates
-from scalelab.cost.requests import most_requests
+from scalelab.cost.request import Precision
 from scalelab.cost.roofline import available_bytes, decode_s, decode_step_s, kernels, prefill_s, price
 from scalelab.cost.runtime import CLASSES, FLOPS_LEFT, ROUTING, ROW_COSTS
 from scalelab.cost.shape import as_served

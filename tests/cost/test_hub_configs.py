@@ -101,7 +101,7 @@ def test_quantised_checkpoints_are_priced_as_they_are(tmp_path, capsys, found, w
 def test_sizes_of_quantised_checkpoints_are_those_of_the_published_files(tmp_path):
     """Llama 3 8B: bytes of the files that others serve."""
     from scalelab.cost import Device, Workload
-    from scalelab.cost.model import Precision
+    from scalelab.cost.request import Precision
     from scalelab.cost.roofline import price
 
     llama = {**LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128256}

@@ -23,8 +23,8 @@ from scalelab.cost.formats import FORMATS, KV_BITS
 from scalelab.cost.hardware import WIDER, Hardware, find_hardware, profile_text, read_hardware
 from scalelab.cost.kernels import experts_touched, kernels
 from scalelab.cost.llm_engine import price as paper_price
-from scalelab.cost.model import Precision
 from scalelab.cost.rates import Kernel, find_rates
+from scalelab.cost.request import Precision
 from scalelab.cost.roofline import (
     _sum_of_higher,
     activation_bytes,

@@ -25,7 +25,7 @@ def test_the_part_for_text_stands_for_what_cannot_be_built(tmp_path, monkeypatch
     def cannot(content, kind, streams, where):
         raise DataError(f"{where}: model_type {kind!r} cannot be priced: pip install timm")
 
-    monkeypatch.setattr("scalelab.measure.built.build_served", cannot)
+    monkeypatch.setattr("scalelab.measure.meta_shape.served_from_meta_model", cannot)
     served = read_shape(file, told.append)
     assert (served.hidden_size, served.num_layers) == (64, 2)
     assert told[-1] == (
@@ -39,12 +39,12 @@ def test_the_part_for_text_stands_for_what_cannot_be_built(tmp_path, monkeypatch
 def test_a_model_that_takes_long_to_build_is_said_once(tmp_path, monkeypatch):
     file, said = save(tmp_path, {"model_type": "large"}), []
     monkeypatch.setattr(shapes, "_SLOW_S", 0.05)
-    monkeypatch.setattr("scalelab.measure.built.build_served", lambda *_: time.sleep(0.2))
-    read_shape(file, progress=said.append)
+    monkeypatch.setattr("scalelab.measure.meta_shape.served_from_meta_model", lambda *_: time.sleep(0.2))
+    read_shape(file, on_progress=said.append)
     assert said == [f"building {file} without memory for its weights, to read its shape …"]
-    monkeypatch.setattr("scalelab.measure.built.build_served", lambda *_: None)
+    monkeypatch.setattr("scalelab.measure.meta_shape.served_from_meta_model", lambda *_: None)
     monkeypatch.setattr(shapes, "_SLOW_S", 60.0)
-    read_shape(file, progress=said.append)
+    read_shape(file, on_progress=said.append)
     assert len(said) == 1
 
 
@@ -65,15 +65,15 @@ def test_a_model_that_takes_long_to_build_is_said_once(tmp_path, monkeypatch):
 )
 def test_whatever_building_raises_is_one_line_with_a_remedy(monkeypatch, error, said):
     from scalelab.cost.config_file import streams_of
-    from scalelab.measure import built
+    from scalelab.measure import meta_shape
 
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(built, "build_empty", fails)
+    monkeypatch.setattr(meta_shape, "construct_empty_model", fails)
     content = {"model_type": "sees"}
     with pytest.raises(DataError) as caught:
-        built.build_served(content, "sees", streams_of(content, "c.json"), "c.json")
+        meta_shape.served_from_meta_model(content, "sees", streams_of(content, "c.json"), "c.json")
     text = str(caught.value)
     assert text.startswith("c.json: model_type 'sees' cannot be priced: ")
     assert said in text
@@ -85,12 +85,14 @@ def test_what_torch_says_of_its_tensors_is_not_repeated(monkeypatch):
     import torch
 
     from scalelab.cost.config_file import streams_of
-    from scalelab.measure import built
+    from scalelab.measure import meta_shape
 
-    monkeypatch.setattr(built, "build_empty", lambda *_: torch.optim.SGD([], lr=1.0))  # a ValueError of torch's own
+    monkeypatch.setattr(
+        meta_shape, "construct_empty_model", lambda *_: torch.optim.SGD([], lr=1.0)
+    )  # a ValueError of torch's own
     content = {"model_type": "odd"}
     with pytest.raises(DataError) as caught:
-        built.build_served(content, "odd", streams_of(content, "c.json"), "c.json")
+        meta_shape.served_from_meta_model(content, "odd", streams_of(content, "c.json"), "c.json")
     assert str(caught.value) == (
         "c.json: model_type 'odd' cannot be priced: transformers fails at building or running it (ValueError); compare "
         "it with the config of a model of the same type, or give its shape by `hidden`, `layers`, …"

@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from scalelab.model import add_streams
-from scalelab.model.attention import watch_calls
+from scalelab.model.attention import record_attention_calls
 from scalelab.model.banks import active_bank, attention_modules
 from scalelab.model.checkpoint import load_model
 from tests.support.families import COMMON, FAMILIES, make, step_by_step, tokens, warm
@@ -187,7 +187,7 @@ def test_prefix_tuning_is_one_stream_with_a_prefix():
     plain = model(ids).logits
     add_streams(model, 1, prefix_tokens=8)
     assert model.banks == {1: 8}
-    assert model.get_decoder().mixture is None
+    assert model.get_decoder().aggregator is None
     assert len(dict(model.stream_parameters())) == 6
     assert (model(ids).logits - plain).abs().max() > 1e-3
 
@@ -329,8 +329,8 @@ def test_wrong_options_leave_the_model_as_it_was(tmp_path):
 
 def test_watching_is_of_one_thread_and_one_block():
     model = streamed("llama")
-    with watch_calls() as outer:
-        with watch_calls() as inner:
+    with record_attention_calls() as outer:
+        with record_attention_calls() as inner:
             threading.Thread(target=model, args=(tokens(),)).run()  # in this thread
             other = threading.Thread(target=model, args=(tokens(),))
             other.start()
@@ -352,7 +352,7 @@ def test_one_prepared_mask_serves_all_rows():
 def test_a_layer_that_passes_the_interface_by_is_caught_at_its_first_run():
     """Were one to slip through the check on adding, no output would be given."""
     model = streamed("llama")
-    model.get_decoder().checked = False
+    model.get_decoder().prefixes_verified = False
     attention = model.model.layers[1].self_attn
     attention.forward = lambda hidden_states, **kwargs: (hidden_states, None)
     with pytest.raises(ValueError, match="1 of 3 layers without the attention interface"):

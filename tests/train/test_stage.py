@@ -17,7 +17,7 @@ from scalelab.cli import main
 from scalelab.errors import DataError, UsageError
 from scalelab.model import add_streams
 from scalelab.model.checkpoint import load_model, save_model
-from scalelab.model.start import start_from_text
+from scalelab.model.prefix_init import start_from_text
 from scalelab.sweep.resolve import resolve
 from scalelab.sweep.spec import SweepSpec
 from scalelab.train import stage

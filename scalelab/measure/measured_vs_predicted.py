@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scalelab.cost.engines import get_engine
-from scalelab.cost.model import GIB, Cost, Device, Precision, Workload
+from scalelab.cost.request import GIB, Cost, Device, Precision, Workload
 from scalelab.cost.shape import ServedModel
 from scalelab.errors import MemoryShortError, ScalelabError
-from scalelab.measure.clock import Measured, Subject, measure
+from scalelab.measure.clock import MeasuredModel, Measurement, measure
 from scalelab.measure.shapes import read_shape
 from scalelab.train.device import device_memory_bytes
 
@@ -25,7 +25,7 @@ class Row:
     model: str
     P: int
     workload: Workload
-    measured: Measured
+    measured: Measurement
     predicted: Mapping[str, Cost]
     refused: Mapping[str, str] = field(default_factory=dict)  # by engines that cannot: why
 
@@ -47,7 +47,7 @@ class Row:
 
 
 def compare(
-    subject: Subject, workload: Workload, priced_on: Device, engines: Sequence[str], seconds: float = 2.0
+    subject: MeasuredModel, workload: Workload, priced_on: Device, engines: Sequence[str], seconds: float = 2.0
 ) -> Row:
     """Measure `workload` on `subject`, and price it on `priced_on` by all of `engines` that can hold it.
 
@@ -76,7 +76,7 @@ def compare(
     )
 
 
-def with_streams(subject: Subject) -> tuple[Subject, ServedModel]:
+def with_streams(subject: MeasuredModel) -> tuple[MeasuredModel, ServedModel]:
     """`subject` and what is priced of it, with the same streams: the model's own, or new ones with prefixes of the
     length asked for, else of the model's others, else the paper's."""
     served = read_shape(subject.path).with_streams(subject.P)

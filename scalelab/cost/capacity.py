@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from scalelab.cost.model import MOST, Cost, Workload
+from scalelab.cost.request import MAX_COUNT, Cost, Workload
 
 # What a limit may be set on: bytes and seconds of a `Cost`.
 LIMITED: Mapping[str, Callable[[Cost], float]] = {
@@ -36,7 +36,7 @@ def most_requests(
     fits, too_many = 0, 1
     while broken(too_many) is None:
         fits, too_many = too_many, 2 * too_many
-        if too_many > MOST:
+        if too_many > MAX_COUNT:
             return fits, None
     while too_many - fits > 1:
         middle = (fits + too_many) // 2

@@ -15,8 +15,8 @@ from scalelab.errors import UsageError, choice_error
 GIB = 2**30
 SIGMAS = 1.96  # of a 95 % interval
 _MOST_DOUBLINGS = 4  # of P, that published tables of rows have
-MOST_PARALLEL = 72  # devices of one node
-MOST = 10**12  # of anything countable; beyond, integers stop fitting into floats
+MAX_PARALLEL = 72  # devices of one node
+MAX_COUNT = 10**12  # of anything countable; beyond, integers stop fitting into floats
 
 # The dense decoder of the paper: 36 layers, 16 heads, 2 KV heads, the Qwen2.5 vocabulary.
 PAPER_LAYERS = 36
@@ -37,8 +37,8 @@ class Workload:
         for name in ("batch", "tokens_in", "tokens_out"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}")
-            if getattr(self, name) > MOST:
-                raise UsageError(f"{name.replace('_', ' ')} must be at most {MOST:,}")
+            if getattr(self, name) > MAX_COUNT:
+                raise UsageError(f"{name.replace('_', ' ')} must be at most {MAX_COUNT:,}")
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Device:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError("must be a number of at least 0", argument=name, value=value)
-        if not 1 <= self.tensor_parallel <= MOST_PARALLEL:
-            reason = f"must lie between 1 and {MOST_PARALLEL}"
+        if not 1 <= self.tensor_parallel <= MAX_PARALLEL:
+            reason = f"must lie between 1 and {MAX_PARALLEL}"
             raise UsageError(reason, argument="tensor_parallel", value=self.tensor_parallel)
 
     def found(self) -> Hardware:

@@ -19,15 +19,15 @@ from torch.distributions import Distribution
 from scalelab.cost.config_file import Streams
 from scalelab.cost.shape import Block, Layer, ServedModel
 from scalelab.errors import DataError, ScalelabError
-from scalelab.measure.library import build_empty, fill_empty, first_line, quiet
+from scalelab.measure.layer_trace import LayerTrace, Matrix, ModelTrace
 from scalelab.measure.trace import trace
-from scalelab.measure.visits import Matrix, Traced, Visit
+from scalelab.measure.transformers_models import construct_empty_model, fill_with_zeros, first_line, quiet
 
 _NEEDED = re.compile(r"requires the (\S+) library but it was not found")  # as transformers says it
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_experts", "moe_topk")
 
 
-def build_served(content: Mapping[str, Any], kind: str, streams: Streams, where: str) -> ServedModel:
+def served_from_meta_model(content: Mapping[str, Any], kind: str, streams: Streams, where: str) -> ServedModel:
     """Return the decoder of a config of model type `kind`, its streams apart.
 
     Raises:
@@ -36,12 +36,12 @@ def build_served(content: Mapping[str, Any], kind: str, streams: Streams, where:
     """
     try:
         with quiet(), _unvalidated():
-            model = build_empty(content, kind)
+            model = construct_empty_model(content, kind)
             try:
                 traced = trace(model, _head(model))
             except NotImplementedError:  # which of its weights a token meets hangs on numbers, and there are none
-                model = build_empty(content, kind)
-                fill_empty(model)
+                model = construct_empty_model(content, kind)
+                fill_with_zeros(model)
                 traced = trace(model, _head(model))
             return _served(model, traced, kind, streams)
     except ScalelabError as error:
@@ -91,7 +91,7 @@ def _head(model: Any) -> Tensor:
     return head.weight
 
 
-def _served(model: Any, traced: Traced, kind: str, streams: Streams) -> ServedModel:
+def _served(model: Any, traced: ModelTrace, kind: str, streams: Streams) -> ServedModel:
     head, looked_up = model.get_output_embeddings(), model.get_input_embeddings().weight
     config = model.config.get_text_config()
     vocab, width = head.weight.shape
@@ -126,51 +126,53 @@ def _balanced(served: ServedModel, total: int) -> ServedModel:
     return replace(served, other_params=total - counted)
 
 
-def _layers(traced: Traced, hidden: int, config: Any) -> list[Layer]:
-    if not traced.visits:
+def _layers(traced: ModelTrace, hidden: int, config: Any) -> list[Layer]:
+    if not traced.layers:
         raise ScalelabError("none of its layers was seen to run")
     layers: list[Layer] = []
-    for i, (visit, growth) in enumerate(zip(traced.visits, traced.scores_growth, strict=True)):
-        matrices = visit.matrices + (traced.outside.matrices if i == 0 else [])
-        routed, matrices = _experts(visit, matrices, hidden, config)
-        unfolds = [m for m in matrices if m.times == traced.length]
-        kept = sum(traced.kept[c] for c in visit.caches)
+    for i, (layer, growth) in enumerate(zip(traced.layers, traced.scores_growth, strict=True)):
+        matrices = layer.matrices + (traced.outside.matrices if i == 0 else [])
+        routed, matrices = _experts(layer, matrices, hidden, config)
+        kv_expansion = [m for m in matrices if m.times == traced.length]
+        kept = sum(traced.kept[c] for c in layer.caches)
         # One that reads what another layer keeps has no window in the cache.
-        windows = {traced.windows[c] for c in visit.caches} if kept else {visit.window}
-        seen = None if visit.kv_width is None else float(visit.kv_width)
-        slow = visit.query_width is not None
+        windows = {traced.windows[c] for c in layer.caches} if kept else {layer.window}
+        seen = None if layer.kv_width is None else float(layer.kv_width)
+        slow = layer.query_width is not None
         width = 0.0 if not growth else kept if seen is None or slow else seen
         if bool(growth) != bool(width) or (seen and not growth):
             raise ScalelabError(f"what layer {i} attends to is not found")
-        blocks = _blocks([m for m in matrices if m not in unfolds], hidden)
+        blocks = _blocks([m for m in matrices if m not in kv_expansion], hidden)
         widest = max((block[-1][0] for block in blocks[1 if growth else 0 :]), default=0.0)
         layers.append(
             Layer(
                 heads=growth / 4,  # FLOPs of a query with one key, and with its value
                 kv_heads=width / 2,
                 head_dim=1.0,
-                vectors=sum(visit.vectors.values()),
+                vectors=sum(layer.vectors.values()),
                 window=windows.pop() if len(windows) == 1 else None,
-                own_blocks=blocks,
-                unfolds=tuple((m.inputs, m.outputs) for m in unfolds),
-                keeps=None if kept == width else kept,
+                explicit_blocks=blocks,
+                kv_expansion=tuple((m.inputs, m.outputs) for m in kv_expansion),
+                cached_numbers=None if kept == width else kept,
                 prefix_width=seen if slow else None,
-                query_width=visit.query_width,
-                state=sum(traced.states[c] for c in visit.caches),
-                mixing_flops=visit.scores - growth * traced.length,
+                query_width=layer.query_width,
+                state=sum(traced.states[c] for c in layer.caches),
+                mixing_flops=layer.scores - growth * traced.length,
                 **{"mlp_width": widest, **routed},
             )
         )
     return layers
 
 
-def _experts(visit: Visit, matrices: list[Matrix], hidden: int, config: Any) -> tuple[dict[str, Any], list[Matrix]]:
+def _experts(
+    layer: LayerTrace, matrices: list[Matrix], hidden: int, config: Any
+) -> tuple[dict[str, Any], list[Matrix]]:
     """What a `Layer` says of its experts, and the matrices besides: the router is counted with the experts."""
-    weights = [weight for weight, _ in visit.experts.values()]
+    weights = [weight for weight, _ in layer.experts.values()]
     rows = [weight.shape[0] for weight in weights] or [0]
     count = min(rows)  # where matrices differ in it, some experts give back what they get
     router = next((i for i, m in enumerate(matrices) if m[:2] == (hidden, count)), None)
-    chosen = max((chosen for _, chosen in visit.experts.values()), default=0) or _chosen(config)
+    chosen = max((chosen for _, chosen in layer.experts.values()), default=0) or _chosen(config)
     chosen = round(chosen * count / max(rows)) if weights else chosen
     if router is None and not 0 < chosen <= count:  # blocks of a matrix, if anything, that only look like experts
         return {}, matrices + [Matrix(w.shape[1], w.shape[2], w.shape[0]) for w in weights]

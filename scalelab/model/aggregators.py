@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class DynamicMixture(nn.Sequential):
+class DynamicAggregator(nn.Sequential):
     """w = softmax(Linear(P·h→h) → SiLU → Linear(h→P)), smoothed to w(1−ε) + ε/P; Σ w_p x_p.
 
     Parameters are named ``0.weight`` … ``2.bias`` as in the released checkpoints, and the first
@@ -29,13 +29,13 @@ class DynamicMixture(nn.Sequential):
         return torch.einsum("btp,pbth->bth", weights, streams)
 
     @torch.no_grad()
-    def start_uniform(self) -> None:
+    def reset_to_uniform(self) -> None:
         """Equal weights for all streams, whatever they hold, until training moves them."""
         self[2].weight.zero_()
         self[2].bias.zero_()
 
 
-class MeanMixture(nn.Module):
+class MeanAggregator(nn.Module):
     """The plain average: no parameters, and no stream can be left behind."""
 
     def __init__(self, hidden_size: int, P: int, smooth: float) -> None:
@@ -50,11 +50,11 @@ class MeanMixture(nn.Module):
         """Mixed hidden states [B, T, h] of streams [P, B, T, h]."""
         return streams.mean(0)
 
-    def start_uniform(self) -> None:
+    def reset_to_uniform(self) -> None:
         """Nothing to do: it is uniform."""
 
 
-class ChannelMixture(nn.Module):
+class ChannelAggregator(nn.Module):
     """Σ_p d_p ⊙ x_p / P: a learned scale for each stream and channel, the same for every token."""
 
     def __init__(self, hidden_size: int, P: int, smooth: float) -> None:
@@ -72,6 +72,6 @@ class ChannelMixture(nn.Module):
         return torch.einsum("ph,pbth->bth", (self.scale / self.P).to(streams.dtype), streams)
 
     @torch.no_grad()
-    def start_uniform(self) -> None:
+    def reset_to_uniform(self) -> None:
         """The plain average."""
         self.scale.fill_(1.0)

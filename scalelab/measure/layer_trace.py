@@ -20,7 +20,7 @@ class Matrix(NamedTuple):
 
 
 @dataclass
-class Visit:
+class LayerTrace:
     """One layer's part of a pass over one token, or what lies outside of all layers."""
 
     matrices: list[Matrix] = field(default_factory=list)  # in order
@@ -38,19 +38,19 @@ class UnevenError(ScalelabError):
 
 
 @dataclass
-class Traced:
+class ModelTrace:
     """What a token runs through when `length` tokens stand before and with it, and what the cache holds."""
 
     length: int
-    outside: Visit
-    visits: list[Visit]  # of the layers, in order
-    scores_growth: list[float]  # FLOPs that each more token before adds to a visit
+    outside: LayerTrace
+    layers: list[LayerTrace]  # of the layers, in order
+    scores_growth: list[float]  # FLOPs that each more token before adds to a layer
     kept: list[float]  # numbers that each more token adds to a layer of the cache
-    states: list[float]  # numbers there that do not grow; before `settle`, all
+    states: list[float]  # numbers there that do not grow; before `separate_growth`, all
     windows: list[int | None]
     tables: dict[int, int]  # parameters that rows were looked up in: their number
 
-    def settle(self, first: int) -> None:
+    def separate_growth(self, first: int) -> None:
         """Tells what grows from what does not, the first token that was watched being the `first`.
 
         Of a layer that keeps a window that was full by then and nothing else, all was keys and values. What
@@ -58,16 +58,16 @@ class Traced:
         """
         self.states = [now - grown * self.length for now, grown in zip(self.states, self.kept, strict=True)]
         full = [window is not None and window < first for window in self.windows]
-        for i, visit in enumerate(self.visits):
-            for c in (c for c in visit.caches if full[c]):
+        for i, layer in enumerate(self.layers):
+            for c in (c for c in layer.caches if full[c]):
                 window = self.windows[c] or 1
-                if self.scores_growth[i] or self.kept[c] or len(visit.caches) > 1:
-                    within = visit.scores - self.scores_growth[i] * self.length
-                    visit.query_width = within / 4 / window  # two products, of a multiplication and a sum each
+                if self.scores_growth[i] or self.kept[c] or len(layer.caches) > 1:
+                    within = layer.scores - self.scores_growth[i] * self.length
+                    layer.query_width = within / 4 / window  # two products, of a multiplication and a sum each
                     self.windows[c] = None
                     continue
-                if self.states[c] != (visit.kv_width or 0) * (window - 1):
+                if self.states[c] != (layer.kv_width or 0) * (window - 1):
                     raise ScalelabError(f"layer {i} keeps other things beside a window of {window:,} keys")
-                self.scores_growth[i] = visit.scores / window
+                self.scores_growth[i] = layer.scores / window
                 self.kept[c] = self.states[c] / max(1, window - 1)  # the oldest made room for the next
-                self.states[c], visit.scores = 0.0, self.scores_growth[i] * self.length
+                self.states[c], layer.scores = 0.0, self.scores_growth[i] * self.length

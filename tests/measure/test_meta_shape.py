@@ -13,10 +13,10 @@ from scalelab.cost import Device
 from scalelab.cost.config_file import plain_type, streams_of
 from scalelab.cost.families import served_from_config
 from scalelab.cost.hardware import Hardware
-from scalelab.cost.model import Precision
+from scalelab.cost.request import Precision
 from scalelab.cost.roofline import activation_bytes, cache_bytes, decode_s, decode_step_s, find_rates, kernels
 from scalelab.errors import DataError
-from scalelab.measure.built import build_served
+from scalelab.measure.meta_shape import served_from_meta_model
 from scalelab.model import add_streams
 from tests.support.decoders import VARIANTS, build
 from tests.support.families import COMMON, tokens
@@ -73,7 +73,7 @@ UNCOUNTED = ("gpt_neo", "gemma3n_text", "xmod", "electra")  # which look up rows
 
 
 def served_of(content):
-    return build_served(content, plain_type(content), streams_of(content, "config.json"), "config.json")
+    return served_from_meta_model(content, plain_type(content), streams_of(content, "config.json"), "config.json")
 
 
 def make_real(kind, settings=None):

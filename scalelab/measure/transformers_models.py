@@ -26,7 +26,7 @@ _LARGE = 10**6  # numbers
 _MOST = {"num_hidden_layers": 1_000, "hidden_size": 1_000_000}  # with which it takes half a minute
 
 
-def library_config(content: Mapping[str, Any]) -> Any:
+def transformers_config(content: Mapping[str, Any]) -> Any:
     """The config object of transformers. By way of a file: only reading one undoes how infinite numbers are kept."""
     refuse_kernels(content, "config.json")
     with tempfile.TemporaryDirectory() as folder:
@@ -34,14 +34,14 @@ def library_config(content: Mapping[str, Any]) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def build_empty(content: Mapping[str, Any], kind: str) -> Any:
+def construct_empty_model(content: Mapping[str, Any], kind: str) -> Any:
     """A model of type `kind` on the meta device, without memory; of one that sees or hears, too, all of it.
 
     Raises `ScalelabError` for what is no language model, and whatever transformers raises.
     """
     if kind not in CONFIG_MAPPING:
         raise ScalelabError("this version of transformers knows no such model")
-    config = library_config({**content, "model_type": kind})
+    config = transformers_config({**content, "model_type": kind})
     if config.is_encoder_decoder:
         raise ScalelabError("an encoder, and attention to what it gives, are not priced")
     for key, most in _MOST.items():
@@ -73,7 +73,7 @@ def _model_class(config: Any) -> Any:
     raise ScalelabError("it is no language model in transformers")
 
 
-def fill_empty(model: Any) -> None:
+def fill_with_zeros(model: Any) -> None:
     """Puts one number in place of all those of each weight of a model on the meta device: it can run, in no memory.
 
     Only products with its weights would take any; who runs it leaves these out.

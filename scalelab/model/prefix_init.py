@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalelab.model.attention import watch_calls
+from scalelab.model.attention import record_attention_calls
 from scalelab.model.banks import active_bank, attention_modules
 
 STARTS = ("text", "moments", "normal")
@@ -38,7 +38,7 @@ def start_from_text(model: Any, ids: Tensor, how: str = "text", seed: int = 0) -
     n = ids.shape[1]
     rotated = getattr(model.config, "rope_parameters", None) is not None
     positions = torch.arange(n, device=ids.device)[None] - (n if rotated else 0)
-    with model.plain(), watch_calls(keep=True) as calls:
+    with model.plain(), record_attention_calls(keep=True) as calls:
         decoder(input_ids=ids, position_ids=positions, use_cache=False)
     generator = torch.Generator().manual_seed(seed)
     made = {id(m): (k, v) for m, k, v in zip(calls.modules, calls.keys, calls.values, strict=True)}
