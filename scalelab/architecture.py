@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from scalelab.aggregation import AGGREGATIONS
+from scalelab.conventions import CONVENTIONS
 from scalelab.errors import UsageError
 from scalelab.units import format_count
 
@@ -139,6 +140,10 @@ class Architecture:
     @property
     def total_params(self) -> int:
         return self.n_params + self.embedding_params
+
+    def count_params(self, convention: str) -> int:
+        """Return N by one of `scalelab.conventions.CONVENTIONS`."""
+        return getattr(self, CONVENTIONS[convention].attribute)
 
     def with_streams(self, P: int) -> Architecture:
         return replace(self, P=P)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 from scalelab.aggregation import AGGREGATIONS
 from scalelab.architecture import PREFIX_TOKENS
 from scalelab.errors import DataError, UsageError
+from scalelab.model_config import CONFIG_FILE, plain_type, read_config_json
 
-_SUFFIX = "_parscale"
 REQUIRED: Any = object()  # in place of a default
 _MOST = 10**9
 _FLAGS = {"true": True, "false": False}
@@ -80,16 +79,11 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], str]:
     Raises `UsageError` for a path that holds no config and `DataError` for one that is none.
     """
     path = Path(path)
-    file = path / "config.json" if path.is_dir() else path
+    file = path / CONFIG_FILE if path.is_dir() else path
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError:
+        return _decoder(read_config_json(file), str(file))
+    except FileNotFoundError:
         raise UsageError(_no_config(path)) from None
-    except (ValueError, RecursionError):
-        raise DataError(f"{file}: not a model's config: not JSON") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{file}: not a model's config: not a JSON object")
-    return _decoder(content, str(file))
 
 
 def _no_config(path: Path) -> str:
@@ -116,11 +110,6 @@ def text_part(content: Mapping[str, Any], where: str) -> tuple[dict[str, Any], s
             shared = {"quantization_config": content.get("quantization_config")}
             return {**{k: v for k, v in shared.items() if v is not None}, **part}, f"{where}: {key}"
     return None
-
-
-def plain_type(content: Mapping[str, Any]) -> str:
-    """The model type without streams."""
-    return str(content.get("model_type")).removesuffix(_SUFFIX)
 
 
 @dataclass(frozen=True)

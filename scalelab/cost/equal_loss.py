@@ -70,22 +70,13 @@ def _mlp_by_rule(family: Architecture, hidden_size: int) -> int:
     return expert_width(hidden_size, family.experts_per_token) if family.num_experts else mlp_width(hidden_size)
 
 
-def count(architecture: Architecture, convention: str) -> float:
-    """N as fits count it: "paper" (non-embedding, with streams), "backbone" (without them) or "total"."""
-    return {
-        "paper": architecture.n_params,
-        "backbone": architecture.backbone_params,
-        "total": architecture.total_params,
-    }[convention]
-
-
 def decoder_of_size(family: Architecture, n_params: float, convention: str = "paper") -> RealWidth:
     """The decoder of `family` whose width makes its N `n_params`, to the last digits.
 
     N is a·h² + b·h + c in the hidden size h at fixed depth, heads and streams. Raises `UsageError` where
     no width is that small.
     """
-    at = [float(count(widened(family, h), convention)) for h in (1.0, 2.0, 3.0)]
+    at = [float(widened(family, h).count_params(convention)) for h in (1.0, 2.0, 3.0)]
     a = (at[2] - 2 * at[1] + at[0]) / 2
     b = at[1] - at[0] - 3 * a
     c = at[0] - a - b

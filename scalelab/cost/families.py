@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scalelab.cost.config_file import REQUIRED, ConfigFile, plain_type, streams_of
+from scalelab.cost.config_file import REQUIRED, ConfigFile, streams_of
 from scalelab.cost.family_table import FAMILIES, KV_HEADS, Answer, Family
 from scalelab.cost.latent import with_latent
 from scalelab.cost.shape import Layer, ServedModel
 from scalelab.errors import DataError
+from scalelab.model_config import plain_type
 
 _WINDOWED, _FULL = "sliding_attention", "full_attention"
 _MOST_LAYERS = 100_000

@@ -12,34 +12,34 @@ from scalelab.cost.shape import Block, Layer, ServedModel
 
 def kernels(model: ServedModel, batch: int, tokens: int, cached: int, rates: Rates) -> Iterator[Kernel]:
     """All kernels of one pass over `tokens` of each of `batch` sequences, of which `cached` came before."""
-    h, a, w = model.hidden_size, rates.activation, rates.embedding
+    h, a, w = model.hidden_size, rates.activation_bytes, rates.embedding_bytes
     rows = model.P * batch
     passed = rows * tokens  # tokens through the layers
     yield Kernel(0, passed * h * (w + a + (w if model.position_rows else 0)))  # rows of the embedding
     for layer, count in model.layers:
         for kernel in _layer(model, layer, batch, tokens, cached, rates):
             yield kernel._replace(times=count)
-    yield _norm(passed, h, a)._replace(bytes=4 * passed * h * a + model.norm_params * rates.weight)
+    yield _norm(passed, h, a)._replace(bytes=4 * passed * h * a + model.norm_params * rates.weight_bytes)
     if model.P > 1:
         yield from _aggregator(model, batch * tokens, rates)
-    stored = rates.tied if model.tied_embeddings else rates.head
+    stored = rates.tied_bytes if model.tied_embeddings else rates.head_bytes
     head = _matrix(batch, model.head_params / model.vocab_size, model.vocab_size, rates, stored)
     yield head._replace(bytes=head.bytes + (model.vocab_size * stored if model.head_bias else 0))
 
 
 def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: int, rates: Rates) -> Iterator[Kernel]:
-    h, a = model.hidden_size, rates.activation
+    h, a = model.hidden_size, rates.activation_bytes
     passed = model.P * batch * tokens
-    stored = rates.dense if layer.num_experts else rates.weight
+    stored = rates.dense_bytes if layer.num_experts else rates.weight_bytes
     norm = _norm(passed, h, a)
-    yield norm._replace(bytes=norm.bytes + layer.vectors * rates.weight)
+    yield norm._replace(bytes=norm.bytes + layer.vectors * rates.weight_bytes)
     yield norm
     for i, block in enumerate(layer.blocks(h)):
         for inputs, outputs in block:
             yield _matrix(passed, inputs, outputs, rates, stored)
         if layer.heads and i == 0:
             kept = layer.cache_width
-            yield Kernel(0, passed * (2 * layer.queries * a + kept * (a + rates.kv)))  # rotated; into the cache
+            yield Kernel(0, passed * (2 * layer.queries * a + kept * (a + rates.kv_bytes)))  # rotated; into the cache
             pairs, read = _keys(layer, tokens, cached)
             yield attention(model, layer, batch, tokens, pairs, read, rates)
         elif len(block) > 1:
@@ -50,10 +50,10 @@ def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: in
         yield Kernel(passed * flops, 2 * model.P * batch * layer.state * a)
     if layer.num_experts:
         yield _matrix(passed, h, layer.num_experts, rates, stored)
-        touched = experts_touched(layer.num_experts, layer.experts_per_token, passed**rates.routing)
+        touched = experts_touched(layer.num_experts, layer.experts_per_token, passed**rates.routing_exponent)
         yield from _experts(layer, h, passed * layer.experts_per_token, touched, rates)
-    if rates.parallel > 1:
-        t = rates.parallel
+    if rates.devices > 1:
+        t = rates.devices
         reduce = Kernel(0, 2 * (t - 1) / t * passed * h * a, kind="reduce")
         yield from (reduce, reduce)  # of attention and of the MLP
 
@@ -61,9 +61,9 @@ def _layer(model: ServedModel, layer: Layer, batch: int, tokens: int, cached: in
 def _experts(layer: Layer, h: float, passed: float, touched: float, rates: Rates) -> Iterator[Kernel]:
     """`passed` tokens through the experts that are touched, among which they are dealt."""
     into, width = layer.mlp_matrices - 1, layer.mlp_width
-    yield _matrix(passed, h, into * width, rates, rates.weight, copies=touched)
-    yield Kernel(0, passed * (into + 1) * width * rates.activation)
-    yield _matrix(passed, width, h, rates, rates.weight, copies=touched)
+    yield _matrix(passed, h, into * width, rates, rates.weight_bytes, copies=touched)
+    yield Kernel(0, passed * (into + 1) * width * rates.activation_bytes)
+    yield _matrix(passed, width, h, rates, rates.weight_bytes, copies=touched)
 
 
 def experts_touched(num_experts: int, experts_per_token: int, tokens: float) -> float:
@@ -94,40 +94,44 @@ def attention(
     """
     heads, rows, n = layer.heads * layer.head_dim, model.P * batch, model.prefix_length
     flops = 4 * rows * (heads * pairs + layer.queries * tokens * n)
-    moved = 2 * rows * tokens * layer.queries * rates.activation + rows * n * layer.prefix_kv_width * rates.kv
+    moved = (
+        2 * rows * tokens * layer.queries * rates.activation_bytes + rows * n * layer.prefix_kv_width * rates.kv_bytes
+    )
     if not layer.kv_expansion:
         kept = layer.kv_width * cache_copies(layer, rates)
-        return Kernel(flops, moved + rows * read * kept * rates.kv, kind="attention")
+        return Kernel(flops, moved + rows * read * kept * rates.kv_bytes, kind="attention")
     unfolded = sum(inputs * outputs for inputs, outputs in layer.kv_expansion)
-    if rates.folds and tokens == 1:
+    if rates.folds_latent and tokens == 1:
         latent = layer.kv_expansion[0][0]
         flops += rows * (2 * layer.heads * pairs * (layer.cache_width + latent) - 4 * heads * pairs + 2 * unfolded)
         kept = layer.cache_width * cache_copies(layer, rates)
-        return Kernel(flops, moved + unfolded * rates.weight + rows * read * kept * rates.kv, kind="attention")
-    each = layer.cache_width * rates.kv + 2 * layer.kv_width * rates.activation  # written, and read again
-    moved += unfolded * rates.weight + rows * read * each
+        return Kernel(
+            flops, moved + unfolded * rates.weight_bytes + rows * read * kept * rates.kv_bytes, kind="attention"
+        )
+    each = layer.cache_width * rates.kv_bytes + 2 * layer.kv_width * rates.activation_bytes  # written, and read again
+    moved += unfolded * rates.weight_bytes + rows * read * each
     return Kernel(flops + 2 * rows * read * unfolded, moved, kind="attention")
 
 
 def cache_copies(layer: Layer, rates: Rates) -> float:
     """Count the copies of keys and values: devices may share a KV head, and each keeps a latent whole."""
-    if rates.parallel == 1 or not layer.heads:
+    if rates.devices == 1 or not layer.heads:
         return 1.0
-    return rates.parallel if layer.kv_expansion else max(1.0, rates.parallel / layer.kv_heads)
+    return rates.devices if layer.kv_expansion else max(1.0, rates.devices / layer.kv_heads)
 
 
 def _aggregator(model: ServedModel, tokens: float, rates: Rates) -> Iterator[Kernel]:
     """The mixture of P streams of `tokens`: weights by two matrices where it is dynamic, then the sum."""
-    h, P, a = model.hidden_size, model.P, rates.activation
+    h, P, a = model.hidden_size, model.P, rates.activation_bytes
     streams = P * tokens * h * a
     if model.aggregation == "dynamic":
         yield Kernel(0, 2 * streams)  # the streams of a token side by side
-        yield _matrix(tokens, P * h, h, rates, rates.weight)
+        yield _matrix(tokens, P * h, h, rates, rates.weight_bytes)
         yield Kernel(0, 2 * tokens * h * a)
-        yield _matrix(tokens, h, P, rates, rates.weight)
+        yield _matrix(tokens, h, P, rates, rates.weight_bytes)
         yield Kernel(2 * streams / a, streams + tokens * (h + P) * a)
     else:
-        weights = AGGREGATIONS[model.aggregation].params(h, P) * rates.weight  # type: ignore[arg-type]
+        weights = AGGREGATIONS[model.aggregation].params(h, P) * rates.weight_bytes  # type: ignore[arg-type]
         yield Kernel(2 * streams / a, streams + tokens * h * a + weights)
 
 
@@ -138,7 +142,7 @@ def _norm(tokens: float, width: float, activation: float) -> Kernel:
 
 def _matrix(tokens: float, inputs: float, outputs: float, rates: Rates, stored: float, copies: float = 1.0) -> Kernel:
     """`tokens` rows through a matrix of `stored` bytes a weight, or dealt among `copies` of it."""
-    moved = copies * inputs * outputs * stored + tokens * (inputs + outputs) * rates.activation
+    moved = copies * inputs * outputs * stored + tokens * (inputs + outputs) * rates.activation_bytes
     return Kernel(2 * tokens * inputs * outputs, moved, kind="matrix", rows=tokens / copies)
 
 

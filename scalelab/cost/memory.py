@@ -38,9 +38,9 @@ def weight_bytes(model: ServedModel, rates: Rates) -> float:
         experts += held * count
         dense += (layer.params(h) - held) * count if layer.num_experts else 0.0
     rest = model.backbone_params - experts - dense
-    ends = model.head_params * (rates.tied if model.tied_embeddings else rates.head + rates.embedding)
+    ends = model.head_params * (rates.tied_bytes if model.tied_embeddings else rates.head_bytes + rates.embedding_bytes)
     others = model.embedding_params - model.head_params * (1 if model.tied_embeddings else 2)
-    return (experts + rest) * rates.weight + dense * rates.dense + ends + others * rates.embedding
+    return (experts + rest) * rates.weight_bytes + dense * rates.dense_bytes + ends + others * rates.embedding_bytes
 
 
 def cache_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
@@ -57,7 +57,7 @@ def cache_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> fl
             * (tokens if layer.window is None else min(tokens, layer.window))
         )
         states += layer.state * count
-    return model.P * batch * (values * rates.kv + states * rates.activation)
+    return model.P * batch * (values * rates.kv_bytes + states * rates.activation_bytes)
 
 
 def activation_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
@@ -77,4 +77,4 @@ def activation_bytes(model: ServedModel, batch: int, tokens: int, rates: Rates) 
         mlps = max(blocks[1:] if layer.heads else blocks, default=0.0)
         mlps += layer.mlp_matrices * layer.mlp_width * layer.experts_per_token
         moments.append(rows * tokens * (2 * h + mlps))
-    return max(moments) * rates.activation
+    return max(moments) * rates.activation_bytes

@@ -44,22 +44,22 @@ class Rates:
     bytes_per_s: float
     vector_bytes_per_s: float
     launch_s: float
-    weight: float
-    kv: float
-    activation: float
+    weight_bytes: float
+    kv_bytes: float
+    activation_bytes: float
     row_shares: tuple[tuple[float, float], ...] = ()
     row_costs: tuple[tuple[float, float], ...] = ()
     vector_flops_per_s: float = math.inf
-    head: float = 0.0  # of one weight of the output embedding
-    embedding: float = 0.0  # of the input's
-    dense: float = 0.0  # of layers with experts: of the other matrices
-    tied: float = 0.0
+    head_bytes: float = 0.0  # of one weight of the output embedding
+    embedding_bytes: float = 0.0  # of the input's
+    dense_bytes: float = 0.0  # of layers with experts: of the other matrices
+    tied_bytes: float = 0.0
     host_s: float = 0.0
     step_host_s: float = 0.0
-    parallel: int = 1
+    devices: int = 1
     link_bytes_per_s: float = math.inf
-    folds: bool = False
-    routing: float = 1.0  # T tokens touch as many experts as T ** routing that choose evenly
+    folds_latent: bool = False
+    routing_exponent: float = 1.0  # T tokens touch as many experts as T ** routing that choose evenly
 
     def seconds(self, kernel: Kernel) -> float:
         """Return the seconds in one pass, its times included."""
@@ -124,19 +124,19 @@ def find_rates(device: Device, precision: Precision) -> Rates:
         launch_s=launch,
         host_s=host,
         step_host_s=step_host,
-        weight=stored.matrix / 8,
-        head=stored.head / 8,
-        embedding=stored.embedding / 8,
-        dense=(stored.matrix if stored.dense is None else stored.dense) / 8,
-        tied=stored.tied / 8,
-        kv=KV_BITS[precision.kv_stored] / 8,
-        activation=4.0 if wide else 2.0,
+        weight_bytes=stored.matrix / 8,
+        head_bytes=stored.head / 8,
+        embedding_bytes=stored.embedding / 8,
+        dense_bytes=(stored.matrix if stored.dense is None else stored.dense) / 8,
+        tied_bytes=stored.tied / 8,
+        kv_bytes=KV_BITS[precision.kv_stored] / 8,
+        activation_bytes=4.0 if wide else 2.0,
         row_shares=hardware.row_shares,
         row_costs=ROW_COSTS[stored.kernels] if as_class else (),
-        parallel=t,
+        devices=t,
         link_bytes_per_s=_LINK_EFFICIENCY * (hardware.link_bytes_per_s or _LINK_BYTES_PER_S),
-        folds=runtime != "eager",
-        routing=constants.ROUTING if as_class else 1.0,
+        folds_latent=runtime != "eager",
+        routing_exponent=constants.ROUTING if as_class else 1.0,
     )
 
 

@@ -51,7 +51,7 @@ def price(model: Architecture | ServedModel, workload: Workload, device: Device,
     and the peak of activations; all are taken to be held at once, which is an upper bound.
     """
     served, rates = as_served(model), find_rates(device, precision)
-    _check_parallel(served, rates.parallel)
+    _check_parallel(served, rates.devices)
     hardware, device_class = device.found(), device.found().device_class
     B, i, o = workload.batch, workload.tokens_in, workload.tokens_out
     t = device.tensor_parallel
@@ -61,11 +61,11 @@ def price(model: Architecture | ServedModel, workload: Workload, device: Device,
         weight_bytes=weight_bytes(served, rates),
         kv_cache_bytes=cache_bytes(served, B, i + o - 1, rates),
         activation_bytes=activation_bytes(served, B, i, rates),
-        aggregator_bytes=served.aggregator_params * rates.weight,
+        aggregator_bytes=served.aggregator_params * rates.weight_bytes,
         prefill_s=prefill_s(served, B, i, rates),
         decode_s=decode_s(served, B, i, o - 1, rates),
         device_bytes=t * available_bytes(device),
-        prefix_bytes=served.prefix_params * rates.kv,
+        prefix_bytes=served.prefix_params * rates.kv_bytes,
         spread=device_class.spread,
         memory_spread=device_class.memory_spread,
         rows_spread=ROWS_SPREAD[precision.format.kernels] if hardware.kind else 0.0,

@@ -5,7 +5,6 @@ Time and memory have processes of their own, so that nothing an earlier one left
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -28,8 +27,9 @@ from scalelab.measure.rounds import median_s
 from scalelab.measure.transformers_models import first_line, transformers_config
 from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
-from scalelab.model.classes import SUFFIX, register_type
+from scalelab.model.classes import register_type
 from scalelab.model.language_model import StreamedLM
+from scalelab.model_config import STREAMS_SUFFIX, read_config_json
 from scalelab.train.device import (
     DTYPES,
     held_memory_bytes,
@@ -196,9 +196,9 @@ def load(subject: MeasuredModel) -> Any:
     if path.is_dir():
         model = load_model(path, dtype)
     else:
+        content = read_config_json(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["model_type"].endswith(SUFFIX):
+            if content["model_type"].endswith(STREAMS_SUFFIX):
                 register_type(content["model_type"])
             config = transformers_config(content)
             torch.manual_seed(0)

@@ -8,10 +8,11 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-from scalelab.cost.config_file import plain_type, read_config, streams_of, text_part
+from scalelab.cost.config_file import read_config, streams_of, text_part
 from scalelab.cost.families import UnknownFamilyError, served_from_config
 from scalelab.cost.shape import ServedModel
 from scalelab.errors import DataError
+from scalelab.model_config import plain_type
 
 _MAX_TYPE_LENGTH = 100
 _SLOW_S = 2.0

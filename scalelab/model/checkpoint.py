@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +15,10 @@ from transformers import AutoModelForCausalLM
 from scalelab.atomic import atomic_folder, remove_unfinished_of
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.model.add import add_streams
-from scalelab.model.classes import SUFFIX, register_type
+from scalelab.model.classes import register_type
 from scalelab.model.language_model import StreamedLM
 from scalelab.model.trust import refuse_files_elsewhere, refuse_kernels
+from scalelab.model_config import CONFIG_FILE, STREAMS_SUFFIX, read_config_json
 
 # What a tokenizer is made of, besides the vocabulary's own files.
 _TOKENIZER_FILES = (
@@ -40,13 +40,13 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
     """
     folder = Path(folder)
     content = _read_config(folder)
-    refuse_kernels(content, str(folder / "config.json"))
+    refuse_kernels(content, str(folder / CONFIG_FILE))
     refuse_files_elsewhere(folder)
     kind = content.get("model_type", "")
     if not any(folder.glob("*.safetensors")):
         raise DataError(f"{folder}: no safetensors beside config.json, so no weights")
     try:
-        if str(kind).endswith(SUFFIX):
+        if str(kind).endswith(STREAMS_SUFFIX):
             register_type(kind)
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -99,16 +99,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder}: is a file; give the folder it is in")
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give one with a model's config.json and safetensors")
-    file = folder / "config.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return read_config_json(folder / CONFIG_FILE)
     except FileNotFoundError:
         raise DataError(f"{folder}: no config.json, so no model") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{file}: not a model's config ({error})") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{file}: not a model's config")
-    return content
 
 
 def saved_dtype(folder: str | Path) -> torch.dtype:

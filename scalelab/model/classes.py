@@ -19,8 +19,8 @@ from scalelab.model.attention import attention_name
 from scalelab.model.banks import check_keys
 from scalelab.model.decoder import StreamedDecoder
 from scalelab.model.language_model import StreamedLM
+from scalelab.model_config import STREAMS_SUFFIX
 
-SUFFIX = "_parscale"
 _HEADS = ("ForCausalLM", "LMHeadModel")
 
 # Registered on import, so that AutoModelForCausalLM knows them; the tests cover each.
@@ -47,7 +47,7 @@ def config_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
     """`base` with the keys of streams."""
 
     class ParScaleConfig(base):
-        model_type = base.model_type + SUFFIX
+        model_type = base.model_type + STREAMS_SUFFIX
 
         # Of the released checkpoints
         parscale_n: int = 1
@@ -135,9 +135,9 @@ def register_type(model_type: str) -> None:
     Raises ValueError if transformers has no causal language model of that type.
     """
     names = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    plain = model_type.removesuffix(SUFFIX)
+    plain = model_type.removesuffix(STREAMS_SUFFIX)
     name = names.get(plain) or next((n for t, n in names.items() if _is_text_part(plain, t, n)), None)
-    if not model_type.endswith(SUFFIX) or name is None:
+    if not model_type.endswith(STREAMS_SUFFIX) or name is None:
         raise ValueError(f"model type {model_type!r} is no causal language model with streams")
     base = getattr(transformers, name)
     own = base.config_class.model_type == plain

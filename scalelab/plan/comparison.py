@@ -11,7 +11,6 @@ from scalelab.architecture import Architecture
 from scalelab.cost import equal_loss
 from scalelab.cost.compare import Comparison, Price, Size
 from scalelab.cost.compare import compare as compare_costs
-from scalelab.cost.equal_loss import count
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.fit import FitResult, Note
 from scalelab.fit.derived import extrapolation_notes, n_equivalent, n_equivalent_draws, predicted
@@ -216,7 +215,7 @@ def _by_law(
     question: Question, fit: FitResult, model: Architecture, D: float | None, about: Mapping[str, str]
 ) -> Answer:
     convention = fit.options.convention
-    N = count(model, convention)
+    N = model.count_params(convention)
     found = n_equivalent(fit, N, model.P, D)
     notes = [n for n in fit.notes if n.severity == "serious"] + extrapolation_notes(fit, N, model.P, D)
     if isfinite(found.value):
@@ -229,7 +228,7 @@ def _by_law(
         convention,
         n_params=N,
         loss=predicted(fit, N, model.P, D).value,
-        base_loss=predicted(fit, count(model.with_streams(1), convention), 1.0, D).value,
+        base_loss=predicted(fit, model.with_streams(1).count_params(convention), 1.0, D).value,
         source=f"the {fit.law.name} law{at}, {fit.equation()}",
         notes=tuple({(n.code, n.message): n for n in notes}.values()),
         **about,

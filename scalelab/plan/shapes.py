@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from scalelab.architecture import Architecture
-from scalelab.cost.equal_loss import RealWidth, count, widened, with_hidden_size
+from scalelab.cost.equal_loss import RealWidth, widened, with_hidden_size
 
 MIN_WIDTH, MAX_WIDTH = 16.0, 2.0**18  # nobody serves less or more
 _STEPS = 60  # of a bisection over the logarithm of a width: to the last digits
@@ -42,7 +42,7 @@ class Shapes:
         return min(float(self.base.num_layers), max(2.0, width / _WIDTH_PER_LAYER))
 
     def n_params(self, width: float, P: int) -> float:
-        return float(count(self.of_width(width, P), self.convention))
+        return float(self.of_width(width, P).count_params(self.convention))
 
     def width_of(self, n_params: float, P: int) -> float | None:
         """The width whose N is `n_params`; None where no width is that small or large."""

@@ -7,7 +7,7 @@ from math import isinf
 from typing import TYPE_CHECKING, Any
 
 from scalelab.cost.compare import Average, Comparison, Ratio
-from scalelab.cost.equal_loss import count, widened
+from scalelab.cost.equal_loss import widened
 from scalelab.cost.request import GIB, interval_of
 from scalelab.fit.data import CONVENTIONS
 from scalelab.report.blocks import Line, Report, Table, note_lines
@@ -96,7 +96,8 @@ def _headings(unit: str, sure: bool) -> list[str]:
 
 def verdicts(answer: Answer) -> list[str]:
     """Put the ratios in words: where streams win, where they lose, and where an interval leaves it open."""
-    P, size, backbone = answer.streams.P, answer.size.value, count(answer.streams.with_streams(1), answer.convention)
+    P, size = answer.streams.P, answer.size.value
+    backbone = answer.streams.with_streams(1).count_params(answer.convention)
     if isinf(size):
         return [f"By this law no plain model, however large, reaches the loss of P = {P}: there is no ratio."]
     lines = []

@@ -20,7 +20,6 @@ from scalelab.cost.engines import get_engine
 from scalelab.cost.equal_loss import (
     MeasuredRun,
     RealWidth,
-    count,
     decoder_of_size,
     equal_loss_size,
     family_of,
@@ -98,7 +97,7 @@ def test_the_increase_of_streams_is_that_of_the_reference_rows(runs):
 def test_a_width_is_found_from_its_count(family, convention):
     for hidden in (33.3, 1024.0, 2179.65, 1e5):
         model = widened(family, hidden)
-        assert decoder_of_size(family, count(model, convention), convention).hidden_size == pytest.approx(
+        assert decoder_of_size(family, model.count_params(convention), convention).hidden_size == pytest.approx(
             hidden, rel=1e-10
         )
 

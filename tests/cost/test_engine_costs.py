@@ -195,8 +195,8 @@ def test_folded_latents_are_read_as_they_are_kept():
     """By hand: scores against latent and rotated key, the latent as values, W_UK and W_UV once a query."""
     model = served_from_config(LATENT, "latent")
     folded = find_rates(box(graph_launch_s=0.0, launch_s=0.0), Precision())
-    folded = replace(folded, folds=True)
-    unfolded = replace(folded, folds=False)
+    folded = replace(folded, folds_latent=True)
+    unfolded = replace(folded, folds_latent=False)
     heads, latent, rotated, flat, values, cached, B = 8, 48, 8, 16, 24, 99, 3
 
     def attention(rates):

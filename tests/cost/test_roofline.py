@@ -301,7 +301,7 @@ def test_rates_follow_the_rules_of_precision(precision, matrix, attention, kv, a
     rates = find_rates(box(), precision)
     assert rates.matrix_flops_per_s == matrix * 1e14
     assert rates.attention_flops_per_s == attention * 1e14
-    assert (rates.kv, rates.activation) == (kv, activation)
+    assert (rates.kv_bytes, rates.activation_bytes) == (kv, activation)
 
 
 def test_efficiencies_scale_what_is_reached():

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalelab.cli import main
 from scalelab.cost import Device
-from scalelab.cost.config_file import plain_type, streams_of
+from scalelab.cost.config_file import streams_of
 from scalelab.cost.families import served_from_config
 from scalelab.cost.hardware import Hardware
 from scalelab.cost.request import Precision
@@ -18,6 +18,7 @@ from scalelab.cost.roofline import activation_bytes, cache_bytes, decode_s, deco
 from scalelab.errors import DataError
 from scalelab.measure.meta_shape import served_from_meta_model
 from scalelab.model import add_streams
+from scalelab.model_config import plain_type
 from tests.support.decoders import VARIANTS, build
 from tests.support.families import COMMON, tokens
 from tests.support.flops import counted_flops
