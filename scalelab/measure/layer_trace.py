@@ -1,4 +1,4 @@
-"""What was seen of a model's layers while it ran, and what of it hangs on the length."""
+"""Traces of a model's layers: weights read, FLOPs and cached numbers of one token, split by growth with length."""
 
 from __future__ import annotations
 
@@ -11,50 +11,56 @@ from scalelab.errors import ScalelabError
 
 
 class Matrix(NamedTuple):
-    """A weight that a token goes through."""
+    """A weight matrix that a token is multiplied by."""
 
     inputs: float
     outputs: float
     times: float = 1.0
-    source: int = 0  # which tensor it reads
+    source: int = 0  # id of the tensor that it is multiplied by
 
 
 @dataclass
 class LayerTrace:
-    """One layer's part of a pass over one token, or what lies outside of all layers."""
+    """Work of one layer for one token; also used for everything outside the layers."""
 
-    matrices: list[Matrix] = field(default_factory=list)  # in order
-    experts: dict[int, tuple[Tensor, int]] = field(default_factory=dict)  # weights of all, and how many are chosen
-    vectors: dict[int, int] = field(default_factory=dict)  # parameters read otherwise
+    matrices: list[Matrix] = field(default_factory=list)  # in order of use
+    experts: dict[int, tuple[Tensor, int]] = field(default_factory=dict)  # stacked weights, number of chosen experts
+    vectors: dict[int, int] = field(default_factory=dict)  # number of parameters read other than by matrix products
     scores: float = 0.0  # FLOPs of products without a weight
-    kv_width: int | None = None  # keys and values of a token, where attention is transformers' own
-    caches: set[int] = field(default_factory=set)  # layers of the cache that it writes
-    window: int | None = None  # of its attention, as that says
-    query_width: float | None = None  # where several tokens are kept as one, behind a window
+    kv_width: int | None = None  # keys and values of a token, if attention goes through transformers' interface
+    caches: set[int] = field(default_factory=set)  # indices of the cache layers that it writes
+    window: int | None = None  # sliding window of its attention
+    query_width: float | None = None  # if several tokens share one key and recent tokens have a window
 
 
 class UnevenError(ScalelabError):
-    """Something does not grow by the same from each token that is watched to the next."""
+    """A quantity does not grow by a constant amount per token."""
 
 
 @dataclass
 class ModelTrace:
-    """What a token runs through when `length` tokens stand before and with it, and what the cache holds."""
+    """Work and cache of one token at sequence length `length` (tokens before it plus itself)."""
 
     length: int
     outside: LayerTrace
-    layers: list[LayerTrace]  # of the layers, in order
-    scores_growth: list[float]  # FLOPs that each more token before adds to a layer
-    kept: list[float]  # numbers that each more token adds to a layer of the cache
-    states: list[float]  # numbers there that do not grow; before `separate_growth`, all
+    layers: list[LayerTrace]  # in order
+    scores_growth: list[float]  # extra FLOPs per layer for each earlier token
+    kept: list[float]  # numbers added to each cache layer per token
+    states: list[float]  # numbers in each cache layer; after `separate_growth`, only those that do not grow
     windows: list[int | None]
-    tables: dict[int, int]  # parameters that rows were looked up in: their number
+    tables: dict[int, int]  # number of parameters of each embedding table
 
     def separate_growth(self, first: int) -> None:
-        """Tells what grows from what does not, the first token that was watched being the `first`.
+        """Separate what grows with the sequence length from what does not, in place.
 
-        Of a layer that keeps a window that was full by then and nothing else, all was keys and values. What
-        another keeps beside such a window grows more slowly than tokens come, and the window is a state.
+        If a layer only stores a window that is full, everything it stores is keys and values. If it stores more
+        besides a window, the rest grows by less than one key per token, and the window is a state.
+
+        Args:
+            first: Sequence length at the first observed token.
+
+        Raises:
+            ScalelabError: A layer stores something else besides a full window.
         """
         self.states = [now - grown * self.length for now, grown in zip(self.states, self.kept, strict=True)]
         full = [window is not None and window < first for window in self.windows]
@@ -63,11 +69,11 @@ class ModelTrace:
                 window = self.windows[c] or 1
                 if self.scores_growth[i] or self.kept[c] or len(layer.caches) > 1:
                     within = layer.scores - self.scores_growth[i] * self.length
-                    layer.query_width = within / 4 / window  # two products, of a multiplication and a sum each
+                    layer.query_width = within / 4 / window  # two products, each of a multiplication and a sum
                     self.windows[c] = None
                     continue
                 if self.states[c] != (layer.kv_width or 0) * (window - 1):
-                    raise ScalelabError(f"layer {i} keeps other things beside a window of {window:,} keys")
+                    raise ScalelabError(f"layer {i} stores something else besides its window of {window:,} keys")
                 self.scores_growth[i] = layer.scores / window
-                self.kept[c] = self.states[c] / max(1, window - 1)  # the oldest made room for the next
+                self.kept[c] = self.states[c] / max(1, window - 1)  # the oldest key makes room for the next
                 self.states[c], layer.scores = 0.0, self.scores_growth[i] * self.length

@@ -1,4 +1,4 @@
-"""The shape of any model, by the table where its family is known, else as transformers builds it."""
+"""Shape of any model: from the family table, or else from the model that transformers constructs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,19 @@ def _ignore(text: str) -> None:
 
 
 def read_shape(path: str | Path, emit: Emit = _ignore, on_progress: Emit = _ignore) -> ServedModel:
-    """Return the decoder of a model's folder or config.json, with the streams it was saved with.
+    """Return the decoder of a model, with the streams it was saved with.
 
-    Imports torch only for a family that is not in the table, and `emit`s so; `on_progress` hears of it when building takes
-    longer than 2 seconds. Of a model that also sees or hears and cannot be built the part for text stands for all.
+    torch is imported only for families that are not in the table. If a multimodal model cannot be constructed, its
+    text model is returned.
+
+    Args:
+        path: A model's folder or config.json.
+        emit: Receives notes on where the shape is from.
+        on_progress: Receives one line if constructing the model takes longer than 2 seconds.
 
     Raises:
-        UsageError: The path holds no config.
-        DataError: The shape is not understood; the message names file and key.
+        UsageError: The path has no config.json.
+        DataError: The config is not understood; the message names file and key.
     """
     content, where = read_config(path)
     try:
@@ -45,19 +50,22 @@ def read_shape(path: str | Path, emit: Emit = _ignore, on_progress: Emit = _igno
             served = _shape(*part, emit, on_progress)
         except DataError:
             raise error from None
-        emit(f"{part[1]} alone is priced, without what the model sees or hears with: {error}")
+        emit(f"only {part[1]} is priced, without the vision or audio parts of the model: {error}")
         return served
 
 
 def _shape(content: Mapping[str, Any], where: str, emit: Emit, on_progress: Emit) -> ServedModel:
-    if not isinstance(content.get("model_type"), str) or len(content["model_type"]) > _MAX_TYPE_LENGTH:
-        raise DataError(f"{where}: model_type: is missing, or no model type")
+    kind = content.get("model_type")
+    if kind is None:
+        raise DataError(f"{where}: model_type: is missing")
+    if not isinstance(kind, str) or len(kind) > _MAX_TYPE_LENGTH:
+        raise DataError(f"{where}: model_type: must be a string of at most {_MAX_TYPE_LENGTH} characters")
     try:
         return served_from_config(content, where)
     except UnknownFamilyError:
         kind, streams = plain_type(content), streams_of(content, where)
-    emit(f"{where}: model_type {kind!r} is not in the table; its shape is read off what transformers builds")
-    with _announce_if_slow(f"building {where} without memory for its weights, to read its shape …", on_progress):
+    emit(f"{where}: model_type {kind!r} is not in the table; its shape is read from the model that transformers makes")
+    with _announce_if_slow(f"constructing {where} without weights to read its shape …", on_progress):
         from scalelab.measure.meta_shape import served_from_meta_model
 
         return served_from_meta_model(content, kind, streams, where)
@@ -65,7 +73,7 @@ def _shape(content: Mapping[str, Any], where: str, emit: Emit, on_progress: Emit
 
 @contextmanager
 def _announce_if_slow(text: str, emit: Emit) -> Iterator[None]:
-    """Emit the text once if what is done within takes longer than `_SLOW_S`."""
+    """Emit the text once if the body takes longer than `_SLOW_S`."""
     timer = Timer(_SLOW_S, emit, [text])
     timer.daemon = True
     timer.start()

@@ -92,11 +92,11 @@ def test_a_profile_is_of_this_device_at_this_precision():
 
 
 def test_want_of_memory_is_said():
-    with pytest.raises(MemoryShortError, match="the measuring process was killed, most likely for want of memory"):
+    with pytest.raises(MemoryShortError, match="the measuring process was killed, most likely because memory ran out"):
         run_in_subprocess(os.abort)
     with pytest.raises(MemoryShortError, match="too little memory"):
         run_in_subprocess(torch.empty, 10**15)  # four petabytes
-    with pytest.raises(ScalelabError, match=r"cannot be measured \(ValueError: invalid literal"):
+    with pytest.raises(ScalelabError, match=r"the model cannot be measured \(ValueError: invalid literal"):
         run_in_subprocess(int, "nothing")
 
 
