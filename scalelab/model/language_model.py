@@ -1,4 +1,4 @@
-"""A causal language model with banks of streams: which there are, which is in use, what is trained."""
+"""Causal language model with banks of streams: selects the active bank and lists its parameters."""
 
 from __future__ import annotations
 
@@ -24,35 +24,40 @@ from scalelab.model.banks import (
 
 
 class StreamedLM(nn.Module):
-    """Mixed into a causal language model of transformers, in front of its own class."""
+    """Mix-in for a causal language model of transformers."""
 
     config: PreTrainedConfig
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """No: on loading, transformers treats parts of custom models as done that it would initialise."""
+        """Return False: transformers does not initialise some parts of custom models on loading."""
         return False
 
     @property
     def P(self) -> int:
-        """Streams in use."""
+        """Number of active streams."""
         return self.get_decoder().P
 
     @property
     def banks(self) -> dict[int, int]:
-        """{P: prefix tokens} of the banks that the model holds."""
+        """Banks of the model as {P: prefix tokens}."""
         return bank_sizes(self.config)
 
     def set_streams(self, P: int) -> None:
-        """Use the bank of P streams; P = 1 without one is the plain backbone.
+        """Activate the bank of P streams; P = 1 without a bank is the plain backbone.
 
-        Caches filled before do not fit. Raises ValueError naming the banks there are.
+        Existing KV caches become invalid.
+
+        Raises:
+            ValueError: The model has no such bank; the message lists its banks.
         """
         if type(P) is not int or P < 1:
-            raise ValueError(f"P must be at least 1, and whole, not {P!r}")
+            raise ValueError(f"P must be a whole number of at least 1, not {P!r}")
         if P not in self.banks and P != 1:
             have = ", ".join(map(str, self.banks)) or "none"
-            raise ValueError(f"no bank of {P} streams (there are: {have}); add it with add_streams(model, {P})")
+            raise ValueError(
+                f"the model has no bank of {P} streams (banks: {have}); add it with add_streams(model, {P})"
+            )
         name = None if P not in self.banks else str(P) if self.config.parscale_banks else ONLY_BANK
         self._activate(name, P)
         self.config.parscale_active = None if self.config.parscale_n == P else P
@@ -65,7 +70,7 @@ class StreamedLM(nn.Module):
 
     @contextmanager
     def plain(self) -> Iterator[None]:
-        """Within, the model is its backbone alone, even where there is a bank for P = 1."""
+        """Run only the backbone in the body, even if there is a bank for P = 1."""
         decoder = self.get_decoder()
         before, P = decoder.active_streams, decoder.P
         self._activate(None, 1)
@@ -75,7 +80,7 @@ class StreamedLM(nn.Module):
             self._activate(before, P)
 
     def create_banks(self) -> None:
-        """Make the parameters of all banks that the config declares and the model lacks, uninitialised."""
+        """Create uninitialised parameters for all declared banks that the model lacks."""
         config, decoder = self.config, self.get_decoder()
         modules = attention_modules(decoder)
         for module, shape in zip(modules, kv_shapes(config, len(modules)), strict=True):
@@ -99,7 +104,7 @@ class StreamedLM(nn.Module):
                 decoder.aggregate_layer = aggregator
 
     def convert_to_bank_dict(self) -> None:
-        """From the released layout, which holds one bank, to the one that holds several."""
+        """Convert from the released layout for one bank to the layout for several."""
         if self.config.parscale_banks is not None:
             return
         ((P, n_tokens),) = self.banks.items()
@@ -116,7 +121,7 @@ class StreamedLM(nn.Module):
         self.set_streams(self.P)
 
     def stream_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of the bank in use: prefixes and aggregator."""
+        """Yield names and parameters of the active bank: prefixes and aggregator."""
         decoder = self.get_decoder()
         held = {id(p) for p in (decoder.aggregator.parameters() if decoder.aggregator is not None else ())}
         for module in attention_modules(decoder):
@@ -126,13 +131,13 @@ class StreamedLM(nn.Module):
         yield from ((name, p) for name, p in self.named_parameters() if id(p) in held)
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
-        """As the library's, for the implementations that see the prefixes. Raises ValueError for another."""
+        """Set the attention implementation. Raises ValueError for one that would ignore the prefixes."""
         if self.banks and isinstance(attn_implementation, str):
             attn_implementation = attention_name(attn_implementation)
         super().set_attn_implementation(attn_implementation, **kwargs)
 
     def _reorder_cache(self, cache: Cache, beam_idx: Tensor) -> Cache:
-        """Beam search permutes B rows; every stream's rows move alike."""
+        """Apply beam search's permutation of B rows to the rows of every stream."""
         offsets = torch.arange(self.P, device=beam_idx.device).repeat_interleave(len(beam_idx)) * len(beam_idx)
         cache.reorder_cache(beam_idx.repeat(self.P) + offsets)
         return cache

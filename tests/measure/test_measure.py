@@ -13,6 +13,7 @@ from scalelab.cost.hardware import read_hardware
 from scalelab.cost.request import Device, Precision, Workload
 from scalelab.cost.roofline import price
 from scalelab.errors import DataError, MemoryShortError, ScalelabError
+from scalelab.measure import shapes
 from scalelab.measure.calibrate import calibrate
 from scalelab.measure.clock import MeasuredModel, Measurement, _weight_bytes, load, measure, run_in_subprocess
 from scalelab.measure.measured_vs_predicted import Row, median_error, with_streams
@@ -179,7 +180,8 @@ def test_a_model_that_cannot_have_streams_is_measured_plain(tmp_path):
         load(MeasuredModel(file, P=2))
 
 
-def test_a_file_that_is_no_config_is_named(tmp_path, capsys):
+def test_a_file_that_is_no_config_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shapes, "_SLOW_S", 60.0)  # no line on progress on a busy machine
     file = tmp_path / "bad.json"
     for text in ("[]", "{}", "nothing", json.dumps({"model_type": "bert"})):
         file.write_text(text)
