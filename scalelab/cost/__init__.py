@@ -1,4 +1,4 @@
-"""Costs of inference: memory and latency of a decoder with streams."""
+"""Inference costs: memory and latency of a decoder with streams."""
 
 from scalelab.cost.llm_engine import gpu_names, price
 from scalelab.cost.request import (

@@ -154,9 +154,9 @@ def test_interpolation_is_exact_for_a_line_in_ln_N():
 @pytest.mark.parametrize(
     ("losses", "loss", "message"),
     [
-        ([3.0, 2.8, 2.7], 2.6, r"made: loss 2.6000 lies outside what P = 1 reached, 2.7000 to 3.0000 for N 1B to 5B"),
-        ([3.0, 2.8, 2.7], 3.1, "lies outside"),
-        ([2.8, 3.0, 2.7], 2.9, "do not fall steadily with N and pass 2.9000 2 times"),
+        ([3.0, 2.8, 2.7], 2.6, r"made: loss 2.6000 is outside the losses with P = 1, 2.7000 to 3.0000 for N 1B to 5B"),
+        ([3.0, 2.8, 2.7], 3.1, "is outside the losses with P = 1"),
+        ([2.8, 3.0, 2.7], 2.9, "do not decrease steadily with N and cross 2.9000 2 times"),
     ],
 )
 def test_a_loss_that_cannot_be_placed_is_refused(losses, loss, message):
@@ -208,9 +208,7 @@ def test_a_law_with_tokens_is_asked_at_the_most_of_them_or_at_D(scalelab, table_
 
 def test_sizes_that_differ_in_more_than_width_have_no_size_between():
     shallow = MeasuredRun(replace(PAPER, hidden_size=1024, intermediate_size=mlp_width(1024), num_layers=8), 1e8, 3.0)
-    with pytest.raises(
-        UsageError, match="the measured sizes differ in more than their width; choose one of 1024, 1536"
-    ):
+    with pytest.raises(UsageError, match="the runs differ in more than width; choose one of 1024, 1536"):
         family_of([shallow, MeasuredRun(PAPER, PAPER.n_params, 2.8)], 1280, "made")
 
 
@@ -347,7 +345,7 @@ def test_a_table_that_knows_no_shapes_is_taken_for_the_papers_family(scalelab, t
         ([], 2, "give --data with measured losses, or --fit"),
         (["--corpus", "pile", "--fit", "x.json"], 2, "give --data too"),
         (["--data", "paper", "--corpus", "bible"], 2, "--corpus bible: not in paper; choose one of pile, stack"),
-        (["--data", "paper", "--corpus", "pile", "--P", "16"], 2, "no run of hidden size 1536 with P = 16"),
+        (["--data", "paper", "--corpus", "pile", "--P", "16"], 2, "no run with hidden size 1536 and P = 16"),
         (["--data", "paper", "--P", "1"], 2, "--P: '1' is not a whole number of at least 2"),
         (["--data", "paper", "--engine", "abacus"], 2, "--engine abacus: choose one of llm-analysis"),
         (["--data", "paper", "--corpus", "pile", "--gpu", "abacus"], 2, "--gpu abacus"),
@@ -369,7 +367,10 @@ def test_outside_of_the_measured_sizes_it_refuses_and_a_law_extrapolates(scalela
     arguments = ("compare", "--hidden", 2560, "--P", 8, "--data", "paper", "--corpus", "pile")
     code, _, err = scalelab(*arguments)
     assert code == 1
-    assert "lies outside what P = 1 reached, 1.8451 to 2.1113 for N 536M to 4.35B; --law parallel" in err
+    assert (
+        "is outside the losses with P = 1, 1.8451 to 2.1113 for N 536M to 4.35B; extrapolate with a law, such as --law parallel"
+        in err
+    )
     code, out, _ = scalelab(*arguments, "--law", "parallel")
     assert code == 0
     assert "is a factor of 1.7" in out

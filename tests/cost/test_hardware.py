@@ -215,17 +215,17 @@ def test_a_misspelt_device_of_ones_own_is_found(scalelab, tmp_path):
         ("bandwidth: 50", "bandwidth: .nan", "my-box: bandwidth: must be a number above 0, not nan"),
         ("bandwidth: 50", "bandwidth: true", "my-box: bandwidth: must be a number above 0, not True"),
         ("  memory: 16\n", "", "my-box: memory is missing"),
-        ("memory: 16", "memory: 16\n  colour: red", "my-box: colour: unknown; a device has tflops, "),
+        ("memory: 16", "memory: 16\n  colour: red", "my-box: colour: unknown key; use tflops, "),
         ("{fp32: 1.5, bf16: 3}", "3", "my-box: tflops: give a mapping"),
         ("fp32: 1.5", "fp31: 1.5", "my-box: tflops: fp31: unknown; choose among fp32, tf32, bf16"),
         ("fp32: 1.5", "fp32: null", "my-box: tflops: fp32 is missing"),
         ("bf16: 3", "bf16: 0", "my-box: tflops: bf16: must be a number above 0, not 0"),
-        ("source: measured here", "source: ''", "my-box: source: say where the figures are from"),
+        ("source: measured here", "source: ''", "my-box: source: give the source of the figures as text"),
         ("measured: true", "measured: 1", "my-box: measured: give true or false, not 1"),
         ("launch_us: 2.5", "launch_us: -1", "my-box: launch_us: must be a number of at least 0, not -1"),
         ("launch_us: 2.5", "attention_tflops: 0", "my-box: attention_tflops: must be a number above 0, not 0"),
         ("launch_us: 2.5", "row_shares: [1, 2]", "my-box: row_shares: give a mapping of rows to shares"),
-        ("launch_us: 2.5", "row_shares: {4: 50}", "my-box: row_shares: give shares of 1, not percent"),
+        ("launch_us: 2.5", "row_shares: {4: 50}", "my-box: row_shares: give fractions, not percentages"),
         (
             "launch_us: 2.5",
             "launch_us: 1" + "0" * 400,
@@ -234,7 +234,11 @@ def test_a_misspelt_device_of_ones_own_is_found(scalelab, tmp_path):
         ("launch_us: 2.5", "launch_us: 1e2", "not '1e2' (YAML wants 1.0e+2)"),
         ("launch_us: 2.5", "launch_us: 2026-99-99", "not YAML"),
         ("launch_us: 2.5", "row_shares: {4: -1}", "my-box: row_shares: 4: must be a number above 0, not -1"),
-        ("launch_us: 2.5", "unconfirmed: [int8]", "my-box: unconfirmed: give a list out of fp32, bf16, bandwidth"),
+        (
+            "launch_us: 2.5",
+            "unconfirmed: [int8]",
+            "my-box: unconfirmed: give a list of keys among fp32, bf16, bandwidth",
+        ),
         (MINE, "my-box: 3", "my-box: give a mapping with tflops, bandwidth, memory, source"),
         (MINE, "[1]", "give a mapping of device names"),
         (MINE, "", "give a mapping of device names"),
@@ -300,7 +304,7 @@ def test_prices_say_which_figures_nobody_checked(capsys):
         "note: rtx-4060-laptop: unconfirmed: bf16, bandwidth, memory, not checked against the source; scalelab cost "
         "--list-hardware has figures and sources\n"
     )
-    assert "no measurement of its class (npu) is published" in told["snapdragon-8-elite-npu"]
+    assert "no published measurements of its class (npu)" in told["snapdragon-8-elite-npu"]
     assert main([*command, "rtx-4060-laptop", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
 

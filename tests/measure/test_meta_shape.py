@@ -277,7 +277,9 @@ def test_the_command_says_where_a_shape_is_from(tmp_path, capsys):
     assert [row["weight_bytes"] for row in rows] == [2 * served.total_params] * 2
     assert [row["kv_cache_bytes"] for row in rows] == [2 * P * 127 * 4 * 24 for P in (1, 2)]  # a latent of 16 and 8
     assert main(["cost", "--model", str(file)]) == 0
-    assert "priced by the roofline: axk1: llm-analysis cannot hold layers that differ" in capsys.readouterr().err
+    assert (
+        "priced by the roofline: axk1: llm-analysis cannot price different kinds of layers" in capsys.readouterr().err
+    )
     file.write_text(json.dumps({"model_type": "rwkv"}))
     assert main(["cost", "--model", str(file), "--engine", "roofline"]) == 1
     assert "model_type 'rwkv' cannot be priced: it has no cache of keys" in capsys.readouterr().err.splitlines()[-1]

@@ -362,10 +362,10 @@ def test_a_layer_that_passes_the_interface_by_is_caught_at_its_first_run():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0,), "P must be at least 1"),
-        (("3",), "and whole"),
-        ((2.5,), "and whole"),
-        (([],), "P must be at least 1"),
+        ((0,), "P must be a whole number of at least 1, not 0"),
+        (("3",), "P must be a whole number of at least 1, not '3'"),
+        ((2.5,), "P must be a whole number of at least 1, not 2.5"),
+        (([],), r"P must be a whole number of at least 1, not \[\]"),
         ((2, 0), "prefix_tokens must be at least 1"),
     ],
 )
