@@ -38,7 +38,7 @@ class Workload:
             if getattr(self, name) < 1:
                 raise UsageError("must be at least 1", argument=name, value=getattr(self, name))
             if getattr(self, name) > MAX_COUNT:
-                raise UsageError(f"must be at most {MAX_COUNT:,}", argument=name, value=getattr(self, name))
+                raise UsageError(f"must be at most {MAX_COUNT:,}", argument=name)
 
 
 @dataclass(frozen=True)

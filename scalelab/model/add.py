@@ -173,7 +173,7 @@ def _probe_kv_shapes(model: PreTrainedModel, modules: list[nn.Module]) -> list[t
     seen = {id(m): (k, v) for m, k, v in zip(calls.modules, calls.keys, calls.values, strict=True)}
     if len(modules) != layers or set(seen) != {id(m) for m in modules} or len(calls.modules) != layers:
         raise ValueError(
-            f"{name}: its {layers} layers have {len(modules)} attention modules, {len(seen)} of them called through "
+            f"{name}: its {layers} layers have {len(modules)} attention modules, and {len(seen)} modules use "
             f"transformers' attention interface, {len(calls.modules)} times in total; streams need one per layer"
         )
     return [(seen[id(m)][0].shape[1], seen[id(m)][0].shape[3], seen[id(m)][1].shape[3]) for m in modules]

@@ -367,10 +367,8 @@ def test_outside_of_the_measured_sizes_it_refuses_and_a_law_extrapolates(scalela
     arguments = ("compare", "--hidden", 2560, "--P", 8, "--data", "paper", "--corpus", "pile")
     code, _, err = scalelab(*arguments)
     assert code == 1
-    assert (
-        "is outside the losses with P = 1, 1.8451 to 2.1113 for N 536M to 4.35B; extrapolate with a law, such as --law parallel"
-        in err
-    )
+    assert "is outside the losses with P = 1, 1.8451 to 2.1113 for N 536M to 4.35B; extrapolate with a law, such" in err
+    assert "such as --law parallel" in err
     code, out, _ = scalelab(*arguments, "--law", "parallel")
     assert code == 0
     assert "is a factor of 1.7" in out

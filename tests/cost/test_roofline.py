@@ -476,7 +476,7 @@ def test_the_heading_names_the_model_with_any_engine(capsys, engine):
             ["--hidden", "1024", "--engine", "roofline", "--gpu", "abacus"],
             "--gpu abacus: unknown; scalelab cost --list-hardware",
         ),
-        (["--hidden", "1024", "--tokens-in", "9" * 400], "must be at most 1,000,000,000,000"),
+        (["--hidden", "1024", "--tokens-in", "9" * 400], "--tokens-in: must be at most 1,000,000,000,000"),
         (["--hidden", "1024", "--kv", "int3"], "--kv int3: did you mean int8? choose one of"),
         (["--hidden", "1024", "--prefix-tokens", "-1"], "prefix_tokens must not be negative"),
         (["--model", str(DATA / "parscale" / "P1"), "--prefix-tokens", "-1"], "--prefix-tokens -1: must be at least 0"),
