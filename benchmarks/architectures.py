@@ -25,12 +25,12 @@ from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 
-from scalelab.cost.config_file import plain_type
 from scalelab.cost.family_table import FAMILIES
 from scalelab.errors import DataError
 from scalelab.measure.shapes import read_shape
 from scalelab.model import add_streams
 from scalelab.model.checkpoint import load_model
+from scalelab.model_config import plain_type
 from scalelab.train.evaluate import evaluate
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "architectures.md"

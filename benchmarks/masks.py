@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from scalelab.model import attention
-from scalelab.model.banks import OWN, put_prefix
+from scalelab.model.banks import ONLY_BANK, add_prefix_parameters
 
 N_PREFIX = 48
 
@@ -52,9 +52,9 @@ def masks() -> list[str]:
 def attention_layer(P: int, length: int) -> list[Any]:
     """Return the arguments of an attention function: a module with P prefixes, query, key, value."""
     module = nn.Module()
-    put_prefix(module, P, N_PREFIX, (2, 64, 64), torch.empty(0, device=DEVICE))
+    add_prefix_parameters(module, P, N_PREFIX, (2, 64, 64), torch.empty(0, device=DEVICE))
     nn.init.normal_(module.prefix_k)
     nn.init.normal_(module.prefix_v)
-    module.active_streams, module.num_key_value_groups = OWN, 4
+    module.active_streams, module.num_key_value_groups = ONLY_BANK, 4
     sizes = [(P, length, heads, 64) for heads in (8, 2, 2)]
     return [module, *(torch.randn(size, device=DEVICE).transpose(1, 2).requires_grad_() for size in sizes)]

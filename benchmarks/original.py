@@ -66,7 +66,7 @@ class Baseline(nn.Module):
         self.plain.config.repeats_heads = False  # as transformers did at each token when the original was written
         self.P = model.P
         self.banks = [active_bank(module) for module in attention_modules(model.model)] if model.P > 1 else []
-        self.mixture = model.model.mixture
+        self.aggregator = model.model.aggregator
         self.smooth = model.config.parscale_attn_smooth
 
     def make_cache(self, rows: int) -> DynamicCache:
@@ -84,7 +84,7 @@ class Baseline(nn.Module):
         hidden = self.plain.model(ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
         if self.P > 1:
             streams = hidden.view(self.P, -1, *hidden.shape[1:]).permute(1, 2, 3, 0)  # [B, T, h, P]
-            scores = self.mixture[2](F.silu(self.mixture[0](streams.flatten(2))))
+            scores = self.aggregator[2](F.silu(self.aggregator[0](streams.flatten(2))))
             weights = torch.softmax(scores.float(), dim=-1) * (1 - self.smooth) + self.smooth / self.P
             hidden = (streams.transpose(2, 3) * weights.unsqueeze(-1).to(hidden.dtype)).sum(2)
         logits = self.plain.lm_head(hidden[:, -keep:])

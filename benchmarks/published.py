@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmarks.published_data import MEMORY, Row, from_cost, predict, read_rows, served
 from benchmarks.published_fit import Scored, fit, left_out, prior, row_costs
 from scalelab.cost.formats import weight_format
-from scalelab.cost.model import Device, Precision
+from scalelab.cost.request import Device, Precision
 from scalelab.cost.roofline import price
-from scalelab.cost.runtime import CLASSES, FLOPS_LEFT, ROUTING, ROW_COSTS
+from scalelab.cost.runtime import CLASSES, KERNEL_FLOPS, ROUTING_EXPONENT, ROW_COSTS
 
 DOCS = Path(__file__).parent.parent / "docs"
 MARK = "<!-- published measurements: written by benchmarks/published.py -->"
@@ -94,9 +94,9 @@ def _used(name: tuple[str, ...]) -> float:
         found = CLASSES[kind]
         return 1e6 * (found.gaps.get(name[2], found.gap_s) if name[2] else found.gap_s)
     if name[0] == "routing":
-        return ROUTING
+        return ROUTING_EXPONENT
     if name[0] == "left":
-        return FLOPS_LEFT[kind]
+        return KERNEL_FLOPS[kind]
     return float(getattr(CLASSES[kind], name[0]))
 
 

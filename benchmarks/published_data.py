@@ -14,8 +14,8 @@ from scalelab.cost.engines import get_engine
 from scalelab.cost.families import served_from_config
 from scalelab.cost.hardware import find_hardware
 from scalelab.cost.kernels import kernels
-from scalelab.cost.model import GIB, Cost, Device, Precision, Workload
 from scalelab.cost.rates import Rates, find_rates
+from scalelab.cost.request import GIB, Cost, Device, Precision, Workload
 from scalelab.cost.shape import ServedModel
 from scalelab.errors import ScalelabError
 

@@ -17,7 +17,7 @@ from scipy.optimize import least_squares
 
 from benchmarks.published_data import Row, predict
 from scalelab.cost import runtime
-from scalelab.cost.runtime import CLASSES, FLOPS_LEFT, ROW_COSTS
+from scalelab.cost.runtime import CLASSES, KERNEL_FLOPS, ROW_COSTS
 
 _SHARE_SD, _GAP_SD, _ROWS_SD = 0.1, 0.5, 0.7  # of the prior, in ln
 _SCALE = 0.15
@@ -81,7 +81,7 @@ def prior() -> dict[tuple[str, ...], tuple[float, float]]:
 @contextmanager
 def using(constants: Constants) -> Iterator[None]:
     """Price with these constants."""
-    before, costs, left, routing = dict(CLASSES), dict(ROW_COSTS), dict(FLOPS_LEFT), runtime.ROUTING
+    before, costs, left, routing = dict(CLASSES), dict(ROW_COSTS), dict(KERNEL_FLOPS), runtime.ROUTING_EXPONENT
     try:
         for kind in MEMORY:
             changes = {name: min(1.0, constants[name, kind]) for name in ("memory", "flops", "narrow_flops")
@@ -91,14 +91,14 @@ def using(constants: Constants) -> Iterator[None]:
             CLASSES[kind] = replace(CLASSES[kind], **changes, gap_s=own, gaps=gaps)
         for name in ROWS:
             ROW_COSTS[name] = row_costs(constants, name)
-        FLOPS_LEFT.update({name: min(1.0, constants["left", name]) for name in LEFT})
-        runtime.ROUTING = min(1.0, constants["routing",])
+        KERNEL_FLOPS.update({name: min(1.0, constants["left", name]) for name in LEFT})
+        runtime.ROUTING_EXPONENT = min(1.0, constants["routing",])
         yield
     finally:
         CLASSES.update(before)
         ROW_COSTS.update(costs)
-        FLOPS_LEFT.update(left)
-        runtime.ROUTING = routing
+        KERNEL_FLOPS.update(left)
+        runtime.ROUTING_EXPONENT = routing
 
 
 def row_costs(constants: Constants, name: str) -> tuple[tuple[float, float], ...]:

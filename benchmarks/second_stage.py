@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from scalelab.api.loading import quiet_libraries
-from scalelab.model.start import STARTS
+from scalelab.model.prefix_init import STARTS
 from scalelab.train import stage
 from scalelab.train.convert import convert
 from scalelab.units import format_count

@@ -22,11 +22,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 TESTS = [
     "architecture",
-    "built",
     "ensemble",
     "golden_curves",
     "gpu_paths",
     "measure",
+    "meta_shape",
     "model",
     "moe",
     "parallel",

@@ -13,33 +13,37 @@ class Aggregation:
     """One kind of aggregator. The functions take the hidden size h and P."""
 
     params: Callable[[int, int], int]
+    matrix_params: Callable[[int, int], int]  # as `params`, without biases
     flops: Callable[[int, int], int]  # of the forward pass, per token
     kept: Callable[[int, int], int]  # activations kept for the backward pass, in numbers per token
-    module: str  # its class in scalelab.model.aggregate, which needs torch
+    module: str  # its class in scalelab.model.aggregators, which needs torch
 
-    def build(self, hidden_size: int, P: int, smooth: float) -> Any:
+    def create_module(self, hidden_size: int, P: int, smooth: float) -> Any:
         """Return the aggregator as a torch module."""
-        return getattr(import_module("scalelab.model.aggregate"), self.module)(hidden_size, P, smooth)
+        return getattr(import_module("scalelab.model.aggregators"), self.module)(hidden_size, P, smooth)
 
 
 AGGREGATIONS: dict[str, Aggregation] = {
     "dynamic": Aggregation(  # the paper's
         params=lambda h, P: P * h * h + h + h * P + P,
+        matrix_params=lambda h, P: P * h * h + h * P,
         flops=lambda h, P: 2 * (P * h * h + 2 * P * h),
         kept=lambda h, P: 2 * P * h + 2 * h + 2 * P,
-        module="DynamicMixture",
+        module="DynamicAggregator",
     ),
     "mean": Aggregation(
         params=lambda h, P: 0,
+        matrix_params=lambda h, P: 0,
         flops=lambda h, P: 0,
         kept=lambda h, P: 0,
-        module="MeanMixture",
+        module="MeanAggregator",
     ),
     "channel": Aggregation(
         params=lambda h, P: P * h,
+        matrix_params=lambda h, P: P * h,
         flops=lambda h, P: 2 * P * h,
         kept=lambda h, P: P * h,
-        module="ChannelMixture",
+        module="ChannelAggregator",
     ),
 }
 

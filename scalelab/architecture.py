@@ -11,18 +11,16 @@ and QKV has no bias.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from scalelab.aggregation import AGGREGATIONS
+from scalelab.conventions import CONVENTIONS
 from scalelab.errors import UsageError
 from scalelab.units import format_count
 
 PREFIX_TOKENS = 48  # the paper's choice
-# Parameters of each aggregator, from hidden size h and P.
-MIXTURE_PARAMS: dict[str, Callable[[int, int], int]] = {name: kind.params for name, kind in AGGREGATIONS.items()}
 EXPERTS_PER_TOKEN = 2  # Mixtral's choice
 MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
 
@@ -146,6 +144,10 @@ class Architecture:
     def total_params(self) -> int:
         """All parameters, including embeddings."""
         return self.n_params + self.embedding_params
+
+    def count_params(self, convention: str) -> int:
+        """Return N by one of `scalelab.conventions.CONVENTIONS`."""
+        return getattr(self, CONVENTIONS[convention].attribute)
 
     def with_streams(self, P: int) -> Architecture:
         """Return the same backbone with P streams."""

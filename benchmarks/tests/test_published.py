@@ -15,7 +15,7 @@ from benchmarks.published import mean_ratio, median_error, promised, scored
 from benchmarks.published_data import ROWS, predict, read_rows, served
 from benchmarks.published_fit import fit, prior, using
 from scalelab.cost.families import served_from_config
-from scalelab.cost.runtime import CLASSES, FLOPS_LEFT, ROW_COSTS
+from scalelab.cost.runtime import CLASSES, KERNEL_FLOPS, ROW_COSTS
 
 TABLE = read_rows()
 PUBLIC = Path(os.environ.get("SCALELAB_PUBLIC_DATA", Path(__file__).parents[3] / "shared" / "reference"))
@@ -93,13 +93,13 @@ def test_a_fit_finds_constants_that_made_the_speeds():
 
 
 def test_other_constants_hold_only_inside():
-    before = (dict(CLASSES), dict(ROW_COSTS), dict(FLOPS_LEFT))
+    before = (dict(CLASSES), dict(ROW_COSTS), dict(KERNEL_FLOPS))
     row = TABLE[0]
     usual = predict(row)
     slow = {name: value for name, (value, _) in prior().items()} | {("memory", "datacentre"): 0.4}
     with using(slow):
         assert predict(row) < 0.7 * usual
-    assert (dict(CLASSES), dict(ROW_COSTS), dict(FLOPS_LEFT)) == before
+    assert (dict(CLASSES), dict(ROW_COSTS), dict(KERNEL_FLOPS)) == before
     assert predict(row) == usual
 
 

@@ -11,10 +11,10 @@ from scalelab.architecture import Architecture
 from scalelab.cost.describe import device_notes, priced_by
 from scalelab.cost.devices import Devices
 from scalelab.cost.fallback import choose_engines
-from scalelab.cost.hardware import built_in
-from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device, Precision, Workload
-from scalelab.cost.prices import Prices, price_all, price_most
+from scalelab.cost.hardware import builtin_devices
+from scalelab.cost.prices import Prices, price_all, price_max_requests
 from scalelab.cost.quantised import checkpoint_precision
+from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device, Precision, Workload
 from scalelab.cost.setting import (
     BATCHES,
     LENGTHS,
@@ -173,7 +173,7 @@ def price(
     found = choose_engines(engine or chosen.engine, plain, workloads[0], device, precision)
     notes += [found.note] if found.note else []
     if most:
-        return price_most(plain, streams, workloads[0], device, precision, found.engines, bounds, notes)
+        return price_max_requests(plain, streams, workloads[0], device, precision, found.engines, bounds, notes)
     return price_all(plain, streams, workloads, device, precision, found.engines, notes)
 
 
@@ -306,4 +306,4 @@ def list_hardware(hardware: str | Path | None = None) -> Devices:
     Raises:
         UsageError: The file does not exist, or a device in it is wrong.
     """
-    return Devices(tuple((built_in() | own_devices(hardware)).values()))
+    return Devices(tuple((builtin_devices() | own_devices(hardware)).values()))

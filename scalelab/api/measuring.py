@@ -21,7 +21,7 @@ from scalelab.api.loading import (
 from scalelab.atomic import atomic_write
 from scalelab.cost.engines import ENGINES
 from scalelab.cost.hardware import profile_text, read_hardware
-from scalelab.cost.model import Device, Workload
+from scalelab.cost.request import Device, Workload
 from scalelab.cost.setting import choose_device as device_named
 from scalelab.errors import DataError, MemoryShortError, UsageError
 from scalelab.shown import Shown
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from scalelab.cost.hardware import Hardware
     from scalelab.cost.shape import ServedModel
-    from scalelab.measure.against import Row
+    from scalelab.measure.measured_vs_predicted import Row
 
 _PRECISIONS = ("fp32", "bf16")
 _PROFILE_SHARE = 5  # each of the many figures of a profile is measured for 1/5 of `seconds`
@@ -72,7 +72,7 @@ class Measurements(Shown):
             engine: Cost model: "llm-analysis" or "roofline".
             quantity: A quantity of `to_frame`, such as "memory_bytes" or "latency_s".
         """
-        from scalelab.measure.against import median_error
+        from scalelab.measure.measured_vs_predicted import median_error
 
         return median_error(self.rows, engine, quantity)
 
@@ -179,7 +179,7 @@ def _check(
         raise UsageError(f"this machine has {plural(os.cpu_count() or 1, 'core')}", argument="threads", value=threads)
     if not path.exists():
         raise UsageError("does not exist; give a model folder or config.json", argument="measure", value=str(path))
-    _check_model(path, read_shape(path, progress=console.print), streams, workloads[0], prefix_tokens)
+    _check_model(path, read_shape(path, on_progress=console.print), streams, workloads[0], prefix_tokens)
     if profile is not None:
         if profile.exists():
             raise UsageError("exists; give a new file", argument="save_profile", value=str(profile))
@@ -224,8 +224,8 @@ def _calibrate(console: Console, device: str, dtype: str, threads: int, seconds:
 def _measure_all(
     console: Console, about: tuple[Any, ...], cells: Sequence[tuple[int, Workload]], priced_on: Device, seconds: float
 ) -> tuple[list[Row], list[MemoryShortError]]:
-    from scalelab.measure.against import compare
-    from scalelab.measure.clock import Subject
+    from scalelab.measure.clock import MeasuredModel
+    from scalelab.measure.measured_vs_predicted import compare
 
     rows: list[Row] = []
     left_out: list[MemoryShortError] = []
@@ -235,7 +235,7 @@ def _measure_all(
         with console.status(message):
             if not console.is_terminal:
                 console.print(message)
-            subject = Subject(path, P, prefix_tokens, dtype, device, threads)
+            subject = MeasuredModel(path, P, prefix_tokens, dtype, device, threads)
             try:
                 rows.append(compare(subject, workload, priced_on, tuple(ENGINES), seconds))
             except MemoryShortError as error:

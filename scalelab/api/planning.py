@@ -11,7 +11,7 @@ from scalelab.api.costs import Arithmetic, StoredCache
 from scalelab.cost.compare import price_by
 from scalelab.cost.describe import device_notes, priced_by
 from scalelab.cost.fallback import choose_engines
-from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device, Precision, Workload
+from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device, Precision, Workload
 from scalelab.cost.setting import EngineName, PresetName, check_sizes, choose_device, decoder, preset_of
 from scalelab.errors import UsageError, choice_error
 from scalelab.fit import FitResult, load_fit

@@ -36,7 +36,7 @@ from scalelab.cli.options import (
     list_option,
     option,
 )
-from scalelab.cost.model import PAPER_VOCAB, Precision
+from scalelab.cost.request import PAPER_VOCAB, Precision
 from scalelab.errors import UsageError
 
 _STREAMS, _BATCHES, _LENGTHS = (8,), (1, 2, 4, 8), (64, 128, 256, 512)

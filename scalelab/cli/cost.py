@@ -45,7 +45,7 @@ from scalelab.cli.options import (
     list_option,
     option,
 )
-from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Precision
+from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Precision
 from scalelab.errors import UsageError
 
 if TYPE_CHECKING:

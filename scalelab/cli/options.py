@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scalelab.cost.model import Device
+from scalelab.cost.request import Device
 from scalelab.units import format_count
 
 DATA, LAW, MODEL, WORKLOAD, DEVICE, TRAINING, OUTPUT = "Data", "Law", "Model", "Request", "Device", "Training", "Output"

@@ -1,7 +1,7 @@
-"""Costs of inference: memory and latency of a decoder with streams."""
+"""Inference costs: memory and latency of a decoder with streams."""
 
 from scalelab.cost.llm_engine import gpu_names, price
-from scalelab.cost.model import (
+from scalelab.cost.request import (
     GIB,
     PAPER_HEADS,
     PAPER_KV_HEADS,

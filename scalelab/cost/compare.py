@@ -1,9 +1,9 @@
-"""Increases of memory and latency by P streams, beside those by growing N to the same loss.
+"""Increase of memory and latency from P streams, compared with growing N to the same loss.
 
-The recipe behind "22 times less memory increase, 6 times less latency increase" (arXiv 2505.10475,
-Figure 4): memory and latency are averaged over requests with as many tokens in as out, 64, 128, 256 and
-512; from each average that of the P = 1 model of the streams' own hidden size is taken off; the ratio
-is the increase of the plain model of equal loss over the increase of the streams.
+This is the recipe behind "22 times less memory increase, 6 times less latency increase" (arXiv 2505.10475, Figure 4).
+Memory and latency are averaged over requests with 64, 128, 256 and 512 tokens in and as many out. The base is the
+P = 1 model with the hidden size of the streams. The ratio is the increase of the plain model of equal loss over the
+base, divided by the increase of the streams.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 
 from scalelab.architecture import Architecture
 from scalelab.cost.engines import get_engine
-from scalelab.cost.equal_loss import Measured, of_size
-from scalelab.cost.model import BF16, SIGMAS, Cost, Device, Precision, Workload, interval_of
+from scalelab.cost.equal_loss import MeasuredRun, decoder_of_size
+from scalelab.cost.request import BF16, SIGMAS, Cost, Device, Precision, Workload, interval_of
 from scalelab.cost.setting import BATCHES, LENGTHS
 
 Array = NDArray[np.float64]
 Price = Callable[[Architecture, Workload], Cost]
-_POINTS = 16  # sizes that are priced between the least and the largest draw of N
+_POINTS = 16  # sizes priced between the smallest and the largest draw of N
 _TAILS = (0.025, 0.975)
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Average:
-    """Memory in bytes and latency in seconds, averaged over request lengths; whether all of them fit.
+    """Memory in bytes and latency in seconds, averaged over request lengths.
 
-    The spreads are those of `Cost`.
+    `fits` is true if all of them fit into memory. The spreads are as in `Cost`.
     """
 
     memory_bytes: float
@@ -44,20 +44,20 @@ class Average:
 
     @property
     def latency_interval_s(self) -> tuple[float, float] | None:
-        """The 95 % interval by the spread of published errors; None without one."""
+        """The 95 % interval from the spread of published errors; None without a spread."""
         return interval_of(self.latency_s, math.hypot(self.spread, self.streams_spread))
 
     @property
     def memory_interval_bytes(self) -> tuple[float, float] | None:
-        """The 95 % interval by the spread of published errors; None without one."""
+        """The 95 % interval from the spread of published errors; None without a spread."""
         return interval_of(self.memory_bytes, self.memory_spread)
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Increase by growing N over the increase by streams, with an interval where N or the price has one.
+    """Increase from growing N divided by the increase from streams, with an interval if N or the price has one.
 
-    Infinite where no plain model reaches the loss; below 1 the streams cost more.
+    Infinite if no plain model reaches the loss. Below 1 the streams cost more.
     """
 
     value: float
@@ -67,25 +67,26 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One P at one batch size. `plain` is None where no plain model reaches the loss."""
+    """Comparison for one P and batch size. `plain` is None if no plain model reaches the loss."""
 
     batch: int
-    base: Average  # P = 1, the streams' hidden size
+    base: Average  # P = 1, hidden size of the streams
     streams: Average
-    plain: Average | None  # P = 1, the loss of the streams
+    plain: Average | None  # P = 1, loss of the streams
     memory_ratio: Ratio
     latency_ratio: Ratio
 
     @property
     def fits(self) -> bool:
+        """True if all models fit into memory."""
         return all(a.fits for a in (self.base, self.streams, self.plain) if a is not None)
 
 
 @dataclass(frozen=True)
 class Size:
-    """N of the plain model of equal loss; `low` and `high` end its interval, which may be open (infinite).
+    """N of the plain model of equal loss, with an interval from `low` to `high`, which may be infinite.
 
-    `draws` are those that the interval is of.
+    `draws` are the draws of N that the interval is computed from.
     """
 
     value: float
@@ -95,13 +96,17 @@ class Size:
 
 
 def price_by(engine: str, device: Device, precision: Precision = BF16) -> Price:
-    """The cost model of that name on one device. Raises `UsageError` for a name that is none."""
+    """Return a function that prices workloads with the named cost model on one device.
+
+    Raises:
+        UsageError: There is no cost model of this name.
+    """
     priced = get_engine(engine)
     return lambda model, workload: priced(model, workload, device, precision)
 
 
 def average(price: Price, model: Architecture, batch: int, lengths: Sequence[int] = LENGTHS) -> Average:
-    """Cost of `model` averaged over requests of n tokens in and n out, n each of `lengths`."""
+    """Average the cost of `model` over requests of n tokens in and n out, for each n of `lengths`."""
     costs = [price(model, Workload(batch, n, n)) for n in lengths]
     return Average(
         math.fsum(c.memory_bytes for c in costs) / len(costs),
@@ -121,16 +126,24 @@ def compare(
     lengths: Sequence[int] = LENGTHS,
     convention: str = "paper",
 ) -> list[Comparison]:
-    """A `Comparison` for each batch size of `streams` and the plain model of `size`, N counted by `convention`.
+    """Compare `streams` with the plain model of `size`, for each batch size.
 
-    The plain model keeps the depth and heads of `streams` and is as wide as its N asks, unrounded. A
-    ratio rises with N, since every cost does: so the ends of its interval are the ratios at the ends of
-    N's, which are quantiles of N over the draws of a fit. Where the price of P rows over one has a spread, each draw
-    of N meets one of that; without draws the ends of both intervals meet.
+    The plain model has the depth and heads of `streams` and the real-valued width that gives its N. Every cost rises
+    with N, so the ends of a ratio's interval are the ratios at the ends of the interval of N. If the time of P rows
+    relative to one has a spread, each draw of N is paired with a draw of that time; without draws, the ends of both
+    intervals are combined.
+
+    Args:
+        price: Cost of a model and workload.
+        streams: Model with streams.
+        size: N of the plain model of equal loss.
+        batches: Batch sizes.
+        lengths: Tokens in, and as many out.
+        convention: How N is counted: a name of `scalelab.conventions.CONVENTIONS`.
     """
     family = streams.with_streams(1)
     sizes = (size.value, size.low, size.high)
-    shapes = [None if n is None or math.isinf(n) else of_size(family, n, convention) for n in sizes]
+    shapes = [None if n is None or math.isinf(n) else decoder_of_size(family, n, convention) for n in sizes]
     rows = []
     for batch in batches:
         base, more = (average(price, model, batch, lengths) for model in (family, streams))
@@ -142,7 +155,7 @@ def compare(
         if size.low is None or size.high is None:
             ratios = [Ratio(r.value) for r in ratios]
         if more.streams_spread:
-            grown, scores = _doubts(price, family, size, plains, batch, lengths, convention)
+            grown, scores = _latency_samples(price, family, size, plains, batch, lengths, convention)
             added = more.latency_s * np.exp(more.streams_spread * scores) - base.latency_s
             ends = _ends(grown - base.latency_s, added, _TAILS if size.draws else (0.0, 1.0))
             ratios[1] = Ratio(ratios[1].value, *ends)
@@ -151,13 +164,13 @@ def compare(
 
 
 def _ratio(plains: Sequence[float | None], base: float, streams: float) -> Ratio:
-    """Divide increases over `base`, for N and both ends of its interval; None stands for an infinite N."""
+    """Return ratios of increases over `base` for N and the ends of its interval; None stands for infinite N."""
     added = streams - base
     grown = [math.inf if plain is None else plain - base for plain in plains]
     return Ratio(*(g / added if added else math.copysign(math.inf, g) for g in grown))
 
 
-def _doubts(
+def _latency_samples(
     price: Price,
     family: Architecture,
     size: Size,
@@ -166,7 +179,10 @@ def _doubts(
     lengths: Sequence[int],
     convention: str,
 ) -> tuple[Array, Array]:
-    """(latencies of plain models, standard scores of what P rows take over one): draws, or both at their ends."""
+    """Return latencies of plain models and standard scores of the time of P rows relative to one, as paired samples.
+
+    Without draws of N the samples are the two ends of both intervals.
+    """
     if size.draws:
         sizes = np.array(size.draws)
         scores = np.random.default_rng(_SEED).standard_normal(len(sizes))
@@ -177,13 +193,13 @@ def _doubts(
 
 
 def _ends(grown: Array, added: Array, tails: tuple[float, float]) -> tuple[float, float]:
-    """Quantiles of the ratios of what growing N adds [n] to what streams add [n].
+    """Return quantiles of the increase from growing N [n] divided by the increase from streams [n].
 
-    Where streams add nothing, the ratio is infinite in favour of what adds less.
+    If streams add nothing, the ratio is ±∞, in favour of the smaller increase.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(added > 0, grown / added, np.where(grown > added, np.inf, -np.inf))
-    # Between a number and infinity there is no mean: there the nearest draws themselves.
+    # Interpolation between a number and infinity is impossible: take the nearest draws.
     low, high = np.quantile(ratios, tails, method="linear" if np.isfinite(ratios).all() else "closest_observation")
     return float(low), float(high)
 
@@ -191,19 +207,19 @@ def _ends(grown: Array, added: Array, tails: tuple[float, float]) -> tuple[float
 def _latencies(
     price: Price, family: Architecture, sizes: Array, batch: int, lengths: Sequence[int], convention: str
 ) -> Array:
-    """Average latencies [n] of plain models of `sizes` [n], read off some of them; infinite for no size."""
+    """Return average latencies [n] of plain models of `sizes` [n], interpolated; infinite for infinite sizes."""
     known = sizes[np.isfinite(sizes)]
     if not len(known):
         return np.full(len(sizes), np.inf)
-    low, high = np.quantile(known, (0.005, 0.995))  # what lies beyond does not move the interval
+    low, high = np.quantile(known, (0.005, 0.995))  # the tails do not affect the interval
     priced = np.geomspace(low, high, _POINTS if high > low else 1)
-    seconds = [average(price, of_size(family, n, convention), batch, lengths).latency_s for n in priced]
+    seconds = [average(price, decoder_of_size(family, n, convention), batch, lengths).latency_s for n in priced]
     found = np.exp(np.interp(np.log(sizes), np.log(priced), np.log(seconds)))
     return np.where(np.isinf(sizes), np.inf, found)
 
 
 def price_runs(
-    price: Price, runs: Sequence[Measured], batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS
-) -> dict[int, list[tuple[Measured, Average]]]:
+    price: Price, runs: Sequence[MeasuredRun], batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS
+) -> dict[int, list[tuple[MeasuredRun, Average]]]:
     """Price each measured run, for each batch size."""
     return {b: [(run, average(price, run.architecture, b, lengths)) for run in runs] for b in batches}

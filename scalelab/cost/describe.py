@@ -1,17 +1,17 @@
-"""Prices in words: by what, on what, and what a device does instead of what was asked."""
+"""Descriptions of a price: cost model, device and precision, and notes on substitutions and assumptions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from scalelab.cost.hardware import Hardware
-from scalelab.cost.model import Device, Precision
 from scalelab.cost.rates import find_rates
+from scalelab.cost.request import Device, Precision
 from scalelab.cost.runtime import UNMEASURED
 
 
 def priced_by(engine: str, device: Device, precision: Precision) -> str:
-    """Return cost model, device, shares of its peaks and precision in words."""
+    """Describe the cost model, device, achieved shares of its peaks, and precision."""
     stored = (
         ""
         if (precision.weights, precision.kv_stored) == ("bf16", "bf16")
@@ -26,7 +26,7 @@ def priced_by(engine: str, device: Device, precision: Precision) -> str:
     hardware, rates = device.found(), find_rates(device, precision)
     flops = rates.matrix_flops_per_s / device.tensor_parallel / hardware.peak(precision.arithmetic)
     memory = rates.bytes_per_s / device.tensor_parallel / hardware.bytes_per_s
-    # Engines of NPUs are their vendors' own: none of the names here is theirs.
+    # NPUs run their vendors' engines, none of which has a name here.
     used = device.runtime or ("" if hardware.kind in ("", "npu") else hardware.device_class.runtime)
     runtime = f" by {used}" if used else ""
     start = f", {rates.launch_s * 1e6:.3g} µs a kernel" if rates.launch_s else ""
@@ -35,15 +35,15 @@ def priced_by(engine: str, device: Device, precision: Precision) -> str:
 
 
 def device_notes(device: Device, precision: Precision, engine: str = "roofline") -> Iterator[str]:
-    """Say what the device does instead of what was asked, and which figures are unconfirmed or assumed."""
-    if engine == "llm-analysis":  # which knows no other figures than those it is given
+    """Yield notes on substituted precisions and on unconfirmed or assumed figures of the device."""
+    if engine == "llm-analysis":  # it has no other figures than those it is given
         return
     hardware = device.found()
     asked, done = precision.arithmetic, hardware.units(precision.arithmetic)
     if precision.compute is not None and done != asked:
-        yield f"{device.gpu} has no units for {asked}: matrix products are priced at {done}"
+        yield f"{device.gpu} has no {asked} units: matrix products are priced at {done}"
     elif precision.compute is None and precision.weights == "fp8" and "fp8" in hardware.flops_per_s:
-        yield "fp8 weights are widened to 16 bits in products; engines that compute in fp8 are `compute='fp8'`"
+        yield "fp8 weights are widened to 16 bits in products; for engines that compute in fp8 use `compute='fp8'`"
     if unconfirmed := _unconfirmed(device, hardware, done):
         yield (
             f"{device.gpu}: unconfirmed: {', '.join(unconfirmed)}, not checked against the source; `list_hardware` has "
@@ -51,13 +51,13 @@ def device_notes(device: Device, precision: Precision, engine: str = "roofline")
         )
     if hardware.kind in UNMEASURED:
         yield (
-            f"{device.gpu}: no measurement of its class ({hardware.kind}) is published; the shares of its peaks and "
-            "its intervals are assumed"
+            f"{device.gpu}: no published measurements of its class ({hardware.kind}); the shares of its peaks and its "
+            "intervals are assumed"
         )
 
 
 def _unconfirmed(device: Device, hardware: Hardware, units: str) -> list[str]:
-    """Figures that this price rests on and that nobody checked; watts, a bound of what is used, are not among them."""
+    """List the unchecked figures that this price depends on; watts are only an upper bound and not included."""
     used = [units, "bandwidth", "memory"]
     used += ["usable"] if hardware.usable_bytes is not None else []
     used += ["link"] if device.tensor_parallel > 1 else []

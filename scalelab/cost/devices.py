@@ -1,4 +1,4 @@
-"""The devices that can be priced, as one result."""
+"""Result of listing the devices that can be priced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Devices(Shown):
-    """Devices with their figures and where those are from."""
+    """Devices with their figures and sources."""
 
     devices: tuple[Hardware, ...]
 

@@ -1,7 +1,7 @@
-"""The plain model (P = 1) of equal loss: how large it is, and its shape, rounded to nothing.
+"""Plain model (P = 1) of equal loss: its N, and its shape with real-valued widths.
 
-An equal loss falls between the sizes that can be built. Counts and prices are polynomials in the
-width (or the larger of two), so the decoder in between is priced at its real-valued hidden size.
+An equal loss usually lies between sizes with whole widths. Parameter counts and prices are polynomials in the width, or
+the larger of two, so they can be evaluated at a real-valued hidden size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalelab.architecture import MLP_RATIO, PREFIX_TOKENS, Architecture, expert_width, mlp_width
-from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS
+from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS
 from scalelab.errors import DataError, UsageError
 from scalelab.units import format_count
 
@@ -24,24 +24,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHAPE = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
-_NEAR = 0.01  # of a hidden size that was not recorded but follows from N
+_NEAR = 0.01  # relative tolerance of a hidden size that was computed from N
 
 
 class RealWidth(Architecture):
-    """An `Architecture` of real-valued widths, which nothing needs to divide: for counts and prices only."""
+    """`Architecture` with real-valued widths, only for counts and prices."""
 
     def __post_init__(self) -> None:
         if not (self.hidden_size > 0 and self.intermediate_size > 0):
             raise UsageError(f"a hidden size must be positive, not {self.hidden_size}")
 
     @property
-    def head_dim(self) -> Any:  # a float, where `Architecture` has an int
+    def head_dim(self) -> Any:  # a float; `Architecture` has an int
+        """Width of one head."""
         return self.hidden_size / self.num_heads
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One configuration of a sweep: its shape, its N as recorded, and its loss, a geometric mean over seeds."""
+class MeasuredRun:
+    """One configuration of a sweep: its shape, recorded N, and loss (geometric mean over seeds)."""
 
     architecture: Architecture
     n_params: float
@@ -49,13 +50,14 @@ class Measured:
 
     @property
     def P(self) -> int:
+        """Number of streams."""
         return self.architecture.P
 
 
 def widened(family: Architecture, hidden_size: float) -> RealWidth:
-    """The decoder of another width: `family`'s layers, heads, experts and streams, its ratio of MLP to width.
+    """Return `family` at another, real-valued hidden size, with its ratio of MLP width to hidden size.
 
-    The ratio is the rule's own, 5.4 for a dense model, where the family's width was rounded by the rule.
+    If the MLP width follows the rule of `scalelab.architecture`, the ratio is the rule's unrounded one (5.4 if dense).
     """
     values: dict[str, Any] = {f.name: getattr(family, f.name) for f in fields(Architecture)}
     if family.intermediate_size == _mlp_by_rule(family, family.hidden_size):
@@ -70,38 +72,34 @@ def _mlp_by_rule(family: Architecture, hidden_size: int) -> int:
     return expert_width(hidden_size, family.experts_per_token) if family.num_experts else mlp_width(hidden_size)
 
 
-def count(architecture: Architecture, convention: str) -> float:
-    """N as fits count it: "paper" (non-embedding, with streams), "backbone" (without them) or "total"."""
-    return {
-        "paper": architecture.n_params,
-        "backbone": architecture.backbone_params,
-        "total": architecture.total_params,
-    }[convention]
+def decoder_of_size(family: Architecture, n_params: float, convention: str = "paper") -> RealWidth:
+    """Return the decoder of `family` with the real-valued width for which N equals `n_params`.
 
+    With fixed depth, heads and streams, N is a·h² + b·h + c in the hidden size h.
 
-def of_size(family: Architecture, n_params: float, convention: str = "paper") -> RealWidth:
-    """The decoder of `family` whose width makes its N `n_params`, to the last digits.
-
-    N is a·h² + b·h + c in the hidden size h at fixed depth, heads and streams. Raises `UsageError` where
-    no width is that small.
+    Raises:
+        UsageError: N is too small for any width.
     """
-    at = [float(count(widened(family, h), convention)) for h in (1.0, 2.0, 3.0)]
+    at = [float(widened(family, h).count_params(convention)) for h in (1.0, 2.0, 3.0)]
     a = (at[2] - 2 * at[1] + at[0]) / 2
     b = at[1] - at[0] - 3 * a
     c = at[0] - a - b
     if not n_params > c:
         raise UsageError(f"N = {format_count(n_params)} is too small for {family.num_layers} layers of any width")
-    # The form of the root that loses no digits where 4·a·N is small.
+    # This form of the root is accurate if 4·a·N is small.
     hidden = 2 * (n_params - c) / (b + math.sqrt(b * b + 4 * a * (n_params - c)))
     return widened(family, hidden)
 
 
-def measured_runs(records: pd.DataFrame, vocab_size: int) -> list[Measured]:
-    """A `Measured` for each configuration of `records` (columns of the record schema), by P and N.
+def measured_runs(records: pd.DataFrame, vocab_size: int) -> list[MeasuredRun]:
+    """Return a `MeasuredRun` for each configuration in a table of records, sorted by P and N.
 
-    Shapes come from the recorded config, else from the columns of the shape; a run that knows neither
-    is taken for one of the paper's family, of the width that its N gives. `vocab_size` stands where none
-    is recorded.
+    The shape comes from the recorded config, or from the columns of the shape. A run that has neither is assumed to
+    be of the paper's family, with the width that its N gives.
+
+    Args:
+        records: Runs with the columns of the record schema.
+        vocab_size: Vocabulary size for runs that do not record it.
     """
     groups: dict[tuple[Architecture, float], list[tuple[float, float]]] = {}
     for row in records.to_dict("records"):
@@ -111,7 +109,7 @@ def measured_runs(records: pd.DataFrame, vocab_size: int) -> list[Measured]:
     runs = []
     for key, losses in groups.items():
         logs, weights = np.array(losses).T
-        runs.append(Measured(*key, math.exp(np.average(logs, weights=weights))))
+        runs.append(MeasuredRun(*key, math.exp(np.average(logs, weights=weights))))
     return sorted(runs, key=lambda run: (run.P, run.n_params))
 
 
@@ -124,19 +122,19 @@ def _shape(row: dict[Any, Any], vocab_size: int) -> Architecture:
     if all(_known(row, name, None) is not None for name in _SHAPE):
         shape: dict[str, Any] = {name: int(row[name]) for name in _SHAPE}
         return Architecture(**shape, vocab_size=vocab, P=P, prefix_tokens=prefix)
-    return of_size(paper_decoder(1024, vocab, P, prefix), float(row["n_params"]))
+    return decoder_of_size(paper_decoder(1024, vocab, P, prefix), float(row["n_params"]))
 
 
 def _known(row: Mapping[Any, Any], name: str, default: float | None) -> Any:
-    """Return a row's value under that name; `default` for a missing one, for which pandas has several words."""
-    import pandas as pd  # late: prices alone need no tables
+    """Return a value of a row; `default` if it is missing in any of pandas' ways."""
+    import pandas as pd  # imported late: pricing alone does not need tables
 
     value = row.get(name)
     return default if pd.isna(value) else value
 
 
 def _recorded(config: Any) -> Architecture | None:
-    """The architecture of a sweep's config; None for what other programs keep under that name."""
+    """Return the architecture in a sweep's config; None for a config of another program."""
     try:
         found = json.loads(config)["architecture"]
         return Architecture(**found)
@@ -145,63 +143,66 @@ def _recorded(config: Any) -> Architecture | None:
 
 
 def paper_decoder(hidden: int, vocab: int, P: int = 1, prefix_tokens: int = PREFIX_TOKENS) -> Architecture:
-    """The decoder of that hidden size in the paper's family."""
+    """Return the decoder of the paper's family with this hidden size."""
     shape = (hidden, mlp_width(hidden), PAPER_LAYERS, PAPER_HEADS, PAPER_KV_HEADS)
     return Architecture(*shape, vocab, P, prefix_tokens)
 
 
-def find_run(runs: Sequence[Measured], hidden_size: int, P: int, title: str) -> Measured:
-    """The run of that hidden size and P.
+def find_run(runs: Sequence[MeasuredRun], hidden_size: int, P: int, title: str) -> MeasuredRun:
+    """Return the run with this hidden size and P.
 
-    Raises `UsageError` naming what there is, if there is none or several.
+    Raises:
+        UsageError: There is no such run, or several; the message lists them.
     """
     found = [r for r in runs if r.P == P and _same_width(r, hidden_size)]
     if len(found) == 1:
         return found[0]
     if not found:
         raise UsageError(
-            f"{title}: no run of hidden size {hidden_size} with P = {P}; measured are hidden sizes {_widths(runs)} "
-            f"and P {', '.join(str(p) for p in sorted({r.P for r in runs}))}: choose of those, or give a `law`"
+            f"{title}: no run with hidden size {hidden_size} and P = {P}; choose among hidden sizes {_widths(runs)} "
+            f"and P {', '.join(str(p) for p in sorted({r.P for r in runs}))}, or give a `law`"
         )
     raise UsageError(
-        f"{title}: {len(found)} kinds of runs have hidden size {hidden_size} and P = {P}, of N "
+        f"{title}: {len(found)} configurations have hidden size {hidden_size} and P = {P}, with N = "
         f"{', '.join(format_count(r.n_params, 4) for r in found)}; choose one with `where`"
     )
 
 
-def plain_loss(runs: Sequence[Measured], streams: Architecture) -> float | None:
-    """The loss of `streams` without its streams; None where it was not measured."""
+def plain_loss(runs: Sequence[MeasuredRun], streams: Architecture) -> float | None:
+    """Return the measured loss of `streams` at P = 1; None if it was not measured."""
     plain = [r for r in runs if r.P == 1 and _same_width(r, streams.hidden_size)]
     if not isinstance(streams, RealWidth):
         plain = [r for r in plain if r.architecture == streams.with_streams(1)]
     return plain[0].loss if len(plain) == 1 else None
 
 
-def family_of(runs: Sequence[Measured], hidden_size: int, title: str) -> Architecture:
-    """The plain decoder of that hidden size in the family of `runs`, though it may not have been measured.
+def family_of(runs: Sequence[MeasuredRun], hidden_size: int, title: str) -> Architecture:
+    """Return the plain decoder of the runs' family with this hidden size, measured or not.
 
-    It is of the paper's family where no run knows its shape. Raises `UsageError` if the runs differ in
-    more than width, so that it could have several shapes.
+    If no run has a known shape, it is of the paper's family.
+
+    Raises:
+        UsageError: The runs differ in more than width, so the shape is not unique.
     """
     if all(isinstance(r.architecture, RealWidth) for r in runs):
         any_of = runs[0].architecture
         return paper_decoder(hidden_size, any_of.vocab_size, prefix_tokens=any_of.prefix_tokens)
     same = {replace(r.architecture, P=1) for r in runs if _same_width(r, hidden_size)}
     if not same:
-        rest = {replace(built(r.architecture, hidden_size), P=1) for r in runs}
+        rest = {replace(with_hidden_size(r.architecture, hidden_size), P=1) for r in runs}
         if len(rest) == 1:
             return rest.pop()
         raise UsageError(
-            f"{title}: no run of hidden size {hidden_size}, and the measured sizes differ in more than their width; "
-            f"choose one of {_widths(runs)}"
+            f"{title}: no run has hidden size {hidden_size}, and the runs differ in more than width; choose one of "
+            f"{_widths(runs)}"
         )
     if len(same) > 1:
-        raise UsageError(f"{title}: runs of hidden size {hidden_size} differ in shape; choose some with `where`")
+        raise UsageError(f"{title}: runs with hidden size {hidden_size} differ in shape; select runs with `where`")
     return same.pop()
 
 
-def built(family: Architecture, hidden_size: int) -> Architecture:
-    """`family` at a hidden size that could be built: MLP width by rule where the family follows it."""
+def with_hidden_size(family: Architecture, hidden_size: int) -> Architecture:
+    """Return `family` at another whole hidden size, with the MLP width by rule if the family follows the rule."""
     if family.intermediate_size == _mlp_by_rule(family, family.hidden_size):
         intermediate = _mlp_by_rule(family, hidden_size)
     else:
@@ -209,26 +210,28 @@ def built(family: Architecture, hidden_size: int) -> Architecture:
     return replace(family, hidden_size=hidden_size, intermediate_size=intermediate)
 
 
-def _same_width(run: Measured, hidden_size: float) -> bool:
+def _same_width(run: MeasuredRun, hidden_size: float) -> bool:
     near = _NEAR if isinstance(run.architecture, RealWidth) else 0.0
     return abs(run.architecture.hidden_size - hidden_size) <= near * hidden_size
 
 
-def _widths(runs: Sequence[Measured]) -> str:
+def _widths(runs: Sequence[MeasuredRun]) -> str:
     return ", ".join(f"{h:g}" for h in sorted({round(r.architecture.hidden_size, 1) for r in runs}))
 
 
-def equal_loss_size(runs: Sequence[Measured], loss: float, title: str) -> tuple[float, tuple[float, float]]:
-    """N of a plain model of that loss, and the two measured N around it, from the runs with P = 1.
+def equal_loss_size(runs: Sequence[MeasuredRun], loss: float, title: str) -> tuple[float, tuple[float, float]]:
+    """Return N of a plain model with this loss, and the two measured N around it.
 
-    Their losses are joined by straight lines over ln N. Raises `DataError` if the loss is outside of
-    them, or if they pass through it more than once.
+    Losses of runs with P = 1 are interpolated linearly over ln N.
+
+    Raises:
+        DataError: The loss is outside the measured range, or is passed more than once.
     """
     plain = [r for r in runs if r.P == 1]
     if len({r.n_params for r in plain}) < 2:
-        raise DataError(f"{title}: fewer than two sizes with P = 1, so no size of equal loss can be read off them")
+        raise DataError(f"{title}: fewer than two sizes with P = 1; interpolation of equal loss needs at least two")
     if len({r.n_params for r in plain}) < len(plain):
-        raise DataError(f"{title}: several kinds of runs with P = 1 have the same N; choose one with `where`")
+        raise DataError(f"{title}: several configurations with P = 1 have the same N; choose one with `where`")
     found: list[tuple[float, tuple[float, float]]] = []
     for a, b in pairwise(plain):
         if min(a.loss, b.loss) <= loss <= max(a.loss, b.loss):
@@ -238,13 +241,13 @@ def equal_loss_size(runs: Sequence[Measured], loss: float, title: str) -> tuple[
     if not found:
         losses = [r.loss for r in plain]
         raise DataError(
-            f"{title}: loss {loss:.4f} lies outside what P = 1 reached, {min(losses):.4f} to {max(losses):.4f} for N "
-            f"{format_count(plain[0].n_params)} to {format_count(plain[-1].n_params)}; `law='parallel'` (or another) "
-            "extrapolates"
+            f"{title}: loss {loss:.4f} is outside the losses with P = 1, {min(losses):.4f} to {max(losses):.4f} for N "
+            f"{format_count(plain[0].n_params)} to {format_count(plain[-1].n_params)}; extrapolate with a law, such as "
+            "`law='parallel'`"
         )
-    if not math.isclose(found[0][0], found[-1][0], rel_tol=1e-9):  # a measured loss itself ends two lines
+    if not math.isclose(found[0][0], found[-1][0], rel_tol=1e-9):  # a measured loss itself is on two lines
         raise DataError(
-            f"{title}: the losses of P = 1 do not fall steadily with N and pass {loss:.4f} {len(found)} times; "
-            "`law='parallel'` (or another) smooths them"
+            f"{title}: the losses with P = 1 do not decrease steadily with N and cross {loss:.4f} {len(found)} times; "
+            "smooth them with a law, such as `law='parallel'`"
         )
     return found[0]

@@ -1,4 +1,4 @@
-"""Choice of a cost model: the one asked for, or the roofline where llm-analysis cannot price a request."""
+"""Choice of cost models, with the roofline as a fallback for what llm-analysis cannot price."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from scalelab.architecture import Architecture
 from scalelab.cost.engines import ENGINES, get_engine
-from scalelab.cost.model import Device, Precision, Workload
+from scalelab.cost.request import Device, Precision, Workload
 from scalelab.cost.shape import ServedModel
 from scalelab.errors import NotPricedError
 
@@ -15,7 +15,7 @@ LLM_ANALYSIS, ROOFLINE, BOTH = "llm-analysis", "roofline", "both"
 
 @dataclass(frozen=True)
 class Chosen:
-    """Cost models by name, and a sentence on what cannot be priced as asked; else empty."""
+    """Names of the chosen cost models, and a note if a fallback was needed."""
 
     engines: tuple[str, ...]
     note: str = ""
@@ -24,10 +24,10 @@ class Chosen:
 def choose_engines(
     engine: str, model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision
 ) -> Chosen:
-    """Return the cost models for `engine`, a name or "both".
+    """Choose the cost models for `engine`, a name or "both".
 
     Raises:
-        UsageError: There is no such cost model.
+        UsageError: There is no cost model of this name.
     """
     if engine == BOTH:
         names = tuple(ENGINES)

@@ -1,7 +1,7 @@
-"""A `ServedModel` from a Hugging Face config.json, read as JSON: no torch, no transformers, no code.
+"""Reading of a Hugging Face config.json as a `ServedModel`, without torch or transformers.
 
-What a config leaves to its family's code is in `scalelab.cost.family_table`. A family that is not there is
-not priced as if it were another: `scalelab.measure.shapes` lets transformers build it.
+`scalelab.cost.family_table` has the facts that a family's code determines, not its configs. Families that are not in
+the table are read by `scalelab.measure.meta_shape` instead.
 """
 
 from __future__ import annotations
@@ -11,35 +11,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scalelab.cost.config_file import REQUIRED, ConfigFile, plain_type, streams_of
+from scalelab.cost.config_file import REQUIRED, ConfigFile, streams_of
 from scalelab.cost.family_table import FAMILIES, KV_HEADS, Answer, Family
 from scalelab.cost.latent import with_latent
 from scalelab.cost.shape import Layer, ServedModel
 from scalelab.errors import DataError
+from scalelab.model_config import plain_type
 
 _WINDOWED, _FULL = "sliding_attention", "full_attention"
-_MOST_LAYERS = 100_000
+_MAX_LAYERS = 100_000
 _EXPERT_KEYS = ("num_experts", "num_local_experts")
-_XIELU_PARAMS = 2  # of an activation that is learned
+_XIELU_PARAMS = 2  # parameters of the learned activation xIELU
 
 
 class UnknownFamilyError(DataError):
-    """A config is read, and its model type is not in the table."""
+    """The model type of a config is not in the table."""
 
 
 def served_from_config(content: Mapping[str, Any], where: str) -> ServedModel:
-    """The decoder that a config describes.
+    """Return the decoder that a config describes.
 
-    Raises `UnknownFamilyError` for a model type that is not in the table, and `DataError` naming `where` and the
-    key that is not understood.
+    Raises:
+        UnknownFamilyError: The model type is not in the table.
+        DataError: A key is invalid; the message names `where` and the key.
     """
     kind = content.get("model_type")
     plain = plain_type(content)
     if plain not in FAMILIES:
-        raise UnknownFamilyError(f"{where}: model_type {kind!r} is not known; known: {', '.join(FAMILIES)}")
+        raise UnknownFamilyError(f"{where}: model_type {kind!r} is unknown; known: {', '.join(FAMILIES)}")
     family = FAMILIES[plain]
     config = _Config({**family.defaults, **content}, where, family.names, family)
-    config = _SETTLE.get(plain, _as_it_is)(config)
+    config = _ADAPTERS.get(plain, _unchanged)(config)
     family = config.family
     hidden = config.count("hidden_size")
     layers = config.layers(hidden)
@@ -62,25 +64,26 @@ def served_from_config(content: Mapping[str, Any], where: str) -> ServedModel:
 
 @dataclass(frozen=True)
 class _Config(ConfigFile):
-    """The config of a known family."""
+    """Config of a known family."""
 
     family: Family
 
     def answer(self, answer: Answer) -> bool:
+        """Return a fixed answer, or the value of the key that decides it."""
         return answer if isinstance(answer, bool) else self.flag(*answer)
 
     def layers(self, hidden: int) -> list[Layer]:
-        """Each decoder layer."""
+        """Return the decoder layers in order."""
         family, count = self.family, self.count("num_hidden_layers")
-        if count > _MOST_LAYERS:
-            raise self.refuse("num_hidden_layers", f"must be at most {_MOST_LAYERS:,}")
+        if count > _MAX_LAYERS:
+            raise self.error("num_hidden_layers", f"must be at most {_MAX_LAYERS:,}")
         heads = self.count("num_attention_heads")
         kv_heads = self.count(KV_HEADS, heads) if family.grouped else heads
         if heads % kv_heads:
-            raise self.refuse(KV_HEADS, f"{kv_heads} KV heads do not divide {heads} heads")
+            raise self.error(KV_HEADS, f"{kv_heads} KV heads do not divide {heads} heads")
         default = family.head_dim or hidden // heads
         if default * heads != hidden and not family.head_dim and self.get("head_dim", None) is None:
-            raise self.refuse("num_attention_heads", f"{heads} heads do not divide the hidden size of {hidden}")
+            raise self.error("num_attention_heads", f"{heads} heads do not divide the hidden size of {hidden}")
         head_dim = self.count("head_dim", default) if family.grouped else default
         width = self.count("intermediate_size", family.width_factor * hidden if family.width_factor else REQUIRED)
         vectors = self._vectors(hidden, heads, kv_heads, head_dim)
@@ -95,7 +98,7 @@ class _Config(ConfigFile):
         ]
 
     def _vectors(self, hidden: int, heads: int, kv_heads: int, head_dim: int) -> int:
-        """Parameters of a layer's norms and of its attention's biases."""
+        """Count the parameters of a layer's norms and of its attention's biases."""
         family, q, kv = self.family, heads * head_dim, kv_heads * head_dim
         norms = family.norms - self.answer(family.fewer_norms)
         vectors = norms * family.norm_vectors * hidden + (heads if family.sinks else 0)
@@ -105,17 +108,17 @@ class _Config(ConfigFile):
         return vectors
 
     def _mlp_vectors(self, hidden: int, width: int, bias: Answer) -> int:
-        """Parameters of one MLP that are not in its matrices."""
+        """Count the parameters of one MLP outside its matrices."""
         biases = (self.family.mlp_matrices - 1) * width + hidden if self.answer(bias) else 0
         return biases + (_XIELU_PARAMS if self.get("hidden_act", None) == "xielu" else 0)
 
     def _routed(self, dense: Layer, hidden: int, vectors: int) -> Layer:
-        """A layer with experts. Their biases are few, and counted as read by every token."""
+        """Return `dense` with experts. Their few biases count as read by every token."""
         held = [key for key in _EXPERT_KEYS if self.get(key, None) is not None]
         family, experts = self.family, self.count(held[0] if held else self.family.experts)
         chosen = self.count("num_experts_per_tok")
         if chosen > experts:
-            raise self.refuse("num_experts_per_tok", f"{chosen} of {experts} experts cannot be chosen")
+            raise self.error("num_experts_per_tok", f"{chosen} exceeds the number of experts, {experts}")
         width, shared = self.count(family.expert_width), 0
         if family.shared_width:
             shared = self.count(family.shared_width, least=0)
@@ -134,22 +137,22 @@ class _Config(ConfigFile):
         )
 
     def _sparse(self, count: int) -> set[int]:
-        """Layers with experts."""
+        """Return the indices of layers with experts."""
         kinds = self.get("mlp_layer_types", None)
         if kinds is not None:
             if not isinstance(kinds, list) or len(kinds) != count or any(k not in ("dense", "sparse") for k in kinds):
-                raise self.refuse("mlp_layer_types", f"must be a list of {count} times 'dense' or 'sparse'")
+                raise self.error("mlp_layer_types", f"must be a list of {count} entries, 'dense' or 'sparse'")
             return {i for i in range(count) if kinds[i] == "sparse"}
         first = self.count(self.family.dense_first, least=0) if self.family.dense_first else 0
         last = self.count("moe_layer_end_index", -1, least=-1)  # -1: all
         last = count - 1 if last == -1 else last
         step, dense = self.count("decoder_sparse_step", 1), self.get("mlp_only_layers", [])
         if not isinstance(dense, list):
-            raise self.refuse("mlp_only_layers", f"must be a list of layers, not {dense!r}")
+            raise self.error("mlp_only_layers", f"must be a list of layer indices, not {dense!r}")
         return {i for i in range(count) if first <= i <= last and i not in dense and (i + 1) % step == 0}
 
     def windows(self, count: int) -> list[int | None]:
-        """The window of each layer; None where it sees everything."""
+        """Return the window of each layer; None for full attention."""
         rule = self.family.windows
         if rule in ("flagged", "last", "odd", "unrotated") and not self.flag("use_sliding_window", False):
             return [None] * count
@@ -157,10 +160,10 @@ class _Config(ConfigFile):
         if kinds is None:
             kinds = self._kinds(rule, count)
         elif not isinstance(kinds, list) or len(kinds) != count:
-            raise self.refuse("layer_types", f"must be a list with one entry for each of {count} layers")
+            raise self.error("layer_types", f"must be a list of {count} entries, one for each layer")
         for kind in kinds:
             if kind not in (_WINDOWED, _FULL):
-                raise self.refuse("layer_types", f"layers of {kind!r} cannot be priced; known: {_FULL}, {_WINDOWED}")
+                raise self.error("layer_types", f"{kind!r} layers cannot be priced; known: {_FULL}, {_WINDOWED}")
         if _WINDOWED not in kinds:
             return [None] * count
         window = self.count("sliding_window")
@@ -181,31 +184,31 @@ class _Config(ConfigFile):
         return [_WINDOWED if i >= start else _FULL for i in range(count)]
 
     def _rotated(self, count: int) -> list[Any]:
-        """Return for each layer whether it has RoPE; the key says the opposite of its values."""
+        """Return for each layer whether it has RoPE, which is what `no_rope_layers` means despite its name."""
         interval = self.count("no_rope_layer_interval", 4)
         rotated = self.get("no_rope_layers", [(i + 1) % interval for i in range(count)])
         if not isinstance(rotated, list) or len(rotated) != count:
-            raise self.refuse("no_rope_layers", f"must be a list with one entry for each of {count} layers")
+            raise self.error("no_rope_layers", f"must be a list of {count} entries, one for each layer")
         return rotated
 
 
-def _with(config: _Config, family: Mapping[str, Any], content: Mapping[str, Any]) -> _Config:
+def _replace_parts(config: _Config, family: Mapping[str, Any], content: Mapping[str, Any]) -> _Config:
     return replace(config, family=replace(config.family, **family), content={**config.content, **content})
 
 
 def _bigcode(config: _Config) -> _Config:
-    """Read GPT-BigCode, where all of the queries' heads or none have keys and values of their own."""
-    return _with(config, {}, {KV_HEADS: 1 if config.flag("multi_query", True) else None})
+    """Adapt GPT-BigCode: multi-query attention has one KV head, otherwise every head has one."""
+    return _replace_parts(config, {}, {KV_HEADS: 1 if config.flag("multi_query", True) else None})
 
 
 def _dbrx(config: _Config) -> _Config:
-    """Attention and experts have configs of their own."""
+    """Adapt DBRX, whose attention and experts have nested configs."""
     parts = [config.get("attn_config", {}), config.get("ffn_config", {})]
     for key, part in zip(("attn_config", "ffn_config"), parts, strict=True):
         if not isinstance(part, dict):
-            raise config.refuse(key, f"must be an object, not {part!r}")
+            raise config.error(key, f"must be an object, not {part!r}")
     attention, experts = parts
-    return _with(
+    return _replace_parts(
         config,
         {},
         {
@@ -218,45 +221,47 @@ def _dbrx(config: _Config) -> _Config:
 
 
 def _chatglm(config: _Config) -> _Config:
-    """Since the second generation groups of queries share keys and values."""
+    """Adapt ChatGLM, which has grouped KV heads since its second generation."""
     grouped = config.flag("multi_query_attention", False)
-    return _with(config, {}, {KV_HEADS: config.count("multi_query_group_num") if grouped else None})
+    return _replace_parts(config, {}, {KV_HEADS: config.count("multi_query_group_num") if grouped else None})
 
 
 def _qwen(config: _Config) -> _Config:
-    """Its intermediate_size is that of gate and up together."""
+    """Adapt Qwen, whose intermediate_size is the width of gate and up together."""
     width = config.count("intermediate_size")
     if width % 2:
-        raise config.refuse("intermediate_size", f"{width} cannot be halved, and holds gate and up together")
-    return _with(config, {}, {"intermediate_size": width // 2})
+        raise config.error(
+            "intermediate_size", f"must be even, since it is the width of gate and up together, not {width}"
+        )
+    return _replace_parts(config, {}, {"intermediate_size": width // 2})
 
 
 def _falcon(config: _Config) -> _Config:
-    """Three generations: one norm or two, one KV head, some or all."""
+    """Adapt the three generations of Falcon: one or two norms, and one, some or all KV heads."""
     new, parallel = config.flag("new_decoder_architecture", False), config.flag("parallel_attn", True)
     norms = config.count("num_ln_in_parallel_attn", 2 if new else 1) if parallel else 2
     kv_heads = config.get("num_kv_heads", None) if new else 1 if config.flag("multi_query", True) else None
-    return _with(config, {"norms": 2 if norms == 2 else 1}, {KV_HEADS: kv_heads})
+    return _replace_parts(config, {"norms": 2 if norms == 2 else 1}, {KV_HEADS: kv_heads})
 
 
 def _opt(config: _Config) -> _Config:
-    """The oldest have norms after each block and none at the end, or none that is learned."""
+    """Adapt OPT: the oldest models have no last norm, or norms without parameters."""
     hidden = config.count("hidden_size")
     if config.count("word_embed_proj_dim", hidden) != hidden:
-        raise config.refuse(
-            "word_embed_proj_dim", f"embeddings that are projected to hidden_size {hidden} are not known"
+        raise config.error(
+            "word_embed_proj_dim", f"must equal hidden_size {hidden}; projected embeddings are not supported"
         )
     last = config.flag("do_layer_norm_before", True) and not config.flag("_remove_final_layer_norm", False)
     vectors = 2 if config.flag("layer_norm_elementwise_affine", True) else 0
-    return _with(config, {"outer_norms": int(last), "norm_vectors": vectors}, {})
+    return _replace_parts(config, {"outer_norms": int(last), "norm_vectors": vectors}, {})
 
 
-def _as_it_is(config: _Config) -> _Config:
+def _unchanged(config: _Config) -> _Config:
     return config
 
 
-# Families of which several keys decide one thing.
-_SETTLE = {
+# Families in which several keys together determine one fact.
+_ADAPTERS = {
     "chatglm": _chatglm,
     "dbrx": _dbrx,
     "gpt_bigcode": _bigcode,

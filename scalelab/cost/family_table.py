@@ -1,6 +1,6 @@
-"""Table of what the config.json of each family leaves to its code: biases, norms, windows, defaults.
+"""Table of facts that a family's code determines, not its config.json: biases, norms, windows, defaults.
 
-As the family's modeling file has them. Data alone; `scalelab.cost.families` reads configs by it.
+They are taken from the family's modeling file in transformers. `scalelab.cost.families` reads configs with this table.
 """
 
 from __future__ import annotations
@@ -10,50 +10,48 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KV_HEADS = "num_key_value_heads"
-# A fixed answer, or the key that gives it and what holds without that key.
+# A fixed answer, or the key that decides it and the default without that key.
 Answer = bool | tuple[str, bool]
 
 
 @dataclass(frozen=True)
 class Family:
-    """Facts of a family that its configs do not hold."""
+    """Facts about a family that its configs do not have."""
 
     qkv_bias: Answer = ("attention_bias", False)
     o_bias: Answer = ("attention_bias", False)
     mlp_bias: Answer = False  # of dense and shared MLPs
-    expert_bias: Answer = False  # of each expert that is chosen
+    expert_bias: Answer = False  # of each expert
     router_bias: Answer = False
     head_bias: Answer = False
-    norms: int = 2  # a layer
-    fewer_norms: Answer = False  # one less where attention and MLP share it
-    norm_vectors: int = 1  # 2: a bias, too
-    outer_norms: int = 1  # outside of the layers
-    # Of every "head" alike, with a bias ("head_bias") or without, or of the "whole" width of queries and keys.
+    norms: int = 2  # per layer
+    fewer_norms: Answer = False  # one less, since attention and MLP share it
+    norm_vectors: int = 1  # 2: with a bias
+    outer_norms: int = 1  # outside the layers
+    # Norm of queries and keys: shared by all heads ("head", or "head_bias" with a bias), or of the "whole" width.
     qk_norm: str = ""
-    has_qk_norm: Answer = True  # where qk_norm names one
-    latent: bool = False  # keeps a latent instead of keys and values
-    sinks: bool = False  # a logit for each head, of a key that is not there
+    has_qk_norm: Answer = True  # only if qk_norm is set
+    latent: bool = False  # caches a latent instead of keys and values
+    sinks: bool = False  # attention sinks: one learned logit per head
     mlp_matrices: int = 3
-    tied: bool = False  # where the config does not say
-    head_dim: int | None = None  # where the config does not say; None: hidden / heads
-    grouped: bool = True  # knows num_key_value_heads
-    # Which layers have the window: "none", "all", "late" (from max_window_layers on), "flagged" (all, if
-    # use_sliding_window), "last" (flagged and late), "odd" (flagged, first, third and so on up to
-    # max_window_layers), "unrotated" (flagged, where RoPE is left out), or all but each n-th, where the config
-    # lists no layer_types.
+    tied: bool = False  # default of tie_word_embeddings
+    head_dim: int | None = None  # default of head_dim; None: hidden / heads
+    grouped: bool = True  # has num_key_value_heads
+    # Layers with a sliding window, if the config has no layer_types: "none", "all", "late" (from max_window_layers on),
+    # "flagged" (all, if use_sliding_window), "last" (flagged and late), "odd" (flagged; first, third and so on up to
+    # max_window_layers), "unrotated" (flagged; layers without RoPE), or n: all except every n-th.
     windows: str | int = "none"
-    experts: str = ""  # key that counts them; its other name counts, too
+    experts: str = ""  # key of the number of experts; num_experts and num_local_experts are both accepted
     expert_width: str = "intermediate_size"
     shared_width: str = ""  # key of the width of shared experts
-    shared_experts: str = ""  # key that counts them, each as wide as those chosen
+    shared_experts: str = ""  # key of the number of shared experts, each as wide as a routed one
     shared_gate: bool = False
-    dense_first: str = ""  # key that counts the first layers, which have no experts
-    positions: str = ""  # key that counts learned position embeddings
-    position_offset: int = 0  # rows more than that key says
-    # Where keys are named differently: in the order in which they count, the last being the usual one.
-    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    width_factor: int | None = None  # MLP's width over the model's, where intermediate_size is not there
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that are not there; null counts as there
+    dense_first: str = ""  # key of the number of first layers without experts
+    positions: str = ""  # key of the number of learned position embeddings
+    position_offset: int = 0  # extra rows of that table
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # other names of keys, see `ConfigFile.names`
+    width_factor: int | None = None  # MLP width over hidden size, if there is no intermediate_size
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of absent keys; a null key is present
 
 
 _GPT_NAMES = {
@@ -74,7 +72,7 @@ _PARALLEL: dict[str, Any] = _PLAIN | {
     "names": _GPT_NAMES,
     "width_factor": 4,
 }
-_DEEPSEEK: dict[str, Any] = {  # its mixture, with attention that keeps keys and values
+_DEEPSEEK: dict[str, Any] = {  # experts of DeepSeek, without its latent attention
     "experts": "n_routed_experts",
     "expert_width": "moe_intermediate_size",
     "shared_experts": "n_shared_experts",
@@ -82,7 +80,7 @@ _DEEPSEEK: dict[str, Any] = {  # its mixture, with attention that keeps keys and
 }
 
 
-# Attention's own biases are counted with the latent, and so are the sizes of heads.
+# `scalelab.cost.latent` counts the biases of attention and the sizes of heads.
 _LATENT: dict[str, Any] = _UNBIASED | {"latent": True, "grouped": False, "head_dim": 1}
 
 
@@ -93,7 +91,7 @@ def _all_biases(key: str, default: bool) -> dict[str, Any]:
 FAMILIES: dict[str, Family] = {
     "llama": Family(mlp_bias=("mlp_bias", False)),
     "qwen2": Family(qkv_bias=True, o_bias=False, windows="last", defaults={KV_HEADS: 32}),
-    # Of remote code, Llama-shaped by their keys.
+    # Remote code with the keys of Llama.
     "internlm2": Family(qkv_bias=("bias", False), o_bias=("bias", False)),
     "baichuan": Family(**_UNBIASED, grouped=False),
     "qwen": Family(qkv_bias=True, o_bias=False, grouped=False),
@@ -183,7 +181,7 @@ FAMILIES: dict[str, Family] = {
     "bloom": Family(
         **_BIASED,
         **_PLAIN,
-        outer_norms=2,  # one right after the embedding
+        outer_norms=2,  # one directly after the embedding
         tied=True,
         grouped=False,
         names={
@@ -286,7 +284,7 @@ FAMILIES: dict[str, Family] = {
     "ernie4_5": Family(**_all_biases("use_bias", False), tied=True, defaults={KV_HEADS: 2, "head_dim": 128}),
     "ernie4_5_moe": Family(
         **_all_biases("use_bias", False),
-        router_bias=True,  # which corrects the choice
+        router_bias=True,  # corrects the choice of experts
         head_bias=("use_bias", False),
         tied=True,
         experts="moe_num_experts",

@@ -1,4 +1,4 @@
-"""Devices: what they can compute, move and hold, from a table with sources and from the user's own."""
+"""Devices: compute, bandwidth and memory, from the table with sources or a file of the user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scalelab.cost.runtime import AS_GIVEN, CLASSES, DeviceClass
 from scalelab.errors import DataError, UsageError
 from scalelab.yaml_text import load_yaml, read_yaml_text
 
-# Where a device has no units for a precision, the work is done at the next one here that it has.
+# Precisions to fall back on, in order, if a device has no units for a precision.
 WIDER: dict[str, tuple[str, ...]] = {
     "fp4": ("fp4", "fp8", "bf16", "fp32"),
     "int4": ("int4", "int8", "bf16", "fp32"),
@@ -27,10 +27,11 @@ WIDER: dict[str, tuple[str, ...]] = {
     "fp32": ("fp32",),
 }
 _TERA, _GIGA, _GIB = 1e12, 1e9, 2**30
-_MOST_SHARE = 2.0  # of a roofline: measured on busy cores it may come out above 1
+_MAX_SHARE = 2.0  # of the roofline; on busy cores a measured share can exceed 1
 _REQUIRED = ("tflops", "bandwidth", "memory", "source")
-_ALIKE, _SUGGESTED = 0.6, 4  # how alike a suggested name must be (1: the same), and how many there are at most
-_POSITIVE = {  # optional keys: their unit
+_MIN_SIMILARITY = 0.6  # of a suggested name; 1: identical
+_MAX_SUGGESTIONS = 4
+_POSITIVE = {  # optional keys and their units
     "vector_tflops": _TERA,
     "attention_tflops": _TERA,
     "vector_bandwidth": _GIGA,
@@ -44,11 +45,11 @@ _OPTIONAL = ("class", "unconfirmed", "measured", "launch_us", "graph_launch_us",
 
 @dataclass(frozen=True)
 class Hardware:
-    """One device: peak FLOP/s by precision, bytes a second of its memory, bytes that it holds.
+    """Device with its peak FLOP/s by precision, memory bandwidth and memory.
 
-    `kind` names its class in `scalelab.cost.runtime`; without one its figures are taken to be those that are
-    reached. `launch_s` is the time to start one kernel from a program, `graph_launch_s` that of one in a captured
-    graph, which is all that remains where kernels are started ahead; None: by the class, or 0 without one.
+    `kind` is its class in `scalelab.cost.runtime`; without a class its figures are achieved ones. `launch_s` is the
+    time to launch a kernel from a program, `graph_launch_s` that of one in a captured graph, which remains if kernels
+    are launched ahead. None means the constant of the class, or 0 without a class.
     """
 
     name: str
@@ -57,43 +58,45 @@ class Hardware:
     memory_bytes: float
     source: str = ""
     unconfirmed: tuple[str, ...] = ()  # keys of the table
-    measured: bool = False  # what is reached, not what the vendor promises
+    measured: bool = False  # achieved figures, not the vendor's
     launch_s: float | None = None
-    attention_flops_per_s: float | None = None  # None: as matrices
-    vector_bytes_per_s: float | None = None  # of norms, activations and other vector work; None: as memory
+    attention_flops_per_s: float | None = None  # None: as for matrices
+    vector_bytes_per_s: float | None = None  # for norms, activations and so on; None: as `bytes_per_s`
     row_shares: tuple[tuple[float, float], ...] = ()  # `scalelab.cost.rates.Rates.row_shares`
     kind: str = ""
     graph_launch_s: float | None = None
-    vector_flops_per_s: float | None = None  # at fp32, where matrix units reach more; None: as matrices
-    usable_bytes: float | None = None  # of memory, where programs are given less than all
+    vector_flops_per_s: float | None = None  # fp32, without matrix units; None: as for matrices
+    usable_bytes: float | None = None  # memory available to programs, if less than all
     watts: float | None = None
-    link_bytes_per_s: float | None = None  # to other devices of the node, each way
+    link_bytes_per_s: float | None = None  # to other devices of the node, per direction
     price_per_hour: float | None = None  # US dollars
 
     @property
     def device_class(self) -> DeviceClass:
-        """The constants of its class."""
+        """Constants of its class."""
         return CLASSES[self.kind] if self.kind else AS_GIVEN
 
     def units(self, precision: str) -> str:
-        """Return the precision at which work asked for at `precision` is done: the narrowest that there is."""
+        """Return the precision at which the device computes work in `precision`: the narrowest it has units for."""
         return next(name for name in WIDER[precision] if name in self.flops_per_s)
 
     def peak(self, precision: str) -> float:
-        """FLOP/s at `precision`, or at the narrowest wider one that the device has units for."""
+        """Return FLOP/s at `precision`, or at the narrowest wider one that the device has units for."""
         return self.flops_per_s[self.units(precision)]
 
 
 @cache
-def built_in() -> dict[str, Hardware]:
-    """The devices of the package's own table, by name."""
+def builtin_devices() -> dict[str, Hardware]:
+    """Return the devices of the package's table by name."""
     return _parse((files("scalelab.cost") / "data" / "hardware.yaml").read_text(encoding="utf-8"), "hardware.yaml")
 
 
 def read_hardware(file: str | Path) -> dict[str, Hardware]:
-    """Devices of a YAML file in the format of the package's table, by name.
+    """Return the devices of a YAML file in the format of the package's table, by name.
 
-    Raises `UsageError` for a file that is not there and `DataError` naming file, device and key.
+    Raises:
+        UsageError: The file cannot be read.
+        DataError: An entry is invalid; the message names file, device and key.
     """
     try:
         text = read_yaml_text(Path(file))
@@ -103,46 +106,46 @@ def read_hardware(file: str | Path) -> dict[str, Hardware]:
 
 
 def find_hardware(name: str, file: str | Path | None = None) -> Hardware:
-    """The device `name`, from `file` if it is there, else from the table. Raises `unknown_device`."""
-    devices = built_in() | (read_hardware(file) if file is not None else {})
+    """Return the device `name` from `file`, or else from the table. Raises `UsageError` for an unknown name."""
+    devices = builtin_devices() | (read_hardware(file) if file is not None else {})
     if name not in devices:
-        raise unknown_device(name, devices)
+        raise unknown_device_error(name, devices)
     return devices[name]
 
 
-def unknown_device(name: str, devices: Iterable[str], argument: str = "gpu") -> UsageError:
-    """The error for a name that none of `devices` has, with the names most like it."""
-    alike = _alike(name, devices)
-    meant = f"did you mean {' or '.join(alike)}? " if alike else ""
+def unknown_device_error(name: str, devices: Iterable[str], argument: str = "gpu") -> UsageError:
+    """Return an error for an unknown device that suggests the most similar names."""
+    similar = _similar_names(name, devices)
+    hint = f"did you mean {' or '.join(similar)}? " if similar else ""
     return UsageError(
-        f"unknown; {meant}`list_hardware` lists all (`engine='roofline'` prices each of them, llm-analysis some), "
+        f"unknown; {hint}`list_hardware` lists all (`engine='roofline'` prices each of them, llm-analysis some), "
         "`hardware=FILE` adds your own",
         argument=argument,
         value=name,
     )
 
 
-def _alike(name: str, devices: Iterable[str]) -> list[str]:
-    """The names most like `name`, best first: as a whole, or as they begin or end, since few type all of a name."""
+def _similar_names(name: str, devices: Iterable[str]) -> list[str]:
+    """Return the names most similar to `name`, best first, comparing whole names and their beginnings and ends."""
     wanted = _letters(name)
     n = len(wanted)
 
-    def likeness(device: str) -> float:
+    def similarity(device: str) -> float:
         letters = _letters(device)
         return max(SequenceMatcher(None, wanted, part).ratio() for part in (letters, letters[:n], letters[-n:]))
 
-    scores = {device: likeness(device) for device in devices}
-    enough = max(_ALIKE, max(scores.values(), default=0.0) - 0.1)
-    return sorted((d for d in scores if scores[d] >= enough), key=lambda d: -scores[d])[:_SUGGESTED]
+    scores = {device: similarity(device) for device in devices}
+    enough = max(_MIN_SIMILARITY, max(scores.values(), default=0.0) - 0.1)
+    return sorted((d for d in scores if scores[d] >= enough), key=lambda d: -scores[d])[:_MAX_SUGGESTIONS]
 
 
 def _letters(name: str) -> str:
-    """Letters and digits alone, which is what people agree on."""
+    """Return only the letters and digits of a name, in lower case."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
 def profile_text(hardware: Hardware) -> str:
-    """`hardware` in the format of the table, to be put into a file of one's own."""
+    """Return `hardware` as YAML in the format of the table."""
     import yaml
 
     entry: dict[str, Any] = {
@@ -166,7 +169,7 @@ def profile_text(hardware: Hardware) -> str:
 
 
 def _short(value: float) -> float:
-    """Round to four digits: nobody measures more."""
+    """Round to four significant digits, the precision of measurements."""
     return float(f"{value:.4g}")
 
 
@@ -182,7 +185,7 @@ def _device(name: str, entry: Any, where: str) -> Hardware:
         raise DataError(f"{where}: give a mapping with {', '.join(_REQUIRED)}")
     for key in entry:
         if key not in _REQUIRED + _OPTIONAL:
-            raise DataError(f"{where}: {key}: unknown; a device has {', '.join(_REQUIRED + _OPTIONAL)}")
+            raise DataError(f"{where}: {key}: unknown key; use {', '.join(_REQUIRED + _OPTIONAL)}")
     for key in _REQUIRED:
         if key not in entry:
             raise DataError(f"{where}: {key} is missing")
@@ -194,13 +197,13 @@ def _device(name: str, entry: Any, where: str) -> Hardware:
             raise DataError(f"{where}: tflops: {key}: unknown; choose among {', '.join(reversed(WIDER))}")
     flops = {key: _TERA * _number(v, f"{where}: tflops: {key}") for key, v in tflops.items() if v is not None}
     if "fp32" not in flops:
-        raise DataError(f"{where}: tflops: fp32 is missing; what has no units of its own is computed at it")
+        raise DataError(f"{where}: tflops: fp32 is missing; precisions without units are computed at fp32")
     if not isinstance(entry["source"], str) or not entry["source"].strip():
-        raise DataError(f"{where}: source: say where the figures are from")
+        raise DataError(f"{where}: source: give the source of the figures as text")
     unconfirmed = entry.get("unconfirmed") or []
     known = (*flops, "bandwidth", "memory", *(key for key in _POSITIVE if entry.get(key) is not None))
     if not isinstance(unconfirmed, list) or any(key not in known for key in unconfirmed):
-        raise DataError(f"{where}: unconfirmed: give a list out of {', '.join(known)}")
+        raise DataError(f"{where}: unconfirmed: give a list of keys among {', '.join(known)}")
     measured = entry.get("measured", False)
     if not isinstance(measured, bool):
         raise DataError(f"{where}: measured: give true or false, not {measured!r}")
@@ -213,7 +216,7 @@ def _device(name: str, entry: Any, where: str) -> Hardware:
     }
     memory = _GIB * _number(entry["memory"], f"{where}: memory")
     if (given["usable"] or 0.0) > memory:
-        raise DataError(f"{where}: usable: is more than memory")
+        raise DataError(f"{where}: usable: must not exceed memory")
     return Hardware(
         name=name,
         flops_per_s=flops,
@@ -244,13 +247,13 @@ def _row_shares(given: Any, where: str) -> tuple[tuple[float, float], ...]:
     if not isinstance(given, dict):
         raise DataError(f"{where}: give a mapping of rows to shares of the roofline, such as {{1: 1, 8: 0.5}}")
     pairs = [(_number(rows, f"{where}: rows"), _number(share, f"{where}: {rows}")) for rows, share in given.items()]
-    if any(share > _MOST_SHARE for _, share in pairs):
-        raise DataError(f"{where}: give shares of 1, not percent")
+    if any(share > _MAX_SHARE for _, share in pairs):
+        raise DataError(f"{where}: give fractions, not percentages")
     return tuple(sorted(pairs))
 
 
 def _number(value: Any, where: str, least: float | None = None) -> float:
-    """A finite number above 0, or from `least` on. Raises `DataError`."""
+    """Return a finite number above 0, or of at least `least`. Raises `DataError`."""
     try:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:

@@ -1,7 +1,7 @@
-"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), as transformers runs it.
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), as transformers computes it.
 
-A token keeps a latent and one rotated key that all heads share, and each pass makes the keys and values of all
-tokens of them. Servers that fold these matrices into the queries' and the output's compute otherwise.
+The cache has a latent and one rotated key per token, shared by all heads, and each pass computes the keys and values of
+all tokens from them. Serving engines fold these matrices into those of queries and output instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scalelab.cost.shape import Layer
 
 
 def with_latent(config: ConfigFile, layer: Layer, hidden: int) -> Layer:
-    """`layer`, which has norms, MLP and experts, with such attention. Raises `DataError` naming the key."""
+    """Return `layer` with latent attention. Raises `DataError` naming the key."""
     heads, latent, rotated = layer.heads, config.count("kv_lora_rank"), config.count("qk_rope_head_dim")
     flat, values = config.count("qk_nope_head_dim"), config.count("v_head_dim")
     queries, kept = heads * (flat + rotated), latent + rotated
@@ -25,7 +25,7 @@ def with_latent(config: ConfigFile, layer: Layer, hidden: int) -> Layer:
         kv_heads=heads,
         head_dim=(flat + rotated + values) / 2,
         vectors=layer.vectors + narrow + latent + biases,  # both latents have norms
-        own_blocks=((*into, (heads * values, hidden)), *layer.blocks(hidden)[1:]),
-        unfolds=((latent, heads * (flat + values)),),
-        keeps=kept,
+        explicit_blocks=((*into, (heads * values, hidden)), *layer.blocks(hidden)[1:]),
+        kv_expansion=((latent, heads * (flat + values)),),
+        cached_numbers=kept,
     )

@@ -1,20 +1,18 @@
-"""llm-analysis as the paper used it: its roofline, with streams as rows of the batch.
+"""Cost model of the paper: llm-analysis, with streams as rows of the batch.
 
-The paper's model of a request with P streams, prompt i, output o, batch B (reproduced to 1e-9 on
-all 192 reference values):
+For a request with P streams, prompt i, output o and batch B (reproduces all 192 reference values to 1e-9):
 
 - every layer runs at batch P·B; for P > 1 the prompt is longer by the prefix, i + n;
-- the aggregator turns P·B rows into B before the output embedding; its weights P·h² + h·P are
-  kept in memory and cost 2 FLOPs a weight and token; the prefixes count as KV cache;
-- decoding pays for layers, embeddings and twice the whole KV cache (load and store) each token.
+- the aggregator reduces P·B rows to B before the output embedding; its weights P·h² + h·P are in memory and cost 2
+  FLOPs per weight and token; prefixes are part of the KV cache;
+- each decoded token pays for layers, embeddings, and loading and storing the whole KV cache.
 
-llm-analysis 0.2.2 is older than the version the paper used: it has no gated MLP, and its MLP FLOPs
-know neither widths nor experts. `_gated` supplies the missing formulas.
+llm-analysis 0.2.2 is older than the version used in the paper: it has no gated MLP, and its MLP FLOPs ignore widths and
+experts. `_gated` adds the missing formulas.
 
-What goes beyond the paper's dense decoders follows llm-analysis where it says something: all experts
-are kept in memory and read in every pass (too many where few tokens reach few experts), a token
-computes `experts_per_token` of them, untied embeddings are kept twice and read once. The widths may be
-real numbers: every formula is a polynomial in them, or the larger of two.
+Beyond the paper's dense decoders this follows llm-analysis: all experts are in memory and read in every pass (an
+overestimate if few tokens use few experts), a token computes `experts_per_token` of them, and untied embeddings are
+stored twice and read once. Widths may be real numbers: every formula is a polynomial in them, or the larger of two.
 """
 
 from __future__ import annotations
@@ -26,53 +24,51 @@ from importlib.resources import files
 from types import ModuleType
 from typing import Any
 
+from scalelab.aggregation import AGGREGATIONS
 from scalelab.architecture import Architecture
 from scalelab.cost.formats import KV_BITS
-from scalelab.cost.hardware import unknown_device
-from scalelab.cost.model import Cost, Device, Workload
+from scalelab.cost.hardware import unknown_device_error
+from scalelab.cost.request import Cost, Device, Workload
 from scalelab.errors import NotPricedError, ScalelabError
 
-_BYTES = 2  # of each number, throughout; `_gpu_config` says how others are priced
+_BYTES = 2  # of every number; see `_gpu_config` for other precisions
 
-# Weights of what mixes P streams of width h. The paper's count of its own aggregator leaves out the biases.
-_MIXTURE_WEIGHTS = {
-    "dynamic": lambda h, P: P * h**2 + h * P,
-    "mean": lambda h, P: 0,
-    "channel": lambda h, P: P * h,
-}
-
-# Without dependencies, because it asks for a transformers older than scalelab's.
-_INSTALL = "to add it: pip install --no-deps llm-analysis==0.2.2"
+# Without dependencies, because it requires an older transformers than scalelab.
+_INSTALL = "pip install --no-deps llm-analysis==0.2.2"
 
 
-def missing() -> NotPricedError:
-    """Return the error for a package that is not installed: how to add it."""
+def not_installed_error() -> NotPricedError:
+    """Return the error for the missing package, with the command that installs it."""
     return NotPricedError(f"llm-analysis is not installed ({_INSTALL})", "or use `engine='roofline'`")
 
 
 def gpu_names() -> list[str]:
-    """The GPUs llm-analysis knows. Raises `NotPricedError` if it is not installed."""
+    """List the GPUs of llm-analysis. Raises `NotPricedError` if it is not installed."""
     try:
         folder = files("llm_analysis") / "gpu_configs"
     except ModuleNotFoundError:
-        raise missing() from None
+        raise not_installed_error() from None
     return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
 def price(architecture: Architecture, workload: Workload, device: Device, precision: str = "bf16") -> Cost:
-    """Memory and latency of `workload`, with all numbers at `precision`. Raises `UsageError` for an unknown GPU.
+    """Return the memory and latency of `workload`, with all numbers at `precision`.
 
-    `device.hardware` stands in for llm-analysis' own table. There alone precisions other than 16 bits are
-    priced: llm-analysis' table has no peaks for them.
+    `device.hardware` overrides llm-analysis' own table. Only with it can precisions other than 16 bits be priced,
+    because that table has no peaks for them.
+
+    Raises:
+        UsageError: The GPU is unknown.
     """
     if device.hardware is None and device.gpu not in gpu_names():
-        raise unknown_device(device.gpu, gpu_names())
+        raise unknown_device_error(device.gpu, gpu_names())
     wider = KV_BITS[precision] / 8 / _BYTES
     analysis = _analysis(architecture, device, precision)
     P, B = architecture.P, workload.batch
     i, o = workload.tokens_in, workload.tokens_out
     prompt = i + (architecture.prefix_tokens if P > 1 else 0)
-    aggregator = _MIXTURE_WEIGHTS[architecture.aggregation](architecture.hidden_size, P) if P > 1 else 0
+    # The paper's cost model leaves out the aggregator's biases.
+    aggregator = AGGREGATIONS[architecture.aggregation].matrix_params(architecture.hidden_size, P) if P > 1 else 0
 
     kv_cache = architecture.num_layers * analysis.get_memory_kv_cache_per_layer(P * B, prompt + o, _BYTES)
     activation = max(
@@ -81,10 +77,10 @@ def price(architecture: Architecture, workload: Workload, device: Device, precis
     )
     flops_a_second = analysis.get_TFLOPS_per_gpu() * 1e12
     bytes_a_second = analysis.get_gpu_hbm_bandwidth() * 1e9
-    aggregate_s = 2 * aggregator * B / flops_a_second  # one token of each of B rows
+    aggregate_s = 2 * aggregator * B / flops_a_second  # one token per row, for B rows
 
     def forward_s(length: int, tokens: int) -> float:
-        """One pass over P·B rows of `length`, `tokens` of which are aggregated before logits."""
+        """Return the time of one pass over P·B rows of `length`, with logits for `tokens` aggregated tokens."""
         latency, _ = analysis.get_latency_fwd(P * B, length, is_inference=True, layernorm_dtype_bytes=_BYTES)
         spared = analysis.get_latency_fwd_output_embedding_loss((P - 1) * B, tokens)
         return latency - spared + aggregate_s * tokens
@@ -103,7 +99,7 @@ def price(architecture: Architecture, workload: Workload, device: Device, precis
 
 
 def _analysis(architecture: Architecture, device: Device, precision: str) -> Any:
-    """An llm-analysis object for the plain decoder of `architecture`."""
+    """Return an llm-analysis object for the plain decoder of `architecture`."""
     engine = _gated()
     config = sys.modules["llm_analysis.config"]
     model = config.ModelConfig(
@@ -113,7 +109,7 @@ def _analysis(architecture: Architecture, device: Device, precision: str) -> Any
         hidden_dim=architecture.hidden_size,
         vocab_size=architecture.vocab_size,
         num_key_value_heads=architecture.num_kv_heads,
-        # Both, since it insists that one divides the other when only one is given.
+        # Both, since it requires that one divides the other if only one is given.
         ffn_embed_dim=architecture.intermediate_size,
         expansion_ratio=architecture.intermediate_size / architecture.hidden_size,
         moe_num_experts=max(1, architecture.num_experts),
@@ -131,10 +127,9 @@ def _analysis(architecture: Architecture, device: Device, precision: str) -> Any
 
 
 def _gpu_config(config: Any, device: Device, precision: str) -> Any:
-    """Return the GPU of llm-analysis' own table, or one of `device.hardware`.
+    """Return the GPU from llm-analysis' own table, or one made from `device.hardware`.
 
-    llm-analysis counts 2 bytes for each number. A device that holds and moves half as much, as it seems to
-    numbers of 4 bytes, comes to the same.
+    llm-analysis counts 2 bytes for each number. For numbers of 4 bytes, memory and bandwidth are halved instead.
     """
     hardware = device.hardware
     if hardware is None:
@@ -144,7 +139,7 @@ def _gpu_config(config: Any, device: Device, precision: str) -> Any:
         name=hardware.name,
         mem_per_GPU_in_GB=hardware.memory_bytes / 2**30 / wider,
         hbm_bandwidth_in_GB_per_sec=hardware.bytes_per_s / 1e9 / wider,
-        intra_node_bandwidth_in_GB_per_sec=1.0,  # of several GPUs, which are not priced
+        intra_node_bandwidth_in_GB_per_sec=1.0,  # for several GPUs, which are not priced
         intra_node_min_message_latency=0.0,
         peak_fp16_TFLOPS=hardware.peak(precision) / 1e12,
     )
@@ -152,7 +147,7 @@ def _gpu_config(config: Any, device: Device, precision: str) -> Any:
 
 @cache
 def _gated() -> type:
-    """LLMAnalysis with gated MLPs, three matrices of hidden × intermediate, and embeddings tied or not."""
+    """Return a subclass of LLMAnalysis with gated MLPs (three matrices) and tied or untied embeddings."""
     base = _import_llm_analysis().LLMAnalysis
 
     class GatedAnalysis(base):
@@ -172,14 +167,14 @@ def _gated() -> type:
 
 
 def _import_llm_analysis() -> ModuleType:
-    """Import it quietly and without transformers, which it wants only for looking up models.
+    """Import llm-analysis without log messages and without transformers, which it needs only to look up models.
 
-    transformers would bring torch with it: three seconds instead of a fifth of one.
+    transformers would import torch, which takes three seconds instead of 0.2.
     """
     try:
         import llm_analysis.logger
     except ImportError:
-        raise missing() from None
+        raise not_installed_error() from None
     llm_analysis.logger.logger.setLevel(logging.ERROR)
     loaded = sys.modules.get("transformers")
     if loaded is None:
@@ -187,7 +182,7 @@ def _import_llm_analysis() -> ModuleType:
     try:
         import llm_analysis.analysis
     except ImportError as error:
-        raise ScalelabError(f"llm-analysis cannot be imported ({error}); install what it names") from None
+        raise ScalelabError(f"llm-analysis cannot be imported ({error}); install the missing package") from None
     finally:
         if loaded is None:
             del sys.modules["transformers"]

@@ -1,4 +1,4 @@
-"""Prices of one decoder for several P, batch sizes and cost models, as one result."""
+"""Result of pricing one decoder for several P, batch sizes and cost models."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from scalelab.architecture import Architecture
+from scalelab.cost.capacity import most_requests
 from scalelab.cost.engines import ENGINES
-from scalelab.cost.model import Cost, Device, Precision, Workload
-from scalelab.cost.requests import most_requests
+from scalelab.cost.request import Cost, Device, Precision, Workload
 from scalelab.cost.shape import ServedModel
 from scalelab.shown import Shown
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Most:
-    """The most requests at once by one cost model, the limit that one more breaks, and the cost of so many."""
+class MaxRequests:
+    """Largest number of concurrent requests by one cost model, the limit that one more exceeds, and the cost."""
 
     engine: str
     requests: int
     short_of: str | None
-    cost: Cost  # of one request where none fits
+    cost: Cost  # of one request if none fits
 
 
 @dataclass(frozen=True)
 class Prices(Shown):
     """Memory, latency and speed for each P, batch size and cost model.
 
-    `blocks` has, for each batch size, the costs of P = 1 and then of each P by cost model. Where the most requests at
-    once were asked for, `blocks` is empty and `most` has them. Iterating gives every cost that was asked for.
+    `blocks` has one mapping for each batch size: from cost model to the costs of P = 1 and of each P. For `batch="max"`
+    it is empty, and `most` has the results. Iteration yields every requested cost.
     """
 
     plain: Architecture | ServedModel
@@ -40,25 +40,25 @@ class Prices(Shown):
     precision: Precision
     blocks: tuple[Mapping[str, tuple[Cost, ...]], ...]
     notes: tuple[str, ...] = ()
-    most: tuple[Most, ...] = ()
+    most: tuple[MaxRequests, ...] = ()
 
     _report: ClassVar[str] = "scalelab.report.costs:prices_report"
     _json: ClassVar[str] = "scalelab.report.costs:prices_json"
 
     @property
     def name(self) -> str:
-        """The name of the model, where it has one."""
+        """Name of the model; empty if it has none."""
         return self.plain.name if isinstance(self.plain, ServedModel) else ""
 
     @property
     def fits(self) -> bool:
-        """Return true if everything fits on the device."""
+        """True if everything fits into the memory of the device."""
         costs = (cost for block in self.blocks for costs in block.values() for cost in costs)
         return all(cost.fits for cost in costs) and all(row.requests for row in self.most)
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """The names of the cost models."""
+        """Names of the cost models."""
         return tuple(dict.fromkeys(row.engine for row in self.most)) or tuple(self.blocks[0])
 
     def __iter__(self) -> Iterator[Cost]:
@@ -70,7 +70,7 @@ class Prices(Shown):
         return sum(1 for _ in self)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row for each batch size, cost model and P, in bytes and seconds, with every digit."""
+        """Return a row for each batch size, cost model and P, in bytes and seconds, at full precision."""
         import pandas as pd
 
         return pd.DataFrame(self.to_dict())
@@ -89,7 +89,7 @@ def price_all(
     engines: Sequence[str],
     notes: Sequence[str] = (),
 ) -> Prices:
-    """Price `plain` with each number of streams, and P = 1 to compare with."""
+    """Price `plain` with each number of streams, and with P = 1 for comparison."""
     blocks = tuple(
         {
             name: tuple(ENGINES[name](plain.with_streams(P), work, device, precision) for P in (1, *streams))
@@ -100,7 +100,7 @@ def price_all(
     return Prices(plain, device, precision, blocks, tuple(notes))
 
 
-def price_most(
+def price_max_requests(
     plain: Architecture | ServedModel,
     streams: Sequence[int],
     workload: Workload,
@@ -110,7 +110,7 @@ def price_most(
     limits: Mapping[str, float],
     notes: Sequence[str] = (),
 ) -> Prices:
-    """Find the most requests at once within memory and `limits`, for each cost model and number of streams."""
+    """Find the largest number of concurrent requests within memory and `limits`, for each cost model and P."""
     rows = []
     for name in engines:
         for P in streams:
@@ -120,5 +120,5 @@ def price_most(
                 return ENGINES[name](model, work, device, precision)
 
             most, stops = most_requests(price, workload, limits)
-            rows.append(Most(name, most, stops, price(replace(workload, batch=max(1, most)))))
+            rows.append(MaxRequests(name, most, stops, price(replace(workload, batch=max(1, most)))))
     return Prices(plain, device, precision, (), tuple(notes), tuple(rows))

@@ -1,4 +1,4 @@
-"""Reading of a checkpoint's `quantization_config`, as a `Precision` for prices."""
+"""Reading of a checkpoint's `quantization_config` as a `Precision`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from scalelab.cost.config_file import read_config
 from scalelab.cost.formats import FORMATS
-from scalelab.cost.model import Precision
+from scalelab.cost.request import Precision
 from scalelab.errors import DataError
 
 _INTEGERS = {4: "gptq", 8: "gptq-int8"}
@@ -18,11 +18,16 @@ _NARROW = ("fp8", "fbgemm_fp8")
 
 
 def checkpoint_precision(path: str | Path, kv: str | None = None, compute: str | None = None) -> Precision | None:
-    """Return how a model's folder or config.json says that its weights are stored; None where it says nothing.
+    """Return the precision declared in a model's config.json; None if it declares none.
+
+    Args:
+        path: A model's folder or config.json.
+        kv: Storage format of the KV cache.
+        compute: Precision of matrix products; by default fp8 if the checkpoint's activations are.
 
     Raises:
-        UsageError: the path holds no config.
-        DataError: the method is not known; the message names it.
+        UsageError: The path has no config.json.
+        DataError: The quantization method is unknown.
     """
     content, where = read_config(path)
     found = content.get("quantization_config")
@@ -35,7 +40,7 @@ def checkpoint_precision(path: str | Path, kv: str | None = None, compute: str |
 
 
 def _format(found: Mapping[str, Any], where: str) -> tuple[str, bool]:
-    """(format of `scalelab.cost.formats`, whether products are made of 8-bit floats)."""
+    """Return a format of `scalelab.cost.formats`, and whether matrix products are in fp8."""
     method = str(found.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in found else "")).lower()
     if method in _PLAIN:
         return _PLAIN[method], method in _NARROW
@@ -54,12 +59,12 @@ def _format(found: Mapping[str, Any], where: str) -> tuple[str, bool]:
 
 
 def _compressed(found: Mapping[str, Any], where: str) -> tuple[str, bool]:
-    """Read the format of the first group of layers; the others are few."""
+    """Return the format of the first group of layers, which has most of them."""
     groups = found.get("config_groups")
     group = next(iter(groups.values()), None) if isinstance(groups, dict) else None
     weights = group.get("weights") if isinstance(group, dict) else None
     if not isinstance(group, dict) or not isinstance(weights, dict):
-        raise DataError(f"{where}: config_groups: must hold a group with weights")
+        raise DataError(f"{where}: config_groups: must have a group with weights")
     bits = weights.get("num_bits")
     if weights.get("type") == "float":
         if bits == 8:
@@ -78,4 +83,4 @@ def _integer(bits: Any, where: str) -> str:
 
 def _unknown(where: str, what: str) -> DataError:
     known = ", ".join(FORMATS)
-    return DataError(f"{where}: {what} is not known; say how weights are stored with `weights`: {known}")
+    return DataError(f"{where}: {what} is not supported; give the format of the weights as `weights`: {known}")

@@ -1,4 +1,4 @@
-"""Time of a kernel on a device: the higher of the two roofs, what is reached of them, and its start."""
+"""Time of a kernel on a device: the roofline with achieved shares of the peaks, plus launch time."""
 
 from __future__ import annotations
 
@@ -10,33 +10,38 @@ from typing import Literal, NamedTuple
 from scalelab.cost import runtime as constants
 from scalelab.cost.formats import KV_BITS
 from scalelab.cost.hardware import Hardware
-from scalelab.cost.model import Device, Precision
-from scalelab.cost.runtime import EAGER_LAUNCH_S, FLOPS_LEFT, PREFILL_LAUNCH_S, ROW_COSTS
+from scalelab.cost.request import Device, Precision
+from scalelab.cost.runtime import EAGER_LAUNCH_S, KERNEL_FLOPS, PREFILL_LAUNCH_S, ROW_COSTS
 
 _LINK_EFFICIENCY = 0.75  # of an all-reduce's bandwidth (NCCL's bus bandwidth over NVLink's)
-_LINK_BYTES_PER_S = 25e9  # where the table knows no link: PCIe 4.0
-_REDUCE_S = 10e-6  # an all-reduce of next to nothing
+_LINK_BYTES_PER_S = 25e9  # if the table has no link: PCIe 4.0
+_REDUCE_S = 10e-6  # latency of a small all-reduce
 
 
 class Kernel(NamedTuple):
-    """Work of one kernel: arithmetic and memory traffic, and how often it runs in a pass."""
+    """Arithmetic and memory traffic of one kernel, and how often it runs in a pass."""
 
     flops: float
     bytes: float
     times: float = 1.0
     kind: Literal["matrix", "attention", "vector", "reduce"] = "vector"
-    rows: float = 1.0  # of what a matrix is multiplied with
+    rows: float = 1.0  # number of rows that a matrix is multiplied with
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of a device at a `Precision`, and the bytes of a stored weight, cached value and activation.
+    """Rates of a device at a `Precision`, and bytes per weight, cached number and activation.
 
-    Attention is computed at 16 or 32 bits whatever the matrices are. `row_shares` holds (rows, share of its
-    roofline that a matrix product of so many rows reaches), by rising rows, as it was measured on this device;
-    `row_costs` holds (rows, times as long as reading takes where that binds), as published for others.
-    `launch_s` is what each kernel adds to its work. Where the host starts kernels ahead, a pass takes no less than
-    `host_s` for each of them, `step_host_s` in a decode step. `folds`: decode steps attend to a latent itself.
+    Attention is computed at 16 or 32 bits, whatever the precision of matrices.
+
+    Attributes:
+        row_shares: (rows, achieved share of the roofline) of matrix products, as measured on this device, by rows.
+        row_costs: (rows, factor on the read time of a matrix), as published for other devices, by rows.
+        launch_s: Time that each kernel adds on the device.
+        host_s: If the host launches kernels ahead, the minimum time per kernel of a pass.
+        step_host_s: Likewise in a decode step.
+        folds_latent: Whether decode steps attend to a cached latent directly.
+        routing_exponent: T tokens use as many experts as T ** exponent tokens with uniform routing.
     """
 
     matrix_flops_per_s: float
@@ -44,25 +49,25 @@ class Rates:
     bytes_per_s: float
     vector_bytes_per_s: float
     launch_s: float
-    weight: float
-    kv: float
-    activation: float
+    weight_bytes: float
+    kv_bytes: float
+    activation_bytes: float
     row_shares: tuple[tuple[float, float], ...] = ()
     row_costs: tuple[tuple[float, float], ...] = ()
     vector_flops_per_s: float = math.inf
-    head: float = 0.0  # of one weight of the output embedding
-    embedding: float = 0.0  # of the input's
-    dense: float = 0.0  # of layers with experts: of the other matrices
-    tied: float = 0.0
+    head_bytes: float = 0.0  # output embedding
+    embedding_bytes: float = 0.0  # input embedding
+    dense_bytes: float = 0.0  # other matrices in layers with experts
+    tied_bytes: float = 0.0
     host_s: float = 0.0
     step_host_s: float = 0.0
-    parallel: int = 1
+    devices: int = 1
     link_bytes_per_s: float = math.inf
-    folds: bool = False
-    routing: float = 1.0  # T tokens touch as many experts as T ** routing that choose evenly
+    folds_latent: bool = False
+    routing_exponent: float = 1.0
 
     def seconds(self, kernel: Kernel) -> float:
-        """Return the seconds in one pass, its times included."""
+        """Return the seconds of all runs of a kernel in one pass."""
         if kernel.kind == "vector":
             once = max(kernel.flops / self.vector_flops_per_s, kernel.bytes / self.vector_bytes_per_s)
         elif kernel.kind == "attention":
@@ -75,7 +80,7 @@ class Rates:
         return kernel.times * (once + self.launch_s)
 
     def pass_s(self, kernels: Iterable[Kernel], step: bool = False) -> float:
-        """Seconds of a pass: its kernels one after the other, or starting them where that takes longer."""
+        """Return the seconds of a pass: the sum over its kernels, or the time to launch them if that is longer."""
         total = starts = 0.0
         for kernel in kernels:
             total += self.seconds(kernel)
@@ -84,7 +89,7 @@ class Rates:
 
 
 def between(pairs: tuple[tuple[float, float], ...], rows: float) -> float:
-    """Return the value at `rows`: linear in ln rows between pairs, beyond them the nearest, without any 1."""
+    """Interpolate (rows, value) pairs linearly in ln rows, with the nearest value outside; 1 without pairs."""
     before = None
     for at, value in pairs:
         if rows <= at:
@@ -97,7 +102,7 @@ def between(pairs: tuple[tuple[float, float], ...], rows: float) -> float:
 
 
 def find_rates(device: Device, precision: Precision) -> Rates:
-    """Peaks of the device times the shares that are reached. Raises `UsageError` for an unknown device."""
+    """Return the achieved rates of a device. Raises `UsageError` for an unknown device."""
     hardware, t = device.found(), device.tensor_parallel
     kind, stored = hardware.device_class, precision.format
     wide = precision.arithmetic in ("fp32", "tf32")
@@ -106,12 +111,12 @@ def find_rates(device: Device, precision: Precision) -> Rates:
         narrow = hardware.units(precision.arithmetic) in ("fp8", "int8", "int4", "fp4")
         flops = kind.narrow_flops if narrow and kind.narrow_flops is not None else kind.flops
     as_class = bool(hardware.kind)
-    left = FLOPS_LEFT[stored.kernels] if as_class and device.flops_efficiency is None else 1.0
+    left = KERNEL_FLOPS[stored.kernels] if as_class and device.flops_efficiency is None else 1.0
     attention_flops = kind.flops if device.flops_efficiency is None else device.flops_efficiency
     memory = kind.memory if device.memory_efficiency is None else device.memory_efficiency
     attention = hardware.attention_flops_per_s or hardware.peak(precision.arithmetic if wide else "bf16")
     runtime = device.runtime or kind.runtime
-    launch, host, step_host = _starts(hardware, runtime)
+    launch, host, step_host = _launch_times(hardware, runtime)
     if device.launch_s is not None:
         launch, host, step_host = device.launch_s, 0.0, 0.0
     vector_flops = hardware.vector_flops_per_s or hardware.peak(precision.arithmetic)
@@ -124,26 +129,26 @@ def find_rates(device: Device, precision: Precision) -> Rates:
         launch_s=launch,
         host_s=host,
         step_host_s=step_host,
-        weight=stored.matrix / 8,
-        head=stored.head / 8,
-        embedding=stored.embedding / 8,
-        dense=(stored.matrix if stored.dense is None else stored.dense) / 8,
-        tied=stored.tied / 8,
-        kv=KV_BITS[precision.kv_stored] / 8,
-        activation=4.0 if wide else 2.0,
+        weight_bytes=stored.matrix / 8,
+        head_bytes=stored.head / 8,
+        embedding_bytes=stored.embedding / 8,
+        dense_bytes=(stored.matrix if stored.dense is None else stored.dense) / 8,
+        tied_bytes=stored.tied / 8,
+        kv_bytes=KV_BITS[precision.kv_stored] / 8,
+        activation_bytes=4.0 if wide else 2.0,
         row_shares=hardware.row_shares,
         row_costs=ROW_COSTS[stored.kernels] if as_class else (),
-        parallel=t,
+        devices=t,
         link_bytes_per_s=_LINK_EFFICIENCY * (hardware.link_bytes_per_s or _LINK_BYTES_PER_S),
-        folds=runtime != "eager",
-        routing=constants.ROUTING if as_class else 1.0,
+        folds_latent=runtime != "eager",
+        routing_exponent=constants.ROUTING_EXPONENT if as_class else 1.0,
     )
 
 
-def _starts(hardware: Hardware, runtime: str) -> tuple[float, float, float]:
-    """(what a kernel adds on the device, to start one of a prompt from the host, and one of a decode step)."""
+def _launch_times(hardware: Hardware, runtime: str) -> tuple[float, float, float]:
+    """Return the launch time of a kernel on the device, on the host in prefill, and on the host in a decode step."""
     kind = hardware.device_class
-    if not hardware.kind:  # measured: overlapped where graphs could be captured
+    if not hardware.kind:  # measured; launches overlap with work if graphs could be captured
         eager, graph = hardware.launch_s or 0.0, hardware.graph_launch_s
         if graph is None:
             return eager, 0.0, 0.0

@@ -1,33 +1,32 @@
-"""Our own cost model: a roofline over each kernel of what really runs, streams and all.
+"""Roofline cost model of scalelab: prices each kernel that runs, including those of streams.
 
-A kernel takes max(FLOPs / peak, bytes / bandwidth) (Williams, Waterman and Patterson, "Roofline", CACM
-2009), with the shares of the peaks that engines reach, plus what its start adds, and a pass takes the sum over
-its kernels: each needs the one before, so that memory and arithmetic overlap within a kernel and not between
-two. Where a program starts kernels ahead, a pass takes no less than starting them. For decoding this is the
-memory-bound picture of Pope et al. (arXiv 2211.05102, section 2): a step reads all weights once and
-every row's cache. With P streams, batch B, prompt i and output o:
+A kernel takes max(FLOPs / peak, bytes / bandwidth) (Williams, Waterman and Patterson, "Roofline", CACM 2009), with the
+shares of the peaks that engines achieve, plus its launch time. A pass takes the sum over its kernels: each depends on
+the previous one, so memory and arithmetic overlap only within a kernel. If a program launches kernels ahead, a pass
+takes at least the time to launch them. For decoding this is the memory-bound model of Pope et al. (arXiv 2211.05102,
+section 2): a step reads all weights once, and the cache of every row. With P streams, batch B, prompt i and output o:
 
-- the layers see P·B rows; a prefix is P·n keys and values a layer, read by attention and otherwise free;
-- the prompt is one pass of i tokens a row and gives the first new token; o − 1 steps of one token give
-  the others, and the step after t tokens reads min(t + 1, window) keys a row and layer and writes one;
-- the aggregator mixes all tokens of a pass, and reads its weights in each; the output embedding sees the
-  last token of B rows, and reads its weights in each pass, too; the input embedding reads rows only;
-- T tokens that each choose k of E experts evenly touch E·(1 − (1 − k/E)^T) of them, whose weights are read; real
-  routers prefer some, and T of their tokens touch about as many as T^0.83 of such;
-  shared experts are one MLP that all tokens go through, read once; so is the gate that may weigh it;
-- attention that chooses among keys, or hides some by its mask alone, is priced as it is run: over all of them;
-- layers that keep a latent make keys and values of all tokens anew in each pass, as transformers does; engines
-  that serve fold these matrices into queries and output in decode steps, and attend to the latent itself;
-- where one key is kept for several tokens, each token counts as its part of one;
-- layers that keep a state instead of keys and values move it once in each pass, and compute with it for each token;
-- over t devices each matrix is split, and two all-reduces a layer add up its parts (arXiv 1909.08053);
-- attention never writes its scores (arXiv 2205.14135) and skips what causality hides.
+- Layers process P·B rows. A prefix is P·n keys and values per layer, which only attention reads.
+- Prefill is one pass of i tokens per row and gives the first new token; o − 1 steps of one token give the others. The
+  step after t tokens reads min(t + 1, window) keys per row and layer and writes one.
+- The aggregator processes all tokens of a pass, the output embedding the last token of B rows; both read their weights
+  in each pass. The input embedding reads only rows.
+- T tokens that each choose k of E experts uniformly use E·(1 − (1 − k/E)^T) of them, whose weights are read. Real
+  routers prefer some experts: T tokens use about as many as T^0.83 uniform tokens. Shared experts are one MLP for all
+  tokens, read once, and so is their gate.
+- Attention that selects keys, or hides some with a mask, is priced as it runs: over all keys.
+- Layers with a cached latent compute keys and values of all tokens in each pass, as transformers does. Serving engines
+  fold these matrices into queries and output in decode steps, and attend to the latent.
+- If several tokens share one key, each token has its fraction of it.
+- Layers with a state instead of keys and values move it once per pass, and compute with it for each token.
+- With t devices each matrix is split, and two all-reduces per layer add up the parts (arXiv 1909.08053).
+- Attention does not write its scores (arXiv 2205.14135) and skips the masked half.
 
-A device that was measured (`scalelab.measure`) may say that products of few rows reach neither roof, what
-its attention reaches, and the speed of vector work; else the roofs stand for all of them.
+A measured device (`scalelab.measure`) may have achieved shares for products of few rows, a rate for attention and a
+bandwidth for vector work. Otherwise the peaks apply to all of them.
 
-Left out: softmax and other vector arithmetic, whose traffic is counted and whose FLOPs are few, copies
-that joining prefix and cache costs some attention kernels, sampling, and traffic between host and device.
+Not included: FLOPs of softmax and other vector work, which are few (their traffic is counted); copies that some
+attention kernels need to concatenate prefix and cache; sampling; traffic between host and device.
 """
 
 from __future__ import annotations
@@ -37,21 +36,24 @@ import math
 from scalelab.architecture import Architecture
 from scalelab.cost.kernels import attention, kernels
 from scalelab.cost.memory import activation_bytes, available_bytes, cache_bytes, weight_bytes
-from scalelab.cost.model import BF16, Cost, Device, Precision, Workload
 from scalelab.cost.rates import Rates, find_rates
+from scalelab.cost.request import BF16, Cost, Device, Precision, Workload
 from scalelab.cost.runtime import ROWS_SPREAD
 from scalelab.cost.shape import ServedModel, as_served
 from scalelab.errors import UsageError
 
 
 def price(model: Architecture | ServedModel, workload: Workload, device: Device, precision: Precision = BF16) -> Cost:
-    """Memory and latency of `workload`. Raises `UsageError` for a device that is not known.
+    """Return the memory and latency of `workload`.
 
-    Memory is all weights, the prefixes at the cache's precision, the cache of i + o − 1 ordinary tokens
-    and the peak of activations; all are taken to be held at once, which is an upper bound.
+    Memory is all weights, prefixes at the precision of the cache, the cache of i + o − 1 ordinary tokens, and the peak
+    of activations. It is an upper bound, since the peaks do not coincide.
+
+    Raises:
+        UsageError: The device is unknown, or `tensor_parallel` does not divide the heads.
     """
     served, rates = as_served(model), find_rates(device, precision)
-    _check_parallel(served, rates.parallel)
+    _check_parallel(served, rates.devices)
     hardware, device_class = device.found(), device.found().device_class
     B, i, o = workload.batch, workload.tokens_in, workload.tokens_out
     t = device.tensor_parallel
@@ -61,11 +63,11 @@ def price(model: Architecture | ServedModel, workload: Workload, device: Device,
         weight_bytes=weight_bytes(served, rates),
         kv_cache_bytes=cache_bytes(served, B, i + o - 1, rates),
         activation_bytes=activation_bytes(served, B, i, rates),
-        aggregator_bytes=served.aggregator_params * rates.weight,
+        aggregator_bytes=served.aggregator_params * rates.weight_bytes,
         prefill_s=prefill_s(served, B, i, rates),
         decode_s=decode_s(served, B, i, o - 1, rates),
         device_bytes=t * available_bytes(device),
-        prefix_bytes=served.prefix_params * rates.kv,
+        prefix_bytes=served.prefix_params * rates.kv_bytes,
         spread=device_class.spread,
         memory_spread=device_class.memory_spread,
         rows_spread=ROWS_SPREAD[precision.format.kernels] if hardware.kind else 0.0,
@@ -79,22 +81,22 @@ def _times(count: int, value: float | None) -> float | None:
 
 
 def _check_parallel(model: ServedModel, devices: int) -> None:
-    """Raise `UsageError` where the heads cannot be dealt to the devices."""
+    """Raise `UsageError` if the heads cannot be divided among the devices."""
     for layer, _ in model.layers:
         if layer.heads % devices:
             raise UsageError(
-                f"{model.name}: {layer.heads:g} heads cannot be dealt evenly to {devices} devices; choose a "
-                "`tensor_parallel` that divides them"
+                f"{model.name}: {layer.heads:g} heads cannot be divided among {devices} devices; choose a "
+                "`tensor_parallel` that divides the heads"
             )
 
 
 def prefill_s(model: ServedModel, batch: int, tokens: int, rates: Rates) -> float:
-    """Seconds from a prompt of `tokens` to the logits of the first new token."""
+    """Return the seconds from a prompt of `tokens` to the logits of the first new token."""
     return rates.pass_s(kernels(model, batch, tokens, 0, rates))
 
 
 def decode_step_s(model: ServedModel, batch: int, cached: int, rates: Rates) -> float:
-    """Seconds of one token a row when `cached` tokens came before it."""
+    """Return the seconds of one token per row after `cached` tokens."""
     return rates.pass_s(kernels(model, batch, 1, cached, rates), step=True)
 
 
@@ -108,22 +110,23 @@ def decode_s(model: ServedModel, batch: int, cached: int, steps: int, rates: Rat
     host = rates.step_host_s * sum(kernel.times for kernel in kernels(model, batch, 1, 0, rates))
     if host == 0:
         return _device_s(model, batch, cached, steps, rates)
-    waiting, alone = 0, steps + 1  # the first `waiting` steps wait for the host, that numbered `alone` does not
-    while alone - waiting > 1:
-        middle = (waiting + alone) // 2
+    # Bisection: the first `waiting` steps are limited by the host, step number `free` is not.
+    waiting, free = 0, steps + 1
+    while free - waiting > 1:
+        middle = (waiting + free) // 2
         step = rates.pass_s(kernels(model, batch, 1, cached + middle - 1, rates))
-        waiting, alone = (middle, alone) if step <= host else (waiting, middle)
+        waiting, free = (middle, free) if step <= host else (waiting, middle)
     return waiting * host + _device_s(model, batch, cached + waiting, steps - waiting, rates)
 
 
 def _device_s(model: ServedModel, batch: int, cached: int, steps: int, rates: Rates) -> float:
-    """Seconds of the kernels of `steps` tokens a row.
+    """Return the seconds of the kernels of `steps` tokens per row.
 
-    Only attention depends on the length, and its FLOPs and bytes are straight lines in the keys it sees:
-    the steps fall into runs over which one of the two lines is the higher.
+    Only attention depends on the length. Its FLOPs and bytes are linear in the number of keys, so that the steps form
+    ranges in which one of the two lines is higher.
     """
     fixed = steps * sum(rates.seconds(k) for k in kernels(model, batch, 1, 0, rates) if k.kind != "attention")
-    first, last = cached + 1, cached + steps  # keys seen, where no window hides any
+    first, last = cached + 1, cached + steps  # keys seen without a window
     total = fixed
     for layer, count in model.layers:
         if not layer.heads:
@@ -139,15 +142,15 @@ def _device_s(model: ServedModel, batch: int, cached: int, steps: int, rates: Ra
 
 
 def _sum_of_higher(one: tuple[float, float], two: tuple[float, float], first: int, last: int) -> float:
-    """Σ max(one₀ + one₁·s, two₀ + two₁·s) over whole s from `first` to `last`; 0 if there are none."""
+    """Return Σ max(one₀ + one₁·s, two₀ + two₁·s) over integers s from `first` to `last`; 0 if there are none."""
     if last < first:
         return 0.0
     slope = one[1] - two[1]
     crossing = (two[0] - one[0]) / slope if slope else math.inf
-    middle = last if not first <= crossing < last else math.floor(crossing)  # the last s before they swap
+    middle = last if not first <= crossing < last else math.floor(crossing)  # last s before the lines cross
 
     def run(start: int, end: int) -> float:
-        """Sum a run in which one line stays the higher, which its middle tells."""
+        """Sum a range in which the same line is higher; its middle decides which."""
         return (end - start + 1) * max(line[0] + line[1] * (start + end) / 2 for line in (one, two))
 
     return run(first, middle) + (run(middle + 1, last) if middle < last else 0.0)

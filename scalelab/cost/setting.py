@@ -1,4 +1,4 @@
-"""The setting of a price: device, precision, cost model and request, from what a person names."""
+"""Choice of device, preset and decoder for a price, from names and numbers given by the user."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalelab.architecture import PREFIX_TOKENS, Architecture, mlp_width
-from scalelab.cost.hardware import Hardware, built_in, read_hardware, unknown_device
-from scalelab.cost.model import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device
+from scalelab.cost.hardware import Hardware, builtin_devices, read_hardware, unknown_device_error
+from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device
 from scalelab.errors import UsageError, choice_error
 from scalelab.units import memory_bytes
 
-MAX_SIZE = 10_000_000  # beyond this nothing is a size, and integers stop fitting into floats
-LENGTHS = (64, 128, 256, 512)  # tokens in, and as many out, over which the paper averages costs
+MAX_SIZE = 10_000_000  # of a model's dimension; larger models lose precision in floats
+LENGTHS = (64, 128, 256, 512)  # tokens in, and as many out; the paper averages costs over them
 BATCHES = (1, 2, 4, 8)
 EngineName = Literal["llm-analysis", "roofline"]
 PresetName = Literal["parscale", "serving"]
@@ -23,7 +23,7 @@ PresetName = Literal["parscale", "serving"]
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults under one name: cost model, tokens in and out, and whether memory is read in GiB."""
+    """Named defaults: cost model, tokens in and out, and whether memory is shown in GiB."""
 
     engine: EngineName
     tokens_in: int
@@ -31,7 +31,7 @@ class Preset:
     binary: bool
 
 
-# parscale is the setting of the paper's cost figures (arXiv 2505.10475), serving that of plans.
+# parscale has the settings of the paper's cost figures (arXiv 2505.10475), serving those of plans.
 PRESETS: dict[str, Preset] = {
     "parscale": Preset("llm-analysis", 64, 64, True),
     "serving": Preset("roofline", 512, 128, True),
@@ -39,14 +39,14 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_of(name: str) -> Preset:
-    """Return the preset of that name. Raises `UsageError` naming those there are."""
+    """Return the preset of this name. Raises `UsageError` listing the names."""
     if name not in PRESETS:
         raise choice_error("preset", name, PRESETS)
     return PRESETS[name]
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raise `UsageError` naming the argument whose value is no size."""
+    """Raise `UsageError` naming an argument that is not a valid size."""
     for name, value in sizes.items():
         if not 1 <= value <= MAX_SIZE:
             raise UsageError(f"choose between 1 and {MAX_SIZE:,}", argument=name, value=value)
@@ -62,7 +62,7 @@ def decoder(
     vocab: int = PAPER_VOCAB,
     prefix_tokens: int | None = None,
 ) -> Architecture:
-    """Return the plain decoder of that hidden size, by default of the paper's family; its MLP is 5.4 times as wide."""
+    """Return the plain decoder of this hidden size, by default of the paper's family with an MLP 5.4 times as wide."""
     check_sizes(hidden=hidden, layers=layers, vocab=vocab, intermediate=intermediate or 1)
     return Architecture(
         hidden_size=hidden,
@@ -89,24 +89,24 @@ def choose_device(
     *,
     argument: str = "gpu",
 ) -> Device:
-    """Return the device of that name and how it is used; what is None follows from its class and the cost model.
+    """Return the device of this name and how it is used. None follows from its class and the cost model.
 
     Args:
-        gpu: A name of the table or of `hardware`; by default the only one of `hardware`, else an A100. Or a `Device`,
-            in which what else is given takes the place of what it holds.
-        hardware: Devices of your own: a YAML file in the format of the table, or what `read_hardware` returned.
-        flops_efficiency: Share of the peak FLOP/s that is reached; of a measured device by default 1.
-        memory_efficiency: Share of the peak bandwidth that is reached; of a measured device by default 1.
-        runtime: Engine that runs the model: one of `scalelab.cost.runtime.RUNTIMES`.
+        gpu: A name in the table or in `hardware`; by default the only device of `hardware`, else an A100. Or a
+            `Device`, whose values the other arguments override.
+        hardware: Additional devices: a YAML file in the format of the table, or the result of `read_hardware`.
+        flops_efficiency: Achieved share of the peak FLOP/s; 1 by default for a measured device.
+        memory_efficiency: Achieved share of the peak bandwidth; 1 by default for a measured device.
+        runtime: Engine that runs the model, a name in `scalelab.cost.runtime.RUNTIMES`.
         launch_us: Microseconds that each kernel adds.
         reserve: Memory held by driver and engine, in bytes or as "2GiB".
         tensor_parallel: Devices of one node that share every matrix.
-        price_per_hour: US dollars for an hour of one device.
+        price_per_hour: US dollars per hour of one device.
         watts: Power of one device.
-        argument: The name of `gpu` in messages.
+        argument: Name of `gpu` in messages.
 
     Raises:
-        UsageError: No device has that name, `hardware` has several and none is named, or a figure is out of range.
+        UsageError: The device is unknown, `hardware` has several and none is chosen, or a value is out of range.
     """
     if launch_us is not None and not 0 <= launch_us < math.inf:
         raise UsageError("must be a number of at least 0", argument="launch_us", value=launch_us)
@@ -129,15 +129,15 @@ def choose_device(
         return replace(gpu, **given)
     own = own_devices(hardware)
     if gpu is None and len(own) > 1:
-        raise UsageError(f"has several devices: choose one with `{argument}`: {', '.join(own)}", argument="hardware")
-    if gpu is not None and gpu not in own and gpu not in built_in():
-        raise unknown_device(gpu, [*built_in(), *own], argument)
+        raise UsageError(f"has several devices; choose one with `{argument}`: {', '.join(own)}", argument="hardware")
+    if gpu is not None and gpu not in own and gpu not in builtin_devices():
+        raise unknown_device_error(gpu, [*builtin_devices(), *own], argument)
     gpu = gpu or next(iter(own), Device.gpu)
     return Device(gpu, hardware=own.get(gpu), **given)
 
 
 def own_devices(hardware: str | Path | Mapping[str, Hardware] | None) -> dict[str, Hardware]:
-    """Return the devices of the user's own file, by name; none without a file. Raises as `read_hardware`."""
+    """Return the devices of the user's file by name; empty without a file. Raises the errors of `read_hardware`."""
     if hardware is None:
         return {}
     return dict(hardware) if isinstance(hardware, Mapping) else read_hardware(hardware)

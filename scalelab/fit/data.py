@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scalelab.conventions import CONVENTIONS
 from scalelab.errors import DataError
 from scalelab.laws import Law, Points
 from scalelab.laws.base import Array, Variable
@@ -29,21 +30,6 @@ COLUMNS: dict[Variable, str] = {
     "B": "batch_size",
 }
 _ALWAYS: tuple[Variable, ...] = ("N", "P", "D")  # read even if the law does not need them
-
-
-@dataclass(frozen=True)
-class Convention:
-    """A parameter-count convention: the column of a record, and its meaning."""
-
-    column: str
-    meaning: str
-
-
-CONVENTIONS = {
-    "paper": Convention("n_params", "non-embedding parameters with streams"),
-    "backbone": Convention("n_params_backbone", "non-embedding parameters without streams"),
-    "total": Convention("n_params_total", "all parameters"),
-}
 
 
 @dataclass(frozen=True, eq=False)

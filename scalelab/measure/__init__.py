@@ -1,1 +1,1 @@
-"""Against a clock: what this device reaches, and what a model really takes on it. Imports torch."""
+"""Measurements on this device: its achieved rates, and the time and memory of real models. Imports torch."""

@@ -1,4 +1,4 @@
-"""What a cache of transformers holds: keys and values by layer, and states that stand for them."""
+"""Contents of a transformers cache: the keys, values and states of each layer."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from scalelab.errors import ScalelabError
 
 
 def cache_layers(cache: Any) -> list[Any]:
-    """Of attention or states; empty where there is no cache."""
+    """Return the layers of a cache; an empty list for None."""
     return list(getattr(getattr(cache, "self_attention_cache", cache), "layers", []))
 
 
-def tell_updates(layers: list[Any], tell: Callable[[int], None]) -> None:
-    """Lets each layer of a cache `tell` its index when it is written."""
+def report_updates(layers: list[Any], on_update: Callable[[int], None]) -> None:
+    """Make each layer of a cache pass its index to `on_update` whenever it is written."""
     for i, layer in enumerate(layers):
         for name in ("update", "update_conv_state", "update_recurrent_state"):
             if (method := getattr(layer, name, None)) is not None:
-                setattr(layer, name, _telling(method, i, tell))
+                setattr(layer, name, _reporting(method, i, on_update))
 
 
-def _telling(method: Any, index: int, tell: Callable[[int], None]) -> Any:
-    def told(*args: Any, **kwargs: Any) -> Any:
-        tell(index)
+def _reporting(method: Any, index: int, on_update: Callable[[int], None]) -> Any:
+    def update(*args: Any, **kwargs: Any) -> Any:
+        on_update(index)
         return method(*args, **kwargs)
 
-    return told
+    return update
 
 
-def held_numbers(cache: Any) -> list[int]:
-    """How many a cache holds for each layer of the model: in a layer of its own, or in lists beside these.
+def count_cached_numbers(cache: Any) -> list[int]:
+    """Count the numbers that a cache stores for each layer of the model, in cache layers or in other lists.
 
-    Raises `ScalelabError` for numbers that belong to no layer.
+    Raises:
+        ScalelabError: The cache stores tensors that do not belong to a layer.
     """
     parts = vars(getattr(cache, "self_attention_cache", cache))
     lists = {name: part for name, part in parts.items() if isinstance(part, list)}
     if any(_tensors(part) for name, part in parts.items() if name not in lists):
-        raise ScalelabError("its cache keeps what belongs to no layer")
+        raise ScalelabError("its cache stores tensors that do not belong to a layer")
     counts = [0] * max(map(len, lists.values()))
     for part in lists.values():
         for i, layer in enumerate(part):
@@ -51,11 +52,11 @@ def held_numbers(cache: Any) -> list[int]:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    """Each of its tensors of real numbers, once."""
+    """Return the distinct floating-point tensors in a tree."""
     found = {id(x): x for x in tree_leaves(tree) if isinstance(x, Tensor) and x.is_floating_point()}
     return list(found.values())
 
 
 def window_of(layer: Any) -> int | None:
-    """Keys that a layer of a cache keeps for its queries, where not all."""
+    """Return the window of a sliding cache layer in keys; None for a layer that stores all keys."""
     return getattr(layer, "sliding_window", None) if getattr(layer, "is_sliding", False) else None

@@ -1,14 +1,14 @@
-"""What this device reaches, from a few matrix products, reads and vector operations.
+"""Achieved rates of this device, from a few matrix products, reads and vector operations.
 
-The figures that `scalelab.cost.roofline` needs, each by the work that it stands for there:
+`scalelab.cost.roofline` needs these figures. Each is measured with the kind of work that it stands for:
 
-- FLOP/s: matrix products with as many rows as a prompt has, and causal attention;
-- bytes a second: products of one row with matrices that no cache holds, as a decode step reads its weights;
-- row shares: products of 1 to 512 rows, few of which reach either roof;
-- vector bandwidth: a norm, a gated activation and rotary positions, over the bytes that the roofline counts
-  for them, while the framework passes over them several times;
-- launch: a decode step of a model so small that nothing else takes time, over the kernels that the roofline
-  counts in it. Eager frameworks start several of their own for one of those.
+- FLOP/s: matrix products with as many rows as a prompt has tokens, and causal attention;
+- bytes per second: products of one row with matrices too large for any cache, like the weights in a decode step;
+- row shares: products of 1 to 512 rows, most of which do not reach the roofline;
+- vector bandwidth: a norm, a gated activation and rotary positions, divided by the bytes that the roofline counts
+  for them; the framework reads them several times;
+- launch time: a decode step of a tiny model, divided by the number of kernels that the roofline counts in it. Eager
+  frameworks launch several kernels for each of those.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 from scalelab.architecture import Architecture
 from scalelab.cost.hardware import Hardware
 from scalelab.cost.kernels import kernels
-from scalelab.cost.model import Device, Precision
 from scalelab.cost.rates import find_rates
+from scalelab.cost.request import Device, Precision
 from scalelab.cost.shape import as_served
-from scalelab.measure.clock import alone
+from scalelab.measure.clock import run_in_subprocess
 from scalelab.measure.decode import decoding, graph_s
 from scalelab.measure.rounds import least_s
 from scalelab.train.device import DTYPES, device_memory_bytes, device_model
 from scalelab.units import plural
 
-# The last stand for a prompt.
+# Rows of the matrix products; the largest stand for a prompt.
 _ROWS = {
     "cpu": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
     "cuda": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
@@ -45,8 +45,8 @@ _LAYER = {
     "cpu": ((512, 512), (512, 512), (1536, 512), (1536, 512), (512, 1536)),
     "cuda": ((4096, 4096), (4096, 4096), (11008, 4096), (11008, 4096), (4096, 11008)),
 }
-_READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # beyond most caches
-_MOST_FLOPS = {"cpu": 2e10, "cuda": 5e13}  # of a round
+_READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # more than most caches hold
+_ROUND_FLOPS = {"cpu": 2e10, "cuda": 5e13}  # at most, in one round
 _VECTOR_ROWS = {"cpu": 256, "cuda": 4096}
 _ATTENTION = {"cpu": (1, 8, 256), "cuda": (64, 32, 1024)}  # sequences, heads, tokens
 _HEAD_DIM = 64
@@ -57,11 +57,18 @@ _TINY_CONTEXT, _TINY_STEPS = 8, 16
 
 
 def calibrate(device: str = "cpu", dtype: str = "fp32", threads: int = 1, seconds: float = 0.4) -> Hardware:
-    """A profile of `device` ("cpu", "cuda:0") for models at `dtype` (fp32 or bf16).
+    """Measure a profile of `device` in a separate process.
 
-    About `seconds` for each of a dozen or so figures, in a process of its own. Raises `MemoryShortError`.
+    Args:
+        device: "cpu" or a CUDA device such as "cuda:0".
+        dtype: Precision of the models, "fp32" or "bf16".
+        threads: CPU threads.
+        seconds: Time for each of about a dozen figures.
+
+    Raises:
+        MemoryShortError: The device has too little memory.
     """
-    return alone(_calibrate, device, dtype, threads, seconds)
+    return run_in_subprocess(_calibrate, device, dtype, threads, seconds)
 
 
 @torch.inference_mode()
@@ -70,7 +77,7 @@ def _calibrate(device: str, dtype: str, threads: int, each_s: float) -> Hardware
     products = product_seconds(device, dtype, each_s)
     flops_per_s, bytes_per_s = _of_rows(products, device, dtype)
     flops = {dtype: flops_per_s}
-    if dtype != "fp32":  # which a table must have
+    if dtype != "fp32":  # required in a profile
         most = max(products)
         flops["fp32"] = _of_rows(product_seconds(device, "fp32", each_s, [most]), device, "fp32")[0]
     eager_s, graph_launch_s = launch_s(device, dtype, each_s)
@@ -93,7 +100,10 @@ def _calibrate(device: str, dtype: str, threads: int, each_s: float) -> Hardware
 
 
 def product_seconds(device: str, dtype: str, each_s: float, rows: Sequence[int] = ()) -> dict[int, float]:
-    """Seconds of a layer's products for each number of rows, over layers that together no cache holds."""
+    """Return the seconds of a layer's products for each number of rows.
+
+    Enough layers are used that no cache holds them all.
+    """
     kind = device.split(":")[0]
     shapes = _LAYER[kind]
     layers = [
@@ -104,7 +114,7 @@ def product_seconds(device: str, dtype: str, each_s: float, rows: Sequence[int] 
     for count in rows or _ROWS[kind]:
         given = {inputs: _random(device, dtype, count, inputs) for _, inputs in shapes}
         flops = sum(2 * count * outputs * inputs for outputs, inputs in shapes)
-        used = layers[: max(2, int(_MOST_FLOPS[kind] / flops))]
+        used = layers[: max(2, int(_ROUND_FLOPS[kind] / flops))]
 
         def products(given: Mapping[int, Tensor] = given, used: Sequence[Sequence[Tensor]] = used) -> None:
             for layer in used:
@@ -125,14 +135,14 @@ def _layer_bytes(device: str, dtype: str) -> int:
 
 
 def _of_rows(products: Mapping[int, float], device: str, dtype: str) -> tuple[float, float]:
-    """FLOP/s of the most rows, and bytes a second of the fewest."""
+    """Return FLOP/s with the most rows and bytes per second with the fewest."""
     most, fewest = max(products), min(products)
     weights = _layer_bytes(device, dtype)
     return 2 * most * weights / DTYPES[dtype].itemsize / products[most], weights / products[fewest]
 
 
 def _roof_s(rows: int, flops_per_s: float, bytes_per_s: float, device: str, dtype: str) -> float:
-    """Seconds of a layer's products by the roofline, which counts what goes in and out, too."""
+    """Return the seconds of a layer's products by the roofline, inputs and outputs included."""
     size = DTYPES[dtype].itemsize
     return sum(
         max(2 * rows * o * i / flops_per_s, (o * i + rows * (o + i)) * size / bytes_per_s)
@@ -141,7 +151,7 @@ def _roof_s(rows: int, flops_per_s: float, bytes_per_s: float, device: str, dtyp
 
 
 def attention_flops_per_s(device: str, dtype: str, each_s: float) -> float:
-    """Of causal attention, with the operations that causality leaves."""
+    """Measure FLOP/s of causal attention, not counting the masked half."""
     kind = device.split(":")[0]
     rows, heads, context = _ATTENTION[kind]
     q, k, v = (_random(device, dtype, rows, heads, context, _HEAD_DIM) for _ in range(3))
@@ -150,7 +160,10 @@ def attention_flops_per_s(device: str, dtype: str, each_s: float) -> float:
 
 
 def vector_bytes_per_s(device: str, dtype: str, each_s: float) -> float:
-    """Bytes of a residual sum with its norm, a gated activation and rotary positions as the roofline counts them."""
+    """Measure the bandwidth of a residual sum with norm, a gated activation and rotary positions.
+
+    Bytes are those that the roofline counts.
+    """
     kind = device.split(":")[0]
     tokens, width = _VECTOR_ROWS[kind], _LAYER[kind][0][0]
     x, y = (_random(device, dtype, 1, tokens, width) for _ in range(2))
@@ -163,14 +176,14 @@ def vector_bytes_per_s(device: str, dtype: str, each_s: float) -> float:
         silu(x) * y  # pyright: ignore[reportUnusedExpression]
         apply_rotary_pos_emb(heads, heads, cos, sin)
 
-    rows_moved = 4 + 3 + 4  # of `width` numbers a token
+    rows_moved = 4 + 3 + 4  # per token, each of `width` numbers
     return rows_moved * tokens * width * DTYPES[dtype].itemsize / least_s(work, each_s, device)
 
 
 def launch_s(device: str, dtype: str, each_s: float) -> tuple[float, float | None]:
-    """Return the seconds of a kernel of the roofline in which there is next to nothing to do, eager and captured.
+    """Return the seconds of an almost empty kernel of the roofline: eager, and captured as a CUDA graph.
 
-    The second is of a step captured as a CUDA graph; None on a CPU, and where the step cannot be captured.
+    The second is None on a CPU and if the step cannot be captured.
     """
     config = LlamaConfig(
         hidden_size=_TINY.hidden_size,

@@ -1,7 +1,7 @@
-"""Prefill and decoding of a model: as eager code does it, and on CUDA as a captured step.
+"""Prefill and decoding of a model: eager, and on CUDA also as a captured graph.
 
-At batch 1 a GPU decodes faster than Python can start its kernels. Eager seconds then are the host's, and say nothing of
-what streams cost the device: the captured step does, and is what serving engines run.
+At batch 1 a GPU decodes faster than Python can launch its kernels. Eager time is then the host's and does not show
+what streams cost the device. A captured step shows it, and is what serving engines run.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ _PROFILED_STEPS = 8
 
 
 def prefill(model: Any, ids: Tensor) -> None:
-    """Take the prompt `ids` [B, T], up to the logits of the next token."""
+    """Process the prompt `ids` [B, T] up to the logits of the next token."""
     model(ids, past_key_values=DynamicCache(config=model.config), use_cache=True, logits_to_keep=1)
 
 
 def decoding(model: Any, ids: Tensor, steps: int) -> Callable[[], float]:
-    """Return what takes the prompt `ids` and then `steps` tokens, the likeliest each time, and returns the seconds
-    of the latter."""
+    """Return a function that processes the prompt `ids` [B, T], decodes `steps` tokens greedily and times the decoding.
+
+    The function returns the seconds of the decode steps.
+    """
 
     def work() -> float:
-        cache = DynamicCache(config=model.config)  # whose windowed layers keep no more than their window
+        cache = DynamicCache(config=model.config)  # its sliding layers store only their window
         logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         synchronize(str(ids.device))
         start = time.perf_counter()
@@ -44,7 +46,7 @@ def decoding(model: Any, ids: Tensor, steps: int) -> Callable[[], float]:
 
 
 def device_s(model: Any, ids: Tensor) -> float | None:
-    """Return the seconds a decoded token keeps a GPU busy, the sum over its kernels; None on a CPU."""
+    """Return the GPU time of a decoded token in seconds, summed over its kernels; None on a CPU."""
     if ids.device.type != "cuda":
         return None
     from torch.profiler import ProfilerActivity, profile
@@ -60,9 +62,10 @@ def device_s(model: Any, ids: Tensor) -> float | None:
 
 
 def graph_s(model: Any, ids: Tensor, steps: int, seconds: float) -> float | None:
-    """Return the seconds of `steps` decoded tokens by a captured step over a static cache; None where there is none.
+    """Return the seconds of `steps` decode steps captured as a CUDA graph with a static cache.
 
-    The cache has its final length from the start, so attention reads more than eager decoding does on the way there.
+    The cache has its final length from the start, so attention reads more than in eager decoding. Returns None on a CPU
+    and for models that cannot be captured.
     """
     if ids.device.type != "cuda":
         return None
@@ -78,7 +81,7 @@ def graph_s(model: Any, ids: Tensor, steps: int, seconds: float) -> float | None
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             step()
-    except RuntimeError:  # something in this architecture waits for the host
+    except RuntimeError:  # this architecture synchronizes with the host
         return None
 
     def work() -> None:
@@ -89,10 +92,10 @@ def graph_s(model: Any, ids: Tensor, steps: int, seconds: float) -> float | None
 
 
 def static_step(model: Any, ids: Tensor, room: int) -> Callable[[], Tensor]:
-    """Return one decode step after the prompt `ids` [B, T], over a cache with `room` for so many tokens more.
+    """Return one decode step after the prompt `ids` [B, T], with a static cache that has room for `room` more tokens.
 
-    It is the same work on the same memory each time: the token it takes is the one that it chose before. A model
-    whose next position is not in its cache would count on; here each step writes at the cache's own place.
+    Every step does the same work on the same memory: its input is the token that the previous step chose, and the
+    cache keeps track of the position.
     """
     cache = StaticCache(config=model.config, max_cache_len=ids.shape[1] + room)
     logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits

@@ -1,4 +1,4 @@
-"""Seconds of a piece of work, over rounds of it."""
+"""Timing of repeated work."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ _LEAST_ROUNDS, _MOST_ROUNDS = 5, 100
 
 
 def median_s(work: Callable[[], object], seconds: float, device: str) -> float:
-    """Return the median seconds of `work`, or of what it returns if that is a number.
+    """Return the median seconds of `work`, or of its return value if that is a float.
 
-    After one round of warm-up, in which libraries load kernels and make plans, over rounds of `seconds` in all: at
-    least 5, at most 100.
+    One warm-up round is not timed: in it libraries load kernels. Then 5 to 100 rounds follow, for about `seconds`.
     """
     return statistics.median(_rounds(work, seconds, device))
 
 
 def least_s(work: Callable[[], object], seconds: float, device: str) -> float:
-    """Return the least seconds of `work`: what the device can do, where nothing else takes its time. See `median_s`."""
+    """Return the minimum seconds of `work`: its time without interference from other processes. See `median_s`."""
     return min(_rounds(work, seconds, device))
 
 

@@ -1,4 +1,4 @@
-"""The shape of any model, by the table where its family is known, else as transformers builds it."""
+"""Shape of any model: from the family table, or else from the model that transformers constructs."""
 
 from __future__ import annotations
 
@@ -8,64 +8,73 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-from scalelab.cost.config_file import plain_type, read_config, streams_of, text_part
+from scalelab.cost.config_file import read_config, streams_of, text_part
 from scalelab.cost.families import UnknownFamilyError, served_from_config
 from scalelab.cost.shape import ServedModel
 from scalelab.errors import DataError
+from scalelab.model_config import plain_type
 
-_LONGEST = 100  # letters
+_MAX_TYPE_LENGTH = 100
 _SLOW_S = 2.0
 
-Say = Callable[[str], None]
+Emit = Callable[[str], None]
 
 
-def _nothing(text: str) -> None:
+def _ignore(text: str) -> None:
     pass
 
 
-def read_shape(path: str | Path, tell: Say = _nothing, progress: Say = _nothing) -> ServedModel:
-    """Return the decoder of a model's folder or config.json, with the streams it was saved with.
+def read_shape(path: str | Path, emit: Emit = _ignore, on_progress: Emit = _ignore) -> ServedModel:
+    """Return the decoder of a model, with the streams it was saved with.
 
-    Imports torch only for a family that is not in the table, and `tell`s so; `progress` hears of it when building takes
-    longer than 2 seconds. Of a model that also sees or hears and cannot be built the part for text stands for all.
+    torch is imported only for families that are not in the table. If a multimodal model cannot be constructed, its
+    text model is returned.
+
+    Args:
+        path: A model's folder or config.json.
+        emit: Receives notes on where the shape is from.
+        on_progress: Receives one line if constructing the model takes longer than 2 seconds.
 
     Raises:
-        UsageError: The path holds no config.
-        DataError: The shape is not understood; the message names file and key.
+        UsageError: The path has no config.json.
+        DataError: The config is not understood; the message names file and key.
     """
     content, where = read_config(path)
     try:
-        return _shape(content, where, tell, progress)
+        return _shape(content, where, emit, on_progress)
     except DataError as error:
         part = text_part(content, where)
         if part is None:
             raise
         try:
-            served = _shape(*part, tell, progress)
+            served = _shape(*part, emit, on_progress)
         except DataError:
             raise error from None
-        tell(f"{part[1]} alone is priced, without what the model sees or hears with: {error}")
+        emit(f"only {part[1]} is priced, without the vision or audio parts of the model: {error}")
         return served
 
 
-def _shape(content: Mapping[str, Any], where: str, tell: Say, progress: Say) -> ServedModel:
-    if not isinstance(content.get("model_type"), str) or len(content["model_type"]) > _LONGEST:
-        raise DataError(f"{where}: model_type: is missing, or no model type")
+def _shape(content: Mapping[str, Any], where: str, emit: Emit, on_progress: Emit) -> ServedModel:
+    kind = content.get("model_type")
+    if kind is None:
+        raise DataError(f"{where}: model_type: is missing")
+    if not isinstance(kind, str) or len(kind) > _MAX_TYPE_LENGTH:
+        raise DataError(f"{where}: model_type: must be a string of at most {_MAX_TYPE_LENGTH} characters")
     try:
         return served_from_config(content, where)
     except UnknownFamilyError:
         kind, streams = plain_type(content), streams_of(content, where)
-    tell(f"{where}: model_type {kind!r} is not in the table; its shape is read off what transformers builds")
-    with _said_when_slow(f"building {where} without memory for its weights, to read its shape …", progress):
-        from scalelab.measure.built import build_served
+    emit(f"{where}: model_type {kind!r} is not in the table; its shape is read from the model that transformers makes")
+    with _announce_if_slow(f"constructing {where} without weights to read its shape …", on_progress):
+        from scalelab.measure.meta_shape import served_from_meta_model
 
-        return build_served(content, kind, streams, where)
+        return served_from_meta_model(content, kind, streams, where)
 
 
 @contextmanager
-def _said_when_slow(text: str, say: Say) -> Iterator[None]:
-    """Say the text once if what is done within takes longer than `_SLOW_S`."""
-    timer = Timer(_SLOW_S, say, [text])
+def _announce_if_slow(text: str, emit: Emit) -> Iterator[None]:
+    """Emit the text once if the body takes longer than `_SLOW_S`."""
+    timer = Timer(_SLOW_S, emit, [text])
     timer.daemon = True
     timer.start()
     try:

@@ -1,7 +1,7 @@
-"""Parallel streams on any causal language model of transformers.
+"""Parallel streams for any causal language model of transformers.
 
-Importing this registers the model types that end in ``_parscale``, such as ``qwen2_parscale``, the
-type of the released checkpoints, with transformers' Auto classes.
+Importing this package registers model types that end in ``_parscale`` with transformers' Auto classes. One of them is
+``qwen2_parscale``, the type of the released checkpoints.
 """
 
 import transformers

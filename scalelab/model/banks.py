@@ -1,8 +1,8 @@
-"""Where the learned prefixes live: one bank of keys and values for each P, in every attention module.
+"""Banks of learned prefixes: keys and values for each P in every attention module.
 
-A model with one bank keeps it as the released checkpoints do, ``self_attn.prefix_k`` and
-``prefix_v``; one with several keeps them in a `ModuleDict`, ``self_attn.prefix_banks.4.prefix_k``,
-so that optimisers, ``.to()`` and checkpoints see them all.
+A model with one bank names its parameters as the released checkpoints do, ``self_attn.prefix_k`` and ``prefix_v``. A
+model with several banks keeps them in a `ModuleDict`, for example ``self_attn.prefix_banks.4.prefix_k``, so that
+optimizers, ``.to()`` and checkpoints include them all.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from typing import Any
 import torch
 from torch import nn
 
-OWN = "own"  # the active bank is the attention module itself
+ONLY_BANK = "own"  # value of `active_streams` if the prefixes are parameters of the attention module itself
 
 
 class PrefixBank(nn.Module):
-    """Keys and values [P, kv_heads, n, head_dim] that P streams see before the sequence."""
+    """Prefix keys and values [P, kv_heads, n, head_dim] of P streams."""
 
     def __init__(self, P: int, n_tokens: int, kv_heads: int, key_dim: int, value_dim: int, like: torch.Tensor) -> None:
         super().__init__()
-        put_prefix(self, P, n_tokens, (kv_heads, key_dim, value_dim), like)
+        add_prefix_parameters(self, P, n_tokens, (kv_heads, key_dim, value_dim), like)
 
 
-def put_prefix(module: nn.Module, P: int, n_tokens: int, shape: tuple[int, int, int], like: torch.Tensor) -> None:
-    """Give `module` uninitialised prefixes; `shape` is (kv_heads, key_dim, value_dim)."""
+def add_prefix_parameters(
+    module: nn.Module, P: int, n_tokens: int, shape: tuple[int, int, int], like: torch.Tensor
+) -> None:
+    """Add uninitialised prefix parameters to `module`; `shape` is (kv_heads, key_dim, value_dim)."""
     kv_heads, *dims = shape
     for name, dim in zip(("prefix_k", "prefix_v"), dims, strict=True):
         empty = torch.empty((P, kv_heads, n_tokens, dim), dtype=like.dtype, device=like.device)
@@ -33,22 +35,22 @@ def put_prefix(module: nn.Module, P: int, n_tokens: int, shape: tuple[int, int, 
 
 
 def active_bank(module: nn.Module) -> nn.Module | None:
-    """What holds the prefixes in use by an attention module; None where it is plain."""
+    """Return the module that holds the active prefixes of an attention module; None without streams."""
     name = getattr(module, "active_streams", None)
     if name is None:
         return None
-    return module if name == OWN else module.prefix_banks[name]
+    return module if name == ONLY_BANK else module.prefix_banks[name]
 
 
 def bank_sizes(config: Any) -> dict[int, int]:
-    """{P: prefix tokens} of the banks that a config declares."""
+    """Return the banks of a config as {P: prefix tokens}."""
     if config.parscale_banks:
         return {int(P): n for P, n in config.parscale_banks.items()}
     return {config.parscale_n: config.parscale_n_tokens} if config.parscale_n > 1 else {}
 
 
 def check_keys(config: Any) -> None:
-    """Raises ValueError naming a key about streams that makes no sense, before anything is built from it."""
+    """Raise ValueError naming the first invalid key about streams in a config."""
     counts = {"parscale_n": config.parscale_n, "parscale_n_tokens": config.parscale_n_tokens}
     banks = {} if config.parscale_banks is None else config.parscale_banks
     if not isinstance(banks, dict):
@@ -64,7 +66,7 @@ def check_keys(config: Any) -> None:
 
 
 def attention_modules(decoder: nn.Module) -> list[nn.Module]:
-    """The self-attention of each layer, by transformers' conventions; cross-attention left out."""
+    """Return the self-attention modules of a decoder, found by transformers' naming conventions."""
     return [
         module
         for module in decoder.modules()
@@ -75,7 +77,7 @@ def attention_modules(decoder: nn.Module) -> list[nn.Module]:
 
 
 def kv_shapes(config: Any, count: int) -> list[tuple[int, int, int]]:
-    """(kv_heads, key_dim, value_dim) of each of `count` attention modules."""
+    """Return (kv_heads, key_dim, value_dim) of each of `count` attention modules, from the config."""
     if config.parscale_kv_shapes:
         return [tuple(shape) for shape in config.parscale_kv_shapes]
     heads = config.num_attention_heads

@@ -1,11 +1,10 @@
-"""A KV cache layer with room to grow.
+"""KV cache layer with spare capacity.
 
-The library's `DynamicLayer` joins all it holds with each new token, so a step copies the whole
-cache: with P streams P times as much, a quarter of a step at P = 8 and 2,000 tokens
-(docs/benchmarks.md).
+`DynamicLayer` of transformers concatenates its content with each new token, so every step copies the whole cache. With
+P streams that is P times as much: a quarter of a step at P = 8 and 2,000 tokens (docs/benchmarks.md).
 """
 
-# `DynamicLayer` has no keys before its first update, and types them as if at any time.
+# `DynamicLayer` has no keys before its first update, but its types say that it does.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
 from __future__ import annotations
@@ -16,46 +15,47 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
-_LEAST_ROOM = 16  # tokens
-_LEAST_BYTES = 2**18  # of keys; below, joining costs less than keeping account
+_MIN_SPARE_TOKENS = 16
+_MIN_KEY_BYTES = 2**18  # below this, concatenation is faster than bookkeeping
 
 
 class GrowingLayer(DynamicLayer):
-    """`DynamicLayer` whose keys and values lie at the head of tensors with an eighth more room.
+    """`DynamicLayer` whose keys and values are views of tensors with an eighth more capacity.
 
-    Seen from outside, `keys` and `values` are as before: [rows, kv_heads, T, head_dim].
+    `keys` and `values` are [rows, kv_heads, T, head_dim], as before.
     """
 
-    room: _Room | None = None
+    buffer: _Buffer | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values and return all of them."""
         if (
             torch.compiler.is_compiling()
-            or torch.is_grad_enabled()  # what was written must not change before the backward pass
+            or torch.is_grad_enabled()  # the backward pass needs unchanged values
             or not self.is_initialized
-            or self.keys.nbytes < _LEAST_BYTES
+            or self.keys.nbytes < _MIN_KEY_BYTES
         ):
             return super().update(key_states, value_states, *args, **kwargs)
         held = (self.keys, self.values)
         end = self.keys.shape[-2] + key_states.shape[-2]
-        if self.room is None or not self.room.fits(held, end):
-            self.room = _Room(held, end)
-        self.keys, self.values = self.room.write(key_states, value_states)
+        if self.buffer is None or not self.buffer.fits(held, end):
+            self.buffer = _Buffer(held, end)
+        self.keys, self.values = self.buffer.write(key_states, value_states)
         return self.keys, self.values
 
 
-class _Room:
-    """Two tensors with space after what they hold. Caches that came from one another may share them."""
+class _Buffer:
+    """Tensors for keys and values with spare capacity at the end. Copies of a cache may share them."""
 
     def __init__(self, held: tuple[Tensor, Tensor], end: int) -> None:
         self.tensors = (_enlarged(held[0], end), _enlarged(held[1], end))
-        self.end = held[0].shape[2]  # written so far
+        self.end = held[0].shape[2]  # tokens written so far
 
     def fits(self, held: tuple[Tensor, Tensor], end: int) -> bool:
-        """Whether `held` still are the heads of these tensors, up to all that was written, and `end` tokens go in.
+        """Return whether `held` is everything written to these tensors, and `end` tokens fit.
 
-        Beams may have been reordered; and where another cache has written on, or this one was cropped, what
-        lies behind may still be looked at.
+        It is not if beams were reordered, the cache was cropped, or a copy of it has written more tokens, which that
+        copy may still read.
         """
         if held[0].shape[2] != self.end or end > self.tensors[0].shape[2]:
             return False
@@ -67,7 +67,7 @@ class _Room:
         )
 
     def write(self, new_keys: Tensor, new_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values with the new ones behind them."""
+        """Append new keys and values and return all of them."""
         start, self.end = self.end, self.end + new_keys.shape[2]
         keys, values = self.tensors
         keys[:, :, start : self.end], values[:, :, start : self.end] = new_keys, new_values
@@ -76,14 +76,14 @@ class _Room:
 
 def _enlarged(held: Tensor, end: int) -> Tensor:
     rows, kv_heads, length, dim = held.shape
-    room = held.new_empty(rows, kv_heads, end + max(_LEAST_ROOM, end // 8), dim)
-    room[:, :, :length] = held
-    return room
+    enlarged = held.new_empty(rows, kv_heads, end + max(_MIN_SPARE_TOKENS, end // 8), dim)
+    enlarged[:, :, :length] = held
+    return enlarged
 
 
-def let_grow(cache: Any) -> None:
-    """Give the plain dynamic layers of `cache` room to grow; all others are left as they are."""
-    if isinstance(cache, EncoderDecoderCache):  # some decoders make one for themselves
+def use_growing_layers(cache: Any) -> None:
+    """Change plain dynamic layers of `cache` to `GrowingLayer`, in place; other layers stay the same."""
+    if isinstance(cache, EncoderDecoderCache):  # some decoders create one
         cache = cache.self_attention_cache
     for layer in cache.layers if isinstance(cache, Cache) else ():
         if type(layer) is DynamicLayer:

@@ -1,8 +1,8 @@
-"""For each causal language model of transformers, the class that has streams.
+"""Classes with streams for the causal language models of transformers.
 
-``LlamaForCausalLM`` gets ``LlamaParScaleForCausalLM`` with model_type ``llama_parscale``; of Qwen2
-that is the format of the released ParScale checkpoints. The model type is one of its own, so that
-a checkpoint with streams can never be loaded as the plain architecture with its streams dropped.
+``LlamaForCausalLM`` becomes ``LlamaParScaleForCausalLM`` with model_type ``llama_parscale``. For Qwen2 this is the
+format of the released ParScale checkpoints. The separate model type prevents that a checkpoint with streams is loaded
+as the plain architecture without its streams.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from scalelab.model.attention import attention_name
 from scalelab.model.banks import check_keys
 from scalelab.model.decoder import StreamedDecoder
 from scalelab.model.language_model import StreamedLM
+from scalelab.model_config import STREAMS_SUFFIX
 
-SUFFIX = "_parscale"
 _HEADS = ("ForCausalLM", "LMHeadModel")
 
 # Registered on import, so that AutoModelForCausalLM knows them; the tests cover each.
@@ -44,34 +44,34 @@ FAMILIES = (
 
 @cache
 def config_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
-    """`base` with the keys of streams."""
+    """Return a subclass of config class `base` with the keys of streams."""
 
     class ParScaleConfig(base):
-        model_type = base.model_type + SUFFIX
+        model_type = base.model_type + STREAMS_SUFFIX
 
-        # Of the released checkpoints
+        # Keys of the released checkpoints
         parscale_n: int = 1
         parscale_n_tokens: int = 48
-        parscale_attn_smooth: float = 0.01  # ε of the mixture
-        # Ours
+        parscale_attn_smooth: float = 0.01  # ε of the aggregator
+        # Keys of scalelab
         parscale_aggregation: str = "dynamic"
-        parscale_banks: dict[str, int] | None = None  # {P: prefix tokens}; None: just the bank above
-        parscale_active: int | None = None  # P in use where it is not parscale_n
-        parscale_kv_shapes: list | None = None  # where the config does not tell
+        parscale_banks: dict[str, int] | None = None  # {P: prefix tokens}; None: only the bank above
+        parscale_active: int | None = None  # active P, if it is not parscale_n
+        parscale_kv_shapes: list | None = None  # if they do not follow from the config
 
         def to_diff_dict(self) -> dict[str, Any]:  # what is written to config.json
-            return super().to_diff_dict() | _for_older_readers(self)
+            return super().to_diff_dict() | _keys_for_transformers_4(self)
 
-    return _named(ParScaleConfig, base.__name__.replace("Config", "ParScaleConfig"))
+    return _set_class_name(ParScaleConfig, base.__name__.replace("Config", "ParScaleConfig"))
 
 
-def _for_older_readers(config: PreTrainedConfig) -> dict[str, Any]:
-    """The keys that transformers 4 looks for, and with it the original's code, where 5 has others."""
+def _keys_for_transformers_4(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the keys that transformers 4 and the original code read, for which transformers 5 has other names."""
     keys: dict[str, Any] = {}
     if config.dtype is not None:
         keys["torch_dtype"] = str(config.dtype).removeprefix("torch.")
     rope = getattr(config, "rope_parameters", None)
-    if isinstance(rope, dict) and "rope_theta" in rope:  # not one set for each kind of layer
+    if isinstance(rope, dict) and "rope_theta" in rope:  # not a separate set for each kind of layer
         keys["rope_theta"] = rope["rope_theta"]
         scaling = {k: v for k, v in rope.items() if k != "rope_theta"}
         keys["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
@@ -80,84 +80,87 @@ def _for_older_readers(config: PreTrainedConfig) -> dict[str, Any]:
 
 @cache
 def decoder_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """`base`, a decoder without head, with its inputs repeated and its outputs mixed."""
+    """Return a subclass of decoder class `base` that repeats its inputs and aggregates its outputs."""
 
     class ParScaleDecoder(StreamedDecoder, base):
         argument_names = tuple(inspect.signature(base.forward).parameters)[1:]
-        takes_masks = "causal_mask_mapping" in inspect.unwrap(base.forward).__code__.co_varnames
+        accepts_mask_dict = "causal_mask_mapping" in inspect.unwrap(base.forward).__code__.co_varnames
 
-    return _named(ParScaleDecoder, base.__name__.removesuffix("Model") + "ParScaleModel")
+    return _set_class_name(ParScaleDecoder, base.__name__.removesuffix("Model") + "ParScaleModel")
 
 
-def adopt(model: StreamedLM) -> None:
-    """Give a model of an `lm_class` its decoder's class and what its config declares."""
+def set_up_streams(model: StreamedLM) -> None:
+    """Set up a model of an `lm_class`: the class of its decoder, and the banks that its config declares."""
     check_keys(model.config)
     decoder = model.get_decoder()
     if not isinstance(decoder, StreamedDecoder):
         decoder.__class__ = decoder_class(type(decoder))
-        # What `output_hidden_states` and router logits hook into is noted on construction: by transformers 5.23 under
-        # the decoder itself, by earlier versions under the name of its class.
+        # The hooks for `output_hidden_states` and router logits are registered at construction: by transformers 5.23
+        # under the decoder itself, by earlier versions under the name of its class.
         for key in (decoder, str(type(decoder))):
             _CAN_RECORD_REGISTRY[key] = decoder._can_record_outputs
     if model.banks:
         model.config._attn_implementation = attention_name(model.config._attn_implementation)
-    model.build_banks()
+    model.create_banks()
     active = model.config.parscale_active
     model.set_streams(model.config.parscale_n if active is None else active)
 
 
 @cache
 def lm_class(base: type[PreTrainedModel], config: type[PreTrainedConfig] | None = None) -> type[PreTrainedModel]:
-    """`base`, a causal language model, with streams; registered with the Auto classes.
+    """Return a subclass of causal language model `base` with streams, registered with the Auto classes.
 
-    Some model types borrow another's class: then `config` is the class of their own config.
+    Args:
+        base: Class of a causal language model.
+        config: Config class, for a model type that uses the model class of another type.
     """
 
     class ParScaleLM(StreamedLM, base):
         def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            adopt(self)
-            self.init_weights()  # of what came with the banks; the rest has been done
+            set_up_streams(self)
+            self.init_weights()  # of the banks; all other weights are initialised
 
     own_config = base.config_class if config is None else config
     ParScaleLM.config_class = config_class(own_config)
     for head in _HEADS:
         if base.__name__.endswith(head):
-            _named(ParScaleLM, f"{base.__name__.removesuffix(head)}ParScale{head}")
+            _set_class_name(ParScaleLM, f"{base.__name__.removesuffix(head)}ParScale{head}")
     AutoConfig.register(ParScaleLM.config_class.model_type, ParScaleLM.config_class, exist_ok=True)
     AutoModelForCausalLM.register(ParScaleLM.config_class, ParScaleLM, exist_ok=True)
     return ParScaleLM
 
 
 def register_type(model_type: str) -> None:
-    """Make `model_type`, such as ``cohere_parscale``, known to the Auto classes.
+    """Register `model_type`, such as ``cohere_parscale``, with the Auto classes.
 
-    Raises ValueError if transformers has no causal language model of that type.
+    Raises:
+        ValueError: transformers has no causal language model of that type.
     """
     names = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    plain = model_type.removesuffix(SUFFIX)
+    plain = model_type.removesuffix(STREAMS_SUFFIX)
     name = names.get(plain) or next((n for t, n in names.items() if _is_text_part(plain, t, n)), None)
-    if not model_type.endswith(SUFFIX) or name is None:
-        raise ValueError(f"model type {model_type!r} is no causal language model with streams")
+    if not model_type.endswith(STREAMS_SUFFIX) or name is None:
+        raise ValueError(f"model_type {model_type!r} is not a causal language model with streams")
     base = getattr(transformers, name)
     own = base.config_class.model_type == plain
     lm_class(base, None if own else type(AutoConfig.for_model(plain)))
 
 
 def _is_text_part(plain: str, model_type: str, name: str) -> bool:
-    """Whether `plain`, such as ``emu3_text_model``, is what the class `name` of `model_type` has as its config."""
+    """Return whether `plain`, such as ``emu3_text_model``, is the config type of class `name` of `model_type`."""
     return plain.startswith(model_type + "_") and getattr(transformers, name).config_class.model_type == plain
 
 
-def _named(kind: type, name: str) -> type:
-    """`kind` under its name in this module, where pickle looks for it."""
+def _set_class_name(kind: type, name: str) -> type:
+    """Name a class and make it an attribute of this module, where pickle looks for it."""
     kind.__name__ = kind.__qualname__ = name
     globals()[name] = kind
     return kind
 
 
 def __getattr__(name: str) -> Any:
-    """In a process that has not made it yet: the class of a pickled model of a family not in `FAMILIES`."""
+    """Create the class of a pickled model whose family is not in `FAMILIES`."""
     plain = name.replace("ParScale", "")
     base = getattr(transformers, plain, None) if plain != name else None
     if base is None or not isinstance(base, type):

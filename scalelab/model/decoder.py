@@ -1,4 +1,4 @@
-"""What streams add around a decoder: inputs repeated before it, hidden states mixed after it."""
+"""Decoder with streams: inputs are repeated for P streams, and hidden states aggregated."""
 
 from __future__ import annotations
 
@@ -12,80 +12,77 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
-from scalelab.model.attention import nothing_masked, watch_calls
-from scalelab.model.banks import OWN, attention_modules
-from scalelab.model.cache import let_grow
+from scalelab.model.attention import assume_no_mask, record_attention_calls
+from scalelab.model.banks import ONLY_BANK, attention_modules
+from scalelab.model.cache import use_growing_layers
 from scalelab.units import plural
 
-# Arguments of a decoder that have one row a sequence.
+# Arguments of a decoder that have one row per sequence.
 _BY_ROW = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
 
 
 class StreamedDecoder(nn.Module):
-    """Mixed into a decoder of transformers, in front of its own class.
-
-    `P` and the active banks are set by `StreamedLM.set_streams`.
-    """
+    """Mix-in for a decoder of transformers. `StreamedLM.set_streams` sets `P` and the active bank."""
 
     config: PreTrainedConfig
-    argument_names: tuple[str, ...]  # of the base's forward
-    takes_masks = False  # the base's forward takes a dictionary of prepared masks, by kind of layer
+    argument_names: tuple[str, ...]  # arguments of the base class's forward
+    accepts_mask_dict = False  # forward accepts prepared masks by kind of layer
     P = 1
-    active_streams: str | None = None  # the bank in use, see `banks.active_bank`
-    checked = False  # every layer was seen to use its prefix
+    active_streams: str | None = None  # the active bank, see `banks.active_bank`
+    prefixes_verified = False  # a run has shown that every layer uses its prefix
     replayed: Any = None
-    last_outputs: Any = None  # of the last run, as a shape for `replay`; only while `keep_outputs`
+    last_outputs: Any = None  # of the last run, for `replay`; set only while `keep_outputs`
     keep_outputs = False
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """No: on loading, transformers treats parts of custom models as done that it would initialise."""
+        """Return False: transformers does not initialise some parts of custom models on loading."""
         return False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base's: ids [B, T] in, mixed `last_hidden_state` [B, T, h] out.
+        """Run the decoder on ids [B, T] and return an aggregated `last_hidden_state` [B, T, h].
 
-        The cache, and hidden states and attentions where asked for, hold P·B rows, stream-major.
+        The cache, and requested hidden states and attentions, have P·B rows, stream-major.
         """
         if self.replayed is not None:
             return self.replayed
         kwargs = dict(zip(self.argument_names, args, strict=False)) | kwargs
-        if self.prefixed:
+        if self.has_prefixes:
             self._refuse_other_attention()
         unmasked = self._has_nothing_to_mask(kwargs)
-        if unmasked and self.takes_masks:
+        if unmasked and self.accepts_mask_dict:
             kwargs["attention_mask"] = dict.fromkeys(self._layer_types())
         kwargs = {name: self._for_streams(name, value) for name, value in kwargs.items()}
         if self.P > 1:
-            let_grow(kwargs.get("past_key_values"))
+            use_growing_layers(kwargs.get("past_key_values"))
         if torch.compiler.is_compiling():
-            with nothing_masked() if unmasked else nullcontext():
+            with assume_no_mask() if unmasked else nullcontext():
                 outputs = super().forward(**kwargs)
-        elif self.checked or not self.prefixed:
+        elif self.prefixes_verified or not self.has_prefixes:
             outputs = super().forward(**kwargs)
         else:
-            with watch_calls() as calls:
+            with record_attention_calls() as calls:
                 outputs = super().forward(**kwargs)
-            self._check(calls.modules)
-        outputs = outputs if self.P == 1 else self._mixed(outputs)
+            self._verify_prefixes(calls.modules)
+        outputs = outputs if self.P == 1 else self._aggregated(outputs)
         if self.keep_outputs:
             self.last_outputs = outputs
         return outputs
 
     @property
-    def prefixed(self) -> bool:
-        """Whether a bank is in use: with P > 1, or with a trained prefix at P = 1."""
+    def has_prefixes(self) -> bool:
+        """True if a bank is active: with P > 1, or with a trained prefix at P = 1."""
         return self.active_streams is not None
 
     @property
-    def mixture(self) -> nn.Module | None:
-        """What mixes the streams in use; None for P = 1."""
+    def aggregator(self) -> nn.Module | None:
+        """Aggregator of the active streams; None for P = 1."""
         if self.P == 1:
             return None
-        return self.aggregate_layer if self.active_streams == OWN else self.aggregate_banks[self.active_streams]
+        return self.aggregate_layer if self.active_streams == ONLY_BANK else self.aggregate_banks[self.active_streams]
 
     def _has_nothing_to_mask(self, kwargs: dict[str, Any]) -> bool:
-        """Return true if causality is all that the layers need, so that no mask has to be made or looked for."""
+        """Return whether a causal mask is enough for all layers, so that no other mask is needed."""
         given = ("attention_mask", "position_ids", "past_key_values")
         if any(kwargs.get(name) is not None for name in given):
             return False
@@ -106,20 +103,19 @@ class StreamedDecoder(nn.Module):
         if self.P == 1 or value is None or name not in _BY_ROW:
             return value
         if isinstance(value, Tensor) and value.shape[0] == 1 and (name == "position_ids" or value.ndim == 4):
-            return value  # one row of positions, or one prepared mask, serves all
+            return value  # one row of positions, or one prepared mask, for all
         return _repeat_rows(value, self.P)
 
-    def _mixed(self, outputs: Any) -> Any:
+    def _aggregated(self, outputs: Any) -> Any:
         hidden = outputs[0]
         streams = hidden.view(self.P, hidden.shape[0] // self.P, *hidden.shape[1:])
-        mixed = self.mixture(streams)
+        mixed = self.aggregator(streams)
         if isinstance(outputs, tuple):
             return (mixed, *outputs[1:])
         outputs.last_hidden_state = mixed
         logits = getattr(outputs, "router_logits", None)
         if logits:
-            # One entry a layer and stream, so that the balancing loss, a mean over entries, counts
-            # each router once and its padding mask of B rows fits.
+            # One entry per layer and stream: the balancing loss is a mean over entries, with a padding mask of B rows.
             outputs.router_logits = tuple(part for layer in logits for part in layer.chunk(self.P))
         return outputs
 
@@ -127,23 +123,23 @@ class StreamedDecoder(nn.Module):
         name = self.config._attn_implementation
         if name is None or not name.startswith("parscale_"):
             raise ValueError(
-                f"attention {name!r} would leave the streams' prefixes out; "
-                "change it with model.set_attn_implementation"
+                f"attention {name!r} would ignore the prefixes of the streams; "
+                "call model.set_attn_implementation('sdpa')"
             )
 
-    def _check(self, called: list[nn.Module]) -> None:
-        """A model whose prefixes have no effect must be impossible."""
+    def _verify_prefixes(self, called: list[nn.Module]) -> None:
+        """Raise ValueError if a layer did not use its prefix."""
         missed = [m for m in attention_modules(self) if m not in set(called)]
         if missed:
             raise ValueError(
-                f"{type(self).__name__}: {len(missed)} of {plural(len(attention_modules(self)), 'layer')} without the "
-                f"attention interface of transformers ({type(missed[0]).__name__}): their prefixes would have no effect"
+                f"{type(self).__name__}: {len(missed)} of {plural(len(attention_modules(self)), 'layer')} do not use "
+                f"transformers' attention interface ({type(missed[0]).__name__}), so prefixes would have no effect"
             )
-        self.checked = True
+        self.prefixes_verified = True
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        # The library knows nothing of the prefixes and would leave them as memory was found.
+        # transformers does not know the prefixes and would leave them uninitialised.
         if isinstance(getattr(module, "prefix_k", None), nn.Parameter):
             std = getattr(self.config, "initializer_range", 0.02)
             init.normal_(module.prefix_k, std=std)
@@ -151,7 +147,7 @@ class StreamedDecoder(nn.Module):
 
     @contextmanager
     def kept_outputs(self) -> Iterator[None]:
-        """Within, `replay` can stand in for the last run."""
+        """Keep the outputs of runs in the body, for `replay`."""
         self.keep_outputs = True
         try:
             yield
@@ -160,7 +156,7 @@ class StreamedDecoder(nn.Module):
 
     @contextmanager
     def replay(self, hidden: Tensor) -> Iterator[None]:
-        """Within, the decoder does not run: the head gets `hidden` [B, T, h] in the last run's output."""
+        """Skip the decoder in the body: it returns the last outputs with `hidden` [B, T, h] in them."""
         self.replayed = copy.copy(self.last_outputs)
         self.replayed.last_hidden_state = hidden
         try:
@@ -170,7 +166,7 @@ class StreamedDecoder(nn.Module):
 
 
 def _repeat_rows(value: Any, P: int) -> Any:
-    """Rows of `value` for P streams, stream-major; a dict of prepared masks mask by mask."""
+    """Repeat the rows of a tensor, or of a dict of masks, for P streams, stream-major."""
     if isinstance(value, dict):
         return {name: _repeat_rows(mask, P) for name, mask in value.items()}
     if not isinstance(value, Tensor):

@@ -1,7 +1,7 @@
-"""Which of torch's attention kernels a call gets, chosen by device, precision and shape.
+"""Choice of torch's attention kernel by device, precision and shape.
 
-Left alone, torch prefers cuDNN on Hopper. cuDNN is the fastest for training there and builds an execution plan for
-every new shape, which a decoder would meet at each token. Measurements: docs/gpu.md.
+By default torch prefers cuDNN on Hopper. There cuDNN is the fastest for training, but it makes an execution plan for
+every new shape, and in decoding every token has a new shape. Measurements: docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -13,32 +13,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Compute capabilities on which cuDNN was measured to be the fastest in training, and to be right.
+# Compute capabilities on which cuDNN was measured to be correct, and the fastest in training.
 _CUDNN_CAPABILITIES = {(9, 0)}
 _HALF = (torch.float16, torch.bfloat16)
 
 
-class Choice(NamedTuple):
+class KernelChoice(NamedTuple):
     """Settings of one call of scaled-dot-product attention on CUDA."""
 
-    cudnn: bool  # cuDNN may be used
-    grouped: bool  # key heads stay as few as they are; else they are repeated, as the kernel wants
+    cudnn: bool  # allow cuDNN
+    grouped: bool  # pass grouped key heads; otherwise repeat them to the number of query heads
 
 
-def choose_kernel(capability: tuple[int, int], dtype: torch.dtype, length: int, masked: bool, trains: bool) -> Choice:
+def choose_kernel(
+    capability: tuple[int, int], dtype: torch.dtype, length: int, masked: bool, trains: bool
+) -> KernelChoice:
     """Choose how to call attention on a CUDA device.
 
     Args:
         capability: The device's compute capability.
-        dtype: Of query, key and value.
+        dtype: Precision of query, key and value.
         length: Number of queries.
-        masked: An explicit mask is given.
-        trains: A backward pass follows, so shapes repeat for thousands of steps.
+        masked: Whether an explicit mask is given.
+        trains: Whether a backward pass follows, so that shapes repeat for thousands of steps.
     """
     cudnn = trains and length > 1 and dtype in _HALF and capability in _CUDNN_CAPABILITIES
-    # With a mask, or in fp32, only the memory-efficient kernel is left, which wants as many key heads as query heads;
-    # asked for groups, torch would fall back to computing every score.
-    return Choice(cudnn, grouped=dtype in _HALF and not masked)
+    # With a mask, or in fp32, only the memory-efficient kernel remains. It needs as many key heads as query heads; with
+    # grouped heads torch would fall back to computing every score.
+    return KernelChoice(cudnn, grouped=dtype in _HALF and not masked)
 
 
 def attend(
@@ -52,7 +54,7 @@ def attend(
 ) -> Tensor:
     """Return attention [rows, heads, T, head_dim] of queries over keys that may have fewer heads.
 
-    `causal` aligns the first query with the first key. On the CPU key heads are never repeated.
+    `causal` aligns the first query with the first key. On a CPU key heads are never repeated.
     """
     grouped = query.shape[1] != key.shape[1]
     if query.device.type != "cuda":

@@ -1,4 +1,4 @@
-"""A causal language model with banks of streams: which there are, which is in use, what is trained."""
+"""Causal language model with banks of streams: selects the active bank and lists its parameters."""
 
 from __future__ import annotations
 
@@ -13,47 +13,52 @@ from transformers import Cache, PreTrainedConfig
 from scalelab.aggregation import get_aggregation
 from scalelab.model.attention import attention_name
 from scalelab.model.banks import (
-    OWN,
+    ONLY_BANK,
     PrefixBank,
     active_bank,
+    add_prefix_parameters,
     attention_modules,
     bank_sizes,
     kv_shapes,
-    put_prefix,
 )
 
 
 class StreamedLM(nn.Module):
-    """Mixed into a causal language model of transformers, in front of its own class."""
+    """Mix-in for a causal language model of transformers."""
 
     config: PreTrainedConfig
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """No: on loading, transformers treats parts of custom models as done that it would initialise."""
+        """Return False: transformers does not initialise some parts of custom models on loading."""
         return False
 
     @property
     def P(self) -> int:
-        """Streams in use."""
+        """Number of active streams."""
         return self.get_decoder().P
 
     @property
     def banks(self) -> dict[int, int]:
-        """{P: prefix tokens} of the banks that the model holds."""
+        """Banks of the model as {P: prefix tokens}."""
         return bank_sizes(self.config)
 
     def set_streams(self, P: int) -> None:
-        """Use the bank of P streams; P = 1 without one is the plain backbone.
+        """Activate the bank of P streams; P = 1 without a bank is the plain backbone.
 
-        Caches filled before do not fit. Raises ValueError naming the banks there are.
+        Existing KV caches become invalid.
+
+        Raises:
+            ValueError: The model has no such bank; the message lists its banks.
         """
         if type(P) is not int or P < 1:
-            raise ValueError(f"P must be at least 1, and whole, not {P!r}")
+            raise ValueError(f"P must be a whole number of at least 1, not {P!r}")
         if P not in self.banks and P != 1:
             have = ", ".join(map(str, self.banks)) or "none"
-            raise ValueError(f"no bank of {P} streams (there are: {have}); add it with add_streams(model, {P})")
-        name = None if P not in self.banks else str(P) if self.config.parscale_banks else OWN
+            raise ValueError(
+                f"the model has no bank of {P} streams (banks: {have}); add it with add_streams(model, {P})"
+            )
+        name = None if P not in self.banks else str(P) if self.config.parscale_banks else ONLY_BANK
         self._activate(name, P)
         self.config.parscale_active = None if self.config.parscale_n == P else P
 
@@ -65,7 +70,7 @@ class StreamedLM(nn.Module):
 
     @contextmanager
     def plain(self) -> Iterator[None]:
-        """Within, the model is its backbone alone, even where there is a bank for P = 1."""
+        """Run only the backbone in the body, even if there is a bank for P = 1."""
         decoder = self.get_decoder()
         before, P = decoder.active_streams, decoder.P
         self._activate(None, 1)
@@ -74,32 +79,32 @@ class StreamedLM(nn.Module):
         finally:
             self._activate(before, P)
 
-    def build_banks(self) -> None:
-        """Make the parameters of all banks that the config declares and the model lacks, uninitialised."""
+    def create_banks(self) -> None:
+        """Create uninitialised parameters for all declared banks that the model lacks."""
         config, decoder = self.config, self.get_decoder()
         modules = attention_modules(decoder)
         for module, shape in zip(modules, kv_shapes(config, len(modules)), strict=True):
             like = next(module.parameters())
             for P, n_tokens in self.banks.items():
                 if not config.parscale_banks:
-                    put_prefix(module, P, n_tokens, shape, like)
-                elif str(P) not in _dict_of(module, "prefix_banks"):
+                    add_prefix_parameters(module, P, n_tokens, shape, like)
+                elif str(P) not in _module_dict(module, "prefix_banks"):
                     module.prefix_banks[str(P)] = PrefixBank(P, n_tokens, *shape, like=like)
         like = next(decoder.parameters())
         for P in self.banks:
             if P == 1 or str(P) in getattr(decoder, "aggregate_banks", ()):
                 continue
-            mixture = get_aggregation(config.parscale_aggregation).build(
+            aggregator = get_aggregation(config.parscale_aggregation).create_module(
                 config.hidden_size, P, config.parscale_attn_smooth
             )
-            mixture.to(like.device, like.dtype)
+            aggregator.to(like.device, like.dtype)
             if config.parscale_banks:
-                _dict_of(decoder, "aggregate_banks")[str(P)] = mixture
+                _module_dict(decoder, "aggregate_banks")[str(P)] = aggregator
             else:
-                decoder.aggregate_layer = mixture
+                decoder.aggregate_layer = aggregator
 
-    def keep_banks_in_dict(self) -> None:
-        """From the released layout, which holds one bank, to the one that holds several."""
+    def convert_to_bank_dict(self) -> None:
+        """Convert from the released layout for one bank to the layout for several."""
         if self.config.parscale_banks is not None:
             return
         ((P, n_tokens),) = self.banks.items()
@@ -109,16 +114,16 @@ class StreamedLM(nn.Module):
             nn.Module.__init__(bank)
             bank.prefix_k, bank.prefix_v = module.prefix_k, module.prefix_v
             del module.prefix_k, module.prefix_v
-            _dict_of(module, "prefix_banks")[str(P)] = bank
-        _dict_of(decoder, "aggregate_banks")[str(P)] = decoder.aggregate_layer
+            _module_dict(module, "prefix_banks")[str(P)] = bank
+        _module_dict(decoder, "aggregate_banks")[str(P)] = decoder.aggregate_layer
         del decoder.aggregate_layer
         self.config.parscale_banks = {str(P): n_tokens}
         self.set_streams(self.P)
 
     def stream_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of the bank in use: prefixes and mixture."""
+        """Yield names and parameters of the active bank: prefixes and aggregator."""
         decoder = self.get_decoder()
-        held = {id(p) for p in (decoder.mixture.parameters() if decoder.mixture is not None else ())}
+        held = {id(p) for p in (decoder.aggregator.parameters() if decoder.aggregator is not None else ())}
         for module in attention_modules(decoder):
             bank = active_bank(module)
             if bank is not None:
@@ -126,19 +131,19 @@ class StreamedLM(nn.Module):
         yield from ((name, p) for name, p in self.named_parameters() if id(p) in held)
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
-        """As the library's, for the implementations that see the prefixes. Raises ValueError for another."""
+        """Set the attention implementation. Raises ValueError for one that would ignore the prefixes."""
         if self.banks and isinstance(attn_implementation, str):
             attn_implementation = attention_name(attn_implementation)
         super().set_attn_implementation(attn_implementation, **kwargs)
 
     def _reorder_cache(self, cache: Cache, beam_idx: Tensor) -> Cache:
-        """Beam search permutes B rows; every stream's rows move alike."""
+        """Apply beam search's permutation of B rows to the rows of every stream."""
         offsets = torch.arange(self.P, device=beam_idx.device).repeat_interleave(len(beam_idx)) * len(beam_idx)
         cache.reorder_cache(beam_idx.repeat(self.P) + offsets)
         return cache
 
 
-def _dict_of(module: nn.Module, name: str) -> nn.ModuleDict:
+def _module_dict(module: nn.Module, name: str) -> nn.ModuleDict:
     if not hasattr(module, name):
         setattr(module, name, nn.ModuleDict())
     return getattr(module, name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from scalelab.cost.model import Device
+from scalelab.cost.request import Device
 from scalelab.errors import UsageError, choice_error
 from scalelab.fit.derived import Estimate, extrapolation_notes
 from scalelab.fit.result import FitResult, Note

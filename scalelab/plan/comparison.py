@@ -11,7 +11,6 @@ from scalelab.architecture import Architecture
 from scalelab.cost import equal_loss
 from scalelab.cost.compare import Comparison, Price, Size
 from scalelab.cost.compare import compare as compare_costs
-from scalelab.cost.equal_loss import count
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.fit import FitResult, Note
 from scalelab.fit.derived import extrapolation_notes, n_equivalent, n_equivalent_draws, predicted
@@ -195,7 +194,7 @@ def answer(question: Question, group: Group | None, law: Law | None, saved: FitR
     return [_by_law(question, fit, family.with_streams(P), D, about) for P in question.streams]
 
 
-def _by_measurement(question: Question, group: Group, runs: list[equal_loss.Measured], P: int) -> Answer:
+def _by_measurement(question: Question, group: Group, runs: list[equal_loss.MeasuredRun], P: int) -> Answer:
     run = equal_loss.find_run(runs, question.hidden, P, group.title)
     n_params, ends = equal_loss.equal_loss_size(runs, run.loss, group.title)
     between = " and ".join(format_count(n, 4) for n in ends)
@@ -218,7 +217,7 @@ def _by_law(
     question: Question, fit: FitResult, model: Architecture, D: float | None, about: Mapping[str, str]
 ) -> Answer:
     convention = fit.options.convention
-    N = count(model, convention)
+    N = model.count_params(convention)
     found = n_equivalent(fit, N, model.P, D)
     notes = [n for n in fit.notes if n.severity == "serious"] + extrapolation_notes(fit, N, model.P, D)
     if isfinite(found.value):
@@ -231,7 +230,7 @@ def _by_law(
         convention,
         n_params=N,
         loss=predicted(fit, N, model.P, D).value,
-        base_loss=predicted(fit, count(model.with_streams(1), convention), 1.0, D).value,
+        base_loss=predicted(fit, model.with_streams(1).count_params(convention), 1.0, D).value,
         source=f"the {fit.law.name} law{at}, {fit.equation()}",
         notes=tuple({(n.code, n.message): n for n in notes}.values()),
         **about,
@@ -241,6 +240,6 @@ def _by_law(
 def _priced(question: Question, streams: Architecture, size: Size, convention: str, **about: Any) -> Answer:
     hidden = inf
     if isfinite(size.value):
-        hidden = equal_loss.of_size(streams.with_streams(1), size.value, convention).hidden_size
+        hidden = equal_loss.decoder_of_size(streams.with_streams(1), size.value, convention).hidden_size
     rows = compare_costs(question.price, streams, size, question.batches, question.lengths, convention)
     return Answer(streams=streams, size=size, convention=convention, plain_hidden=hidden, rows=tuple(rows), **about)

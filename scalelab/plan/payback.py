@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from scalelab.cost.model import Device
+from scalelab.cost.request import Device
 from scalelab.fit.derived import Estimate, n_equivalent
 from scalelab.plan.problem import Candidate, Problem
 from scalelab.plan.shapes import MIN_WIDTH

@@ -9,9 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from scalelab.architecture import Architecture
-from scalelab.cost.equal_loss import count
-from scalelab.cost.model import Cost, Workload
-from scalelab.cost.requests import most_requests
+from scalelab.cost.capacity import most_requests
+from scalelab.cost.request import Cost, Workload
 from scalelab.errors import UsageError
 from scalelab.fit.derived import FLOPS_PER_TOKEN
 from scalelab.fit.result import FitResult
@@ -128,7 +127,7 @@ class Problem:
         """Return `model` as a candidate, with its costs."""
         cost = self.price(model, self.workload)
         training = None if self.D is None else train_flops(model, self.D, self.second_stage)
-        N = float(count(model, self.shapes.convention))
+        N = float(model.count_params(self.shapes.convention))
         return Candidate(model.P, model.hidden_size, N, cost.memory_bytes, cost.latency_s, training, cost)
 
     def used(self, candidate: Candidate) -> dict[str, float]:

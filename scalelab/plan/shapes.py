@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from scalelab.architecture import Architecture
-from scalelab.cost.equal_loss import RealWidth, built, count, widened
+from scalelab.cost.equal_loss import RealWidth, widened, with_hidden_size
 
 MIN_WIDTH, MAX_WIDTH = 16.0, 2.0**18  # widths outside this range are not served
 _STEPS = 60  # of a bisection over ln width, to machine precision
@@ -44,7 +44,7 @@ class Shapes:
 
     def n_params(self, width: float, P: int) -> float:
         """Return the N of the decoder of a width with P streams."""
-        return float(count(self.of_width(width, P), self.convention))
+        return float(self.of_width(width, P).count_params(self.convention))
 
     def width_of(self, n_params: float, P: int) -> float | None:
         """Return the width whose N is `n_params`; None if it is outside the range of widths."""
@@ -69,4 +69,4 @@ class Shapes:
             hidden = step * (first + i if wider else first - i)
             if hidden > 0:
                 layers = (math.ceil if wider else math.floor)(self._layers(hidden))
-                yield replace(built(self.base, hidden), num_layers=layers, P=P)
+                yield replace(with_hidden_size(self.base, hidden), num_layers=layers, P=P)

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scalelab.cost.compare import Average, Comparison
-from scalelab.cost.equal_loss import Measured
+from scalelab.cost.equal_loss import MeasuredRun
 from scalelab.plot import style
 from scalelab.plot.style import ShownFigure, colours, legend_below, tidy
 
@@ -30,7 +30,7 @@ class Step:
 
 
 def plot_cost(
-    priced: Mapping[int, Sequence[tuple[Measured, Average]]], steps: Sequence[Step] = (), heading: str = ""
+    priced: Mapping[int, Sequence[tuple[MeasuredRun, Average]]], steps: Sequence[Step] = (), heading: str = ""
 ) -> Figure:
     """Draw losses over memory (top) and latency (bottom), with a column for each batch size and a curve for each P.
 
@@ -94,7 +94,7 @@ def _units(costs: Sequence[Average]) -> list[_Unit]:
     return units
 
 
-def _curves(axes: Axes, runs: Sequence[tuple[Measured, Average]], unit: _Unit, shades: Mapping[int, str]) -> None:
+def _curves(axes: Axes, runs: Sequence[tuple[MeasuredRun, Average]], unit: _Unit, shades: Mapping[int, str]) -> None:
     for P in sorted({run.P for run, _ in runs}):
         mine = sorted((unit.of(cost), run.loss) for run, cost in runs if run.P == P)
         axes.plot(*zip(*mine, strict=True), "-o", color=shades[P], markersize=4, linewidth=1.1, alpha=0.65)

@@ -7,8 +7,8 @@ from math import isinf
 from typing import TYPE_CHECKING, Any
 
 from scalelab.cost.compare import Average, Comparison, Ratio
-from scalelab.cost.equal_loss import count, widened
-from scalelab.cost.model import GIB, interval_of
+from scalelab.cost.equal_loss import widened
+from scalelab.cost.request import GIB, interval_of
 from scalelab.fit.data import CONVENTIONS
 from scalelab.report.blocks import Line, Report, Table, note_lines
 from scalelab.report.plain import plain
@@ -96,7 +96,8 @@ def _headings(unit: str, sure: bool) -> list[str]:
 
 def verdicts(answer: Answer) -> list[str]:
     """Return sentences on the batch sizes where streams cost less or more than a larger N, or where that is open."""
-    P, size, backbone = answer.streams.P, answer.size.value, count(answer.streams.with_streams(1), answer.convention)
+    P, size = answer.streams.P, answer.size.value
+    backbone = answer.streams.with_streams(1).count_params(answer.convention)
     if isinf(size):
         return [f"By this law, no plain model of any size reaches the loss of P = {P}, so there is no ratio."]
     lines = []

@@ -10,7 +10,7 @@ from scalelab.architecture import Architecture
 from scalelab.cost.describe import device_notes, priced_by
 from scalelab.cost.fallback import ROOFLINE
 from scalelab.cost.hardware import WIDER, Hardware
-from scalelab.cost.model import BF16, GIB, Cost
+from scalelab.cost.request import BF16, GIB, Cost
 from scalelab.report.blocks import Line, Report, Table
 from scalelab.units import format_count, plain_number, plural
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import isfinite, isnan
 from typing import TYPE_CHECKING
 
-from scalelab.cost.model import interval_of
+from scalelab.cost.request import interval_of
 from scalelab.plan.answer import Option, Plan
 from scalelab.plan.problem import Candidate
 from scalelab.plan.search import lowest_loss

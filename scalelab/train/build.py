@@ -79,7 +79,7 @@ def _init_streams(model: Any, recipe: Recipe) -> None:
         bank: Any = active_bank(module)
         bank.prefix_k.normal_(std=recipe.prefix_key_std)
         bank.prefix_v.normal_(std=recipe.prefix_value_std)
-    decoder.mixture.start_uniform()
+    decoder.aggregator.reset_to_uniform()
 
 
 def training_options(model: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from scalelab.architecture import PREFIX_TOKENS
 from scalelab.errors import DataError, UsageError
 from scalelab.model.add import add_streams
-from scalelab.model.start import start_from_text
+from scalelab.model.prefix_init import start_from_text
 from scalelab.train.data import evenly_spaced, slice_windows
 from scalelab.train.recipe import Recipe
 from scalelab.train.stage import check_length, loss_on
@@ -88,7 +88,7 @@ def convert(
         banks: Prefix tokens by P.
         data: The corpus.
         recipe: Length of the sequences to try starts on.
-        how: Kind of start, see `scalelab.model.start`; "normal" uses no text.
+        how: Kind of start, see `scalelab.model.prefix_init`; "normal" uses no text.
         seed: Seed of the draws.
         draws: Most sets of texts to try for each bank.
         options: Passed to `add_streams`.

@@ -32,7 +32,7 @@ def can_be_captured(model: Any, device: str) -> bool:
     with decoders that check for packed sequences on the host.
     """
     experts = any(getattr(model.config, name, None) for name in _EXPERT_KEYS)
-    checks_packing = not getattr(model.get_decoder(), "takes_masks", False)
+    checks_packing = not getattr(model.get_decoder(), "accepts_mask_dict", False)
     return device.startswith("cuda") and not experts and not checks_packing and not has_dropout(model)
 
 

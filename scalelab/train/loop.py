@@ -146,7 +146,7 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
     All layers share the code compiled for the first, so compile time does not grow with depth.
     """
     decoder = model.get_decoder()
-    if getattr(decoder, "prefixed", False) and not decoder.checked:
+    if getattr(decoder, "has_prefixes", False) and not decoder.prefixes_verified:
         training = model.training
         with torch.no_grad():  # a forward pass checks each layer's attention, which compiled code would hide
             model.eval()(torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)

@@ -12,7 +12,7 @@ from scalelab.train.recipe import Recipe
 
 def stream_groups(model: Any) -> dict[int, str]:
     """Return "prefix" or "aggregator" for each parameter, by id, of the streams in use."""
-    aggregator = model.get_decoder().mixture
+    aggregator = model.get_decoder().aggregator
     aggregator_ids = {id(p) for p in aggregator.parameters()} if aggregator is not None else set()
     return {id(p): "aggregator" if id(p) in aggregator_ids else "prefix" for _, p in model.stream_parameters()}
 

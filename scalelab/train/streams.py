@@ -76,7 +76,7 @@ class StreamProbe:
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the logits [B, T, vocab] of `inputs` [B, T] and add to the statistics."""
         seen: list[torch.Tensor] = []
-        hook = self.decoder.mixture.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+        hook = self.decoder.aggregator.register_forward_hook(lambda module, args, output: seen.append(args[0]))
         with self.decoder.kept_outputs():
             try:
                 logits = self.model(inputs, use_cache=False).logits
@@ -86,7 +86,7 @@ class StreamProbe:
         return logits
 
     def _add(self, streams: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-        weights = self.decoder.mixture.weights(streams).double()
+        weights = self.decoder.aggregator.weights(streams).double()
         self._weights.append(weights.sum((0, 1)))
         self._entropies.append(torch.special.entr(weights).sum())
         unit = F.normalize(streams.float(), dim=-1)
@@ -120,7 +120,7 @@ class StreamProbe:
 def weights_over_tokens(model: Any, ids: torch.Tensor) -> np.ndarray:
     """Return the weights of the streams [T, P] at each of the tokens `ids` [T]."""
     seen: list[torch.Tensor] = []
-    mixture = model.get_decoder().mixture
+    mixture = model.get_decoder().aggregator
     hook = mixture.register_forward_hook(lambda module, args, output: seen.append(mixture.weights(args[0])))
     try:
         model(ids[None].to(model.device), use_cache=False)

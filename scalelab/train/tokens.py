@@ -193,7 +193,7 @@ def _vocab_size(model: Any, text: TextSource) -> int:
     size = max(model.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     if not 1 <= size <= _MAX_VOCABULARY:
         raise DataError(
-            f"tokenizer {text.tokenizer}: its largest id is {size - 1:,}; a vocabulary has 1 to {_MAX_VOCABULARY:,} tokens"
+            f"tokenizer {text.tokenizer}: its largest id is {size - 1:,}; it must be from 0 to {_MAX_VOCABULARY:,}"
         )
     return size
 

@@ -18,13 +18,12 @@ from scalelab.cost import Device, Workload
 from scalelab.cost.compare import Size, average, compare, price_by, price_runs
 from scalelab.cost.engines import get_engine
 from scalelab.cost.equal_loss import (
-    Measured,
+    MeasuredRun,
     RealWidth,
-    count,
+    decoder_of_size,
     equal_loss_size,
     family_of,
     measured_runs,
-    of_size,
     paper_decoder,
     widened,
 )
@@ -98,7 +97,9 @@ def test_the_increase_of_streams_is_that_of_the_reference_rows(runs):
 def test_a_width_is_found_from_its_count(family, convention):
     for hidden in (33.3, 1024.0, 2179.65, 1e5):
         model = widened(family, hidden)
-        assert of_size(family, count(model, convention), convention).hidden_size == pytest.approx(hidden, rel=1e-10)
+        assert decoder_of_size(family, model.count_params(convention), convention).hidden_size == pytest.approx(
+            hidden, rel=1e-10
+        )
 
 
 def test_the_count_of_a_real_width_by_hand():
@@ -138,7 +139,7 @@ def test_more_requests_at_once_favour_growing_the_model():
 
 
 def plain_runs(sizes, losses):
-    return [Measured(of_size(PAPER, n), n, loss) for n, loss in zip(sizes, losses, strict=True)]
+    return [MeasuredRun(decoder_of_size(PAPER, n), n, loss) for n, loss in zip(sizes, losses, strict=True)]
 
 
 def test_interpolation_is_exact_for_a_line_in_ln_N():
@@ -153,9 +154,9 @@ def test_interpolation_is_exact_for_a_line_in_ln_N():
 @pytest.mark.parametrize(
     ("losses", "loss", "message"),
     [
-        ([3.0, 2.8, 2.7], 2.6, r"made: loss 2.6000 lies outside what P = 1 reached, 2.7000 to 3.0000 for N 1B to 5B"),
-        ([3.0, 2.8, 2.7], 3.1, "lies outside"),
-        ([2.8, 3.0, 2.7], 2.9, "do not fall steadily with N and pass 2.9000 2 times"),
+        ([3.0, 2.8, 2.7], 2.6, r"made: loss 2.6000 is outside the losses with P = 1, 2.7000 to 3.0000 for N 1B to 5B"),
+        ([3.0, 2.8, 2.7], 3.1, "is outside the losses with P = 1"),
+        ([2.8, 3.0, 2.7], 2.9, "do not decrease steadily with N and cross 2.9000 2 times"),
     ],
 )
 def test_a_loss_that_cannot_be_placed_is_refused(losses, loss, message):
@@ -206,11 +207,9 @@ def test_a_law_with_tokens_is_asked_at_the_most_of_them_or_at_D(scalelab, table_
 
 
 def test_sizes_that_differ_in_more_than_width_have_no_size_between():
-    shallow = Measured(replace(PAPER, hidden_size=1024, intermediate_size=mlp_width(1024), num_layers=8), 1e8, 3.0)
-    with pytest.raises(
-        UsageError, match="the measured sizes differ in more than their width; choose one of 1024, 1536"
-    ):
-        family_of([shallow, Measured(PAPER, PAPER.n_params, 2.8)], 1280, "made")
+    shallow = MeasuredRun(replace(PAPER, hidden_size=1024, intermediate_size=mlp_width(1024), num_layers=8), 1e8, 3.0)
+    with pytest.raises(UsageError, match="the runs differ in more than width; choose one of 1024, 1536"):
+        family_of([shallow, MeasuredRun(PAPER, PAPER.n_params, 2.8)], 1280, "made")
 
 
 def test_a_family_has_sizes_that_were_not_measured(runs):
@@ -241,7 +240,7 @@ def test_intervals_are_those_of_ratios_worked_out_draw_by_draw(make_records):
     memory, latency = [], []
     k = fit.law.names.index("k")
     for draw in fit.draws:
-        plain = average(price, of_size(PAPER, streams.n_params * (draw[k] * math.log(4) + 1)), 4, [128])
+        plain = average(price, decoder_of_size(PAPER, streams.n_params * (draw[k] * math.log(4) + 1)), 4, [128])
         memory.append((plain.memory_bytes - base.memory_bytes) / (more.memory_bytes - base.memory_bytes))
         latency.append((plain.latency_s - base.latency_s) / (more.latency_s - base.latency_s))
     for ratio, by_draw in ((row.memory_ratio, memory), (row.latency_ratio, latency)):
@@ -268,7 +267,7 @@ def test_what_rows_cost_is_in_the_interval_of_latency_alone(make_records):
     ratios = []
     for n, z in zip(draws, scores, strict=True):
         added = row.streams.latency_s * math.exp(z * spread) - row.base.latency_s
-        grown = average(price, of_size(PAPER, n), 32, [128]).latency_s - row.base.latency_s
+        grown = average(price, decoder_of_size(PAPER, n), 32, [128]).latency_s - row.base.latency_s
         ratios.append(grown / added if added > 0 else math.inf)
     expected = np.quantile(ratios, [0.025, 0.975], method="closest_observation")
     assert (row.latency_ratio.low, row.latency_ratio.high) == pytest.approx(tuple(expected), rel=0.1)
@@ -346,7 +345,7 @@ def test_a_table_that_knows_no_shapes_is_taken_for_the_papers_family(scalelab, t
         ([], 2, "give --data with measured losses, or --fit"),
         (["--corpus", "pile", "--fit", "x.json"], 2, "give --data as well"),
         (["--data", "paper", "--corpus", "bible"], 2, "--corpus bible: not in paper; choose one of pile, stack"),
-        (["--data", "paper", "--corpus", "pile", "--P", "16"], 2, "no run of hidden size 1536 with P = 16"),
+        (["--data", "paper", "--corpus", "pile", "--P", "16"], 2, "no run with hidden size 1536 and P = 16"),
         (["--data", "paper", "--P", "1"], 2, "--P: '1' is not a whole number of at least 2"),
         (["--data", "paper", "--engine", "abacus"], 2, "--engine abacus: choose one of llm-analysis"),
         (["--data", "paper", "--corpus", "pile", "--gpu", "abacus"], 2, "--gpu abacus"),
@@ -368,7 +367,8 @@ def test_outside_of_the_measured_sizes_it_refuses_and_a_law_extrapolates(scalela
     arguments = ("compare", "--hidden", 2560, "--P", 8, "--data", "paper", "--corpus", "pile")
     code, _, err = scalelab(*arguments)
     assert code == 1
-    assert "lies outside what P = 1 reached, 1.8451 to 2.1113 for N 536M to 4.35B; --law parallel" in err
+    assert "is outside the losses with P = 1, 1.8451 to 2.1113 for N 536M to 4.35B; extrapolate with a law, such" in err
+    assert "such as --law parallel" in err
     code, out, _ = scalelab(*arguments, "--law", "parallel")
     assert code == 0
     assert "is a factor of 1.7" in out

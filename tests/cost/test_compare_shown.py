@@ -11,7 +11,7 @@ import pytest
 from scalelab.cli import main
 from scalelab.cost import Device
 from scalelab.cost.compare import Size, compare, price_by, price_runs
-from scalelab.cost.equal_loss import Measured, measured_runs, paper_decoder, plain_loss, widened
+from scalelab.cost.equal_loss import MeasuredRun, measured_runs, paper_decoder, plain_loss, widened
 from scalelab.cost.hardware import find_hardware
 from scalelab.laws import get_law
 from scalelab.plan.comparison import Question, answer, comparable_groups
@@ -22,7 +22,7 @@ from tests.support.tables import fit_table
 # The roofs alone: no time to start a kernel.
 PRICE = price_by("roofline", Device("bare", 0.7, 0.9, replace(find_hardware("a100-sxm-80gb"), kind="")))
 TINY = replace(paper_decoder(64, 512), num_layers=3, num_heads=4, num_kv_heads=1)
-RUNS = [Measured(replace(TINY, P=P), 1e5 * P, 3 - 0.1 * P) for P in (1, 2)]
+RUNS = [MeasuredRun(replace(TINY, P=P), 1e5 * P, 3 - 0.1 * P) for P in (1, 2)]
 
 
 def question(**more):
@@ -57,7 +57,7 @@ def test_units_suit_the_costs():
     (point, *_) = figure.axes[0].lines[0].get_xydata()
     average = price_runs(PRICE, RUNS, [1], [64])[1][0][1]
     assert point[0] == pytest.approx(average.memory_bytes / 2**20)
-    large = [Measured(paper_decoder(2560, 151_936), 4e9, 2.0)]
+    large = [MeasuredRun(paper_decoder(2560, 151_936), 4e9, 2.0)]
     figure = plot_cost(price_runs(PRICE, large, [1], [64]))
     assert [axes.get_xlabel() for axes in figure.axes] == ["memory, GiB", "latency, s"]
 
@@ -88,7 +88,7 @@ def test_the_plain_model_of_streams_is_found_among_the_runs():
     assert plain_loss(runs, replace(streams, num_layers=12)) is None
     assert plain_loss([r for r in runs if r.P > 1], streams) is None
     # Of a table that knows no shapes, the width is that which N gives.
-    assert plain_loss([Measured(widened(TINY, 64.2), 1e5, 2.5)], widened(replace(TINY, P=2), 64.0)) == 2.5
+    assert plain_loss([MeasuredRun(widened(TINY, 64.2), 1e5, 2.5)], widened(replace(TINY, P=2), 64.0)) == 2.5
 
 
 def test_an_interval_around_nothing_is_left_open():

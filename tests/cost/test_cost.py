@@ -184,14 +184,14 @@ def test_missing_llm_analysis_names_the_command_that_mends_it(monkeypatch):
         (
             Layer(8, 2, 64, 1024, num_experts=4, experts_per_token=1),
             {},
-            "experts of which a token goes to a single one",
+            "a single expert per token",
         ),
         (Layer(8, 2, 64, 1024), {"banks": ((1, 16),)}, "a prefix at P = 1"),
     ],
 )
-def test_what_llm_analysis_cannot_hold_is_refused_by_name(layer, more, reason):
+def test_what_llm_analysis_cannot_price_is_refused_by_name(layer, more, reason):
     """Others, out of real configs, are in test_served.py."""
     model = ServedModel(512, 1000, ((layer, 2),), 512, name="mine", **more)
-    with pytest.raises(UsageError, match=f"mine: llm-analysis cannot hold {reason}; use `engine='roofline'`"):
+    with pytest.raises(UsageError, match=f"mine: llm-analysis cannot price {reason}; use `engine='roofline'`"):
         get_engine("llm-analysis")(model, Workload(), Device())
     assert get_engine("roofline")(model, Workload(), Device()).latency_s > 0

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from scalelab.architecture import Architecture
 from scalelab.cost import Device, Workload
+from scalelab.cost.capacity import most_requests
 from scalelab.cost.families import served_from_config
 from scalelab.cost.formats import FORMATS, weight_format
 from scalelab.cost.hardware import Hardware, find_hardware, profile_text, read_hardware
-from scalelab.cost.model import Precision
 from scalelab.cost.rates import find_rates
-from scalelab.cost.requests import most_requests
+from scalelab.cost.request import Precision
 from scalelab.cost.roofline import available_bytes, decode_s, decode_step_s, kernels, prefill_s, price
-from scalelab.cost.runtime import CLASSES, FLOPS_LEFT, ROUTING, ROW_COSTS
+from scalelab.cost.runtime import CLASSES, KERNEL_FLOPS, ROUTING_EXPONENT, ROW_COSTS
 from scalelab.cost.shape import as_served
 from scalelab.errors import UsageError
 
@@ -98,11 +98,11 @@ def test_shares_of_the_class_are_used_and_may_be_given():
     assert mine.bytes_per_s == CLASSES["apple"].memory * 800e9
     assert mine.matrix_flops_per_s == CLASSES["apple"].flops * found.peak("bf16")
     assert mine.launch_s == CLASSES["apple"].gap_s
-    assert mine.routing == ROUTING
+    assert mine.routing_exponent == ROUTING_EXPONENT
     given = find_rates(replace(device, memory_efficiency=0.5, flops_efficiency=0.25, launch_s=1e-3), Precision())
     assert (given.bytes_per_s, given.matrix_flops_per_s, given.launch_s) == (400e9, found.peak("bf16") / 4, 1e-3)
     blocks = find_rates(device, Precision("q4_0"))
-    assert blocks.matrix_flops_per_s == pytest.approx(FLOPS_LEFT["blocks"] * mine.matrix_flops_per_s)
+    assert blocks.matrix_flops_per_s == pytest.approx(KERNEL_FLOPS["blocks"] * mine.matrix_flops_per_s)
     assert blocks.row_costs == ROW_COSTS["blocks"]
     narrow = find_rates(Device("h100-sxm-80gb"), Precision("fp8", compute="fp8"))
     assert narrow.matrix_flops_per_s == pytest.approx(CLASSES["datacentre"].narrow_flops * 1979e12)
@@ -195,8 +195,8 @@ def test_folded_latents_are_read_as_they_are_kept():
     """By hand: scores against latent and rotated key, the latent as values, W_UK and W_UV once a query."""
     model = served_from_config(LATENT, "latent")
     folded = find_rates(box(graph_launch_s=0.0, launch_s=0.0), Precision())
-    folded = replace(folded, folds=True)
-    unfolded = replace(folded, folds=False)
+    folded = replace(folded, folds_latent=True)
+    unfolded = replace(folded, folds_latent=False)
     heads, latent, rotated, flat, values, cached, B = 8, 48, 8, 16, 24, 99, 3
 
     def attention(rates):
@@ -242,7 +242,7 @@ def test_a_kv_head_is_kept_by_every_device_that_needs_it():
     model, work = Architecture(4096, 14336, 32, 32, 2, 32_000), Workload(1, 100, 50)
     kept = [price(model, work, replace(box(), tensor_parallel=t)).kv_cache_bytes for t in (1, 2, 4, 8)]
     assert [k / kept[0] for k in kept] == [1, 1, 2, 4]
-    with pytest.raises(UsageError, match="32 heads cannot be dealt evenly to 5 devices"):
+    with pytest.raises(UsageError, match="32 heads cannot be divided among 5 devices"):
         price(model, work, replace(box(), tensor_parallel=5))
 
 

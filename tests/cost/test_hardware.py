@@ -6,7 +6,7 @@ import pytest
 
 from scalelab.cli import main
 from scalelab.cost import gpu_names
-from scalelab.cost.hardware import WIDER, built_in, find_hardware, read_hardware
+from scalelab.cost.hardware import WIDER, builtin_devices, find_hardware, read_hardware
 from scalelab.cost.runtime import CLASSES
 from scalelab.errors import DataError, UsageError
 
@@ -22,14 +22,14 @@ my-box:
 
 
 def test_the_table_holds_what_was_promised():
-    names = set(built_in())
+    names = set(builtin_devices())
     assert set(gpu_names()) <= names
     wanted = ("h200", "b200", "mi300x", "l40s", "rtx-4090", "rtx-5090", "apple-m", "jetson", "snapdragon", "epyc")
     assert all(any(name.startswith(start) for name in names) for start in wanted)
     assert sum(name.startswith("apple-m") for name in names) >= 3
 
 
-@pytest.mark.parametrize("device", built_in().values(), ids=lambda d: d.name)
+@pytest.mark.parametrize("device", builtin_devices().values(), ids=lambda d: d.name)
 def test_figures_are_plausible_and_cited(device):
     assert any(word in device.source for word in ("NVIDIA", "AMD", "Apple", "Qualcomm", "Raspberry Pi"))
     assert any(str(year) in device.source for year in range(2018, 2027))
@@ -42,7 +42,7 @@ def test_figures_are_plausible_and_cited(device):
             assert all(flops[narrow] >= flops[wide] for wide in chain if wide in flops)
 
 
-@pytest.mark.parametrize("device", built_in().values(), ids=lambda d: d.name)
+@pytest.mark.parametrize("device", builtin_devices().values(), ids=lambda d: d.name)
 def test_no_figure_is_one_with_sparsity(device):
     """Half the width doubles the rate of matrix units; four times would be dense beside "with sparsity"."""
     flops = device.flops_per_s
@@ -51,7 +51,7 @@ def test_no_figure_is_one_with_sparsity(device):
             assert flops[narrow] / flops[wide] == pytest.approx(2, rel=0.03) or flops[narrow] == flops[wide]
 
 
-@pytest.mark.parametrize("device", built_in().values(), ids=lambda d: d.name)
+@pytest.mark.parametrize("device", builtin_devices().values(), ids=lambda d: d.name)
 def test_every_device_has_a_class_and_a_limit_of_power(device):
     assert device.kind in CLASSES
     assert device.kind != "other"
@@ -68,7 +68,7 @@ def test_every_device_has_a_class_and_a_limit_of_power(device):
 
 def test_geforce_tensor_cores_keep_their_ratio_to_cuda_cores():
     """With fp32 accumulation 16 bits run at twice fp32 on every GeForce since Ampere, in NVIDIA's white papers."""
-    cards = [d for d in built_in().values() if d.kind == "geforce"]
+    cards = [d for d in builtin_devices().values() if d.kind == "geforce"]
     assert len(cards) > 20
     for card in cards:
         assert card.flops_per_s["bf16"] / card.flops_per_s["fp32"] == pytest.approx(2, rel=0.01)
@@ -78,7 +78,7 @@ def test_geforce_tensor_cores_keep_their_ratio_to_cuda_cores():
 def test_vector_units_compute_what_their_cores_and_clocks_give():
     per_cycle = {"fp32": 32, "bf16": 64}  # Zen 4: two FMA pipes of 256 bits
     for name, cores, gigahertz in (("ryzen-9-7950x", 16, 4.5), ("epyc-9654", 96, 2.4)):
-        for precision, flops in built_in()[name].flops_per_s.items():
+        for precision, flops in builtin_devices()[name].flops_per_s.items():
             assert flops == pytest.approx(cores * gigahertz * 1e9 * per_cycle[precision], rel=0.01)
 
 
@@ -119,7 +119,7 @@ def test_what_is_unconfirmed_is_known():
         "vector_tflops": "vector_flops_per_s",
         "price_per_hour": "price_per_hour",
     }
-    for name, device in built_in().items():
+    for name, device in builtin_devices().items():
         figures = (*device.flops_per_s, "bandwidth", "memory")
         expected = {*CHECKED.get(name, figures)}
         expected |= {key for key, attribute in extra.items() if getattr(device, attribute) is not None}
@@ -143,7 +143,7 @@ def test_figures_agree_with_those_of_llm_analysis():
     }
     for name in gpu_names():
         theirs = json.loads((files("llm_analysis") / "gpu_configs" / f"{name}.json").read_text())
-        ours = built_in()[name]
+        ours = builtin_devices()[name]
         pairs = {
             "bf16": (ours.flops_per_s["bf16"] / 1e12, theirs["peak_fp16_TFLOPS"]),
             "int8": (ours.flops_per_s.get("int8", 0) / 1e12, theirs["peak_i8_TFLOPS"]),
@@ -173,7 +173,7 @@ def test_own_devices_are_read_and_come_first(tmp_path):
     assert device.measured
     assert math.isclose(device.launch_s, 2.5e-6)
     assert find_hardware("rtx-4090", file).bytes_per_s == 5e10
-    assert find_hardware("l40s", file) == built_in()["l40s"]
+    assert find_hardware("l40s", file) == builtin_devices()["l40s"]
     with pytest.raises(UsageError, match=r"gpu='mybox': unknown; did you mean my-box\?"):
         find_hardware("mybox", file)
 
@@ -215,17 +215,17 @@ def test_a_misspelt_device_of_ones_own_is_found(scalelab, tmp_path):
         ("bandwidth: 50", "bandwidth: .nan", "my-box: bandwidth: must be a number above 0, not nan"),
         ("bandwidth: 50", "bandwidth: true", "my-box: bandwidth: must be a number above 0, not True"),
         ("  memory: 16\n", "", "my-box: memory is missing"),
-        ("memory: 16", "memory: 16\n  colour: red", "my-box: colour: unknown; a device has tflops, "),
+        ("memory: 16", "memory: 16\n  colour: red", "my-box: colour: unknown key; use tflops, "),
         ("{fp32: 1.5, bf16: 3}", "3", "my-box: tflops: give a mapping"),
         ("fp32: 1.5", "fp31: 1.5", "my-box: tflops: fp31: unknown; choose among fp32, tf32, bf16"),
         ("fp32: 1.5", "fp32: null", "my-box: tflops: fp32 is missing"),
         ("bf16: 3", "bf16: 0", "my-box: tflops: bf16: must be a number above 0, not 0"),
-        ("source: measured here", "source: ''", "my-box: source: say where the figures are from"),
+        ("source: measured here", "source: ''", "my-box: source: give the source of the figures as text"),
         ("measured: true", "measured: 1", "my-box: measured: give true or false, not 1"),
         ("launch_us: 2.5", "launch_us: -1", "my-box: launch_us: must be a number of at least 0, not -1"),
         ("launch_us: 2.5", "attention_tflops: 0", "my-box: attention_tflops: must be a number above 0, not 0"),
         ("launch_us: 2.5", "row_shares: [1, 2]", "my-box: row_shares: give a mapping of rows to shares"),
-        ("launch_us: 2.5", "row_shares: {4: 50}", "my-box: row_shares: give shares of 1, not percent"),
+        ("launch_us: 2.5", "row_shares: {4: 50}", "my-box: row_shares: give fractions, not percentages"),
         (
             "launch_us: 2.5",
             "launch_us: 1" + "0" * 400,
@@ -234,7 +234,11 @@ def test_a_misspelt_device_of_ones_own_is_found(scalelab, tmp_path):
         ("launch_us: 2.5", "launch_us: 1e2", "not '1e2' (YAML wants 1.0e+2)"),
         ("launch_us: 2.5", "launch_us: 2026-99-99", "not YAML"),
         ("launch_us: 2.5", "row_shares: {4: -1}", "my-box: row_shares: 4: must be a number above 0, not -1"),
-        ("launch_us: 2.5", "unconfirmed: [int8]", "my-box: unconfirmed: give a list out of fp32, bf16, bandwidth"),
+        (
+            "launch_us: 2.5",
+            "unconfirmed: [int8]",
+            "my-box: unconfirmed: give a list of keys among fp32, bf16, bandwidth",
+        ),
         (MINE, "my-box: 3", "my-box: give a mapping with tflops, bandwidth, memory, source"),
         (MINE, "[1]", "give a mapping of device names"),
         (MINE, "", "give a mapping of device names"),
@@ -265,12 +269,12 @@ def test_the_list_shows_every_device_and_its_source(tmp_path, capsys):
     file.write_text(MINE)
     assert main(["cost", "--list-hardware", "--hardware", str(file)]) == 0
     out = capsys.readouterr().out
-    for name, device in built_in().items():
+    for name, device in builtin_devices().items():
         assert f"{name}: {device.source}" in out
     assert "my-box: measured here; measured" in out
     assert main(["cost", "--list-hardware", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == list(built_in())
+    assert [row["name"] for row in rows] == list(builtin_devices())
 
 
 def test_of_measured_figures_all_is_reached_by_default(tmp_path, capsys):
@@ -300,13 +304,13 @@ def test_prices_say_which_figures_nobody_checked(capsys):
         "note: rtx-4060-laptop: unconfirmed: bf16, bandwidth, memory, not checked against the source; scalelab cost "
         "--list-hardware has figures and sources\n"
     )
-    assert "no measurement of its class (npu) is published" in told["snapdragon-8-elite-npu"]
+    assert "no published measurements of its class (npu)" in told["snapdragon-8-elite-npu"]
     assert main([*command, "rtx-4060-laptop", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_every_device_has_a_source_and_its_unchecked_figures_are_marked():
-    for device in built_in().values():
+    for device in builtin_devices().values():
         assert device.source, device.name
         known = {*device.flops_per_s, "bandwidth", "memory"}
         assert {*device.unconfirmed} <= known | {"usable", "watts", "link", "price_per_hour", "vector_tflops"}

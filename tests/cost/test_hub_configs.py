@@ -101,7 +101,7 @@ def test_quantised_checkpoints_are_priced_as_they_are(tmp_path, capsys, found, w
 def test_sizes_of_quantised_checkpoints_are_those_of_the_published_files(tmp_path):
     """Llama 3 8B: bytes of the files that others serve."""
     from scalelab.cost import Device, Workload
-    from scalelab.cost.model import Precision
+    from scalelab.cost.request import Precision
     from scalelab.cost.roofline import price
 
     llama = {**LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128256}
@@ -115,10 +115,13 @@ def test_sizes_of_quantised_checkpoints_are_those_of_the_published_files(tmp_pat
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ({"quant_method": "wishful"}, "quant_method 'wishful' is not known; say how weights are stored with --weights"),
+        (
+            {"quant_method": "wishful"},
+            "quant_method 'wishful' is not supported; give the format of the weights as --weights",
+        ),
         ({"quant_method": "gptq", "bits": 40}, "bits: must be a whole number from 2 to 8, not 40"),
         ({"quant_method": "gptq", "bits": "four"}, "bits: must be a whole number from 2 to 8, not 'four'"),
-        ({"quant_method": "compressed-tensors"}, "config_groups: must hold a group with weights"),
+        ({"quant_method": "compressed-tensors"}, "config_groups: must have a group with weights"),
         ([], r"quantization_config: must be an object, not \[\]"),
     ],
 )
@@ -137,11 +140,11 @@ def test_a_quantised_checkpoint_is_not_priced_as_if_it_were_16_bits(tmp_path, ca
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": {"quant_method": "awq"}}))
     assert main(["cost", "--model", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert "note: priced by the roofline: llm-analysis prices bf16 throughout, not awq" in said.err
+    assert "note: priced by the roofline: llm-analysis prices only bf16 throughout, not awq" in said.err
     assert "weights awq" in said.out
 
 
 def test_a_name_on_a_hub_is_told_from_a_folder(capsys):
     assert main(["cost", "--model", "someone/some-model-7b"]) == 2
     error = capsys.readouterr().err
-    assert "someone/some-model-7b: no config.json there; if that is a name on a model hub, download" in error
+    assert "someone/some-model-7b: no config.json found; if this is a name on a model hub, download" in error

@@ -23,8 +23,8 @@ from scalelab.cost.formats import FORMATS, KV_BITS
 from scalelab.cost.hardware import WIDER, Hardware, find_hardware, profile_text, read_hardware
 from scalelab.cost.kernels import experts_touched, kernels
 from scalelab.cost.llm_engine import price as paper_price
-from scalelab.cost.model import Precision
 from scalelab.cost.rates import Kernel, find_rates
+from scalelab.cost.request import Precision
 from scalelab.cost.roofline import (
     _sum_of_higher,
     activation_bytes,
@@ -301,7 +301,7 @@ def test_rates_follow_the_rules_of_precision(precision, matrix, attention, kv, a
     rates = find_rates(box(), precision)
     assert rates.matrix_flops_per_s == matrix * 1e14
     assert rates.attention_flops_per_s == attention * 1e14
-    assert (rates.kv, rates.activation) == (kv, activation)
+    assert (rates.kv_bytes, rates.activation_bytes) == (kv, activation)
 
 
 def test_efficiencies_scale_what_is_reached():
@@ -420,9 +420,11 @@ def test_engines_by_name():
     assert same == replace(cost, architecture=same.architecture)
     with pytest.raises(UsageError, match="engine='abacus': choose one of llm-analysis, roofline"):
         get_engine("abacus")
-    with pytest.raises(UsageError, match="gpu='rtx-4090': llm-analysis does not know it; use `engine='roofline'`"):
+    with pytest.raises(
+        UsageError, match="gpu='rtx-4090': llm-analysis does not have this device; use `engine='roofline'`"
+    ):
         get_engine("llm-analysis")(PAPER, Workload(), Device("rtx-4090"))
-    with pytest.raises(UsageError, match="llm-analysis prices bf16 throughout, not int4"):
+    with pytest.raises(UsageError, match="llm-analysis prices only bf16 throughout, not int4"):
         get_engine("llm-analysis")(PAPER, Workload(), Device(), Precision("int4"))
 
 
@@ -467,17 +469,17 @@ def test_the_heading_names_the_model_with_any_engine(capsys, engine):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "nowhere"], "nowhere: no config.json there"),
+        (["--model", "nowhere"], "nowhere: no config.json found"),
         (["--model", str(DATA / "parscale" / "P1"), "--layers", "3", "--hidden", "64"], "leave out --hidden, --layers"),
         (["--hidden", "1024", "--engine", "abacus"], "--engine abacus: choose one of llm-analysis, roofline"),
         (
             ["--hidden", "1024", "--engine", "roofline", "--gpu", "abacus"],
             "--gpu abacus: unknown; scalelab cost --list-hardware",
         ),
-        (["--hidden", "1024", "--tokens-in", "9" * 400], "tokens in must be at most 1,000,000,000,000"),
+        (["--hidden", "1024", "--tokens-in", "9" * 400], "--tokens-in: must be at most 1,000,000,000,000"),
         (["--hidden", "1024", "--kv", "int3"], "--kv int3: did you mean int8? choose one of"),
         (["--hidden", "1024", "--prefix-tokens", "-1"], "prefix_tokens must not be negative"),
-        (["--model", str(DATA / "parscale" / "P1"), "--prefix-tokens", "-1"], "prefix_tokens must not be negative"),
+        (["--model", str(DATA / "parscale" / "P1"), "--prefix-tokens", "-1"], "--prefix-tokens -1: must be at least 0"),
     ],
 )
 def test_bad_requests_are_named(capsys, words, message):

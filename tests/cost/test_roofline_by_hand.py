@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scalelab.cost import Device
 from scalelab.cost.families import served_from_config
 from scalelab.cost.hardware import Hardware
-from scalelab.cost.model import Precision
+from scalelab.cost.request import Precision
 from scalelab.cost.roofline import find_rates, kernels
 from scalelab.model import add_streams
 from tests.support.decoders import VARIANTS, make_variant
@@ -120,9 +120,9 @@ def ledger(c, P, batch, length, past, prefix):
 def test_a_pass_moves_and_computes_what_a_ledger_says(content, P, batch, length, past):
     model = replace(served_from_config(content, "config.json"), P=P)
     flops, weights, cache, moved = ledger(content, P, batch, length, past, 48 if P > 1 else 0)
-    for stored, width, kept, kept_width in (("bf16", 2, "bf16", 2), ("4", 0.5, "fp32", 4), ("fp32", 4, "fp8", 1)):
+    for stored, width, kept, cache_width in (("bf16", 2, "bf16", 2), ("4", 0.5, "fp32", 4), ("fp32", 4, "fp8", 1)):
         real = totals(model, batch, length, past, Precision(stored, kept, "bf16"))
-        expected = weights * width + cache * kept_width + moved * 2
+        expected = weights * width + cache * cache_width + moved * 2
         assert real == (flops, pytest.approx(expected, rel=1e-12))
 
 

@@ -94,7 +94,7 @@ def test_a_tokenizer_that_does_not_fit_is_one_line(scalelab, folder, text_folder
 @pytest.mark.parametrize("command", ["generate", "diagnose"])
 def test_ids_that_are_left_out_do_no_harm(scalelab, folder, text_folder, tmp_path, command):
     _edit(folder, _gap)
-    code, text, error = scalelab(*_command(command, folder, text_folder, tmp_path))
+    code, _, error = scalelab(*_command(command, folder, text_folder, tmp_path))
     assert code == 0, error
 
 

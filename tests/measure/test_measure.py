@@ -10,12 +10,13 @@ from transformers import BloomConfig, GPT2Config, LlamaConfig
 
 from scalelab.cli import main
 from scalelab.cost.hardware import read_hardware
-from scalelab.cost.model import Device, Precision, Workload
+from scalelab.cost.request import Device, Precision, Workload
 from scalelab.cost.roofline import price
 from scalelab.errors import DataError, MemoryShortError, ScalelabError
-from scalelab.measure.against import Row, median_error, with_streams
+from scalelab.measure import shapes
 from scalelab.measure.calibrate import calibrate
-from scalelab.measure.clock import Measured, Subject, _weight_bytes, alone, load, measure
+from scalelab.measure.clock import MeasuredModel, Measurement, _weight_bytes, load, measure, run_in_subprocess
+from scalelab.measure.measured_vs_predicted import Row, median_error, with_streams
 from scalelab.measure.shapes import read_shape
 from tests.support.paths import DATA
 
@@ -34,7 +35,7 @@ def config(tmp_path_factory):
 def test_memory_is_weights_cache_and_activations(config):
     """The roofline's count, which knows nothing of torch: P = 4 at batch 4 holds twice what the weights take."""
     workload = Workload(batch=4, tokens_in=192, tokens_out=3)
-    seen = measure(Subject(config, P=4, prefix_tokens=8), workload, seconds=0.01)
+    seen = measure(MeasuredModel(config, P=4, prefix_tokens=8), workload, seconds=0.01)
     served = read_shape(config).with_streams(4).with_prefix(8)
     counted = price(served, workload, Device(), Precision("fp32")).memory_bytes
     assert counted > 1.8 * 4 * served.total_params
@@ -43,15 +44,15 @@ def test_memory_is_weights_cache_and_activations(config):
 
 
 def test_a_measured_model_has_its_own_streams_or_new_ones(config):
-    own = load(Subject(DATA / "parscale" / "P2_hot", P=2, prefix_tokens=5))
+    own = load(MeasuredModel(DATA / "parscale" / "P2_hot", P=2, prefix_tokens=5))
     assert (own.P, own.banks) == (2, {2: 48})
-    new = load(Subject(DATA / "parscale" / "P1", P=4, prefix_tokens=5))
+    new = load(MeasuredModel(DATA / "parscale" / "P1", P=4, prefix_tokens=5))
     assert (new.P, new.banks) == (4, {4: 5})
     for P, asked in ((2, None), (2, 5), (4, None), (4, 5)):
-        subject, served = with_streams(Subject(DATA / "parscale" / "P2_hot", P, asked))
+        subject, served = with_streams(MeasuredModel(DATA / "parscale" / "P2_hot", P, asked))
         model = load(subject)
         assert (model.P, model.banks[P]) == (served.P, served.prefix_length)
-    plain = load(Subject(config, P=1, dtype="bf16"))
+    plain = load(MeasuredModel(config, P=1, dtype="bf16"))
     assert not hasattr(plain, "banks")
     assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
 
@@ -92,18 +93,18 @@ def test_a_profile_is_of_this_device_at_this_precision():
 
 
 def test_want_of_memory_is_said():
-    with pytest.raises(MemoryShortError, match="the measuring process was killed, most likely for want of memory"):
-        alone(os.abort)
+    with pytest.raises(MemoryShortError, match="the measuring process was killed, most likely because memory ran out"):
+        run_in_subprocess(os.abort)
     with pytest.raises(MemoryShortError, match="too little memory"):
-        alone(torch.empty, 10**15)  # four petabytes
-    with pytest.raises(ScalelabError, match=r"cannot be measured \(ValueError: invalid literal"):
-        alone(int, "nothing")
+        run_in_subprocess(torch.empty, 10**15)  # four petabytes
+    with pytest.raises(ScalelabError, match=r"the model cannot be measured \(ValueError: invalid literal"):
+        run_in_subprocess(int, "nothing")
 
 
 def test_errors_are_of_what_was_predicted_over_what_was_seen():
     cost = price(read_shape(DATA / "parscale" / "P1"), Workload(), Device())
     rows = [
-        Row("m", 1, Workload(), Measured(cost.prefill_s * f, cost.decode_s * f, None), {"roofline": cost})
+        Row("m", 1, Workload(), Measurement(cost.prefill_s * f, cost.decode_s * f, None), {"roofline": cost})
         for f in (0.5, 1.0, 4.0)
     ]
     assert rows[2].ratio("roofline", "latency_s") == pytest.approx(4.0)
@@ -161,7 +162,7 @@ def test_a_folder_without_weights_is_refused_before_the_work(tmp_path, capsys):
 
 
 def test_only_the_bank_in_use_is_weighed():
-    model = load(Subject(HOT, P=4, prefix_tokens=5))
+    model = load(MeasuredModel(HOT, P=4, prefix_tokens=5))
     served = read_shape(HOT)
     for P, n in ((4, 5), (2, 48), (1, None)):
         model.set_streams(P)
@@ -173,13 +174,14 @@ def test_only_the_bank_in_use_is_weighed():
 def test_a_model_that_cannot_have_streams_is_measured_plain(tmp_path):
     file = tmp_path / "bloom.json"
     file.write_text(json.dumps(BloomConfig(vocab_size=512, hidden_size=64, n_layer=2, n_head=2).to_dict()))
-    seen = measure(Subject(file, P=1), Workload(1, 8, 3), seconds=0.01)
+    seen = measure(MeasuredModel(file, P=1), Workload(1, 8, 3), seconds=0.01)
     assert seen.memory_bytes >= 4 * read_shape(file).total_params  # so small that it may fit into what was held
     with pytest.raises(DataError, match=r"bloom\.json: "):
-        load(Subject(file, P=2))
+        load(MeasuredModel(file, P=2))
 
 
-def test_a_file_that_is_no_config_is_named(tmp_path, capsys):
+def test_a_file_that_is_no_config_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shapes, "_SLOW_S", 60.0)  # no line on progress on a busy machine
     file = tmp_path / "bad.json"
     for text in ("[]", "{}", "nothing", json.dumps({"model_type": "bert"})):
         file.write_text(text)

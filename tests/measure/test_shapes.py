@@ -1,4 +1,4 @@
-"""Shapes of models that cannot be built, or take long: one line each."""
+"""Shapes of models that cannot be constructed or take long: one line each."""
 
 import json
 import time
@@ -19,79 +19,80 @@ def save(tmp_path, content):
     return file
 
 
-def test_the_part_for_text_stands_for_what_cannot_be_built(tmp_path, monkeypatch):
-    file, told = save(tmp_path, {"model_type": "sees", "text_config": TEXT}), []
+def test_a_multimodal_model_that_cannot_be_constructed_is_priced_by_its_text_part(tmp_path, monkeypatch):
+    file, notes = save(tmp_path, {"model_type": "sees", "text_config": TEXT}), []
 
     def cannot(content, kind, streams, where):
         raise DataError(f"{where}: model_type {kind!r} cannot be priced: pip install timm")
 
-    monkeypatch.setattr("scalelab.measure.built.build_served", cannot)
-    served = read_shape(file, told.append)
+    monkeypatch.setattr("scalelab.measure.meta_shape.served_from_meta_model", cannot)
+    served = read_shape(file, notes.append)
     assert (served.hidden_size, served.num_layers) == (64, 2)
-    assert told[-1] == (
-        f"{file}: text_config alone is priced, without what the model sees or hears with: {file}: model_type 'sees' "
-        "cannot be priced: pip install timm"
+    assert notes[-1] == (
+        f"only {file}: text_config is priced, without the vision or audio parts of the model: "
+        f"{file}: model_type 'sees' cannot be priced: pip install timm"
     )
     with pytest.raises(DataError, match="'sees' cannot be priced: pip install timm"):
         read_shape(save(tmp_path, {"model_type": "sees", "text_config": {"model_type": "unknown"}}))
 
 
-def test_a_model_that_takes_long_to_build_is_said_once(tmp_path, monkeypatch):
-    file, said = save(tmp_path, {"model_type": "large"}), []
+def test_a_slow_construction_is_announced_once(tmp_path, monkeypatch):
+    file, lines = save(tmp_path, {"model_type": "large"}), []
     monkeypatch.setattr(shapes, "_SLOW_S", 0.05)
-    monkeypatch.setattr("scalelab.measure.built.build_served", lambda *_: time.sleep(0.2))
-    read_shape(file, progress=said.append)
-    assert said == [f"building {file} without memory for its weights, to read its shape …"]
-    monkeypatch.setattr("scalelab.measure.built.build_served", lambda *_: None)
+    monkeypatch.setattr("scalelab.measure.meta_shape.served_from_meta_model", lambda *_: time.sleep(0.2))
+    read_shape(file, on_progress=lines.append)
+    assert lines == [f"constructing {file} without weights to read its shape …"]
+    monkeypatch.setattr("scalelab.measure.meta_shape.served_from_meta_model", lambda *_: None)
     monkeypatch.setattr(shapes, "_SLOW_S", 60.0)
-    read_shape(file, progress=said.append)
-    assert len(said) == 1
+    read_shape(file, on_progress=lines.append)
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "reason"),
     [
         (
             ImportError("T requires the timm library but it was not found in your environment. You can\ninstall it"),
-            "transformers needs more packages to build it: pip install timm",
+            "transformers needs more packages to construct it: pip install timm",
         ),
-        (ModuleNotFoundError("No module named 'x'", name="x"), "needs more packages to build it: pip install x"),
+        (ModuleNotFoundError("No module named 'x'", name="x"), "needs more packages to construct it: pip install x"),
         (
             RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
-            "building or running it (RuntimeError); ",
+            "transformers cannot construct or run it (RuntimeError); ",
         ),
-        (ValueError("hidden_size must be\na multiple"), "transformers says: hidden_size must be; compare it with"),
+        (ValueError("hidden_size must be\na multiple"), "transformers reports: hidden_size must be; compare it with"),
     ],
 )
-def test_whatever_building_raises_is_one_line_with_a_remedy(monkeypatch, error, said):
+def test_any_error_of_construction_is_one_line_with_a_remedy(monkeypatch, error, reason):
     from scalelab.cost.config_file import streams_of
-    from scalelab.measure import built
+    from scalelab.measure import meta_shape
 
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(built, "build_empty", fails)
+    monkeypatch.setattr(meta_shape, "construct_empty_model", fails)
     content = {"model_type": "sees"}
     with pytest.raises(DataError) as caught:
-        built.build_served(content, "sees", streams_of(content, "c.json"), "c.json")
+        meta_shape.served_from_meta_model(content, "sees", streams_of(content, "c.json"), "c.json")
     text = str(caught.value)
     assert text.startswith("c.json: model_type 'sees' cannot be priced: ")
-    assert said in text
+    assert reason in text
     assert "\n" not in text
     assert "mat1" not in text
 
 
-def test_what_torch_says_of_its_tensors_is_not_repeated(monkeypatch):
+def test_messages_of_torch_are_not_repeated(monkeypatch):
     import torch
 
     from scalelab.cost.config_file import streams_of
-    from scalelab.measure import built
+    from scalelab.measure import meta_shape
 
-    monkeypatch.setattr(built, "build_empty", lambda *_: torch.optim.SGD([], lr=1.0))  # a ValueError of torch's own
+    raises_in_torch = lambda *_: torch.optim.SGD([], lr=1.0)  # noqa: E731  # a ValueError of torch's own
+    monkeypatch.setattr(meta_shape, "construct_empty_model", raises_in_torch)
     content = {"model_type": "odd"}
     with pytest.raises(DataError) as caught:
-        built.build_served(content, "odd", streams_of(content, "c.json"), "c.json")
+        meta_shape.served_from_meta_model(content, "odd", streams_of(content, "c.json"), "c.json")
     assert str(caught.value) == (
-        "c.json: model_type 'odd' cannot be priced: transformers fails at building or running it (ValueError); compare "
-        "it with the config of a model of the same type, or give its shape by `hidden`, `layers`, …"
+        "c.json: model_type 'odd' cannot be priced: transformers cannot construct or run it (ValueError); compare it "
+        "with a working config of this type, or give the shape with `hidden`, `layers` and so on"
     )

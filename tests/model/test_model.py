@@ -95,7 +95,7 @@ def test_an_attention_that_would_drop_the_prefixes_is_refused():
     with pytest.raises(ValueError, match="streams work with attention"):
         model.set_attn_implementation("flex_attention")
     model.config._attn_implementation = "sdpa"
-    with pytest.raises(ValueError, match="leave the streams' prefixes out"):
+    with pytest.raises(ValueError, match="would ignore the prefixes of the streams"):
         model(torch.tensor([[1, 2, 3]]))
     model.set_attn_implementation("eager")
     assert model.config._attn_implementation == "parscale_eager"

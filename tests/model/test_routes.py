@@ -48,7 +48,7 @@ def test_a_compiled_model_gives_the_same_logits_and_gradients(threshold, monkeyp
     monkeypatch.setattr(attention, "_ZERO_QUERY_LENGTH", threshold)
     torch.compiler.reset()
     model, ids = streamed("qwen2", num_hidden_layers=1), tokens()
-    model.get_decoder().checked = True  # the first plain run would look at each layer
+    model.get_decoder().prefixes_verified = True  # the first plain run would look at each layer
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     results = []
     for run in (model, compiled):

@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from scalelab.model import add_streams
-from scalelab.model.attention import watch_calls
+from scalelab.model.attention import record_attention_calls
 from scalelab.model.banks import active_bank, attention_modules
 from scalelab.model.checkpoint import load_model
 from tests.support.families import COMMON, FAMILIES, make, step_by_step, tokens, warm
@@ -187,7 +187,7 @@ def test_prefix_tuning_is_one_stream_with_a_prefix():
     plain = model(ids).logits
     add_streams(model, 1, prefix_tokens=8)
     assert model.banks == {1: 8}
-    assert model.get_decoder().mixture is None
+    assert model.get_decoder().aggregator is None
     assert len(dict(model.stream_parameters())) == 6
     assert (model(ids).logits - plain).abs().max() > 1e-3
 
@@ -223,7 +223,7 @@ def test_a_bank_added_to_a_released_checkpoint_keeps_what_it_had():
     assert torch.equal(model(ids).logits, expected)
     model(ids, labels=ids).loss.backward()
     assert all(p.grad is not None for _, p in model.stream_parameters())
-    with pytest.raises(ValueError, match="a bank of 4 streams already"):
+    with pytest.raises(ValueError, match="already has a bank of 4 streams"):
         add_streams(model, 4)
 
 
@@ -248,14 +248,14 @@ def test_architectures_without_the_interface_are_refused_by_name(kind):
 
 def test_encoder_decoders_are_refused_by_name():
     config = transformers.T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4)
-    with pytest.raises(ValueError, match="T5ForConditionalGeneration: an encoder–decoder"):
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration: encoder-decoder models"):
         add_streams(transformers.T5ForConditionalGeneration(config), 2)
 
 
 NOT_CAUSAL = [
     (transformers.LlamaConfig, {"is_causal": False}, "some of its attention is not causal"),
     (transformers.BertConfig, {"is_decoder": False}, "some of its attention is not causal"),
-    (transformers.GPT2Config, {"add_cross_attention": True}, "attends to another model's states"),
+    (transformers.GPT2Config, {"add_cross_attention": True}, "cross-attention to another model"),
 ]
 
 
@@ -329,8 +329,8 @@ def test_wrong_options_leave_the_model_as_it_was(tmp_path):
 
 def test_watching_is_of_one_thread_and_one_block():
     model = streamed("llama")
-    with watch_calls() as outer:
-        with watch_calls() as inner:
+    with record_attention_calls() as outer:
+        with record_attention_calls() as inner:
             threading.Thread(target=model, args=(tokens(),)).run()  # in this thread
             other = threading.Thread(target=model, args=(tokens(),))
             other.start()
@@ -352,20 +352,20 @@ def test_one_prepared_mask_serves_all_rows():
 def test_a_layer_that_passes_the_interface_by_is_caught_at_its_first_run():
     """Were one to slip through the check on adding, no output would be given."""
     model = streamed("llama")
-    model.get_decoder().checked = False
+    model.get_decoder().prefixes_verified = False
     attention = model.model.layers[1].self_attn
     attention.forward = lambda hidden_states, **kwargs: (hidden_states, None)
-    with pytest.raises(ValueError, match="1 of 3 layers without the attention interface"):
+    with pytest.raises(ValueError, match="1 of 3 layers do not use transformers' attention interface"):
         model(tokens())
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0,), "P must be at least 1"),
-        (("3",), "and whole"),
-        ((2.5,), "and whole"),
-        (([],), "P must be at least 1"),
+        ((0,), "P must be a whole number of at least 1, not 0"),
+        (("3",), "P must be a whole number of at least 1, not '3'"),
+        ((2.5,), "P must be a whole number of at least 1, not 2.5"),
+        (([],), r"P must be a whole number of at least 1, not \[\]"),
         ((2, 0), "prefix_tokens must be at least 1"),
     ],
 )

@@ -479,7 +479,7 @@ def test_notes_on_what_streams_gain_stand_before_the_plan(tmp_path, make_records
         (("--runtime", "abacus"), "--runtime abacus: choose one of graphs, eager, llama.cpp, vllm"),
         (("--reserve", "2"), "--reserve: '2' is not an amount of memory"),
         (("--ttft", "soon"), "--ttft: 'soon' is not a duration"),
-        (("--tensor-parallel", "7"), "16 heads cannot be dealt evenly to 7 devices"),
+        (("--tensor-parallel", "7"), "16 heads cannot be divided among 7 devices"),
         (("--train-gpu", "abacus"), "--train-gpu abacus: unknown"),
         (("--second-stage-fraction", "0"), "must lie in"),
         (("--max-P", "0"), "--max-P 0: choose between"),
@@ -500,8 +500,8 @@ def test_bad_words_are_named(saved, words, message, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--tensor-parallel", "2"), "llm-analysis prices one device here"),
-        (("--runtime", "vllm"), "llm-analysis knows no engines"),
+        (("--tensor-parallel", "2"), "llm-analysis prices only one device"),
+        (("--runtime", "vllm"), "llm-analysis has no runtimes"),
     ],
 )
 def test_what_llm_analysis_cannot_price_is_priced_by_the_roofline_and_said(saved, words, message, capsys):
@@ -678,7 +678,7 @@ def test_what_nobody_would_use_is_said(saved, capsys):
     assert "of h100-sxm-80gb." in said
     assert "100 %" not in said
     assert main([*words, "--gpu", "apple-m2", "--compute", "int8", "--latency", "2s"]) == 0
-    assert "apple-m2 has no units for int8: matrix products are priced at fp32" in capsys.readouterr().err
+    assert "apple-m2 has no int8 units: matrix products are priced at fp32" in capsys.readouterr().err
 
 
 def test_the_plan_needs_no_torch(saved):

@@ -241,7 +241,7 @@ def test_a_compiled_graph_makes_no_mask_where_nothing_is_masked(name, P, monkeyp
     model = warm(add_streams(make(name), [4, 2], prefix_tokens=5)).train()
     model.set_streams(P)
     model.set_attn_implementation("parscale_sdpa")
-    model.get_decoder().checked = True
+    model.get_decoder().prefixes_verified = True
     calls = masks_in_graph(model, tokens())
     assert calls
     assert all(mask is None and causal for mask, causal in calls)
@@ -249,7 +249,7 @@ def test_a_compiled_graph_makes_no_mask_where_nothing_is_masked(name, P, monkeyp
 
 def test_a_short_sequence_gets_one_small_mask_for_all_rows():
     model = warm(add_streams(make("qwen2"), 4, prefix_tokens=5)).train()
-    model.get_decoder().checked = True
+    model.get_decoder().prefixes_verified = True
     ids = tokens()
     rows, length = ids.shape
     assert rows > 1
@@ -317,7 +317,7 @@ def on_fake_cuda(model, mode, dtype=torch.float32):
                         is_parameter = isinstance(tensor, torch.nn.Parameter)
                         made[id(tensor)] = torch.nn.Parameter(fake) if is_parameter else fake
                     held[name] = made[id(tensor)]
-    model.get_decoder().checked = True
+    model.get_decoder().prefixes_verified = True
     return model
 
 

@@ -17,7 +17,7 @@ from scalelab.cli import main
 from scalelab.errors import DataError, UsageError
 from scalelab.model import add_streams
 from scalelab.model.checkpoint import load_model, save_model
-from scalelab.model.start import start_from_text
+from scalelab.model.prefix_init import start_from_text
 from scalelab.sweep.resolve import resolve
 from scalelab.sweep.spec import SweepSpec
 from scalelab.train import stage
@@ -85,7 +85,7 @@ def test_moments_are_those_of_the_text():
         assert not torch.equal(drawn, own)
         torch.testing.assert_close(drawn.mean((0, 2)), own.mean((0, 2)), atol=0.2, rtol=0)
         torch.testing.assert_close(drawn.std((0, 2)), own.std((0, 2)), atol=0.2, rtol=0.1)
-    with pytest.raises(ValueError, match="the bank needs 4 rows of 200 tokens"):
+    with pytest.raises(ValueError, match=r"ids must have shape \(4, 200\) for this bank"):
         start_from_text(model, ids[:2])
     with pytest.raises(ValueError, match="choose one of text, moments, normal"):
         start_from_text(model, ids, "zeros")
@@ -481,19 +481,19 @@ def _edited(folder, into, weights=lambda tensors: tensors, **config):
         (
             lambda t: {k: v for k, v in t.items() if "layers.1.mlp.up" not in k},
             {},
-            r"asks for model\.layers\.1\.mlp\.up",
+            r"the safetensors lack model\.layers\.1\.mlp\.up",
         ),
         (lambda t: {k: v for k, v in t.items() if "0.self_attn.prefix" not in k}, {}, "prefix_k and . more"),
         (lambda t: t, {"parscale_banks": None}, "aggregate_banks|aggregate_layer"),
-        (lambda t: t, {"parscale_banks": None, "parscale_n": 1}, "the weights hold"),
-        (lambda t: t, {"parscale_aggregation": "mean"}, "the weights hold model.aggregate_banks"),
-        (lambda t: t, {"num_hidden_layers": 1}, r"the weights hold model\.layers\.1"),
-        (lambda t: t, {"parscale_banks": {"2": 5, "4": 3}}, "not a model|another shape"),
+        (lambda t: t, {"parscale_banks": None, "parscale_n": 1}, "the safetensors have"),
+        (lambda t: t, {"parscale_aggregation": "mean"}, "the safetensors have model.aggregate_banks"),
+        (lambda t: t, {"num_hidden_layers": 1}, r"the safetensors have model\.layers\.1"),
+        (lambda t: t, {"parscale_banks": {"2": 5, "4": 3}}, "cannot be loaded with streams|a different shape"),
         (lambda t: t, {"parscale_active": 7}, "no bank of 7 streams"),
         (lambda t: t, {"parscale_attn_smooth": None}, "parscale_attn_smooth must lie in"),
         (lambda t: t, {"parscale_banks": [2]}, "parscale_banks must be a mapping"),
-        (lambda t: t, {"parscale_n": "4"}, "not a model that can have streams"),
-        (lambda t: t, {"num_attention_heads": 0}, "not a model that can have streams"),
+        (lambda t: t, {"parscale_n": "4"}, "cannot be loaded with streams"),
+        (lambda t: t, {"num_attention_heads": 0}, "cannot be loaded with streams"),
     ],
 )
 def test_weights_and_config_must_belong_together(weights, config, message, converted, tmp_path):
@@ -528,7 +528,7 @@ WRONG = [
     (["generate", "{nan}", "--prompt", "a", "--max-new-tokens", "9"], 1, "the model's logits are NaN"),
     (["diagnose", "{nan}", "--corpus", "{text}"], 1, "P = 4: the loss is not a number"),
     (["convert", "{file}", "-o", "x"], 2, "is a file; give the folder"),
-    (["diagnose", "{empty}"], 1, "no config.json, so no model"),
+    (["diagnose", "{empty}"], 1, "no config.json; give a model's folder"),
     (["generate", "{converted}", "--prompt", ""], 2, "--prompt is empty"),
     (["generate", "{converted}", "--prompt", "a", "--P", "7"], 2, "supports only P = 1, 2, 4"),
     (["generate", "{converted}", "--prompt", "a", "--chat"], 2, "has no chat template"),
@@ -570,5 +570,5 @@ def test_mistakes_get_one_line(words, code, message, folder, converted, text_fol
 def test_a_model_type_made_up_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "nonsense_parscale"}')
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(DataError, match="'nonsense_parscale' is no causal language model"):
+    with pytest.raises(DataError, match="'nonsense_parscale' is not a causal language model"):
         load_model(tmp_path)

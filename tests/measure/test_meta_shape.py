@@ -10,14 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalelab.cli import main
 from scalelab.cost import Device
-from scalelab.cost.config_file import plain_type, streams_of
+from scalelab.cost.config_file import streams_of
 from scalelab.cost.families import served_from_config
 from scalelab.cost.hardware import Hardware
-from scalelab.cost.model import Precision
+from scalelab.cost.request import Precision
 from scalelab.cost.roofline import activation_bytes, cache_bytes, decode_s, decode_step_s, find_rates, kernels
 from scalelab.errors import DataError
-from scalelab.measure.built import build_served
+from scalelab.measure.meta_shape import served_from_meta_model
 from scalelab.model import add_streams
+from scalelab.model_config import plain_type
 from tests.support.decoders import VARIANTS, build
 from tests.support.families import COMMON, tokens
 from tests.support.flops import counted_flops
@@ -73,7 +74,7 @@ UNCOUNTED = ("gpt_neo", "gemma3n_text", "xmod", "electra")  # which look up rows
 
 
 def served_of(content):
-    return build_served(content, plain_type(content), streams_of(content, "config.json"), "config.json")
+    return served_from_meta_model(content, plain_type(content), streams_of(content, "config.json"), "config.json")
 
 
 def make_real(kind, settings=None):
@@ -219,33 +220,39 @@ def test_the_sum_of_decoding_steps_is_their_sum(kind):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model_type": "nothing"}, "'nothing' cannot be priced: this version of transformers knows no such model"),
-        ({"model_type": "bert"}, r"it keeps no keys, values or states of the tokens before \(is it a decoder\?\)"),
+        (
+            {"model_type": "nothing"},
+            "'nothing' cannot be priced: this version of transformers does not have this model type",
+        ),
+        ({"model_type": "bert"}, r"it has no cache of keys, values or states \(is it a decoder\?\)"),
         (
             {"model_type": "mamba", "num_hidden_layers": 10**6},
-            "num_hidden_layers: models of more than 1,000 are not built",
+            "num_hidden_layers: must be at most 1,000",
         ),
-        ({"model_type": "t5"}, "an encoder, and attention to what it gives, are not priced"),
-        ({"model_type": "bart"}, "an encoder, and attention to what it gives, are not priced"),
-        ({"model_type": "vit"}, "it is no language model in transformers"),
-        ({"model_type": "hy_v3", "num_experts_per_tok": 0}, "to how many of 192 experts a token goes is not found"),
+        ({"model_type": "t5"}, "encoder-decoder models cannot be priced"),
+        ({"model_type": "bart"}, "encoder-decoder models cannot be priced"),
+        ({"model_type": "vit"}, "transformers has no language model of this type"),
+        (
+            {"model_type": "hy_v3", "num_experts_per_tok": 0},
+            "the number of experts per token, out of 192, is not in its config",
+        ),
         (
             COMPRESSED | {"model_type": "deepseek_v4", "sliding_window": 300},
-            "windows of 256 keys and more cannot be told",
+            "its windows of 256 keys or more cannot be distinguished",
         ),
         (
             COMPRESSED | {"model_type": "deepseek_v4", "sliding_window": 1024},
-            "windows of 256 keys and more cannot be told",
+            "its windows of 256 keys or more cannot be distinguished",
         ),
         (
             COMPRESSED | {"model_type": "deepseek_v4", "compress_rate_hca": 1024},
-            "it keeps one key for 1,024 tokens, which are too many to be seen",
+            "it stores one key for 1,024 tokens, which is not supported",
         ),
         (
             {"model_type": "deepseek_v3", "hidden_size": "wide"},
             "error for field 'hidden_size': TypeError",
         ),
-        ({"model_type": "deepseek_v3", "num_hidden_layers": -1}, "transformers says: |it keeps no keys"),
+        ({"model_type": "deepseek_v3", "num_hidden_layers": -1}, "transformers reports: |it has no cache of keys"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_line(content, message):
@@ -262,14 +269,17 @@ def test_the_command_says_where_a_shape_is_from(tmp_path, capsys):
     assert main(["cost", "--model", str(file), "--engine", "roofline", "--P", "1", "2", "--json"]) == 0
     said = capsys.readouterr()
     assert said.err == (
-        f"note: {file}: model_type 'axk1' is not in the table; its shape is read off what transformers builds\n"
+        f"note: {file}: model_type 'axk1' is not in the table; its shape is read from the model that transformers "
+        "makes\n"
     )
     served = served_of(content)
     rows = json.loads(said.out)
     assert [row["weight_bytes"] for row in rows] == [2 * served.total_params] * 2
     assert [row["kv_cache_bytes"] for row in rows] == [2 * P * 127 * 4 * 24 for P in (1, 2)]  # a latent of 16 and 8
     assert main(["cost", "--model", str(file)]) == 0
-    assert "priced by the roofline: axk1: llm-analysis cannot hold layers that differ" in capsys.readouterr().err
+    assert (
+        "priced by the roofline: axk1: llm-analysis cannot price different kinds of layers" in capsys.readouterr().err
+    )
     file.write_text(json.dumps({"model_type": "rwkv"}))
     assert main(["cost", "--model", str(file), "--engine", "roofline"]) == 1
-    assert "model_type 'rwkv' cannot be priced: it keeps no keys" in capsys.readouterr().err.splitlines()[-1]
+    assert "model_type 'rwkv' cannot be priced: it has no cache of keys" in capsys.readouterr().err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""What transformers makes of a config, without code from elsewhere."""
+"""Models constructed by transformers from a config, without remote code and without memory for weights."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from scalelab.errors import ScalelabError
 from scalelab.model.attention import attention_name
 from scalelab.model.trust import refuse_kernels
 
-_LARGE = 10**6  # numbers
-_MOST = {"num_hidden_layers": 1_000, "hidden_size": 1_000_000}  # with which it takes half a minute
+_LARGE = 10**6  # elements of a buffer that is not copied
+_LIMITS = {"num_hidden_layers": 1_000, "hidden_size": 1_000_000}  # constructing such a model takes half a minute
 
 
-def library_config(content: Mapping[str, Any]) -> Any:
-    """The config object of transformers. By way of a file: only reading one undoes how infinite numbers are kept."""
+def transformers_config(content: Mapping[str, Any]) -> Any:
+    """Return the config object of transformers.
+
+    It is written to a file and read back, because only reading a file decodes infinite numbers.
+    """
     refuse_kernels(content, "config.json")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(dict(content)), encoding="utf-8")
@@ -38,32 +41,33 @@ def library_config(content: Mapping[str, Any]) -> Any:
         )
 
 
-def build_empty(content: Mapping[str, Any], kind: str) -> Any:
-    """A model of type `kind` on the meta device, without memory; of one that sees or hears, too, all of it.
+def construct_empty_model(content: Mapping[str, Any], kind: str) -> Any:
+    """Construct a model of type `kind` on the meta device, which needs no memory; multimodal models are complete.
 
-    Raises `ScalelabError` for what is no language model, and whatever transformers raises.
+    Raises:
+        ScalelabError: The config is not that of a decoder language model. Errors of transformers pass through.
     """
     if kind not in CONFIG_MAPPING:
-        raise ScalelabError("this version of transformers knows no such model")
-    config = library_config({**content, "model_type": kind})
+        raise ScalelabError("this version of transformers does not have this model type")
+    config = transformers_config({**content, "model_type": kind})
     if config.is_encoder_decoder:
-        raise ScalelabError("an encoder, and attention to what it gives, are not priced")
-    for key, most in _MOST.items():
+        raise ScalelabError("encoder-decoder models cannot be priced")
+    for key, most in _LIMITS.items():
         if getattr(config.get_text_config(), key, 0) > most:
-            raise ScalelabError(f"{key}: models of more than {most:,} are not built")
+            raise ScalelabError(f"{key}: must be at most {most:,}")
     make = _model_class(config)._from_config
     with torch.device("meta"):
-        try:  # which tells what it attends to
+        try:  # records what each layer attends to
             model = make(config, attn_implementation=attention_name("eager"))
-        except (ValueError, KeyError):  # attention of its own
+        except (ValueError, KeyError):  # the model has its own attention
             model = make(config, attn_implementation="eager")
     model.eval()
-    model.set_experts_implementation("batched_mm")  # others hang on numbers, and there are none
+    model.set_experts_implementation("batched_mm")  # other implementations depend on values, which are missing here
     return model
 
 
 def _model_class(config: Any) -> Any:
-    """The language model of a config: that of its text and more, where there is one, or the one of a part's config."""
+    """Return the language model class of a config: the multimodal class if there is one, or that of a part's config."""
     mappings = [AutoModelForCausalLM._model_mapping, AutoModelForImageTextToText._model_mapping]
     if "text_config" in config.sub_configs:
         mappings.reverse()
@@ -74,13 +78,13 @@ def _model_class(config: Any) -> Any:
         of_this = model_type_to_module_name(name) == model_type_to_module_name(config.model_type)
         if of_this and getattr(transformers, kind).config_class is type(config):
             return getattr(transformers, kind)
-    raise ScalelabError("it is no language model in transformers")
+    raise ScalelabError("transformers has no language model of this type")
 
 
-def fill_empty(model: Any) -> None:
-    """Puts one number in place of all those of each weight of a model on the meta device: it can run, in no memory.
+def fill_with_zeros(model: Any) -> None:
+    """Replace each meta tensor of a model by a single zero expanded to its shape, so that the model can run.
 
-    Only products with its weights would take any; who runs it leaves these out.
+    This takes no memory, except in matrix products with the weights; the caller must skip those.
     """
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
@@ -93,18 +97,18 @@ def fill_empty(model: Any) -> None:
         for name, old in module._buffers.items():
             if old is not None:
                 zero = torch.zeros((), dtype=old.dtype).expand(old.shape)
-                module._buffers[name] = zero if old.numel() > _LARGE else zero.clone()  # which may be written
+                module._buffers[name] = zero if old.numel() > _LARGE else zero.clone()  # it may be written to
 
 
 def first_line(error: Exception) -> str:
-    """Of what an error says, and the next where it ends in a colon."""
+    """Return the first line of an error message, and the second if the first ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what transformers says of configs and slow paths."""
+    """Silence log messages and warnings of transformers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
