@@ -114,3 +114,9 @@ def choice_error(argument: str, value: Any, choices: Any, advice: str = "") -> U
     near = get_close_matches(str(value).lower(), names, 1, 0.6)
     meant = f"did you mean {near[0]}? " if near else ""
     return UsageError(f"{meant}choose one of {', '.join(names)}{advice}", argument=argument, value=value)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error message, and the second if the first ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

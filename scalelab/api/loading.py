@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scalelab.errors import DataError, MissingPackageError, UsageError, choice_error
+from scalelab.errors import DataError, MissingPackageError, UsageError, choice_error, first_line
 
 if TYPE_CHECKING:
     from rich.console import Console

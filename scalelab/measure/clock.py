@@ -21,10 +21,10 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from scalelab.cost.request import Workload
-from scalelab.errors import DataError, MemoryShortError, ScalelabError
+from scalelab.errors import DataError, MemoryShortError, ScalelabError, first_line
 from scalelab.measure.decode import decoding, device_s, graph_s, prefill
 from scalelab.measure.rounds import median_s
-from scalelab.measure.transformers_models import first_line, transformers_config
+from scalelab.measure.transformers_models import transformers_config
 from scalelab.model.add import add_streams
 from scalelab.model.checkpoint import load_model
 from scalelab.model.classes import register_type

@@ -18,10 +18,10 @@ from torch.distributions import Distribution
 
 from scalelab.cost.config_file import Streams
 from scalelab.cost.shape import Block, Layer, ServedModel
-from scalelab.errors import DataError, ScalelabError
+from scalelab.errors import DataError, ScalelabError, first_line
 from scalelab.measure.layer_trace import LayerTrace, Matrix, ModelTrace
 from scalelab.measure.trace import trace
-from scalelab.measure.transformers_models import construct_empty_model, fill_with_zeros, first_line, quiet
+from scalelab.measure.transformers_models import construct_empty_model, fill_with_zeros, quiet
 
 _NEEDED = re.compile(r"requires the (\S+) library but it was not found")  # wording of transformers
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_experts", "moe_topk")

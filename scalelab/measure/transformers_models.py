@@ -100,12 +100,6 @@ def fill_with_zeros(model: Any) -> None:
                 module._buffers[name] = zero if old.numel() > _LARGE else zero.clone()  # it may be written to
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error message, and the second if the first ends in a colon."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence log messages and warnings of transformers."""

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from scalelab.errors import ScalelabError, UsageError
+from scalelab.errors import ScalelabError, UsageError, first_line
 from scalelab.sweep.stopping import (
     caught_signal,
     interruption_error,
@@ -69,7 +69,7 @@ def connected(address: str | None = None, workers: int | None = None) -> Iterato
             try:
                 ray.init(address or "local", **options)  # None would mean RAY_ADDRESS or a cluster that runs here
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
                 what = "`executor='ray'`" if address is None else f"`address={address}`"
                 hint = "" if address is None else "; this machine must be a node of that cluster (ray start joins it)"
                 raise ScalelabError(f"{what}: no connection to a Ray cluster ({reason}){hint}") from None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import scalelab
-from scalelab.errors import ScalelabError
+from scalelab.errors import ScalelabError, first_line
 from scalelab.records.files import CHECKPOINTS
 from scalelab.records.store import write_record
 from scalelab.status import RunStatus
@@ -64,7 +64,7 @@ def run_all(
         try:
             return scheduler.run()
         except import_ray().exceptions.RayError as error:  # from the cluster's own processes, not from a task
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ScalelabError(
                 f"`executor='ray'`: the cluster was lost ({reason}); run the same command again to resume"
             ) from None
@@ -186,7 +186,7 @@ class _Scheduler:
             out_of_memory = isinstance(error, errors.OutOfMemoryError)
             status = RunStatus.OUT_OF_MEMORY if out_of_memory else RunStatus.FAILED
             cause = getattr(error, "cause", None) or error
-            reason = (str(cause).splitlines() or [""])[0]
+            reason = first_line(cause)
             message = "its node ran out of memory" if out_of_memory else f"{type(cause).__name__}: {reason}"
             return self._record_failure(task, status, message)
         self.losses[task.key] += 1

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from scalelab.errors import ScalelabError, TrainingError
+from scalelab.errors import ScalelabError, TrainingError, first_line
 from scalelab.records.files import CHECKPOINTS, read_record
 from scalelab.records.store import record_path, record_status
 from scalelab.status import RunStatus
@@ -144,7 +144,7 @@ def _describe(error: Exception, task: Task, out: Path) -> tuple[str, str]:
     with contextlib.suppress(OSError):  # a full disk may be what failed
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("".join(traceback.format_exception(error)))
-    first = (str(error).splitlines() or [""])[0]
+    first = first_line(error)
     return RunStatus.FAILED, f"{type(error).__name__}: {first} (details: {log})"
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scalelab.errors import DataError, UsageError
+from scalelab.errors import DataError, UsageError, first_line
 
 VALIDATION_FRACTION = 0.05
 STDLIB = "stdlib"
@@ -226,7 +226,7 @@ def _dataset_documents(name: str, text_column: str) -> Iterator[str]:
         else:
             loaded = datasets.load_dataset(name)  # nosec B615  # the user's choice; none of its code is run
     except Exception as error:  # file systems and networks raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(f"`corpus=hf:{name}`: {reason}") from None
     parts: list[Any] = list(loaded.values()) if isinstance(loaded, dict) else [loaded]
     for part in parts:

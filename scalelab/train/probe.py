@@ -129,6 +129,7 @@ def _probe_device(dtypes: Sequence[str]) -> dict[str, Any]:
     """Probe the only device that this process sees, and return the fields of its `Gpu`."""
     import torch
 
+    from scalelab.errors import first_line
     from scalelab.train.device import measured_peak_flops
 
     try:
@@ -137,7 +138,7 @@ def _probe_device(dtypes: Sequence[str]) -> dict[str, Any]:
             return {"error": "a matrix product had a wrong result"}
         free, total = torch.cuda.mem_get_info()
     except Exception as error:  # drivers raise many kinds
-        return {"error": (str(error).splitlines() or [type(error).__name__])[0][:300]}
+        return {"error": first_line(error)[:300]}
     peaks = {dtype: peak for dtype in dtypes if (peak := measured_peak_flops("cuda:0", dtype)) is not None}
     found = Gpu(
         "",
