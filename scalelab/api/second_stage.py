@@ -191,8 +191,8 @@ def train_streams(
                     progress=shown,
                     observer=attempt.observe,
                 )
-                begins: Any = lambda state: print_line(attempt.begin(state))  # noqa: E731
-                result = stage.train_stage(opened, data, recipe, n_tokens, part, seed, options, parallel, begins)
+                on_start: Any = lambda state: print_line(attempt.begin(state))  # noqa: E731
+                result = stage.train_stage(opened, data, recipe, n_tokens, part, seed, options, parallel, on_start)
             opened = parallel.whole(opened)
         if not parallel.main:
             leave()
