@@ -17,10 +17,13 @@ from scalelab.api.loading import (
     need_torch,
     quiet_libraries,
 )
-from scalelab.errors import ScalelabError, UsageError
+from scalelab.errors import DataError, ScalelabError, UsageError, first_line
+from scalelab.time_limit import time_limit
 from scalelab.units import plural
 
 __all__ = ["Generation", "generate"]
+
+_TEMPLATE_S = 10.0  # of a chat template, which is a program
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,15 @@ def _tokens(tokenizer: Any, source: Path, prompt: str, chat: bool) -> Any:
         if not tokenizer.chat_template:
             raise UsageError(f"the tokenizer in {source} has no chat template; leave `chat` out", argument="chat")
         messages = [{"role": "user", "content": prompt}]
-        found = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
+        try:
+            with time_limit(_TEMPLATE_S, f"{source}: the chat template takes more than {_TEMPLATE_S:g} s; repair it"):
+                found = tokenizer.apply_chat_template(
+                    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+                )
+        except ScalelabError:
+            raise
+        except Exception as error:  # templates are programs, and may raise anything
+            raise DataError(f"{source}: the chat template fails ({first_line(error)}); repair it") from None
         ids = found["input_ids"]
     else:
         ids = tokenizer(prompt, return_tensors="pt").input_ids

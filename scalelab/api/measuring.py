@@ -1,4 +1,4 @@
-"""Measured memory and latency of a model on this device, beside the predictions of the cost models."""
+"""Measured memory and latency of a model on this device, compared with the cost models."""
 
 from __future__ import annotations
 

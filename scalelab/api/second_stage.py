@@ -196,7 +196,7 @@ def train_streams(
             opened = parallel.gather_model(opened)
         if not parallel.main:
             exit_process()
-        if part == "streams":  # so that the backbone is the source's to the last bit
+        if part == "streams":  # so that the saved backbone equals the source's, bit for bit
             opened = opened.to(saved_dtype(source))
         note = stage.length_warning(opened, seq_len)
         made = SecondStage(

@@ -1,4 +1,4 @@
-"""Reports of measurements beside predictions."""
+"""Reports of measurements and their predictions."""
 
 from __future__ import annotations
 

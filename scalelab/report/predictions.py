@@ -21,20 +21,20 @@ def loss_text(value: float) -> str:
 def predictions_report(found: Predictions) -> Report:
     """Return a row for each point with 95 % intervals, the equation, and notes."""
     fit = found.fit
-    knows_P, knows_D = "P" in fit.law.variables, "D" in fit.law.variables
-    knows_N = "N" in fit.law.variables
+    has_P, has_D = "P" in fit.law.variables, "D" in fit.law.variables
+    has_N = "N" in fit.law.variables
     others = [v for v in fit.law.variables if v not in ("N", "P", "D")]
-    keys = [*(["N"] if knows_N else []), *(["P"] if knows_P else []), *(["D"] if knows_D else []), *others]
+    keys = [*(["N"] if has_N else []), *(["P"] if has_P else []), *(["D"] if has_D else []), *others]
     headings = [*keys, "loss (95 % interval)"]
-    headings += ["plain N of equal loss", "gain of 2P"] if knows_P else []
+    headings += ["plain N of equal loss", "gain of 2P"] if has_P else []
     table = Table(fit.title, headings, keys=len(keys))
     for row in found:
-        cells = [format_count(row.N or 0.0, 4)] if knows_N else []
-        cells += [str(row.P)] if knows_P else []
-        cells += [format_count(row.D or 0.0, 4)] if knows_D else []
+        cells = [format_count(row.N or 0.0, 4)] if has_N else []
+        cells += [str(row.P)] if has_P else []
+        cells += [format_count(row.D or 0.0, 4)] if has_D else []
         cells += [format_count(row.others[name], 4) for name in others]
         cells.append(row.loss.text(loss_text, "none"))
-        table.add(*cells, *(_about_streams(row) if knows_P else []))
+        table.add(*cells, *(_about_streams(row) if has_P else []))
     return Report.of([table, equation_line(fit), *note_lines(found.notes)])
 
 
