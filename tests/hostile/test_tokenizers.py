@@ -122,3 +122,21 @@ def _command(name, folder, text_folder, tmp_path):
     if name == "diagnose":
         return "diagnose", folder, "--corpus", text_folder, "--val-tokens", "512"
     return "train", folder, "-o", tmp_path / "out", "--corpus", text_folder, "--tokens", "1k"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('no') }}", "the chat template fails (no); repair it"),
+        ("{{ messages[7].content }}", "the chat template fails"),
+        ("{% for %}", "the chat template fails"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "the chat template fails"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "takes more than 0.5 s"),
+    ],
+)
+def test_a_chat_template_that_fails_or_never_ends_is_one_line(scalelab, folder, monkeypatch, template, message):
+    monkeypatch.setattr("scalelab.api.generation._TEMPLATE_S", 0.5)
+    (folder / "chat_template.jinja").write_text(template)
+    code, text, error = scalelab("generate", folder, "--prompt", "e", "--chat", "--max-new-tokens", "1")
+    assert code == 1, text
+    assert message in error
