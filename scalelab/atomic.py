@@ -44,6 +44,12 @@ def atomic_write(path: Path, lasting: bool = True) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
 def is_temporary(path: Path) -> bool:
     """Return whether `path` has the name of an unfinished file of `atomic_write`."""
     return _TEMPORARY.match(path.name) is not None

@@ -27,7 +27,7 @@ class Answers:
 
     def write(self, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write `rows` as JSON, or all tables as CSV if the name ends in .csv."""
-        from scalelab.atomic import atomic_write
+        from scalelab.atomic import write_text
 
         if out.suffix.lower() == ".csv":
             import pandas as pd
@@ -36,8 +36,7 @@ class Answers:
             text = pd.concat(frames, names=["fit"]).droplevel(1).to_csv()
         else:
             text = json.dumps(rows, indent=1) + "\n"
-        with atomic_write(out) as file:
-            file.write(text.encode())
+        write_text(out, text)
 
 
 def answer_all(

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from scalelab.api.loading import check_corpus, check_device, need_torch
-from scalelab.errors import UsageError, choice_error
+from scalelab.errors import UsageError
+from scalelab.sweep.executors import check_executor
 from scalelab.units import whole_numbers
 
 if TYPE_CHECKING:
     from scalelab.sweep.spec import SweepSpec
-
-Executor = Literal["local", "ray"]
-EXECUTORS: tuple[Executor, ...] = ("local", "ray")
 
 
 def spec_of(
@@ -94,12 +91,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 def check_execution(device: str, executor: str, address: str | None, tensorboard: bool = False) -> None:
     """Raise `UsageError` for a device, executor or address that cannot be used."""
     check_device(device)
-    if tensorboard and find_spec("tensorboard") is None:
-        raise UsageError("`tensorboard` needs the package tensorboard: pip install 'scalelab[tensorboard]'")
-    if executor not in EXECUTORS:
-        raise choice_error("executor", executor, EXECUTORS)
-    if address is not None and executor != "ray":
-        raise UsageError("needs `executor='ray'`", argument="address")
+    check_executor(executor, address, tensorboard)
 
 
 def runs_per_gpu(value: int | str) -> int:

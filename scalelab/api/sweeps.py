@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from scalelab.api.loading import DeviceName, Dtype, console_of
 from scalelab.api.runs import Runs
-from scalelab.api.sweep_request import Executor, check_execution, runs_per_gpu, spec_of
+from scalelab.api.sweep_request import check_execution, runs_per_gpu, spec_of
 from scalelab.errors import UsageError
 from scalelab.shown import Shown
+from scalelab.sweep.executors import Executor
 from scalelab.units import plural
 
 if TYPE_CHECKING:

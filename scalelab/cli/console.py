@@ -144,12 +144,11 @@ def check_out(out: Path | None, *read: str | Path | None) -> None:
 
 def write(result: Any, out: Path) -> None:
     """Write a result to a JSON or CSV file, atomically."""
-    from scalelab.atomic import atomic_write
+    from scalelab.atomic import write_text
 
     is_csv = out.suffix.lower() == ".csv"
     text = as_csv(result.to_frame()) if is_csv else json.dumps(result.to_dict(), indent=1) + "\n"
-    with atomic_write(out) as file:
-        file.write(text.encode())
+    write_text(out, text)
 
 
 def as_csv(frame: Any) -> str:

@@ -13,7 +13,7 @@ from scalelab.errors import ScalelabError, UsageError
 from scalelab.units import plural
 
 if TYPE_CHECKING:
-    from scalelab.api.runs import Runs
+    pass
 
 CHECK = "check"
 
@@ -69,6 +69,7 @@ def results(
     if figure is not None:
         check_figure(figure, "figure", words[0])
     from scalelab.api.runs import list_runs
+    from scalelab.atomic import write_text
 
     runs = list_runs(words[0], where=where, sort=sort, descending=descending, columns=columns or ())
     if csv or as_json:
@@ -78,7 +79,7 @@ def results(
     quiet = quiet or csv or as_json
     if out is not None:
         done = saved_line(out)
-        _write(runs, out)
+        write_text(out, runs.to_csv() if out.suffix.lower() == ".csv" else runs.to_json())
         print_line(done, quiet)
     if figure is not None:
         done = saved_line(figure)
@@ -89,13 +90,6 @@ def results(
     if runs.faults:
         more = f" (and {plural(len(runs.faults) - 1, 'other file')})" if len(runs.faults) > 1 else ""
         raise ScalelabError(f"{runs.faults[0]}{more}")
-
-
-def _write(runs: Runs, out: Path) -> None:
-    from scalelab.atomic import atomic_write
-
-    with atomic_write(out) as file:
-        file.write((runs.to_csv() if out.suffix.lower() == ".csv" else runs.to_json()).encode())
 
 
 def _check(folder: Path, quarantine: bool) -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from scalelab.records.files import CHECKPOINTS
 from scalelab.records.schema import describe_statuses
 from scalelab.records.store import record_path
 from scalelab.status import RunStatus
+from scalelab.sweep.executors import check_executor
 from scalelab.sweep.limits import check_memory, limit_warnings
 from scalelab.sweep.progress import EventFanOut, Progress, announce, make_progress
 from scalelab.sweep.resolve import ResolvedSweep, has_model, recorded_statuses, resolve, runs_to_train
@@ -34,8 +34,6 @@ from scalelab.train.numerics import Numerics
 from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
 from scalelab.units import plural
-
-EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,7 @@ class Execution:
     together: int = 1
 
     def __post_init__(self) -> None:
-        if self.executor not in EXECUTORS:
-            raise UsageError(f"choose one of {', '.join(EXECUTORS)}", argument="executor", value=self.executor)
-        if self.address is not None and self.executor != "ray":
-            raise UsageError("`address`: only for `executor='ray'`; give that too, or leave it out")
-        if self.tensorboard and find_spec("tensorboard") is None:
-            raise UsageError("`tensorboard` needs the package tensorboard: pip install 'scalelab[tensorboard]'")
+        check_executor(self.executor, self.address, self.tensorboard)
 
 
 def run_sweep(
