@@ -159,7 +159,7 @@ def convert(
     with opened.plain():
         base = stage.measure(opened, data, recipe, chosen)
     tried = add_banks(opened, banks, data, recipe, start, seed, draws or DRAWS, aggregation=aggregation or "dynamic")
-    made = []
+    made: list[Bank] = []
     for bank, length in banks.items():
         opened.set_streams(bank)
         made.append(_bank(bank, length, stage.measure(opened, data, recipe, chosen), base.loss, tried[bank]))

@@ -128,7 +128,8 @@ def price(
         UsageError: An argument is wrong; `argument` names it.
         MissingPackageError: The shape of `model` can only be read by building it, which needs torch.
     """
-    chosen, notes = preset_of(preset), []
+    notes: list[str] = []
+    chosen = preset_of(preset)
     plain: Architecture | ServedModel
     if isinstance(model, str | Path):
         from scalelab.measure.shapes import read_shape

@@ -122,7 +122,8 @@ def diagnose(
     recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))
     seen = stage.measure(opened, data, recipe, chosen)
     assert seen.streams is not None
-    ids = torch.from_numpy(data.validation()[: min(seq_len, _MOST_TOKENS)].astype("int64"))
+    first = data.validation()[: min(seq_len, _MOST_TOKENS)].astype("int64")
+    ids: Any = torch.from_numpy(first)  # type: ignore[reportUnknownMemberType]
     words = load_tokenizer(source).convert_ids_to_tokens(ids.tolist())
     return Diagnosis(
         name=source.resolve().name,

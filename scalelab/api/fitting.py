@@ -221,7 +221,7 @@ def groups_of(
     records, counts = choose_points(table.records.rename(columns=own), by_tokens, which)
     for name in names:
         if name not in records:
-            filled = ", ".join(column for column in records if records[column].notna().any())
+            filled = ", ".join(str(column) for column in records if records[column].notna().any())
             raise UsageError(f"there is no column {name!r}; choose from {filled}", argument="by")
         if records[name].isna().all():
             reason = f"column {name!r} is empty; map a column of the table to it with `columns`"
@@ -231,7 +231,7 @@ def groups_of(
         return [Group("all runs", "all-runs", rows, table.unfinished, points_of(rows, counts), table.columns)]
     made: dict[str, Group] = {}
     for key, rows in records.groupby(names, dropna=False, sort=True):
-        words = [str(part) for part in (key if isinstance(key, tuple) else (key,))]
+        words = [str(part) for part in key]
         title = ", ".join(f"{name} {word}" for name, word in zip(names, words, strict=True))
         stem, rows = slug("-".join(words), made), rows.reset_index(drop=True)
         made[stem] = Group(title, stem, rows, points=points_of(rows, counts), columns=table.columns)
@@ -243,11 +243,11 @@ def _columns_to_group_by(names: Sequence[str], columns: Mapping[str, str]) -> tu
 
     Columns that a record does not have are read in place of descriptions that are not mapped.
     """
-    from scalelab.records.schema import ONLY_MAPPED, RECORD_SCHEMA
+    from scalelab.records.schema import COLUMN_NAMES, ONLY_MAPPED
 
     asked = {name: name for name in names if name in ONLY_MAPPED}
     free = [field for field in ("corpus", "tokenizer", "setup") if field not in {*asked, *columns}]
-    own = dict(zip(free, [name for name in names if name not in RECORD_SCHEMA.names], strict=False))
+    own = dict(zip(free, [name for name in names if name not in COLUMN_NAMES], strict=False))
     return asked | own, own
 
 

@@ -113,10 +113,11 @@ def generate(
     if note and on_note:
         on_note(note)
     sampling = {"do_sample": temperature > 0, **({"temperature": temperature, "top_p": top_p} if temperature else {})}
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # type: ignore[reportUnknownMemberType]
     ids = ids.to(chosen)
-    own = opened.generation_config.eos_token_id
-    ends = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+    own: Any = opened.generation_config.eos_token_id
+    found: list[int | None] = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    ends = sorted({end for end in found if end is not None})
     started = time.perf_counter()
     out = opened.generate(
         ids,

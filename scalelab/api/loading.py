@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,8 +106,9 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    auto: Any = AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(
+        return auto.from_pretrained(
             folder,
             local_files_only=True,  # nosec B615  # nothing is downloaded
             trust_remote_code=False,
@@ -193,7 +194,7 @@ def check_choice(argument: str, value: str | None, choices: tuple[str, ...]) -> 
 
 
 @contextmanager
-def training_progress(console: Console, steps: int) -> Iterator[Callable[[int, float, float], None]]:
+def training_progress(console: Console, steps: int) -> Generator[Callable[[int, float, float], None]]:
     """Yield a function of step, loss and tokens/s that shows progress: a bar in a terminal, else ten lines."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

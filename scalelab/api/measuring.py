@@ -18,7 +18,7 @@ from scalelab.api.loading import (
     need_torch,
     quiet_libraries,
 )
-from scalelab.atomic import atomic_write
+from scalelab.atomic import write_text
 from scalelab.cost.engines import ENGINES
 from scalelab.cost.hardware import profile_text, read_hardware
 from scalelab.cost.request import Device, Workload
@@ -215,8 +215,7 @@ def _calibrate(console: Console, device: str, dtype: str, threads: int, seconds:
     name = file.stem if file is not None else f"this {device.split(':')[0]}"
     found = replace(found, name=name)
     if file is not None:
-        with atomic_write(file) as opened:
-            opened.write(profile_text(found).encode())
+        write_text(file, profile_text(found))
         found = read_hardware(file)[name]  # so that later predictions from the file are exactly the same
     return found
 

@@ -38,7 +38,7 @@ class Runs(Shown):
     frame: pd.DataFrame
     table: Table
     columns: tuple[str, ...] = ()
-    faults: list[DataError] = field(default_factory=list)
+    faults: list[DataError] = field(default_factory=list[DataError])
 
     _report: ClassVar[str] = "scalelab.report.runs:runs_report"
 
@@ -64,13 +64,13 @@ class Runs(Shown):
         from scalelab.records.files import read_curve
         from scalelab.records.store import curve_path
 
-        found = {}
+        found: dict[str, pd.DataFrame] = {}
         for key, file in zip(self.frame["key"], self.frame["file"], strict=True):
-            place = curve_path(Path(file).parent.parent, str(key))
-            if not place.is_file():
+            path = curve_path(Path(file).parent.parent, str(key))
+            if not path.is_file():
                 continue
             try:
-                curve = read_curve(place)
+                curve = read_curve(path)
             except DataError as error:
                 self.faults.append(error)
                 continue

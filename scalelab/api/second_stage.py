@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from scalelab.api.loading import (
     DeviceName,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from scalelab.train.checkpoint import TrainState
     from scalelab.train.evaluate import Evaluation
     from scalelab.train.parallel import Parallel
     from scalelab.train.stage_resume import ResumableStage
@@ -191,7 +192,10 @@ def train_streams(
                     progress=shown,
                     observer=resumable.observe,
                 )
-                on_start: Any = lambda state: print_line(resumable.start(state))  # noqa: E731
+
+                def on_start(state: TrainState) -> None:
+                    print_line(resumable.start(state))
+
                 result = stage.train_stage(opened, data, recipe, n_tokens, part, seed, options, parallel, on_start)
             opened = parallel.gather_model(opened)
         if not parallel.main:
@@ -223,7 +227,7 @@ def train_streams(
 
 
 @contextmanager
-def _stoppable(resumable: ResumableStage, parallel: Parallel) -> Iterator[None]:
+def _stoppable(resumable: ResumableStage, parallel: Parallel) -> Generator[None]:
     """Report SIGTERM and Ctrl-C in one line that says how to resume."""
     from scalelab.sweep.stopping import interruption_error, sigterm_as_interrupt
     from scalelab.train.parallel import exit_process

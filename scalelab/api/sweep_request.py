@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from scalelab.api.loading import check_corpus, check_device, need_torch
 from scalelab.errors import UsageError
@@ -70,7 +70,9 @@ def _over(spec: SweepSpec, content: Mapping[str, Any]) -> SweepSpec:
     """Return `spec` with the keys of `content` replaced. Errors name the key of the wrong value."""
     from scalelab.sweep.spec import parse
 
-    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
+    listed: dict[str, Any] = {}
+    for key, value in content.items():
+        listed[key] = list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
     try:
         return replace(spec, **parse(listed, spec.recipe))
     except UsageError as error:

@@ -35,7 +35,7 @@ class SweepResult(Shown):
 
     out: Path
     records: pd.DataFrame
-    models: Mapping[str, Path] = field(default_factory=dict)
+    models: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
     _report: ClassVar[str] = "scalelab.report.sweeps:sweep_report"
     _json: ClassVar[str] = "scalelab.report.sweeps:sweep_json"

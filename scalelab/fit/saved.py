@@ -25,7 +25,7 @@ _BEFORE_DIGESTS = 2  # fits without a digest can still be read
 
 def save_fit(fit: FitResult, path: str | Path) -> None:
     """Write `fit` as JSON, atomically."""
-    from scalelab.atomic import atomic_write
+    from scalelab.atomic import write_text
 
     data = fit.data
     # The law is written by name, and the data as rows.
@@ -41,8 +41,7 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
     saved |= {"format": _FORMAT, "law": fit.law.name, "latex": fit.law.latex, "parameters": list(fit.law.names)}
     saved["equation"] = fit.equation(digits=17)
     text = json.dumps(saved | {"digest": _digest(saved)}, indent=1, allow_nan=False) + "\n"
-    with atomic_write(Path(path)) as file:
-        file.write(text.encode())
+    write_text(Path(path), text)
 
 
 def load_fit(path: str | Path, law: Law | None = None) -> FitResult:

@@ -114,6 +114,7 @@ RECORD_SCHEMA = pa.schema(
     metadata={KIND_KEY: RECORD_KIND},
 )
 
+COLUMN_NAMES: tuple[str, ...] = tuple(name for name, _, _ in _FIELDS)
 _TEXT = [name for name, type_, _ in _FIELDS if type_ == pa.string()]
 
 
