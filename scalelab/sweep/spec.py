@@ -34,10 +34,10 @@ class SweepSpec:
     """
 
     name: str = "demo"
-    N: tuple[float, ...] = (25e3, 50e3, 100e3)
+    N: tuple[float, ...] = (16e3, 40e3)
     P: tuple[int, ...] = (1, 2, 4, 8)
-    D: tuple[float, ...] = (1e6,)
-    seeds: tuple[int, ...] = (0,)
+    D: tuple[float, ...] = (800e3,)
+    seeds: tuple[int, ...] = (0, 1)
     corpus: str = "stdlib"
     text_column: str = "text"
     tokenizer: str | int = 512  # vocabulary size of a tokenizer to train, or a path
