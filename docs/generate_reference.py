@@ -25,6 +25,30 @@ from scalelab.units import format_count
 DOCS = Path(__file__).parent
 MADE = "<!-- Made by `python docs/generate_reference.py`: change the code, not this page. -->\n\n"
 
+LAWS_HEAD = r"""# Laws
+
+Losses are in nats per token. N is parameters, P parallel streams, D training tokens, C training FLOPs, U unique
+tokens, X experts, η the peak learning rate, and B as a variable the batch size. A power is written $(A/N)^\alpha$,
+so A is a number of parameters: Hoffmann's 406.4 / N^0.34 is A = 406.4^(1/0.34). [Pick a
+law](../how-to/pick-a-law.md) says how to choose, and [write a law of your own](../how-to/own-law.md) how to add
+one."""
+SPEC_HEAD = r"""# Spec keys
+
+A spec is a YAML file for `scalelab sweep`. Any key may be left out. Those marked *several* may hold a list: every
+combination is trained. Flags override the spec, and `--set KEY=VALUE` reaches every key, `--set recipe.KEY=VALUE`
+those of the recipe. [Write a sweep](../how-to/write-a-sweep.md) shows examples."""
+RECORDS_HEAD = r"""# Records
+
+A record is one row per run, in a Parquet file. It is the only thing that training and analysis share: a sweep or
+`scalelab import` writes records, `scalelab fit`, `compare` and `results` read them. Only runs with status `ok`
+enter a fit. A table of your own needs a loss and one variable of a law; see [fit your own
+table](../tutorials/your-table.md)."""
+DEVICES_HEAD = r"""# Devices
+
+Peaks are dense, in TFLOP/s (a multiply-add is two). Bandwidth is in GB/s, memory in GiB. A figure marked ? has not
+been checked against its source. Prices are US dollars an hour on demand. `scalelab cost --list-hardware` prints
+this table; add a device with `--hardware FILE`, or [measure one](../how-to/measure-a-device.md)."""
+
 # When to use a law, in a sentence; every law of the package has one.
 LAW_USES = {
     "parallel": "The default, for runs with several P at one D. ParScale's own law: P streams act as N·(k ln P + 1) "
@@ -54,7 +78,7 @@ SPEC_KEYS = {
     "P": "parallel streams",
     "D": "training tokens",
     "seeds": "seeds of initialisation and data order, paired over N and P",
-    "corpus": "text: `stdlib` (Python's own source), `hf:NAME`, or a file or folder of text, JSONL, JSON, CSV or Parquet",
+    "corpus": "text: `stdlib` (Python's own source), `hf:NAME`, or files of text, JSONL, JSON, CSV or Parquet",
     "text_column": "column that holds the text, in files with columns",
     "tokenizer": "vocabulary size of a byte-level BPE to train on the text, or a path of a tokenizer",
     "prefix_tokens": "prefix length of each stream in each layer",
@@ -168,13 +192,7 @@ def laws() -> str:
     """Return the page on the laws, with equations."""
     uses = _described(LAWS, LAW_USES, "laws")
     lines = [
-        "# Laws",
-        "",
-        "Losses are in nats per token. N is parameters, P parallel streams, D training tokens, C training FLOPs, U unique",
-        "tokens, X experts, η the peak learning rate, and B as a variable the batch size. A power is written $(A/N)^\\alpha$,",
-        "so A is a number of parameters: Hoffmann's 406.4 / N^0.34 is A = 406.4^(1/0.34).",
-        "[Pick a law](../how-to/pick-a-law.md) says how to choose, and",
-        "[write a law of your own](../how-to/own-law.md) how to add one.",
+        LAWS_HEAD,
         "",
         "| law | of | parameters | use it for |",
         "|---|---|---|---|",
@@ -207,11 +225,7 @@ def _parameters(law: Law) -> list[str]:
 def spec() -> str:
     """Return the page on the keys of a sweep's spec."""
     lines = [
-        "# Spec keys",
-        "",
-        "A spec is a YAML file for `scalelab sweep`. Any key may be left out. Those marked *several* may hold a list: every",
-        "combination is trained. Flags override the spec, and `--set KEY=VALUE` reaches every key, `--set recipe.KEY=VALUE`",
-        "those of the recipe. [Write a sweep](../how-to/write-a-sweep.md) shows examples.",
+        SPEC_HEAD,
         "",
         "| key | what it is | default | |",
         "|---|---|---|---|",
@@ -237,12 +251,7 @@ def _value(value: Any) -> str:
 def records() -> str:
     """Return the page on the run record."""
     lines = [
-        "# Records",
-        "",
-        "A record is one row per run, in a Parquet file. It is the only thing that training and analysis share: a sweep or",
-        "`scalelab import` writes records, `scalelab fit`, `compare` and `results` read them. Only runs with status `ok`",
-        "enter a fit. A table of your own needs a loss and one variable of a law; see",
-        "[fit your own table](../tutorials/your-table.md).",
+        RECORDS_HEAD,
         "",
         "| column | type | what it is |",
         "|---|---|---|",
@@ -257,9 +266,9 @@ def records() -> str:
 
 
 def _type(kind: object) -> str:
-    words = {"string": "text", "double": "number", "int64": "whole number"}
-    inner = str(kind).removeprefix("list<element: ").removesuffix(">")
-    return words[inner] if inner == str(kind) else f"list of {words[inner]}s"
+    words = {"string": "string", "double": "number", "int64": "integer"}
+    inner = getattr(kind, "value_type", None)
+    return words[str(kind)] if inner is None else f"list of {words[str(inner)]}s"
 
 
 def _status_docs() -> dict[str, str]:
@@ -279,11 +288,7 @@ def _status_docs() -> dict[str, str]:
 def devices() -> str:
     """Return the page on the devices that can be priced."""
     lines = [
-        "# Devices",
-        "",
-        "Peaks are dense, in TFLOP/s (a multiply-add is two). Bandwidth is in GB/s, memory in GiB. A figure marked ? has not",
-        "been checked against its source. Prices are US dollars an hour on demand. `scalelab cost --list-hardware` prints",
-        "this table; add a device with `--hardware FILE`, or [measure one](../how-to/measure-a-device.md).",
+        DEVICES_HEAD,
         "",
         "| device | class | fp32 | bf16 | fp8 | int8 | int4 | bandwidth | memory | watts | $ an hour | source |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
