@@ -27,7 +27,7 @@ check: $(READY)  ## style, types, and who may import whom
 
 docs: $(READY)  ## the documentation, into site/
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 benchmark: $(READY)  ## speeds as ratios to a baseline in the same run
 	$(BIN)/python benchmarks/fit.py

@@ -61,27 +61,27 @@ def overview(fit: FitResult) -> None:
 
 def streams() -> None:
     """Three streams through one set of weights."""
-    figure, axes = plt.subplots(figsize=(10, 4.4), layout="constrained")
-    axes.set(xlim=(0, 20), ylim=(0, 9))
+    figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+    axes.set(xlim=(0.1, 19.9), ylim=(-0.4, 8.7))
     axes.axis("off")
     shades = ["#0072B2", "#009E73", "#D55E00"]
     rows = [6.9, 4.2, 1.5]
     _box(axes, 0.2, 3.5, 2.6, 2.0, "tokens\nx", "#eeeeee")
-    axes.add_patch(FancyBboxPatch((5.6, 0.5), 4.6, 8.0, boxstyle="round,pad=0.1", fc="#f7f7f7", ec="#666666", ls="--"))
+    axes.add_patch(FancyBboxPatch((5.75, 0.5), 4.3, 8.0, boxstyle="round,pad=0.1", fc="#f7f7f7", ec="#666666", ls="--"))
     axes.text(7.9, 8.15, "one set of weights", ha="center", va="center", color="#444444", style="italic")
     for p, (y, shade) in enumerate(zip(rows, shades, strict=True), 1):
-        _box(axes, 3.4, y - 0.55, 1.5, 1.1, f"prefix {p}", shade, 0.25, size=9.5)
+        _box(axes, 3.4, y - 0.55, 1.8, 1.1, f"prefix {p}", shade, 0.25, size=10)
         _box(axes, 6.2, y - 0.55, 3.4, 1.1, f"stream {p}", shade, 0.25)
         _box(axes, 11.0, y - 0.5, 1.5, 1.0, f"$h_{p}$", shade, 0.25)
         _arrow(axes, (2.85, 4.5), (3.35, y), shade)
-        _arrow(axes, (4.95, y), (6.15, y), shade)
+        _arrow(axes, (5.25, y), (6.15, y), shade)
         _arrow(axes, (9.65, y), (10.95, y), shade)
         _arrow(axes, (12.55, y), (13.55, 4.5 + (y - 4.2) * 0.25), shade)
     _box(axes, 13.6, 3.0, 3.1, 3.0, "aggregator\n$\\sum_p w_p\\, h_p$", "#dddddd")
     _box(axes, 17.4, 3.5, 2.4, 2.0, "next\ntoken", "#eeeeee")
     _arrow(axes, (16.75, 4.5), (17.35, 4.5), "#444444")
-    axes.text(15.15, 2.3, "a small MLP chooses the\nweights $w_p$ at each token", ha="center", va="top", fontsize=9)
-    axes.text(4.15, 0.35, "learned keys and values", ha="center", va="top", fontsize=9)
+    axes.text(15.15, 2.3, "a small MLP chooses the\nweights $w_p$ at each token", ha="center", va="top", fontsize=10)
+    axes.text(2.6, 0.55, "learned keys\nand values", ha="center", va="top", fontsize=10)
     save(figure, "streams.svg")
 
 

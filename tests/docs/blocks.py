@@ -134,8 +134,8 @@ def _run_here(words: list[str]) -> str:
 
 
 def run_python(source: str, where: str, names: dict[str, object]) -> str:
-    """Run a python block with the names of the page's earlier ones; return what it prints."""
+    """Run a python block with the names of the page's earlier ones; return what it prints, without progress bars."""
     screen = io.StringIO()
-    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
+    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(io.StringIO()):
         exec(compile(source, where, "exec"), names)
     return screen.getvalue()

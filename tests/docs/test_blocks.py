@@ -28,6 +28,7 @@ def name_of(page: Path) -> str:
 def test_the_examples_of_a_page_run_and_print_what_it_says(page: Path, tmp_path, monkeypatch):
     """A page's blocks run in order, in a folder that holds the project's results/ and sweeps/."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", "Agg")
     shutil.copytree(ROOT / "results" / "paper", "results/paper")
     shutil.copytree(ROOT / "results" / "parallel-law", "results/parallel-law")
