@@ -60,8 +60,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Return README.md and every page of docs/, those made from the code and the evidence included."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """Return README.md and every page of docs/, but for signatures."""
+    return [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name != "api.md")]
 
 
 def blocks(page: Path) -> list[Block]:
@@ -69,7 +69,7 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     found = list(_FENCE.finditer(text))
     made = []
-    for match, after in zip(found, [*found[1:], None], strict=True):
+    for match, after in zip(found, [*found[1:], None], strict=False):
         language, info, body = match.groups()
         title, reason = _TITLE.search(info), _LEFT_OUT.search(text[: match.start()])
         follows = after is not None and after[1] == "text" and not text[match.end() : after.start()].strip()
