@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast check audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage notebook setup clean
+.PHONY: demo test test-fast check docs audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage notebook setup clean
 
 # A checksum and a path for each file below the folders that the demo writes to. The demo keeps the lines of its own
 # files, and `make clean` removes a file only while its line is the same: never a person's results or fits.
@@ -32,6 +32,11 @@ check: $(READY)  ## style, types, who may import whom, security, and dependencie
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --severity-level medium --recursive scalelab benchmarks hatch_build.py
 	! $(BIN)/pip check | grep -v -e '^llm-analysis ' -e '^No broken requirements'
+	$(MAKE) docs
+
+docs: $(READY)  ## the documentation, into site/
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 audit: $(READY)  ## known vulnerabilities of the versions in constraints.txt; needs a network
 	$(BIN)/pip install --quiet --constraint constraints.txt pip-audit
