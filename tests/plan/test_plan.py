@@ -392,7 +392,7 @@ def test_what_the_runs_do_not_reach_is_said(saved, capsys):
     assert ask(saved, "--memory", "3GB", "--second-stage-fraction", 0.02) == 0
     said = capsys.readouterr().out
     assert "with streams for 2 % of the tokens" in said
-    assert "is an assumption" in said
+    assert "Assumption: two-stage training reaches the loss of the law" in said
 
 
 def test_limits_that_nothing_is_within_say_which_and_what_would_do(saved, fit, capsys):
