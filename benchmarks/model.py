@@ -165,7 +165,7 @@ def prefill() -> list[str]:
 def decode() -> list[str]:
     speed = bandwidth()
     lines = [
-        "| context | P | baseline, ms a token | ours | ratio | ratio to a baseline that repeats heads "
+        "| context | P | baseline, ms/token | ours | ratio | ratio to a baseline that repeats heads "
         f"| ours over P = 1 | weights and cache read once at {speed / 1e9:.0f} GB/s, ms |",
         "|---|---|---|---|---|---|---|---|",
     ]

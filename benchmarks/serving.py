@@ -101,7 +101,7 @@ def errors(table: pd.DataFrame) -> list[str]:
 
 def efficiency(table: pd.DataFrame) -> list[str]:
     """Peak memory and latency over P at batch 1, beside those of P = 1."""
-    lines = ["| P | peak memory, MiB | over P = 1 | latency, s | over P = 1 | prefill, s | ms a token |"]
+    lines = ["| P | peak memory, MiB | over P = 1 | latency, s | over P = 1 | prefill, s | ms/token |"]
     lines.append("|---|---|---|---|---|---|---|")
     base = table[table["P"] == 1].iloc[0]
     for _, row in table.sort_values("P").iterrows():

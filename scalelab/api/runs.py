@@ -120,7 +120,7 @@ def list_runs(
     from scalelab.report.runs import column_name, sort_runs
 
     if descending and sort is None:
-        raise UsageError("needs `sort`", argument="descending")
+        raise UsageError("needs `sort=COLUMN`", argument="descending")
     by = None if sort is None else column_name(sort, "sort")
     names = tuple(column_name(word, "columns") for given in columns for word in given.split(",") if word)
     faults: list[DataError] = []

@@ -97,7 +97,7 @@ def test_by_makes_the_groups(make_records):
     frame = pd.concat([make_records(noise=1e-3, seed=s).assign(corpus=name) for s, name in enumerate("ab")])
     assert [*sl.fit_law(frame, by="corpus", bootstrap=100, starts=30)] == ["corpus a", "corpus b"]
     assert len(sl.fit_law(frame, by=[], bootstrap=100, starts=30).runs) == len(frame)
-    with pytest.raises(UsageError, match="by: column 'corpus' is empty here"):
+    with pytest.raises(UsageError, match="by: column 'corpus' is empty; map a column"):
         sl.fit_law(sl.read(frame), by="corpus")
     with pytest.raises(UsageError, match="by: no column 'color'"):
         sl.fit_law(frame, by="color")

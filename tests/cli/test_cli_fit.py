@@ -218,7 +218,7 @@ def test_misuse_of_predict_is_one_line(scalelab, tmp_path):
         ((fit, "--N", "1B", "--D", "1B"), "has no D: it is valid for the D of its data"),
         ((fit, "--flops", "1e20"), "does not depend on both N and D"),
         ((fit, "--flops", "1e20", "--D", "1B"), "--flops finds the best D: leave --D out"),
-        ((tmp_path, "--N", "1B"), "no saved fits here"),
+        ((tmp_path, "--N", "1B"), "no saved fits (*.json) in this folder"),
     ):
         code, _, error = scalelab("predict", *args)
         assert (code, message in error) == (2, True), error

@@ -392,7 +392,7 @@ def test_what_the_runs_do_not_reach_is_said(saved, capsys):
     assert ask(saved, "--memory", "3GB", "--second-stage-fraction", 0.02) == 0
     said = capsys.readouterr().out
     assert "with streams for 2 % of the tokens" in said
-    assert "is an assumption" in said
+    assert "Assumption: two-stage training reaches the loss of the law" in said
 
 
 def test_limits_that_nothing_is_within_say_which_and_what_would_do(saved, fit, capsys):
@@ -483,7 +483,7 @@ def test_notes_on_what_streams_gain_stand_before_the_plan(tmp_path, make_records
         (("--train-gpu", "abacus"), "--train-gpu abacus: unknown"),
         (("--second-stage-fraction", "0"), "must lie in"),
         (("--max-P", "0"), "--max-P 0: choose between"),
-        (("--D", "1T"), "leave --D out"),
+        (("--D", "1T"), "leave out --D"),
         (("--gpu", "abacus"), "--gpu abacus: unknown; scalelab cost --list-hardware lists all"),
         (("--gpu", "rtx4090"), r"--gpu rtx4090: unknown; did you mean rtx-4090\?"),
         (("--heads", "3"), "3 heads do not divide among 2 KV heads"),
