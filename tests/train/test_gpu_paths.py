@@ -18,7 +18,7 @@ from transformers.modeling_utils import _CAN_RECORD_REGISTRY
 from scalelab.architecture import architecture_for
 from scalelab.errors import ScalelabError
 from scalelab.model import add_streams, attention, kernels
-from scalelab.model.kernels import Choice, choose_kernel
+from scalelab.model.kernels import KernelChoice, choose_kernel
 from scalelab.sweep import run as run_module
 from scalelab.sweep.run import Execution, prepare
 from scalelab.sweep.spec import SweepSpec
@@ -185,12 +185,19 @@ def test_processes_that_hold_different_weights_do_not_train(how, said, tmp_path)
 @pytest.mark.parametrize(
     ("capability", "dtype", "length", "masked", "trains", "want"),
     [
-        ((9, 0), torch.bfloat16, 1024, False, True, Choice(cudnn=True, grouped=True)),
-        ((9, 0), torch.bfloat16, 1, False, False, Choice(cudnn=False, grouped=True)),  # a plan for every new length
-        ((9, 0), torch.bfloat16, 1024, False, False, Choice(cudnn=False, grouped=True)),
-        ((10, 0), torch.bfloat16, 1024, False, True, Choice(cudnn=False, grouped=True)),  # not measured there
-        ((9, 0), torch.float32, 1024, False, True, Choice(cudnn=False, grouped=False)),  # no kernel takes groups
-        ((8, 0), torch.float16, 64, True, True, Choice(cudnn=False, grouped=False)),
+        ((9, 0), torch.bfloat16, 1024, False, True, KernelChoice(cudnn=True, grouped=True)),
+        (
+            (9, 0),
+            torch.bfloat16,
+            1,
+            False,
+            False,
+            KernelChoice(cudnn=False, grouped=True),
+        ),  # a plan for every new length
+        ((9, 0), torch.bfloat16, 1024, False, False, KernelChoice(cudnn=False, grouped=True)),
+        ((10, 0), torch.bfloat16, 1024, False, True, KernelChoice(cudnn=False, grouped=True)),  # not measured there
+        ((9, 0), torch.float32, 1024, False, True, KernelChoice(cudnn=False, grouped=False)),  # no kernel takes groups
+        ((8, 0), torch.float16, 64, True, True, KernelChoice(cudnn=False, grouped=False)),
     ],
 )
 def test_kernels_are_chosen_by_device_precision_and_shape(capability, dtype, length, masked, trains, want):
