@@ -93,7 +93,8 @@ def fit(
     tokenizer, training setup and, for laws without D, training tokens; each group is fitted on its own.
     `--law all` compares the laws.
     """
-    from scalelab.api.fitting import compare_groups, comparison_groups, fit_groups, groups_of, origin_of, read
+    from scalelab.api.fitting import compare_groups, comparison_groups, fit_groups, origin_of, read
+    from scalelab.api.grouping import groups_of
     from scalelab.fit import FitOptions
     from scalelab.fit.files import save_fits
     from scalelab.laws import get_law

@@ -99,7 +99,7 @@ def test_by_makes_the_groups(make_records):
     assert len(sl.fit_law(frame, by=[], bootstrap=100, starts=30).runs) == len(frame)
     with pytest.raises(UsageError, match="by: column 'corpus' is empty; map a column"):
         sl.fit_law(sl.read(frame), by="corpus")
-    with pytest.raises(UsageError, match="by: no column 'color'"):
+    with pytest.raises(UsageError, match="by: table has no column 'color'; it has "):
         sl.fit_law(frame, by="color")
 
 
