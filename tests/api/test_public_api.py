@@ -226,7 +226,7 @@ def test_a_saved_fit_is_the_same_fit(fit, tmp_path):
 
 def test_what_llm_analysis_cannot_price_the_roofline_does_and_says_so():
     prices = sl.price(2048, P=2, gpu="rtx-4090")
-    assert prices.notes == ("priced by the roofline: rtx-4090: llm-analysis does not know it",)
+    assert prices.notes == ("priced by the roofline: rtx-4090: llm-analysis does not have this device",)
     assert prices.to_dict() == sl.price(2048, P=2, gpu="rtx-4090", engine="roofline").to_dict()
     assert "int4/bf16/bf16" in sl.price(2048, P=2, weights="int4").notes[0]
     assert sl.price(2048, P=2).notes == ()
