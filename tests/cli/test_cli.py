@@ -296,7 +296,9 @@ def test_fit_refuses_what_holds_no_records(tmp_path):
 
 def test_places_that_cannot_be_written_are_named(tmp_path, text_folder):
     (tmp_path / "file").write_text("")
-    assert f"{tmp_path / 'file'}: File exists" in complaint(run("fit", "paper", "--out", tmp_path / "file"), 1)
+    assert f"cannot save {tmp_path / 'file' / 'pile-d-42b.json'}: File exists" in complaint(
+        run("fit", "paper", "--out", tmp_path / "file"), 1
+    )
     swept = run("sweep", "--corpus", text_folder, "--out", tmp_path / "file")
     assert f"{tmp_path / 'file'}: File exists" in complaint(swept, 1)
 
