@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast check docs audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage notebook setup clean
+.PHONY: demo test test-fast hostile check docs audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage notebook setup clean
 
 # A checksum and a path for each file below the folders that the demo writes to. The demo keeps the lines of its own
 # files, and `make clean` removes a file only while its line is the same: never a person's results or fits.
@@ -23,6 +23,9 @@ test: $(READY)  ## the tests
 
 test-fast: $(READY)  ## a tenth of the tests' time, for daily work
 	$(BIN)/pytest -n auto -m "not slow and not ray"
+
+hostile: $(READY)  ## damaged and malicious files, four times as many as `make test` tries
+	SCALELAB_EXAMPLES=4 $(BIN)/pytest -n auto -m hostile
 
 check: $(READY)  ## style, types, who may import whom, security, and dependencies
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'

@@ -1,6 +1,7 @@
 """Random tables, most of them bad: each gives finite numbers or one clear line, and no warning."""
 
 import math
+import os
 from decimal import Decimal
 from typing import get_args
 from unittest import mock
@@ -28,6 +29,7 @@ USUAL |= {"n_streams": (1, 8), "loss": (1.0, 6.0), "n_tokens": (1e8, 1e12), "wei
 WHOLE = {"n_streams": (1, 1e6), "loss": (1e-6, 1e6), "weight": (1e-9, 1e9)}
 # The laws of N, P and D; those with other variables have tests of their own in test_laws_of_others.py.
 TRIED = ("parallel", "power", "diversity", "additive", "chinchilla", "joint", "joint-additive")
+MANY = int(os.environ.get("SCALELAB_EXAMPLES", "1"))  # `make hostile` tries four times as many tables
 quick = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
@@ -153,13 +155,13 @@ def hostile_fits(draw, **kinds):
     return law, [fit for group in groups[:3] if (fit := ask(fit_group, group, law, options)) is not None]
 
 
-@settings(quick, max_examples=1600)
+@settings(quick, max_examples=400 * MANY)
 @given(hostile_tables(nasty=(0.1, 0.5)))
 def test_every_row_is_used_refused_or_a_copy(table):
     read_table(table)
 
 
-@settings(quick, max_examples=600)
+@settings(quick, max_examples=150 * MANY)
 @given(hostile_fits())
 def test_every_table_gives_finite_numbers_or_one_clear_line(tmp_path_factory, fits):
     path = tmp_path_factory.getbasetemp() / "hostile.json"
