@@ -65,6 +65,7 @@ benchmark-published: $(READY)  ## cost models against published measurements, 3 
 
 faults: $(READY)  ## is a run ever lost? processes killed, disks filled, files cut; 14 minutes on 2 cores
 	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.command_kills
 
 ray: $(READY)  ## a sweep on a cluster of two nodes, one of them killed
 	$(BIN)/python benchmarks/ray_cluster.py

@@ -2,7 +2,8 @@
 
 After every fault each reader must work or name the damaged file, and every earlier record must be unchanged. At the end
 each folder must hold the records of the undisturbed sweep, bit for bit. Run with `make faults`; needs Linux, and root
-to mount a small disk (skipped otherwise); writes docs/faults.md. `--scale 0.1` is a quick check.
+to mount a small disk (skipped otherwise); writes docs/faults.md. `--scale 0.1` is a quick check. Single
+commands: benchmarks/command_kills.py.
 """
 
 from __future__ import annotations
@@ -29,11 +30,10 @@ from benchmarks.damage import (
     small_disk,
 )
 from benchmarks.disturb import Lab, Sweep, Witness, being_written, run_command, send, stopped, work_folder, writers
-from benchmarks.tally import Tally, describe, merge
+from benchmarks.tally import OUTPUT, Tally, commands_of, describe, merge
 from scalelab.records.files import CURVES, RUNS
 from scalelab.records.read import gather
 
-OUTPUT = Path(__file__).parent.parent / "docs" / "faults.md"
 # The longest first, split into parts that run at the same time.
 CAMPAIGNS = (("parent", 10), ("parent", 10), ("parent", 10), ("disk", 6), ("damage", 5), ("worker", 15), ("worker", 15))
 CAMPAIGNS += (("share", 3), ("signals", 6), ("flips", 1000))
@@ -294,7 +294,7 @@ def main() -> None:
     command = f"python -m benchmarks.faults --scale {options.scale:g} --seed {options.seed} --jobs {options.jobs}"
     text = describe(tallies, runs, undisturbed_s, total_s, command)
     print(text)
-    options.output.write_text(text, encoding="utf-8")
+    options.output.write_text(text + commands_of(options.output), encoding="utf-8")
 
 
 if __name__ == "__main__":

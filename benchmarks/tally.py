@@ -6,8 +6,12 @@ import os
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.damage import DISK_BYTES
+
+OUTPUT = Path(__file__).parent.parent / "docs" / "faults.md"
+COMMANDS = "\n## Single commands\n"  # begins the last section of the page
 
 
 @dataclass
@@ -21,6 +25,43 @@ class Tally:
     orphans_s: float = 0.0  # the longest time that a process outlived its parent
     folders: int = 0  # that ended with the records of the undisturbed sweep
     seconds: float = 0.0
+
+
+@dataclass
+class CommandTally:
+    """Kills of one command; every one of them passed the checks of benchmarks/command_kills.py."""
+
+    kind: str
+    kills: int = 0
+    in_writes: int = 0
+    whole: int = 0  # kills after which the whole output was there
+    refused: int = 0  # of these: repeated commands that refuse to write into the folder
+    resumed: int = 0  # repeated commands that went on from a checkpoint
+    leftovers: int = 0  # folders of checkpoints beside a whole output
+    seconds: float = 0.0
+
+
+def describe_commands(tallies: list[CommandTally], command: str) -> str:
+    """The section of docs/faults.md on single commands."""
+    rows = "\n".join(
+        f"| {t.kind} | {t.kills} | {t.in_writes} | {t.kills} ({t.whole}) | {t.kills} | {t.resumed or ''} | "
+        f"{t.leftovers} | {t.seconds:.0f} |"
+        for t in tallies
+    )
+    kills, in_writes = sum(t.kills for t in tallies), sum(t.in_writes for t in tallies)
+    return SECTION.format(rows=rows, kills=kills, in_writes=in_writes, command=command)
+
+
+def replace_commands(page: str, section: str) -> str:
+    """`page` with `section` at its end, in place of the earlier one."""
+    return page.partition(COMMANDS)[0] + section
+
+
+def commands_of(page: Path) -> str:
+    """The section on single commands in a page; empty if there is none."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    _, title, section = text.partition(COMMANDS)
+    return title + section
 
 
 def merge(tallies: Iterable[Tally]) -> list[Tally]:
@@ -91,3 +132,34 @@ An undisturbed sweep took {undisturbed:.0f} s, everything {minutes:.0f} minutes,
 Python {python}). Made by `{command}`; which run is hit
 at which moment depends on the clock as well as on the seed.
 """
+
+SECTION = (
+    COMMANDS
+    + """
+Single commands were killed {kills} times with SIGKILL, with all their processes, {in_writes} times while an unfinished
+file or folder of theirs was there. Each ran on tiny inputs in a folder that also held files of its user. After each
+kill every file of the output was the undisturbed command's or absent (a model's folder: all of it or none), and no
+other file, inputs and cache included, was changed. Then the same command was repeated, and its files were those of the
+undisturbed command: models and figures, tables and fits byte for byte, records and the losses in training.json without
+times.
+
+| command | kills | in a write | whole or absent (whole) | repeat equals the reference | resumed | leftovers | seconds |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+- *in a write*: the kill left a hidden unfinished file or folder. Half of the kills waited for one, the others came at a
+  random moment.
+- *whole*: all of the output was there before the repeat. `convert` and `train` then refuse to write into the folder.
+- *resumed*: `train` went on from a checkpoint in OUT.checkpoints, which is removed when OUT is written.
+- *leftovers*: folders in which something unfinished was left after the repeat. The next write of a file or model
+  removes what killed processes left of it; a process that lives keeps a lock on its file.
+- *results*: `-o runs.csv --figure runs.png`; *fit*: two groups, with figures; *import*: four runs with curves.
+
+A loss of power is not among these faults. In its place tests/core/test_atomic.py records each fsync and rename of
+`atomic_write`, `atomic_folder`, a model, a checkpoint and a token cache. It checks that every file and folder of the
+output was synced before the one rename to the final name, and the parent folder after it. It does not check that the
+disk obeys, nor that nothing is written between sync and rename.
+
+Made by `{command}`.
+"""
+)

@@ -10,34 +10,43 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
 _BUILDING = ".building-"  # prefix of unfinished folders
 
 
 @contextmanager
-def atomic_write(path: Path, lasting: bool = True) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, lasting: bool = True, clean: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that replaces `path` when it is complete; on an error `path` is unchanged.
 
-    A killed process leaves a hidden file that readers skip (`is_temporary`).
+    A killed process leaves a hidden file that readers skip (`is_temporary`) and the next write of `path` removes.
 
     Args:
         path: The file to write.
         lasting: Flush to disk, so that the file survives a power failure.
+        clean: Call `remove_abandoned` for `path`, which lists its folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if clean:
+        remove_abandoned([path])
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        with _held(temporary):
+            with temporary.open("wb") as file:
+                yield file
+                if lasting:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(path)
         if lasting:
             sync_folder(path.parent)
     finally:
@@ -53,6 +62,41 @@ def write_text(path: Path, text: str) -> None:
 def is_temporary(path: Path) -> bool:
     """Return whether `path` has the name of an unfinished file of `atomic_write`."""
     return _TEMPORARY.match(path.name) is not None
+
+
+@contextmanager
+def _held(temporary: Path) -> Iterator[None]:
+    """Create a file and hold a lock on it, where the file system has locks, until it has its final name."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # without a lock it is never removed as abandoned
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove unfinished files of `atomic_write` for `paths` that no process holds: their writers were killed.
+
+    Each folder is listed once. Nothing is removed where the file system has no locks.
+    """
+    if fcntl is None:
+        return
+    names: dict[Path, set[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(path.name)
+    for folder, wanted in names.items():
+        found: list[Path] = []
+        with contextlib.suppress(OSError):  # a folder that can be written need not be readable
+            found = [e for e in entries(folder) if is_temporary(e) and e.name[1:].rsplit(".", 2)[0] in wanted]
+        for entry in found:
+            with contextlib.suppress(OSError), entry.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+                entry.unlink()
 
 
 @contextmanager

@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from scalelab.atomic import remove_abandoned
 from scalelab.errors import DataError, ScalelabError, UsageError, choice_error
 from scalelab.importers.columns import COMMON, Column
 from scalelab.importers.sources import KINDS, History, kind_of
 from scalelab.records.expressions import compute, known_names
 from scalelab.records.numbers import to_floats
 from scalelab.records.schema import RECORD_SCHEMA
-from scalelab.records.store import record_status, write_record
+from scalelab.records.store import curve_path, record_path, record_status, write_record
 from scalelab.shown import Shown
 from scalelab.units import parse_count
 
@@ -108,9 +109,11 @@ def import_runs(
 def write_runs(imported: Imported, folder: str | Path) -> Imported:
     """Write records and curves below `folder`, as a sweep does, and return them with `files`; existing ones stay."""
     folder, files = Path(folder), []
+    keys = [str(key) for key in imported.table["key"]]
+    remove_abandoned([path(folder, key) for path in (curve_path, record_path) for key in keys])
     for record in imported.table.astype(object).to_dict("records"):
         plain = {str(k): None if pd.api.types.is_scalar(v) and pd.isna(v) else v for k, v in record.items()}
-        path = folder / "runs" / f"{plain['key']}.parquet"
+        path = record_path(folder, str(plain["key"]))
         if record_status(path) is None:
             path = write_record(folder, plain, imported.curves[plain["key"]])  # type: ignore[arg-type]
         files.append(path)

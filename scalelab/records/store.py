@@ -21,7 +21,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
     """Write rows to `path` atomically, with a digest by which readers detect later changes."""
     table = _as_table(rows, schema)
     table = table.replace_schema_metadata({**(schema.metadata or {}), DIGEST_KEY: content_digest(table)})
-    with atomic_write(path) as file:
+    with atomic_write(path, clean=False) as file:  # a folder of many records would be listed for each
         pq.write_table(table, file, write_page_checksum=True)
 
 

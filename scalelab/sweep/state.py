@@ -138,7 +138,7 @@ class StateFile:
 
     def _write(self) -> None:
         state = replace(self._state, written=time.time(), progress=self._tracker.snapshot())
-        with contextlib.suppress(OSError), atomic_write(self._path, lasting=False) as file:
+        with contextlib.suppress(OSError), atomic_write(self._path, lasting=False, clean=False) as file:
             file.write(json.dumps(asdict(state)).encode())
 
 

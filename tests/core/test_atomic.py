@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scalelab.atomic import atomic_folder, atomic_write, remove_unfinished_of
+from scalelab.atomic import atomic_folder, atomic_write, remove_abandoned, remove_unfinished_of
 from scalelab.model import add_streams
 from scalelab.model.checkpoint import save_model
 from scalelab.train.checkpoint import TrainState, save_state
@@ -83,3 +83,27 @@ def test_what_a_killed_process_left_of_a_model_goes_with_the_next_and_others_sta
     shutil.rmtree(left[1])
     save_model(add_streams(make("qwen2"), 2, prefix_tokens=4), tmp_path / "model.2")
     assert {path.name for path in tmp_path.iterdir()} == {"model.2"}
+
+
+def test_what_a_killed_process_left_of_a_file_goes_with_the_next_write_and_others_stay(tmp_path):
+    left = [tmp_path / f".{name}.{'0' * 32}.tmp" for name in ("a.json", "b.json", "x.a.json", "a.json.bak")]
+    for file in left:
+        file.write_bytes(b"{")
+    with atomic_write(tmp_path / "a.json", clean=False) as file:
+        file.write(b"{}")
+    assert all(file.exists() for file in left)
+    with atomic_write(tmp_path / "a.json") as file:
+        file.write(b"{}")
+    assert [file.exists() for file in left] == [False, True, True, True]
+    remove_abandoned([tmp_path / "b.json", tmp_path / "none" / "c.json"])
+    assert [file.exists() for file in left] == [False, False, True, True]
+
+
+def test_two_writers_of_one_file_leave_each_other_alone(tmp_path):
+    with atomic_write(tmp_path / "a") as first:
+        first.write(b"first")
+        with atomic_write(tmp_path / "a") as second:
+            second.write(b"second")
+        assert (tmp_path / "a").read_bytes() == b"second"
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
