@@ -501,7 +501,7 @@ def test_own_hardware_serves_both_engines(tmp_path, capsys):
         assert fp32["prefill_s"] == pytest.approx(2 * bf16["prefill_s"], rel=0.01)  # half the FLOP/s
     file.write_text(file.read_text() + "\nrod: {tflops: {fp32: 1}, bandwidth: 10, memory: 8, source: me}")
     assert main(["cost", *words]) == 2
-    assert "--hardware: has several devices: choose one with --gpu: box, rod" in capsys.readouterr().err
+    assert "--hardware: has several devices; choose one with --gpu: box, rod" in capsys.readouterr().err
 
 
 def test_a_profile_reads_back_as_it_was_written(tmp_path):
