@@ -100,7 +100,7 @@ COST = [
     ("--reserve 3", MISUSE, "--reserve: '3' is not an amount of memory"),
     ("--reserve -1GB", MISUSE, "--reserve: '-1GB' is not an amount of memory"),
     ("--reserve 0", 0, ""),
-    ("--reserve 100GiB", MISUSE, "--reserve '100 GiB': h100-sxm-80gb gives programs 80 GiB in all"),
+    ("--reserve 100GiB", MISUSE, "--reserve '100 GiB': h100-sxm-80gb has 80 GiB for programs"),
     ("--tensor-parallel 0", MISUSE, "--tensor-parallel 0: must lie between 1 and 72"),
     ("--tensor-parallel -2", MISUSE, "--tensor-parallel -2: must lie between 1 and 72"),
     ("--tensor-parallel 1000", MISUSE, "--tensor-parallel 1000: must lie between 1 and 72"),
@@ -148,7 +148,7 @@ MODELS = [
     (
         "--hidden 512 --engine roofline --hardware FOLDER/full.yaml --reserve 9GiB",
         MISUSE,
-        "gives programs 8 GiB in all",
+        "has 8 GiB for programs",
     ),
     ("--hidden 512 --tensor-parallel 2", 0, "note: priced by the roofline: llm-analysis prices only one device"),
     ("--hidden 512 --reserve 1GiB", 0, "note: priced by the roofline: llm-analysis does not reserve memory"),
@@ -163,7 +163,7 @@ PLAN = [
     ("--train-gpu abacus", MISUSE, "--train-gpu abacus: unknown"),
     ("--gpu apple-a18-pro --weights int4 --tpot 100ms", 0, ""),
     ("--gpu h100-sxm-80gb --tensor-parallel 8 --batch 64 --tpot 30ms", 0, ""),
-    ("--gpu rtx-4090 --reserve 30GiB", MISUSE, "--reserve '30 GiB': rtx-4090 gives programs 24 GiB in all"),
+    ("--gpu rtx-4090 --reserve 30GiB", MISUSE, "--reserve '30 GiB': rtx-4090 has 24 GiB for programs"),
     ("--tokens-out 1 --ttft 20ms", 0, ""),
 ]
 
