@@ -137,7 +137,7 @@ def import_ray() -> Any:
         import ray
         import ray.util.scheduling_strategies
     except ImportError as error:
-        raise ScalelabError(f"`executor='ray'` needs Ray ({error}); pip install 'scalelab[ray]'") from None
+        raise ScalelabError(f"`executor='ray'` needs Ray ({error}): pip install 'scalelab[ray]'") from None
     return ray
 
 

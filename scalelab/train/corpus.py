@@ -218,7 +218,7 @@ def _dataset_documents(name: str, text_column: str) -> Iterator[str]:
     try:
         import datasets
     except ImportError:
-        raise UsageError("`corpus=hf:…` needs the datasets library; pip install 'scalelab[datasets]'") from None
+        raise UsageError("`corpus=hf:…` needs the datasets library: pip install 'scalelab[datasets]'") from None
     try:
         saved = ("dataset_info.json", "dataset_dict.json")  # written by save_to_disk
         if any((Path(name) / file).is_file() for file in saved):

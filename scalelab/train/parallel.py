@@ -252,7 +252,7 @@ def _join(device: str, dtype: str) -> Parallel:
     try:
         from accelerate import PartialState
     except ImportError:
-        raise UsageError("several processes need accelerate; pip install 'scalelab[distributed]'") from None
+        raise UsageError("several processes need accelerate: pip install 'scalelab[distributed]'") from None
 
     on_cpu = device == "cpu"
     # accelerate launch makes transformers load weights on the first process only, and zeros on the others.

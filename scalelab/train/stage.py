@@ -102,7 +102,7 @@ def check_length(model: Any, n_tokens: int, what: str) -> None:
     """Raise `UsageError`, naming `what`, if the model has fewer learned positions than `n_tokens`."""
     most = getattr(model.config, "max_position_embeddings", None)
     if most and n_tokens > most and getattr(model.config, "rope_parameters", None) is None:
-        raise UsageError(f"{what}: {n_tokens} tokens, but the model has positions for only {most}; give fewer")
+        raise UsageError(f"{what}: {n_tokens} tokens, but the model has positions for {most}; give fewer")
 
 
 def measure(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluation:
@@ -118,7 +118,7 @@ def loss_on(model: Any, windows: np.ndarray, documents: np.ndarray, recipe: Reci
     check_length(model, recipe.seq_len, "`seq_len`")
     evaluation = evaluate(model, windows, documents, device, recipe.dtype == "bf16")
     if not math.isfinite(evaluation.loss):
-        raise UnsoundModelError(f"P = {model.P}: the loss of the model is not a number; check its weights")
+        raise UnsoundModelError(f"P = {model.P}: the loss is not a number; check the weights of the model")
     return evaluation
 
 

@@ -213,8 +213,8 @@ def test_folded_latents_are_read_as_they_are_kept():
         sum(decode_step_s(model, B, 40 + t, folded) for t in range(30)), rel=1e-9
     )
     assert prefill_s(model, B, 50, folded) == prefill_s(model, B, 50, unfolded)
-    assert find_rates(Device("h100-sxm-80gb"), Precision()).folds
-    assert not find_rates(Device("h100-sxm-80gb", runtime="eager"), Precision()).folds
+    assert find_rates(Device("h100-sxm-80gb"), Precision()).folds_latent
+    assert not find_rates(Device("h100-sxm-80gb", runtime="eager"), Precision()).folds_latent
 
 
 # Several devices

@@ -207,7 +207,7 @@ def test_checkpoints_hold_no_pickle_and_every_weight(config, data, tmp_path):
 # Shared beginnings
 
 
-def test_legs_of_every_kind(config):
+def test_phases_of_every_kind(config):
     assert phases(config) == [config]
     wsd = with_schedule(config, "wsd")
     stable, end = phases(wsd)
@@ -221,7 +221,7 @@ def test_legs_of_every_kind(config):
     assert decay_start(late) == config.steps - 5
 
 
-def test_runs_over_d_share_a_trajectory_and_runs_over_p_a_plain_stage(config):
+def test_runs_over_d_and_over_p_share_phases(config):
     wsd = with_schedule(config, "wsd")
     longer = replace(wsd, n_tokens=2 * wsd.n_tokens)
     assert phase_key(phases(wsd)[0]) == phase_key(phases(longer)[0])
