@@ -221,7 +221,7 @@ def groups_of(
     records, counts = choose_points(table.records, by_tokens, which)
     for name in names:
         if name not in records:
-            raise UsageError(f"there is no column {name!r}; choose from {', '.join(records.columns)}", argument="by")
+            raise UsageError(f"no column {name!r}; choose from {', '.join(records.columns)}", argument="by")
         if records[name].isna().all():
             reason = f"column {name!r} is empty; map a column of the table to it with `columns`"
             raise UsageError(reason, argument="by")
