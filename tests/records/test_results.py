@@ -194,7 +194,7 @@ def test_curves_are_drawn_in_a_panel_for_each_p(folder, capsys, tmp_path):
     picture = tmp_path / "curves.png"
     said = shown(capsys, "results", folder, "--figure", picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert f"saved {picture}, the loss curves of 5 runs; 1 run has none" in said.err
+    assert f"saved {picture} with the loss curves of 5 runs; 1 run has no curve" in said.err
     table = records.gather(folder)
     runs = pd.concat([table.records, table.others], ignore_index=True)
     points = pd.DataFrame(CURVE, columns=["step", "n_tokens", "loss"])
