@@ -198,49 +198,6 @@ def compare_laws(
     return _one_or_all(compare_groups(comparison_groups(data, columns, where, points), options, own))
 
 
-<<<<<<< HEAD
-=======
-def groups_of(
-    data: Any,
-    columns: Mapping[str, str] | None,
-    where: str | None,
-    by: str | Sequence[str] | None = None,
-    by_tokens: bool = True,
-    points: str = "auto",
-) -> list[Group]:
-    """Return the groups of comparable runs in `data`."""
-    from scalelab.fit.groups import Group, check_points, choose_points, group_records, points_of
-    from scalelab.records import Table
-    from scalelab.records.schema import ONLY_MAPPED
-
-    which = check_points(points)
-    if isinstance(data, Group):
-        return [data]
-    names = [by] if isinstance(by, str) else list(by or ())
-    asked = {} if isinstance(data, Table) else {name: name for name in names if name in ONLY_MAPPED}
-    table = read(data, {**asked, **(columns or {})} or None, where)
-    if by is None:
-        return group_records(table, by_tokens, which)
-    records, counts = choose_points(table.records, by_tokens, which)
-    for name in names:
-        if name not in records:
-            raise UsageError(f"no column {name!r}; choose from {', '.join(records.columns)}", argument="by")
-        if records[name].isna().all():
-            reason = f"column {name!r} is empty; map a column of the table to it with `columns`"
-            raise UsageError(reason, argument="by")
-    if not names:
-        rows = records.reset_index(drop=True)
-        return [Group("all runs", "all-runs", rows, table.unfinished, points_of(rows, counts), table.columns)]
-    made = []
-    for key, rows in records.groupby(names, dropna=False, sort=True):
-        words = [str(part) for part in (key if isinstance(key, tuple) else (key,))]
-        title = ", ".join(f"{name} {word}" for name, word in zip(names, words, strict=True))
-        slug, rows = "-".join(words).lower(), rows.reset_index(drop=True)
-        made.append(Group(title, slug, rows, points=points_of(rows, counts), columns=table.columns))
-    return made
-
-
->>>>>>> h-face
 def fit_groups(
     groups: Sequence[Group],
     law: Law,

@@ -42,7 +42,7 @@ def groups_of(
     for name in names:
         if name not in records:
             filled = ", ".join(str(column) for column in records if records[column].notna().any())
-            raise UsageError(f"there is no column {name!r}; choose from {filled}", argument="by")
+            raise UsageError(f"no column {name!r}; choose from {filled}", argument="by")
         if records[name].isna().all():
             reason = f"column {name!r} is empty; map a column of the table to it with `columns`"
             raise UsageError(reason, argument="by")
