@@ -95,7 +95,22 @@ class Kills:
     def make_inputs(self) -> None:
         """A corpus, a sweep with its models, a model with streams, and the logs of runs of another tool."""
         write_corpus(self.inputs / "corpus", 20)
-        words = ["--out", "sweep", "--corpus", "corpus", "--tokenizer", "320", "--N", "12k", "--P", "1", "--D", "20k"]
+        words = [
+            "--out",
+            "sweep",
+            "--corpus",
+            "corpus",
+            "--tokenizer",
+            "320",
+            "--N",
+            "12k",
+            "--P",
+            "1",
+            "--D",
+            "20k",
+            "--seed",
+            "0",
+        ]
         words += ["--save-models", "--workers", "1", "--device", "cpu"]
         words += ["--set", "recipe.val_tokens=2048", "recipe.warmup_tokens=5000"]
         code, log = self.finish(Command("sweep", words), self.inputs)

@@ -22,7 +22,7 @@ from scalelab.sweep.run import run_sweep
 from scalelab.sweep.spec import SweepSpec
 from scalelab.train.recipe import Recipe
 
-SPEC = SweepSpec(name="recipe", N=(50e3,), P=(1,), D=(1e6,))
+SPEC = SweepSpec(name="recipe", N=(50e3,), P=(1,), D=(1e6,), seeds=(0,))
 COMPARE_SEEDS = (0, 1, 2)
 CONFIRM_SEEDS = tuple(range(10, 18))
 

@@ -339,7 +339,7 @@ def test_output_that_knows_no_greek_is_no_error():
 def test_an_unfinished_sweep_is_no_success_and_repeated_text_is_noted(text_folder, tmp_path):
     sweep = f"{sys.executable} -m scalelab sweep --N 12k --P 1 --D 900k --corpus {text_folder} --out {tmp_path} 2>&1"
     result = subprocess.run(
-        ["bash", "-c", f"{sweep} | head -3; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+        ["bash", "-c", f"{sweep} | head -4; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 141
     assert "passes over this text" in result.stdout
@@ -378,7 +378,7 @@ def test_sweep_names_the_bad_value(args, message, text_folder):
 
 @pytest.fixture
 def small(text_folder):
-    return ["sweep", "--N", "12k", "25k", "--P", "1", "2", "--D", "20k", "--corpus", text_folder]
+    return ["sweep", "--N", "12k", "25k", "--P", "1", "2", "--D", "20k", "--seed", "0", "--corpus", text_folder]
 
 
 def test_sweep_trains_resumes_and_fits(small, tmp_path):
@@ -447,7 +447,7 @@ def test_a_failing_run_does_not_stop_the_others(small, tmp_path):
     from scalelab.sweep.spec import SweepSpec
     from scalelab.train.recipe import Recipe
 
-    spec = SweepSpec(D=(20e3,), corpus=str(small[-1]), recipe=Recipe(dtype="fp32"))
+    spec = SweepSpec(D=(20e3,), seeds=(0,), corpus=str(small[-1]), recipe=Recipe(dtype="fp32"))
     victim = resolve(replace(spec, N=(12e3,), P=(1,))).runs[0]
     (tmp_path / "curves" / f"{victim.key}.parquet").mkdir(parents=True)
     result = run(*small, "--out", tmp_path)

@@ -347,7 +347,9 @@ def test_a_real_sweep_is_seen_while_it_trains(text_folder, tmp_path):
     from scalelab.sweep.spec import SweepSpec
 
     recipe = Recipe(val_tokens=4096, dtype="fp32")
-    spec = SweepSpec("seen", N=(12e3,), P=(2,), D=(200e3,), corpus=str(text_folder), tokenizer=300, recipe=recipe)
+    spec = SweepSpec(
+        "seen", N=(12e3,), P=(2,), D=(200e3,), seeds=(0,), corpus=str(text_folder), tokenizer=300, recipe=recipe
+    )
     seen, ended = [], threading.Event()
 
     def look():

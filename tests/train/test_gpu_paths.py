@@ -131,7 +131,7 @@ def test_the_process_of_a_sweep_never_touches_cuda(monkeypatch, text_folder, tmp
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(devices, "probe_gpus", lambda dtypes: [FINE, FINE])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    spec = SweepSpec("t", N=(12e3,), P=(1, 2), D=(10e3,), corpus=str(text_folder), tokenizer=300)
+    spec = SweepSpec("t", N=(12e3,), P=(1, 2), D=(10e3,), seeds=(0,), corpus=str(text_folder), tokenizer=300)
     resolved, left, at, _ = prepare(spec, tmp_path, Execution("auto", per_gpu=0), Console(quiet=True))
     assert set(at) == {"cuda:0", "cuda:1"}
     assert left[0].recipe.dtype == "bf16"

@@ -361,7 +361,7 @@ def test_prompts_come_from_standard_input(given, code, message, converted):
 
 
 def test_models_asked_for_later_are_trained_again(text_folder, tmp_path, capsys):
-    options = ["--N", "20k", "--P", "2", "--D", "5k", "--corpus", str(text_folder), "--tokenizer", "300"]
+    options = ["--N", "20k", "--P", "2", "--D", "5k", "--seed", "0", "--corpus", str(text_folder), "--tokenizer", "300"]
     command = ["sweep", *options, "--batch-size", "4", "--out", str(tmp_path / "r")]
     assert main(command) == 0
     assert not (tmp_path / "r" / "models").exists()

@@ -190,7 +190,9 @@ def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path):
 
 
 def test_a_sweep_logs_every_run(text_folder, tmp_path):
-    spec = SweepSpec("logged", N=(12e3,), P=(1, 2), D=(20e3,), corpus=str(text_folder), tokenizer=300, recipe=RECIPE)
+    spec = SweepSpec(
+        "logged", N=(12e3,), P=(1, 2), D=(20e3,), seeds=(0,), corpus=str(text_folder), tokenizer=300, recipe=RECIPE
+    )
     records = run_sweep(spec, tmp_path, Execution(tensorboard=True))
     assert len(records) == 2
     for key, streams in zip(records["key"], records["n_streams"], strict=True):
