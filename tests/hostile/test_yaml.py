@@ -11,7 +11,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
 TEXTS = {
-    "aliases": (LAUGHS, r", line 1: anchors \(&\) and aliases \(\*\) are not read"),
+    "aliases": (LAUGHS, r", line 1: anchors \(&\) and aliases \(\*\) are not allowed"),
     "a cycle": ("&a [*a]\n", "line 1: anchors"),
     "nested lists": ("N: " + "[" * 100_000, "nested more than 50 levels deep"),
     "nested maps": ("{a: " * 100_000, "nested more than 50 levels deep"),

@@ -16,7 +16,7 @@ P, N_PREFIX = 4, 5
 def large(monkeypatch):
     """Small caches go the way of large ones."""
     monkeypatch.setattr(attention, "_SPLIT_BYTES", 0)
-    monkeypatch.setattr(cache, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(cache, "_MIN_KEY_BYTES", 0)
 
 
 def streamed(name, **options):
@@ -39,7 +39,7 @@ def test_generation_with_a_large_cache(options, monkeypatch):
     options = {"max_new_tokens": 12, "do_sample": False, "attention_mask": mask, "pad_token_id": 0} | options
     expected = model.generate(ids, **options)
     monkeypatch.setattr(attention, "_SPLIT_BYTES", 0)
-    monkeypatch.setattr(cache, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(cache, "_MIN_KEY_BYTES", 0)
     assert torch.equal(model.generate(ids, **options), expected)
 
 
