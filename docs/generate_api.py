@@ -35,8 +35,8 @@ COMMON = ("report", "summary", "to_frame", "to_dict", "plot")
 HEAD = """# Public API
 
 Generated from the code by `python docs/generate_api.py`. `import scalelab as sl` gives all functions; arguments after
-`*` are given by name. Strings with units (`"7B"`, `"4GB"`, `"500ms"`) are accepted wherever numbers are. Errors about an
-argument are `UsageError`, which is a `ValueError`, and name it in `.argument`.
+`*` are given by name. Strings with units (`"7B"`, `"4GB"`, `"500ms"`) are accepted wherever numbers are. Errors about
+an argument are `UsageError`, which is a `ValueError`, and name it in `.argument`.
 
 """
 
