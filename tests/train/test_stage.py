@@ -516,7 +516,7 @@ WRONG = [
     (["train", "{converted}", "-o", "x", "--tokens", "many"], 2, "--tokens: 'many' is not a positive count"),
     (["train", "{converted}", "-o", "x", "--corpus", "nothing"], 2, "--corpus nothing: no such file"),
     (["train", "{converted}", "-o", "{file}/x", "--P", "2"], 1, "config.json"),
-    (["convert", "{converted}", "-o", "x", "--P", "8", "--aggregation", "mean"], 2, "have dynamic"),
+    (["convert", "{converted}", "-o", "x", "--P", "8", "--aggregation", "mean"], 2, "use dynamic; leave it out"),
     (["convert", "{folder}", "-o", "x", "--P", "9999999999999", "--corpus", "{text}"], 2, "too few for"),
     (["convert", "{gpt2}", "-o", "x", "--corpus", "{text}", "--seq-len", "64"], 2, "the model has positions for 48"),
     (["convert", "{gpt2}", "-o", "x", "--corpus", "{text}", "--prefix-tokens", "49"], 2, "--prefix-tokens: 49 tokens"),
