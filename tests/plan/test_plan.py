@@ -443,7 +443,7 @@ def test_a_winner_far_from_every_run_is_said_first(saved, fit, capsys):
     factor = fit.data.N.min() / plan.winner.N.value
     assert factor > 10  # the case is there
     width = plan.winner.candidate.width
-    far = f"N = {format_count(plan.winner.N.value)} (hidden {width:.0f}) is a factor of {factor:,.0f} below"
+    far = f"N = {format_count(plan.winner.N.value)} (hidden {width:.0f}) is {factor:,.0f} times smaller than the smallest run"
     assert far in said
     assert said.index(far) < said.index("Best: ")
     assert f"N {format_count(plan.winner.N.value)} is a factor" not in said  # once is enough
@@ -517,7 +517,7 @@ def test_a_preset_means_the_same_in_every_command(saved, preset, gpu):
     (engine,) = prices.engines
     assert plan.problem.workload == next(iter(prices)).workload
     assert plan.priced_by.split(",")[0] == engine
-    note = f"priced by the roofline: {gpu}: llm-analysis does not know it"
+    note = f"priced by the roofline: {gpu}: llm-analysis does not have this device"
     assert [note in plan.price_notes, note in prices.notes] == [(preset, gpu) == ("parscale", "rtx-4090")] * 2
     assert plan.binary
 
@@ -610,7 +610,7 @@ def test_what_is_said_of_sizes_training_and_doubt(saved, capsys):
     assert "With the error of the cost model, the limits allow N from" in said
     assert ("The best P is uncertain: " in said) == (best["probability_best"] < 0.5)
     assert "(which include latency errors of ×0.38–2.66, 95 %)" in said
-    assert "no measurement of its class (npu) is published" in said
+    assert "no published measurements of its class (npu)" in said
     if made["winner"] > 1:
         assert "times its training FLOPs" in said
 
