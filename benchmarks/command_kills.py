@@ -9,6 +9,7 @@ kills do not fall into imports, which write nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -92,8 +93,8 @@ class Kills:
         assert "Traceback" not in log, log
         return process.exitcode, log
 
-    def make_inputs(self) -> None:
-        """A corpus, a sweep with its models, a model with streams, and the logs of runs of another tool."""
+    def make_models(self) -> None:
+        """A corpus, a sweep of one run, its model, and this model with streams."""
         write_corpus(self.inputs / "corpus", 20)
         words = ["--out", "sweep", "--corpus", "corpus", "--tokenizer", "320", "--N", "12k", "--P", "1", "--D", "20k"]
         words += ["--save-models", "--workers", "1", "--device", "cpu"]
@@ -106,6 +107,9 @@ class Kills:
         code, log = self.finish(COMMANDS[0], folder)
         assert code == 0, log
         (folder / "model").rename(self.inputs / "model")
+
+    def make_logs(self) -> None:
+        """Runs of another tool."""
         (self.inputs / "logs").mkdir()
         for i in range(4):
             rows = [f"{step * 1000},{4 - i / 10 - step / 50}" for step in range(1, 9)]
@@ -171,6 +175,8 @@ class Kills:
         assert not wrong, f"{folder}: not as in the reference: {wrong}"
         assert before <= after.keys(), f"{folder}: removed: {before - after.keys()}"
         assert command.new is None or len(after) in (len(before), len(reference)), f"{folder}: partial: {[*after]}"
+        curves = {name.replace("/runs/", "/curves/") for name in after if name.endswith(".parquet")}
+        assert curves <= after.keys(), f"{folder}: records without curves: {curves - after.keys()}"
         tally.whole += after.keys() == reference.keys()
         saved = any(folder.glob("*.checkpoints/*/[0-9]*"))
         code, log = self.finish(command, folder)
@@ -189,8 +195,9 @@ class Kills:
 
 def _kill_group(pid: int) -> None:
     """SIGKILL to a process and its children, also before it has a group of its own."""
-    os.kill(pid, signal.SIGSTOP)
-    os.killpg(pid, signal.SIGKILL) if os.getpgid(pid) == pid else os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, signal.SIGSTOP)
+        os.killpg(pid, signal.SIGKILL) if os.getpgid(pid) == pid else os.kill(pid, signal.SIGKILL)
 
 
 def main() -> None:
@@ -204,7 +211,9 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # also for the libraries in the fork server
     with work_folder(options.folder) as folder:
         kills = Kills(folder.resolve(), options.seed, PRELOAD)
-        kills.make_inputs()
+        kills.make_logs()
+        if {"convert", "train", "results"} & {*options.commands}:
+            kills.make_models()
         count = max(2, round(8 * options.scale))
         tallies = [kills.kill(command, count) for command in COMMANDS if command.name in options.commands]
     text = describe_commands(
