@@ -143,7 +143,7 @@ class Kills:
         inputs, tally = stamps(self.inputs), CommandTally(command.name)
         while tally.kills < count:
             folder = self.new_folder(command)
-            process = self.start(command.name, command.words, folder)
+            start, process = time.monotonic(), self.start(command.name, command.words, folder)
             if tally.kills < count // 2:  # the last write is that of the result
                 last = command.new and self.random.random() < 0.5
                 wanted = n_writes if last else self.random.randint(1, n_writes)
@@ -152,11 +152,12 @@ class Kills:
                     now |= unfinished(folder)
                     time.sleep(0.0005)
             else:
-                time.sleep(self.random.uniform(0.0, usual_s))
+                process.join(self.random.uniform(0.0, usual_s))
             if process.exitcode is None:
                 _kill_group(process.pid)
             process.join(LONGEST_S)
             if process.exitcode != -signal.SIGKILL:  # it was faster
+                usual_s = min(usual_s, time.monotonic() - start)
                 shutil.rmtree(folder)
                 continue
             tally.kills += 1
