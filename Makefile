@@ -63,7 +63,7 @@ benchmark-serving: $(READY)  ## cost models against the clock, about 20 minutes 
 benchmark-published: $(READY)  ## cost models against published measurements, 3 minutes on one core
 	$(BIN)/python -m benchmarks.published
 
-faults: $(READY)  ## is a run ever lost? processes killed, disks filled, files cut; 14 minutes on 2 cores
+faults: $(READY)  ## is a run ever lost? processes killed, disks filled, files cut; about 25 minutes on 2 cores
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.command_kills
 

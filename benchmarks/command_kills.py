@@ -9,6 +9,7 @@ kills do not fall into imports, which write nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -92,8 +93,8 @@ class Kills:
         assert "Traceback" not in log, log
         return process.exitcode, log
 
-    def make_inputs(self) -> None:
-        """A corpus, a sweep with its models, a model with streams, and the logs of runs of another tool."""
+    def make_models(self) -> None:
+        """A corpus, a sweep of one run, its model, and this model with streams."""
         write_corpus(self.inputs / "corpus", 20)
         words = [
             "--out",
@@ -121,6 +122,9 @@ class Kills:
         code, log = self.finish(COMMANDS[0], folder)
         assert code == 0, log
         (folder / "model").rename(self.inputs / "model")
+
+    def make_logs(self) -> None:
+        """Runs of another tool."""
         (self.inputs / "logs").mkdir()
         for i in range(4):
             rows = [f"{step * 1000},{4 - i / 10 - step / 50}" for step in range(1, 9)]
@@ -154,7 +158,7 @@ class Kills:
         inputs, tally = stamps(self.inputs), CommandTally(command.name)
         while tally.kills < count:
             folder = self.new_folder(command)
-            process = self.start(command.name, command.words, folder)
+            start, process = time.monotonic(), self.start(command.name, command.words, folder)
             if tally.kills < count // 2:  # the last write is that of the result
                 last = command.new and self.random.random() < 0.5
                 wanted = n_writes if last else self.random.randint(1, n_writes)
@@ -163,11 +167,12 @@ class Kills:
                     now |= unfinished(folder)
                     time.sleep(0.0005)
             else:
-                time.sleep(self.random.uniform(0.0, usual_s))
+                process.join(self.random.uniform(0.0, usual_s))
             if process.exitcode is None:
                 _kill_group(process.pid)
             process.join(LONGEST_S)
             if process.exitcode != -signal.SIGKILL:  # it was faster
+                usual_s = min(usual_s, time.monotonic() - start)
                 shutil.rmtree(folder)
                 continue
             tally.kills += 1
@@ -186,6 +191,8 @@ class Kills:
         assert not wrong, f"{folder}: not as in the reference: {wrong}"
         assert before <= after.keys(), f"{folder}: removed: {before - after.keys()}"
         assert command.new is None or len(after) in (len(before), len(reference)), f"{folder}: partial: {[*after]}"
+        curves = {name.replace("/runs/", "/curves/") for name in after if name.endswith(".parquet")}
+        assert curves <= after.keys(), f"{folder}: records without curves: {curves - after.keys()}"
         tally.whole += after.keys() == reference.keys()
         saved = any(folder.glob("*.checkpoints/*/[0-9]*"))
         code, log = self.finish(command, folder)
@@ -204,8 +211,9 @@ class Kills:
 
 def _kill_group(pid: int) -> None:
     """SIGKILL to a process and its children, also before it has a group of its own."""
-    os.kill(pid, signal.SIGSTOP)
-    os.killpg(pid, signal.SIGKILL) if os.getpgid(pid) == pid else os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, signal.SIGSTOP)
+        os.killpg(pid, signal.SIGKILL) if os.getpgid(pid) == pid else os.kill(pid, signal.SIGKILL)
 
 
 def main() -> None:
@@ -219,7 +227,9 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # also for the libraries in the fork server
     with work_folder(options.folder) as folder:
         kills = Kills(folder.resolve(), options.seed, PRELOAD)
-        kills.make_inputs()
+        kills.make_logs()
+        if {"convert", "train", "results"} & {*options.commands}:
+            kills.make_models()
         count = max(2, round(8 * options.scale))
         tallies = [kills.kill(command, count) for command in COMMANDS if command.name in options.commands]
     text = describe_commands(
