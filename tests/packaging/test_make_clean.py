@@ -18,14 +18,16 @@ case "$1" in
     fit) mkdir -p fits; echo fit > "fits/pile.json"; echo figure > "fits/a b.png" ;;
 esac
 """
+# In place of the environment's Python: draws the figure of the demo's summary.
+PYTHON = "#!/bin/sh\necho figure > fits/demo.png\n"
 
 
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A folder with the Makefile, an environment that is up to date, and a person's results."""
     shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
-    program = write(tmp_path / ".venv" / "bin" / "scalelab", SCALELAB)
-    program.chmod(0o755)
+    for name, text in (("scalelab", SCALELAB), ("python", PYTHON)):
+        write(tmp_path / ".venv" / "bin" / name, text).chmod(0o755)
     for name in ("pyproject.toml", "constraints.txt", ".venv/.ready", "dist/a.whl", "scalelab/__pycache__/a.pyc"):
         write(tmp_path / name, "")
     for name in ("tests", "benchmarks", "docs"):
@@ -53,7 +55,7 @@ def left(folder: Path) -> set[str]:
 def test_what_the_demo_wrote_is_removed(project):
     make("demo", project)
     make("demo", project)
-    assert {"results/demo/runs/a.parquet", "results/demo/.locks/a", "fits/pile.json", "fits/a b.png"} < left(project)
+    assert {"results/demo/runs/a.parquet", "results/demo/.locks/a", "fits/pile.json", "fits/demo.png"} < left(project)
     make("clean", project)
     assert left(project) == {"results/mine/runs/b.parquet"}
     for name in ("fits", "results/demo", ".venv", "dist", "scalelab/__pycache__"):
