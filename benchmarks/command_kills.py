@@ -232,9 +232,10 @@ def main() -> None:
             kills.make_models()
         count = max(2, round(8 * options.scale))
         tallies = [kills.kill(command, count) for command in COMMANDS if command.name in options.commands]
-    text = describe_commands(
-        tallies, f"python -m benchmarks.command_kills --scale {options.scale:g} --seed {options.seed}"
-    )
+    command = f"python -m benchmarks.command_kills --scale {options.scale:g} --seed {options.seed}"
+    if len(tallies) < len(COMMANDS):
+        command += f" --commands {' '.join(options.commands)}"
+    text = describe_commands(tallies, command)
     print(text)
     options.output.write_text(replace_commands(options.output.read_text(encoding="utf-8"), text), encoding="utf-8")
 

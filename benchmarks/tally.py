@@ -37,7 +37,7 @@ class CommandTally:
     whole: int = 0  # kills after which the whole output was there
     refused: int = 0  # of these: repeated commands that refuse to write into the folder
     resumed: int = 0  # repeated commands that went on from a checkpoint
-    leftovers: int = 0  # folders of checkpoints beside a whole output
+    leftovers: int = 0  # folders of checkpoints that the repeat left
     seconds: float = 0.0
 
 
@@ -151,8 +151,9 @@ times.
   random moment.
 - *whole*: all of the output was there before the repeat. `convert` and `train` then refuse to write into the folder.
 - *resumed*: `train` went on from a checkpoint in OUT.checkpoints, which is removed when OUT is written.
-- *leftovers*: folders in which something unfinished was left after the repeat. The next write of a file or model
-  removes what killed processes left of it; a process that lives keeps a lock on its file.
+- *leftovers*: folders of checkpoints that the repeat left; a hidden unfinished file or folder would have ended the
+  campaign. The next write of a file or model removes what killed processes left of it; a living process holds a lock
+  on its file. A `train` killed between the renaming of OUT and the removal of OUT.checkpoints would leave the latter.
 - *results*: `-o runs.csv --figure runs.png`; *fit*: two groups, with figures; *import*: four runs with curves.
 
 A loss of power is not among these faults. In its place tests/core/test_atomic.py records each fsync and rename of
