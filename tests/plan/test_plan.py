@@ -443,7 +443,8 @@ def test_a_winner_far_from_every_run_is_said_first(saved, fit, capsys):
     factor = fit.data.N.min() / plan.winner.N.value
     assert factor > 10  # the case is there
     width = plan.winner.candidate.width
-    far = f"N = {format_count(plan.winner.N.value)} (hidden {width:.0f}) is {factor:,.0f} times smaller than the smallest run"
+    size = f"N = {format_count(plan.winner.N.value)} (hidden {width:.0f})"
+    far = f"{size} is {factor:,.0f} times smaller than the smallest run"
     assert far in said
     assert said.index(far) < said.index("Best: ")
     assert f"N {format_count(plan.winner.N.value)} is a factor" not in said  # once is enough
