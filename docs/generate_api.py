@@ -20,14 +20,14 @@ from scalelab.cost.prices import Prices
 from scalelab.fit.answers import Allocations, Predictions, Profiles
 from scalelab.fit.many import Comparisons, FitResults
 from scalelab.fit.result import FitResult
-from scalelab.fit.select import Comparison
+from scalelab.fit.select import LawComparison
 from scalelab.importers import Imported
 from scalelab.plan.answer import Plan
 from scalelab.plan.comparison import CostComparison
 from scalelab.records import Table
 
 RESULTS = (
-    *(Table, FitResult, FitResults, Predictions, Allocations, Profiles, Comparison, Comparisons, Prices, Devices),
+    *(Table, FitResult, FitResults, Predictions, Allocations, Profiles, LawComparison, Comparisons, Prices, Devices),
     *(CostComparison, Plan, SweepResult, SweepPlan, Runs, Conversion, SecondStage, Diagnosis, Generation, Measurements),
     Imported,
 )

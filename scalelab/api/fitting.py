@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scalelab.fit.groups import Group
-    from scalelab.fit.select import Comparison
+    from scalelab.fit.select import LawComparison
     from scalelab.records import Table
 
 LawName = Literal[
@@ -172,7 +172,7 @@ def compare_laws(
     count: Count = "paper",
     starts: int = FitOptions.starts,
     seed: int = 0,
-) -> Comparison | Comparisons:
+) -> LawComparison | Comparisons:
     """Compare laws by AICc, BIC and prediction error on held-out runs.
 
     Args:
@@ -260,7 +260,7 @@ def compare_groups(groups: Sequence[Group], options: FitOptions, own: Sequence[L
     """
     from scalelab.fit.select import compare_laws, comparison_data
 
-    found: dict[str, Comparison] = {}
+    found: dict[str, LawComparison] = {}
     failures: dict[str, ScalelabError] = {}
     for group in groups:
         try:

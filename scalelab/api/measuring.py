@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from scalelab.cost.hardware import Hardware
     from scalelab.cost.shape import ServedModel
-    from scalelab.measure.measured_vs_predicted import Row
+    from scalelab.measure.measured_vs_predicted import MeasuredRow
 
 _PRECISIONS = ("fp32", "bf16")
 _PROFILE_SHARE = 5  # each of the many figures of a profile is measured for 1/5 of `seconds`
@@ -54,7 +54,7 @@ class Measurements(Shown):
         profile: File of the saved profile, or None.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[MeasuredRow, ...]
     dtype: str
     priced_on: str
     left_out: tuple[str, ...] = ()
@@ -222,11 +222,11 @@ def _calibrate(console: Console, device: str, dtype: str, threads: int, seconds:
 
 def _measure_all(
     console: Console, about: tuple[Any, ...], cells: Sequence[tuple[int, Workload]], priced_on: Device, seconds: float
-) -> tuple[list[Row], list[MemoryShortError]]:
+) -> tuple[list[MeasuredRow], list[MemoryShortError]]:
     from scalelab.measure.clock import MeasuredModel
     from scalelab.measure.measured_vs_predicted import compare
 
-    rows: list[Row] = []
+    rows: list[MeasuredRow] = []
     left_out: list[MemoryShortError] = []
     path, prefix_tokens, dtype, device, threads = about
     for number, (P, workload) in enumerate(cells, 1):

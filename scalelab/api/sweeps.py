@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from scalelab.fit import FitResult
     from scalelab.fit.many import FitResults
-    from scalelab.sweep.dry_run import Plan
+    from scalelab.sweep.dry_run import SweepEstimate
     from scalelab.sweep.spec import SweepSpec
 
 Schedule = Literal["linear", "wsd", "constant"]
@@ -70,9 +70,9 @@ class SweepResult(Shown):
 
 @dataclass(frozen=True)
 class SweepPlan(Shown):
-    """Plan of a sweep: its runs, their estimated cost, and warnings."""
+    """Estimate of a sweep: its runs, their estimated cost, and warnings."""
 
-    plan: Plan
+    plan: SweepEstimate
     warnings: tuple[str, ...]
 
     _report: ClassVar[str] = "scalelab.report.sweeps:sweep_plan_report"

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scalelab.fit.result import FitResult
-    from scalelab.fit.select import Comparison
+    from scalelab.fit.select import LawComparison
 else:  # so that the base classes below do not import their contents
-    FitResult = Comparison = Any
+    FitResult = LawComparison = Any
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class FitResults(Several[FitResult]):
         return saved
 
 
-class Comparisons(Several[Comparison]):
+class Comparisons(Several[LawComparison]):
     """Comparisons of laws for several groups of comparable runs, by group name."""
 
     _verbs: ClassVar[tuple[str, ...]] = ("rows", "verdict", "left_out")

@@ -31,7 +31,7 @@ _STARTS_HELD_OUT = 30
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateLaw:
     """A law to compare, possibly with fixed parameters."""
 
     label: str
@@ -40,7 +40,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Row:
+class LawScore:
     """The results of one candidate. `held_out` has the held-out RMSE (nats per token) by variable, or None."""
 
     label: str
@@ -55,11 +55,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison(Shown):
+class LawComparison(Shown):
     """The candidates, best first, the hold-outs they were compared on, and a verdict in words."""
 
     group: str
-    rows: tuple[Row, ...]
+    rows: tuple[LawScore, ...]
     left_out: Mapping[Variable, float]  # held-out largest N, P, D or compute (6·N·D if not in the table)
     verdict: str
     chosen: str = ""  # label of the law with the best held-out predictions
@@ -71,7 +71,7 @@ class Comparison(Shown):
     _json: ClassVar[str] = "scalelab.report.laws:comparison_json"
 
     @property
-    def best(self) -> Row:
+    def best(self) -> LawScore:
         """The candidate with the lowest AICc."""
         return self.rows[0]
 
@@ -90,7 +90,7 @@ class Comparison(Shown):
         return f"<Comparison of {plural(len(self.rows), 'law')}, {self.group}: best {self.best.label}>"
 
 
-def candidates(data: FitData, own: Sequence[Law] = ()) -> list[Candidate]:
+def candidates(data: FitData, own: Sequence[Law] = ()) -> list[CandidateLaw]:
     """Return the laws that suit these data, and simpler ones as baselines.
 
     A law must depend on N and D if they vary (else on compute), and may depend on P, unique tokens, experts, learning
@@ -105,21 +105,23 @@ def candidates(data: FitData, own: Sequence[Law] = ()) -> list[Candidate]:
         if law.name == "params" or (law.name == "broken-params" and with_P):
             continue  # the first is the power of N below; a break in N is independent of P
         if must <= depends_on and depends_on - {"P"} <= varied and ("P" not in depends_on or with_P):
-            found.append(Candidate(law.name, law, {}))
+            found.append(CandidateLaw(law.name, law, {}))
     if must == {"N"}:
-        found.append(Candidate("no effect of P" if with_P else "power of N", LAWS["parallel"], {"k": 0.0}))
+        found.append(CandidateLaw("no effect of P" if with_P else "power of N", LAWS["parallel"], {"k": 0.0}))
     if must == {"N"} and with_P:
-        found.append(Candidate("additive, c = 1/2", LAWS["additive"], {"c": 0.5}))
+        found.append(CandidateLaw("additive, c = 1/2", LAWS["additive"], {"c": 0.5}))
     if must == {"N", "D"}:
-        found.append(Candidate("farseer, power floor", LAWS["farseer"], {"s_g": 0.0}))
+        found.append(CandidateLaw("farseer, power floor", LAWS["farseer"], {"s_g": 0.0}))
         if with_P:
-            found.append(Candidate("joint-additive, c = 1/2", LAWS["joint-additive"], {"c": 0.5}))
+            found.append(CandidateLaw("joint-additive, c = 1/2", LAWS["joint-additive"], {"c": 0.5}))
     if "U" in varied:
-        found.append(Candidate("data-constrained, N in full", LAWS["data-constrained"], {"R_N": 1e6}))
+        found.append(CandidateLaw("data-constrained, N in full", LAWS["data-constrained"], {"R_N": 1e6}))
     return found
 
 
-def compare_laws(data: FitData, title: str, options: FitOptions | None = None, own: Sequence[Law] = ()) -> Comparison:
+def compare_laws(
+    data: FitData, title: str, options: FitOptions | None = None, own: Sequence[Law] = ()
+) -> LawComparison:
     """Fit every candidate by least squares on log losses and compare them.
 
     The likelihood is that of normal errors in ln loss, whose variance is a parameter too, for all laws and whatever
@@ -150,14 +152,14 @@ def compare_laws(data: FitData, title: str, options: FitOptions | None = None, o
     left_out: dict[Variable, float] = {name: value for name, (value, _) in splits.items()}
     few = {case.candidate.label: case.n_free for case in cases if supported and case not in supported}
     sentences = [verdict(rows, left_out, bool(few)), *support(few, bool(supported), data.n_configs)]
-    return Comparison(title, rows, left_out, " ".join(sentences), _chosen(rows).label, few)
+    return LawComparison(title, rows, left_out, " ".join(sentences), _chosen(rows).label, few)
 
 
 @dataclass(frozen=True, eq=False)
 class _Case:
     """A fitted candidate: parameters, the number of free ones, and the units of evidence for them."""
 
-    candidate: Candidate
+    candidate: CandidateLaw
     params: Array
     n_free: int
     units: int
@@ -168,7 +170,7 @@ class _Case:
         return self.units - self.n_free - 2
 
 
-def fit_chosen(group: Group, options: FitOptions | None = None) -> tuple[Comparison, FitResult]:
+def fit_chosen(group: Group, options: FitOptions | None = None) -> tuple[LawComparison, FitResult]:
     """Compare the laws that suit `group` and fit the one with the best held-out predictions.
 
     Raises:
@@ -200,7 +202,7 @@ def comparison_data(group: Group, options: FitOptions) -> FitData:
     return fit_data(group.records, options.convention, group.title, (*variables, *varied))
 
 
-def _chosen(rows: tuple[Row, ...]) -> Row:
+def _chosen(rows: tuple[LawScore, ...]) -> LawScore:
     """Return the law for predictions: that with the smallest held-out error over all shared hold-outs.
 
     Errors are averaged geometrically, so that no hold-out dominates by its size. Among laws within `NEAR` of the
@@ -243,7 +245,7 @@ def _splits(data: FitData) -> dict[Variable, tuple[float, np.ndarray]]:
 
 
 def _held_outs(
-    candidate: Candidate, data: FitData, splits: Mapping[Variable, tuple[float, np.ndarray]], options: FitOptions
+    candidate: CandidateLaw, data: FitData, splits: Mapping[Variable, tuple[float, np.ndarray]], options: FitOptions
 ) -> dict[Variable, float | None]:
     chosen = replace(options, fix=candidate.fix)
     return {name: _held_out(candidate.law, data, keep, chosen) for name, (_, keep) in splits.items()}
@@ -266,7 +268,7 @@ def _held_out(law: Law, data: FitData, keep: np.ndarray, options: FitOptions) ->
 
 def _rows(
     data: FitData, cases: Sequence[_Case], held_outs: Sequence[Mapping[Variable, float | None]]
-) -> tuple[Row, ...]:
+) -> tuple[LawScore, ...]:
     scored = []
     for case, held_out in zip(cases, held_outs, strict=True):
         law, n = case.candidate.law, case.units
@@ -284,6 +286,6 @@ def _rows(
     weights = np.exp(-deltas / 2)
     weights /= weights.sum()
     return tuple(
-        Row(c.label, c.law.name, n_free, rmse, aicc, bic, float(delta), float(weight), held_out)
+        LawScore(c.label, c.law.name, n_free, rmse, aicc, bic, float(delta), float(weight), held_out)
         for (aicc, bic, rmse, c, n_free, held_out), delta, weight in zip(scored, deltas, weights, strict=True)
     )

@@ -11,13 +11,13 @@ from scalelab.laws.base import Variable
 from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
-    from scalelab.fit.select import Row
+    from scalelab.fit.select import LawScore
 
 CLEAR = 4.0  # difference of AICc that decides: a likelihood ratio of about 7 (Burnham & Anderson 2002, section 2.6)
 ENOUGH = 3.0  # runs per fitted parameter that a supported law needs
 
 
-def verdict(rows: Sequence[Row], left_out: Mapping[Variable, float], few: bool) -> str:
+def verdict(rows: Sequence[LawScore], left_out: Mapping[Variable, float], few: bool) -> str:
     """Return the laws that AICc supports, and whether the hold-outs agree; `few` if other laws lack runs."""
     best = rows[0]
     if len(rows) == 1:
@@ -53,7 +53,7 @@ def support(few: Mapping[str, int], supported: bool, runs: int) -> list[str]:
     return [f"{names} {are} not compared: {runs} runs are fewer than {ENOUGH:g} per parameter."]
 
 
-def _held_out_sentences(rows: Sequence[Row], close: set[str], left_out: Mapping[Variable, float]) -> list[str]:
+def _held_out_sentences(rows: Sequence[LawScore], close: set[str], left_out: Mapping[Variable, float]) -> list[str]:
     """Return a sentence on each hold-out: which law predicts it best, and whether that agrees with AICc."""
     sentences = []
     for name, value in left_out.items():

@@ -19,7 +19,7 @@ QUANTITIES = ("prefill_s", "decode_s", "latency_s", "memory_bytes")
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredRow:
     """Measurement of one workload of one model, and the predictions of the cost models."""
 
     model: str
@@ -48,7 +48,7 @@ class Row:
 
 def compare(
     subject: MeasuredModel, workload: Workload, priced_on: Device, engines: Sequence[str], seconds: float = 2.0
-) -> Row:
+) -> MeasuredRow:
     """Measure `workload` on `subject` and price it on `priced_on` with each of `engines` that can.
 
     Args:
@@ -75,7 +75,7 @@ def compare(
     if needed > there:  # otherwise a CPU would swap for an hour
         raise MemoryShortError(f"needs about {needed / GIB:.3g} GiB, but {subject.device} has {there / GIB:.3g}")
     path = subject.path.resolve()
-    return Row(
+    return MeasuredRow(
         path.parent.name if path.name == "config.json" else path.stem if path.is_file() else path.name,
         subject.P,
         workload,
@@ -98,7 +98,7 @@ def with_streams(subject: MeasuredModel) -> tuple[MeasuredModel, ServedModel]:
     return subject, served
 
 
-def median_error(rows: Iterable[Row], engine: str, quantity: str) -> float | None:
+def median_error(rows: Iterable[MeasuredRow], engine: str, quantity: str) -> float | None:
     """Return the median of |predicted / measured − 1|; None if nothing was predicted."""
     ratios = [ratio for row in rows if (ratio := row.ratio(engine, quantity))]
     return statistics.median(abs(1 / ratio - 1) for ratio in ratios) if ratios else None

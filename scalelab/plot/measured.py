@@ -25,7 +25,7 @@ _ENGINES: Mapping[str, tuple[str, str]] = {
 def serving_measurements() -> pd.DataFrame:
     """Return the 48 workloads of docs/serving.md: four models on one CPU thread, and what each engine predicts.
 
-    Columns are those of `scalelab.measure.measured_vs_predicted.Row.as_dict`, in seconds and bytes.
+    Columns are those of `scalelab.measure.measured_vs_predicted.MeasuredRow.as_dict`, in seconds and bytes.
     """
     return pd.read_csv(bundled("docs/serving.csv"))
 

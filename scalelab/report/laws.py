@@ -11,10 +11,10 @@ from scalelab.report.plain import plain
 
 if TYPE_CHECKING:
     from scalelab.fit.many import Comparisons
-    from scalelab.fit.select import Comparison
+    from scalelab.fit.select import LawComparison
 
 
-def comparison_report(comparison: Comparison) -> Report:
+def comparison_report(comparison: LawComparison) -> Report:
     """Return the table of laws, best first, and the verdict."""
     names = [f"{name} {shown(name, value)}" for name, value in comparison.left_out.items()]
     headings = ["<law", "free", "RMSE", "AICc", "ΔAICc", "BIC", "weight", *(f"held-out {name}" for name in names)]
@@ -43,7 +43,7 @@ def comparisons_report(comparisons: Comparisons) -> Report:
     return Report.of([*blocks, *(Line(f"not compared: {e}", "left out") for e in comparisons.failures.values())])
 
 
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
+def comparison_json(comparison: LawComparison) -> dict[str, Any]:
     """Return everything, unrounded."""
     return plain(comparison)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scalelab.api.sweeps import SweepPlan, SweepResult
-    from scalelab.sweep.dry_run import Plan, PlannedRun
+    from scalelab.sweep.dry_run import PlannedRun, SweepEstimate
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -24,7 +24,7 @@ def sweep_plan_report(found: SweepPlan) -> Report:
     return Report.of([_plan_table(plan), *lines, *(Line(text, "warning") for text in found.warnings)])
 
 
-def _plan_table(plan: Plan) -> Table:
+def _plan_table(plan: SweepEstimate) -> Table:
     experts = any(run.config.architecture.num_experts for run in plan.runs)
     varied = plan.varied
     sizes = ["N", "backbone", "with embeddings", *(["active"] if experts else [])]
@@ -48,7 +48,7 @@ def _plan_table(plan: Plan) -> Table:
     return table
 
 
-def summary(plan: Plan) -> list[str]:
+def summary(plan: SweepEstimate) -> list[str]:
     """Return sentences on the total cost of the runs to train."""
     left, total = len(plan.left), len(plan.runs)
     if not left:

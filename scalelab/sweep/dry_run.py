@@ -1,4 +1,4 @@
-"""Plan of a sweep: what it would train and cost."""
+"""Estimate of a sweep: what it would train and cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepEstimate:
     """Runs of a sweep and the total cost of those to do; training that several runs share is counted once."""
 
     runs: tuple[PlannedRun, ...]
@@ -68,7 +68,7 @@ def plan_sweep(
     device: str = "cpu",
     workers: int = 1,
     budget_s: float = 20.0,
-) -> Plan:
+) -> SweepEstimate:
     """Plan the training of `left`, a part of `runs`.
 
     Args:
@@ -97,7 +97,7 @@ def plan_sweep(
     tasks = make_tasks(left)
     seconds = [_task_s(task, times) for task in tasks]
     alone_s = sum(run.train_s + run.validation_s for run in planned if run.to_do)
-    return Plan(
+    return SweepEstimate(
         runs=planned,
         device=device,
         workers=workers,

@@ -16,7 +16,7 @@ from scalelab.errors import DataError, MemoryShortError, ScalelabError
 from scalelab.measure import shapes
 from scalelab.measure.calibrate import calibrate
 from scalelab.measure.clock import MeasuredModel, Measurement, _weight_bytes, load, measure, run_in_subprocess
-from scalelab.measure.measured_vs_predicted import Row, median_error, with_streams
+from scalelab.measure.measured_vs_predicted import MeasuredRow, median_error, with_streams
 from scalelab.measure.shapes import read_shape
 from tests.support.paths import DATA
 
@@ -104,7 +104,7 @@ def test_want_of_memory_is_said():
 def test_errors_are_of_what_was_predicted_over_what_was_seen():
     cost = price(read_shape(DATA / "parscale" / "P1"), Workload(), Device())
     rows = [
-        Row("m", 1, Workload(), Measurement(cost.prefill_s * f, cost.decode_s * f, None), {"roofline": cost})
+        MeasuredRow("m", 1, Workload(), Measurement(cost.prefill_s * f, cost.decode_s * f, None), {"roofline": cost})
         for f in (0.5, 1.0, 4.0)
     ]
     assert rows[2].ratio("roofline", "latency_s") == pytest.approx(4.0)
