@@ -209,7 +209,7 @@ def test_without_the_package_the_sweep_is_refused_before_anything_is_read(config
     Execution()
     assert main(["sweep", "--corpus", "nowhere", "--tensorboard", "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("scalelab: --tensorboard needs the package tensorboard")
+    assert told.startswith("scalelab: --tensorboard: needs the package tensorboard")
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
     with pytest.raises(ScalelabError, match="`tensorboard`"), log_curve(tmp_path / "log", config):
