@@ -110,7 +110,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return auto.from_pretrained(
             folder,
-            local_files_only=True,  # nosec B615  # nothing is downloaded
+            local_files_only=True,
             trust_remote_code=False,
         )
     except Exception:  # files may hold anything, and the library raises whatever comes of that
