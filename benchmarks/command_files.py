@@ -21,7 +21,7 @@ def unfinished(folder: Path) -> set[str]:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """What is in each file, without times of day and durations, and without what is only there while a command runs."""
+    """Return the content of each file, except times, durations and files that exist only while a command runs."""
     found: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
         inside = file.relative_to(folder)
