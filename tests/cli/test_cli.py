@@ -419,8 +419,8 @@ def test_a_record_that_cannot_be_trusted_is_neither_done_nor_overwritten(small, 
 
 
 def test_ctrl_c_leaves_finished_runs_and_the_same_command_goes_on(small, tmp_path):
-    command = [sys.executable, "-m", "scalelab", *map(str, small)]
-    command += ["--seed", "0", "1", "2", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "scalelab", *map(str, small), "--out", str(tmp_path)]
+    command[command.index("--seed") + 1 : command.index("--corpus")] = ["0", "1", "2"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

@@ -158,7 +158,7 @@ def test_what_cannot_be_held_is_left_out(config, tmp_path, capsys):
 def test_a_folder_without_weights_is_refused_before_the_work(tmp_path, capsys):
     (tmp_path / "config.json").write_text((HOT / "config.json").read_text())
     assert main(["cost", "--measure", str(tmp_path)]) == 1
-    assert "no safetensors beside config.json" in capsys.readouterr().err
+    assert "no safetensors in this folder" in capsys.readouterr().err
 
 
 def test_only_the_bank_in_use_is_weighed():
