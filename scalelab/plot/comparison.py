@@ -9,9 +9,17 @@ from scalelab.cost.equal_loss import measured_runs
 from scalelab.errors import UsageError
 from scalelab.plan.comparison import CostComparison
 from scalelab.plot.cost import Step, plot_cost
+from scalelab.plot.layout import AxesLike
+from scalelab.plot.style import Size
 
 
-def plot_comparison(comparison: CostComparison, kind: str | None = None, group: str | None = None) -> Figure:
+def plot_comparison(
+    comparison: CostComparison,
+    kind: str | None = None,
+    group: str | None = None,
+    ax: AxesLike | None = None,
+    size: Size | None = None,
+) -> Figure:
     """Draw measured losses over memory and latency, with arrows for adding streams and for a larger N.
 
     Raises:
@@ -30,4 +38,6 @@ def plot_comparison(comparison: CostComparison, kind: str | None = None, group: 
     steps = [Step(a.streams.P, a.base_loss, a.loss, a.rows) for a in comparison if a.title == title]
     spans = ", ".join(map(str, question.lengths))
     heading = f"{title}; {question.priced_by}; mean over tokens in = tokens out = {spans}"
-    return plot_cost(price_runs(question.price, runs, question.batches, question.lengths), steps, heading)
+    return plot_cost(
+        price_runs(question.price, runs, question.batches, question.lengths), steps, heading, ax=ax, size=size
+    )
