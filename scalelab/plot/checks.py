@@ -71,11 +71,9 @@ def plot_predicted(fit: FitResult, ax: Axes | None = None, size: Size | None = N
 def _draw_runs(panels: Panels, fit: FitResult, x: np.ndarray, y: np.ndarray) -> None:
     """Draw a point for each run, in the look of its P."""
     shown = looks(fit.P_levels)
-    for P, (color, marker) in shown.items():
+    for P, look in shown.items():
         mine = fit.data.P == P
-        panels.axes[0].plot(
-            x[mine], y[mine], marker, color=color, markeredgecolor="white", mew=0.4, linestyle="", zorder=3
-        )
+        panels.axes[0].plot(x[mine], y[mine], linestyle="", zorder=3, **look.points())
     explain_levels(panels, shown, "P", "none")
 
 
@@ -115,7 +113,7 @@ def plot_profiles(
         place = axes.get_subplotspec()
         if i == 0 or (place is not None and place.is_first_col()):
             axes.set_ylabel("√(rise / threshold)")
-    level = f"{profiles[0].level:.0%}"
+    level = f"{100 * profiles[0].level:g} %"
     panels.heading(f"{fit.group}: profiles of the parameters")
     panels.legend(
         [

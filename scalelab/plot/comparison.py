@@ -9,7 +9,7 @@ from scalelab.cost.equal_loss import measured_runs
 from scalelab.errors import UsageError
 from scalelab.plan.comparison import CostComparison
 from scalelab.plot.cost import Step, plot_cost
-from scalelab.plot.layout import AxesLike
+from scalelab.plot.layout import AxesLike, only_kind
 from scalelab.plot.style import Size
 
 
@@ -25,6 +25,7 @@ def plot_comparison(
     Raises:
         UsageError: No runs were compared, or there are several groups and `group` is not one of them.
     """
+    only_kind(kind, "comparison")
     titles = [title for title in comparison.groups if any(title == answer.title for answer in comparison)]
     if not titles:
         raise UsageError("there are no measured runs to draw: give `data`")

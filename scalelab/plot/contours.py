@@ -52,7 +52,7 @@ def plot_contours(fit: FitResult, D: float | None = None, ax: Axes | None = None
     run = Line2D([], [], linestyle="", marker="o", markerfacecolor="white", markeredgecolor="black")
     box = Line2D([], [], color="black", linestyle=":", linewidth=0.9)
     line = Line2D([], [], color="black", linewidth=0.6)
-    panels.legend([line, run, box], ["equal loss by the law", "runs, measured loss", "range of the runs"])
+    panels.legend([line, run, box], ["equal loss by the law", "runs, filled by measured loss", "range of the runs"])
     return panels.root
 
 
@@ -66,7 +66,7 @@ def draw_contours(panels: Panels, fit: FitResult, N: Array, P: Array, D: float |
     losses = fit.losses(N[None, :], P[:, None], D)
     filled = axes.contourf(N, P, losses, levels=_LEVELS, cmap=pale_map())
     lines = axes.contour(N, P, losses, levels=filled.levels, colors="black", linewidths=0.6)
-    axes.clabel(lines, lines.levels[1::2], fmt=_short, fontsize="x-small", inline_spacing=2)  # type: ignore[arg-type]
+    _label_lines(axes, lines, N, P, losses)
     bar = panels.figure.colorbar(filled, ax=axes, label=fit.loss_label, format=_short, aspect=30)
     bar.ax.minorticks_off()
     axes.grid(False)
@@ -80,6 +80,20 @@ def draw_contours(panels: Panels, fit: FitResult, N: Array, P: Array, D: float |
     axes.set_xlabel(fit.label("N"))
     axes.set_ylabel(fit.label("P"))
     return {"cmap": filled.cmap, "norm": filled.norm}
+
+
+def _label_lines(axes: Axes, lines: Any, N: Array, P: Array, losses: Array) -> None:
+    """Label each line where it crosses a P between powers of two, so that no label covers a run."""
+    between = 2.0 ** (np.round(np.log2(P[0] * P[-1]) / 2 + 0.5) - 0.5)
+    row = losses[int(np.argmin(abs(np.log(P / between))))]
+    order = np.argsort(row)
+    inside = (lines.levels > row.min()) & (lines.levels < row.max())
+    places = np.exp(np.interp(lines.levels[inside], row[order], np.log(N[order])))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    spots = [(float(n), between) for n in places if N[0] * 1.1 < n < N[-1] / 1.1]
+    if spots:
+        axes.clabel(lines, fmt=_short, fontsize="x-small", inline_spacing=2, manual=spots)  # type: ignore[arg-type]
 
 
 def tokens_text(fit: FitResult, D: float | None) -> str:

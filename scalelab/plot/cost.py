@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from scalelab.cost.compare import Average, Comparison
 from scalelab.cost.equal_loss import MeasuredRun
 from scalelab.plot.layout import AxesLike, level_handle, new_panels
+from scalelab.plot.prices import unit_of
 from scalelab.plot.style import GREY, Look, Size, looks, styled
 from scalelab.plot.ticks import log_axis, plain
 
@@ -96,23 +97,17 @@ class _Unit:
 
 def _units(costs: Sequence[Average]) -> list[_Unit]:
     """Return the units of memory and latency that suit the largest of `costs`."""
-    known = {
-        "memory_bytes": ("memory", {"GiB": 2.0**30, "MiB": 2.0**20, "KiB": 2.0**10}),
-        "latency_s": ("latency", {"s": 1.0, "ms": 1e-3, "µs": 1e-6}),
-    }
     units = []
-    for name, (what, sizes) in known.items():
-        most = max(getattr(cost, name) for cost in costs)
-        unit = next((u for u, size in sizes.items() if most >= 0.2 * size), list(sizes)[-1])
-        units.append(_Unit(name, f"{what}, {unit}", sizes[unit]))
+    for name in ("memory_bytes", "latency_s"):
+        label, size = unit_of(name, max(getattr(cost, name) for cost in costs))
+        units.append(_Unit(name, label, size))
     return units
 
 
 def _curves(axes: Axes, runs: Sequence[tuple[MeasuredRun, Average]], unit: _Unit, shown: Mapping[int, Look]) -> None:
     for P in sorted({run.P for run, _ in runs}):
         mine = sorted((unit.of(cost), run.loss) for run, cost in runs if run.P == P)
-        color, marker = shown[P]
-        axes.plot(*zip(*mine, strict=True), "-", marker=marker, color=color, linewidth=1.1, mew=0.4, mec="white")
+        axes.plot(*zip(*mine, strict=True), "-", linewidth=1.1, **shown[P].points())
 
 
 def _arrows(axes: Axes, step: Step, row: Comparison, unit: _Unit, shade: str) -> None:

@@ -13,15 +13,15 @@ from matplotlib.lines import Line2D
 
 from scalelab.errors import UsageError
 from scalelab.laws.base import Array
-from scalelab.plot.layout import AxesLike, Panels, new_panels
+from scalelab.plot.layout import AxesLike, Panels, new_panels, only_kind
 from scalelab.plot.levels import MOST_NAMED, level_bar
-from scalelab.plot.style import RED, Look, Size, looks, styled
+from scalelab.plot.style import RED, Look, Size, looks, ramp, styled
 from scalelab.plot.ticks import log_axis, plain
 from scalelab.status import RunStatus
 from scalelab.units import format_count
 
 _WINDOW = 0.1  # of the tokens so far: a point is the mean of the losses over so many tokens before it
-_FROM = 0.05  # of all tokens: earlier losses would squeeze the range in which streams differ
+_FROM = 0.1  # of all tokens: earlier losses would squeeze the range in which streams differ
 _MOST_PANELS = 12
 
 
@@ -56,7 +56,7 @@ def plot_curves(
     shown = sizes
     if by_P and len(sizes) > _MOST_PANELS:
         shown = [sizes[i] for i in np.linspace(0, len(sizes) - 1, _MOST_PANELS).round().astype(int)]
-    levels = looks(runs["P"].unique() if by_P else sizes)
+    levels = looks(runs["P"].unique()) if by_P else {n: Look(color, "") for n, color in ramp(sizes).items()}
     panels = new_panels(len(shown) if by_P else 1, ax, size, panel=(2.9, 2.4) if by_P else (6.4, 4.2))
     for i, axes in enumerate(panels.axes):
         mine = runs[runs["size"] == shown[i]] if by_P else runs
@@ -78,6 +78,7 @@ def plot_curves(
 @styled
 def plot_stage(found: Any, kind: str | None = None, ax: Axes | None = None, size: Size | None = None) -> Axes:
     """Draw the training loss of second-stage training over tokens."""
+    only_kind(kind, "curve")
     panels = new_panels(1, ax, size, panel=(6.4, 4.2))
     axes, curve = panels.axes[0], _points(found.to_frame())
     axes.plot(*curve.T, color="black", linewidth=0.8, alpha=0.3)
@@ -100,8 +101,8 @@ def _points(curve: pd.DataFrame) -> Array:
 def _smoothed(points: Array) -> Array:
     """Return the curve with each loss replaced by the mean over the tokens before it, [n, 2].
 
-    The window is a share of the tokens so far, short at first, where the loss falls quickly. A loss counts
-    for the tokens since the point before it.
+    The window is a share of the tokens so far, short at first, where the loss falls quickly. A loss
+    counts for the tokens since the point before it.
     """
     order = np.argsort(points[:, 0], kind="stable")
     tokens, loss = points[order].T
@@ -135,8 +136,11 @@ def _label(panels: Panels) -> None:
         for axes in panels.axes:
             axes.set(xlabel=texts[0], ylabel=texts[1])
         return
-    panels.figure.supxlabel(texts[0], fontsize="medium")
     panels.figure.supylabel(texts[1], fontsize="medium")
+    last = max(panels.axes, key=lambda axes: axes.get_subplotspec().rowspan.start)  # type: ignore[union-attr]
+    width = last.get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    for axes in panels.axes[-width:]:
+        axes.set_xlabel(texts[0])
 
 
 def _explain(panels: Panels, levels: Mapping[Any, Look], by_P: bool, crosses: bool, of_all: str) -> None:

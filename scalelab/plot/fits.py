@@ -16,7 +16,7 @@ from scalelab.fit.profile import Profile
 from scalelab.fit.result import FitResult
 from scalelab.plot.checks import plot_draws, plot_predicted, plot_profiles, plot_residuals
 from scalelab.plot.contours import plot_contours
-from scalelab.plot.layout import AxesLike
+from scalelab.plot.layout import AxesLike, only_kind
 from scalelab.plot.loss import plot_loss, plot_loss_panels
 from scalelab.plot.save import save_figure
 from scalelab.plot.style import Size
@@ -87,6 +87,7 @@ def plot_profile_set(
     found: Profiles, kind: str | None = None, ax: AxesLike | None = None, size: Size | None = None
 ) -> Figure:
     """Draw profiles: the rise of the objective along each parameter, with its threshold and interval."""
+    only_kind(kind, "profiles")
     if not found.profiles:
         raise UsageError("no parameter of this fit has a profile")
     return plot_profiles(found.fit, list(found.profiles.values()), ax=ax, size=size)

@@ -16,7 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from scalelab.errors import UsageError
+from scalelab.errors import UsageError, choice_error
 from scalelab.plot.style import GREY, Look, ShownAxes, ShownFigure, Size
 from scalelab.visible import shortened
 
@@ -24,6 +24,7 @@ AxesLike = Axes | Sequence[Axes] | np.ndarray  # what `ax` takes
 
 _TITLE = 120  # characters of a line over a plot, before it is wrapped
 _NARROWEST = 1.5  # inches of a panel in a paper
+_SPACE = "\N{NO-BREAK SPACE}"
 _LETTER = 0.6  # mean width of a letter, em
 _Cells = Sequence[tuple[int, int]]
 
@@ -56,6 +57,7 @@ class Panels:
         if self.in_paper or not text:
             return
         size = _points(rcParams["axes.titlesize"]) * 0.9
+        text = text.replace(" / ", f"{_SPACE}/{_SPACE}")  # an equation is broken between its terms
         if len(self.axes) == 1:
             width = self.figure.bbox.width / self.root.dpi - 1.0
             self.axes[0].set_title(_wrapped(text, width, size), fontsize=size, parse_math=False)
@@ -141,6 +143,12 @@ def _given_panels(count: int, ax: AxesLike, columns: int, cells: _Cells | None) 
     return Panels(given[0].get_figure(root=False), given, False)
 
 
+def only_kind(kind: str | None, name: str) -> None:
+    """Raise `UsageError` unless `kind` is None or the one kind of figure that a result has."""
+    if kind not in (None, name):
+        raise choice_error("kind", kind, (name,))
+
+
 def _rows(count: int, columns: int) -> _Cells:
     """Return cells from left to right, in rows that are as equal as possible."""
     columns = -(-count // -(-count // columns))
@@ -183,7 +191,7 @@ def text_width(text: str) -> float:
 
 def level_handle(look: Look, line: str = "-") -> Line2D:
     """Return the legend's sign of one level: its line and marker."""
-    return Line2D([], [], color=look.color, marker=look.marker, linestyle=line)
+    return Line2D([], [], linestyle=line, **look.points())
 
 
 def band_handle() -> Patch:

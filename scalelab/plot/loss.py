@@ -93,8 +93,8 @@ def _draw(fit: FitResult, axes: Axes, shared: Mapping[float, Look] | None = None
     look = {level: (shared or looks(levels))[level] for level in levels}
     tokens = _some(np.unique(data.D)) if "D" in fit.law.variables and by_P else [None]
     for value in levels:
-        mine, (color, marker) = (data.P if by_P else data.D) == value, look[value]
-        axes.plot(data.N[mine], data.loss[mine], marker, color=color, zorder=3, markeredgecolor="white", mew=0.4)
+        mine, color = (data.P if by_P else data.D) == value, look[value].color
+        axes.plot(data.N[mine], data.loss[mine], linestyle="", zorder=3, **look[value].points())
         for D in tokens:
             at = (value if "P" in fit.law.variables else 1.0, D) if by_P else (1.0, value)
             curve = fit.losses(grid, *at)

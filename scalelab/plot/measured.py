@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from scalelab.bundled import bundled
-from scalelab.plot.layout import AxesLike, level_handle, new_panels
+from scalelab.plot.layout import AxesLike, level_handle, new_panels, only_kind
 from scalelab.plot.style import GREY, Size, colours, looks, styled
 from scalelab.plot.ticks import log_axis, plain
 
@@ -49,8 +49,8 @@ def plot_efficiency(
     levels = sorted(table["P"].unique())
     for axes, (quantity, (label, unit)) in zip(panels.axes, _UNITS.items(), strict=True):
         for batch, rows in table.sort_values("P").groupby("batch"):
-            color, marker = shown[batch]
-            axes.plot(rows["P"], rows[quantity] * unit, "-", marker=marker, color=color, mec="white", mew=0.4)
+            color = shown[batch].color
+            axes.plot(rows["P"], rows[quantity] * unit, "-", **shown[batch].points())
             for engine, (_, line) in engines.items():
                 column = f"{engine}_{quantity}"
                 if column in rows:
@@ -116,6 +116,7 @@ def plot_measurements(
     found: Any, kind: str | None = None, ax: AxesLike | None = None, size: Size | None = None
 ) -> Figure:
     """Draw memory and latency of `Measurements` over P, with the predictions of the cost models."""
+    only_kind(kind, "measurements")
     row = found.rows[0]
     heading = f"{row.model}, {row.workload.tokens_in} tokens in, {row.workload.tokens_out} out"
     return plot_efficiency(found.to_frame(), heading, ax=ax, size=size)

@@ -14,7 +14,7 @@ from scalelab.errors import UsageError, choice_error
 from scalelab.plan.answer import Plan
 from scalelab.plan.frontier import Curve, frontier
 from scalelab.plan.search import CostCurve
-from scalelab.plot.contours import draw_contours, tokens_text
+from scalelab.plot.contours import draw_contours
 from scalelab.plot.layout import AxesLike, band_handle, new_panels
 from scalelab.plot.style import BLUE, GREY, RED, Look, Size, looks, styled
 from scalelab.plot.ticks import log_axis, plain
@@ -23,6 +23,7 @@ from scalelab.report.plan_units import metric, setting
 Kind = Literal["frontier", "contours"]
 KINDS: tuple[Kind, ...] = ("frontier", "contours")
 
+_STAR = {"marker": "*", "markersize": 14, "markeredgewidth": 0.8}
 # Colour and line of each limit.
 _LIMITS = {
     "memory": (RED, "--"),
@@ -92,8 +93,7 @@ def plot_plan(
         panels.axes[1].set_ylabel("")
     most = max(plan.problem.fit.P_levels)
     handles: list[Any] = [
-        Line2D([], [], color=color, linewidth=2, linestyle=_line(P, most), marker=marker)
-        for P, (color, marker) in shown.items()
+        Line2D([], [], linewidth=2, linestyle=_line(P, most), **look.points()) for P, look in shown.items()
     ]
     labels = [f"P = {P}" if most >= P else f"P = {P}, no runs" for P in shown]
     if plan.winner is not None:
@@ -135,17 +135,8 @@ def _draw_panel(
     log_axis(axes.xaxis, plain)
     for option in plan.options:
         won = plan.winner is not None and option.P == plan.winner.P
-        color, marker = shown[option.P]
-        axes.plot(
-            option.costs[name].value / unit,
-            option.loss.value,
-            "*" if won else marker,
-            color=color,
-            markersize=14 if won else 6,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-            zorder=6 if won else 4,
-        )
+        look = shown[option.P].points(1.2) | (_STAR if won else {})
+        axes.plot(option.costs[name].value / unit, option.loss.value, **look, zorder=6 if won else 4)
     low, high = axes.get_xlim()
     bound = plan.problem.bounds.get(name)
     if bound is not None and bound / unit < 3 * high:  # a distant limit would squeeze the curves
@@ -192,22 +183,14 @@ def plot_plan_contours(plan: Plan, ax: Axes | None = None, size: Size | None = N
         labels.append(f"{name} {metric(plan, name, bound)}")
     for option in plan.options:
         won = plan.winner is not None and option.P == plan.winner.P
-        axes.plot(
-            option.N.value,
-            option.P,
-            "*" if won else "o",
-            color="black",
-            markersize=14 if won else 5,
-            markeredgecolor="white",
-            zorder=5,
-            clip_on=False,
-        )
+        look = {"color": "black", "marker": "o", "markeredgecolor": "white"} | (_STAR if won else {})
+        axes.plot(option.N.value, option.P, **look, zorder=5, clip_on=False)
     axes.set_xlim(low, high)
     handles.append(Line2D([], [], color="black", marker="o", linestyle="none", markeredgecolor="white"))
     labels.append("best N of a P")
     if plan.winner is not None:
         handles.append(Line2D([], [], color="black", marker="*", markersize=11, linestyle="none"))
         labels.append("best")
-    panels.heading(f"{fit.group}{tokens_text(fit, D)}\n{fit.equation()}\n{plan.priced_by}".rstrip())
+    panels.heading(setting(plan))
     panels.legend(handles, labels)
     return panels.root

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scalelab.plot.layout import new_panels
-from scalelab.plot.style import Size, styled
+from scalelab.plot.layout import new_panels, only_kind
+from scalelab.plot.style import Size, ramp, styled
 
 _SMALLEST = 6.5  # points of a token's label
 
@@ -36,9 +35,9 @@ def plot_weights(
     axes = panels.axes[0]
     positions = np.arange(T)
     bottom = np.zeros(T)
-    handles = []
+    handles, shades = [], ramp(range(P))  # not the looks of P: a stream is not a level of P
     for p in range(P):
-        handles.append(axes.bar(positions, weights[:, p], bottom=bottom, width=1.0, linewidth=0, color=_shade(p, P)))
+        handles.append(axes.bar(positions, weights[:, p], bottom=bottom, width=1.0, linewidth=0, color=shades[p]))
         bottom += weights[:, p]
     axes.set_xlim(-0.5, T - 0.5)
     axes.set_ylim(0, 1)
@@ -51,11 +50,6 @@ def plot_weights(
     panels.heading(heading)
     panels.legend(handles, [f"stream {p + 1}" for p in range(P)])
     return panels.root
-
-
-def _shade(p: int, P: int) -> Any:
-    """Return the colour of stream p of P: from light to dark, as streams have no order that a look could mean."""
-    return colormaps["viridis_r"](0.08 + 0.92 * p / max(P - 1, 1))
 
 
 def _room(axes: Axes) -> int:
@@ -71,5 +65,6 @@ def _shown(word: str) -> str:
 
 def plot_diagnosis(found: Any, kind: str | None = None, ax: Axes | None = None, size: Size | None = None) -> Axes:
     """Draw the aggregator weights of a `Diagnosis` over the tokens."""
+    only_kind(kind, "weights")
     heading = f"{found.name}, P = {found.P}: {len(found.words)} tokens of {found.corpus}"
     return plot_weights(found.weights, found.words, heading, ax=ax, size=size).axes[0] if ax is None else ax

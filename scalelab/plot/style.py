@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, to_hex
@@ -53,7 +54,13 @@ class Look(NamedTuple):
     color: str
     marker: str
 
+    def points(self, scale: float = 1.0) -> dict[str, Any]:
+        """Return options of `Axes.plot` for markers, which look equally large in all looks."""
+        size = scale * mpl.rcParams["lines.markersize"] * _SCALE.get(self.marker, 1.0)
+        return dict(color=self.color, marker=self.marker, markersize=size, markeredgecolor="white", markeredgewidth=0.4)
 
+
+_SCALE = {"^": 1.25, "v": 1.25, "D": 0.95, "P": 1.3, "X": 1.3}
 # Okabe & Ito (2008): distinguishable with any colour vision. By P: 1, 2, 4, 8, 16, 32 and 64.
 _LOOKS = tuple(
     map(
@@ -75,8 +82,14 @@ def looks(levels: Iterable[Any]) -> dict[Any, Look]:
         return {level: _LOOKS[int(math.log2(level))] for level in known}
     if len(known) <= len(_LOOKS):
         return dict(zip(known, _LOOKS, strict=False))
-    ramp = [to_hex(colormaps["viridis_r"](0.12 + 0.88 * i / (len(known) - 1))) for i in range(len(known))]
-    return {level: Look(ramp[i], _LOOKS[i % len(_LOOKS)].marker) for i, level in enumerate(known)}
+    return {level: Look(color, _LOOKS[i % len(_LOOKS)].marker) for i, (level, color) in enumerate(ramp(known).items())}
+
+
+def ramp(levels: Iterable[Any]) -> dict[Any, str]:
+    """Return colours from light to dark for sizes or streams, in ascending order."""
+    known = sorted(levels)
+    shades = colormaps["viridis_r"](np.linspace(0.12, 1.0, len(known)) if len(known) > 1 else [1.0])
+    return {level: to_hex(shade) for level, shade in zip(known, shades, strict=True)}
 
 
 def colours(levels: Iterable[Any]) -> dict[Any, str]:

@@ -10,7 +10,7 @@ from matplotlib.axis import Axis, XAxis
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import Formatter, Locator, MaxNLocator, NullLocator
 
-from scalelab.units import format_count
+from scalelab.units import format_count, format_number, plain_number
 
 _MOST = 8  # labels on an axis
 _SUBS: tuple[tuple[float, ...], ...] = (
@@ -26,8 +26,8 @@ Form = Callable[[float, int], str]  # number and significant digits to text
 
 
 def plain(value: float, digits: int = 3) -> str:
-    """Return a number as text without a unit letter."""
-    return f"{value:.{digits}g}"
+    """Return a number as text without a unit letter, and without an exponent if it is not very large or small."""
+    return plain_number(value, digits) if 1e-4 <= abs(value) < 1e6 else format_number(value, digits)
 
 
 def log_axis(axis: Axis, form: Form = format_count) -> None:
