@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -48,9 +48,6 @@ from scalelab.cli.options import (
 )
 from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Precision
 from scalelab.errors import UsageError
-
-if TYPE_CHECKING:
-    from scalelab.api.measuring import Measurements
 
 _STREAMS = (1, 2, 4, 8)
 # Flags of a shape, which --model replaces.

@@ -118,7 +118,7 @@ def fit(
     options = FitOptions(
         count, objective, delta, starts, bootstrap, draws, seed, fixed, bounds, pairs(tie, "--tie"), best
     )
-    kinds = _kinds(figures, no_figure)
+    kinds = _kinds(figures, no_figure, figure)
     _check_figures(figure, figure_kind, figure_format, figure_size, source)
     chosen = None if law == ALL else get_law(law)
     if chosen is None:
@@ -155,9 +155,9 @@ def fit(
         raise ScalelabError(f"{source}: `strict` fails for serious notes: {', '.join(serious)}")
 
 
-def _kinds(names: Words, no_figure: bool) -> tuple[str, ...]:
+def _kinds(names: Words, no_figure: bool, figure: Path | None) -> tuple[str, ...]:
     """Return the kinds of figures to save in the folder."""
-    if no_figure and names:
+    if no_figure and (names or figure):
         raise UsageError("--figures and --no-figure: choose one")
     chosen = [part for name in names or ["loss"] for part in name.split(",") if part]
     for name in chosen:

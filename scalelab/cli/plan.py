@@ -13,6 +13,7 @@ from scalelab.cli.flags import as_typed
 from scalelab.cli.options import (
     LIMITS,
     MODEL,
+    OUTPUT,
     TRAINING,
     WORKLOAD,
     AsJson,

@@ -88,7 +88,7 @@ def plot_stage(found: Any, kind: str | None = None, ax: Axes | None = None, size
     axes.set_ylabel("training loss, nats per token")
     panels.heading(f"{found.out.name}, P = {found.P}: validation {found.before.loss:.4f} to {found.after.loss:.4f}")
     signs = [Line2D([], [], color="black", linewidth=0.8, alpha=0.3), Line2D([], [], color="black")]
-    panels.legend(signs, ["each point", f"mean over the last {_WINDOW:.0%} of tokens"])
+    panels.legend(signs, ["each point", f"mean over the last {100 * _WINDOW:g} % of tokens"])
     return axes
 
 
@@ -131,7 +131,7 @@ def _limits(panels: Panels) -> None:
 
 
 def _label(panels: Panels) -> None:
-    texts = "training tokens", f"training loss, nats per token,\nmean over the last {_WINDOW:.0%} of tokens"
+    texts = "training tokens", f"training loss, nats per token,\nmean over the last {100 * _WINDOW:g} % of tokens"
     if len(panels.axes) == 1 or not panels.owns_figure:
         for axes in panels.axes:
             axes.set(xlabel=texts[0], ylabel=texts[1])

@@ -189,7 +189,7 @@ def text_width(text: str) -> float:
     return sum(1.0 if unicodedata.east_asian_width(letter) in "WF" else _LETTER for letter in text)
 
 
-def level_handle(look: Look, line: str = "-") -> Line2D:
+def level_handle(look: Look, line: Any = "-") -> Line2D:
     """Return the legend's sign of one level: its line and marker."""
     return Line2D([], [], linestyle=line, **look.points())
 

@@ -17,7 +17,7 @@ from scalelab.plot.ticks import log_axis, plain
 
 _UNITS = {"memory_bytes": ("memory, MiB", 2**-20), "latency_s": ("latency, s", 1.0)}
 # Label and line style by prefix of the table's columns.
-_ENGINES: Mapping[str, tuple[str, str]] = {
+_ENGINES: Mapping[str, tuple[str, Any]] = {
     "roofline": ("roofline", "--"),
     "llm_analysis": ("llm-analysis", ":"),
 }

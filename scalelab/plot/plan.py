@@ -23,7 +23,7 @@ from scalelab.report.plan_units import metric, setting
 Kind = Literal["frontier", "contours"]
 KINDS: tuple[Kind, ...] = ("frontier", "contours")
 
-_STAR = {"marker": "*", "markersize": 14, "markeredgewidth": 0.8}
+_STAR: dict[str, Any] = {"marker": "*", "markersize": 14, "markeredgewidth": 0.8}
 # Colour and line of each limit.
 _LIMITS = {
     "memory": (RED, "--"),
@@ -183,7 +183,7 @@ def plot_plan_contours(plan: Plan, ax: Axes | None = None, size: Size | None = N
         labels.append(f"{name} {metric(plan, name, bound)}")
     for option in plan.options:
         won = plan.winner is not None and option.P == plan.winner.P
-        look = {"color": "black", "marker": "o", "markeredgecolor": "white"} | (_STAR if won else {})
+        look: dict[str, Any] = {"color": "black", "marker": "o", "markeredgecolor": "white"} | (_STAR if won else {})
         axes.plot(option.N.value, option.P, **look, zorder=5, clip_on=False)
     axes.set_xlim(low, high)
     handles.append(Line2D([], [], color="black", marker="o", linestyle="none", markeredgecolor="white"))

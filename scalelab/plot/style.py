@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from io import BytesIO
@@ -104,12 +104,12 @@ def pale_map() -> Colormap:
 
 
 @functools.cache
-def _sheet(name: str) -> Mapping[str, Any]:
+def _sheet(name: str) -> dict[Any, Any]:
     return dict(mpl.rc_params_from_file(str(files("scalelab.plot") / f"{name}.mplstyle"), use_default_template=False))
 
 
 @functools.cache
-def _defaults() -> Mapping[str, Any]:
+def _defaults() -> dict[Any, Any]:
     """Return matplotlib's defaults of everything that changes how a figure looks."""
     return {name: value for name, value in mpl.rcParamsDefault.items() if name.partition(".")[0] in _LOOK_GROUPS}
 
@@ -128,8 +128,8 @@ def style(size: Size | None = None) -> Iterator[None]:
     """
     if size is not None and size not in SIZES:
         raise choice_error("size", size, SIZES)
-    fonts = {name: value for name, value in mpl.rcParams.items() if name.startswith(_FONTS)}
-    sizes = _sheet(size) if size not in (None, "screen") else {}
+    fonts: dict[Any, Any] = {name: value for name, value in mpl.rcParams.items() if name.startswith(_FONTS)}
+    sizes: dict[Any, Any] = _sheet(size) if size not in (None, "screen") else {}
     with mpl.rc_context({**_defaults(), **fonts, **_sheet("scalelab"), **sizes}):
         yield
 

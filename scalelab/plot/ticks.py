@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axis import Axis, XAxis
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import Formatter, Locator, MaxNLocator, NullLocator
@@ -124,7 +125,5 @@ def _label_size(axis: Axis) -> float:
     """Return the font size of tick labels in points."""
     size = axis.get_tick_params().get("labelsize")
     if size is None:
-        from matplotlib import rcParams
-
-        size = rcParams[f"{'x' if isinstance(axis, XAxis) else 'y'}tick.labelsize"]
+        size = rcParams["xtick.labelsize" if isinstance(axis, XAxis) else "ytick.labelsize"]
     return float(FontProperties(size=size).get_size_in_points())
