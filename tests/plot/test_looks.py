@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 import zlib
+from itertools import pairwise
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
