@@ -10,7 +10,7 @@ READY := .venv/.ready
 # files, and `make clean` removes a file only while its line is the same: never a person's results or fits.
 DEMO_FILES = find results/demo fits -type f -exec cksum {} + 2>/dev/null
 
-demo: $(READY)  ## sweep, fit, cost and figures on real text, 10 minutes on 2 cores
+demo: $(READY)  ## sweep, fit, cost and figures on real text, 7 minutes on 2 cores
 	@$(DEMO_FILES) > .venv/.demo-before || true
 	$(BIN)/scalelab sweep --P 1 2 4 8
 	$(BIN)/scalelab fit results/

@@ -24,10 +24,10 @@ from scalelab.fit.select import LawComparison
 from scalelab.importers import Imported
 from scalelab.plan.answer import Plan
 from scalelab.plan.comparison import CostComparison
-from scalelab.records import Table
+from scalelab.records import RunTable
 
 RESULTS = (
-    *(Table, FitResult, FitResults, Predictions, Allocations, Profiles, LawComparison, Comparisons, Prices, Devices),
+    *(RunTable, FitResult, FitResults, Predictions, Allocations, Profiles, LawComparison, Comparisons, Prices, Devices),
     *(CostComparison, Plan, SweepResult, SweepPlan, Runs, Conversion, SecondStage, Diagnosis, Generation, Measurements),
     Imported,
 )

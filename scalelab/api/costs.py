@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scalelab.fit import FitResult, Group
     from scalelab.laws import Law
     from scalelab.plan.comparison import CostComparison
-    from scalelab.records import Table
+    from scalelab.records import RunTable
 
 StoredCache = Literal["fp32", "bf16", "fp8", "int8", "int4", "q8_0", "q4_0"]
 Arithmetic = Literal["fp32", "tf32", "bf16", "fp8", "int8", "int4", "fp4"]
@@ -58,8 +58,7 @@ def price(
     tpot: str | float | None = None,
     tokens_in: int | None = None,
     tokens_out: int | None = None,
-    preset: PresetName = "parscale",
-    engine: EngineName | Literal["both"] | None = None,
+    preset: PresetName = engine: EngineName | Literal["both"] | None = None,
     gpu: str | Device | None = None,
     hardware: str | Path | Mapping[str, Hardware] | None = None,
     weights: str | float | None = None,
@@ -181,7 +180,7 @@ def price(
 def compare_costs(
     hidden: int,
     P: int | Sequence[int] = 8,
-    data: str | Path | pd.DataFrame | Table | None = None,
+    data: str | Path | pd.DataFrame | RunTable | None = None,
     *,
     corpus: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -192,8 +191,7 @@ def compare_costs(
     batch: int | Sequence[int] = BATCHES,
     lengths: int | Sequence[int] = LENGTHS,
     vocab: int = PAPER_VOCAB,
-    preset: PresetName = "parscale",
-    engine: EngineName | None = None,
+    preset: PresetName = engine: EngineName | None = None,
     gpu: str | Device | None = None,
     hardware: str | Path | Mapping[str, Hardware] | None = None,
     weights: str | float = "bf16",

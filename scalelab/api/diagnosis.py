@@ -120,7 +120,7 @@ def diagnose(
     data = stage.read_text(opened, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(opened)
     recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))
-    seen = stage.measure(opened, data, recipe, chosen)
+    seen = stage.validate(opened, data, recipe, chosen)
     assert seen.streams is not None
     first = data.validation()[: min(seq_len, _MOST_TOKENS)].astype("int64")
     ids: Any = torch.from_numpy(first)  # type: ignore[reportUnknownMemberType]

@@ -224,7 +224,7 @@ def _measure_all(
     console: Console, about: tuple[Any, ...], cells: Sequence[tuple[int, Workload]], priced_on: Device, seconds: float
 ) -> tuple[list[MeasuredRow], list[MemoryShortError]]:
     from scalelab.measure.clock import MeasuredModel
-    from scalelab.measure.measured_vs_predicted import compare
+    from scalelab.measure.measured_vs_predicted import measure_and_predict
 
     rows: list[MeasuredRow] = []
     left_out: list[MemoryShortError] = []
@@ -236,7 +236,7 @@ def _measure_all(
                 console.print(message)
             subject = MeasuredModel(path, P, prefix_tokens, dtype, device, threads)
             try:
-                rows.append(compare(subject, workload, priced_on, tuple(ENGINES), seconds))
+                rows.append(measure_and_predict(subject, workload, priced_on, tuple(ENGINES), seconds))
             except MemoryShortError as error:
                 left_out.append(MemoryShortError(f"P = {P}, batch {workload.batch}: {error}"))
     if not rows:

@@ -16,7 +16,7 @@ from scalelab.shown import Shown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from scalelab.records import Table
+    from scalelab.records import RunTable
     from scalelab.records.check import Check
 
 __all__ = ["Runs", "check_results", "list_runs"]
@@ -36,7 +36,7 @@ class Runs(Shown):
 
     title: str
     frame: pd.DataFrame
-    table: Table
+    table: RunTable
     columns: tuple[str, ...] = ()
     faults: list[DataError] = field(default_factory=list[DataError])
 

@@ -46,10 +46,10 @@ class SweepResult(Shown):
 
     def runs(self) -> Runs:
         """Return the runs with tables, CSV, JSON and loss curves."""
-        from scalelab.records import Table
+        from scalelab.records import RunTable
 
         frame = self.records if "file" in self.records else self.records.assign(file="")
-        return Runs(str(self.out), frame, Table(frame, (), 0))
+        return Runs(str(self.out), frame, RunTable(frame, (), 0))
 
     def plot(self, kind: str | None = None, **options: Any) -> Any:
         """Draw the loss curves: a panel for each P, a colour for each N."""

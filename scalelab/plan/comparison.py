@@ -128,7 +128,7 @@ def comparable_groups(
     from scalelab import records
     from scalelab.fit import group_records
 
-    table = data if isinstance(data, records.Table) else records.read(data, columns, where)
+    table = data if isinstance(data, records.RunTable) else records.read(data, columns, where)
     groups = group_records(table, by_tokens=by_tokens)
     name = data if isinstance(data, str) else "the data"
     if corpus is not None:

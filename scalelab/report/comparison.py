@@ -11,7 +11,7 @@ from scalelab.cost.equal_loss import widened
 from scalelab.cost.request import GIB, interval_of
 from scalelab.fit.data import CONVENTIONS
 from scalelab.report.blocks import Line, Report, Table, note_lines
-from scalelab.report.plain import plain
+from scalelab.report.json_values import as_json_value
 from scalelab.units import format_count, format_interval, format_number, plural
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _assumptions(question: Question, answer: Answer) -> list[str]:
 
 def comparison_json(comparison: CostComparison) -> list[dict[str, Any]]:
     """Return a mapping for each P and batch size, unrounded; infinities are "inf"."""
-    return [plain(row) for answer in comparison for row in _rows(comparison.question, answer)]
+    return [as_json_value(row) for answer in comparison for row in _rows(comparison.question, answer)]
 
 
 def _rows(question: Question, answer: Answer) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 from scalelab.fit.derived import hoffmann_form
 from scalelab.laws.base import Variable
 from scalelab.report.blocks import Line, Report, Table, note_lines
-from scalelab.report.plain import plain
+from scalelab.report.json_values import as_json_value
 from scalelab.units import format_count, format_interval, format_number, plural
 from scalelab.visible import shortened
 
@@ -172,7 +172,7 @@ def fit_json(fit: FitResult) -> dict[str, Any]:
         }
         for p in fit.law.parameters
     }
-    return plain(
+    return as_json_value(
         {
             "group": fit.group,
             "law": fit.law.name,

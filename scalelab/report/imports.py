@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scalelab.report.blocks import Line, Report, Table
-from scalelab.report.plain import plain
+from scalelab.report.json_values import as_json_value
 from scalelab.units import format_count, plural
 
 if TYPE_CHECKING:
@@ -35,4 +35,4 @@ def imported_report(found: Imported) -> Report:
 def imported_json(found: Imported) -> dict[str, Any]:
     """Return a mapping for each run, unrounded, the columns, and errors of other runs."""
     runs = found.table.astype(object).where(found.table.notna(), None).to_dict("records")
-    return plain({"runs": runs, "columns": dict(found.columns), "errors": list(found.errors)})
+    return as_json_value({"runs": runs, "columns": dict(found.columns), "errors": list(found.errors)})

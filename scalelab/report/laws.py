@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalelab.fit.verdict import shown
 from scalelab.report.blocks import Line, Report, Table
-from scalelab.report.plain import plain
+from scalelab.report.json_values import as_json_value
 
 if TYPE_CHECKING:
     from scalelab.fit.many import Comparisons
@@ -45,9 +45,9 @@ def comparisons_report(comparisons: Comparisons) -> Report:
 
 def comparison_json(comparison: LawComparison) -> dict[str, Any]:
     """Return everything, unrounded."""
-    return plain(comparison)
+    return as_json_value(comparison)
 
 
 def comparisons_json(comparisons: Comparisons) -> list[dict[str, Any]]:
     """Return a mapping for each group."""
-    return [plain(comparison) for comparison in comparisons.values()]
+    return [as_json_value(comparison) for comparison in comparisons.values()]

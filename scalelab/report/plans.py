@@ -10,7 +10,7 @@ from scalelab.fit.derived import Estimate
 from scalelab.plan.answer import Option, Plan, gain_notes
 from scalelab.report.blocks import Line, Report, Table, note_lines
 from scalelab.report.costs import served_cells, served_headings
-from scalelab.report.plain import plain
+from scalelab.report.json_values import as_json_value
 from scalelab.report.plan_units import cost_cells, cost_headings, interval, limits, percent, setting
 from scalelab.report.plan_words import caution, sentences, shortfall
 from scalelab.units import format_count, format_number
@@ -112,7 +112,7 @@ def _versus_table(plan: Plan) -> Table:
 def plan_json(plan: Plan) -> dict[str, Any]:
     """Return everything, unrounded; infinities are "inf"."""
     problem = plan.problem
-    return plain(
+    return as_json_value(
         {
             "fit": problem.fit.group,
             "law": problem.fit.law.name,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalelab.report.blocks import Report, Table, note_lines
 from scalelab.report.fits import equation_line
-from scalelab.report.plain import plain
+from scalelab.report.json_values import as_json_value
 from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
@@ -68,14 +68,14 @@ def predictions_json(found: Predictions) -> list[dict[str, Any]]:
         cells: dict[str, Any] = {"N": row.N, "P": row.P, "D": row.D, **row.others, "loss": row.loss}
         if "P" in found.fit.law.variables:
             cells |= {"n_equivalent": row.n_equivalent, "doubling_gain": row.doubling_gain}
-        rows.append(plain(_about(found) | cells | {"notes": row.notes}))
+        rows.append(as_json_value(_about(found) | cells | {"notes": row.notes}))
     return rows
 
 
 def allocations_json(found: Allocations) -> list[dict[str, Any]]:
     """Return a mapping for each budget and P, unrounded."""
     return [
-        plain(
+        as_json_value(
             _about(found)
             | {"flops": row.flops, "P": row.P, "best_N": row.N, "best_D": row.D, "loss": row.loss}
             | {"notes": found.notes_of(row)}

@@ -168,7 +168,7 @@ def as_csv(runs: pd.DataFrame, names: Sequence[str] | None) -> str:
     """Return runs as CSV with exact values, which `records.read` can read; lists are JSON."""
     rows = [
         {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
-        for row in _plain_rows(runs, names)
+        for row in _json_rows(runs, names)
     ]
     text = io.StringIO()
     pd.DataFrame(rows, dtype=object).to_csv(text, index=False)
@@ -177,16 +177,16 @@ def as_csv(runs: pd.DataFrame, names: Sequence[str] | None) -> str:
 
 def as_json(runs: pd.DataFrame, names: Sequence[str] | None) -> str:
     """Return runs as a JSON list of objects; missing values are null."""
-    return json.dumps(_plain_rows(runs, names), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_json_rows(runs, names), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _plain_rows(runs: pd.DataFrame, names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Return rows of plain values, None for missing ones; without `names`, of all columns that are not empty."""
+def _json_rows(runs: pd.DataFrame, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Return rows of JSON values, None for missing ones; without `names`, of all columns that are not empty."""
     chosen = list(dict.fromkeys(names)) if names else [str(name) for name in runs if runs[name].notna().any()]
-    return [{name: _plain_value(name, row[name]) for name in chosen} for row in runs.to_dict("records")]
+    return [{name: _json_value(name, row[name]) for name in chosen} for row in runs.to_dict("records")]
 
 
-def _plain_value(name: str, value: Any) -> Any:
+def _json_value(name: str, value: Any) -> Any:
     if _is_empty(value):
         return None
     if hasattr(value, "tolist"):  # NumPy

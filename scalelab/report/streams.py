@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from scalelab.report.blocks import Line, Report, Table
-from scalelab.report.plain import plain
+from scalelab.report.json_values import as_json_value
 from scalelab.units import format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def conversion_report(found: Conversion) -> Report:
 
 def conversion_json(found: Conversion) -> dict[str, Any]:
     """Return everything except notes, unrounded."""
-    return plain(
+    return as_json_value(
         {
             "source": str(found.source),
             "out": str(found.out),

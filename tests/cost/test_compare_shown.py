@@ -1,4 +1,4 @@
-"""What `scalelab compare` draws and says: nothing cut off, nothing promised that is not there."""
+"""Output of `scalelab compare`: nothing is cut off, and every file it names exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run costs: counted by torch itself, measured in processes of their own, and laid out in a plan."""
+"""Costs of a run: counted by torch, measured in separate processes, and shown in a plan."""
 
 import json
 import random

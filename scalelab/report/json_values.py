@@ -8,14 +8,14 @@ from math import isfinite
 from typing import Any
 
 
-def plain(value: Any) -> Any:
+def as_json_value(value: Any) -> Any:
     """Return dataclasses as mappings, tuples as lists, and infinities as "inf", since JSON has none."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: as_json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [as_json_value(item) for item in value]
     if isinstance(value, float):
         return float(value) if isfinite(value) else str(float(value))
     return value
