@@ -1,1 +1,5 @@
-"""Pages for the browser: one HTML file each, with its data, styles and scripts inside."""
+"""HTML pages in one file: the report and the explorer, with their scripts and styles inline."""
+
+from scalelab.page.document import Section, document
+
+__all__ = ["Section", "document"]
