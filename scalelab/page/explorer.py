@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scalelab.cost.hardware import Hardware
@@ -12,12 +12,18 @@ from scalelab.errors import UsageError
 from scalelab.fit.derived import FLOPS_PER_TOKEN
 from scalelab.fit.result import FitResult
 from scalelab.laws.base import VARIABLES
+from scalelab.page.document import PLOTLY, Section, asset, document
 from scalelab.page.laws import law_data
 from scalelab.page.tables import cost_tables, family_data
 from scalelab.plan.shapes import Shapes
 from scalelab.visible import visible
 
-_DIGITS = 10  # significant digits of draws: rounding is far below the differences between them
+SCRIPTS = ("law.js", "roofline.js", "contour.js", "explorer.js")  # after chart.js, before page.js
+_LEDE = (
+    "<p>Choose parameters N, parallel streams P and training tokens D: the loss that a fitted law predicts, and what "
+    "it costs to serve the model. Everything is computed in this page.</p>"
+)
+_DIGITS = 12  # significant digits of draws: rounding is far below the differences between them
 # Shapes of sweeps: all have 36 layers from 540M parameters on, smaller ones are shallower.
 SHAPES = Shapes(decoder(1024), deepening=True)
 
@@ -71,3 +77,37 @@ def fit_data(fit: FitResult) -> dict[str, Any]:
         "tokens": tokens[0] if len(tokens) == 1 else None,
         "notes": [visible(note.message) for note in fit.notes if note.severity == "serious"],
     }
+
+
+def explorer_section(title: str = "Explorer") -> Section:
+    """Return the section of a page that explorer.js fills."""
+    return Section("explorer", title, f"<style>\n{asset('explorer.css')}</style>\n<div class=\"explorer\"></div>")
+
+
+def explorer_page(
+    fits: Iterable[FitResult],
+    devices: Mapping[str, Hardware] | None = None,
+    *,
+    title: str = "Law explorer",
+    data: Mapping[str, Any] | None = None,
+    scripts: Sequence[str] = (),
+    live: bool = False,
+) -> str:
+    """Return the explorer as one HTML file that opens from disk.
+
+    Args:
+        fits: Fits to choose from, the first one shown first.
+        devices: Devices besides those of the package.
+        title: Title of the page.
+        data: Further data for `scripts`.
+        scripts: Further scripts, run after the explorer's.
+        live: Allow requests to the server that the page came from.
+    """
+    return document(
+        title,
+        [explorer_section("Loss, cost and limits")],
+        {"explorer": explorer_data(fits, devices), **(data or {})},
+        [PLOTLY, "chart.js", *SCRIPTS, *scripts, "page.js"],
+        lede=_LEDE,
+        live=live,
+    )

@@ -1,7 +1,8 @@
 // The explorer: controls, numbers and the (N, P) contour of one fit, evaluated in the page.
 // scalelab.explorer(element, data) draws it; data is from scalelab/page/explorer.py.
-"use strict";
 (function () {
+  "use strict";
+
   const scalelab = (window.scalelab = window.scalelab || {});
   const STREAMS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
   const BATCHES = Array.from({ length: 11 }, (_, i) => 2 ** i);
@@ -12,9 +13,9 @@
   const BYTES = { b: 1, kb: 1e3, mb: 1e6, gb: 1e9, tb: 1e12, kib: 2 ** 10, mib: 2 ** 20, gib: GIB, tib: 2 ** 40 };
   const TIMES = { us: 1e-6, µs: 1e-6, ms: 1e-3, s: 1, min: 60 };
   const LIMITS = {
-    memory: { label: "Memory", short: "memory", dash: "solid", of: (price) => price.memoryBytes },
-    ttft: { label: "Time to first token", short: "time to first token", dash: "dash", of: (price) => price.ttft },
-    tpot: { label: "Time per token", short: "time per token", dash: "dot", of: (price) => price.tpot },
+    memory: { label: "Memory", short: "memory", of: (price) => price.memoryBytes },
+    ttft: { label: "Time to first token", short: "time to first token", of: (price) => price.ttft },
+    tpot: { label: "Time per token", short: "time per token", of: (price) => price.tpot },
   };
   // Names of the variables that get a slider only if the law has them.
   const OTHERS = {
@@ -153,6 +154,7 @@
       if (value !== start[name]) changed.set(name, value === null || value === Infinity ? "none" : value);
     }
     const hash = `#explorer&${changed}`;
+    if (!changed.size && !location.hash.startsWith("#explorer&")) return;
     try {
       history.replaceState(null, "", hash);
     } catch {
@@ -201,6 +203,13 @@
       price: model ? prices.of(model) : null,
       flops: model ? scalelab.roofline.trainFlops(model, tokens, data.flops_per_token) : null,
     };
+  }
+
+  // A sentence on how far a setting is outside the runs; empty inside.
+  function outside(fit, at) {
+    const far = ["N", "P"].filter((name) => fit.ranges[name] && at[name] / fit.ranges[name][1] > FAR);
+    const words = far.map((name) => `${name} is ${plain(Number((at[name] / fit.ranges[name][1]).toPrecision(2)))} times the largest of the runs`);
+    return words.length ? ` ${words.join(", and ")}.` : "";
   }
 
   // Limits that apply, in bytes and seconds.
@@ -425,8 +434,10 @@
     go.addEventListener("click", () => set({ N: Number(best.N.toPrecision(6)), P: best.P }));
     const reset = make("button", { type: "button" }, "Reset");
     reset.addEventListener("click", () => set({ ...initial(data), fit: state.fit, ...defaults(data, data.fits[state.fit]) }));
+    const summary = make("p", { class: "explorer-summary", "aria-hidden": "true" });
     const results = make("div", { class: "explorer-results" }, tiles, about, notes, title, chart, answer, make("p", { class: "explorer-buttons" }, go, reset));
-    element.replaceChildren(make("div", { class: "explorer" }, controls, results));
+    element.classList.add("explorer");
+    element.replaceChildren(controls, results, summary);
     let best = null;
     let waiting = false;
 
@@ -513,8 +524,11 @@
         about.textContent = "No decoder of the family has this N: choose another.";
       }
       tiles.replaceChildren(...list);
-      const outside = found.notes.length ? [...found.notes, "The interval is valid only if the law holds there."].join(" ") : null;
-      const lines = [...(outside ? [outside] : []), ...fit.notes];
+      const costs = price ? [size(price.memoryBytes), span(price.ttft), state.out > 1 ? `${span(price.tpot)}/token` : null] : [];
+      const brief = [loss && !Number.isNaN(loss.value) ? `loss ${four(loss.value)}` : null, ...costs];
+      summary.textContent = brief.filter(Boolean).join(" · ");
+      const far = found.notes.length ? [[...found.notes, "The interval is valid only if the law holds there."].join(" ")] : [];
+      const lines = [...far, ...fit.notes];
       notes.replaceChildren(...lines.map((text) => make("li", {}, text)));
       notes.hidden = !lines.length;
     }
@@ -522,10 +536,10 @@
     function showChart() {
       const found = frontier(data, state);
       best = found.best;
-      title.textContent = scalelab.explorerChart(chart, data, state, found);
-      const bindsBy = best && LIMITS[best.binds].short;
+      const form = (name) => `${LIMITS[name].short}: ${(name === "memory" ? scalelab.format.bytes : scalelab.format.seconds)(found.limits[name])}`;
+      title.textContent = scalelab.explorerChart(chart, data, state, found, form);
       answer.textContent = best
-        ? `Lowest loss within the limits: ${best.loss.toFixed(4)} with N = ${short(best.N)} and P = ${best.P}; ${bindsBy} is the limit that binds.`
+        ? `Lowest loss within the limits: ${best.loss.toFixed(4)} with N = ${short(best.N)} and P = ${best.P}, where ${LIMITS[best.binds].short} binds.${outside(data.fits[state.fit], best)}`
         : data.fits[state.fit].variables.includes("N") && data.fits[state.fit].law
           ? "No decoder is within the limits: relax one of them."
           : "";
@@ -549,6 +563,7 @@
       state = fromHash(data, initial(data));
       draw();
     });
+    document.addEventListener("scalelab:theme", showChart); // the colours of contours are not tokens
     listFits();
     draw();
     return {

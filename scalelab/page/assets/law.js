@@ -1,12 +1,13 @@
 // Laws of scalelab.laws in JavaScript: losses of a fit with intervals, and plain models of equal loss.
 // A law is data: its terms by kind, each with the indices of its parameters (scalelab/page/laws.py).
-"use strict";
 (function () {
+  "use strict";
+
   const scalelab = (window.scalelab = window.scalelab || {});
   const LN_N_UNIT = Math.log(1e9); // N and D in logarithms are relative to these, as in scalelab.laws.forms
   const LN_D_UNIT = Math.log(1e11);
-  const STEPS = 80; // of a bisection, as in scalelab.fit.derived
-  const REACH = 150; // search range in ln N on each side
+  const REACH = 150; // search range in ln N on each side, as in scalelab.fit.derived
+  const STEPS = 52; // of a bisection of that range, to 1e-13
 
   const { exp, log, expm1, log1p, sqrt, min, max, abs } = Math;
   const softplus = (x) => max(0, x) + log1p(exp(-abs(x))); // ln(1 + eˣ)
@@ -68,10 +69,13 @@
     return ln;
   }
 
+  const scratch = []; // values of the term at hand: an array for each would cost more than the terms
+
   function lossOf(law, params, at, ln) {
     let total = 0;
-    for (const term of law.terms) {
-      total += TERMS[term.kind](term.values.map((i) => params[i]), ln, at, term.variable);
+    for (const { kind, values, variable } of law.terms) {
+      for (let i = 0; i < values.length; i++) scratch[i] = params[values[i]];
+      total += TERMS[kind](scratch, ln, at, variable);
     }
     return total;
   }

@@ -1,7 +1,8 @@
 // The roofline of scalelab.cost in JavaScript, for dense decoders with streams (scalelab/cost/roofline.py explains it).
 // Devices, formats and constants are data from Python (scalelab/page/tables.py).
-"use strict";
 (function () {
+  "use strict";
+
   const scalelab = (window.scalelab = window.scalelab || {});
   const { min, max, log, floor } = Math;
   const STEPS = 60; // of the bisection for a width
