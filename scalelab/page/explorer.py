@@ -100,14 +100,14 @@ def explorer_page(
         devices: Devices besides those of the package.
         title: Title of the page.
         data: Further data for `scripts`.
-        scripts: Further scripts, run after the explorer's.
+        scripts: Further scripts, run after all others.
         live: Allow requests to the server that the page came from.
     """
     return document(
         title,
         [explorer_section("Loss, cost and limits")],
         {"explorer": explorer_data(fits, devices), **(data or {})},
-        [PLOTLY, "chart.js", *SCRIPTS, *scripts, "page.js"],
+        [PLOTLY, "chart.js", *SCRIPTS, "page.js", *scripts],
         lede=_LEDE,
         live=live,
     )

@@ -566,7 +566,7 @@
     document.addEventListener("scalelab:theme", showChart); // the colours of contours are not tokens
     listFits();
     draw();
-    return {
+    explorer.shown = {
       // Adds fits in front and shows the first of them.
       add(more) {
         data.fits.unshift(...more);
@@ -577,7 +577,9 @@
       state: () => ({ ...state }),
       set,
     };
+    return explorer.shown;
   }
 
+  explorer.make = make;
   scalelab.explorer = explorer;
 })();
