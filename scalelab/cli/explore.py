@@ -15,7 +15,7 @@ from scalelab.errors import UsageError
 
 def explore(
     source: Annotated[
-        str, typer.Argument(metavar="[FIT]", help="Saved fit, folder of fits, or data as for scalelab fit.")
+        str, typer.Argument(metavar="FIT", help="Saved fit, folder of fits, or data as for scalelab fit.")
     ] = "paper",
     law: Annotated[
         str | None, option(help="Law to fit to data, or file.py:NAME of a saved fit.", panel=LAW, metavar="NAME")
@@ -50,5 +50,4 @@ def explore(
         print_line(done, quiet)
         return
     server = served.open_server(served.live_page(fits, devices), port)
-    stdout().print(f"explorer: {server.url} (Ctrl-C ends it)", soft_wrap=True)
-    served.serve(server, not no_browser)
+    served.serve(server, not no_browser, lambda url: stdout().print(f"explorer: {url} (Ctrl-C ends it)", soft_wrap=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
@@ -87,6 +88,10 @@ class FitResults(Several[FitResult]):
         from scalelab.fit.files import fit_name
 
         return fit_name(self.slugs.get(group) or slug(group), self[group])
+
+    def explore(self, height: int = 900) -> Any:
+        """Return the interactive explorer of all groups, which Jupyter shows in a frame of `height` pixels."""
+        return import_module("scalelab.page.widget").explore(self.values(), height)
 
     def save(self, folder: str | Path, force: bool = False) -> dict[str, Path]:
         """Save each fit to a separate file in `folder` and return the paths by group.

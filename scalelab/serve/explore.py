@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from scalelab.cost.hardware import Hardware
@@ -39,11 +39,12 @@ def has_display() -> bool:
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in names)
 
 
-def serve(server: ExplorerServer, browser: bool = True) -> None:
-    """Serve until Ctrl-C."""
-    if browser and has_display():
-        webbrowser.open(server.url)
+def serve(server: ExplorerServer, browser: bool, on_start: Callable[[str], None]) -> None:
+    """Call `on_start` with the address, open it in the browser if there is one, and serve until Ctrl-C."""
     try:
+        on_start(server.url)
+        if browser and has_display():
+            webbrowser.open(server.url)
         server.serve_forever()
     except KeyboardInterrupt:
         pass

@@ -24,6 +24,8 @@ MAX_ROWS = 20_000
 LIMIT_S = 120.0
 _ENDINGS = (".csv", ".tsv")
 _LONGEST = 60  # characters of a file's name
+_MAPPING = re.compile(r"(?:map|choose) one with `columns=\{[^`]*\}`")
+_ARGUMENT = re.compile(r"`(\w+)(?:=[^`]*)?`")
 
 
 def refit(table: bytes, name: str, law: str, columns: Mapping[str, str], limit_s: float = LIMIT_S) -> dict[str, Any]:
@@ -78,16 +80,17 @@ def _fits(request: Mapping[str, Any], table: bytes) -> dict[str, Any]:
         try:
             found = fit_law(path, request["law"], columns=request["columns"] or None)
         except ScalelabError as error:
-            return {"error": " ".join(_without(folder, str(error)).split())}
+            return {"error": _in_page(folder, str(error))}
         fits = list(found.values()) if isinstance(found, FitResults) else [found]
         failures = found.failures if isinstance(found, FitResults) else {}
-        notes = [_without(folder, f"{group}: {error}") for group, error in failures.items()]
+        notes = [_in_page(folder, f"{group}: {error}") for group, error in failures.items()]
         return {"fits": [fit_data(fit) for fit in fits], "notes": notes}
 
 
-def _without(folder: str, text: str) -> str:
-    """Return a message without the temporary folder, and with fields of the page instead of arguments."""
-    return visible(text.replace(f"{folder}/", "").replace("with `columns={", "with the columns above (`columns={"))
+def _in_page(folder: str, text: str) -> str:
+    """Return a message in one line without the temporary folder, and with what the page has in place of arguments."""
+    text = _MAPPING.sub("choose its column above", text.replace(f"{folder}/", ""))
+    return visible(" ".join(_ARGUMENT.sub(r"\1", text).split()))
 
 
 def main() -> None:

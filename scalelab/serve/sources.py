@@ -8,8 +8,7 @@ from scalelab.api.fitting import fit_law, load_fit
 from scalelab.errors import ScalelabError
 from scalelab.fit import FitResult
 from scalelab.fit.many import FitResults
-from scalelab.laws import get_law
-from scalelab.laws.custom import LAWS
+from scalelab.laws import LAWS, get_law
 
 
 def fits_of(source: str | Path, law: str | None = None) -> tuple[list[FitResult], list[ScalelabError]]:
