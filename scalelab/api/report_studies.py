@@ -147,7 +147,8 @@ def commands_of(
         value = getattr(asked, name)
         planning += [f"--{name}", str(value)] if value is not None else []
     switches = [flag for flag, on in (("--no-laws", asked.laws), ("--no-plan", asked.plan)) if not on]
-    words = ["scalelab", "report", *map(str, sources), *fitting, *planning, *switches, "-o", str(out)]
+    words = ["scalelab", "report", *map(str, sources), *fitting, *planning, *switches]
+    words += ["-o", out.name] if out.name != "report.html" else []
     return [shlex.join(words), *_steps(studies, fitting)]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from scalelab.api.grouping import groups_of
 from scalelab.api.loading import check_file, console_of
 from scalelab.api.report_sources import Source, open_sources
 from scalelab.errors import ScalelabError, UsageError
+from scalelab.file_names import slug
 from scalelab.fit import FitOptions, FitResult
 from scalelab.laws import Law, get_law
 from scalelab.units import format_bytes, plural
@@ -90,8 +92,8 @@ def report(
         seed: Seed of starting points and bootstrap.
         laws: Compare laws.
         plan: Add plans and costs.
-        memory: Limit of the plan on memory, as for `make_plan`; without `memory` and `latency`, both limits are what the
-            largest plain run needs.
+        memory: Limit of the plan on memory, as for `make_plan`; without `memory` and `latency`, both limits are what
+            the largest plain run needs.
         latency: Limit of the plan on the time of a request, as for `make_plan`.
         gpu: Device of the plan, from `list_hardware`.
         force: Replace a file that is not a report.
@@ -122,8 +124,9 @@ def report(
     asked = Asked(laws, plan, memory, latency, gpu, options)
     studies: list[Study] = []
     for number, source in enumerate(opened):
-        for study in _studies(source, number, chosen, options, (columns, where, points), console):
-            studies.append(complete(study, source, asked, console))
+        found = _studies(source, number, chosen, options, (columns, where, points), console)
+        studies += [complete(study, source, asked, console) for study in found]
+    studies = _told_apart(studies, opened)
     fits = {study.title: study.fit for study in studies if isinstance(study.fit, FitResult)}
     if not fits:
         first = studies[0].fit
@@ -136,6 +139,7 @@ def report(
         [source.runs for source in opened],
         studies,
         commands_of(sources, studies, path, law, columns, where, points, asked),
+        datetime.now(UTC).date().isoformat(),
     )
     text = report_page(contents)
     write_text(path, text)
@@ -202,6 +206,21 @@ def default_law(table: Table) -> Law:
     if {"n_params", "n_tokens"} <= varied and records["n_tokens"].notna().all():
         return get_law("joint" if "n_streams" in varied else "chinchilla")
     return get_law("parallel")
+
+
+def _told_apart(studies: Sequence[Study], sources: Sequence[Source]) -> list[Study]:
+    """Return the studies with different titles and slugs: groups of several sources may have the same."""
+    made: dict[str, Study] = {}
+    slugs: set[str] = set()
+    for study in studies:
+        title, stem = study.title, slug(study.slug, slugs)
+        if title in made:
+            title = f"{title} ({sources[study.source].title})"
+        while title in made:
+            title += "′"
+        slugs.add(stem)
+        made[title] = replace(study, title=title, slug=stem)
+    return list(made.values())
 
 
 def _title(sources: Sequence[Source]) -> str:

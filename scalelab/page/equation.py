@@ -72,4 +72,4 @@ def _symbol(name: str) -> str:
 def _number(value: float, digits: int) -> str:
     mantissa, _, exponent = format_number(value, digits).partition("e")
     text = rf"{mantissa}\times 10^{{{exponent}}}" if exponent else mantissa
-    return rf"\left({text}\right)" if value < 0 else text
+    return rf"\left({{{text}}}\right)" if value < 0 else text

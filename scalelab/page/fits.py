@@ -55,9 +55,9 @@ def _part(number: int, study: Study) -> str:
         '</figcaption></figure><figure class="panel"><h3>Predicted against measured</h3>'
         '<div class="chart small-chart" data-chart="predicted"></div><figcaption>Points on the line are predicted '
         "exactly.</figcaption></figure></div>"
-        f'<div class="panel">{Report((parameters, *facts)).html()}'
+        f'<div class="grid"><div class="panel">{Report((parameters, *facts)).html()}'
         f"{_details('Residuals as a table', residuals)}</div>"
-        f"{_notes(fit)}{_laws(study)}",
+        f"{_notes(fit)}</div>{_laws(study)}",
     )
 
 
@@ -101,7 +101,8 @@ def _notes(fit: FitResult) -> str:
     once = {(note.code, note.message): note for note in fit.notes}
     ranked = sorted(once.values(), key=lambda note: [*_SEVERITIES].index(note.severity))
     if not ranked:
-        return '<p class="panel">No notes: nothing in these runs limits how to read the numbers.</p>'
+        text = "Nothing in these runs limits how to read the numbers."
+        return f'<div class="panel"><h3>Notes</h3><p>{text}</p></div>'
     items = "".join(note_item(note.severity, note.message, note.code) for note in ranked)
     return f'<div class="panel"><h3>Notes</h3><ul class="notes">{items}</ul></div>'
 
@@ -111,7 +112,7 @@ def note_item(severity: str, message: str, code: str) -> str:
     advice = advice_of(code)
     do = f'<p class="do">What to do: {with_code(advice.do)}.</p>' if advice and advice.do else ""
     return (
-        f'<li class="note {escape(severity)}"><p><b>{_SEVERITIES.get(severity, severity)}</b> '
+        f'<li class="note {escape(severity)}"><p><b>{_SEVERITIES.get(severity, severity)}:</b> '
         f"{with_code(visible(message))} <code>{escape(visible(code))}</code></p>{do}</li>"
     )
 
@@ -120,7 +121,7 @@ def _laws(study: Study) -> str:
     if study.laws is None:
         return ""
     if isinstance(study.laws, ScalelabError):
-        return f'<p class="panel muted">Laws were not compared: {escape(visible(str(study.laws)))}</p>'
+        return f'<p class="notice">Laws were not compared: {escape(visible(str(study.laws)))}</p>'
     blocks = comparison_report(study.laws).blocks
     table = blocks[0]
     assert isinstance(table, Table)

@@ -25,7 +25,6 @@ from scalelab.report.plans import plan_report
 from scalelab.visible import visible
 
 _MOST_PRICED = 120  # runs of the cost figure
-_ASIDES = ("info", "left out")
 
 
 def plan_section(studies: Sequence[Study]) -> Section:
@@ -123,7 +122,8 @@ def _plan(plan: Plan | ScalelabError | None) -> str:
         return f'<div class="panel">{plan_report(plan).html()}</div>'
     blocks = plan_report(plan).blocks
     tables = [block for block in blocks if isinstance(block, Table)]
-    lines = [block for block in blocks if isinstance(block, Line) and block.kind != "dim"]
+    lines = [block for block in blocks if isinstance(block, Line) and block.kind in ("text", "strong")]
+    notes = [block for block in blocks if isinstance(block, Line) and block.is_aside]
     legend = [block for block in blocks if isinstance(block, Line) and block.kind == "dim"]
     best = Table("The best model for each P", tables[0].headings, rows=tables[0].rows)
     heading = escape(visible(f"{setting(plan)}, within {limits(plan)}")).replace("\n", " ")
@@ -133,11 +133,11 @@ def _plan(plan: Plan | ScalelabError | None) -> str:
     )
     more = Report(tuple(tables[1:])).html()
     return (
-        f'<figure class="panel"><h4>Loss over memory and latency</h4><p class="muted small">{heading}</p>'
+        f'<figure class="panel"><h3>Loss over memory and latency</h3><p class="muted small">{heading}</p>'
         '<div class="legend" data-legend="plan"></div>'
         '<div class="pair"><div class="chart small-chart" data-chart="plan-memory"></div>'
         f'<div class="chart small-chart" data-chart="plan-latency"></div></div><figcaption>{note}</figcaption></figure>'
-        f'<div class="panel">{Report((*lines,)).html()}{Report((best, *legend)).html()}'
+        f'<div class="panel">{Report((*lines,)).html()}{Report((best, *legend, *notes)).html()}'
         f"<details><summary>Serving, and the plain model of equal loss</summary>{more}</details></div>"
     )
 
@@ -151,7 +151,7 @@ def _compare(costs: CostComparison | ScalelabError | None) -> str:
     tables = Report(tuple(block for block in report.blocks if isinstance(block, Table) or block.kind == "dim"))
     sentences = Report(tuple(b for b in report.blocks if isinstance(b, Line) and b.kind != "dim"))
     return (
-        '<figure class="panel"><h4>Streams against a larger N</h4>'
+        '<figure class="panel"><h3>Streams against a larger N</h3>'
         '<div class="controls no-print" data-controls="cost"></div><div class="legend" data-legend="cost"></div>'
         '<div class="pair"><div class="chart small-chart" data-chart="cost-memory"></div>'
         '<div class="chart small-chart" data-chart="cost-latency"></div></div>'

@@ -29,7 +29,8 @@ def provenance_section(contents: Contents) -> Section:
         '<p class="muted no-print">From this file, without a network. The CSV and the JSON can be read by '
         "<code>scalelab fit</code> and <code>scalelab predict</code>.</p>"
         '<div class="controls no-print" data-controls="downloads"></div></div>'
-        f'<div class="panel">{Report((_hashes(fits), _versions(fits))).html()}</div>',
+        f'<div class="grid"><div class="panel">{Report((_hashes(fits),)).html()}</div>'
+        f'<div class="panel">{Report((_versions(fits),)).html()}</div></div>',
     )
 
 

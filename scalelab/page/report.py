@@ -29,10 +29,17 @@ def report_page(contents: Contents) -> str:
         sections.append(plan_section(studies))
     sections.append(provenance_section(contents))
     data: dict[str, Any] = {
+        "P": _levels(contents),
         "sources": [runs_data(runs) for runs in contents.runs],
         "groups": [_group(study) for study in studies],
     }
     return document(contents.title, sections, data, SCRIPTS, lede=_lede(contents))
+
+
+def _levels(contents: Contents) -> list[int]:
+    """Return every P of the page, ascending: each has one colour and marker."""
+    found = {int(P) for runs in contents.runs for P in runs.frame["n_streams"].dropna().unique()}
+    return sorted(found.union(*(s.fit.P_levels for s in contents.studies if isinstance(s.fit, FitResult))))
 
 
 def _group(study: Study) -> dict[str, Any]:

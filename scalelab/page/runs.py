@@ -169,11 +169,11 @@ def _health_panels(frame: pd.DataFrame) -> Iterator[str]:
         return
     yield (
         '<div class="grid"><figure class="panel"><h3>Are the streams copies?</h3>'
-        '<div class="chart small-chart" data-chart="correlation"></div><figcaption>Correlation ρ of the streams’ losses '
-        "over tokens. Above 0.99 the streams are nearly copies of each other.</figcaption></figure>"
-        '<figure class="panel"><h3>Are all streams used?</h3><div class="chart small-chart" data-chart="effective"></div>'
-        "<figcaption>Effective number of streams: exp of the entropy of their mean weights. It is P if all weigh the "
-        "same.</figcaption></figure></div>"
+        '<div class="chart small-chart" data-chart="correlation"></div><figcaption>Correlation ρ of the losses of '
+        "single streams over tokens. Above 0.99 the streams are nearly copies of each other.</figcaption></figure>"
+        '<figure class="panel"><h3>Are all streams used?</h3>'
+        '<div class="chart small-chart" data-chart="effective"></div><figcaption>Effective number of streams: exp of '
+        "the entropy of their mean weights. It is P if all weigh the same.</figcaption></figure></div>"
     )
     yield _warnings(health)
 
@@ -186,7 +186,7 @@ def _warnings(health: Sequence[Mapping[str, Any]]) -> str:
             size = "" if run["N"] is None else f"N {format_count(run['N'])}, "
             named.setdefault(code, []).append(f"{size}P {run['P'] or 1:.0f}{seed}")
     if not named:
-        return f'<p class="panel">No warnings about streams in {plural(len(health), "run")} with P &gt; 1.</p>'
+        return f'<div class="panel"><p>No warnings about the streams of {plural(len(health), "run")} with P &gt; 1.</p></div>'
     items = []
     for code, where in named.items():
         advice = advice_of(code)
@@ -194,7 +194,7 @@ def _warnings(health: Sequence[Mapping[str, Any]]) -> str:
         text = f"{advice.means if advice else code}: {'; '.join(where[:6])}{more}"
         do = f'<p class="do">What to do: {with_code(advice.do)}.</p>' if advice else ""
         items.append(
-            f'<li class="note warning"><p><b>Warning</b> {escape(visible(text))} <code>{escape(visible(code))}</code>'
+            f'<li class="note warning"><p><b>Warning:</b> {escape(visible(text))} <code>{escape(visible(code))}</code>'
             f"</p>{do}</li>"
         )
     return f'<ul class="notes panel">{"".join(items)}</ul>'

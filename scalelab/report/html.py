@@ -52,7 +52,8 @@ def _table(table: Table) -> str:
     body = "".join(_row(row, look) for row in table.rows)
     title = escape(table.title.strip()).replace("\n", "<br>")
     return (
-        f'<div style="overflow-x: auto"><table><caption style="text-align: left; caption-side: top; font-weight: bold">{title}</caption>'
+        '<div style="overflow-x: auto"><table>'
+        f'<caption style="text-align: left; caption-side: top; font-weight: bold">{title}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
