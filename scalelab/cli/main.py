@@ -21,6 +21,7 @@ from scalelab.cli.import_ import import_
 from scalelab.cli.lists import ListCommand
 from scalelab.cli.plan import plan
 from scalelab.cli.predict import predict
+from scalelab.cli.report import report
 from scalelab.cli.results import results
 from scalelab.cli.sweep import sweep
 from scalelab.cli.train import train
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 for command, panel in (
     *((command, _RUNS) for command in (sweep, results, watch)),
-    *((command, _ANALYSIS) for command in (fit, predict, cost, compare, plan, explore)),
+    *((command, _ANALYSIS) for command in (fit, predict, cost, compare, plan, report, explore)),
     *((command, _MODELS) for command in (convert, train, diagnose, generate)),
 ):
     app.command(cls=ListCommand, rich_help_panel=panel)(command)

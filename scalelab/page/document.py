@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from scalelab.visible import visible
@@ -123,3 +124,9 @@ def as_json(data: Mapping[str, Any]) -> str:
 
 def _digest(source: str) -> str:
     return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def is_ours(path: Path) -> bool:
+    """Return true if a file is a page that `document` made."""
+    with path.open("rb") as file:
+        return f'<meta name="generator" content="{GENERATOR}">'.encode() in file.read(1000)

@@ -1,13 +1,22 @@
-"""Rendering of reports as HTML with inline styles."""
+"""Rendering of reports as HTML with inline styles, for notebooks and pages."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from html import escape
 
 from scalelab.report.blocks import Line, Report, Table
 
-_COLOURS = {"warning": "#8a6d00", "serious": "#b00020", "left out": "#b00020", "dim": "#707070", "info": "#707070"}
+# A page sets the variables by its theme; a notebook does not have them.
+_SERIOUS, _MUTED = "var(--serious, #b00020)", "var(--muted, #707070)"
+_COLOURS = {
+    "warning": "var(--warning, #8a6d00)",
+    "serious": _SERIOUS,
+    "left out": _SERIOUS,
+    "dim": _MUTED,
+    "info": _MUTED,
+}
 
 
 def as_html(report: Report) -> str:
@@ -25,8 +34,13 @@ def _line(line: Line) -> str:
         return ""
     colour = f"color: {_COLOURS[line.kind]}; " if line.kind in _COLOURS else ""
     weight = "font-weight: bold; " if line.kind in ("strong", "serious") else ""
-    text = escape(line.words.strip()).replace("\n", "<br>")
+    text = with_code(line.words.strip()).replace("\n", "<br>")
     return f'<p style="{colour}{weight}margin: 0.3em 0">{text}</p>'
+
+
+def with_code(text: str) -> str:
+    """Return text as HTML, with what stands in backticks as code."""
+    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text))
 
 
 def _table(table: Table) -> str:
@@ -38,8 +52,9 @@ def _table(table: Table) -> str:
     body = "".join(_row(row, look) for row in table.rows)
     title = escape(table.title.strip()).replace("\n", "<br>")
     return (
-        f'<table><caption style="text-align: left; caption-side: top; font-weight: bold">{title}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        '<div style="overflow-x: auto"><table>'
+        f'<caption style="text-align: left; caption-side: top; font-weight: bold">{title}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

@@ -108,13 +108,33 @@ def sort_runs(runs: pd.DataFrame, column: str | None, descending: bool) -> pd.Da
     )
 
 
+@dataclass(frozen=True)
+class ShownColumn:
+    """A column of runs: its heading, which starts with < if it is aligned left, texts and exact values."""
+
+    heading: str
+    name: str  # in the record
+    texts: list[str]
+    values: list[Any]  # None where missing
+
+
+def shown_columns(frame: pd.DataFrame, names: Sequence[str] = ()) -> list[ShownColumn]:
+    """Return the columns `names` of a table of runs, by default those that hold something or differ."""
+    made = []
+    for column in _chosen(names) if names else _relevant_columns(frame):
+        values = [None if _is_empty(value) else value for value in frame[column.name]]
+        texts = ["" if value is None else column.show(value) for value in values]
+        made.append(ShownColumn(column.heading, column.name, texts, values))
+    return made
+
+
 def runs_report(runs: Runs) -> Report:
     """Return a row for each run, messages of failed runs, and counts by status."""
-    frame, names = runs.frame, runs.columns
-    columns = _chosen(names) if names else _relevant_columns(frame)
-    table = Table(runs.title, [column.heading for column in columns], drops=not names)
-    for run in frame.to_dict("records"):
-        table.add(*("" if _is_empty(run[column.name]) else column.show(run[column.name]) for column in columns))
+    frame = runs.frame
+    columns = shown_columns(frame, runs.columns)
+    table = Table(runs.title, [column.heading for column in columns], drops=not runs.columns)
+    for row in zip(*(column.texts for column in columns), strict=True):
+        table.add(*row)
     blocks: list[Table | Line] = [table]
     lost = frame[(frame["status"] != RunStatus.OK) & frame["message"].notna()]
     for run in lost.head(_MOST_MESSAGES).to_dict("records"):

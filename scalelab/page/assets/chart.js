@@ -70,11 +70,22 @@
   };
   scalelab.colour = function (token) {
     const [name, opacity] = token.split("/");
-    const value = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    const style = getComputedStyle(document.documentElement);
+    const [, share] = name.split("@"); // "--ramp@0.3" is a colour of a ramp from 0 to 1
+    if (share !== undefined) return ramp(Number(share), style);
+    const value = style.getPropertyValue(name).trim();
     if (opacity === undefined || !/^#[0-9a-f]{6}$/i.test(value)) return value;
     const part = (i) => parseInt(value.slice(i, i + 2), 16);
     return `rgba(${part(1)}, ${part(3)}, ${part(5)}, ${opacity})`;
   };
+  function ramp(share, style) {
+    const stops = [0, 1, 2, 3, 4].map((i) => style.getPropertyValue(`--ramp-${i}`).trim());
+    const at = Math.min(3, Math.floor(share * 4));
+    const rest = share * 4 - at;
+    const part = (colour, i) => parseInt(colour.slice(i, i + 2), 16);
+    const mixed = [1, 3, 5].map((i) => Math.round(part(stops[at], i) * (1 - rest) + part(stops[at + 1], i) * rest));
+    return `#${mixed.map((v) => v.toString(16).padStart(2, "0")).join("")}`;
+  }
   // Plotly reads tags such as <b> and <a> in text: names from the data must not.
   scalelab.escape = (text) =>
     String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");

@@ -37,6 +37,41 @@
   );
   for (const id of links.keys()) watcher.observe(document.getElementById(id));
 
+  groups(scalelab.data.groups || []);
+  downloads(scalelab.data.sources || [], scalelab.data.groups || []);
+  for (const region of document.querySelectorAll(".scalelab > div")) {
+    if (region.querySelector("table")) region.tabIndex = region.scrollWidth > region.clientWidth ? 0 : -1;
+  }
+
+  function groups(list) {
+    if (!list.length) return;
+    scalelab.showGroup(0);
+    if (list.length === 1) return;
+    const items = list.map((group, i) => ({ value: i, label: group.title }));
+    const choice = scalelab.ui.select("Group", items, (value) => scalelab.showGroup(Number(value)), 0);
+    choice.className = "choice";
+    button.before(choice);
+  }
+
+  function downloads(sources, list) {
+    const place = document.querySelector('[data-controls="downloads"]');
+    if (!place) return;
+    const add = (label, save) => {
+      const made = scalelab.ui.make("button", { type: "button" }, label);
+      made.addEventListener("click", save);
+      place.append(made);
+    };
+    sources.forEach((source, i) => {
+      const name = sources.length > 1 ? `runs-${i + 1}.csv` : "runs.csv";
+      add(sources.length > 1 ? `Runs of ${source.name} as CSV` : "Runs as CSV", () => scalelab.ui.save(name, source.csv, "text/csv"));
+    });
+    for (const group of list) {
+      if (!group.fit) continue;
+      const label = list.length > 1 ? `Fit of ${group.title} as JSON` : "Fit as JSON";
+      add(label, () => scalelab.ui.save(`${group.slug}.json`, group.fit, "application/json"));
+    }
+  }
+
   const explorer = document.getElementById("explorer");
   if (explorer && scalelab.data.explorer && scalelab.explorer) {
     scalelab.explorer(explorer.querySelector(".explorer") || explorer, scalelab.data.explorer);
