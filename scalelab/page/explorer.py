@@ -23,7 +23,7 @@ _LEDE = (
     "<p>Choose parameters N, parallel streams P and training tokens D: the loss that a fitted law predicts, and what "
     "it costs to serve the model. Everything is computed in this page.</p>"
 )
-_DIGITS = 12  # significant digits of draws: rounding is far below the differences between them
+_DIGITS = 9  # significant digits of draws: rounding is far below the differences between them
 # Shapes of sweeps: all have 36 layers from 540M parameters on, smaller ones are shallower.
 SHAPES = Shapes(decoder(1024), deepening=True)
 

@@ -9,6 +9,8 @@ from scalelab.fit import FitResult
 from scalelab.fit.saved import fit_text
 from scalelab.page.contents import Contents, Study
 from scalelab.page.document import PLOTLY, document
+from scalelab.page.explorer import SCRIPTS as EXPLORER
+from scalelab.page.explorer import explorer_data, explorer_section
 from scalelab.page.fits import fit_data, fit_section
 from scalelab.page.plans import cost_data, plan_data, plan_section
 from scalelab.page.provenance import provenance_section
@@ -18,13 +20,16 @@ from scalelab.plan.comparison import CostComparison
 from scalelab.units import plural
 from scalelab.visible import visible
 
-SCRIPTS = (PLOTLY, "chart.js", "controls.js", "runs.js", "fit.js", "plan.js", "page.js")
+SCRIPTS = (PLOTLY, "chart.js", "controls.js", "runs.js", "fit.js", "plan.js", *EXPLORER, "page.js")
 
 
 def report_page(contents: Contents) -> str:
     """Return the report as one HTML file."""
     studies = contents.studies
     sections = [runs_section(contents.runs), fit_section(studies)]
+    fits = [study.fit for study in studies if isinstance(study.fit, FitResult)]
+    if fits:
+        sections.append(explorer_section())
     if any(study.plan is not None or study.costs is not None for study in studies):
         sections.append(plan_section(studies))
     sections.append(provenance_section(contents))
@@ -33,6 +38,8 @@ def report_page(contents: Contents) -> str:
         "sources": [runs_data(runs) for runs in contents.runs],
         "groups": [_group(study) for study in studies],
     }
+    if fits:
+        data["explorer"] = explorer_data(fits)
     return document(contents.title, sections, data, SCRIPTS, lede=_lede(contents))
 
 
