@@ -14,11 +14,11 @@ from scalelab.laws.base import VARIABLES, Array, Variable
 from scalelab.page.contents import Study, rounded
 from scalelab.page.document import Section
 from scalelab.page.equation import fitted, symbolic
-from scalelab.report.advice import advice_of
-from scalelab.report.blocks import Line, Report, Table
-from scalelab.report.fits import fit_report
-from scalelab.report.html import with_code
-from scalelab.report.laws import comparison_report
+from scalelab.reports.advice import advice_of
+from scalelab.reports.blocks import Line, Report, Table
+from scalelab.reports.fits import fit_report
+from scalelab.reports.html import with_code
+from scalelab.reports.laws import comparison_report
 from scalelab.visible import shortened, visible
 
 _GRID = 90  # points of a curve

@@ -18,10 +18,10 @@ from scalelab.page.fits import group_part
 from scalelab.plan import Plan
 from scalelab.plan.comparison import CostComparison
 from scalelab.plan.frontier import frontier
-from scalelab.report.blocks import Line, Report, Table
-from scalelab.report.comparison import comparison_report
-from scalelab.report.plan_units import limits, setting
-from scalelab.report.plans import plan_report
+from scalelab.reports.blocks import Line, Report, Table
+from scalelab.reports.comparison import comparison_report
+from scalelab.reports.plan_units import limits, setting
+from scalelab.reports.plans import plan_report
 from scalelab.visible import visible
 
 _MOST_PRICED = 120  # runs of the cost figure

@@ -15,9 +15,9 @@ import pytest
 import scalelab as sl
 from scalelab.api.reporting import default_law
 from scalelab.errors import DataError, ScalelabError, UsageError
-from scalelab.report.advice import advice_of
-from scalelab.report.blocks import Table
-from scalelab.report.plans import plan_report
+from scalelab.reports.advice import advice_of
+from scalelab.reports.blocks import Table
+from scalelab.reports.plans import plan_report
 from tests.page.reading import data_of, parsed, without_scripts
 from tests.support.paths import ROOT
 
