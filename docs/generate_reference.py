@@ -17,7 +17,7 @@ import scalelab as sl
 from scalelab.cli.main import app
 from scalelab.laws import LAWS, Law
 from scalelab.records.schema import RECORD_SCHEMA
-from scalelab.report.advice import ADVICE
+from scalelab.reports.advice import ADVICE
 from scalelab.status import RunStatus
 from scalelab.sweep.spec import AXES, SweepSpec
 from scalelab.train.recipe import Recipe

@@ -19,6 +19,7 @@ from scalelab.fit.files import fit_name
 from scalelab.laws import Law
 from scalelab.page.contents import Study
 from scalelab.plan import Plan
+from scalelab.units import format_count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +54,8 @@ def complete(study: Study, source: Source, asked: Asked, console: Console) -> St
     if fit.failure:
         return replace(study, plan=ScalelabError(f"the fit must not be used: {fit.failure}"))
     console.print(f"planning and pricing for {study.title} …", soft_wrap=True)
-    return replace(study, plan=_plan(fit, source, asked), costs=_costs(fit, source, asked))
+    plan, limits = _plan(fit, source, asked)
+    return replace(study, plan=plan, limits=limits, costs=_costs(fit, source, asked))
 
 
 def _laws(study: Study, fit: FitResult, options: FitOptions) -> LawComparison | ScalelabError:
@@ -66,33 +68,41 @@ def _laws(study: Study, fit: FitResult, options: FitOptions) -> LawComparison | 
         return error
 
 
-def _plan(fit: FitResult, source: Source, asked: Asked) -> Plan | ScalelabError:
+def _plan(fit: FitResult, source: Source, asked: Asked) -> tuple[Plan | ScalelabError, str]:
+    """Return the plan, and where its limits come from."""
     P = fit.P_levels if "P" in fit.law.variables else (1,)
     given = {"memory": asked.memory, "latency": asked.latency}
     # A sweep of several depths has narrow models with fewer layers.
     shapes = "ladder" if source.runs.frame["num_layers"].nunique() > 1 else "paper"
     setting: dict[str, Any] = {"gpu": asked.gpu, "shapes": shapes}
+    limits = ""
     try:
         if given == {"memory": None, "latency": None}:
-            given = _largest_plain(fit, make_plan(fit, P=1, **setting))
-        return make_plan(fit, P=P, **given, **setting)
+            given, limits = _largest_plain(fit, make_plan(fit, P=1, **setting))
+        return make_plan(fit, P=P, **given, **setting), limits
     except UsageError as error:
         if error.argument in ("memory", "latency", "gpu"):
             raise
-        return error
+        return error, ""
     except ScalelabError as error:
-        return error
+        return error, ""
 
 
-def _largest_plain(fit: FitResult, plan: Plan) -> dict[str, str | float | None]:
-    """Return the memory and latency of the largest plain run, as limits for the plan."""
+def _largest_plain(fit: FitResult, plan: Plan) -> tuple[dict[str, str | float | None], str]:
+    """Return the memory and latency of the largest plain run as limits for the plan, and a sentence that says so."""
     plain = fit.data.N[fit.data.P == 1]
     most = float((plain if len(plain) else fit.data.N).max())
     width = plan.problem.shapes.width_of(most, 1)
     if width is None:
-        return {"memory": None, "latency": None}
+        return {"memory": None, "latency": None}, "No limits were given: the device's memory is the only one."
     found = plan.problem.at_width(width, 1)
-    return {"memory": f"{found.memory / 2**30:.5g}GiB", "latency": f"{found.latency * 1e3:.5g}ms"}
+    text = (
+        f"No limits were given: these are what the largest {'plain ' if len(plain) else ''}run would need as a plain "
+    )
+    return (
+        {"memory": f"{found.memory / 2**30:.5g}GiB", "latency": f"{found.latency * 1e3:.5g}ms"},
+        f"{text}model of N = {format_count(most)}.",
+    )
 
 
 def _costs(fit: FitResult, source: Source, asked: Asked) -> CostComparison | ScalelabError | None:

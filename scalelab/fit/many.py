@@ -78,9 +78,9 @@ class FitResults(Several[FitResult]):
         *("params", "predict", "losses", "n_equivalent", "doubling_gain", "compute_optimal", "profile"),
         *("notes", "residuals", "status", "r_squared", "interval", "equation"),
     )
-    _report: ClassVar[str] = "scalelab.report.fits:fits_report"
+    _report: ClassVar[str] = "scalelab.reports.fits:fits_report"
     _figure: ClassVar[str] = "scalelab.plot.fits:plot_fits"
-    _json: ClassVar[str] = "scalelab.report.fits:fits_json"
+    _json: ClassVar[str] = "scalelab.reports.fits:fits_json"
 
     def stem(self, group: str) -> str:
         """Return the file name for the fit of a group, without suffix; it contains all non-default options."""
@@ -112,5 +112,5 @@ class Comparisons(Several[LawComparison]):
     """Comparisons of laws for several groups of comparable runs, by group name."""
 
     _verbs: ClassVar[tuple[str, ...]] = ("rows", "verdict", "left_out")
-    _report: ClassVar[str] = "scalelab.report.laws:comparisons_report"
-    _json: ClassVar[str] = "scalelab.report.laws:comparisons_json"
+    _report: ClassVar[str] = "scalelab.reports.laws:comparisons_report"
+    _json: ClassVar[str] = "scalelab.reports.laws:comparisons_json"

@@ -71,9 +71,9 @@ class FitResult(Shown):
     columns: Mapping[str, str] = field(default_factory=dict)  # names of variables and loss in the user's table
     origin: Mapping[str, str] = field(default_factory=dict)  # origin of the rows: source, where, map, points
 
-    _report: ClassVar[str] = "scalelab.report.fits:fit_report"
+    _report: ClassVar[str] = "scalelab.reports.fits:fit_report"
     _figure: ClassVar[str] = "scalelab.plot.fits:plot_fit"
-    _json: ClassVar[str] = "scalelab.report.fits:fit_json"
+    _json: ClassVar[str] = "scalelab.reports.fits:fit_json"
 
     def __post_init__(self) -> None:
         if self.law is not None:  # it is None while a fit is saved

@@ -32,6 +32,7 @@ class Study:
     plan: Plan | ScalelabError | None = None
     costs: CostComparison | ScalelabError | None = None
     group: Group | None = None
+    limits: str = ""  # where the limits of the plan come from, as a sentence
 
     @property
     def parts(self) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ _ELEMENTS = {
     *("msub", "msup", "msubsup", "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mfenced"),
 }
 _ATTRIBUTES = {"display", "stretchy", "fence", "form", "minsize", "maxsize", "linethickness", "mathvariant", "width"}
+_FUNCTIONS = ("ln", "log", "exp", "min", "max")
 
 
 def symbolic(law: Law) -> str:
@@ -59,6 +60,8 @@ def mathml(latex: str) -> str:
             return ""
         for name in [name for name in element.attrib if name not in _ATTRIBUTES]:
             del element.attrib[name]
+        if element.tag == "mi" and element.text in _FUNCTIONS:  # an operator has space around it
+            element.tag, element.attrib = "mo", {"lspace": "0.17em", "rspace": "0.17em"}
     return ElementTree.tostring(root, encoding="unicode")
 
 

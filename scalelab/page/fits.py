@@ -14,12 +14,12 @@ from scalelab.laws.base import VARIABLES, Array, Variable
 from scalelab.page.contents import Study, rounded
 from scalelab.page.document import Section
 from scalelab.page.equation import fitted, symbolic
-from scalelab.report.advice import advice_of
-from scalelab.report.blocks import Line, Report, Table
-from scalelab.report.fits import fit_report
-from scalelab.report.html import with_code
-from scalelab.report.laws import comparison_report
-from scalelab.visible import visible
+from scalelab.reports.advice import advice_of
+from scalelab.reports.blocks import Line, Report, Table
+from scalelab.reports.fits import fit_report
+from scalelab.reports.html import with_code
+from scalelab.reports.laws import comparison_report
+from scalelab.visible import shortened, visible
 
 _GRID = 90  # points of a curve
 _MOST_D = 8  # curves for different D
@@ -145,7 +145,7 @@ def fit_data(fit: FitResult) -> dict[str, Any]:
     return {
         "over": over,
         "label": "" if over is None else _label(fit, over),
-        "lossLabel": visible(fit.loss_label),
+        "lossLabel": shortened(visible(fit.loss_label, keep=""), 60),
         "sizeLabel": _label(fit, "N") if "N" in known else "",
         "measured": measured,
         "points": {
@@ -159,7 +159,7 @@ def fit_data(fit: FitResult) -> dict[str, Any]:
 
 
 def _label(fit: FitResult, variable: Variable) -> str:
-    return visible(fit.label(variable), keep="")
+    return shortened(visible(fit.label(variable), keep=""), 80)
 
 
 def _curves(fit: FitResult, over: Variable) -> Iterator[dict[str, Any]]:

@@ -18,10 +18,10 @@ from scalelab.page.fits import group_part
 from scalelab.plan import Plan
 from scalelab.plan.comparison import CostComparison
 from scalelab.plan.frontier import frontier
-from scalelab.report.blocks import Line, Report, Table
-from scalelab.report.comparison import comparison_report
-from scalelab.report.plan_units import limits, setting
-from scalelab.report.plans import plan_report
+from scalelab.reports.blocks import Line, Report, Table
+from scalelab.reports.comparison import comparison_report
+from scalelab.reports.plan_units import limits, setting
+from scalelab.reports.plans import plan_report
 from scalelab.visible import visible
 
 _MOST_PRICED = 120  # runs of the cost figure
@@ -110,10 +110,10 @@ def _costs(average: Average) -> dict[str, float]:
 
 def _part(number: int, study: Study) -> str:
     title = f"<h3>{escape(visible(study.title))}</h3>"
-    return group_part(number, f"{title}{_plan(study.plan)}{_compare(study.costs)}")
+    return group_part(number, f"{title}{_plan(study.plan, study.limits)}{_compare(study.costs)}")
 
 
-def _plan(plan: Plan | ScalelabError | None) -> str:
+def _plan(plan: Plan | ScalelabError | None, origin: str) -> str:
     if plan is None:
         return '<p class="muted">No plan was made.</p>'
     if isinstance(plan, ScalelabError):
@@ -126,7 +126,7 @@ def _plan(plan: Plan | ScalelabError | None) -> str:
     notes = [block for block in blocks if isinstance(block, Line) and block.is_aside]
     legend = [block for block in blocks if isinstance(block, Line) and block.kind == "dim"]
     best = Table("The best model for each P", tables[0].headings, rows=tables[0].rows)
-    heading = escape(visible(f"{setting(plan)}, within {limits(plan)}")).replace("\n", " ")
+    heading = escape(visible(f"{setting(plan)}, within {limits(plan)}. {origin}")).replace("\n", " ")
     note = (
         "Curves are strong within all limits and faint beyond one. The star is the best model, a dot the best of each "
         "P; the band is the 95 % interval of the best."

@@ -10,7 +10,7 @@ from scalelab.fit import FitResult
 from scalelab.fit.result import library_versions
 from scalelab.page.contents import Contents
 from scalelab.page.document import Section
-from scalelab.report.blocks import Report, Table
+from scalelab.reports.blocks import Report, Table
 from scalelab.visible import visible
 
 

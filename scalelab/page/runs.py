@@ -11,10 +11,10 @@ import numpy as np
 
 from scalelab.page.contents import rounded
 from scalelab.page.document import Section
-from scalelab.report.advice import advice_of
-from scalelab.report.blocks import Line, Report
-from scalelab.report.html import with_code
-from scalelab.report.runs import ShownColumn, runs_report, shown_columns
+from scalelab.reports.advice import advice_of
+from scalelab.reports.blocks import Line, Report
+from scalelab.reports.html import with_code
+from scalelab.reports.runs import ShownColumn, runs_report, shown_columns
 from scalelab.status import RunStatus
 from scalelab.units import format_count, plural
 from scalelab.visible import shortened, visible

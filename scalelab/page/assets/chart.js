@@ -66,7 +66,8 @@
   scalelab.markers = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x"];
   scalelab.look = function (rank) {
     const at = rank % scalelab.colours.length;
-    return { colour: scalelab.colours[at], marker: scalelab.markers[at] };
+    // A triangle of one size looks smaller than a circle of the same.
+    return { colour: scalelab.colours[at], marker: scalelab.markers[at], scale: scalelab.markers[at].startsWith("triangle") ? 1.3 : 1 };
   };
   scalelab.colour = function (token) {
     const [name, opacity] = token.split("/");
@@ -108,7 +109,18 @@
     return made;
   }
 
-  function themed(layout) {
+  // Titles of axes in lines of at most `most` characters, which fit beside the axis.
+  function wrapped(text, most) {
+    const lines = [""];
+    for (const word of text.split(" ")) {
+      const last = lines[lines.length - 1];
+      if (last && last.length + word.length >= most) lines.push(word);
+      else lines[lines.length - 1] = last ? `${last} ${word}` : word;
+    }
+    return lines.join("<br>");
+  }
+
+  function themed(layout, element) {
     const axis = {
       gridcolor: "--line",
       linecolor: "--line",
@@ -135,7 +147,10 @@
     };
     const made = merged(base, layout);
     for (const name of Object.keys(made)) {
-      if (/^[xy]axis\d*$/.test(name)) made[name] = merged(axis, made[name]);
+      if (!/^[xy]axis\d*$/.test(name)) continue;
+      made[name] = merged(axis, made[name]);
+      const length = name[0] === "x" ? element.clientWidth - 90 : element.clientHeight - 70;
+      if (made[name].title.text) made[name].title.text = wrapped(made[name].title.text, Math.max(16, length / 7));
     }
     for (const name of ["xaxis", "yaxis"]) made[name] = made[name] || axis;
     return coloured(made);
@@ -151,7 +166,7 @@
 
   function draw(element) {
     const { traces, layout } = drawn.get(element);
-    return window.Plotly.react(element, coloured(traces), themed(layout), config);
+    return window.Plotly.react(element, coloured(traces), themed(layout, element), config);
   }
 
   // Draw a chart, or update the one that the element has. Colours may be tokens such as "--accent".

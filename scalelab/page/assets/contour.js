@@ -78,7 +78,36 @@
     hovertemplate: `${hover}<extra></extra>`,
   });
 
-  function contour(data, state, found, form) {
+  // Levels of the contours where they leave the top of the plot, not closer than their text is wide.
+  function levelLabels(x, top, first, step, width) {
+    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    const ends = [x[0], x[x.length - 1]].map(Math.log10);
+    const places = [];
+    for (let i = 0; i + 1 < x.length; i++) {
+      const [a, b] = [top[i], top[i + 1]];
+      if (!Number.isFinite(a) || !Number.isFinite(b)) continue;
+      const start = Math.ceil((Math.min(a, b) - first) / step);
+      for (let k = start; first + k * step < Math.max(a, b); k++) {
+        const level = first + k * step;
+        places.push([Math.log10(x[i]) + ((level - a) / (b - a)) * Math.log10(x[i + 1] / x[i]), level]);
+      }
+    }
+    const wide = ((14 + 7 * digits) / width) * (ends[1] - ends[0]); // of a label, in log10 N
+    let last = -Infinity;
+    const kept = places.filter(([at]) => at - last >= wide && at + wide / 2 < ends[1] && (last = at));
+    return kept.map(([at, level]) => ({
+      x: at,
+      y: 1,
+      xref: "x",
+      yref: "paper",
+      yanchor: "bottom",
+      text: level.toFixed(digits),
+      showarrow: false,
+      font: { size: 11, color: "--muted" },
+    }));
+  }
+
+  function contour(data, state, found, form, width) {
     const fit = data.fits[state.fit];
     const [low, high] = sizes(fit, state, found.lines);
     const most = Math.max(...found.streams, state.P);
@@ -103,9 +132,7 @@
           start: Math.ceil(ends[0] / step) * step,
           end: ends[1],
           size: step,
-          showlabels: true,
-          labelfont: { size: 11, color: "--text" },
-          labelformat: `.${Math.max(0, -Math.floor(Math.log10(step) + 1e-9))}f`,
+          showlabels: false, // they would cover runs and limits: the levels are written above the plot
         },
         line: { color: "--muted/0.7", width: 0.8 },
         showscale: false,
@@ -129,9 +156,11 @@
     traces.push(marker(state.N, state.P, "this setting", look, `this setting<br>${at(state.N, state.P, here)}`));
     const ticks = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024].filter((P) => P <= most);
     const pad = 0.04 * Math.log10(most);
+    const labels = levelLabels(x, z[ROWS - 1], Math.ceil(ends[0] / step) * step, step, width);
     return {
       traces,
-      xaxis: { ...scalelab.logAxis(low, high, count, 6), title: { text: "parameters N" } },
+      annotations: labels,
+      xaxis: { ...scalelab.logAxis(low, high, count, 6), title: { text: "parameters N" }, showgrid: false },
       yaxis: {
         type: "log",
         range: [-pad, Math.log10(most) + pad],
@@ -139,6 +168,7 @@
         tickvals: ticks,
         ticktext: ticks.map(String),
         title: { text: "parallel streams P" },
+        showgrid: false,
       },
       title: "Loss over N and P, nats per token",
     };
@@ -205,13 +235,15 @@
     element.hidden = !fit.law;
     if (!fit.law) return "";
     const isMap = fit.variables.includes("N") && fit.variables.includes("P");
-    const { traces, xaxis, yaxis, title } = (isMap ? contour : curve)(data, state, found, form);
+    const width = Math.max(element.clientWidth - 70, 200);
+    const { traces, xaxis, yaxis, title, annotations = [] } = (isMap ? contour : curve)(data, state, found, form, width);
     scalelab.chart(element, traces, {
       xaxis,
       yaxis,
+      annotations,
       showlegend: true,
       legend: { orientation: "h", x: 0, y: -0.16, yanchor: "top", font: { size: 12 }, itemclick: false, itemdoubleclick: false },
-      margin: { l: 50, r: 10, t: 8, b: 40 },
+      margin: { l: 50, r: 10, t: 24, b: 40 },
       dragmode: false,
     });
     return title;

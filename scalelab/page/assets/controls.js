@@ -118,5 +118,6 @@
     for (const part of document.querySelectorAll(".group")) part.hidden = Number(part.dataset.group) !== group;
     for (const draw of drawers.get(group) || []) draw();
     drawers.delete(group);
+    document.dispatchEvent(new CustomEvent("scalelab:group", { detail: group }));
   };
 })();

@@ -424,7 +424,8 @@
       group("Request", ...Object.values(requests).map((each) => each.block)),
       group("Limits", ...Object.values(limits).map((each) => each.block)),
     );
-    const tiles = make("dl", { class: "explorer-tiles", "aria-live": "polite" });
+    const tiles = make("dl", { class: "explorer-tiles" });
+    const said = make("p", { class: "explorer-said", role: "status" }); // for screen readers, after a pause
     const about = make("p", { class: "explorer-about" });
     const notes = make("ul", { class: "explorer-notes" });
     const chart = make("div", { class: "explorer-chart", role: "img" });
@@ -437,9 +438,10 @@
     const summary = make("p", { class: "explorer-summary", "aria-hidden": "true" });
     const results = make("div", { class: "explorer-results" }, tiles, about, notes, title, chart, answer, make("p", { class: "explorer-buttons" }, go, reset));
     element.classList.add("explorer");
-    element.replaceChildren(controls, results, summary);
+    element.replaceChildren(controls, results, summary, said);
     let best = null;
     let waiting = false;
+    let pause = 0;
 
     function listFits() {
       fits.element.replaceChildren(...data.fits.map((fit, i) => make("option", { value: i }, `${fit.title}, ${fit.name} law`)));
@@ -527,6 +529,8 @@
       const costs = price ? [size(price.memoryBytes), span(price.ttft), state.out > 1 ? `${span(price.tpot)}/token` : null] : [];
       const brief = [loss && !Number.isNaN(loss.value) ? `loss ${four(loss.value)}` : null, ...costs];
       summary.textContent = brief.filter(Boolean).join(" · ");
+      clearTimeout(pause);
+      pause = setTimeout(() => (said.textContent = brief.filter(Boolean).join(", ")), 700);
       const far = found.notes.length ? [[...found.notes, "The interval is valid only if the law holds there."].join(" ")] : [];
       const lines = [...far, ...fit.notes];
       notes.replaceChildren(...lines.map((text) => make("li", {}, text)));
@@ -544,6 +548,7 @@
           ? "No decoder is within the limits: relax one of them."
           : "";
       go.hidden = !best;
+      chart.setAttribute("aria-label", `${title.textContent}. ${answer.textContent}`);
     }
 
     function draw() {
@@ -564,6 +569,13 @@
       draw();
     });
     document.addEventListener("scalelab:theme", showChart); // the colours of contours are not tokens
+    document.addEventListener("scalelab:group", ({ detail }) => {
+      const title = scalelab.data.groups?.[detail]?.title;
+      const found = data.fits.findIndex((fit) => fit.title === title);
+      if (found >= 0 && found !== state.fit) choose(found);
+    });
+    // On narrow screens the numbers stay in sight while a slider moves, and cover nothing.
+    new IntersectionObserver(([entry]) => (summary.hidden = entry.isIntersecting)).observe(results);
     listFits();
     draw();
     explorer.shown = {

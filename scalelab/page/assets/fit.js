@@ -97,7 +97,7 @@
       marker: {
         color: found.map(({ look }) => look.colour),
         symbol: found.map(({ look }) => (hollow ? `${look.marker}-open` : look.marker)),
-        size: found.length > 150 ? 6 : 8,
+        size: found.map(({ look }) => (found.length > 150 ? 6 : 8) * (look.scale || 1)),
         opacity: found.length > 150 ? 0.75 : 1,
       },
       text: found.map(({ i }) => `${title}${about(charts, i)}<br>measured ${points.loss[i].toFixed(4)}, law ${points.predicted[i].toFixed(4)}` +

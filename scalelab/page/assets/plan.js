@@ -63,7 +63,7 @@
         const mine = plan.options.filter((option) => option.best === best);
         traces.push({
           x: mine.map((option) => option[name] / unit.size), y: mine.map((option) => option.loss), type: "scatter", mode: "markers",
-          marker: { color: mine.map((option) => shades.get(option.P).colour), symbol: best ? "star" : mine.map((option) => shades.get(option.P).marker), size: best ? 15 : 8, line: { width: 1, color: "--panel" } },
+          marker: { color: mine.map((option) => shades.get(option.P).colour), symbol: best ? "star" : mine.map((option) => shades.get(option.P).marker), size: best ? 15 : mine.map((option) => 9 * shades.get(option.P).scale), line: { width: 1, color: "--panel" } },
           text: mine.map((option) => `${best ? "best: " : ""}P ${option.P}, N ${count(option.N, 4)}<br>loss ${number(option.loss, 5)}<br>${bytes(option.memory)}, ${seconds(option.latency)}`), hoverinfo: "text",
         });
       }
@@ -84,18 +84,22 @@
     const all = Object.values(costs.steps).flat();
     const shades = looks([1, ...Object.values(costs.runs).flat().map((run) => run.P), ...all.map((step) => step.P)]);
     const controls = part.querySelector('[data-controls="cost"]');
-    const state = { batch: costs.batches[0] };
-    const field = make("fieldset", {}, make("legend", {}, "Batch size"));
-    const name = `batch-${part.dataset.group}`;
-    for (const batch of costs.batches) {
-      const radio = make("input", { type: "radio", name, value: String(batch), checked: batch === state.batch });
-      radio.addEventListener("change", () => {
-        state.batch = batch;
-        draw();
-      });
-      field.append(make("label", {}, radio, String(batch)));
-    }
-    controls.append(field);
+    const levels = [...new Set(all.map((step) => step.P))].sort((a, b) => a - b);
+    const state = { batch: costs.batches[0], P: levels[levels.length - 1] };
+    const radios = (label, field, values, form) => {
+      const set = make("fieldset", {}, make("legend", {}, label));
+      for (const value of values) {
+        const radio = make("input", { type: "radio", name: `${field}-${part.dataset.group}`, value: String(value), checked: value === state[field] });
+        radio.addEventListener("change", () => {
+          state[field] = value;
+          draw();
+        });
+        set.append(make("label", {}, radio, form(value)));
+      }
+      controls.append(set);
+    };
+    if (levels.length > 1) radios("Arrows for", "P", levels, (P) => `P = ${P}`);
+    radios("Batch size", "batch", costs.batches, String);
     legend(part.querySelector('[data-legend="cost"]'), [...byP(shades), { label: "larger N, equal loss", colour: GROWN, marker: "line" }]);
 
     function draw() {
@@ -110,12 +114,12 @@
           const mine = runs.filter((run) => run.P === P).sort((a, b) => a[what] - b[what]);
           return {
             x: mine.map((run) => run[what] / unit.size), y: mine.map((run) => run.loss), type: "scatter", mode: "lines+markers",
-            line: { color: `${look.colour}/0.6`, width: 1.3 }, marker: { color: look.colour, symbol: look.marker, size: 7 },
+            line: { color: `${look.colour}/0.6`, width: 1.3 }, marker: { color: look.colour, symbol: look.marker, size: 7 * look.scale },
             text: mine.map((run) => `P ${P}, N ${count(run.N, 4)}: loss ${number(run.loss, 5)}<br>${bytes(run.memory)}, ${seconds(run.latency)}`), hoverinfo: "text",
           };
         });
         const arrows = [];
-        for (const step of steps) {
+        for (const step of steps.filter((one) => one.P === state.P)) {
           for (const [to, colour] of [[step.plain, GROWN], [step.streams, shades.get(step.P).colour]]) {
             if (!to) continue;
             arrows.push({

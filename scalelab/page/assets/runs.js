@@ -188,7 +188,7 @@
           y: mine.map((run) => run[field]),
           type: "scatter",
           mode: "markers",
-          marker: { color: look.colour, symbol: look.marker, size: 8 },
+          marker: { color: look.colour, symbol: look.marker, size: 8 * look.scale },
           text: mine.map((run) => `P ${P}, N ${count(run.N)}${run.seed === null ? "" : `, seed ${run.seed}`}<br>${label} ${number(run[field], 4)}` +
             (field === "effective" && run.weights.length ? `<br>weights ${run.weights.map((w) => w.toFixed(2)).join(", ")}` : "")),
           hoverinfo: "text",

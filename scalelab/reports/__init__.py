@@ -3,6 +3,6 @@
 Each module makes the reports of one kind of result; `blocks` defines their parts.
 """
 
-from scalelab.report.blocks import Line, Report, Table
+from scalelab.reports.blocks import Line, Report, Table
 
 __all__ = ["Line", "Report", "Table"]

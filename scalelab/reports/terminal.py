@@ -7,7 +7,7 @@ from io import StringIO
 from textwrap import wrap as wrap_words
 from typing import TYPE_CHECKING, Any
 
-from scalelab.report.blocks import Line, Report, Table
+from scalelab.reports.blocks import Line, Report, Table
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from html import escape
 
-from scalelab.report.blocks import Line, Report, Table
+from scalelab.reports.blocks import Line, Report, Table
 
 # A page sets the variables by its theme; a notebook does not have them.
 _SERIOUS, _MUTED = "var(--serious, #b00020)", "var(--muted, #707070)"

@@ -10,8 +10,8 @@ from scalelab.cost.compare import Average, Comparison, Ratio
 from scalelab.cost.equal_loss import widened
 from scalelab.cost.request import GIB, interval_of
 from scalelab.fit.data import CONVENTIONS
-from scalelab.report.blocks import Line, Report, Table, note_lines
-from scalelab.report.plain import plain
+from scalelab.reports.blocks import Line, Report, Table, note_lines
+from scalelab.reports.plain import plain
 from scalelab.units import format_count, format_interval, format_number, plural
 
 if TYPE_CHECKING:

@@ -92,13 +92,13 @@ class Report:
 
     def text(self, width: int = 100) -> str:
         """Return plain text with tables of at most `width` columns, if that is possible without breaking numbers."""
-        from scalelab.report.terminal import as_text
+        from scalelab.reports.terminal import as_text
 
         return as_text(self, width)
 
     def html(self) -> str:
         """Return HTML for a notebook or a page."""
-        from scalelab.report.html import as_html
+        from scalelab.reports.html import as_html
 
         return as_html(self)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scalelab.report.blocks import Line, Report, Table
-from scalelab.report.plain import plain
+from scalelab.reports.blocks import Line, Report, Table
+from scalelab.reports.plain import plain
 from scalelab.units import format_count, plural
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scalelab.report.blocks import Report, Table, note_lines
-from scalelab.report.fits import equation_line
-from scalelab.report.plain import plain
+from scalelab.reports.blocks import Report, Table, note_lines
+from scalelab.reports.fits import equation_line
+from scalelab.reports.plain import plain
 from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from scalelab.plan.answer import Option, Plan
 from scalelab.plan.problem import Candidate
 from scalelab.plan.search import lowest_loss
 from scalelab.plan.shapes import MIN_WIDTH
-from scalelab.report.plan_units import interval, limits, metric, percent
+from scalelab.reports.plan_units import interval, limits, metric, percent
 from scalelab.units import format_count, format_number, plural
 
 if TYPE_CHECKING:

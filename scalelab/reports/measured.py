@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scalelab.cost.engines import ENGINES
-from scalelab.report.blocks import Line, Report, Table
+from scalelab.reports.blocks import Line, Report, Table
 
 if TYPE_CHECKING:
     from scalelab.api.measuring import Measurements

@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from scalelab.report.blocks import Line, Report, Table
-from scalelab.report.plain import plain
+from scalelab.reports.blocks import Line, Report, Table
+from scalelab.reports.plain import plain
 from scalelab.units import format_count, format_seconds
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from scalelab.report.blocks import Line, Report, Table
+from scalelab.reports.blocks import Line, Report, Table
 from scalelab.units import all_of, format_count, format_number, format_seconds, plural
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from scalelab.errors import UsageError
 from scalelab.records.schema import RECORD_SCHEMA, describe_statuses
-from scalelab.report.blocks import Line, Report, Table
+from scalelab.reports.blocks import Line, Report, Table
 from scalelab.status import RunStatus
 from scalelab.units import format_count, format_number, format_seconds, plural
 

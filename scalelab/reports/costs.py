@@ -11,7 +11,7 @@ from scalelab.cost.describe import device_notes, priced_by
 from scalelab.cost.fallback import ROOFLINE
 from scalelab.cost.hardware import WIDER, Hardware
 from scalelab.cost.request import BF16, GIB, Cost
-from scalelab.report.blocks import Line, Report, Table
+from scalelab.reports.blocks import Line, Report, Table
 from scalelab.units import format_count, plain_number, plural
 
 if TYPE_CHECKING:

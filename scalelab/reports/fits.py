@@ -9,8 +9,8 @@ import numpy as np
 
 from scalelab.fit.derived import hoffmann_form
 from scalelab.laws.base import Variable
-from scalelab.report.blocks import Line, Report, Table, note_lines
-from scalelab.report.plain import plain
+from scalelab.reports.blocks import Line, Report, Table, note_lines
+from scalelab.reports.plain import plain
 from scalelab.units import format_count, format_interval, format_number, plural
 from scalelab.visible import shortened
 

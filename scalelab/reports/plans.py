@@ -8,11 +8,11 @@ from typing import Any
 
 from scalelab.fit.derived import Estimate
 from scalelab.plan.answer import Option, Plan, gain_notes
-from scalelab.report.blocks import Line, Report, Table, note_lines
-from scalelab.report.costs import served_cells, served_headings
-from scalelab.report.plain import plain
-from scalelab.report.plan_units import cost_cells, cost_headings, interval, limits, percent, setting
-from scalelab.report.plan_words import caution, sentences, shortfall
+from scalelab.reports.blocks import Line, Report, Table, note_lines
+from scalelab.reports.costs import served_cells, served_headings
+from scalelab.reports.plain import plain
+from scalelab.reports.plan_units import cost_cells, cost_headings, interval, limits, percent, setting
+from scalelab.reports.plan_words import caution, sentences, shortfall
 from scalelab.units import format_count, format_number
 
 _DIGITS = 4

@@ -6,8 +6,8 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from scalelab.fit.verdict import shown
-from scalelab.report.blocks import Line, Report, Table
-from scalelab.report.plain import plain
+from scalelab.reports.blocks import Line, Report, Table
+from scalelab.reports.plain import plain
 
 if TYPE_CHECKING:
     from scalelab.fit.many import Comparisons
