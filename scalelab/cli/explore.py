@@ -50,4 +50,6 @@ def explore(
         print_line(done, quiet)
         return
     server = served.open_server(served.live_page(fits, devices), port)
-    served.serve(server, not no_browser, lambda url: stdout().print(f"explorer: {url} (Ctrl-C ends it)", soft_wrap=True))
+    served.serve(
+        server, not no_browser, lambda url: stdout().print(f"explorer: {url} (Ctrl-C ends it)", soft_wrap=True)
+    )

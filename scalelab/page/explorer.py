@@ -81,7 +81,7 @@ def fit_data(fit: FitResult) -> dict[str, Any]:
 
 def explorer_section(title: str = "Explorer") -> Section:
     """Return the section of a page that explorer.js fills."""
-    return Section("explorer", title, f"<style>\n{asset('explorer.css')}</style>\n<div class=\"explorer\"></div>")
+    return Section("explorer", title, f'<style>\n{asset("explorer.css")}</style>\n<div class="explorer"></div>')
 
 
 def explorer_page(

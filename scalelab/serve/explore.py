@@ -39,10 +39,10 @@ def has_display() -> bool:
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in names)
 
 
-def serve(server: ExplorerServer, browser: bool, on_start: Callable[[str], None]) -> None:
-    """Call `on_start` with the address, open it in the browser if there is one, and serve until Ctrl-C."""
+def serve(server: ExplorerServer, browser: bool, on_start: Callable[[], None]) -> None:
+    """Call `on_start`, open the page in the browser if there is one, and serve until Ctrl-C."""
     try:
-        on_start(server.url)
+        on_start()
         if browser and has_display():
             webbrowser.open(server.url)
         server.serve_forever()

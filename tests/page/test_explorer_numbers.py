@@ -1,4 +1,4 @@
-"""The explorer's numbers equal Python's: every law, intervals and plain sizes, prices of every device, the best size."""
+"""The explorer's numbers equal Python's: every law, intervals, plain sizes, prices on every device, the best size."""
 
 from __future__ import annotations
 
@@ -158,7 +158,8 @@ def test_prices_equal_those_of_python_on_every_device(page, record_property):
             const roofline = scalelab.roofline;
             const model = roofline.decoder(family, N, P, "paper");
             const on = roofline.device(tables, name, parallel);
-            const cost = roofline.price(model, {batch, tokensIn, tokensOut}, on, roofline.precision(tables, weights, kv));
+            const precise = roofline.precision(tables, weights, kv);
+            const cost = roofline.price(model, {batch, tokensIn, tokensOut}, on, precise);
             return [model.hidden, model.layers, roofline.trainFlops(model, 1e12, flops_per_token),
                 cost.memoryBytes, cost.deviceBytes, cost.weightBytes, cost.cacheBytes,
                 cost.activationBytes, cost.ttft, cost.tpot, cost.latency, cost.spread, cost.memorySpread];
@@ -176,8 +177,7 @@ def test_the_best_setting_within_the_limits_is_that_of_a_plan(page, fits, record
             return at.frontier(data, at.initial(data)).best; }"""
     )
     winner = plan.winner
-    assert winner.candidate.P == best["P"]
-    assert winner.binds == best["binds"]
+    assert (best["P"], best["binds"]) == (winner.candidate.P, winner.binds)
     report(record_property, "plan", difference([best["N"], best["loss"]], [winner.candidate.N, winner.loss.value]))
 
 

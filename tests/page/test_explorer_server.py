@@ -74,7 +74,9 @@ def test_only_this_machine_and_its_own_page_are_answered(server):
     assert ask(server, "POST", "fit", b"N,loss\n", Origin="https://evil.example")[0] == 403
 
 
-@pytest.mark.parametrize("path", ["../../etc/passwd", "%2e%2e/etc/passwd", "fit", "assets/law.js", "..", "//etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["../../etc/passwd", "%2e%2e/etc/passwd", "fit", "assets/law.js", "..", "//etc/passwd"]
+)
 def test_no_path_leads_to_a_file(server, path):
     status, _, text = ask(server, "GET", path)
     assert status in (403, 404)
@@ -91,9 +93,7 @@ def test_large_or_unsized_requests_are_refused(server):
     assert ask(server, "PUT", "fit", b"")[0] == 501
     rows = b"N,loss\n" + b"1e6,2.0\n" * (MAX_ROWS + 1)
     answer = json.loads(ask(server, "POST", "fit?name=long.csv", rows)[2])
-    assert answer == {
-        "error": "long.csv: more than 20,000 rows; fit with scalelab fit, then scalelab explore FIT"
-    }
+    assert answer == {"error": "long.csv: more than 20,000 rows; fit with scalelab fit, then scalelab explore FIT"}
 
 
 def test_a_dropped_table_gives_the_fit_of_fit_law(server, table, tmp_path):
@@ -113,12 +113,22 @@ def test_a_dropped_table_gives_the_fit_of_fit_law(server, table, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "law", "said"),
     [
-        ("bad.csv", b"size,loss\n1e6,2.0\n2e6,1.9\n", "parallel", r"bad: the law 'parallel' needs P, and .*; choose its column above, or choose another law"),
+        (
+            "bad.csv",
+            b"size,loss\n1e6,2.0\n2e6,1.9\n",
+            "parallel",
+            r"bad: the law 'parallel' needs P, and .*; choose its column above, or choose another law",
+        ),
         ("few.csv", b"N,loss\n1e6,2.0\n", "parallel", r"few: the law .*"),
         ("words.csv", b"N,loss\nbig,low\n", "params", r"words\.csv: column '\w+', row 1: .*"),
         ("empty.csv", b"", "parallel", r"empty\.csv: .*"),
         ("nul.csv", b"\x00\xff\xfe\x00" * 40, "parallel", r"nul\.csv: .*"),
-        ("../../x.csv", b"a,b\n1,2\n", "parallel", r"x\.csv: no column 'loss' \(it has: a, b\); choose its column above"),
+        (
+            "../../x.csv",
+            b"a,b\n1,2\n",
+            "parallel",
+            r"x\.csv: no column 'loss' \(it has: a, b\); choose its column above",
+        ),
         ("runs.parquet", b"PAR1", "parallel", r"runs\.parquet: not a table; its name must end in \.csv or \.tsv"),
         ("law.csv", b"N,loss\n1,2\n", "evil.py:LAW", r"law='evil\.py:LAW': choose one of parallel, .*"),
     ],

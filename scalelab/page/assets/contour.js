@@ -75,6 +75,7 @@
     y: [].concat(y),
     name,
     marker: look,
+    cliponaxis: false,
     hovertemplate: `${hover}<extra></extra>`,
   });
 
@@ -89,13 +90,13 @@
       const start = Math.ceil((Math.min(a, b) - first) / step);
       for (let k = start; first + k * step < Math.max(a, b); k++) {
         const level = first + k * step;
-        places.push([Math.log10(x[i]) + ((level - a) / (b - a)) * Math.log10(x[i + 1] / x[i]), level]);
+        places.push([Math.log10(x[i]) + ((level - a) / (b - a)) * Math.log10(x[i + 1] / x[i]), level, k]);
       }
     }
     const wide = ((14 + 7 * digits) / width) * (ends[1] - ends[0]); // of a label, in log10 N
-    let last = -Infinity;
-    const kept = places.filter(([at]) => at - last >= wide && at + wide / 2 < ends[1] && (last = at));
-    return kept.map(([at, level]) => ({
+    const every = (n) => places.filter(([at, , k]) => k % n === 0 && at + wide / 2 < ends[1]);
+    const apart = (list) => list.every(([at], i) => i === 0 || at - list[i - 1][0] >= wide);
+    return every([1, 2, 4, 5, 10].find((n) => apart(every(n))) ?? 20).map(([at, level]) => ({
       x: at,
       y: 1,
       xref: "x",
@@ -155,7 +156,6 @@
     const look = { symbol: "diamond", size: 14, color: "--series-5", line: { color: "--text", width: 1.5 } };
     traces.push(marker(state.N, state.P, "this setting", look, `this setting<br>${at(state.N, state.P, here)}`));
     const ticks = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024].filter((P) => P <= most);
-    const pad = 0.04 * Math.log10(most);
     const labels = levelLabels(x, z[ROWS - 1], Math.ceil(ends[0] / step) * step, step, width);
     return {
       traces,
@@ -163,7 +163,7 @@
       xaxis: { ...scalelab.logAxis(low, high, count, 6), title: { text: "parameters N" }, showgrid: false },
       yaxis: {
         type: "log",
-        range: [-pad, Math.log10(most) + pad],
+        range: [0, Math.log10(most)],
         tickmode: "array",
         tickvals: ticks,
         ticktext: ticks.map(String),
@@ -243,7 +243,7 @@
       annotations,
       showlegend: true,
       legend: { orientation: "h", x: 0, y: -0.16, yanchor: "top", font: { size: 12 }, itemclick: false, itemdoubleclick: false },
-      margin: { l: 50, r: 10, t: 24, b: 40 },
+      margin: { l: 50, r: 12, t: 24, b: 40 },
       dragmode: false,
     });
     return title;
