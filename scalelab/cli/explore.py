@@ -50,6 +50,5 @@ def explore(
         print_line(done, quiet)
         return
     server = served.open_server(served.live_page(fits, devices), port)
-    served.serve(
-        server, not no_browser, lambda url: stdout().print(f"explorer: {url} (Ctrl-C ends it)", soft_wrap=True)
-    )
+    line = f"explorer: {server.url} (Ctrl-C ends it)"
+    served.serve(server, not no_browser, lambda: stdout().print(line, soft_wrap=True))

@@ -11,7 +11,6 @@ from scalelab.cost.setting import decoder, preset_of
 from scalelab.errors import UsageError
 from scalelab.fit.derived import FLOPS_PER_TOKEN
 from scalelab.fit.result import FitResult
-from scalelab.laws.base import VARIABLES
 from scalelab.page.document import PLOTLY, Section, asset, document
 from scalelab.page.laws import law_data
 from scalelab.page.tables import cost_tables, family_data
@@ -58,8 +57,7 @@ def explorer_data(fits: Iterable[FitResult], devices: Mapping[str, Hardware] | N
 
 def fit_data(fit: FitResult) -> dict[str, Any]:
     """Return a fit as the explorer uses it. `law` is None if the page cannot evaluate the law."""
-    known = [name for name in fit.known if name in VARIABLES]
-    columns = {name: fit.data.values(name) for name in known}
+    columns = {name: fit.data.values(name) for name in fit.known}
     tokens = sorted({float(value) for value in columns.get("D", ())})
     return {
         "title": visible(fit.group),
