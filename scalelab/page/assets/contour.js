@@ -55,6 +55,7 @@
     }
     for (const [name, line] of Object.entries(found.lines)) {
       const shown = line.filter(([N]) => N > 0);
+      if (!shown.some(([N]) => N > low && N < high)) continue;
       traces.push({
         type: "scatter",
         mode: "lines",
@@ -142,7 +143,7 @@
       ...limitTraces(found, form, low, high),
     ];
     if (fit.runs.length) {
-      const look = { symbol: "circle-open", size: 7, color: "--text", line: { width: 1.4 } };
+      const look = { symbol: "circle", size: 7, color: "--panel", line: { color: "--text", width: 1.4 } };
       const runs = marker(fit.runs.map(([N]) => N), fit.runs.map(([, P]) => P), "runs of the fit", look, "run: N %{text}, P %{y}");
       traces.push({ ...runs, text: fit.runs.map(([N]) => count(N)) });
     }

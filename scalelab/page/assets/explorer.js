@@ -208,7 +208,7 @@
   // A sentence on how far a setting is outside the runs; empty inside.
   function outside(fit, at) {
     const far = ["N", "P"].filter((name) => fit.ranges[name] && at[name] / fit.ranges[name][1] > FAR);
-    const words = far.map((name) => `${name} is ${plain(Number((at[name] / fit.ranges[name][1]).toPrecision(2)))} times the largest of the runs`);
+    const words = far.map((name) => `${name} is ${Number((at[name] / fit.ranges[name][1]).toPrecision(2)).toLocaleString("en")} times the largest of the runs`);
     return words.length ? ` ${words.join(", and ")}.` : "";
   }
 
@@ -510,7 +510,7 @@
         const limits = bounds(data, state);
         const over = (name) => LIMITS[name].of(price) > (limits[name] ?? Infinity);
         const used = price.memoryBytes / limits.memory;
-        const share = over("memory") ? `exceeds ${size(limits.memory)}` : `${(100 * used).toFixed(0)} % of ${size(limits.memory)}`;
+        const share = over("memory") ? `exceeds ${size(limits.memory)}` : `${used < 0.01 ? "below 1" : (100 * used).toFixed(0)} % of ${size(limits.memory)}`;
         const late = (name) => (limits[name] ? `${over(name) ? "exceeds" : "within"} ${span(limits[name])}` : "no limit");
         list.push(
           tile("Memory", size(price.memoryBytes), around(price.memoryBytes, price.memorySpread, size), share, over("memory")),
