@@ -215,7 +215,7 @@ def _told_apart(studies: Sequence[Study], sources: Sequence[Source]) -> list[Stu
     for study in studies:
         title, stem = study.title, slug(study.slug, slugs)
         if title in made:
-            title = f"{title} ({sources[study.source].title})"
+            title = f"{title} ({sources[study.source].runs.title})"
         while title in made:
             title += "′"
         slugs.add(stem)
@@ -224,6 +224,6 @@ def _told_apart(studies: Sequence[Study], sources: Sequence[Source]) -> list[Stu
 
 
 def _title(sources: Sequence[Source]) -> str:
-    names = [source.title for source in sources]
+    names = [source.runs.title for source in sources]
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return f"Scaling laws: {', '.join(names[:2])}{more}"

@@ -95,7 +95,7 @@ def _curves_panel(runs: Runs) -> str:
     without = len(runs) - len(runs.curves)
     missing = f" {plural(without, 'run has', 'runs have')} no curve." if without else ""
     return (
-        '<figure class="panel"><h3>Loss curves</h3><div class="controls no-print" data-controls="curves"></div>'
+        '<figure class="panel"><h3>Loss curves</h3><div class="controls" data-controls="curves"></div>'
         '<div class="chart" data-chart="curves"></div><figcaption>Training loss over training tokens. '
         f"Drag to zoom, double-click to see all.{missing}</figcaption></figure>"
     )
@@ -186,7 +186,8 @@ def _warnings(health: Sequence[Mapping[str, Any]]) -> str:
             size = "" if run["N"] is None else f"N {format_count(run['N'])}, "
             named.setdefault(code, []).append(f"{size}P {run['P'] or 1:.0f}{seed}")
     if not named:
-        return f'<div class="panel"><p>No warnings about the streams of {plural(len(health), "run")} with P &gt; 1.</p></div>'
+        text = f"No warnings about the streams of {plural(len(health), 'run')} with P &gt; 1."
+        return f'<div class="panel"><p>{text}</p></div>'
     items = []
     for code, where in named.items():
         advice = advice_of(code)

@@ -59,7 +59,7 @@ def test_runs_are_sorted_and_filtered_by_keyboard(open_page, paper):
         if corpus == "pile"
     )
     page.fill("input[type=search]", "")
-    page.select_option("label:has-text('P') >> nth=0 >> select", "8")
+    page.select_option(".filters label >> nth=0 >> select", "8")
     assert {*column(page, "n_streams")} == {"8"}
     assert "12 of 48 runs" in page.inner_text(".filters")
 
