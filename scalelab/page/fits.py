@@ -69,7 +69,7 @@ def _equation(fit: FitResult) -> str:
     """Return the law with the names of its parameters and with their values, and the meaning of its variables."""
     law = symbolic(fit.law)
     constants = fitted(fit.law, fit.values) or f"<code>{escape(fit.equation())}</code>"
-    explained = [v for v in fit.law.variables if v in VARIABLES]
+    explained: list[Variable] = [v for v in _VARIABLES if v in fit.law.variables]
     meaning = "; ".join(f"<i>{v}</i> is {escape(visible(_meaning(fit, v)))}" for v in explained)
     return (
         f'<div class="panel equation"><p class="muted">The <b>{escape(visible(fit.law.name))}</b> law, fitted to '

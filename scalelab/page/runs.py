@@ -137,22 +137,25 @@ def health_data(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the diagnostics of each run with streams: similarity, weights and warnings."""
     found = []
     for row in frame.to_dict("records"):
-        weights = row["mixture_weights"]
-        has_weights = weights is not None and np.ndim(weights) == 1 and len(weights) > 1
-        if not has_weights and _known(row["stream_correlation"]) is None:
+        weights, warnings = _items(row["mixture_weights"]), _items(row["stream_warnings"])
+        if not weights and _known(row["stream_correlation"]) is None:
             continue
-        warnings = row["stream_warnings"]
         found.append(
             {name: _known(row[column]) for name, column in _SIZES.items()}
             | {
                 "cosine": _known(row["stream_cosine"]),
                 "correlation": _known(row["stream_correlation"]),
-                "weights": rounded(weights, 4) if has_weights else [],
-                "effective": _effective(weights) if has_weights else None,
-                "warnings": [] if warnings is None or np.ndim(warnings) != 1 else [str(w) for w in warnings],
+                "weights": rounded(weights, 4),
+                "effective": _effective(weights) if weights else None,
+                "warnings": [str(warning) for warning in warnings],
             }
         )
     return found
+
+
+def _items(value: Any) -> list[Any]:
+    """Return a list in a table of pandas; empty where it is missing."""
+    return list(value) if np.ndim(value) == 1 else []
 
 
 def _effective(weights: Sequence[float]) -> float:

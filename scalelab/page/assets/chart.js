@@ -127,6 +127,7 @@
       showline: true,
       zeroline: false,
       automargin: true,
+      exponentformat: "power",
       title: { standoff: 10, font: { size: 13 } },
       tickfont: { size: 12 },
     };

@@ -53,7 +53,7 @@
       const others = groups.map((other, i) => [other, i]).filter(([other, i]) =>
         i !== index && other.charts && other.charts.over === charts.over && other.charts.curves.length <= 16);
       if (others.length && others.length <= 5) {
-        controls.append(boxes("Also show", others.map(([other, i]) => ({ value: i, label: short(other.title), on: false })), set("others")));
+        controls.append(boxes("Also show", others.map(([other, i]) => ({ value: i, label: short(other.title, 30), on: false })), set("others")));
       }
       if (charts.curves.some((curve) => curve.low.some((v) => v !== null))) {
         controls.append(boxes("", [{ value: "on", label: "95 % bands", on: state.bands }], (value) => {
@@ -151,9 +151,10 @@
     const x = charts.points[over];
     const known = x.filter((v) => v !== null);
     const most = element.clientWidth < 500 ? 4 : 6;
+    const worst = Math.max(...charts.points.residual.map(Math.abs));
     scalelab.chart(element, [markers(charts, found, x, charts.points.residual)], {
       xaxis: { ...scalelab.logAxis(Math.min(...known) / 1.3, Math.max(...known) * 1.3, count, most), title: { text: scalelab.escape(over === "N" ? charts.sizeLabel : charts.label) } },
-      yaxis: { title: { text: "predicted over measured, %" } },
+      yaxis: { title: { text: "predicted over measured, %" }, ...(worst < 1e-3 ? { range: [-1.5e-3, 1.5e-3] } : {}) },
       shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0, layer: "below", line: { color: "--muted", width: 1.2 } }],
     });
   }
