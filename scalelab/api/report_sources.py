@@ -17,7 +17,7 @@ from scalelab.file_names import slug
 from scalelab.fit import FitResult, load_fit
 from scalelab.fit.data import COLUMNS, CONVENTIONS
 from scalelab.fit.many import FitResults
-from scalelab.laws import Law
+from scalelab.laws import LAWS, Law
 from scalelab.records.schema import conform
 from scalelab.status import RunStatus
 
@@ -45,7 +45,8 @@ def open_sources(
         UsageError: A source does not exist or is of another kind, or rows of a fit were to be selected.
         DataError: A file cannot be read.
     """
-    found = [one for source in sources for one in _open(source, columns, where, law)]
+    own = None if law is None or law.name in LAWS else law  # fits of the library's laws know theirs
+    found = [one for source in sources for one in _open(source, columns, where, own)]
     if (columns or where) and all(one.fits for one in found):
         reason = "selects rows of tables, and every source is a fit; fit again with it"
         raise UsageError(reason, argument="columns" if columns else "where")

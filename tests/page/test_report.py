@@ -172,6 +172,7 @@ def test_the_law_follows_from_what_varies(table_of):
     assert default_law(sl.read(plain[plain["n_tokens"] == 1e9])).name == "parallel"
     compute = pd.DataFrame({"train_flops": [1e18, 1e19, 1e20], "loss": [3.0, 2.5, 2.2]})
     assert default_law(sl.read(compute)).name == "compute"
+    assert default_law(sl.read(pd.DataFrame({"N": [1e9, 1e10], "loss": [3.0, 2.5]}))).name == "params"
     assert default_law(sl.read(pd.DataFrame({"D": [1e9, 1e10], "loss": [3.0, 2.5]}))).name == "tokens"
 
 
