@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from scalelab.file_names import slug
 from scalelab.fit import FitResult, load_fit
 from scalelab.fit.data import COLUMNS, CONVENTIONS
 from scalelab.fit.many import FitResults
-from scalelab.laws import Law
+from scalelab.laws import LAWS, Law
 from scalelab.records.schema import conform
 from scalelab.status import RunStatus
 
@@ -35,11 +35,6 @@ class Source:
     runs: Runs
     fits: Mapping[str, FitResult] = field(default_factory=dict[str, FitResult])
 
-    @property
-    def title(self) -> str:
-        """The last part of the name, or the title of the runs."""
-        return Path(self.name).name if self.name else self.runs.title
-
 
 def open_sources(
     sources: Sequence[Any], columns: Mapping[str, str] | None, where: str | None, law: Law | None
@@ -50,7 +45,8 @@ def open_sources(
         UsageError: A source does not exist or is of another kind, or rows of a fit were to be selected.
         DataError: A file cannot be read.
     """
-    found = [one for source in sources for one in _open(source, columns, where, law)]
+    own = None if law is None or law.name in LAWS else law  # fits of the library's laws know theirs
+    found = [one for source in sources for one in _open(source, columns, where, own)]
     if (columns or where) and all(one.fits for one in found):
         reason = "selects rows of tables, and every source is a fit; fit again with it"
         raise UsageError(reason, argument="columns" if columns else "where")
@@ -69,9 +65,15 @@ def _open(source: Any, columns: Mapping[str, str] | None, where: str | None, law
         if files:
             return [_of_fit(load_fit(file, law), str(file)) for file in files]
         if not columns:
-            return [Source(str(source), list_runs(source, where=where))]
-        return [Source(str(source), _runs_of(read(source, columns, where), str(source)))]
+            return [Source(str(source), replace(list_runs(source, where=where), title=_short(source)))]
+        return [Source(str(source), _runs_of(read(source, columns, where), _short(source)))]
     return [Source("", _runs_of(read(source, columns, where), "table"))]
+
+
+def _short(source: str | Path) -> str:
+    """Return a path as a title: an absolute one would tell readers about this machine."""
+    path = Path(source)
+    return f"{path.parent.name}/{path.name}" if path.is_absolute() else str(source)
 
 
 def _saved_fits(path: Path) -> list[Path]:
@@ -107,5 +109,4 @@ def _of_fit(fit: FitResult, name: str) -> Source:
     if "N" in data.known:
         frame = frame.assign(n_params=data.N, n_params_backbone=data.size)
     frame = conform(frame.assign(n_streams=data.P, status=RunStatus.OK, corpus=fit.group)).assign(file="")
-    title = Path(name).name if name else fit.group
-    return Source(name, Runs(title, frame, Table(frame, (), 0)), {slug(fit.group): fit})
+    return Source(name, Runs(_short(name) if name else fit.group, frame, Table(frame, (), 0)), {slug(fit.group): fit})

@@ -80,8 +80,8 @@ def report(
             files of saved fits, or folders of these.
         out: The file to write.
         title: Title of the page; by default the names of the sources.
-        law: Law to fit; by default "parallel", "joint" if N, D and P vary, "chinchilla" if N and D do, and "compute" or
-            "tokens" for tables without N. For saved fits of your own law, that law.
+        law: Law to fit; by default "parallel", "joint" if N, D and P vary, "chinchilla" if N and D do, and "params",
+            "compute" or "tokens" for tables with one variable. For saved fits of your own law, that law.
         columns: Map from field to column or expression, as for `fit_law`.
         where: Condition that selects rows, as for `fit_law`.
         points: Rows of runs that have several, as for `fit_law`.
@@ -205,7 +205,7 @@ def default_law(table: Table) -> Law:
         return get_law("compute" if records["train_flops"].notna().all() else "tokens")
     if {"n_params", "n_tokens"} <= varied and records["n_tokens"].notna().all():
         return get_law("joint" if "n_streams" in varied else "chinchilla")
-    return get_law("parallel")
+    return get_law("params" if records["n_streams"].isna().all() else "parallel")
 
 
 def _told_apart(studies: Sequence[Study], sources: Sequence[Source]) -> list[Study]:
@@ -215,7 +215,7 @@ def _told_apart(studies: Sequence[Study], sources: Sequence[Source]) -> list[Stu
     for study in studies:
         title, stem = study.title, slug(study.slug, slugs)
         if title in made:
-            title = f"{title} ({sources[study.source].title})"
+            title = f"{title} ({sources[study.source].runs.title})"
         while title in made:
             title += "′"
         slugs.add(stem)
@@ -224,6 +224,6 @@ def _told_apart(studies: Sequence[Study], sources: Sequence[Source]) -> list[Stu
 
 
 def _title(sources: Sequence[Source]) -> str:
-    names = [source.title for source in sources]
+    names = [source.runs.title for source in sources]
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return f"Scaling laws: {', '.join(names[:2])}{more}"

@@ -69,7 +69,7 @@ def _equation(fit: FitResult) -> str:
     """Return the law with the names of its parameters and with their values, and the meaning of its variables."""
     law = symbolic(fit.law)
     constants = fitted(fit.law, fit.values) or f"<code>{escape(fit.equation())}</code>"
-    explained = [v for v in fit.law.variables if v in VARIABLES]
+    explained: list[Variable] = [v for v in _VARIABLES if v in fit.law.variables]
     meaning = "; ".join(f"<i>{v}</i> is {escape(visible(_meaning(fit, v)))}" for v in explained)
     return (
         f'<div class="panel equation"><p class="muted">The <b>{escape(visible(fit.law.name))}</b> law, fitted to '
@@ -78,8 +78,10 @@ def _equation(fit: FitResult) -> str:
     )
 
 
-def _meaning(fit: FitResult, variable: str) -> str:
-    text = fit.meaning(variable)  # type: ignore[arg-type]  # a variable of the law
+def _meaning(fit: FitResult, variable: Variable) -> str:
+    text = fit.meaning(variable)
+    if text == variable:  # a column that is named like the variable
+        return VARIABLES[variable]
     return f"the column {text}" if text == fit.columns.get(variable) else text
 
 
@@ -90,7 +92,7 @@ def _loss_panel(fit: FitResult) -> str:
         )
     band = "Bands: 95 % bootstrap intervals of the law. " if fit.draws else ""
     return (
-        f'<figure class="panel"><h3>Loss over {loss_axis(fit)}</h3><div class="controls no-print" data-controls="loss">'
+        f'<figure class="panel"><h3>Loss over {loss_axis(fit)}</h3><div class="controls" data-controls="loss">'
         f'</div><div class="chart" data-chart="loss"></div><figcaption>{band}Curves are dashed outside the runs. '
         "Drag to zoom, double-click to see all.</figcaption></figure>"
     )
@@ -159,7 +161,8 @@ def fit_data(fit: FitResult) -> dict[str, Any]:
 
 
 def _label(fit: FitResult, variable: Variable) -> str:
-    return shortened(visible(fit.label(variable), keep=""), 80)
+    text = f"{variable}, {VARIABLES[variable]}" if fit.meaning(variable) == variable else fit.label(variable)
+    return shortened(visible(text, keep=""), 80)
 
 
 def _curves(fit: FitResult, over: Variable) -> Iterator[dict[str, Any]]:

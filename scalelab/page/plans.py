@@ -152,7 +152,7 @@ def _compare(costs: CostComparison | ScalelabError | None) -> str:
     sentences = Report(tuple(b for b in report.blocks if isinstance(b, Line) and b.kind != "dim"))
     return (
         '<figure class="panel"><h3>Streams against a larger N</h3>'
-        '<div class="controls no-print" data-controls="cost"></div><div class="legend" data-legend="cost"></div>'
+        '<div class="controls" data-controls="cost"></div><div class="legend" data-legend="cost"></div>'
         '<div class="pair"><div class="chart small-chart" data-chart="cost-memory"></div>'
         '<div class="chart small-chart" data-chart="cost-latency"></div></div>'
         "<figcaption>Lines join the measured runs of one P. Arrows begin at a plain model: one adds streams to it, the "

@@ -11,7 +11,7 @@ from scalelab.fit.result import library_versions
 from scalelab.page.contents import Contents
 from scalelab.page.document import Section
 from scalelab.reports.blocks import Report, Table
-from scalelab.visible import visible
+from scalelab.visible import shortened, visible
 
 
 def provenance_section(contents: Contents) -> Section:
@@ -40,7 +40,7 @@ def _hashes(fits: Sequence[FitResult]) -> Table:
         chosen = [f"where {fit.origin['where']}"] if fit.origin.get("where") else []
         chosen += [f"map {fit.origin['map']}"] if fit.origin.get("map") else []
         source = "; ".join([fit.origin.get("source") or "a table in memory", *chosen])
-        table.add(fit.group, str(len(fit.runs)), fit.law.name, fit.data_hash, source)
+        table.add(shortened(fit.group, 60), str(len(fit.runs)), fit.law.name, fit.data_hash, source)
     return table
 
 

@@ -95,7 +95,7 @@ def _curves_panel(runs: Runs) -> str:
     without = len(runs) - len(runs.curves)
     missing = f" {plural(without, 'run has', 'runs have')} no curve." if without else ""
     return (
-        '<figure class="panel"><h3>Loss curves</h3><div class="controls no-print" data-controls="curves"></div>'
+        '<figure class="panel"><h3>Loss curves</h3><div class="controls" data-controls="curves"></div>'
         '<div class="chart" data-chart="curves"></div><figcaption>Training loss over training tokens. '
         f"Drag to zoom, double-click to see all.{missing}</figcaption></figure>"
     )
@@ -137,22 +137,25 @@ def health_data(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the diagnostics of each run with streams: similarity, weights and warnings."""
     found = []
     for row in frame.to_dict("records"):
-        weights = row["mixture_weights"]
-        has_weights = weights is not None and np.ndim(weights) == 1 and len(weights) > 1
-        if not has_weights and _known(row["stream_correlation"]) is None:
+        weights, warnings = _items(row["mixture_weights"]), _items(row["stream_warnings"])
+        if not weights and _known(row["stream_correlation"]) is None:
             continue
-        warnings = row["stream_warnings"]
         found.append(
             {name: _known(row[column]) for name, column in _SIZES.items()}
             | {
                 "cosine": _known(row["stream_cosine"]),
                 "correlation": _known(row["stream_correlation"]),
-                "weights": rounded(weights, 4) if has_weights else [],
-                "effective": _effective(weights) if has_weights else None,
-                "warnings": [] if warnings is None or np.ndim(warnings) != 1 else [str(w) for w in warnings],
+                "weights": rounded(weights, 4),
+                "effective": _effective(weights) if weights else None,
+                "warnings": [str(warning) for warning in warnings],
             }
         )
     return found
+
+
+def _items(value: Any) -> list[Any]:
+    """Return a list in a table of pandas; empty where it is missing."""
+    return list(value) if np.ndim(value) == 1 else []
 
 
 def _effective(weights: Sequence[float]) -> float:
@@ -186,7 +189,8 @@ def _warnings(health: Sequence[Mapping[str, Any]]) -> str:
             size = "" if run["N"] is None else f"N {format_count(run['N'])}, "
             named.setdefault(code, []).append(f"{size}P {run['P'] or 1:.0f}{seed}")
     if not named:
-        return f'<div class="panel"><p>No warnings about the streams of {plural(len(health), "run")} with P &gt; 1.</p></div>'
+        text = f"No warnings about the streams of {plural(len(health), 'run')} with P &gt; 1."
+        return f'<div class="panel"><p>{text}</p></div>'
     items = []
     for code, where in named.items():
         advice = advice_of(code)

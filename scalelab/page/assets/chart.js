@@ -7,28 +7,24 @@
   scalelab.data = block ? JSON.parse(block.textContent) : {};
 
   // Formats: as scalelab/units.py writes numbers.
-  // JavaScript's toPrecision, without trailing zeros and with Python's rule for exponents.
-  function significant(value, digits) {
-    const text = value.toPrecision(digits);
-    const exponent = value === 0 ? 0 : Number(value.toExponential(digits - 1).split("e")[1]);
-    if (exponent < -4 || exponent >= digits) {
-      const [mantissa, power] = value.toExponential(digits - 1).split("e");
-      return trimmed(mantissa) + "e" + Number(power);
-    }
-    return trimmed(text);
+  // Python's format ".{digits}g": 0.5, 1e-05, 1e+16.
+  function general(value, digits) {
+    const [mantissa, power] = value.toExponential(digits - 1).split("e");
+    const exponent = value === 0 ? 0 : Number(power);
+    if (exponent >= -4 && exponent < digits) return trimmed(value.toFixed(Math.max(0, digits - 1 - exponent)));
+    return `${trimmed(mantissa)}e${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
   }
   function trimmed(text) {
     return text.includes(".") ? text.replace(/0+$/, "").replace(/\.$/, "") : text;
   }
-  function plain(value, digits) {
-    return Math.round(value) >= 10 ** digits ? String(Math.round(value)) : significant(value, digits);
-  }
+  const significant = (value, digits) => general(value, digits).replace(/e([+-])0?/, (_, sign) => (sign === "-" ? "e-" : "e"));
+  const plain = (value, digits) => (Math.round(value) >= 10 ** digits ? String(Math.round(value)) : general(value, digits));
   function count(value, digits = 3) {
     if (Math.abs(value) >= 1e15) return significant(value, digits);
     for (const [factor, letter] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
-      if (Math.abs(value) >= factor * 0.9995) return significant(value / factor, digits) + letter;
+      if (Math.abs(value) >= factor * 0.9995) return plain(value / factor, digits) + letter;
     }
-    return significant(value, digits);
+    return general(value, digits);
   }
   function bytes(value, digits = 3) {
     for (const [power, unit] of [[4, "TiB"], [3, "GiB"], [2, "MiB"], [1, "KiB"]]) {
@@ -63,7 +59,7 @@
   // Colours and markers by rank. "--series-1" is a colour of the theme, "--series-1/0.2" the same at an opacity of
   // 0.2; `chart` puts in the colours of the theme that is shown.
   scalelab.colours = [0, 1, 2, 3, 4, 5, 6].map((i) => `--series-${i}`);
-  scalelab.markers = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x"];
+  scalelab.markers = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x"];
   scalelab.look = function (rank) {
     const at = rank % scalelab.colours.length;
     // A triangle of one size looks smaller than a circle of the same.
@@ -131,6 +127,7 @@
       showline: true,
       zeroline: false,
       automargin: true,
+      exponentformat: "power",
       title: { standoff: 10, font: { size: 13 } },
       tickfont: { size: 12 },
     };
@@ -173,6 +170,12 @@
   scalelab.chart = function (element, traces, layout) {
     drawn.set(element, { traces, layout });
     return draw(element);
+  };
+  // Fit the charts to their elements again, after a change of the layout.
+  scalelab.resize = function () {
+    for (const element of drawn.keys()) {
+      if (element.isConnected && element.offsetParent) window.Plotly.Plots.resize(element);
+    }
   };
   document.addEventListener("scalelab:theme", () => {
     for (const element of drawn.keys()) {

@@ -102,14 +102,23 @@
   function looks(levels) {
     const sorted = [...new Set(levels.filter((level) => level !== null && level !== undefined))].sort((a, b) => a - b);
     const every = scalelab.data.P || sorted;
-    return new Map(sorted.map((level, rank) => [level, scalelab.look(every.includes(level) ? every.indexOf(level) : rank)]));
+    // As in the figures, a power of two has its own look, whatever other levels there are.
+    const powers = [...every, ...sorted].every((level) => [1, 2, 4, 8, 16, 32, 64].includes(level));
+    const rank = (level, i) => (powers ? Math.log2(level) : every.includes(level) ? every.indexOf(level) : i);
+    return new Map(sorted.map((level, i) => [level, scalelab.look(rank(level, i))]));
   }
 
   function byP(map) {
     return [...map].map(([P, look]) => ({ value: P, label: `P = ${P}`, colour: look.colour, marker: look.marker }));
   }
 
-  scalelab.ui = { make, swatch, boxes, select, slider, legend, save, looks, byP };
+  // A long name, its middle left out.
+  function short(text, longest = 40) {
+    const letters = [...text];
+    return letters.length > longest ? `${letters.slice(0, Math.floor(longest * 0.65)).join("")}…${letters.slice(-Math.floor(longest * 0.3)).join("")}` : text;
+  }
+
+  scalelab.ui = { short, make, swatch, boxes, select, slider, legend, save, looks, byP };
 
   // The group that the page shows. Parts of other groups are hidden; charts are drawn when they are first seen.
   const drawers = new Map(); // group -> functions that draw its charts

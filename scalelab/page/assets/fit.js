@@ -3,7 +3,7 @@
   "use strict";
 
   const scalelab = window.scalelab;
-  const { make, boxes, looks, byP, legend } = scalelab.ui;
+  const { short, make, boxes, looks, byP, legend } = scalelab.ui;
   const { count, interval } = scalelab.format;
   const DASHES = ["solid", "dot", "dashdot", "longdash"];
   const groups = scalelab.data.groups || [];
@@ -53,7 +53,7 @@
       const others = groups.map((other, i) => [other, i]).filter(([other, i]) =>
         i !== index && other.charts && other.charts.over === charts.over && other.charts.curves.length <= 16);
       if (others.length && others.length <= 5) {
-        controls.append(boxes("Also show", others.map(([other, i]) => ({ value: i, label: other.title, on: false })), set("others")));
+        controls.append(boxes("Also show", others.map(([other, i]) => ({ value: i, label: short(other.title, 30), on: false })), set("others")));
       }
       if (charts.curves.some((curve) => curve.low.some((v) => v !== null))) {
         controls.append(boxes("", [{ value: "on", label: "95 % bands", on: state.bands }], (value) => {
@@ -99,6 +99,7 @@
         symbol: found.map(({ look }) => (hollow ? `${look.marker}-open` : look.marker)),
         size: found.map(({ look }) => (found.length > 150 ? 6 : 8) * (look.scale || 1)),
         opacity: found.length > 150 ? 0.75 : 1,
+        line: { width: hollow ? 1.5 : 0 },
       },
       text: found.map(({ i }) => `${title}${about(charts, i)}<br>measured ${points.loss[i].toFixed(4)}, law ${points.predicted[i].toFixed(4)}` +
         ` (${points.residual[i] >= 0 ? "+" : ""}${points.residual[i].toFixed(2)} %)`),
@@ -113,7 +114,7 @@
       const charts = groups[at].charts;
       const mine = at === index ? levels : levelsOf(charts);
       const wanted = at === index ? state : { P: state.P, D: new Set(mine.curves) };
-      const title = rank ? `${scalelab.escape(groups[at].title)}<br>` : "";
+      const title = rank ? `${scalelab.escape(short(groups[at].title, 60))}<br>` : "";
       for (const curve of charts.curves) {
         if ((curve.P !== null && mine.shades.size > 1 && !wanted.P.has(curve.P)) || (curve.D !== null && !wanted.D.has(curve.D))) continue;
         const look = mine.onD ? mine.ramp.get(curve.D) : mine.shades.get(curve.P) || scalelab.look(0);
@@ -150,9 +151,10 @@
     const x = charts.points[over];
     const known = x.filter((v) => v !== null);
     const most = element.clientWidth < 500 ? 4 : 6;
+    const worst = Math.max(...charts.points.residual.map(Math.abs));
     scalelab.chart(element, [markers(charts, found, x, charts.points.residual)], {
       xaxis: { ...scalelab.logAxis(Math.min(...known) / 1.3, Math.max(...known) * 1.3, count, most), title: { text: scalelab.escape(over === "N" ? charts.sizeLabel : charts.label) } },
-      yaxis: { title: { text: "predicted over measured, %" } },
+      yaxis: { title: { text: "predicted over measured, %" }, ...(worst < 1e-3 ? { range: [-1.5e-3, 1.5e-3] } : {}) },
       shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0, layer: "below", line: { color: "--muted", width: 1.2 } }],
     });
   }

@@ -18,9 +18,15 @@
   let before = root.dataset.theme;
   window.addEventListener("beforeprint", () => {
     before = root.dataset.theme;
+    root.classList.add("printing");
     show("light");
+    scalelab.resize();
   });
-  window.addEventListener("afterprint", () => show(before));
+  window.addEventListener("afterprint", () => {
+    root.classList.remove("printing");
+    show(before);
+    scalelab.resize();
+  });
 
   const links = new Map([...document.querySelectorAll(".top nav a")].map((a) => [a.hash.slice(1), a]));
   const seen = new Set();
@@ -47,7 +53,7 @@
     if (!list.length) return;
     scalelab.showGroup(0);
     if (list.length === 1) return;
-    const items = list.map((group, i) => ({ value: i, label: group.title }));
+    const items = list.map((group, i) => ({ value: i, label: scalelab.ui.short(group.title, 60) }));
     const choice = scalelab.ui.select("Group", items, (value) => scalelab.showGroup(Number(value)), 0);
     choice.className = "choice";
     button.before(choice);
@@ -63,11 +69,11 @@
     };
     sources.forEach((source, i) => {
       const name = sources.length > 1 ? `runs-${i + 1}.csv` : "runs.csv";
-      add(sources.length > 1 ? `Runs of ${source.name} as CSV` : "Runs as CSV", () => scalelab.ui.save(name, source.csv, "text/csv"));
+      add(sources.length > 1 ? `Runs of ${scalelab.ui.short(source.name)} as CSV` : "Runs as CSV", () => scalelab.ui.save(name, source.csv, "text/csv"));
     });
     for (const group of list) {
       if (!group.fit) continue;
-      const label = list.length > 1 ? `Fit of ${group.title} as JSON` : "Fit as JSON";
+      const label = list.length > 1 ? `Fit of ${scalelab.ui.short(group.title)} as JSON` : "Fit as JSON";
       add(label, () => scalelab.ui.save(`${group.slug}.json`, group.fit, "application/json"));
     }
   }

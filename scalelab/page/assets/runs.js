@@ -3,7 +3,7 @@
   "use strict";
 
   const scalelab = window.scalelab;
-  const { make, boxes, select, slider, looks, byP, legend } = scalelab.ui;
+  const { short, make, boxes, select, slider, looks, byP, legend } = scalelab.ui;
   const { count, number } = scalelab.format;
 
   for (const part of document.querySelectorAll(".source")) {
@@ -74,10 +74,6 @@
     });
     controls.append(shown);
     filter();
-  }
-
-  function short(text) {
-    return text.length > 32 ? `${text.slice(0, 20)}…${text.slice(-10)}` : text;
   }
 
   function smoothed(values, width) {
@@ -188,7 +184,7 @@
           y: mine.map((run) => run[field]),
           type: "scatter",
           mode: "markers",
-          marker: { color: look.colour, symbol: look.marker, size: 8 * look.scale },
+          marker: { color: look.colour, symbol: look.marker, size: 8 * look.scale, line: { width: 0 } },
           text: mine.map((run) => `P ${P}, N ${count(run.N)}${run.seed === null ? "" : `, seed ${run.seed}`}<br>${label} ${number(run[field], 4)}` +
             (field === "effective" && run.weights.length ? `<br>weights ${run.weights.map((w) => w.toFixed(2)).join(", ")}` : "")),
           hoverinfo: "text",
