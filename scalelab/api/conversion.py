@@ -62,8 +62,8 @@ class Conversion(Shown):
     start: str
     notes: tuple[str, ...]  # on sequences longer than the model was trained for
 
-    _report: ClassVar[str] = "scalelab.report.streams:conversion_report"
-    _json: ClassVar[str] = "scalelab.report.streams:conversion_json"
+    _report: ClassVar[str] = "scalelab.reports.streams:conversion_report"
+    _json: ClassVar[str] = "scalelab.reports.streams:conversion_json"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each number of streams."""

@@ -46,9 +46,9 @@ class Diagnosis(Shown):
     words: tuple[str, ...]  # the first T tokens of the text
     weights: np.ndarray  # aggregator weights at each of them, [T, P]
 
-    _report: ClassVar[str] = "scalelab.report.streams:diagnosis_report"
+    _report: ClassVar[str] = "scalelab.reports.streams:diagnosis_report"
     _figure: ClassVar[str] = "scalelab.plot.streams:plot_diagnosis"
-    _json: ClassVar[str] = "scalelab.report.streams:diagnosis_json"
+    _json: ClassVar[str] = "scalelab.reports.streams:diagnosis_json"
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -61,9 +61,9 @@ class Measurements(Shown):
     hardware: Hardware | None = None
     profile: Path | None = None
 
-    _report: ClassVar[str] = "scalelab.report.measured:measurements_report"
+    _report: ClassVar[str] = "scalelab.reports.measured:measurements_report"
     _figure: ClassVar[str] = "scalelab.plot.measured:plot_measurements"
-    _json: ClassVar[str] = "scalelab.report.measured:measurements_json"
+    _json: ClassVar[str] = "scalelab.reports.measured:measurements_json"
 
     def median_error(self, engine: str, quantity: str) -> float | None:
         """Return the median of |predicted / measured − 1|, or None without predictions.

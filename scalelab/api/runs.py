@@ -40,7 +40,7 @@ class Runs(Shown):
     columns: tuple[str, ...] = ()
     faults: list[DataError] = field(default_factory=list[DataError])
 
-    _report: ClassVar[str] = "scalelab.report.runs:runs_report"
+    _report: ClassVar[str] = "scalelab.reports.runs:runs_report"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each run."""
@@ -48,13 +48,13 @@ class Runs(Shown):
 
     def to_csv(self) -> str:
         """Return CSV with exact values, which `read` can read."""
-        from scalelab.report.runs import as_csv
+        from scalelab.reports.runs import as_csv
 
         return as_csv(self.frame, self.columns)
 
     def to_json(self) -> str:
         """Return a JSON list with an object for each run."""
-        from scalelab.report.runs import as_json
+        from scalelab.reports.runs import as_json
 
         return as_json(self.frame, self.columns)
 
@@ -117,7 +117,7 @@ def list_runs(
     """
     from scalelab import records
     from scalelab.records.read import nothing_there
-    from scalelab.report.runs import column_name, sort_runs
+    from scalelab.reports.runs import column_name, sort_runs
 
     if descending and sort is None:
         raise UsageError("needs `sort=COLUMN`", argument="descending")

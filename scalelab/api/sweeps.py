@@ -37,8 +37,8 @@ class SweepResult(Shown):
     records: pd.DataFrame
     models: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
-    _report: ClassVar[str] = "scalelab.report.sweeps:sweep_report"
-    _json: ClassVar[str] = "scalelab.report.sweeps:sweep_json"
+    _report: ClassVar[str] = "scalelab.reports.sweeps:sweep_report"
+    _json: ClassVar[str] = "scalelab.reports.sweeps:sweep_json"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each run, with the columns of the record."""
@@ -75,8 +75,8 @@ class SweepPlan(Shown):
     plan: SweepEstimate
     warnings: tuple[str, ...]
 
-    _report: ClassVar[str] = "scalelab.report.sweeps:sweep_plan_report"
-    _json: ClassVar[str] = "scalelab.report.sweeps:sweep_plan_json"
+    _report: ClassVar[str] = "scalelab.reports.sweeps:sweep_plan_report"
+    _json: ClassVar[str] = "scalelab.reports.sweeps:sweep_plan_json"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each run, in bytes, seconds and FLOPs."""

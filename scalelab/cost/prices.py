@@ -42,8 +42,8 @@ class Prices(Shown):
     notes: tuple[str, ...] = ()
     most: tuple[MaxRequests, ...] = ()
 
-    _report: ClassVar[str] = "scalelab.report.costs:prices_report"
-    _json: ClassVar[str] = "scalelab.report.costs:prices_json"
+    _report: ClassVar[str] = "scalelab.reports.costs:prices_report"
+    _json: ClassVar[str] = "scalelab.reports.costs:prices_json"
 
     @property
     def name(self) -> str:

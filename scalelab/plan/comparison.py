@@ -72,9 +72,9 @@ class CostComparison(Shown):
     notes: tuple[str, ...]
     groups: Mapping[str, Group]
 
-    _report: ClassVar[str] = "scalelab.report.comparison:comparison_report"
+    _report: ClassVar[str] = "scalelab.reports.comparison:comparison_report"
     _figure: ClassVar[str] = "scalelab.plot.comparison:plot_comparison"
-    _json: ClassVar[str] = "scalelab.report.comparison:comparison_json"
+    _json: ClassVar[str] = "scalelab.reports.comparison:comparison_json"
 
     def __iter__(self) -> Iterator[Answer]:
         return iter(self.answers)

@@ -16,7 +16,7 @@ from scalelab.plan.answer import Plan
 from scalelab.plan.frontier import Curve, frontier
 from scalelab.plot import style
 from scalelab.plot.style import ShownFigure, colours, legend_below, tidy
-from scalelab.report.plan_units import setting
+from scalelab.reports.plan_units import setting
 
 _LIMIT = "#777777"
 

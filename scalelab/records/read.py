@@ -40,7 +40,7 @@ class RunTable(Shown):
     notes: tuple[str, ...] = ()  # recognised and unused columns of the user's table
     columns: Mapping[str, str] = field(default_factory=dict)  # column of the schema: name in the user's table
 
-    _report: ClassVar[str] = "scalelab.report.runs:table_report"
+    _report: ClassVar[str] = "scalelab.reports.runs:table_report"
 
     def to_frame(self) -> pd.DataFrame:
         """Return the records of runs that are ok."""

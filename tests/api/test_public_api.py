@@ -21,7 +21,7 @@ import scalelab as sl
 from scalelab.cli.flags import FLAGS, as_typed, describe
 from scalelab.errors import DataError, NotPricedError, ScalelabError, UsageError
 from scalelab.fit.derived import compute_optimal, doubling_gain, n_equivalent, predicted
-from scalelab.report import Line, Report, Table
+from scalelab.reports import Line, Report, Table
 from scalelab.units import counts, whole_numbers
 
 ROOT = Path(sl.__file__).parent
