@@ -12,7 +12,7 @@ from scalelab.api.fitting import Count, LawName, Points, fit_groups, origin_of
 from scalelab.api.grouping import groups_of
 from scalelab.api.loading import check_file, console_of
 from scalelab.api.report_sources import Source, open_sources
-from scalelab.errors import ScalelabError, UsageError
+from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.file_names import slug
 from scalelab.fit import FitOptions, FitResult
 from scalelab.laws import Law, get_law
@@ -120,6 +120,7 @@ def report(
     from scalelab.fit.many import FitResults as Fits
     from scalelab.page.contents import Contents
     from scalelab.page.report import report_page
+    from scalelab.records.schema import describe_statuses
 
     asked = Asked(laws, plan, memory, latency, gpu, options)
     studies: list[Study] = []
@@ -128,6 +129,9 @@ def report(
         studies += [complete(study, source, asked, console) for study in found]
     studies = _told_apart(studies, opened)
     fits = {study.title: study.fit for study in studies if isinstance(study.fit, FitResult)}
+    if not studies:
+        found = describe_statuses(opened[0].runs.table.unfinished)
+        raise DataError(f"{opened[0].runs.title}: no run is ok, so there is no loss to fit ({found})")
     if not fits:
         first = studies[0].fit
         assert isinstance(first, ScalelabError)

@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -189,6 +190,23 @@ def test_a_group_that_cannot_be_fitted_is_said_and_the_others_are_shown(make_rec
     with pytest.raises(ScalelabError):
         sl.report(small, out=tmp_path / "none.html", **FAST)
     assert not (tmp_path / "none.html").exists()
+
+
+def test_runs_that_are_not_ok_are_listed_with_their_status(make_records, tmp_path):
+    data = make_records(noise=1e-3).assign(status="ok", message="", key=[str(i) for i in range(24)])
+    data.loc[3, ["status", "message", "loss"]] = ["diverged", "the loss rose to <inf>", None]
+    data.to_parquet(tmp_path / "runs.parquet")
+    mapped = {"status": "status", "message": "message"}
+    made = sl.report(tmp_path / "runs.parquet", out=tmp_path / "r.html", columns=mapped, **FAST)
+    page = parsed(made.path)
+    (fit,) = made.fits.values()
+    assert (made.n_runs, len(fit.runs)) == (24, 23)
+    assert sum("diverged" in row for row in page.rows) == 1
+    assert "the loss rose to <inf>" in page.text
+    nothing = sl.list_runs("paper")
+    table = replace(nothing.table, records=nothing.table.records[:0], others=nothing.frame.assign(status="failed"))
+    with pytest.raises(DataError, match=r"no run is ok.*48 failed"):
+        sl.report(replace(nothing, table=table), out=tmp_path / "none.html", **FAST)
 
 
 def test_files_that_are_not_reports_are_kept(make_records, tmp_path):
