@@ -28,7 +28,7 @@ def report(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE…", help="Folders of records, tables, 'paper', or saved fits (JSON).", show_default=False
+            metavar="SOURCE", help="Folders of records, tables, 'paper', or saved fits (JSON).", show_default=False
         ),
     ],
     law: Annotated[
