@@ -68,6 +68,7 @@ def report(
     latency: str | float | None = None,
     gpu: str | Device | None = None,
     force: bool = False,
+    command: str = "",
     progress: bool | Console = False,
 ) -> ReportFile:
     """Write a report of runs and fits as one HTML file that opens from disk, without a server or a network.
@@ -97,6 +98,7 @@ def report(
         latency: Limit of the plan on the time of a request, as for `make_plan`.
         gpu: Device of the plan, from `list_hardware`.
         force: Replace a file that is not a report.
+        command: Command to show in the page as the one that made it.
         progress: Show progress on standard error, or on a rich console.
 
     Returns:
@@ -115,7 +117,7 @@ def report(
     console = console_of(progress)
     opened = open_sources(sources, columns, where, chosen)
 
-    from scalelab.api.report_studies import Asked, commands_of, complete
+    from scalelab.api.report_studies import Asked, calls_of, complete
     from scalelab.atomic import write_text
     from scalelab.fit.many import FitResults as Fits
     from scalelab.page.contents import Contents
@@ -142,7 +144,7 @@ def report(
         title or _title(opened),
         [source.runs for source in opened],
         studies,
-        commands_of(sources, studies, path, law, columns, where, points, asked),
+        [*([command] if command else []), *calls_of(opened, studies, columns, where, points, options)],
         datetime.now(UTC).date().isoformat(),
     )
     text = report_page(contents)

@@ -119,7 +119,7 @@ def test_every_note_says_what_to_do(sweep):
         advice = advice_of(note.code)
         assert advice is not None
         assert not advice.do or "What to do" in page
-    assert "What to do: compare with <code>--count backbone</code>." in page
+    assert "What to do: compare with <code>count=&#x27;backbone&#x27;</code>." in page
 
 
 def test_loss_curves_and_diagnostics_are_those_of_the_records(sweep):
@@ -268,7 +268,9 @@ def test_the_command_line(scalelab, make_records, tmp_path):
     assert "saved report.html (1." in out
     page = parsed(tmp_path / "report.html")
     assert "A & B" in page.text
-    assert "scalelab report runs.csv --where 'P < 8' --starts 20 --draws 100 --no-laws --no-plan" in page.text
+    typed = "scalelab report runs.csv --where 'P < 8' --starts 20 --draws 100 --no-laws --no-plan --title 'A & B'"
+    assert typed in page.text
+    assert "fit = sl.fit_law('runs.csv', 'parallel', where='P < 8', starts=20, draws=100)" in page.text
     code, _, error = scalelab("report", "runs.csv", "-o", "runs.csv")
     assert (code, error) == (2, "scalelab: -o runs.csv: must end in .html")
     code, _, error = scalelab("report", "missing.csv")
