@@ -38,6 +38,11 @@ class Shown:
     def plot(self, kind: str | None = None, **options: Any) -> Axes | Any:
         """Draw the result.
 
+        Args:
+            kind: Kind of figure, for results that have several.
+            options: ``ax``, to draw into axes of your own: one, or a list where there are several panels. ``size``, of
+                a new figure: ``screen``, ``one-column`` or ``two-columns`` of a paper.
+
         Returns:
             The axes, or the figure if it has several axes.
 

@@ -41,7 +41,7 @@ def format_count(value: float, digits: int = 3) -> str:
         return format_number(value, digits)
     for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor * 0.9995:
-            return f"{value / factor:.{digits}g}{letter}"
+            return f"{plain_number(value / factor, digits)}{letter}"
     return f"{value:.{digits}g}"
 
 

@@ -178,13 +178,17 @@ def check_figure(path: Path, argument: str = "figure", *read: str | Path | None)
     Raises:
         UsageError: As for `check_file`, or matplotlib does not support the file name extension.
     """
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    kinds = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in kinds:
-        endings = ", ".join(f".{kind}" for kind in sorted(kinds))
+    if path.suffix.removeprefix(".").lower() not in figure_formats():
+        endings = ", ".join(f".{kind}" for kind in figure_formats())
         raise UsageError(f"must end in one of {endings}", argument=argument, value=str(path))
     return check_file(path, argument, *read)
+
+
+def figure_formats() -> tuple[str, ...]:
+    """Return the formats of figures: the endings that matplotlib supports."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    return tuple(sorted(FigureCanvasBase.get_supported_filetypes()))
 
 
 def check_choice(argument: str, value: str | None, choices: tuple[str, ...]) -> None:

@@ -79,9 +79,11 @@ class Runs(Shown):
         return found
 
     def plot(self, kind: str | None = None, **options: Any) -> Figure:
-        """Draw the loss curves: a panel for each P, a colour for each N."""
+        """Draw smoothed loss curves: a panel for each N, a colour for each P. Options are `ax` and `size`."""
         from scalelab.plot.curves import plot_curves
+        from scalelab.plot.layout import only_kind
 
+        only_kind(kind, "curves")
         return plot_curves(self.frame, self.curves, **options)
 
     def __len__(self) -> int:

@@ -52,7 +52,7 @@ class SweepResult(Shown):
         return Runs(str(self.out), frame, RunTable(frame, (), 0))
 
     def plot(self, kind: str | None = None, **options: Any) -> Any:
-        """Draw the loss curves: a panel for each P, a colour for each N."""
+        """Draw smoothed loss curves: a panel for each N, a colour for each P. Options are `ax` and `size`."""
         return self.runs().plot(kind, **options)
 
     def fit(self, law: str = "parallel", **options: Any) -> FitResult | FitResults:

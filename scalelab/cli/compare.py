@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from scalelab.cli.console import check_out, print_line, save_figure, saved_line, show
+from scalelab.cli.console import check_figure, check_out, print_line, save_figure, saved_line, show
 from scalelab.cli.lists import pairs
 from scalelab.cli.options import (
     DATA,
@@ -17,6 +17,7 @@ from scalelab.cli.options import (
     Compute,
     Engine,
     Figure,
+    FigureSize,
     FlopsEfficiency,
     Gpu,
     HardwareFile,
@@ -88,6 +89,7 @@ def compare(
     tensor_parallel: TensorParallel = 1,
     out: Out = None,
     figure: Figure = None,
+    figure_size: FigureSize = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -102,10 +104,7 @@ def compare(
     check_out(out, data, fit)
     if data is None and fit is not None and (corpus or columns or where or figure):
         raise UsageError("--corpus, --map, --where and --figure use measured runs: give --data as well")
-    if figure is not None:
-        from scalelab.api.loading import check_figure
-
-        check_figure(figure, "figure", data, fit)
+    check_figure(figure, figure_size, data, fit)
     found = compare_costs(
         hidden,
         P or _STREAMS,  # type: ignore[arg-type]  # as typed
@@ -140,5 +139,5 @@ def compare(
         group = found.groups[title]
         path = figure if len(found.groups) == 1 else figure.with_stem(f"{figure.stem}-{group.slug}")
         done = saved_line(path)
-        save_figure(found.plot(group=title), path)
+        save_figure(found.plot(group=title, size=figure_size), path)
         print_line(done, quiet or as_json)

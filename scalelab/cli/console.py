@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +64,7 @@ def show(
     as_json: bool = False,
     out: Path | None = None,
     figure: Path | None = None,
+    drawn: Mapping[str, Any] | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> None:
@@ -74,6 +75,7 @@ def show(
         as_json: Print JSON instead of a report.
         out: JSON or CSV file to write.
         figure: Figure to save.
+        drawn: Options of the figure, such as its size.
         quiet: Print no notes.
         options: Options of the report.
     """
@@ -90,7 +92,7 @@ def show(
         print_line(done, quiet or as_json)
     if figure is not None:
         done = saved_line(figure)
-        save_figure(result.plot(), figure)
+        save_figure(result.plot(**(drawn or {})), figure)
         print_line(done, quiet or as_json)
 
 
@@ -140,6 +142,27 @@ def check_out(out: Path | None, *read: str | Path | None) -> None:
     if out.suffix.lower() not in (".json", ".csv"):
         raise UsageError("must end in .json or .csv", argument="out", value=str(out))
     check_file(out, "out", *read)
+
+
+def check_figure(figure: Path | None, size: str | None, *read: str | Path | None, default: bool = False) -> None:
+    """Raise `UsageError` if a figure cannot be written. Call it before the work.
+
+    Args:
+        figure: The figure, if any.
+        size: Size of figures, if given.
+        read: Input files, which must not be overwritten.
+        default: The command draws a figure even if no file is given.
+    """
+    if figure is None and size is None:
+        return
+    if figure is None and not default:
+        raise UsageError("needs `figure`", argument="figure_size", value=size)
+    from scalelab.api import loading
+    from scalelab.plot.style import SIZES
+
+    if figure is not None:
+        loading.check_figure(figure, "figure", *read)
+    loading.check_choice("figure_size", size, SIZES)
 
 
 def write(result: Any, out: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from scalelab.architecture import PREFIX_TOKENS
-from scalelab.cli.console import check_out, show, stderr
+from scalelab.cli.console import check_figure, check_out, show, stderr
 from scalelab.cli.options import (
     CLOCK,
     DEVICE,
@@ -20,6 +20,7 @@ from scalelab.cli.options import (
     Compute,
     Engine,
     Figure,
+    FigureSize,
     FlopsEfficiency,
     Gpu,
     HardwareFile,
@@ -48,9 +49,6 @@ from scalelab.cli.options import (
 from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Precision
 from scalelab.errors import UsageError
 
-if TYPE_CHECKING:
-    from scalelab.api.measuring import Measurements
-
 _STREAMS = (1, 2, 4, 8)
 # Flags of a shape, which --model replaces.
 _SHAPE_FLAGS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocab")
@@ -59,7 +57,7 @@ _PRICE_FLAGS = (
     *("model", *_SHAPE_FLAGS, "preset", "engine", "kv", "compute", "flops_efficiency", "memory_efficiency"),
     *_ENGINE_FLAGS,
 )
-_MEASURE_FLAGS = ("on", "threads", "seconds", "save_profile", "figure")
+_MEASURE_FLAGS = ("on", "threads", "seconds", "save_profile")
 _FLAGS = {"on": "--device"}  # flags that differ from the argument
 
 
@@ -123,6 +121,7 @@ def cost(
     ] = None,
     out: Out = None,
     figure: Figure = None,
+    figure_size: FigureSize = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -136,12 +135,15 @@ def cost(
     from scalelab.api import costs
 
     check_out(out)
+    check_figure(figure, figure_size)
     if list_hardware:
         show(costs.list_hardware(hardware), as_json=as_json, out=out, quiet=quiet)
         return
     streams, batches = P or _STREAMS, "max" if batch == ["max"] else batch or (1,)
     chosen = weights if _given(ctx, ("weights",)) else None
     if measured is not None:
+        from scalelab.api.measuring import measure_model
+
         _refuse(ctx, _PRICE_FLAGS, "--measure prices the measured model, with both cost models")
         lengths = dict(tokens_in=tokens_in, tokens_out=tokens_out)
         request: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
@@ -149,8 +151,8 @@ def cost(
             batch=batches, prefix_tokens=prefix_tokens, weights=chosen, device=on, threads=threads, seconds=seconds
         )
         request |= dict(gpu=gpu, hardware=hardware, save_profile=save_profile)
-        found = _measure_model(measured, streams, request, figure, quiet or as_json)
-        show(found, as_json=as_json, out=out, figure=figure, quiet=quiet)
+        found = measure_model(measured, streams, **request, progress=stderr(quiet or as_json))
+        show(found, as_json=as_json, out=out, figure=figure, drawn=dict(size=figure_size), quiet=quiet)
         return
     _refuse(ctx, _MEASURE_FLAGS, "some options need --measure MODEL")
     shape: dict[str, Any] = {}
@@ -167,18 +169,7 @@ def cost(
     given |= dict(price_per_hour=price_per_hour, watts=watts, ttft=ttft, tpot=tpot)
     given |= dict(progress=stderr(quiet or as_json))
     prices = costs.price(model or hidden, streams, **given, **shape)  # type: ignore[arg-type]
-    show(prices, as_json=as_json, out=out, quiet=quiet)
-
-
-def _measure_model(
-    model: Path, streams: Any, request: dict[str, Any], figure: Path | None, quiet: bool
-) -> Measurements:
-    from scalelab.api.loading import check_figure
-    from scalelab.api.measuring import measure_model
-
-    if figure is not None:
-        check_figure(figure)
-    return measure_model(model, streams, **request, progress=stderr(quiet))
+    show(prices, as_json=as_json, out=out, figure=figure, drawn=dict(size=figure_size), quiet=quiet)
 
 
 def _refuse(ctx: Any, names: Sequence[str], why: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scalelab.cli.console import check_out, show
+from scalelab.cli.console import check_figure, check_out, show
 from scalelab.cli.options import (
     MODEL,
     OUTPUT,
@@ -15,6 +15,7 @@ from scalelab.cli.options import (
     Corpus,
     DeviceChoice,
     DtypeName,
+    FigureSize,
     Out,
     Quiet,
     SeqLen,
@@ -46,6 +47,7 @@ def diagnose(
             show_default="MODEL-streams-P….png",
         ),
     ] = None,
+    figure_size: FigureSize = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -55,13 +57,12 @@ def diagnose(
     stream_collapse (ρ above 0.99), weight_monoculture (one stream has nearly all the weight).
     """
     from scalelab.api.diagnosis import diagnose as diagnose_streams
-    from scalelab.api.loading import check_figure, check_model
+    from scalelab.api.loading import check_model
 
     check_model(source)
     check_out(out)
-    if figure is not None:
-        check_figure(figure)
+    check_figure(figure, figure_size, default=True)
     more = dict(corpus=corpus, text_column=text_column, seq_len=seq_len, val_tokens=val_tokens)
     found = diagnose_streams(source, P, **more, dtype=dtype, device=device)  # type: ignore[arg-type]  # as typed
     path = figure or Path(f"{found.name}-streams-P{found.P}.png")
-    show(found, as_json=as_json, out=out, figure=path, quiet=quiet)
+    show(found, as_json=as_json, out=out, figure=path, drawn=dict(size=figure_size), quiet=quiet)

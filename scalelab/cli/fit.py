@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from scalelab.cli.console import print_line, progress, show, show_report
+from scalelab.cli.console import check_figure, print_line, progress, show, show_report
 from scalelab.cli.lists import numbers, pairs, ranges
 from scalelab.cli.options import (
     DATA,
@@ -15,6 +15,7 @@ from scalelab.cli.options import (
     Columns,
     Count,
     Figure,
+    FigureSize,
     Quiet,
     Source,
     Where,
@@ -28,8 +29,8 @@ from scalelab.units import plural
 if TYPE_CHECKING:
     from scalelab.fit import FitOptions
 
-FIGURES = ("loss", "contours", "residuals", "profiles", "pairs", "predicted")
-ALL = "all"
+FIGURES = ("loss", "contours", "residuals", "profiles", "pairs", "predicted", "panels")
+ALL, PANELS = "all", "panels"
 _LAWS = "Law: parallel, joint, chinchilla, farseer, …; file.py:NAME; or all, to compare laws."
 
 
@@ -70,7 +71,7 @@ def fit(
     ] = False,
     out: Annotated[
         Path,
-        option("-o", "--out", help="Folder for the fits (JSON) and figures (PNG).", metavar="FOLDER", panel=OUTPUT),
+        option("-o", "--out", help="Folder for the fits (JSON) and figures.", metavar="FOLDER", panel=OUTPUT),
     ] = Path("fits"),
     force: Annotated[
         bool, option("--force", help="Save fits that explain nothing, and overwrite other fits.", panel=OUTPUT)
@@ -80,6 +81,18 @@ def fit(
         Words,
         list_option("--figures", f"Figures in the folder: {', '.join(FIGURES)} or all.", (), "NAME…", OUTPUT),
     ] = None,
+    figure_kind: Annotated[
+        str,
+        option(
+            help="Kind of --figure, as for --figures; panels shows all groups side by side.",
+            metavar="NAME",
+            panel=OUTPUT,
+        ),
+    ] = "loss",
+    figure_format: Annotated[
+        str, option(help="Format of --figures: png, pdf, svg or another.", metavar="NAME", panel=OUTPUT)
+    ] = "png",
+    figure_size: FigureSize = None,
     no_figure: Annotated[bool, option("--no-figure", help="Draw no figures.", panel=OUTPUT)] = False,
     as_json: AsJson = False,
     strict: Annotated[
@@ -105,7 +118,8 @@ def fit(
     options = FitOptions(
         count, objective, delta, starts, bootstrap, draws, seed, fixed, bounds, pairs(tie, "--tie"), best
     )
-    kinds = _kinds(figures, no_figure, figure, source)
+    kinds = _kinds(figures, no_figure, figure)
+    _check_figures(figure, figure_kind, figure_format, figure_size, source)
     chosen = None if law == ALL else get_law(law)
     if chosen is None:
         _check_comparison(options, profile or bool(figures or figure))
@@ -124,9 +138,11 @@ def fit(
     saved, unsaved = save_fits(fits, out, fits.slugs, force)
     profiles = {g: f.profile().profiles for g, f in fits.items()} if profile or "profiles" in kinds else {}
     show(fits, as_json=as_json, quiet=quiet, details=details, profiles=profiles if profile else None)
-    drawn = _save_figures(fits, [*saved], out, kinds, profiles, figure)
+    drawn = _save_figures(fits, [*saved], out, kinds, profiles, figure_format, figure_size)
+    if figure is not None:
+        _save_figure(fits, figure, figure_kind, figure_size, profiles, drawn)
     for group, path in saved.items():
-        print_line(f"saved {', '.join(map(str, (path, *drawn[group])))}", quiet or as_json)
+        print_line(f"saved {', '.join(map(str, (path, *drawn.get(group, ()))))}", quiet or as_json)
     serious = dict.fromkeys(n.code for f in fits.values() for n in f.notes if n.severity == "serious")
     if unsaved and len(unsaved) == len(fits):
         first = next(iter(unsaved.values()))
@@ -139,19 +155,29 @@ def fit(
         raise ScalelabError(f"{source}: `strict` fails for serious notes: {', '.join(serious)}")
 
 
-def _kinds(names: Words, no_figure: bool, figure: Path | None, source: str) -> tuple[str, ...]:
+def _kinds(names: Words, no_figure: bool, figure: Path | None) -> tuple[str, ...]:
     """Return the kinds of figures to save in the folder."""
     if no_figure and (names or figure):
         raise UsageError("--figures and --no-figure: choose one")
-    if figure is not None:
-        from scalelab.api.loading import check_figure
-
-        check_figure(figure, "figure", source)
     chosen = [part for name in names or ["loss"] for part in name.split(",") if part]
     for name in chosen:
         if name not in (*FIGURES, ALL):
             raise choice_error("kind", name, (*FIGURES, ALL))
     return () if no_figure else FIGURES if ALL in chosen else tuple(dict.fromkeys(chosen))
+
+
+def _check_figures(figure: Path | None, kind: str, ending: str, size: str | None, source: str) -> None:
+    """Raise `UsageError` if an option of figures is wrong."""
+    from scalelab.api.loading import check_choice, figure_formats
+
+    if ending != "png":
+        check_choice("figure_format", ending, figure_formats())
+    check_choice("figure_kind", kind, FIGURES)
+    if kind != "loss" and figure is None:
+        raise UsageError(
+            "needs `figure`; kinds of figures in the folder: --figures", argument="figure_kind", value=kind
+        )
+    check_figure(figure, size, source, default=True)
 
 
 def _check_comparison(options: FitOptions, other: bool) -> None:
@@ -165,23 +191,33 @@ def _check_comparison(options: FitOptions, other: bool) -> None:
 
 
 def _save_figures(
-    fits: Any, groups: list[str], out: Path, kinds: tuple[str, ...], profiles: Any, figure: Path | None
+    fits: Any, groups: list[str], out: Path, kinds: tuple[str, ...], profiles: Any, ending: str, size: Any
 ) -> dict[str, list[Path]]:
-    if not kinds and figure is None:
-        return {group: [] for group in groups}
-    from scalelab.plot.fits import figure_of, save_figures
+    """Save the figures of the folder, and return their paths by group."""
+    if not kinds:
+        return {}
+    from scalelab.plot.fits import save_figures
+
+    return save_figures(fits, groups, out, kinds, profiles, ending, size)
+
+
+def _save_figure(fits: Any, figure: Path, kind: str, size: Any, profiles: Any, paths: dict[str, list[Path]]) -> None:
+    """Save one figure of each group, or one of all, and add it to the paths of its group."""
+    from scalelab.plot.fits import figure_of
+    from scalelab.plot.loss import plot_loss_panels
     from scalelab.plot.save import save_figure
 
-    paths = save_figures(fits, groups, out, kinds, profiles)  # type: ignore[arg-type]  # checked above
-    if figure is None:
-        return paths
+    if kind == PANELS:
+        save_figure(plot_loss_panels(fits, size=size), figure)
+        paths.setdefault([*fits][-1], []).append(figure)
+        return
     for group, fit in fits.items():
         path = figure if len(fits) == 1 else figure.with_stem(f"{figure.stem}-{fits.slugs[group]}")
-        drawn = figure_of(fit, "loss")
-        assert drawn is not None
+        drawn = figure_of(fit, kind, size=size, profiles=profiles.get(group))  # type: ignore[arg-type]
+        if drawn is None:
+            raise ScalelabError(f"{group}: no figure {kind!r}: the fit has no draws, only one P, or no N")
         save_figure(drawn, path)
         paths.setdefault(group, []).append(path)
-    return paths
 
 
 def _fail_if_strict(source: str, failures: Any, done: int, strict: bool, what: str) -> None:

@@ -176,5 +176,15 @@ Figure = Annotated[
     Path | None,
     option("--figure", help="Save a figure as .png, .pdf, .svg or another format.", metavar="FILE", panel=OUTPUT),
 ]
+FigureSize = Annotated[
+    str | None,
+    option(
+        "--figure-size",
+        help="Size of figures: screen, or one-column or two-columns of a paper.",
+        metavar="NAME",
+        show_default="screen",
+        panel=OUTPUT,
+    ),
+]
 AsJson = Annotated[bool, option("--json", help="Print unrounded JSON.", panel=OUTPUT)]
 Quiet = Annotated[bool, option("-q", "--quiet", help="Print no notes, warnings or progress.", panel=OUTPUT)]

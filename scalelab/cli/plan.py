@@ -8,17 +8,19 @@ from typing import Annotated
 import typer
 
 from scalelab.architecture import PREFIX_TOKENS
-from scalelab.cli.console import check_out, show
+from scalelab.cli.console import check_figure, check_out, show
 from scalelab.cli.flags import as_typed
 from scalelab.cli.options import (
     LIMITS,
     MODEL,
+    OUTPUT,
     TRAINING,
     WORKLOAD,
     AsJson,
     Compute,
     Engine,
     Figure,
+    FigureSize,
     FlopsEfficiency,
     Gpu,
     HardwareFile,
@@ -133,6 +135,15 @@ def plan(
     law: OwnLaw = None,
     out: Out = None,
     figure: Figure = None,
+    figure_kind: Annotated[
+        str,
+        option(
+            help="Figure: frontier (loss over costs) or contours (loss and limits over N and P).",
+            metavar="NAME",
+            panel=OUTPUT,
+        ),
+    ] = "frontier",
+    figure_size: FigureSize = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -146,10 +157,12 @@ def plan(
     from scalelab.reports.plan_words import shortfall
 
     check_out(out, source)
+    check_figure(figure, figure_size, source)
     if figure is not None:
-        from scalelab.api.loading import check_figure
+        from scalelab.api.loading import check_choice
+        from scalelab.plot.plan import KINDS
 
-        check_figure(figure, "figure", source)
+        check_choice("figure_kind", figure_kind, KINDS)
     limits = dict(memory=memory, latency=latency, ttft=ttft, tpot=tpot, train_flops=train_flops, loss=loss, by=by)
     model = dict(shapes=shapes, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab, prefix_tokens=prefix_tokens)
     request = dict(batch=batch, tokens_in=tokens_in, tokens_out=tokens_out, preset=preset, engine=engine)
@@ -160,6 +173,8 @@ def plan(
     training = dict(D=D, train_gpu=train_gpu, second_stage_fraction=second_stage_fraction, law=law)
     made = make_plan(source, P=P, max_P=max_P, **limits, **model, **request, **device, **used, **training)  # type: ignore[arg-type]
     if made.options or as_json:
-        show(made, as_json=as_json, out=out, figure=figure if made.options else None, quiet=quiet, verdict=False)
+        drawn = dict(kind=figure_kind, size=figure_size)
+        figure = figure if made.options else None
+        show(made, as_json=as_json, out=out, figure=figure, drawn=drawn, quiet=quiet, verdict=False)
     if made.winner is None:
         raise ScalelabError(as_typed(shortfall(made)))

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from scalelab.cli.console import check_out, print_line, saved_line, show_report, stdout
+from scalelab.cli.console import check_figure, check_out, print_line, save_figure, saved_line, show_report, stdout
 from scalelab.cli.flags import as_typed, describe
 from scalelab.cli.lists import pairs
-from scalelab.cli.options import AsJson, Out, OwnLaw, Quiet, Words, list_option
+from scalelab.cli.options import AsJson, Figure, FigureSize, Out, OwnLaw, Quiet, Words, list_option
 from scalelab.errors import ScalelabError, UsageError
 
 
@@ -30,6 +30,8 @@ def predict(
     ] = None,
     law: OwnLaw = None,
     out: Out = None,
+    figure: Figure = None,
+    figure_size: FigureSize = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -43,6 +45,9 @@ def predict(
     if flops is not None and D is not None:
         raise UsageError("`flops` finds the best D: leave `D` out")
     check_out(out, source)
+    if figure is not None and flops is not None:
+        raise UsageError("--figure: only for predictions; leave out `flops`")
+    check_figure(figure, figure_size, source)
     from scalelab.api.predictions import answer_all
 
     found = answer_all(source, N=N, P=P or [1], D=D, flops=flops, law=law, **pairs(at, "--at"))
@@ -61,4 +66,10 @@ def predict(
     if out is not None:
         done = saved_line(out)
         found.write(out, rows)
+        print_line(done, quiet or as_json)
+    for file, answer in found.answers.items() if figure is not None else ():
+        assert figure is not None
+        path = figure if len(found.answers) == 1 else figure.with_stem(f"{figure.stem}-{file.stem}")
+        done = saved_line(path)
+        save_figure(answer.plot(size=figure_size), path)
         print_line(done, quiet or as_json)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scalelab.cli.console import check_out, print_line, save_figure, saved_line, show_report, stdout
-from scalelab.cli.options import DATA, OUTPUT, AsJson, Figure, Out, Quiet, Words, list_option, option
+from scalelab.cli.console import check_figure, check_out, print_line, save_figure, saved_line, show_report, stdout
+from scalelab.cli.options import DATA, OUTPUT, AsJson, Figure, FigureSize, Out, Quiet, Words, list_option, option
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.units import plural
 
@@ -40,6 +40,7 @@ def results(
     csv: Annotated[bool, option("--csv", help="Print CSV instead of a table.", panel=OUTPUT)] = False,
     as_json: AsJson = False,
     figure: Figure = None,
+    figure_size: FigureSize = None,
     quarantine: Annotated[
         bool, option("--quarantine", help="With check: move unusable files to DIR/quarantine.", panel=OUTPUT)
     ] = False,
@@ -50,8 +51,6 @@ def results(
     `scalelab results check DIR` checks every file instead, and lists unreadable, foreign, duplicate and leftover files;
     --quarantine moves files that cannot be used to DIR/quarantine, which readers skip.
     """
-    from scalelab.api.loading import check_figure
-
     if words[0] == CHECK and not (len(words) == 1 and Path(CHECK).is_dir()):
         if where or sort or descending or columns or csv or as_json or figure or out:
             raise UsageError("results check: the only option is --quarantine")
@@ -66,8 +65,7 @@ def results(
     if csv and as_json:
         raise UsageError("--csv and --json: give one of them; write the other with -o FILE")
     check_out(out, words[0])
-    if figure is not None:
-        check_figure(figure, "figure", words[0])
+    check_figure(figure, figure_size, words[0])
     from scalelab.api.runs import list_runs
     from scalelab.atomic import write_text
 
@@ -83,7 +81,7 @@ def results(
         print_line(done, quiet)
     if figure is not None:
         done = saved_line(figure)
-        save_figure(runs.plot(), figure)
+        save_figure(runs.plot(size=figure_size), figure)
         without = len(runs) - len(runs.curves)
         more = f"; {plural(without, 'run has', 'runs have')} no curve" if without else ""
         print_line(f"{done} with the loss curves of {plural(len(runs.curves), 'run')}{more}", quiet)

@@ -43,6 +43,7 @@ class Prices(Shown):
     most: tuple[MaxRequests, ...] = ()
 
     _report: ClassVar[str] = "scalelab.reports.costs:prices_report"
+    _figure: ClassVar[str] = "scalelab.plot.prices:plot_prices"
     _json: ClassVar[str] = "scalelab.reports.costs:prices_json"
 
     @property

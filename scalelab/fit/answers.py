@@ -56,6 +56,7 @@ class Predictions(Shown):
     rows: tuple[Prediction, ...]
 
     _report: ClassVar[str] = "scalelab.reports.predictions:predictions_report"
+    _figure: ClassVar[str] = "scalelab.plot.predictions:plot_predictions"
     _json: ClassVar[str] = "scalelab.reports.predictions:predictions_json"
 
     @property

@@ -1,130 +1,154 @@
-"""Loss over N with a curve for each P (Figure 2 of arXiv 2505.10475), and loss contours (Figure 3)."""
+"""Loss over N with a curve for each P (Figure 2 of arXiv 2505.10475), of one fit or of several in panels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from scalelab.errors import UsageError
 from scalelab.fit import FitResult
 from scalelab.laws.base import Array
-from scalelab.plot.style import colours, count_axis, new_axes, title
+from scalelab.plot.layout import AxesLike, Panels, band_handle, dashed_handle, level_handle, new_panels
+from scalelab.plot.levels import MOST_NAMED, level_bar
+from scalelab.plot.style import BLUE, Look, Size, looks, styled
+from scalelab.plot.ticks import log_axis
 from scalelab.units import format_count
 
-_MOST_CURVES = 8
 
+@styled
+def plot_loss(fit: FitResult, ax: Axes | None = None, size: Size | None = None) -> Figure:
+    """Draw measured losses over N, the fitted law and its 95 % bootstrap band, with a look for each P or D.
 
-def plot_loss(fit: FitResult, axes: Axes | None = None) -> Figure:
-    """Draw measured losses over N, the fitted law and its 95 % bootstrap band, with a colour for each P or D.
+    Curves extend a little beyond the measured N, where they are dashed. If both P and D vary, looks are P, with
+    curves for up to four values of D. A law of another variable is drawn over that; a law of several others as
+    predicted against measured losses.
 
-    Curves extend a little beyond the measured N, where they are dashed. If both P and D vary, colours are P, with
-    curves for up to four values of D.
+    Args:
+        fit: The fit.
+        ax: Axes to draw into.
+        size: Size of a new figure: ``screen``, ``one-column`` or ``two-columns`` of a paper.
     """
-    if "N" not in fit.known or not {*fit.law.variables} <= {"N", "P", "D"}:
-        return _plot_other(fit, axes)
-    figure, axes = (axes.figure, axes) if axes is not None else new_axes()  # type: ignore[assignment]
+    if not _over_N(fit) and len(fit.law.variables) > 1:
+        from scalelab.plot.checks import plot_predicted
+
+        return plot_predicted(fit, ax, size)
+    panels = new_panels(1, ax, size, panel=(6.4, 4.2))
+    shown = _draw(fit, panels.axes[0])
+    panels.heading(f"{fit.group}\n{fit.equation()}")
+    _explain(panels, shown, *_marks([fit]))
+    return panels.root
+
+
+@styled
+def plot_loss_panels(fits: Mapping[str, FitResult], ax: AxesLike | None = None, size: Size | None = None) -> Figure:
+    """Draw loss over N of several groups, such as corpora, with a panel for each and the same look for each P.
+
+    Args:
+        fits: Fits by the name of their group.
+        ax: Axes to draw into, one for each group, or one that is replaced by all panels.
+        size: Size of a new figure: ``screen``, ``one-column`` or ``two-columns`` of a paper.
+    """
+    panels = new_panels(len(fits), ax, size, panel=(3.6, 3.0))
+    levels = sorted({level for fit in fits.values() for level in _levels(fit)})
+    shared, shown = looks(levels), {}
+    for (name, fit), axes in zip(fits.items(), panels.axes, strict=True):
+        shown |= _draw(fit, axes, shared)
+        axes.set_title(name if len(name) < 40 else f"{name[:26]}…{name[-12:]}", parse_math=False)
+    for axes in panels.axes[1:]:
+        if axes.get_ylabel() == panels.axes[0].get_ylabel() and not axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+            axes.set_ylabel("")
+    _explain(panels, dict(sorted(shown.items())), *_marks([*fits.values()]))
+    return panels.root
+
+
+def _over_N(fit: FitResult) -> bool:
+    return "N" in fit.known and {*fit.law.variables} <= {"N", "P", "D"}
+
+
+def _by_P(fit: FitResult) -> bool:
+    """Return whether looks are P; else D."""
+    return "D" not in fit.law.variables or "P" in fit.law.variables
+
+
+def _levels(fit: FitResult) -> list[float]:
+    """Return the levels of P or D that have a look."""
+    return np.unique(fit.data.P if _by_P(fit) else fit.data.D).tolist() if _over_N(fit) else []
+
+
+def _draw(fit: FitResult, axes: Axes, shared: Mapping[float, Look] | None = None) -> dict[float, Look]:
+    """Draw one fit, and return the looks of its levels."""
+    axes.set_ylabel(fit.loss_label)
+    if not _over_N(fit):
+        _draw_one_variable(fit, axes)
+        return {}
     data = fit.data
     low, high = data.N.min(), data.N.max()
     grid = np.geomspace(low / 1.25, high * 1.6, 200)
     inside = (grid >= low * 0.999) & (grid <= high * 1.001)
-    by_P = "D" not in fit.law.variables or "P" in fit.law.variables
-    shown = np.unique(data.P if by_P else data.D)
-    shade = colours(shown)
+    by_P, levels = _by_P(fit), _levels(fit)
+    look = {level: (shared or looks(levels))[level] for level in levels}
     tokens = _some(np.unique(data.D)) if "D" in fit.law.variables and by_P else [None]
-    for value in shown:
-        mine = (data.P if by_P else data.D) == value
-        label = f"P = {value:g}" if by_P else f"D = {format_count(value)}"
-        many = len(shown) > _MOST_CURVES
-        axes.plot(data.N[mine], data.loss[mine], "o", color=shade[value], markersize=5, label=None if many else label)
+    for value in levels:
+        mine, color = (data.P if by_P else data.D) == value, look[value].color
+        axes.plot(data.N[mine], data.loss[mine], linestyle="", zorder=3, **look[value].points())
         for D in tokens:
             at = (value if "P" in fit.law.variables else 1.0, D) if by_P else (1.0, value)
             curve = fit.losses(grid, *at)
-            axes.plot(grid, curve, "--", color=shade[value], linewidth=0.9, alpha=0.7)
-            axes.plot(grid[inside], curve[inside], "-", color=shade[value], linewidth=1.4)
-            if fit.draws and not many:
-                axes.fill_between(grid, *fit.band(grid, *at), color=shade[value], alpha=0.12, linewidth=0)
+            axes.plot(grid, curve, "--", color=color, linewidth=0.9, alpha=0.7)
+            axes.plot(grid[inside], curve[inside], "-", color=color)
+            if fit.draws and len(levels) <= MOST_NAMED:
+                axes.fill_between(grid, *fit.band(grid, *at), color=color, alpha=0.13, linewidth=0)
     for D in tokens:
         if D is not None:
-            height = float(fit.losses(grid[-1], shown[0], D))
-            axes.annotate(f" D {format_count(D)}", (grid[-1], height), fontsize=8, va="center", annotation_clip=False)
-    count_axis(axes)
+            height = np.mean([float(fit.losses(grid[-1], value, D)) for value in levels])
+            text = f"D = {format_count(D)}"
+            axes.annotate(text, (grid[-1], height), (4, 0), textcoords="offset points", fontsize="small", va="center")
+    log_axis(axes.xaxis)
     axes.set_xlabel(fit.label("N"))
-    axes.set_ylabel(fit.loss_label)
-    title(axes, f"{fit.group}\n{fit.equation()}")
-    if len(shown) <= _MOST_CURVES:
-        axes.legend(frameon=False)
-    return figure  # type: ignore[return-value]
+    return look
 
 
-def _plot_other(fit: FitResult, axes: Axes | None) -> Figure:
-    """Draw a law of one variable over it, or, for several variables, predicted against measured losses."""
-    name, *others = fit.law.variables
-    if others:
-        from scalelab.plot.checks import plot_predicted
-
-        return plot_predicted(fit, axes)
-    figure, axes = (axes.figure, axes) if axes is not None else new_axes()  # type: ignore[assignment]
+def _draw_one_variable(fit: FitResult, axes: Axes) -> None:
+    """Draw a law of one variable over it."""
+    (name,) = fit.law.variables
     values = fit.data.values(name)
     grid = np.geomspace(values.min() / 1.25, values.max() * 1.6, 200)
     inside = (grid >= values.min() * 0.999) & (grid <= values.max() * 1.001)
     curve = fit.losses(**{name: grid})
-    axes.plot(values, fit.data.loss, "o", markersize=5)
-    axes.plot(grid, curve, "--", color="C0", linewidth=0.9, alpha=0.7)
-    axes.plot(grid[inside], curve[inside], "-", color="C0", linewidth=1.4)
+    axes.plot(values, fit.data.loss, "o", color=BLUE, zorder=3)
+    axes.plot(grid, curve, "--", color=BLUE, linewidth=0.9, alpha=0.7)
+    axes.plot(grid[inside], curve[inside], "-", color=BLUE)
     if fit.draws:
-        axes.fill_between(grid, *fit.band(**{name: grid}), color="C0", alpha=0.12, linewidth=0)
-    axes.set_xscale("log")
+        axes.fill_between(grid, *fit.band(**{name: grid}), color=BLUE, alpha=0.13, linewidth=0)
+    log_axis(axes.xaxis)
     axes.set_xlabel(fit.label(name))
-    axes.set_ylabel(fit.loss_label)
-    title(axes, f"{fit.group}\n{fit.equation()}")
-    return figure  # type: ignore[return-value]
 
 
-def plot_contours(fit: FitResult, D: float | None = None, axes: Axes | None = None) -> Figure:
-    """Draw contours of the predicted loss over N and P, with the runs; the box is the measured range.
+def _marks(fits: Sequence[FitResult]) -> tuple[bool, bool]:
+    """Return whether looks are P, and whether there are bands."""
+    bands = any(fit.draws and (not _over_N(fit) or len(_levels(fit)) <= MOST_NAMED) for fit in fits)
+    return all(_by_P(fit) for fit in fits), bands
 
-    Args:
-        fit: A fit of a law with N and P.
-        D: Training tokens, for laws with D; by default the largest of the runs.
-        axes: Axes to draw into.
 
-    Raises:
-        UsageError: The law has no N or no P.
-    """
-    if not {"N", "P"} <= set(fit.law.variables):
-        raise UsageError(f"contours need a law with N and P, not {fit.law.name!r}")
-    figure, axes = (axes.figure, axes) if axes is not None else new_axes()  # type: ignore[assignment]
-    data = fit.data
-    if "D" in fit.law.variables:
-        D = D or float(data.D.max())
-    N = np.geomspace(data.N.min() / 1.5, data.N.max() * 2.5, 120)
-    P = np.geomspace(1, max(2.0, 2 * data.P.max()), 100)
-    losses = fit.losses(N[None, :], P[:, None], D)
-    shades: Any = {"cmap": "viridis_r", "norm": Normalize(float(losses.min()), float(losses.max()))}
-    axes.contourf(N, P, losses, levels=14, alpha=0.3, **shades)
-    lines = axes.contour(N, P, losses, levels=14, colors="black", linewidths=0.7)
-    axes.clabel(lines, fmt="%.3g", fontsize=7)
-    here = np.ones(len(data.N), bool) if D is None else data.D == D
-    points = axes.scatter(data.N[here], data.P[here], c=data.loss[here], edgecolors="black", zorder=3, **shades)
-    figure.colorbar(points, ax=axes, label=fit.loss_label)
-    corners = [data.N.min(), data.N.max(), data.N.max(), data.N.min(), data.N.min()]
-    axes.plot(
-        corners, np.repeat([data.P.min(), data.P.max()], [2, 3])[[0, 1, 2, 3, 0]], ":", color="grey", linewidth=0.9
-    )
-    count_axis(axes)
-    axes.set_yscale("log", base=2)
-    levels = 2.0 ** np.arange(0, np.ceil(np.log2(P[-1])) + 1)
-    axes.set_yticks(levels, [f"{level:g}" for level in levels])
-    axes.set_ylim(1 / 1.1, P[-1] * 1.05)
-    axes.set_xlabel(fit.label("N"))
-    axes.set_ylabel(fit.label("P"))
-    at = "" if D is None else f", D {format_count(D)}"
-    title(axes, f"{fit.group}{at if 'D' in fit.law.variables else ''}\n{fit.equation()}")
-    return figure  # type: ignore[return-value]
+def _explain(panels: Panels, shown: Mapping[float, Look], by_P: bool, bands: bool) -> None:
+    handles: list[Any] = []
+    labels: list[str] = []
+    if len(shown) > MOST_NAMED:
+        level_bar(panels, shown, "P" if by_P else "D, training tokens")
+    else:
+        handles = [level_handle(look) for look in shown.values()]
+        labels = [f"P = {level:g}" if by_P else f"D = {format_count(level)}" for level in shown]
+    if not shown:
+        handles.append(Line2D([], [], color=BLUE, marker="o"))
+        labels.append("runs and law")
+    if bands:
+        handles.append(band_handle())
+        labels.append("95 % interval")
+    panels.legend([*handles, dashed_handle()], [*labels, "beyond the runs"])
 
 
 def _some(levels: Array) -> list[float]:

@@ -8,15 +8,16 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import NullLocator
 
 from scalelab.bundled import bundled
-from scalelab.plot.style import colours, grid_of_axes, title
+from scalelab.plot.layout import AxesLike, level_handle, new_panels, only_kind
+from scalelab.plot.style import GREY, Size, colours, looks, styled
+from scalelab.plot.ticks import log_axis, plain
 
-_GREY = "#777777"
 _UNITS = {"memory_bytes": ("memory, MiB", 2**-20), "latency_s": ("latency, s", 1.0)}
 # Label and line style by prefix of the table's columns.
-_ENGINES: Mapping[str, tuple[str, str]] = {
+_ENGINES: Mapping[str, tuple[str, Any]] = {
     "roofline": ("roofline", "--"),
     "llm_analysis": ("llm-analysis", ":"),
 }
@@ -30,74 +31,92 @@ def serving_measurements() -> pd.DataFrame:
     return pd.read_csv(bundled("docs/serving.csv"))
 
 
-def plot_efficiency(table: pd.DataFrame, heading: str = "") -> Figure:
-    """Draw peak memory and latency over P, measured (solid) and predicted, with a colour for each batch size.
+@styled
+def plot_efficiency(
+    table: pd.DataFrame, heading: str = "", ax: AxesLike | None = None, size: Size | None = None
+) -> Figure:
+    """Draw peak memory and latency over P, measured (solid) and predicted, with a look for each batch size.
 
-    `table` has rows of one model and the columns of `Measurements.to_frame`.
+    Args:
+        table: Rows of one model, with the columns of `Measurements.to_frame`.
+        heading: Title of the figure.
+        ax: Axes to draw into, two, or one that is replaced by both panels.
+        size: Size of a new figure: ``screen``, ``one-column`` or ``two-columns`` of a paper.
     """
-    figure, both = grid_of_axes(2)
-    figure.set_size_inches(7.4, 3.9)
-    shades = colours(table["batch"].unique())
-    for axes, (quantity, (label, unit)) in zip(both, _UNITS.items(), strict=True):
+    panels = new_panels(2, ax, size, panel=(3.7, 3.2), extra=0.7)
+    shown = looks(table["batch"].unique())
+    engines = {name: of for name, of in _ENGINES.items() if any(f"{name}_{quantity}" in table for quantity in _UNITS)}
+    levels = sorted(table["P"].unique())
+    for axes, (quantity, (label, unit)) in zip(panels.axes, _UNITS.items(), strict=True):
         for batch, rows in table.sort_values("P").groupby("batch"):
-            text = f"measured, batch {batch}" if len(shades) > 1 else "measured"
-            axes.plot(rows["P"], rows[quantity] * unit, "-o", color=shades[batch], markersize=5, label=text)
-            for engine, (name, line) in _ENGINES.items():
+            color = shown[batch].color
+            axes.plot(rows["P"], rows[quantity] * unit, "-", **shown[batch].points())
+            for engine, (_, line) in engines.items():
                 column = f"{engine}_{quantity}"
                 if column in rows:
-                    axes.plot(rows["P"], rows[column] * unit, line, color=shades[batch], linewidth=1.3, label=name)
+                    axes.plot(rows["P"], rows[column] * unit, linestyle=line, color=color)
         axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted(table["P"].unique()), [str(P) for P in sorted(table["P"].unique())])
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks(levels, [str(P) for P in levels])
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
         axes.set_xlabel("streams P")
         axes.set_ylabel(label)
-    handles, labels = both[0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.suptitle(heading, fontsize=10, parse_math=False)
-    return figure
+    several = len(shown) > 1
+    handles = [level_handle(look) for look in shown.values()]
+    labels = [f"measured, batch {batch}" if several else "measured" for batch in shown]
+    handles += [Line2D([], [], color=GREY, linestyle=line) for _, line in engines.values()]
+    panels.legend(handles, [*labels, *(name for name, _ in engines.values())])
+    panels.heading(heading)
+    return panels.root
 
 
-def plot_against(table: pd.DataFrame, heading: str = "") -> Figure:
-    """Draw predicted over measured latency: a plot for each cost model, a colour for each P, a marker per model."""
+@styled
+def plot_against(
+    table: pd.DataFrame, heading: str = "", ax: AxesLike | None = None, size: Size | None = None
+) -> Figure:
+    """Draw predicted over measured latency: a plot for each cost model, a colour for each P, a marker per model.
+
+    Args:
+        table: Rows of several models, with the columns of `Measurements.to_frame`.
+        heading: Title of the figure.
+        ax: Axes to draw into, one for each cost model, or one that is replaced by all panels.
+        size: Size of a new figure: ``screen``, ``one-column`` or ``two-columns`` of a paper.
+    """
     engines = [engine for engine in _ENGINES if f"{engine}_latency_s" in table]
-    figure, all_axes = grid_of_axes(len(engines))
-    figure.set_size_inches(3.9 * len(engines), 4.3)
+    panels = new_panels(len(engines), ax, size, panel=(3.9, 3.5), extra=0.8)
     shades = colours(table["P"].unique())
     marks = dict(zip(table["model"].unique(), "osD^v<>PX*", strict=False))
-    for axes, engine in zip(all_axes, engines, strict=True):
-        seen = table["latency_s"]
-        ends = (0.7 * seen.min(), 1.4 * seen.max())
-        axes.plot(ends, ends, color=_GREY, linewidth=1)
+    seen = table["latency_s"]
+    ends = (0.7 * seen.min(), 1.4 * seen.max())
+    for axes, engine in zip(panels.axes, engines, strict=True):
+        axes.plot(ends, ends, color=GREY, linewidth=1)
         for (model, P), rows in table.groupby(["model", "P"]):
             look: dict[str, Any] = {"color": shades[P], "marker": marks.get(model, "o")}
-            axes.scatter(rows["latency_s"], rows[f"{engine}_latency_s"], s=22, alpha=0.8, **look)
-        for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
-            scale("log")
-            axis.set_major_locator(LogLocator())
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
+            axes.scatter(rows["latency_s"], rows[f"{engine}_latency_s"], s=18, alpha=0.8, linewidths=0, **look)
+        for axis in (axes.xaxis, axes.yaxis):
+            log_axis(axis, plain)
         error = (table[f"{engine}_latency_s"] / seen - 1).abs().median()
-        title(axes, f"{_ENGINES[engine][0]}: median error {error:.0%}")
+        axes.set_title(f"{_ENGINES[engine][0]}: median error {error:.0%}")
         axes.set_xlabel("measured latency, s")
         axes.set_ylabel("predicted latency, s")
     dots = [(color, "o", f"P = {P}") for P, color in shades.items()]
-    dots += [(_GREY, mark, model) for model, mark in marks.items()]
-    figure.legend(
-        [Line2D([], [], color=color, marker=mark, linestyle="") for color, mark, _ in dots],
-        [label for _, _, label in dots],
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=9,
+    dots += [(GREY, mark, model) for model, mark in marks.items()]
+    panels.legend(
+        [
+            Line2D([], [], color=GREY, linewidth=1),
+            *(Line2D([], [], color=color, marker=mark, linestyle="") for color, mark, _ in dots),
+        ],
+        ["predicted = measured", *(label for _, _, label in dots)],
     )
-    figure.suptitle(heading, fontsize=10, parse_math=False)
-    return figure
+    panels.heading(heading)
+    return panels.root
 
 
-def plot_measurements(found: Any, kind: str | None = None) -> Figure:
+def plot_measurements(
+    found: Any, kind: str | None = None, ax: AxesLike | None = None, size: Size | None = None
+) -> Figure:
     """Draw memory and latency of `Measurements` over P, with the predictions of the cost models."""
+    only_kind(kind, "measurements")
     row = found.rows[0]
     heading = f"{row.model}, {row.workload.tokens_in} tokens in, {row.workload.tokens_out} out"
-    return plot_efficiency(found.to_frame(), heading)
+    return plot_efficiency(found.to_frame(), heading, ax=ax, size=size)

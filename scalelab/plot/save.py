@@ -7,15 +7,25 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from scalelab.atomic import atomic_write
+from scalelab.plot.style import ShownFigure, style
+
+# Without the date and versions, the same figure is the same file.
+_NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
 
 
 def save_figure(drawn: Any, path: Path) -> None:
-    """Save a figure, or the figure of axes, in the format of the file name extension; a symbolic link is replaced."""
-    canvas, content = drawn if hasattr(drawn, "savefig") else drawn.figure, BytesIO()
-    with warnings.catch_warnings():
+    """Save a figure, or the figure of axes, in the format of the file name extension; a symbolic link is replaced.
+
+    Fonts are embedded as TrueType. The same figure gives the same PNG, PDF or SVG file each time.
+    """
+    figure: Figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
+    kind, content = path.suffix.removeprefix(".").lower() or "png", BytesIO()
+    with warnings.catch_warnings(), style(figure.size if isinstance(figure, ShownFigure) else None):
         # The font lacks some scripts: the name of a corpus is then boxes in the figure, and whole in the fit.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        canvas.savefig(content, dpi=150, format=path.suffix.removeprefix(".").lower() or "png")
+        figure.savefig(content, format=kind, metadata=_NO_DATE.get(kind))
     with atomic_write(path) as file:
         file.write(content.getvalue())

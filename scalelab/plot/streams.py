@@ -9,40 +9,52 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scalelab.plot.style import colours, new_axes, title
+from scalelab.plot.layout import new_panels, only_kind
+from scalelab.plot.style import Size, ramp, styled
 
-_MOST_LABELS = 64
+_SMALLEST = 6.5  # points of a token's label
 
 
-def plot_weights(weights: np.ndarray, words: Sequence[str], heading: str) -> Figure:
+@styled
+def plot_weights(
+    weights: np.ndarray, words: Sequence[str], heading: str, ax: Axes | None = None, size: Size | None = None
+) -> Figure:
     """Draw aggregator weights [T, P] as bands over T tokens, which label the x axis if there are few.
 
     One band over the whole height means that one stream has all the weight; constant bands of equal height are a mean.
+
+    Args:
+        weights: Weights, [T, P].
+        words: The T tokens.
+        heading: Title of the figure.
+        ax: Axes to draw into.
+        size: Size of a new figure: ``screen``, ``one-column`` or ``two-columns`` of a paper.
     """
     T, P = weights.shape
-    figure, axes = new_axes(width=max(5.0, 0.16 * T + 1.4), height=3.6)
+    panels = new_panels(1, ax, size, panel=(min(11.0, max(6.4, 0.16 * T + 1.4)), 3.4))
+    axes = panels.axes[0]
     positions = np.arange(T)
     bottom = np.zeros(T)
-    for p, colour in colours(range(1, P + 1)).items():
-        mine = weights[:, p - 1]
-        # Above P = 7 colours repeat, with hatches.
-        axes.bar(
-            positions, mine, bottom=bottom, width=1.0, color=colour, alpha=0.85, linewidth=0,
-            hatch="///" if p > 7 else None, edgecolor="white", label=f"stream {p}",
-        )  # fmt: skip
-        bottom += mine
+    handles, shades = [], ramp(range(P))  # not the looks of P: a stream is not a level of P
+    for p in range(P):
+        handles.append(axes.bar(positions, weights[:, p], bottom=bottom, width=1.0, linewidth=0, color=shades[p]))
+        bottom += weights[:, p]
     axes.set_xlim(-0.5, T - 0.5)
     axes.set_ylim(0, 1)
     axes.set_ylabel("aggregator weight at the token")
-    if T <= _MOST_LABELS:
-        shown = [_shown(word) for word in words]
-        axes.set_xticks(positions, shown, rotation=90, fontsize=6, parse_math=False)
-    else:
-        axes.set_xlabel("token")
     axes.grid(False)
-    title(axes, heading)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, reverse=True)
-    return figure
+    axes.set_xlabel("token")
+    if _room(axes) >= T:
+        shown = [_shown(word) for word in words]
+        axes.set_xticks(positions, shown, rotation=90, fontsize=_SMALLEST, parse_math=False)
+    panels.heading(heading)
+    panels.legend(handles, [f"stream {p + 1}" for p in range(P)])
+    return panels.root
+
+
+def _room(axes: Axes) -> int:
+    """Return the number of tokens that can have a label."""
+    return int(axes.figure.bbox.width / axes.figure.dpi * 72 / (1.25 * _SMALLEST))  # type: ignore[union-attr]
 
 
 def _shown(word: str) -> str:
@@ -51,7 +63,8 @@ def _shown(word: str) -> str:
     return word if len(word) <= 12 else word[:11] + "…"
 
 
-def plot_diagnosis(found: Any, kind: str | None = None) -> Axes:
+def plot_diagnosis(found: Any, kind: str | None = None, ax: Axes | None = None, size: Size | None = None) -> Axes:
     """Draw the aggregator weights of a `Diagnosis` over the tokens."""
+    only_kind(kind, "weights")
     heading = f"{found.name}, P = {found.P}: {len(found.words)} tokens of {found.corpus}"
-    return plot_weights(found.weights, found.words, heading).axes[0]
+    return plot_weights(found.weights, found.words, heading, ax=ax, size=size).axes[0] if ax is None else ax

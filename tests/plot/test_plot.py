@@ -15,7 +15,7 @@ from scalelab.plot import (
     plot_profiles,
     plot_residuals,
 )
-from scalelab.plot.style import legend_below, new_axes
+from scalelab.plot.layout import legend_below, new_panels
 from tests.support.tables import fit_table
 
 
@@ -25,7 +25,11 @@ def fit(make_records):
 
 
 def points(axes) -> int:
-    return sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() == "o")
+    return sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() in ("o", "s", "^", "D"))
+
+
+def legend(figure):
+    return figure.legends[0].get_texts()
 
 
 def test_loss_residuals_and_predicted_show_every_run(fit):
@@ -33,7 +37,7 @@ def test_loss_residuals_and_predicted_show_every_run(fit):
         figure = plot(fit)
         assert points(figure.axes[0]) == 24
         assert figure._repr_png_().startswith(b"\x89PNG")
-        assert len(figure.axes[0].get_legend().get_texts()) == 4
+        assert [text.get_text() for text in legend(figure)][:4] == ["P = 1", "P = 2", "P = 4", "P = 8"]
 
 
 @pytest.mark.parametrize(
@@ -72,8 +76,8 @@ def test_contours_are_the_laws_losses(fit):
 def test_profiles_cross_their_threshold_at_the_interval(fit):
     profiles = [profile_fit(fit, name) for name in ("k", "alpha")]
     figure = plot_profiles(fit, profiles)
-    assert [axes.get_xlabel() for axes in figure.axes] == ["k", "alpha"]
-    curve = figure.axes[0].lines[0]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["k", "α"]
+    curve = figure.axes[0].lines[-1]
     for end in profiles[0].interval:
         side = curve.get_xdata() < fit.values["k"] if end < fit.values["k"] else curve.get_xdata() > fit.values["k"]
         order = np.argsort(curve.get_xdata()[side])
@@ -90,10 +94,12 @@ def test_laws_over_d_have_figures_too(table_of):
     chinchilla = fit_table(
         table_of("chinchilla", (1.7, 1e7, 0.34, 1e9, 0.28), P=(1,), D=(1e9, 1e10, 1e11)), "chinchilla"
     )
-    assert [t.get_text() for t in plot_loss(chinchilla).axes[0].get_legend().get_texts()] == [
+    assert [t.get_text() for t in legend(plot_loss(chinchilla))] == [
         "D = 1B",
         "D = 10B",
         "D = 100B",
+        "95 % interval",
+        "beyond the runs",
     ]
     with pytest.raises(UsageError, match="contours need a law with N and P"):
         plot_contours(chinchilla)
@@ -102,9 +108,11 @@ def test_laws_over_d_have_figures_too(table_of):
     assert "D 100B" in plot_contours(joint).axes[0].get_title()
 
 
-def test_many_levels_have_no_legend(make_records):
-    table = make_records(P=tuple(range(1, 13)), noise=1e-3)
-    assert plot_loss(fit_table(table)).axes[0].get_legend() is None
+def test_many_levels_have_a_colour_bar(make_records):
+    figure = plot_loss(fit_table(make_records(P=tuple(range(1, 13)), noise=1e-3)))
+    assert [text.get_text() for text in legend(figure)] == ["beyond the runs"]
+    assert figure.axes[1].get_ylabel() == "P"
+    assert [text.get_text() for text in figure.axes[1].get_yticklabels()] == ["1", "3", "5", "8", "10", "12"]
 
 
 def test_a_figure_of_few_runs_without_intervals(make_records, tmp_path):
@@ -124,15 +132,17 @@ def test_weights_of_a_mixture_fill_the_height():
         tops[bar.get_x()] = max(tops.get(bar.get_x(), 0), bar.get_y() + bar.get_height())
     assert list(tops.values()) == pytest.approx([1.0] * 12)
     assert [label.get_text() for label in axes.get_xticklabels()][:3] == ["␣a", "⏎", "x" * 11 + "…"]
-    assert next(text.get_text() for text in axes.get_legend().get_texts()) == "stream 8"
+    assert {text.get_text() for text in legend(figure)} == {f"stream {p}" for p in range(1, 9)}
     figure.canvas.draw()
 
 
-@pytest.mark.parametrize(("entries", "columns", "rows"), [(3, 6, [3]), (7, 7, [7]), (7, 6, [4, 3]), (6, 5, [3, 3])])
-def test_a_legend_below_reads_along_its_rows(entries: int, columns: int, rows: list[int]):
-    figure, _ = new_axes()
+@pytest.mark.parametrize(
+    ("entries", "width", "rows"), [(3, 3.25, [3]), (7, 6.4, [7]), (7, 4.6, [4, 3]), (6, 3.25, [3, 3])]
+)
+def test_a_legend_below_reads_along_its_rows(entries: int, width: float, rows: list[int]):
+    figure = new_panels(1, panel=(width, 3)).root
     labels = [f"P = {2**i}" for i in range(entries)]
-    legend_below(figure, [Line2D([], []) for _ in labels], labels, columns)
+    legend_below(figure, [Line2D([], []) for _ in labels], labels)
     figure.draw_without_rendering()
     drawn = [(text.get_window_extent(), text.get_text()) for text in figure.legends[0].get_texts()]
     drawn.sort(key=lambda entry: (-round(entry[0].y0), entry[0].x0))
