@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import zlib
 
@@ -209,7 +210,7 @@ def test_levels_differ_in_marker_and_in_lightness_or_hue(levels):
     found = looks(levels)
     assert len({*found.values()}) == len(levels)
     neighbours = list(found.values())
-    assert all(a.marker != b.marker for a, b in zip(neighbours, neighbours[1:], strict=False))
+    assert all(a.marker != b.marker for a, b in itertools.pairwise(neighbours))
     assert len({look.color for look in neighbours}) == len(levels)
 
 
