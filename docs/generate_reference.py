@@ -5,6 +5,7 @@ Run `python docs/generate_reference.py` after a change to any of them; `tests/do
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -14,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 import typer
 
 import scalelab as sl
+from scalelab.cli.flags import as_typed
 from scalelab.cli.main import app
 from scalelab.laws import LAWS, Law
 from scalelab.records.schema import RECORD_SCHEMA
@@ -149,7 +151,8 @@ def notes() -> str:
         lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
         for entry in entries:
             cells = [", ".join(f"`{code}`" for code in entry.codes), *([entry.severity] if graded else [])]
-            lines.append(f"| {' | '.join([*cells, entry.means, entry.do])} |".replace("  |", " |"))
+            do = re.sub(r"`[^`]+`", lambda code: f"`{as_typed(code[0]).strip('`')}`", entry.do)
+            lines.append(f"| {' | '.join([*cells, entry.means, do])} |".replace("  |", " |"))
     return "\n".join(lines) + "\n"
 
 

@@ -1,12 +1,10 @@
-"""What a report adds to each fit: a comparison of laws, a plan, costs, and the commands that make them."""
+"""What a report adds to each fit: a comparison of laws, a plan, costs, and the calls that make them."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalelab.api.costs import compare_costs
@@ -15,8 +13,6 @@ from scalelab.cost.equal_loss import measured_runs
 from scalelab.cost.request import PAPER_VOCAB, Device
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit import FitOptions, FitResult
-from scalelab.fit.files import fit_name
-from scalelab.laws import Law
 from scalelab.page.contents import Study
 from scalelab.plan import Plan
 from scalelab.units import format_count
@@ -129,58 +125,40 @@ def _middle_width(records: Any) -> int:
     return round(min(runs, key=lambda run: abs(log(run.n_params) - middle)).architecture.hidden_size)
 
 
-def commands_of(
-    sources: Sequence[Any],
+def calls_of(
+    sources: Sequence[Source],
     studies: Sequence[Study],
-    out: Path,
-    law: str | Law | None,
     columns: Mapping[str, str] | None,
     where: str | None,
     points: str,
-    asked: Asked,
+    options: FitOptions,
 ) -> list[str]:
-    """Return the commands that make the report, its fits and its plans; none if a source has no name."""
-    if not all(isinstance(source, str | Path) for source in sources) or isinstance(law, Law):
-        return []
-    options, default = asked.options, FitOptions()
-    fitting = ["--law", law] if law else []
-    fitting += ["--map", *(f"{name}={column}" for name, column in columns.items())] if columns else []
-    fitting += ["--where", where] if where else []
-    fitting += ["--points", points] if points != "auto" else []
-    fitting += ["--best"] if options.best else []
-    fitting += ["--count", options.convention] if options.convention != default.convention else []
-    for name in ("starts", "draws", "seed"):
-        value = getattr(options, name)
-        fitting += [f"--{name}", str(value)] if value != getattr(default, name) else []
-    planning: list[str] = []
-    for name in ("memory", "latency", "gpu"):
-        value = getattr(asked, name)
-        planning += [f"--{name}", str(value)] if value is not None else []
-    switches = [flag for flag, on in (("--no-laws", asked.laws), ("--no-plan", asked.plan)) if not on]
-    words = ["scalelab", "report", *map(str, sources), *fitting, *planning, *switches]
-    words += ["-o", out.name] if out.name != "report.html" else []
-    return [shlex.join(words), *_steps(studies, fitting)]
-
-
-def _steps(studies: Sequence[Study], fitting: Sequence[str]) -> list[str]:
-    """Return a command for each fit and plan."""
-    lines: dict[str, None] = {}
-    for study in studies:
-        fit = study.fit
-        if not isinstance(fit, FitResult) or study.group is None:
+    """Return the Python calls that make the fits and plans again, of sources that have a name."""
+    default, lines = FitOptions(), []
+    chosen: dict[str, Any] = {"columns": dict(columns or {}), "where": where or "", "points": points}
+    chosen |= {"best": options.best, "count": options.convention}
+    chosen |= {name: getattr(options, name) for name in ("starts", "draws", "seed")}
+    usual = {"columns": {}, "where": "", "points": "auto", "best": False, "count": default.convention}
+    usual |= {name: getattr(default, name) for name in ("starts", "draws", "seed")}
+    given = "".join(f", {name}={value!r}" for name, value in chosen.items() if value != usual[name])
+    for number, source in enumerate(sources):
+        mine = [s for s in studies if s.source == number and isinstance(s.fit, FitResult)]
+        if not source.name or not mine:
             continue
-        chosen = fitting if "--law" in fitting or fit.law.name == "parallel" else ["--law", fit.law.name, *fitting]
-        lines[shlex.join(["scalelab", "fit", fit.origin.get("source", ""), *chosen])] = None
-        if isinstance(study.plan, Plan):
-            lines[_plan_command(f"fits/{fit_name(study.slug, fit)}.json", study.plan)] = None
-    return list(lines)
+        law = mine[0].fit.law.name  # type: ignore[union-attr]  # filtered above
+        if source.fits:
+            lines.append(f"fit = sl.load_fit({source.name!r})")
+        else:
+            lines.append(f"{'fit' if len(mine) == 1 else 'fits'} = sl.fit_law({source.name!r}, {law!r}{given})")
+        for study in mine:
+            fit = "fit" if len(mine) == 1 else f"fits[{study.title!r}]"
+            lines += [f"sl.make_plan({fit}{_limits(study.plan)})"] if isinstance(study.plan, Plan) else []
+    return lines
 
 
-def _plan_command(file: str, plan: Plan) -> str:
-    limits = plan.problem.limits
-    words = ["scalelab", "plan", file]
-    words += ["--memory", f"{limits.memory_bytes / 2**30:.5g}GiB"] if limits.memory_bytes is not None else []
-    words += ["--latency", f"{limits.latency_s * 1e3:.5g}ms"] if limits.latency_s is not None else []
-    words += ["--P", *(str(option.P) for option in plan.options)]
-    words += ["--shapes", "ladder"] if plan.problem.shapes.deepening else []
-    return shlex.join(words)
+def _limits(plan: Plan) -> str:
+    limits, streams = plan.problem.limits, [option.P for option in plan.options]
+    words = [f"memory={limits.memory_bytes:.0f}"] if limits.memory_bytes is not None else []
+    words += [f"latency={limits.latency_s:.5g}"] if limits.latency_s is not None else []
+    words += [f"P={streams}"] + (["shapes='ladder'"] if plan.problem.shapes.deepening else [])
+    return "".join(f", {word}" for word in words)

@@ -12,7 +12,7 @@ from scalelab.api.fitting import Count, LawName, Points, fit_groups, origin_of
 from scalelab.api.grouping import groups_of
 from scalelab.api.loading import check_file, console_of
 from scalelab.api.report_sources import Source, open_sources
-from scalelab.errors import ScalelabError, UsageError
+from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.file_names import slug
 from scalelab.fit import FitOptions, FitResult
 from scalelab.laws import Law, get_law
@@ -68,6 +68,7 @@ def report(
     latency: str | float | None = None,
     gpu: str | Device | None = None,
     force: bool = False,
+    command: str = "",
     progress: bool | Console = False,
 ) -> ReportFile:
     """Write a report of runs and fits as one HTML file that opens from disk, without a server or a network.
@@ -97,6 +98,7 @@ def report(
         latency: Limit of the plan on the time of a request, as for `make_plan`.
         gpu: Device of the plan, from `list_hardware`.
         force: Replace a file that is not a report.
+        command: Command to show in the page as the one that made it.
         progress: Show progress on standard error, or on a rich console.
 
     Returns:
@@ -115,11 +117,12 @@ def report(
     console = console_of(progress)
     opened = open_sources(sources, columns, where, chosen)
 
-    from scalelab.api.report_studies import Asked, commands_of, complete
+    from scalelab.api.report_studies import Asked, calls_of, complete
     from scalelab.atomic import write_text
     from scalelab.fit.many import FitResults as Fits
     from scalelab.page.contents import Contents
     from scalelab.page.report import report_page
+    from scalelab.records.schema import describe_statuses
 
     asked = Asked(laws, plan, memory, latency, gpu, options)
     studies: list[Study] = []
@@ -128,6 +131,9 @@ def report(
         studies += [complete(study, source, asked, console) for study in found]
     studies = _told_apart(studies, opened)
     fits = {study.title: study.fit for study in studies if isinstance(study.fit, FitResult)}
+    if not studies:
+        found = describe_statuses(opened[0].runs.table.unfinished)
+        raise DataError(f"{opened[0].runs.title}: no run is ok, so there is no loss to fit ({found})")
     if not fits:
         first = studies[0].fit
         assert isinstance(first, ScalelabError)
@@ -138,7 +144,7 @@ def report(
         title or _title(opened),
         [source.runs for source in opened],
         studies,
-        commands_of(sources, studies, path, law, columns, where, points, asked),
+        [*([command] if command else []), *calls_of(opened, studies, columns, where, points, options)],
         datetime.now(UTC).date().isoformat(),
     )
     text = report_page(contents)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from scalelab.cli.console import print_line, saved_line, stderr
+from scalelab.cli.flags import FLAGS
 from scalelab.cli.lists import pairs
 from scalelab.cli.options import (
     DATA,
@@ -28,7 +32,7 @@ def report(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE…", help="Folders of records, tables, 'paper', or saved fits (JSON).", show_default=False
+            metavar="SOURCE", help="Folders of records, tables, 'paper', or saved fits (JSON).", show_default=False
         ),
     ],
     law: Annotated[
@@ -82,6 +86,7 @@ def report(
     It shows the runs with their loss curves, the fit of each group with notes on what to do, a comparison of laws, a
     plan with the cost of streams against a larger N, and buttons to download the data.
     """
+    command = _command(locals())
     from scalelab.api.reporting import report as write_report
 
     done = saved_line(out)
@@ -104,8 +109,22 @@ def report(
         latency=latency,
         gpu=gpu,
         force=force,
+        command=command,
         progress=stderr(quiet),
     )
     for text in made.left_out:
         print_line(f"left out: {text}", quiet)
     print_line(f"{done} ({format_bytes(made.n_bytes, binary=False)})", quiet)
+
+
+def _command(given: Mapping[str, Any]) -> str:
+    """Return the command line with the options that are not the default; without the folder of the output."""
+    words = ["scalelab", "report", *given["sources"]]
+    for name, parameter in signature(report).parameters.items():
+        value = given[name]
+        if name in ("sources", "quiet", "force") or value == parameter.default:
+            continue
+        flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+        values = value if isinstance(value, list) else [value.name if isinstance(value, Path) else str(value)]
+        words += [flag] if value is True else [flag, *values]
+    return shlex.join(words)

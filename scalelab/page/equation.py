@@ -62,7 +62,20 @@ def mathml(latex: str) -> str:
             del element.attrib[name]
         if element.tag == "mi" and element.text in _FUNCTIONS:  # an operator has space around it
             element.tag, element.attrib = "mo", {"lspace": "0.17em", "rspace": "0.17em"}
+    for row in [*root.iter("mrow")]:
+        if next(row.iter("mfrac"), None) is not None:
+            _grow_brackets(row)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _grow_brackets(row: ElementTree.Element) -> None:
+    """Write the brackets around a fraction larger: they would grow by themselves only in a font for mathematics."""
+    for i, child in enumerate(row):
+        if child.tag == "mo" and child.get("fence") == "true":
+            child.attrib = {"stretchy": "false", "mathsize": "185%", "lspace": "0", "rspace": "0"}
+            padded = ElementTree.Element("mpadded", {"voffset": "-0.3em"})
+            padded.append(child)
+            row[i] = padded
 
 
 def _symbol(name: str) -> str:

@@ -156,7 +156,8 @@ def _compare(costs: CostComparison | ScalelabError | None) -> str:
         '<div class="pair"><div class="chart small-chart" data-chart="cost-memory"></div>'
         '<div class="chart small-chart" data-chart="cost-latency"></div></div>'
         "<figcaption>Lines join the measured runs of one P. Arrows begin at a plain model: one adds streams to it, the "
-        "grey one grows N to the same loss. The shorter arrow is the cheaper way.</figcaption></figure>"
+        "grey one grows N to the same loss. The arrow that goes less far to the right is the cheaper way.</figcaption>"
+        "</figure>"
         f'<div class="panel">{sentences.html()}<details><summary>Increases and ratios for each batch size</summary>'
         f"{tables.html()}</details></div>"
     )

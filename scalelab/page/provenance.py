@@ -21,7 +21,7 @@ def provenance_section(contents: Contents) -> Section:
     made = (
         f"Made on {contents.made} by scalelab {__version__}." if contents.made else f"Made by scalelab {__version__}."
     )
-    steps = f"<h3>Commands</h3><pre><code>{escape(commands)}</code></pre>" if commands else ""
+    steps = f"<h3>Commands and calls</h3><pre><code>{escape(commands)}</code></pre>" if commands else ""
     return Section(
         "provenance",
         "Provenance",

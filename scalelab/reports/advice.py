@@ -50,7 +50,7 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             ("P_ignored",),
             "warning",
             "P varies, and the law does not know it",
-            'choose a law with P, or `--where "P == 1"`',
+            "choose a law with P, or `where='P == 1'`",
         ),
         Advice(
             ("narrow_N",),
@@ -62,7 +62,7 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             ("fixed_ratio",),
             "serious",
             "D/N is the same in every run: the terms of N and D cannot be separated",
-            "vary D at one N, or fit `compute`",
+            "vary D at one N, or `law='compute'`",
         ),
     ),
     "Rows": (
@@ -70,21 +70,21 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             ("tuning",),
             "serious",
             "rows of one configuration differ by more than seeds do: a tuning sweep",
-            "`--best`, or `--objective asymmetric`",
+            "`best`, or `objective='asymmetric'`",
         ),
         Advice(("best",), "note", "only the best row of each configuration was fitted", ""),
         Advice(
             ("points",),
             "note",
             "rows were points of curves: which of them were fitted",
-            "`--points all` or `final`, if that was not meant",
+            "`points='all'` or `points='final'`, if that was not meant",
         ),
         Advice(("optimum_rows",), "note", "which rows the best learning rate and batch size are from", ""),
         Advice(
             ("mixed_runs",),
             "warning or note",
             "runs differ in precision, vocabulary, device, library versions or code",
-            "fit them apart with `--where`, or compare pairs",
+            "fit them apart with `where`, or compare pairs",
         ),
         Advice(("repeats",), "note", "seeds: how many, and how much they differ", ""),
         Advice(("copies",), "warning", "rows repeat N, P, D and loss to the last digit", "remove copies"),
@@ -99,7 +99,7 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             ("streams_in_N",),
             "warning",
             "the streams' own parameters add more than 5 % to N",
-            "compare with `--count backbone`",
+            "compare with `count='backbone'`",
         ),
     ),
     "Units": (
@@ -107,12 +107,17 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             ("unit_loss",),
             "warning",
             "losses look like perplexities, or like bits per byte",
-            "`--map 'loss=ln(COLUMN)'`",
+            "`columns={'loss': 'ln(COLUMN)'}`",
         ),
         Advice(
-            ("unit_N",), "warning", "N looks like millions or billions, or mixes units", "`--map 'n_params=1e6*COLUMN'`"
+            ("unit_N",),
+            "warning",
+            "N looks like millions or billions, or mixes units",
+            "`columns={'n_params': '1e6*COLUMN'}`",
         ),
-        Advice(("unit_D",), "warning", "D looks like tokens per parameter", "`--map 'n_tokens=COLUMN*n_params'`"),
+        Advice(
+            ("unit_D",), "warning", "D looks like tokens per parameter", "`columns={'n_tokens': 'COLUMN*n_params'}`"
+        ),
     ),
     "Misfit": (
         Advice(
@@ -126,7 +131,7 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             ("outliers",),
             "warning",
             "many are: diverged or untuned runs, another kind of run, other units",
-            "`--where`, `--best`, `--objective asymmetric`",
+            "`where`, `best`, `objective='asymmetric'`",
         ),
         Advice(
             ("leverage",), "warning", "one run moves a parameter by more than 1.5 standard errors", "repeat that run"
@@ -137,7 +142,7 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             ("at_bound",),
             "serious",
             "a parameter ended at a limit: the data do not determine it",
-            "more runs, `--fix`, or a smaller law",
+            "more runs, `fix`, or a smaller law",
         ),
         Advice(
             ("degenerate",),
@@ -149,19 +154,19 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             ("starts_disagree",),
             "serious",
             "few starts found this optimum; there may be a better one",
-            "`--starts 1000`, or a smaller law",
+            "`starts=1000`, or a smaller law",
         ),
         Advice(
             ("not_converged",),
             "serious",
             "the objective still falls at the end",
-            "`--starts 1000`; if it stays, report it",
+            "`starts=1000`; if it stays, report it",
         ),
         Advice(
             ("start_is_optimum",),
             "warning",
             "the optimum is the very point where its start was drawn",
-            "another `--seed`",
+            "another `seed`",
         ),
     ),
     "Intervals": (
@@ -187,7 +192,7 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             ("k_against", "gamma_against", "rho_against", "B_against", "S_against"),
             "note",
             "streams made the loss worse for their N",
-            "`--count backbone`; train longer",
+            "`count='backbone'`; train longer",
         ),
         Advice(
             ("extrapolation",),

@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,7 @@ def test_every_note_says_what_to_do(sweep):
         advice = advice_of(note.code)
         assert advice is not None
         assert not advice.do or "What to do" in page
-    assert "What to do: compare with <code>--count backbone</code>." in page
+    assert "What to do: compare with <code>count=&#x27;backbone&#x27;</code>." in page
 
 
 def test_loss_curves_and_diagnostics_are_those_of_the_records(sweep):
@@ -191,6 +192,23 @@ def test_a_group_that_cannot_be_fitted_is_said_and_the_others_are_shown(make_rec
     assert not (tmp_path / "none.html").exists()
 
 
+def test_runs_that_are_not_ok_are_listed_with_their_status(make_records, tmp_path):
+    data = make_records(noise=1e-3).assign(status="ok", message="", key=[str(i) for i in range(24)])
+    data.loc[3, ["status", "message", "loss"]] = ["diverged", "the loss rose to <inf>", None]
+    data.to_parquet(tmp_path / "runs.parquet")
+    mapped = {"status": "status", "message": "message"}
+    made = sl.report(tmp_path / "runs.parquet", out=tmp_path / "r.html", columns=mapped, **FAST)
+    page = parsed(made.path)
+    (fit,) = made.fits.values()
+    assert (made.n_runs, len(fit.runs)) == (24, 23)
+    assert sum("diverged" in row for row in page.rows) == 1
+    assert "the loss rose to <inf>" in page.text
+    nothing = sl.list_runs("paper")
+    table = replace(nothing.table, records=nothing.table.records[:0], others=nothing.frame.assign(status="failed"))
+    with pytest.raises(DataError, match=r"no run is ok.*48 failed"):
+        sl.report(replace(nothing, table=table), out=tmp_path / "none.html", **FAST)
+
+
 def test_files_that_are_not_reports_are_kept(make_records, tmp_path):
     data, out = make_records(noise=1e-3), tmp_path / "page.html"
     out.write_text("<html>mine</html>")
@@ -250,7 +268,9 @@ def test_the_command_line(scalelab, make_records, tmp_path):
     assert "saved report.html (1." in out
     page = parsed(tmp_path / "report.html")
     assert "A & B" in page.text
-    assert "scalelab report runs.csv --where 'P < 8' --starts 20 --draws 100 --no-laws --no-plan" in page.text
+    typed = "scalelab report runs.csv --where 'P < 8' --starts 20 --draws 100 --no-laws --no-plan --title 'A & B'"
+    assert typed in page.text
+    assert "fit = sl.fit_law('runs.csv', 'parallel', where='P < 8', starts=20, draws=100)" in page.text
     code, _, error = scalelab("report", "runs.csv", "-o", "runs.csv")
     assert (code, error) == (2, "scalelab: -o runs.csv: must end in .html")
     code, _, error = scalelab("report", "missing.csv")

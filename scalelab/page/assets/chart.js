@@ -138,7 +138,7 @@
       margin: { l: 56, r: 12, t: 12, b: 48 },
       hoverlabel: { bgcolor: "--panel", bordercolor: "--line", font: { color: "--text", size: 12.5 }, align: "left", namelength: -1 },
       hovermode: "closest",
-      dragmode: "zoom",
+      dragmode: window.matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
       showlegend: false,
       modebar: { bgcolor: "rgba(0,0,0,0)", color: "--muted", activecolor: "--accent" },
     };

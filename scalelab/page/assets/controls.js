@@ -46,7 +46,7 @@
   // Boxes to tick: items are {value, label, colour, marker, on}. `changed` gets the set of ticked values.
   function boxes(legend, items, changed) {
     const set = new Set(items.filter((item) => item.on !== false).map((item) => item.value));
-    const field = make("fieldset", {}, make("legend", {}, legend));
+    const field = make("fieldset", {}, ...(legend ? [make("legend", {}, legend)] : []));
     for (const item of items) {
       const box = make("input", { type: "checkbox", checked: set.has(item.value) });
       box.addEventListener("change", () => {
