@@ -194,6 +194,8 @@ def _parameter_axis(fit: FitResult, name: str, axis: Axis, range_: tuple[float, 
     if is_scale:
         log_axis(axis)
     else:
-        axis.set_major_locator(MaxNLocator(4))
+        box = axis.axes.bbox
+        inches = (box.width if isinstance(axis, XAxis) else box.height) / axis.get_figure(root=True).dpi  # type: ignore[union-attr]
+        axis.set_major_locator(MaxNLocator(2 if inches < 1.0 else 4))
     if range_ is not None:
         (axis.axes.set_xlim if isinstance(axis, XAxis) else axis.axes.set_ylim)(low, high)

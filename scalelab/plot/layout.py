@@ -66,13 +66,33 @@ class Panels:
             self.figure.suptitle(_wrapped(text, width, size), fontsize=size, parse_math=False)
 
     def legend(self, handles: Sequence[Any], labels: Sequence[str], title: str | None = None) -> None:
-        """Explain marks below all panels; in axes of a person's own figure, where they cover least."""
+        """Explain marks below all panels; in axes of a person's own figure, where they cover least.
+
+        Call it last: it also wraps labels of axes to the size of their panel.
+        """
+        for axes in self.axes if self.owns_figure else ():
+            self._wrap_labels(axes)
         if not labels:
             return
         if self.owns_figure:
-            legend_below(self.figure, handles, labels, title)
+            rows = legend_below(self.figure, handles, labels, title)
+            if self.figure is self.root:  # each further row has its own room
+                height = (rows - 1) * 1.6 * _points(rcParams["legend.fontsize"]) / 72
+                self.root.set_figheight(self.root.get_figheight() + height)
         else:
             self.axes[-1].legend(handles, labels, loc="best", title=title)
+
+    def _wrap_labels(self, axes: Axes) -> None:
+        place = axes.get_subplotspec()
+        rows, columns = place.get_gridspec().get_geometry() if place else (1, 1)
+        width, height = self.figure.bbox.size / self.root.dpi / (columns, rows)
+        for label, room in ((axes.xaxis.label, width - 0.5), (axes.yaxis.label, height - 0.7)):
+            text = label.get_text()
+            if text and "\n" not in text:
+                label.set_text("\n".join(wrap(text, max(14, int(room * 72 / (_LETTER * label.get_fontsize()))))))
+        if len(self.axes) > 1:
+            most = max(12, int((width - 0.4) * 72 / (_LETTER * axes.title.get_fontsize())))
+            axes.title.set_text(shortened(axes.get_title(), most))
 
 
 def new_panels(
@@ -157,8 +177,8 @@ def _rows(count: int, columns: int) -> _Cells:
 
 def legend_below(
     figure: Figure | SubFigure, handles: Sequence[Any], labels: Sequence[str], title: str | None = None
-) -> None:
-    """Put a legend below all plots, whose entries read along its rows, in as few rows as fit the width."""
+) -> int:
+    """Put a legend below all plots, whose entries read along its rows; return the number of rows it takes."""
     em = _points(rcParams["legend.fontsize"])
     room = figure.bbox.width / figure.get_figure(root=True).dpi * 72 / em - 1.0
     columns = next(n for n in range(len(labels), 0, -1) if n == 1 or _legend_width(labels, n) <= room)
@@ -177,6 +197,7 @@ def legend_below(
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+    return rows
 
 
 def _legend_width(labels: Sequence[str], columns: int) -> float:

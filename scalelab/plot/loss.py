@@ -57,7 +57,7 @@ def plot_loss_panels(fits: Mapping[str, FitResult], ax: AxesLike | None = None, 
     shared, shown = looks(levels), {}
     for (name, fit), axes in zip(fits.items(), panels.axes, strict=True):
         shown |= _draw(fit, axes, shared)
-        axes.set_title(name if len(name) < 40 else f"{name[:26]}…{name[-12:]}", parse_math=False)
+        axes.set_title(name, parse_math=False)
     for axes in panels.axes[1:]:
         if axes.get_ylabel() == panels.axes[0].get_ylabel() and not axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
             axes.set_ylabel("")

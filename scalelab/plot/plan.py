@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -23,7 +24,6 @@ from scalelab.reports.plan_units import metric, setting
 Kind = Literal["frontier", "contours"]
 KINDS: tuple[Kind, ...] = ("frontier", "contours")
 
-_STAR: dict[str, Any] = {"marker": "*", "markersize": 14, "markeredgewidth": 0.8}
 # Colour and line of each limit.
 _LIMITS = {
     "memory": (RED, "--"),
@@ -97,7 +97,7 @@ def plot_plan(
     ]
     labels = [f"P = {P}" if most >= P else f"P = {P}, no runs" for P in shown]
     if plan.winner is not None:
-        handles.append(Line2D([], [], color=shown[plan.winner.P].color, marker="*", markersize=11, linestyle="none"))
+        handles.append(Line2D([], [], color=shown[plan.winner.P].color, linestyle="none", **_star()))
         labels.append("best")
         if plan.winner.loss.low is not None:
             handles.append(band_handle())
@@ -110,6 +110,11 @@ def plot_plan(
     panels.legend(handles, labels)
     panels.heading(heading)
     return panels.root
+
+
+def _star() -> dict[str, Any]:
+    """Return the look of the best option."""
+    return {"marker": "*", "markersize": 2.8 * rcParams["lines.markersize"], "markeredgewidth": 0.8}
 
 
 def _stacked(both: Sequence[Axes]) -> bool:
@@ -135,7 +140,7 @@ def _draw_panel(
     log_axis(axes.xaxis, plain)
     for option in plan.options:
         won = plan.winner is not None and option.P == plan.winner.P
-        look = shown[option.P].points(1.2) | (_STAR if won else {})
+        look = shown[option.P].points(1.2) | (_star() if won else {})
         axes.plot(option.costs[name].value / unit, option.loss.value, **look, zorder=6 if won else 4)
     low, high = axes.get_xlim()
     bound = plan.problem.bounds.get(name)
@@ -183,13 +188,13 @@ def plot_plan_contours(plan: Plan, ax: Axes | None = None, size: Size | None = N
         labels.append(f"{name} {metric(plan, name, bound)}")
     for option in plan.options:
         won = plan.winner is not None and option.P == plan.winner.P
-        look: dict[str, Any] = {"color": "black", "marker": "o", "markeredgecolor": "white"} | (_STAR if won else {})
+        look: dict[str, Any] = {"color": "black", "marker": "o", "markeredgecolor": "white"} | (_star() if won else {})
         axes.plot(option.N.value, option.P, **look, zorder=5, clip_on=False)
     axes.set_xlim(low, high)
     handles.append(Line2D([], [], color="black", marker="o", linestyle="none", markeredgecolor="white"))
     labels.append("best N of a P")
     if plan.winner is not None:
-        handles.append(Line2D([], [], color="black", marker="*", markersize=11, linestyle="none"))
+        handles.append(Line2D([], [], color="black", linestyle="none", **_star()))
         labels.append("best")
     panels.heading(setting(plan))
     panels.legend(handles, labels)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import zlib
+from itertools import pairwise
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -112,7 +112,6 @@ COUNTS |= {"efficiency": 2}
 def test_no_text_overlaps_or_is_cut_and_no_legend_covers_data(kind, fit, profiles, plan):
     for size in SIZES:
         figure = draw(kind, fit, profiles, plan, size=size)
-        figure.set_dpi(72)
         assert overlapping(figure) == [], size
         assert outside(figure) == [], size
         assert covered(figure) == 0, size
@@ -210,7 +209,7 @@ def test_levels_differ_in_marker_and_in_lightness_or_hue(levels):
     found = looks(levels)
     assert len({*found.values()}) == len(levels)
     neighbours = list(found.values())
-    assert all(a.marker != b.marker for a, b in itertools.pairwise(neighbours))
+    assert all(a.marker != b.marker for a, b in pairwise(neighbours))
     assert len({look.color for look in neighbours}) == len(levels)
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 
+def drawn(figure: Figure) -> RendererAgg:
+    """Draw a figure once, and return its renderer."""
+    if not isinstance(figure.canvas, FigureCanvasAgg) or not hasattr(figure.canvas, "renderer"):
+        FigureCanvasAgg(figure)
+        figure.set_dpi(60)
+        figure.canvas.draw()
+    return figure.canvas.get_renderer()
+
+
 def boxes(figure: Figure) -> list[tuple[str, Bbox]]:
     """Return every text that a figure shows, with its box in pixels; not the labels along contours."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
+    renderer = drawn(figure)
     texts: list[Text] = []
     for axes in figure.axes:
         if axes.axison:
@@ -38,7 +45,7 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
     return [
         (one, other)
         for (one, a), (other, b) in combinations(boxes(figure), 2)
-        if min(a.x1, b.x1) - max(a.x0, b.x0) > 0.5 and min(a.y1, b.y1) - max(a.y0, b.y0) > 0.5
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
     ]
 
 
@@ -46,15 +53,13 @@ def outside(figure: Figure) -> list[str]:
     """Return texts that are cut at an edge of the figure."""
     width, height = figure.canvas.get_width_height()
     return [
-        text
-        for text, box in boxes(figure)
-        if box.x0 < -0.5 or box.y0 < -0.5 or box.x1 > width + 0.5 or box.y1 > height + 0.5
+        text for text, box in boxes(figure) if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1
     ]
 
 
 def covered(figure: Figure) -> int:
     """Return the number of points of data under a legend."""
-    FigureCanvasAgg(figure).draw()
+    drawn(figure)
     legends = [legend for parent in (figure, *figure.subfigs) for legend in parent.legends]
     legends += [axes.get_legend() for axes in figure.axes if axes.get_legend()]
     count = 0
