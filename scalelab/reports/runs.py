@@ -20,7 +20,7 @@ from scalelab.units import format_count, format_number, format_seconds, plural
 
 if TYPE_CHECKING:
     from scalelab.api.runs import Runs
-    from scalelab.records import Table as RecordTable
+    from scalelab.records import RunTable
 
 _MOST_MESSAGES = 20
 _MOST_REJECTED = 5
@@ -158,7 +158,7 @@ def _counts(runs: Runs) -> Iterator[Line]:
     yield from (Line(str(fault), "left out") for fault in runs.faults)
 
 
-def rejected_lines(table: RecordTable) -> list[Line]:
+def rejected_lines(table: RunTable) -> list[Line]:
     """Return the columns that were used, rows that cannot be used, and the number of rows."""
     lines = [Line(note, "info") for note in table.notes]
     lines += [Line(str(row), "left out") for row in table.rejected[:_MOST_REJECTED]]
@@ -173,7 +173,7 @@ def rejected_lines(table: RecordTable) -> list[Line]:
     return lines
 
 
-def table_report(table: RecordTable) -> Report:
+def table_report(table: RunTable) -> Report:
     """Return the runs that can be fitted, and the rows that were left out."""
     columns = _relevant_columns(table.records)
     made = Table(f"{plural(len(table.records), 'run')}", [column.heading for column in columns], drops=True)
