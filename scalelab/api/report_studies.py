@@ -134,11 +134,12 @@ def calls_of(
     options: FitOptions,
 ) -> list[str]:
     """Return the Python calls that make the fits and plans again, of sources that have a name."""
-    default, lines = FitOptions(), []
+    default = FitOptions()
+    lines: list[str] = []
     chosen: dict[str, Any] = {"columns": dict(columns or {}), "where": where or "", "points": points}
     chosen |= {"best": options.best, "count": options.convention}
     chosen |= {name: getattr(options, name) for name in ("starts", "draws", "seed")}
-    usual = {"columns": {}, "where": "", "points": "auto", "best": False, "count": default.convention}
+    usual: dict[str, Any] = {"columns": {}, "where": "", "points": "auto", "best": False, "count": default.convention}
     usual |= {name: getattr(default, name) for name in ("starts", "draws", "seed")}
     given = "".join(f", {name}={value!r}" for name, value in chosen.items() if value != usual[name])
     for number, source in enumerate(sources):
