@@ -85,7 +85,7 @@ class Panels:
     def _wrap_labels(self, axes: Axes) -> None:
         place = axes.get_subplotspec()
         rows, columns = place.get_gridspec().get_geometry() if place else (1, 1)
-        width, height = (float(size) for size in self.figure.bbox.size / self.root.dpi / np.array([columns, rows]))
+        width, height = (float(size) for size in np.divide(self.figure.bbox.size, self.root.dpi) / (columns, rows))
         for label, room in ((axes.xaxis.label, width - 0.5), (axes.yaxis.label, height - 0.7)):
             text = label.get_text()
             if text and "\n" not in text:
