@@ -152,7 +152,8 @@ tables and fits byte for byte, records and training.json apart from their times.
 - *leftovers*: folders of checkpoints that remained after the repeat. A hidden unfinished file or folder would have
   ended the benchmark: the next write of a file or model removes what killed processes left, while a living process
   holds a lock on its file. A `train` killed between renaming OUT and removing OUT.checkpoints would leave the latter.
-- *results*: `-o runs.csv --figure runs.png`; *fit*: two groups, with figures; *import*: four runs with curves.
+- *results*: `-o runs.csv --figure runs.png`; *fit*: two groups, with figures; *import*: four runs with curves;
+  *report*: one page, without plan and comparison of laws.
 
 A loss of power is not among these faults. In its place tests/core/test_atomic.py records each fsync and rename of
 `atomic_write`, `atomic_folder`, a model, a checkpoint and a token cache. It checks that every file and folder of the
