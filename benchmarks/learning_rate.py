@@ -9,11 +9,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy import stats
 
+from scalelab.plot.layout import level_handle, new_panels
+from scalelab.plot.save import save_figure
+from scalelab.plot.style import GREY, Size, looks, styled
+from scalelab.plot.ticks import log_axis, plain
 from scalelab.records import load
 from scalelab.train.recipe import LR_WIDTH, Recipe
 
@@ -35,17 +41,10 @@ def main() -> None:
         load(sys.argv[1])[COLUMNS].sort_values(COLUMNS[1:6]).to_csv(DOCS / "lr.csv", index=False)
     runs = pd.read_csv(DOCS / "lr.csv").sort_values("peak_lr")
     found = []
-    _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for colour, (width, same) in enumerate(runs.groupby("hidden_size")):
-        for number, (seed, each) in enumerate(same.groupby("seed")):
-            rate = best(each["peak_lr"].to_numpy(), each["loss"].to_numpy())
-            found.append((width, rate))
-            at_64 = each["peak_lr"] * width / LR_WIDTH
-            label = f"hidden {width}" if number == 0 else None
-            left.plot(at_64, each["loss"] - each["loss"].min(), "o-", color=f"C{colour}", label=label)
-            print(
-                f"hidden {width}, seed {seed}: best rate {rate:.4g}, at hidden {LR_WIDTH} {rate * width / LR_WIDTH:.4g}"
-            )
+    for (width, seed), each in runs.groupby(["hidden_size", "seed"]):
+        rate = best(each["peak_lr"].to_numpy(), each["loss"].to_numpy())
+        found.append((width, rate))
+        print(f"hidden {width}, seed {seed}: best rate {rate:.4g}, at hidden {LR_WIDTH} {rate * width / LR_WIDTH:.4g}")
     width, rate = np.array(found).T
     line = stats.linregress(np.log(width / LR_WIDTH), np.log(rate))
     half = line.stderr * stats.t.ppf(0.975, len(width) - 2)
@@ -53,21 +52,31 @@ def main() -> None:
     low, high = -line.slope - half, -line.slope + half
     print(f"exponent {-line.slope:.2f} ({low:.2f} to {high:.2f}), default {Recipe.lr_exponent:g}")
     print(f"rate at hidden {LR_WIDTH} {lr:.4g} ({lr / spread:.4g} to {lr * spread:.4g}), default {Recipe.lr:g}")
-    left.set_xscale("log")
-    ticks = np.unique((runs["peak_lr"] * runs["hidden_size"] / LR_WIDTH).round(6))
-    left.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    left.minorticks_off()
-    left.set(xlabel="learning rate, at hidden 64", ylabel="loss over the best of its seed, nats a token")
-    left.legend(frameon=False)
-    right.loglog(width, rate, "o", label="best rates")
+    save_figure(draw(runs, width, rate), DOCS / "lr.png")
+
+
+@styled
+def draw(
+    runs: pd.DataFrame, width: np.ndarray, rate: np.ndarray, ax: list[Axes] | None = None, size: Size | None = None
+) -> Figure:
+    """Loss over the learning rate of each width, and the best rates with the rule."""
+    panels = new_panels(2, ax, size, panel=(4.2, 3.3), extra=0.6)
+    left, right = panels.axes
+    shown = looks(runs["hidden_size"].unique())
+    for (hidden, _), each in runs.groupby(["hidden_size", "seed"]):
+        at_64 = each["peak_lr"] * hidden / LR_WIDTH
+        left.plot(at_64, each["loss"] - each["loss"].min(), "-", linewidth=1.0, **shown[hidden].points())
+    for hidden, look in shown.items():
+        right.plot(width[width == hidden], rate[width == hidden], linestyle="", zorder=3, **look.points())
     grid = np.geomspace(width.min(), width.max())
-    right.loglog(grid, Recipe.lr * (LR_WIDTH / grid) ** Recipe.lr_exponent, "-", label="the rule")
-    right.set(xlabel="hidden size", ylabel="learning rate")
-    right.set_xticks(np.unique(width), [f"{w:g}" for w in np.unique(width)])
-    right.set_yticks([0.006, 0.01, 0.02, 0.03], ["0.006", "0.01", "0.02", "0.03"])
-    right.minorticks_off()
-    right.legend(frameon=False)
-    plt.savefig(DOCS / "lr.png", dpi=120)
+    right.plot(grid, Recipe.lr * (LR_WIDTH / grid) ** Recipe.lr_exponent, "-", color=GREY)
+    left.set(xlabel="learning rate, at hidden 64", ylabel="loss over the best of its seed, nats per token")
+    right.set(xlabel="hidden size", ylabel="best learning rate")
+    for axis in (left.xaxis, right.xaxis, right.yaxis):
+        log_axis(axis, plain)
+    signs = [*map(level_handle, shown.values()), Line2D([], [], color=GREY)]
+    panels.legend(signs, [*(f"hidden {hidden}" for hidden in shown), f"rule: {Recipe.lr:g}·{LR_WIDTH} / hidden"])
+    return panels.root
 
 
 if __name__ == "__main__":

@@ -11,6 +11,11 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from benchmarks.published_data import MEMORY, Row, from_cost, predict, read_rows, served
 from benchmarks.published_fit import Scored, fit, left_out, prior, row_costs
@@ -18,6 +23,10 @@ from scalelab.cost.formats import weight_format
 from scalelab.cost.request import Device, Precision
 from scalelab.cost.roofline import price
 from scalelab.cost.runtime import CLASSES, KERNEL_FLOPS, ROUTING_EXPONENT, ROW_COSTS
+from scalelab.plot.layout import band_handle, new_panels
+from scalelab.plot.save import save_figure
+from scalelab.plot.style import BLUE, GREY, RED, Size, styled
+from scalelab.plot.ticks import log_axis, plain
 
 DOCS = Path(__file__).parent.parent / "docs"
 MARK = "<!-- published measurements: written by benchmarks/published.py -->"
@@ -238,49 +247,46 @@ def main() -> None:
         for row in rows:
             said = [found[name].get(row.id, "") for name in everything]
             writer.writerow([row.id, row.source, row.model, row.device, row.kind, row.what, row.measured, *said])
-    draw(ours, out).savefig(DOCS / "published.png", dpi=150)
+    save_figure(draw(ours, out), DOCS / "published.png")
     _write_serving(_serving_section(ours, out))
     print("\n".join(lines))
 
 
-def draw(ours: Sequence[Scored], out: Sequence[Scored]) -> object:
+@styled
+def draw(ours: Sequence[Scored], out: Sequence[Scored], ax: Axes | None = None, size: Size | None = None) -> Figure:
     """Return the figure: predicted over measured of each speed, by class of device."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    from scalelab.plot.style import new_axes
-
     kinds = [k for k in CLASSES if any(s.row.kind == k for s in ours)]
-    figure, axes = new_axes(7.4, 4.6)
-    looks = {"decode": ("#0072B2", "o"), "prefill": ("#D55E00", "s")}
-    for side, name, shift, filled in ((ours, "fitted to all", -0.18, True), (out, "source left out", 0.18, False)):
-        for quantity, (colour, mark) in looks.items():
+    panels = new_panels(1, ax, size, panel=(7.4, 4.4))
+    axes = panels.axes[0]
+    shown = {"decode": (BLUE, "o"), "prefill": (RED, "s")}
+    for side, shift, filled in ((ours, -0.18, True), (out, 0.18, False)):
+        for quantity, (colour, mark) in shown.items():
             found = [s for s in side if s.row.quantity == quantity]
             counts = dict.fromkeys(kinds, 0)
             x = []
             for s in found:
                 counts[s.row.kind] += 1
                 x.append(kinds.index(s.row.kind) + shift + 0.025 * (counts[s.row.kind] % 7 - 3))
-            axes.plot(
-                x,
-                [s.ratio for s in found],
-                mark,
-                color=colour,
-                markersize=4,
-                markerfacecolor=colour if filled else "white",
-                label=f"{quantity}, {name}",
-            )
-    axes.axhline(1, color="#777777", linewidth=1)
-    axes.axhspan(0.8, 1.25, color="#777777", alpha=0.12, linewidth=0)
-    axes.set_yscale("log")
-    ticks = [0.5, 0.67, 0.8, 1, 1.25, 1.5, 2, 3, 4]
-    axes.set_yticks(ticks)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+            y = [s.ratio for s in found]
+            axes.plot(x, y, mark, color=colour, markersize=4, markerfacecolor=colour if filled else "white")
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.axhspan(0.8, 1.25, color=GREY, alpha=0.12, linewidth=0)
+    log_axis(axes.yaxis, plain)
     axes.set_xticks(range(len(kinds)), kinds)
     axes.set_ylabel("predicted over measured speed")
-    axes.set_title("Published speeds: roofline over measured (band: within 25 %)", fontsize=10)
-    axes.legend(frameon=False, fontsize=8, ncols=2)
-    return figure
+    sides = ("fitted to all", True), ("source left out", False)
+    entries = [
+        (colour, mark, filled, f"{quantity}, {name}")
+        for quantity, (colour, mark) in shown.items()
+        for name, filled in sides
+    ]
+    handles: list[Any] = [
+        Line2D([], [], color=colour, marker=mark, linestyle="", markerfacecolor=colour if filled else "white")
+        for colour, mark, filled, _ in entries
+    ]
+    panels.heading("Published speeds: roofline over measured")
+    panels.legend([*handles, band_handle()], [*(label for *_, label in entries), "within 25 %"])
+    return panels.root
 
 
 if __name__ == "__main__":

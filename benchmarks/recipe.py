@@ -2,6 +2,7 @@
 
     python benchmarks/recipe.py compare FOLDER    # variants of the recipe at P = 8, on a few seeds
     python benchmarks/recipe.py confirm FOLDER    # the default at P = 1, 2, 4, 8, on other seeds
+    python benchmarks/recipe.py draw              # only the figure, from docs/recipe.csv
 
 Runs are kept in FOLDER and never repeated. Runs with the same seed share the initial backbone weights and the data
 order, so differences are paired by seed. Tables go to standard output; `confirm` also writes docs/recipe.csv and
@@ -14,10 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich.console import Console
 from scipy import stats
 
-from scalelab.plot.style import colours, new_axes, title
+from scalelab.plot.layout import new_panels
+from scalelab.plot.save import save_figure
+from scalelab.plot.style import GREY, Size, looks, styled
 from scalelab.sweep.run import run_sweep
 from scalelab.sweep.spec import SweepSpec
 from scalelab.train.recipe import Recipe
@@ -82,31 +88,41 @@ def confirm(folder: Path) -> None:
     table = runs[columns].sort_values(["seed", "n_streams"])
     table["largest_weight"] = runs["mixture_weights"].map(lambda w: max(w) if w is not None else np.nan)
     table.round(5).to_csv("docs/recipe.csv", index=False)
-    draw(runs).savefig("docs/recipe.png", dpi=130)
+    draw()
 
 
-def draw(runs: pd.DataFrame):
+def draw() -> None:
+    """Draw docs/recipe.png from docs/recipe.csv."""
+    save_figure(_figure(pd.read_csv("docs/recipe.csv")), Path("docs/recipe.png"))
+
+
+@styled
+def _figure(runs: pd.DataFrame, ax: Axes | None = None, size: Size | None = None) -> Figure:
     """Each seed's loss over P, less its loss at P = 1, and the mean with its interval."""
-    figure, axes = new_axes()
+    panels = new_panels(1, ax, size, panel=(6.4, 4.2))
+    axes = panels.axes[0]
     levels = sorted(runs["n_streams"].unique())
     plain = runs[runs["n_streams"] == 1].set_index("seed")["loss"]
-    for _, mine in runs.groupby("seed"):
+    for seed, mine in runs.groupby("seed"):
         mine = mine.sort_values("n_streams")
-        axes.plot(
-            mine["n_streams"], mine["loss"] - plain[mine["seed"].iloc[0]], "-o", color="0.75", markersize=3, lw=0.8
-        )
-    for P, colour in colours(levels).items():
+        axes.plot(mine["n_streams"], mine["loss"] - plain[seed], "-o", color="0.75", markersize=3, linewidth=0.8)
+    for P, look in looks(levels).items():
         d = paired(runs, P, 1)
         half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
-        axes.errorbar([P], [d.mean()], yerr=[half], fmt="s", color=colour, markersize=7, capsize=4, zorder=3)
-    axes.axhline(0, color="black", lw=0.8)
+        axes.errorbar([P], [d.mean()], yerr=[half], color=look.color, capsize=4, zorder=3)
+        axes.plot([P], [d.mean()], linestyle="", zorder=4, **look.points(1.5))
+    axes.axhline(0, color=GREY, linewidth=0.9, zorder=1)
     axes.set_xscale("log", base=2)
     axes.set_xticks(levels, [str(P) for P in levels])
-    axes.set_xlabel("P")
+    axes.set_xlabel("streams P")
     axes.set_ylabel("loss less that of P = 1, nats per token")
-    title(axes, f"N 49.6k, D 1M, {plain.size} paired seeds (grey); mean and 95 % interval")
-    return figure
+    panels.heading(f"N 49.6k, D 1M, {plain.size} paired seeds")
+    panels.legend(
+        [Line2D([], [], color="0.75", marker="o", markersize=3), Line2D([], [], color=GREY, marker="|", markersize=9)],
+        ["each seed", "mean with 95 % interval"],
+    )
+    return panels.root
 
 
 if __name__ == "__main__":
-    {"compare": compare, "confirm": confirm}[sys.argv[1]](Path(sys.argv[2]))
+    {"compare": compare, "confirm": confirm, "draw": draw}[sys.argv[1]](*map(Path, sys.argv[2:]))

@@ -25,6 +25,7 @@ from scalelab.measure.calibrate import calibrate
 from scalelab.measure.clock import MeasuredModel
 from scalelab.measure.measured_vs_predicted import measure_and_predict
 from scalelab.plot.measured import plot_against, plot_efficiency
+from scalelab.plot.save import save_figure
 
 DOCS = Path(__file__).parent.parent / "docs"
 SMOLLM = Path("models/smollm2-135m")
@@ -130,8 +131,8 @@ def main() -> None:
     few = few[few["tokens_in"] == few["tokens_in"].min()]
     work = few.iloc[0]
     heading = f"{shown}, batch 1, {work['tokens_in']} tokens in, {work['tokens_out']} out"
-    plot_efficiency(few, heading).savefig(DOCS / f"{name}-efficiency.png", dpi=150)
-    plot_against(table).savefig(DOCS / f"{name}.png", dpi=150)
+    save_figure(plot_efficiency(few, heading), DOCS / f"{name}-efficiency.png")
+    save_figure(plot_against(table), DOCS / f"{name}.png")
     lines = [
         "# Cost models against the clock",
         "",

@@ -12,50 +12,52 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 import scalelab as sl
 from scalelab.fit import FitResult
+from scalelab.plot.layout import band_handle, level_handle
+from scalelab.plot.style import looks, style
+from scalelab.plot.ticks import log_axis, plain
 
 HERE = Path(__file__).parent
-P_SHADES = {1: "black", 2: "#0072B2", 4: "#009E73", 8: "#D55E00"}
+P_LOOKS = looks((1, 2, 4, 8))
 LIMIT_S = 0.5
 
 
 def main() -> None:
     """Draw all figures into this folder."""
-    mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "docs"})
     fit = sl.fit_law("paper", where="corpus == 'stack-v2-python'")
     assert isinstance(fit, FitResult)
-    overview(fit)
-    streams()
-    roofline()
+    with style(), mpl.rc_context({"font.size": 11, "svg.fonttype": "path"}):  # boxes are sized to their text
+        overview(fit)
+        streams()
+        roofline()
 
 
 def overview(fit: FitResult) -> None:
     """The law with its intervals, and what it says about one device."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     N = np.geomspace(5e8, 5e9, 60)
-    for P, shade in P_SHADES.items():
+    for P, look in P_LOOKS.items():
         at = fit.predict(N=N.tolist(), P=P).to_frame()
-        left.plot(N, at["loss"], color=shade, label=f"P = {P}")
-        left.fill_between(N, at["loss_low"], at["loss_high"], color=shade, alpha=0.15, linewidth=0)
+        left.plot(N, at["loss"], color=look.color)
+        left.fill_between(N, at["loss_low"], at["loss_high"], color=look.color, alpha=0.15, linewidth=0)
         rows = fit.data.P == P
-        left.plot(fit.data.N[rows], fit.data.loss[rows], "o", color=shade, markersize=5)
-    left.set_xscale("log")
-    left.set_xticks([5e8, 1e9, 2e9, 4e9], ["500M", "1B", "2B", "4B"])
-    left.minorticks_off()
+        left.plot(fit.data.N[rows], fit.data.loss[rows], linestyle="", zorder=3, **look.points(1.2))
+    log_axis(left.xaxis)
     left.set(xlabel="parameters N", ylabel="loss, nats per token", title="The law of 24 published models")
-    left.legend(frameon=False)
+    left.legend(
+        [*map(level_handle, P_LOOKS.values()), band_handle()], [*(f"P = {P}" for P in P_LOOKS), "95 % interval"]
+    )
     plan = sl.make_plan(fit, memory="4GB", latency="500ms", gpu="rtx-4090", P=[1, 2, 4, 8])
     best = plan.to_frame().reset_index()
-    shades = [P_SHADES[P] for P in best["P"]]
+    looks_of_best = [P_LOOKS[P] for P in best["P"]]
     places = np.arange(len(best))
     low, high = best["loss"] - best["loss_low"], best["loss_high"] - best["loss"]
-    for x, (_, row), a, b, shade in zip(places, best.iterrows(), low, high, shades, strict=True):
-        right.errorbar(x, row["loss"], [[a], [b]], fmt="o", color=shade, capsize=4, markersize=8)
+    for x, (_, row), a, b, look in zip(places, best.iterrows(), low, high, looks_of_best, strict=True):
+        right.errorbar(x, row["loss"], [[a], [b]], color=look.color, capsize=4)
+        right.plot(x, row["loss"], linestyle="", **look.points(1.7))
         right.annotate(f"{row['N'] / 1e9:.2f}B", (x, row["loss"]), (12, -4), textcoords="offset points")
     right.set_xticks(places, [f"P = {P}" for P in best["P"]])
     right.set_xlim(-0.4, len(best) - 0.3)
     right.set(ylabel="lowest loss", title="The best N for each P: 4 GB, 500 ms, RTX 4090")
-    for axes in (left, right):
-        axes.grid(alpha=0.25)
     save(figure, "overview.png")
 
 
@@ -93,17 +95,18 @@ def roofline() -> None:
     figure, axes = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
     x = np.geomspace(0.5, 2000, 200)
     axes.loglog(x, np.minimum(peak, bandwidth * x), color="black")
-    for P, shade in P_SHADES.items():
-        axes.loglog(P, bandwidth * P, "o", color=shade, markersize=9, label=f"decoding, P = {P}")
-    axes.loglog(512, peak, "s", color="#CC79A7", markersize=9, label="a prompt of 512 tokens")
+    for P, look in P_LOOKS.items():
+        axes.plot(P, bandwidth * P, linestyle="", label=f"decoding, P = {P}", zorder=3, **look.points(1.8))
+    axes.plot(512, peak, "*", color="#CC79A7", markersize=14, label="a prompt of 512 tokens", zorder=3)
+    log_axis(axes.xaxis, plain)
+    log_axis(axes.yaxis, plain)
     axes.axvline(ridge, color="#888888", linestyle=":")
     axes.text(ridge * 1.08, 40, f"{ridge:.0f} FLOPs a byte", color="#666666", fontsize=10)
     axes.text(1.2, 60, "waits for memory", color="#666666")
     axes.text(170, 110, "waits for\narithmetic", color="#666666")
     axes.set(xlabel="FLOPs per byte of weights read (bf16)", ylabel="TFLOP/s that can be reached")
     axes.set_title(f"{device.name}: {peak:.0f} TFLOP/s, {bandwidth:.2f} TB/s", fontsize=11)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
-    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right")
     save(figure, "roofline.png")
 
 
