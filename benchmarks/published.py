@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.published_data import MEMORY, Row, from_cost, predict, read_rows, served
+from benchmarks.published_data import MEMORY, PREFILL, ROWS, Row, from_cost, predict, read_rows, served
 from benchmarks.published_fit import Scored, fit, left_out, prior, row_costs
 from scalelab.cost.formats import weight_format
 from scalelab.cost.request import Device, Precision
@@ -247,28 +249,26 @@ def main() -> None:
         for row in rows:
             said = [found[name].get(row.id, "") for name in everything]
             writer.writerow([row.id, row.source, row.model, row.device, row.kind, row.what, row.measured, *said])
-    save_figure(draw(ours, out), DOCS / "published.png")
+    save_figure(draw(pd.read_csv(DOCS / "published.csv")), DOCS / "published.png")
     _write_serving(_serving_section(ours, out))
     print("\n".join(lines))
 
 
 @styled
-def draw(ours: Sequence[Scored], out: Sequence[Scored], ax: Axes | None = None, size: Size | None = None) -> Figure:
-    """Return the figure: predicted over measured of each speed, by class of device."""
-    kinds = [k for k in CLASSES if any(s.row.kind == k for s in ours)]
+def draw(table: pd.DataFrame, ax: Axes | None = None, size: Size | None = None) -> Figure:
+    """Return the figure of published.csv: predicted over measured of each speed, by class of device."""
+    quantities = {MEMORY: "", ROWS: "", PREFILL: "prefill"}
+    table = table.assign(quantity=[quantities.get(what, "decode") for what in table["what"]])
+    kinds = [k for k in CLASSES if k in set(table["class"])]
     panels = new_panels(1, ax, size, panel=(7.4, 4.4))
     axes = panels.axes[0]
     shown = {"decode": (BLUE, "o"), "prefill": (RED, "s")}
-    for side, shift, filled in ((ours, -0.18, True), (out, 0.18, False)):
+    for column, shift, filled in (("roofline", -0.18, True), ("roofline, each source left out", 0.18, False)):
         for quantity, (colour, mark) in shown.items():
-            found = [s for s in side if s.row.quantity == quantity]
-            counts = dict.fromkeys(kinds, 0)
-            x = []
-            for s in found:
-                counts[s.row.kind] += 1
-                x.append(kinds.index(s.row.kind) + shift + 0.025 * (counts[s.row.kind] % 7 - 3))
-            y = [s.ratio for s in found]
-            axes.plot(x, y, mark, color=colour, markersize=4, markerfacecolor=colour if filled else "white")
+            for kind, rows in table[(table["quantity"] == quantity) & table[column].notna()].groupby("class"):
+                x = kinds.index(str(kind)) + shift + 0.025 * (np.arange(1, len(rows) + 1) % 7 - 3)
+                y = rows[column] / rows["measured"]
+                axes.plot(x, y, mark, color=colour, markersize=4, markerfacecolor=colour if filled else "white")
     axes.axhline(1, color=GREY, linewidth=1)
     axes.axhspan(0.8, 1.25, color=GREY, alpha=0.12, linewidth=0)
     log_axis(axes.yaxis, plain)

@@ -17,7 +17,7 @@ from scalelab.fit import FitResult
 from scalelab.fit.profile import Profile
 from scalelab.plot.layout import AxesLike, Panels, new_panels
 from scalelab.plot.levels import explain_levels
-from scalelab.plot.style import BLUE, GREY, RED, Size, looks, styled
+from scalelab.plot.style import BLUE, GREY, RED, Look, Size, looks, styled
 from scalelab.plot.ticks import log_axis
 from scalelab.units import format_number
 
@@ -36,11 +36,12 @@ def plot_residuals(fit: FitResult, ax: Axes | None = None, size: Size | None = N
     panels = new_panels(1, ax, size, panel=(6.4, 3.6))
     axes, data, percent = panels.axes[0], fit.data, 100 * np.array(fit.log_residuals)
     axes.axhline(0, color=GREY, linewidth=0.9)
-    _draw_runs(panels, fit, data.N, percent)
+    shown = _draw_runs(panels, fit, data.N, percent)
     log_axis(axes.xaxis)
     axes.set_xlabel(fit.label("N"))
     axes.set_ylabel("predicted over measured, %")
     panels.heading(_heading(fit))
+    explain_levels(panels, shown, "P", "none")
     return panels.root
 
 
@@ -58,23 +59,24 @@ def plot_predicted(fit: FitResult, ax: Axes | None = None, size: Size | None = N
     predicted = np.exp(np.array(fit.log_residuals)) * data.loss
     ends = [min(predicted.min(), data.loss.min()), max(predicted.max(), data.loss.max())]
     axes.plot(ends, ends, "-", color=GREY, linewidth=0.9)
-    _draw_runs(panels, fit, data.loss, predicted)
+    shown = _draw_runs(panels, fit, data.loss, predicted)
     axes.set_xlabel(f"measured {fit.loss_label}")
     axes.set_ylabel(f"predicted {fit.loss_label}")
     axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
     panels.heading(_heading(fit))
+    explain_levels(panels, shown, "P", "none")
     return panels.root
 
 
-def _draw_runs(panels: Panels, fit: FitResult, x: np.ndarray, y: np.ndarray) -> None:
-    """Draw a point for each run, in the look of its P."""
+def _draw_runs(panels: Panels, fit: FitResult, x: np.ndarray, y: np.ndarray) -> dict[int, Look]:
+    """Draw a point for each run, and return the look of each P."""
     shown = looks(fit.P_levels)
     for P, look in shown.items():
         mine = fit.data.P == P
         panels.axes[0].plot(x[mine], y[mine], linestyle="", zorder=3, **look.points())
-    explain_levels(panels, shown, "P", "none")
+    return shown
 
 
 def _heading(fit: FitResult) -> str:

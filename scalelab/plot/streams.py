@@ -41,7 +41,7 @@ def plot_weights(
         bottom += weights[:, p]
     axes.set_xlim(-0.5, T - 0.5)
     axes.set_ylim(0, 1)
-    axes.set_ylabel("aggregator weight at the token")
+    axes.set_ylabel("aggregator weight")
     axes.grid(False)
     axes.set_xlabel("token")
     if _room(axes) >= T:

@@ -175,13 +175,38 @@ def test_profile_intervals_and_every_figure(scalelab, tmp_path):
     code, out, _ = scalelab("fit", "t.csv", "--profile", "--figures", "all", "--draws", 100)
     assert code == 0
     assert "profile interval" in out
-    names = {f"t{'' if name == 'loss' else f'-{name}'}.png" for name in FIGURES}
+    names = {f"t{'' if name == 'loss' else f'-{name}'}.png" for name in FIGURES if name != "panels"}
     assert {p.name for p in (tmp_path / "fits").glob("*.png")} == names
+
+
+def test_figures_for_a_paper(scalelab, tmp_path):
+    """Any format, size and kind, from every command that draws."""
+    paper = ("--figure-size", "one-column")
+    args = ("--figures", "residuals,panels", "--figure-format", "pdf", "--figure", "f.svg", "--figure-kind", "contours")
+    _, out, _ = scalelab("fit", "paper", "--draws", 100, *args, *paper)
+    names = ["panels.pdf", "pile-d-42b-residuals.pdf", "stack-v2-python-d-42b-residuals.pdf"]
+    assert sorted(path.name for path in (tmp_path / "fits").glob("*.pdf")) == names
+    assert all(name in out for name in names)
+    for group in ("pile-d-42b", "stack-v2-python-d-42b"):
+        assert 'width="234pt"' in (tmp_path / f"f-{group}.svg").read_text()  # 3.25 inches
+    fit = "fits/pile-d-42b.json"
+    scalelab("predict", fit, "--N", "1B", "8B", "--P", 1, 8, "--figure", "predict.pdf", *paper)
+    limits = ("--memory", "4GB", "--gpu", "rtx-4090", "--P", 1, 2)
+    scalelab("plan", fit, *limits, "--figure", "plan.pdf", "--figure-kind", "contours", *paper)
+    scalelab("cost", "--hidden", 2560, "--engine", "roofline", "--figure", "cost.pdf", *paper)
+    for name in ("predict", "plan", "cost"):
+        raw = (tmp_path / f"{name}.pdf").read_bytes()
+        assert raw.startswith(b"%PDF")
+        assert b"/MediaBox [ 0 0 234 " in raw
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["--figure-size", "poster"], "--figure-size poster: choose one of screen, one-column, two-columns"),
+        (["--figure-format", "doc"], "--figure-format doc: choose one of"),
+        (["--figure-kind", "contours"], "--figure-kind contours: needs --figure"),
+        (["--figure", "f.doc"], "--figure f.doc: must end in one of ."),
         (["--law", "parralel"], "--law parralel: did you mean parallel? choose one of parallel"),
         (["--law", "all", "--fix", "k=0"], "--law all compares laws by least squares"),
         (["--law", "all", "--objective", "raw"], "--law all compares laws by least squares"),

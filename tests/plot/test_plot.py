@@ -16,6 +16,7 @@ from scalelab.plot import (
     plot_residuals,
 )
 from scalelab.plot.layout import legend_below, new_panels
+from scalelab.plot.style import style
 from tests.support.tables import fit_table
 
 
@@ -142,7 +143,8 @@ def test_weights_of_a_mixture_fill_the_height():
 def test_a_legend_below_reads_along_its_rows(entries: int, width: float, rows: list[int]):
     figure = new_panels(1, panel=(width, 3)).root
     labels = [f"P = {2**i}" for i in range(entries)]
-    legend_below(figure, [Line2D([], []) for _ in labels], labels)
+    with style():
+        legend_below(figure, [Line2D([], []) for _ in labels], labels)
     figure.draw_without_rendering()
     drawn = [(text.get_window_extent(), text.get_text()) for text in figure.legends[0].get_texts()]
     drawn.sort(key=lambda entry: (-round(entry[0].y0), entry[0].x0))
