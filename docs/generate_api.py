@@ -24,10 +24,10 @@ from scalelab.fit.select import LawComparison
 from scalelab.importers import Imported
 from scalelab.plan.answer import Plan
 from scalelab.plan.comparison import CostComparison
-from scalelab.records import Table
+from scalelab.records import RunTable
 
 RESULTS = (
-    *(Table, FitResult, FitResults, Predictions, Allocations, Profiles, LawComparison, Comparisons, Prices, Devices),
+    *(RunTable, FitResult, FitResults, Predictions, Allocations, Profiles, LawComparison, Comparisons, Prices, Devices),
     *(CostComparison, Plan, SweepResult, SweepPlan, Runs, Conversion, SecondStage, Diagnosis, Generation, Measurements),
     Imported,
 )
@@ -70,14 +70,14 @@ def signature(name: str, of: object) -> str:
     found = inspect.signature(of)  # type: ignore[arg-type]  # it is a function
     parameters = [_parameter(p) for p in found.parameters.values()]
     kinds = [p.kind for p in found.parameters.values()]
-    if inspect.Parameter.KEYWORD_ONLY in kinds:
+    if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
         parameters.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
     body = "".join(f"    {parameter},\n" for parameter in parameters)
     return f"{name}(\n{body}) -> {found.return_annotation}"
 
 
 def _parameter(p: inspect.Parameter) -> str:
-    stars = "**" if p.kind is inspect.Parameter.VAR_KEYWORD else ""
+    stars = {inspect.Parameter.VAR_KEYWORD: "**", inspect.Parameter.VAR_POSITIONAL: "*"}.get(p.kind, "")
     default = "" if p.default is inspect.Parameter.empty else f" = {p.default!r}"
     return f"{stars}{p.name}: {p.annotation}{default}"
 

@@ -5,6 +5,7 @@ Run `python docs/generate_reference.py` after a change to any of them; `tests/do
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -14,9 +15,11 @@ from typing import Any, get_args, get_type_hints
 import typer
 
 import scalelab as sl
+from scalelab.cli.flags import as_typed
 from scalelab.cli.main import app
 from scalelab.laws import LAWS, Law
 from scalelab.records.schema import RECORD_SCHEMA
+from scalelab.reports.advice import ADVICE
 from scalelab.status import RunStatus
 from scalelab.sweep.spec import AXES, SweepSpec
 from scalelab.train.recipe import Recipe
@@ -43,6 +46,15 @@ A record is one row per run, in a Parquet file. It is the only thing that traini
 `scalelab import` writes records, `scalelab fit`, `compare` and `results` read them. Only runs with status `ok`
 enter a fit. A table of your own needs a loss and one variable of a law; see [fit your own
 table](../tutorials/your-table.md)."""
+NOTES_HEAD = r"""# Notes and warnings
+
+A fit says what its numbers cannot carry. Each note has a severity and a code, which `--json` and `fit.notes` give to
+programs:
+
+- **serious**: the numbers must not be used as they are. `--strict` makes the command fail.
+- **warning**: some numbers mean less than they seem to.
+- **note**: good to know."""
+STREAM_WARNINGS = "Of sweeps' records (`stream_warnings`) and `scalelab diagnose`."
 DEVICES_HEAD = r"""# Devices
 
 Peaks are dense, in TFLOP/s (a multiply-add is two). Bandwidth is in GB/s, memory in GiB. A figure marked ? has not
@@ -124,8 +136,24 @@ def pages() -> dict[str, str]:
         "spec": spec,
         "records": records,
         "devices": devices,
+        "notes": notes,
     }
     return {f"reference/{name}.md": MADE + page() for name, page in made.items()} | {"api.md": generate_api.text()}
+
+
+def notes() -> str:
+    """Return the page on notes and warnings: what each means, and what to do about it."""
+    lines = [NOTES_HEAD]
+    for topic, entries in ADVICE.items():
+        graded = any(entry.severity for entry in entries)
+        headings = ["code", *(["severity"] if graded else []), "means", "do"]
+        lines += ["", f"## {topic}", "", *([] if graded else [STREAM_WARNINGS, ""])]
+        lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+        for entry in entries:
+            cells = [", ".join(f"`{code}`" for code in entry.codes), *([entry.severity] if graded else [])]
+            do = re.sub(r"`[^`]+`", lambda code: f"`{as_typed(code[0]).strip('`')}`", entry.do)
+            lines.append(f"| {' | '.join([*cells, entry.means, do])} |".replace("  |", " |"))
+    return "\n".join(lines) + "\n"
 
 
 def cli() -> str:

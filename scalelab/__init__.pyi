@@ -11,6 +11,7 @@ from .api.generation import generate as generate
 from .api.importing import import_runs as import_runs
 from .api.measuring import measure_model as measure_model
 from .api.planning import make_plan as make_plan
+from .api.reporting import report as report
 from .api.runs import check_results as check_results
 from .api.runs import list_runs as list_runs
 from .api.second_stage import train_streams as train_streams

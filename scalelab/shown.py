@@ -24,7 +24,7 @@ class Shown:
     _json: ClassVar[str] = ""
 
     def report(self, **options: Any) -> Any:
-        """Return the tables and sentences of the result as a `scalelab.report.Report`."""
+        """Return the tables and sentences of the result as a `scalelab.reports.Report`."""
         return _load(self._report)(self, **options)
 
     def summary(self, width: int = WIDTH, **options: Any) -> str:
@@ -59,7 +59,7 @@ class Shown:
         return self.report().html()
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
-        yield from _load("scalelab.report.terminal:render")(self.report(), console.width)
+        yield from _load("scalelab.reports.terminal:render")(self.report(), console.width)
 
 
 def _load(path: str) -> Any:

@@ -16,10 +16,10 @@ def scalelab(tmp_path, monkeypatch, capsys):
 
     def run(*args):
         code = main([str(a) for a in args])
-        out, told = capsys.readouterr()
-        *notes, last = [*told.splitlines(), ""] if not code else told.splitlines()
-        assert last.startswith("scalelab: ") == bool(code), told
-        assert not [line for line in notes if line.startswith(("scalelab: ", "Traceback"))], told
+        out, errors = capsys.readouterr()
+        *notes, last = [*errors.splitlines(), ""] if not code else errors.splitlines()
+        assert last.startswith("scalelab: ") == bool(code), errors
+        assert not [line for line in notes if line.startswith(("scalelab: ", "Traceback"))], errors
         return code, out + "".join(f"{line}\n" for line in notes), last
 
     return run

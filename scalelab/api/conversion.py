@@ -62,8 +62,8 @@ class Conversion(Shown):
     start: str
     notes: tuple[str, ...]  # on sequences longer than the model was trained for
 
-    _report: ClassVar[str] = "scalelab.report.streams:conversion_report"
-    _json: ClassVar[str] = "scalelab.report.streams:conversion_json"
+    _report: ClassVar[str] = "scalelab.reports.streams:conversion_report"
+    _json: ClassVar[str] = "scalelab.reports.streams:conversion_json"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each number of streams."""
@@ -157,12 +157,12 @@ def convert(
     recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))
     opened.set_streams(1)
     with opened.plain():
-        base = stage.measure(opened, data, recipe, chosen)
+        base = stage.validate(opened, data, recipe, chosen)
     tried = add_banks(opened, banks, data, recipe, start, seed, draws or DRAWS, aggregation=aggregation or "dynamic")
     made: list[Bank] = []
     for bank, length in banks.items():
         opened.set_streams(bank)
-        made.append(_bank(bank, length, stage.measure(opened, data, recipe, chosen), base.loss, tried[bank]))
+        made.append(_bank(bank, length, stage.validate(opened, data, recipe, chosen), base.loss, tried[bank]))
     save_model(opened.to(saved_dtype(source)), out, source)
     lengths = [seq_len, prefix_tokens]
     if start == "text" and max(bank.over_base for bank in made) > 0.01:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scalelab.fit import FitResult, Group
     from scalelab.laws import Law
     from scalelab.plan.comparison import CostComparison
-    from scalelab.records import Table
+    from scalelab.records import RunTable
 
 StoredCache = Literal["fp32", "bf16", "fp8", "int8", "int4", "q8_0", "q4_0"]
 Arithmetic = Literal["fp32", "tf32", "bf16", "fp8", "int8", "int4", "fp4"]
@@ -181,7 +181,7 @@ def price(
 def compare_costs(
     hidden: int,
     P: int | Sequence[int] = 8,
-    data: str | Path | pd.DataFrame | Table | None = None,
+    data: str | Path | pd.DataFrame | RunTable | None = None,
     *,
     corpus: str | None = None,
     columns: Mapping[str, str] | None = None,

@@ -46,9 +46,9 @@ class Diagnosis(Shown):
     words: tuple[str, ...]  # the first T tokens of the text
     weights: np.ndarray  # aggregator weights at each of them, [T, P]
 
-    _report: ClassVar[str] = "scalelab.report.streams:diagnosis_report"
+    _report: ClassVar[str] = "scalelab.reports.streams:diagnosis_report"
     _figure: ClassVar[str] = "scalelab.plot.streams:plot_diagnosis"
-    _json: ClassVar[str] = "scalelab.report.streams:diagnosis_json"
+    _json: ClassVar[str] = "scalelab.reports.streams:diagnosis_json"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def diagnose(
     data = stage.read_text(opened, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(opened)
     recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))
-    seen = stage.measure(opened, data, recipe, chosen)
+    seen = stage.validate(opened, data, recipe, chosen)
     assert seen.streams is not None
     first = data.validation()[: min(seq_len, _MOST_TOKENS)].astype("int64")
     ids: Any = torch.from_numpy(first)  # type: ignore[reportUnknownMemberType]

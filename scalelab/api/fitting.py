@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scalelab.fit.groups import Group
     from scalelab.fit.select import LawComparison
-    from scalelab.records import Table
+    from scalelab.records import RunTable
 
 LawName = Literal[
     "parallel",
@@ -50,10 +50,10 @@ __all__ = ["compare_laws", "fit_law", "load_fit", "read"]
 
 
 def read(
-    data: str | Path | pd.DataFrame | Table,
+    data: str | Path | pd.DataFrame | RunTable,
     columns: Mapping[str, str] | None = None,
     where: str | None = None,
-) -> Table:
+) -> RunTable:
     """Read run records from a folder, a file, a pandas table, or "paper".
 
     Files may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, compressed or not.
@@ -73,7 +73,7 @@ def read(
     """
     from scalelab import records
 
-    if isinstance(data, records.Table):
+    if isinstance(data, records.RunTable):
         if columns is None and where is None:
             return data
         data = data.records
@@ -81,7 +81,7 @@ def read(
 
 
 def fit_law(
-    data: str | Path | pd.DataFrame | Table | Group,
+    data: str | Path | pd.DataFrame | RunTable | Group,
     law: LawName | str | Law = "parallel",
     *,
     by: str | Sequence[str] | None = None,
@@ -162,7 +162,7 @@ def origin_of(data: Any, columns: Mapping[str, str] | None, where: str | None, p
 
 
 def compare_laws(
-    data: str | Path | pd.DataFrame | Table | Group,
+    data: str | Path | pd.DataFrame | RunTable | Group,
     *,
     own: Sequence[Law] = (),
     columns: Mapping[str, str] | None = None,

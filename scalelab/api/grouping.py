@@ -23,13 +23,13 @@ def groups_of(
     """Return the groups of comparable runs in `data`."""
     from scalelab.api.fitting import read
     from scalelab.fit.groups import Group, check_points, choose_points, group_records, points_of
-    from scalelab.records import Table
+    from scalelab.records import RunTable
 
     which = check_points(points)
     if isinstance(data, Group):
         return [data]
     names = [by] if isinstance(by, str) else list(by or ())
-    asked, own = ({}, {}) if isinstance(data, Table) else _columns_to_group_by(names, columns or {})
+    asked, own = ({}, {}) if isinstance(data, RunTable) else _columns_to_group_by(names, columns or {})
     try:
         table = read(data, {**asked, **(columns or {})} or None, where)
     except UsageError as error:

@@ -61,9 +61,9 @@ class Measurements(Shown):
     hardware: Hardware | None = None
     profile: Path | None = None
 
-    _report: ClassVar[str] = "scalelab.report.measured:measurements_report"
+    _report: ClassVar[str] = "scalelab.reports.measured:measurements_report"
     _figure: ClassVar[str] = "scalelab.plot.measured:plot_measurements"
-    _json: ClassVar[str] = "scalelab.report.measured:measurements_json"
+    _json: ClassVar[str] = "scalelab.reports.measured:measurements_json"
 
     def median_error(self, engine: str, quantity: str) -> float | None:
         """Return the median of |predicted / measured − 1|, or None without predictions.
@@ -224,7 +224,7 @@ def _measure_all(
     console: Console, about: tuple[Any, ...], cells: Sequence[tuple[int, Workload]], priced_on: Device, seconds: float
 ) -> tuple[list[MeasuredRow], list[MemoryShortError]]:
     from scalelab.measure.clock import MeasuredModel
-    from scalelab.measure.measured_vs_predicted import compare
+    from scalelab.measure.measured_vs_predicted import measure_and_predict
 
     rows: list[MeasuredRow] = []
     left_out: list[MemoryShortError] = []
@@ -236,7 +236,7 @@ def _measure_all(
                 console.print(message)
             subject = MeasuredModel(path, P, prefix_tokens, dtype, device, threads)
             try:
-                rows.append(compare(subject, workload, priced_on, tuple(ENGINES), seconds))
+                rows.append(measure_and_predict(subject, workload, priced_on, tuple(ENGINES), seconds))
             except MemoryShortError as error:
                 left_out.append(MemoryShortError(f"P = {P}, batch {workload.batch}: {error}"))
     if not rows:

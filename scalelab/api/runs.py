@@ -16,7 +16,7 @@ from scalelab.shown import Shown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from scalelab.records import Table
+    from scalelab.records import RunTable
     from scalelab.records.check import Check
 
 __all__ = ["Runs", "check_results", "list_runs"]
@@ -36,11 +36,11 @@ class Runs(Shown):
 
     title: str
     frame: pd.DataFrame
-    table: Table
+    table: RunTable
     columns: tuple[str, ...] = ()
     faults: list[DataError] = field(default_factory=list[DataError])
 
-    _report: ClassVar[str] = "scalelab.report.runs:runs_report"
+    _report: ClassVar[str] = "scalelab.reports.runs:runs_report"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each run."""
@@ -48,13 +48,13 @@ class Runs(Shown):
 
     def to_csv(self) -> str:
         """Return CSV with exact values, which `read` can read."""
-        from scalelab.report.runs import as_csv
+        from scalelab.reports.runs import as_csv
 
         return as_csv(self.frame, self.columns)
 
     def to_json(self) -> str:
         """Return a JSON list with an object for each run."""
-        from scalelab.report.runs import as_json
+        from scalelab.reports.runs import as_json
 
         return as_json(self.frame, self.columns)
 
@@ -119,7 +119,7 @@ def list_runs(
     """
     from scalelab import records
     from scalelab.records.read import nothing_there
-    from scalelab.report.runs import column_name, sort_runs
+    from scalelab.reports.runs import column_name, sort_runs
 
     if descending and sort is None:
         raise UsageError("needs `sort=COLUMN`", argument="descending")

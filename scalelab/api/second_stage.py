@@ -59,9 +59,9 @@ class SecondStage(Shown):
     record: str  # file in `out` with all of these
     notes: tuple[str, ...] = ()
 
-    _report: ClassVar[str] = "scalelab.report.streams:stage_report"
+    _report: ClassVar[str] = "scalelab.reports.streams:stage_report"
     _figure: ClassVar[str] = "scalelab.plot.curves:plot_stage"
-    _json: ClassVar[str] = "scalelab.report.streams:stage_json"
+    _json: ClassVar[str] = "scalelab.reports.streams:stage_json"
 
     def to_frame(self) -> pd.DataFrame:
         """Return the loss curve: step, tokens and training loss in nats per token."""

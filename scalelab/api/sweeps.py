@@ -37,8 +37,8 @@ class SweepResult(Shown):
     records: pd.DataFrame
     models: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
-    _report: ClassVar[str] = "scalelab.report.sweeps:sweep_report"
-    _json: ClassVar[str] = "scalelab.report.sweeps:sweep_json"
+    _report: ClassVar[str] = "scalelab.reports.sweeps:sweep_report"
+    _json: ClassVar[str] = "scalelab.reports.sweeps:sweep_json"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each run, with the columns of the record."""
@@ -46,10 +46,10 @@ class SweepResult(Shown):
 
     def runs(self) -> Runs:
         """Return the runs with tables, CSV, JSON and loss curves."""
-        from scalelab.records import Table
+        from scalelab.records import RunTable
 
         frame = self.records if "file" in self.records else self.records.assign(file="")
-        return Runs(str(self.out), frame, Table(frame, (), 0))
+        return Runs(str(self.out), frame, RunTable(frame, (), 0))
 
     def plot(self, kind: str | None = None, **options: Any) -> Any:
         """Draw smoothed loss curves: a panel for each N, a colour for each P. Options are `ax` and `size`."""
@@ -75,8 +75,8 @@ class SweepPlan(Shown):
     plan: SweepEstimate
     warnings: tuple[str, ...]
 
-    _report: ClassVar[str] = "scalelab.report.sweeps:sweep_plan_report"
-    _json: ClassVar[str] = "scalelab.report.sweeps:sweep_plan_json"
+    _report: ClassVar[str] = "scalelab.reports.sweeps:sweep_plan_report"
+    _json: ClassVar[str] = "scalelab.reports.sweeps:sweep_plan_json"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each run, in bytes, seconds and FLOPs."""

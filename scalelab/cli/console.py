@@ -19,7 +19,7 @@ from scalelab.visible import visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scalelab.report.blocks import Report
+    from scalelab.reports.blocks import Report
 
 _WIDTH = 100  # columns without a terminal
 
@@ -98,14 +98,14 @@ def show(
 
 def show_report(report: Report, quiet: bool = False) -> None:
     """Print the result of a report to standard output, and its notes and warnings to standard error."""
-    from scalelab.report.terminal import print_report
+    from scalelab.reports.terminal import print_report
 
     print_report(in_flags(report), stdout(), None if quiet else stderr())
 
 
 def in_flags(report: Report) -> Report:
     """Return the report with flags in place of argument names."""
-    from scalelab.report.blocks import Line, Report
+    from scalelab.reports.blocks import Line, Report
 
     lines = (replace(block, text=as_typed(block.text)) if isinstance(block, Line) else block for block in report.blocks)
     return Report.of(lines)

@@ -151,7 +151,7 @@ def cost(
             batch=batches, prefix_tokens=prefix_tokens, weights=chosen, device=on, threads=threads, seconds=seconds
         )
         request |= dict(gpu=gpu, hardware=hardware, save_profile=save_profile)
-        found = measure_model(measured, streams, **request, progress=stderr(quiet or as_json))
+        found = measure_model(measured, streams, **request, progress=stderr(quiet or as_json))  # type: ignore[arg-type]
         show(found, as_json=as_json, out=out, figure=figure, drawn=dict(size=figure_size), quiet=quiet)
         return
     _refuse(ctx, _MEASURE_FLAGS, "some options need --measure MODEL")

@@ -111,8 +111,8 @@ def fit(
     from scalelab.fit import FitOptions
     from scalelab.fit.files import save_fits
     from scalelab.laws import get_law
-    from scalelab.report.blocks import Report
-    from scalelab.report.runs import rejected_lines
+    from scalelab.reports.blocks import Report
+    from scalelab.reports.runs import rejected_lines
 
     fixed, bounds = numbers(pairs(fix, "--fix"), "fix"), ranges(pairs(bound, "--bound"), "bounds")
     options = FitOptions(

@@ -13,6 +13,7 @@ from scalelab.cli.compare import compare
 from scalelab.cli.convert import convert
 from scalelab.cli.cost import cost
 from scalelab.cli.diagnose import diagnose
+from scalelab.cli.explore import explore
 from scalelab.cli.fit import fit
 from scalelab.cli.flags import describe
 from scalelab.cli.generate import generate
@@ -20,6 +21,7 @@ from scalelab.cli.import_ import import_
 from scalelab.cli.lists import ListCommand
 from scalelab.cli.plan import plan
 from scalelab.cli.predict import predict
+from scalelab.cli.report import report
 from scalelab.cli.results import results
 from scalelab.cli.sweep import sweep
 from scalelab.cli.train import train
@@ -40,7 +42,7 @@ app = typer.Typer(
 )
 for command, panel in (
     *((command, _RUNS) for command in (sweep, results, watch)),
-    *((command, _ANALYSIS) for command in (fit, predict, cost, compare, plan)),
+    *((command, _ANALYSIS) for command in (fit, predict, cost, compare, plan, report, explore)),
     *((command, _MODELS) for command in (convert, train, diagnose, generate)),
 ):
     app.command(cls=ListCommand, rich_help_panel=panel)(command)

@@ -154,7 +154,7 @@ def plan(
     choice is best.
     """
     from scalelab.api.planning import make_plan
-    from scalelab.report.plan_words import shortfall
+    from scalelab.reports.plan_words import shortfall
 
     check_out(out, source)
     check_figure(figure, figure_size, source)

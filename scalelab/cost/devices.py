@@ -19,8 +19,8 @@ class Devices(Shown):
 
     devices: tuple[Hardware, ...]
 
-    _report: ClassVar[str] = "scalelab.report.costs:devices_report"
-    _json: ClassVar[str] = "scalelab.report.costs:devices_json"
+    _report: ClassVar[str] = "scalelab.reports.costs:devices_report"
+    _json: ClassVar[str] = "scalelab.reports.costs:devices_json"
 
     def __iter__(self) -> Iterator[Hardware]:
         return iter(self.devices)

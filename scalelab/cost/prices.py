@@ -42,9 +42,9 @@ class Prices(Shown):
     notes: tuple[str, ...] = ()
     most: tuple[MaxRequests, ...] = ()
 
-    _report: ClassVar[str] = "scalelab.report.costs:prices_report"
+    _report: ClassVar[str] = "scalelab.reports.costs:prices_report"
     _figure: ClassVar[str] = "scalelab.plot.prices:plot_prices"
-    _json: ClassVar[str] = "scalelab.report.costs:prices_json"
+    _json: ClassVar[str] = "scalelab.reports.costs:prices_json"
 
     @property
     def name(self) -> str:

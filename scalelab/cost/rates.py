@@ -13,9 +13,9 @@ from scalelab.cost.hardware import Hardware
 from scalelab.cost.request import Device, Precision
 from scalelab.cost.runtime import EAGER_LAUNCH_S, KERNEL_FLOPS, PREFILL_LAUNCH_S, ROW_COSTS
 
-_LINK_EFFICIENCY = 0.75  # of an all-reduce's bandwidth (NCCL's bus bandwidth over NVLink's)
-_LINK_BYTES_PER_S = 25e9  # if the table has no link: PCIe 4.0
-_REDUCE_S = 10e-6  # latency of a small all-reduce
+LINK_EFFICIENCY = 0.75  # of an all-reduce's bandwidth (NCCL's bus bandwidth over NVLink's)
+LINK_BYTES_PER_S = 25e9  # if the table has no link: PCIe 4.0
+REDUCE_S = 10e-6  # latency of a small all-reduce
 
 
 class Kernel(NamedTuple):
@@ -73,7 +73,7 @@ class Rates:
         elif kernel.kind == "attention":
             once = max(kernel.flops / self.attention_flops_per_s, kernel.bytes / self.bytes_per_s)
         elif kernel.kind == "reduce":
-            once = kernel.bytes / self.link_bytes_per_s + _REDUCE_S
+            once = kernel.bytes / self.link_bytes_per_s + REDUCE_S
         else:
             read_s = kernel.bytes / self.bytes_per_s * between(self.row_costs, kernel.rows)
             once = max(kernel.flops / self.matrix_flops_per_s, read_s) / between(self.row_shares, kernel.rows)
@@ -139,7 +139,7 @@ def find_rates(device: Device, precision: Precision) -> Rates:
         row_shares=hardware.row_shares,
         row_costs=ROW_COSTS[stored.kernels] if as_class else (),
         devices=t,
-        link_bytes_per_s=_LINK_EFFICIENCY * (hardware.link_bytes_per_s or _LINK_BYTES_PER_S),
+        link_bytes_per_s=LINK_EFFICIENCY * (hardware.link_bytes_per_s or LINK_BYTES_PER_S),
         folds_latent=runtime != "eager",
         routing_exponent=constants.ROUTING_EXPONENT if as_class else 1.0,
     )

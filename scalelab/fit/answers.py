@@ -55,9 +55,9 @@ class Predictions(Shown):
     fit: FitResult
     rows: tuple[Prediction, ...]
 
-    _report: ClassVar[str] = "scalelab.report.predictions:predictions_report"
+    _report: ClassVar[str] = "scalelab.reports.predictions:predictions_report"
     _figure: ClassVar[str] = "scalelab.plot.predictions:plot_predictions"
-    _json: ClassVar[str] = "scalelab.report.predictions:predictions_json"
+    _json: ClassVar[str] = "scalelab.reports.predictions:predictions_json"
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -96,8 +96,8 @@ class Allocations(Shown):
     fit: FitResult
     rows: tuple[Allocation, ...]
 
-    _report: ClassVar[str] = "scalelab.report.predictions:allocations_report"
-    _json: ClassVar[str] = "scalelab.report.predictions:allocations_json"
+    _report: ClassVar[str] = "scalelab.reports.predictions:allocations_report"
+    _json: ClassVar[str] = "scalelab.reports.predictions:allocations_json"
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -137,7 +137,7 @@ class Profiles(Shown):
     fit: FitResult
     profiles: Mapping[str, Profile]
 
-    _report: ClassVar[str] = "scalelab.report.fits:profiles_report"
+    _report: ClassVar[str] = "scalelab.reports.fits:profiles_report"
     _figure: ClassVar[str] = "scalelab.plot.fits:plot_profile_set"
 
     def to_frame(self) -> pd.DataFrame:

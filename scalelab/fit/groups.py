@@ -11,7 +11,7 @@ import pandas as pd
 
 from scalelab.errors import DataError, choice_error
 from scalelab.file_names import slug
-from scalelab.records import Table
+from scalelab.records import RunTable
 from scalelab.records.expressions import known_names
 from scalelab.records.runs import last_rows
 from scalelab.records.schema import VARIABLE_COLUMNS, conform
@@ -34,7 +34,7 @@ class Group:
     columns: Mapping[str, str] = field(default_factory=dict)  # column of the schema: name in the user's table
 
 
-def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points: Points = "auto") -> list[Group]:
+def group_records(records: pd.DataFrame | RunTable, by_tokens: bool = True, points: Points = "auto") -> list[Group]:
     """Split records so that no fit mixes corpora, tokenizers or setups.
 
     With `by_tokens`, for laws without D, also by the number of training tokens. Runs that are not ok are counted and
@@ -46,8 +46,8 @@ def group_records(records: pd.DataFrame | Table, by_tokens: bool = True, points:
         DataError: there is no column for the loss, or none for a variable.
     """
     check_points(points)
-    columns = records.columns if isinstance(records, Table) else {}
-    if isinstance(records, Table):
+    columns = records.columns if isinstance(records, RunTable) else {}
+    if isinstance(records, RunTable):
         records = pd.concat([records.records, records.others]) if len(records.others) else records.records
     if "loss" not in records or not any(name in records for name in VARIABLE_COLUMNS):
         lacking = "loss" if "loss" not in records else "n_params"

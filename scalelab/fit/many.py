@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
@@ -77,9 +78,9 @@ class FitResults(Several[FitResult]):
         *("params", "predict", "losses", "n_equivalent", "doubling_gain", "compute_optimal", "profile"),
         *("notes", "residuals", "status", "r_squared", "interval", "equation"),
     )
-    _report: ClassVar[str] = "scalelab.report.fits:fits_report"
+    _report: ClassVar[str] = "scalelab.reports.fits:fits_report"
     _figure: ClassVar[str] = "scalelab.plot.fits:plot_fits"
-    _json: ClassVar[str] = "scalelab.report.fits:fits_json"
+    _json: ClassVar[str] = "scalelab.reports.fits:fits_json"
 
     def stem(self, group: str) -> str:
         """Return the file name for the fit of a group, without suffix; it contains all non-default options."""
@@ -87,6 +88,10 @@ class FitResults(Several[FitResult]):
         from scalelab.fit.files import fit_name
 
         return fit_name(self.slugs.get(group) or slug(group), self[group])
+
+    def explore(self, height: int = 900) -> Any:
+        """Return the interactive explorer of all groups, which Jupyter shows in a frame of `height` pixels."""
+        return import_module("scalelab.page.widget").explore(self.values(), height)
 
     def save(self, folder: str | Path, force: bool = False) -> dict[str, Path]:
         """Save each fit to a separate file in `folder` and return the paths by group.
@@ -107,5 +112,5 @@ class Comparisons(Several[LawComparison]):
     """Comparisons of laws for several groups of comparable runs, by group name."""
 
     _verbs: ClassVar[tuple[str, ...]] = ("rows", "verdict", "left_out")
-    _report: ClassVar[str] = "scalelab.report.laws:comparisons_report"
-    _json: ClassVar[str] = "scalelab.report.laws:comparisons_json"
+    _report: ClassVar[str] = "scalelab.reports.laws:comparisons_report"
+    _json: ClassVar[str] = "scalelab.reports.laws:comparisons_json"

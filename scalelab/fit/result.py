@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -70,9 +71,9 @@ class FitResult(Shown):
     columns: Mapping[str, str] = field(default_factory=dict)  # names of variables and loss in the user's table
     origin: Mapping[str, str] = field(default_factory=dict)  # origin of the rows: source, where, map, points
 
-    _report: ClassVar[str] = "scalelab.report.fits:fit_report"
+    _report: ClassVar[str] = "scalelab.reports.fits:fit_report"
     _figure: ClassVar[str] = "scalelab.plot.fits:plot_fit"
-    _json: ClassVar[str] = "scalelab.report.fits:fit_json"
+    _json: ClassVar[str] = "scalelab.reports.fits:fit_json"
 
     def __post_init__(self) -> None:
         if self.law is not None:  # it is None while a fit is saved
@@ -211,6 +212,10 @@ class FitResult(Shown):
         from scalelab.fit.answers import parameter_table
 
         return parameter_table(self)
+
+    def explore(self, height: int = 900) -> Any:
+        """Return the interactive explorer of this fit, which Jupyter shows in a frame of `height` pixels."""
+        return import_module("scalelab.page.widget").explore([self], height)
 
     def save(self, path: str | Path) -> Path:
         """Save the fit as JSON for `load_fit`, without loss of digits, and return the path."""

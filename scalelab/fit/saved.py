@@ -27,6 +27,11 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
     """Write `fit` as JSON, atomically."""
     from scalelab.atomic import write_text
 
+    write_text(Path(path), fit_text(fit) + "\n")
+
+
+def fit_text(fit: FitResult, indent: int | None = 1) -> str:
+    """Return `fit` as the JSON that `load_fit` reads from a file; without `indent`, on one line."""
     data = fit.data
     # The law is written by name, and the data as rows.
     saved = asdict(replace(fit, law=None, data=None))  # type: ignore[arg-type]
@@ -40,8 +45,8 @@ def save_fit(fit: FitResult, path: str | Path) -> None:
     saved["residuals"] = saved.pop("log_residuals")  # the name in the file format
     saved |= {"format": _FORMAT, "law": fit.law.name, "latex": fit.law.latex, "parameters": list(fit.law.names)}
     saved["equation"] = fit.equation(digits=17)
-    text = json.dumps(saved | {"digest": _digest(saved)}, indent=1, allow_nan=False) + "\n"
-    write_text(Path(path), text)
+    separators = (",", ":") if indent is None else None
+    return json.dumps(saved | {"digest": _digest(saved)}, indent=indent, separators=separators, allow_nan=False)
 
 
 def load_fit(path: str | Path, law: Law | None = None) -> FitResult:

@@ -67,8 +67,8 @@ class LawComparison(Shown):
         default_factory=dict
     )  # laws with too many parameters for the runs, and how many
 
-    _report: ClassVar[str] = "scalelab.report.laws:comparison_report"
-    _json: ClassVar[str] = "scalelab.report.laws:comparison_json"
+    _report: ClassVar[str] = "scalelab.reports.laws:comparison_report"
+    _json: ClassVar[str] = "scalelab.reports.laws:comparison_json"
 
     @property
     def best(self) -> LawScore:

@@ -37,8 +37,8 @@ class Imported(Shown):
     columns: Mapping[str, str]
     files: tuple[Path, ...] = ()  # of the records, after `write_runs`
 
-    _report: ClassVar[str] = "scalelab.report.imports:imported_report"
-    _json: ClassVar[str] = "scalelab.report.imports:imported_json"
+    _report: ClassVar[str] = "scalelab.reports.imports:imported_report"
+    _json: ClassVar[str] = "scalelab.reports.imports:imported_json"
 
     @property
     def runs(self) -> list[str]:

@@ -46,7 +46,7 @@ class MeasuredRow:
         return flat
 
 
-def compare(
+def measure_and_predict(
     subject: MeasuredModel, workload: Workload, priced_on: Device, engines: Sequence[str], seconds: float = 2.0
 ) -> MeasuredRow:
     """Measure `workload` on `subject` and price it on `priced_on` with each of `engines` that can.

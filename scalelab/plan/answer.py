@@ -82,9 +82,9 @@ class Plan(Shown):
     server: str = "this device"
     price_notes: tuple[str, ...] = ()  # deviations of the price from the request
 
-    _report: ClassVar[str] = "scalelab.report.plans:plan_report"
+    _report: ClassVar[str] = "scalelab.reports.plans:plan_report"
     _figure: ClassVar[str] = "scalelab.plot.plan:plot"
-    _json: ClassVar[str] = "scalelab.report.plans:plan_json"
+    _json: ClassVar[str] = "scalelab.reports.plans:plan_json"
 
     @property
     def notes(self) -> tuple[Note, ...]:

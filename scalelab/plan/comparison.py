@@ -72,9 +72,9 @@ class CostComparison(Shown):
     notes: tuple[str, ...]
     groups: Mapping[str, Group]
 
-    _report: ClassVar[str] = "scalelab.report.comparison:comparison_report"
+    _report: ClassVar[str] = "scalelab.reports.comparison:comparison_report"
     _figure: ClassVar[str] = "scalelab.plot.comparison:plot_comparison"
-    _json: ClassVar[str] = "scalelab.report.comparison:comparison_json"
+    _json: ClassVar[str] = "scalelab.reports.comparison:comparison_json"
 
     def __iter__(self) -> Iterator[Answer]:
         return iter(self.answers)
@@ -128,7 +128,7 @@ def comparable_groups(
     from scalelab import records
     from scalelab.fit import group_records
 
-    table = data if isinstance(data, records.Table) else records.read(data, columns, where)
+    table = data if isinstance(data, records.RunTable) else records.read(data, columns, where)
     groups = group_records(table, by_tokens=by_tokens)
     name = data if isinstance(data, str) else "the data"
     if corpus is not None:

@@ -11,7 +11,7 @@ from scalelab.cost.equal_loss import RealWidth, widened, with_hidden_size
 
 MIN_WIDTH, MAX_WIDTH = 16.0, 2.0**18  # widths outside this range are not served
 _STEPS = 60  # of a bisection over ln width, to machine precision
-_WIDTH_PER_LAYER = 24.0  # as in `scalelab.architecture`
+WIDTH_PER_LAYER = 24.0  # as in `scalelab.architecture`
 _BUILDABLE = 128  # the widths of the paper are multiples of it
 _NEXT = 4  # candidates, since rounding may exceed a limit
 
@@ -40,7 +40,7 @@ class Shapes:
     def _layers(self, width: float) -> float:
         if not self.deepening:
             return self.base.num_layers
-        return min(float(self.base.num_layers), max(2.0, width / _WIDTH_PER_LAYER))
+        return min(float(self.base.num_layers), max(2.0, width / WIDTH_PER_LAYER))
 
     def n_params(self, width: float, P: int) -> float:
         """Return the N of the decoder of a width with P streams."""

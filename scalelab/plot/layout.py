@@ -85,13 +85,13 @@ class Panels:
     def _wrap_labels(self, axes: Axes) -> None:
         place = axes.get_subplotspec()
         rows, columns = place.get_gridspec().get_geometry() if place else (1, 1)
-        width, height = self.figure.bbox.size / self.root.dpi / (columns, rows)
+        width, height = (float(size) for size in np.divide(self.figure.bbox.size, self.root.dpi) / (columns, rows))
         for label, room in ((axes.xaxis.label, width - 0.5), (axes.yaxis.label, height - 0.95)):
             text = label.get_text()
             if text and "\n" not in text:
-                label.set_text("\n".join(wrap(text, max(14, int(room * 72 / (_LETTER * label.get_fontsize()))))))
+                label.set_text("\n".join(wrap(text, max(14, int(room * 72 / (_LETTER * float(label.get_fontsize())))))))
         if len(self.axes) > 1:
-            most = max(12, int((width - 0.75) * 72 / (_LETTER * axes.title.get_fontsize())))
+            most = max(12, int((width - 0.75) * 72 / (_LETTER * float(axes.title.get_fontsize()))))
             axes.title.set_text(shortened(axes.get_title(), most))
 
 

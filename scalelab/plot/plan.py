@@ -19,7 +19,7 @@ from scalelab.plot.contours import draw_contours
 from scalelab.plot.layout import AxesLike, band_handle, new_panels
 from scalelab.plot.style import BLUE, GREY, RED, Look, Size, looks, styled
 from scalelab.plot.ticks import log_axis, plain
-from scalelab.report.plan_units import metric, setting
+from scalelab.reports.plan_units import metric, setting
 
 Kind = Literal["frontier", "contours"]
 KINDS: tuple[Kind, ...] = ("frontier", "contours")

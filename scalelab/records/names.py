@@ -48,7 +48,7 @@ _READABLE = {
 }
 
 
-def plain(name: object) -> str:
+def comparable(name: object) -> str:
     """Return a name in the form for comparison: lower case, with _ between words."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name).strip())
     return re.sub(r"[^0-9a-z]+", "_", text.lower().replace("#", "num_")).strip("_")
@@ -58,8 +58,8 @@ def needed_columns(texts: Iterable[str]) -> Callable[[str], bool]:
     """Return whether a column may be needed: it has a usual name, or `texts` (mappings, a condition) mention it."""
     usual = {*RECORD_SCHEMA.names, *PERPLEXITY, *BITS}
     usual |= {word for table in (ALIASES, FALLBACK) for words in table.values() for word in words}
-    plain_names, mentions = {plain(name) for name in usual}, list(texts)
-    return lambda name: plain(name) in plain_names or any(name.strip() in text for text in mentions)
+    comparable_names, mentions = {comparable(name) for name in usual}, list(texts)
+    return lambda name: comparable(name) in comparable_names or any(name.strip() in text for text in mentions)
 
 
 def recognise(columns: Iterable[str], file: str, mapped: Mapping[str, str]) -> dict[str, str]:
@@ -74,7 +74,7 @@ def recognise(columns: Iterable[str], file: str, mapped: Mapping[str, str]) -> d
     by_name: dict[str, list[str]] = {}
     for column in columns:
         if column not in taken:
-            by_name.setdefault(plain(column), []).append(column)
+            by_name.setdefault(comparable(column), []).append(column)
     found: dict[str, str] = {}
     for field, aliases in ALIASES.items():
         if field in mapped:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.records.files import CHECKPOINTS, FORMATS, MODELS, RUNS, parquet_files, read_file, walk
-from scalelab.records.names import ALIASES, needed_columns, plain
+from scalelab.records.names import ALIASES, comparable, needed_columns
 from scalelab.records.numbers import to_floats
 from scalelab.records.paper import NAME, paper_records
 from scalelab.records.schema import CURVE_KIND, RECORD_KIND, RECORD_SCHEMA, REQUIRED, conform, describe_statuses
@@ -27,7 +27,7 @@ _Batch = list[tuple[pd.DataFrame, str]]  # tables with their names
 
 
 @dataclass(frozen=True)
-class Table(Shown):
+class RunTable(Shown):
     """The result of reading: records of runs that are ok, of other runs, and rejected rows.
 
     Only `records` are fitted. `others` have the same columns, and may lack a loss.
@@ -40,7 +40,7 @@ class Table(Shown):
     notes: tuple[str, ...] = ()  # recognised and unused columns of the user's table
     columns: Mapping[str, str] = field(default_factory=dict)  # column of the schema: name in the user's table
 
-    _report: ClassVar[str] = "scalelab.report.runs:table_report"
+    _report: ClassVar[str] = "scalelab.reports.runs:table_report"
 
     def to_frame(self) -> pd.DataFrame:
         """Return the records of runs that are ok."""
@@ -51,7 +51,7 @@ class Table(Shown):
 
     def __repr__(self) -> str:
         rejected = plural(len(self.rejected), "row")
-        return f"<Table of {plural(len(self.records), 'run')}, {rejected} not usable, {len(self.others)} not ok>"
+        return f"<RunTable of {plural(len(self.records), 'run')}, {rejected} not usable, {len(self.others)} not ok>"
 
     @property
     def unfinished(self) -> dict[str, int]:
@@ -59,7 +59,7 @@ class Table(Shown):
         return {str(status): int(count) for status, count in self.others["status"].value_counts().items()}
 
 
-def read(source: Source, columns: Mapping[str, str] | None = None, where: str | None = None) -> Table:
+def read(source: Source, columns: Mapping[str, str] | None = None, where: str | None = None) -> RunTable:
     """Read all records of `source`, in a stable order.
 
     In a folder, all Parquet files below it are read, except those in quarantine, or if there are none, tables of other
@@ -86,7 +86,7 @@ def gather(
     columns: Mapping[str, str] | None = None,
     where: str | None = None,
     faults: list[DataError] | None = None,
-) -> Table:
+) -> RunTable:
     """Read records as `read` does, also from a source without a run that is ok, or without any run.
 
     With `faults`, errors of unusable files are appended to it, and the files are skipped.
@@ -113,7 +113,7 @@ def gather(
     # A failed run that was repeated with success, here or in another folder, is not missing.
     again = unfinished["own"] & (unfinished["key"].isin(records["key"].dropna()) | unfinished.duplicated("key"))
     unfinished = unfinished[~(again & unfinished["key"].notna())]
-    return Table(
+    return RunTable(
         records.drop(columns="own").reset_index(drop=True),
         tuple(rejected),
         left_out,
@@ -193,7 +193,7 @@ def _one_per_run(tables: _Batch, source: Source) -> _Batch:
 
 
 def _has_steps(table: pd.DataFrame) -> bool:
-    steps = [c for c in table.columns if plain(c) in ("step", *ALIASES["step"])]
+    steps = [c for c in table.columns if comparable(c) in ("step", *ALIASES["step"])]
     return len(table) > 1 and len(steps) == 1 and to_floats(table[steps[0]]).is_monotonic_increasing
 
 
@@ -226,7 +226,7 @@ def _rows(
             faults.append(error)
 
 
-def nothing_there(source: Source, table: Table, where: str | None) -> Exception:
+def nothing_there(source: Source, table: RunTable, where: str | None) -> Exception:
     """Return the error to raise if `table`, read from `source`, has no run."""
     name = "the table" if isinstance(source, pd.DataFrame) else source
     if table.left_out:

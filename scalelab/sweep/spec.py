@@ -36,7 +36,7 @@ class SweepSpec:
     name: str = "demo"
     N: tuple[float, ...] = (16e3, 40e3)
     P: tuple[int, ...] = (1, 2, 4, 8)
-    D: tuple[float, ...] = (800e3,)
+    D: tuple[float, ...] = (600e3,)
     seeds: tuple[int, ...] = (0, 1)
     corpus: str = "stdlib"
     text_column: str = "text"

@@ -105,7 +105,7 @@ def check_length(model: Any, n_tokens: int, what: str) -> None:
         raise UsageError(f"{what}: {n_tokens} tokens, but the model has positions for {most}; give fewer")
 
 
-def measure(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluation:
+def validate(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluation:
     """Return the validation loss with the streams in use. Raises `ScalelabError` if it is not a number."""
     windows, documents = validation_windows(
         data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
@@ -170,7 +170,7 @@ def train_stage(
             other_bank = id(parameter) not in own and any(part in name for part in ("prefix_", "aggregate_"))
             parameter.requires_grad_(id(parameter) in own or (train == "all" and not other_bank))
         parallel.shard(model)
-        before = measure(model, data, recipe, options.device)
+        before = validate(model, data, recipe, options.device)
         parallel.reshard(model)
         optimizer = make_optimizer(model, recipe, recipe.lr)
         state, save = _resume(model, optimizer, steps, options, parallel)
@@ -184,7 +184,7 @@ def train_stage(
         model.requires_grad_(True)
     model.eval()
     try:
-        after = measure(model, data, recipe, options.device)
+        after = validate(model, data, recipe, options.device)
     except UnsoundModelError:  # it was a number before training
         raise DivergedError(f"P = {model.P}: the validation loss is not a number; try a lower lr", state) from None
     return StageResult(before, after, n_tokens, state.curve, state.seconds)

@@ -36,7 +36,7 @@ def test_notebook_runs_from_any_folder_and_shows(name: str, tmp_path: Path):
 
 
 def test_notebooks_need_no_helpers():
-    """What a notebook would have to build by hand is missing from the library."""
+    """A helper built by hand in a notebook would be missing from the library."""
     for name in SHOWN:
         cells = nbformat.read(FOLDER / name, as_version=4).cells
         code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")

@@ -64,7 +64,7 @@ def test_lists_after_one_option(typed, meant):
 
 
 def on_a_terminal(*args, cwd):
-    """What a command writes to a terminal of 80 columns."""
+    """Return the output of a command on a terminal of 80 columns."""
     ours, theirs = os.openpty()
     environment = os.environ | {"TERM": "dumb"}  # 80 columns without colours, for rich
     command = [sys.executable, "-m", "scalelab", *map(str, args)]

@@ -1,4 +1,4 @@
-"""What is on disk after a loss of power: everything is synced before it has its name, and the name after."""
+"""State on disk after a power cut: contents are synced before a file gets its name, and its folder afterwards."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="folders cannot be sy
 
 @pytest.fixture
 def trace(monkeypatch):
-    """What was synced, by its place on disk, and what was renamed to what, in order."""
+    """Log of synced files and of renames, in order."""
     seen, fsync, rename, replace = [], os.fsync, Path.rename, Path.replace
 
     def synced(handle):

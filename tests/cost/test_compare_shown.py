@@ -1,4 +1,4 @@
-"""What `scalelab compare` draws and says: nothing cut off, nothing promised that is not there."""
+"""Output of `scalelab compare`: nothing is cut off, and every file it names exists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scalelab.cost.hardware import find_hardware
 from scalelab.laws import get_law
 from scalelab.plan.comparison import Question, answer, comparable_groups
 from scalelab.plot.cost import Step, plot_cost
-from scalelab.report.comparison import verdicts
+from scalelab.reports.comparison import verdicts
 from tests.support.tables import fit_table
 
 # The roofs alone: no time to start a kernel.

@@ -295,16 +295,16 @@ def test_of_measured_figures_all_is_reached_by_default(tmp_path, capsys):
 
 def test_prices_say_which_figures_nobody_checked(capsys):
     command = ["cost", "--hidden", "1024", "--P", "1", "--preset", "serving", "--gpu"]
-    told = {}
+    said = {}
     for name in ("h100-sxm-80gb", "rtx-4060-laptop", "snapdragon-8-elite-npu"):
         assert main([*command, name]) == 0
-        told[name] = capsys.readouterr().err
-    assert told["h100-sxm-80gb"] == ""
-    assert told["rtx-4060-laptop"] == (
+        said[name] = capsys.readouterr().err
+    assert said["h100-sxm-80gb"] == ""
+    assert said["rtx-4060-laptop"] == (
         "note: rtx-4060-laptop: unconfirmed: bf16, bandwidth, memory, not checked against the source; scalelab cost "
         "--list-hardware has figures and sources\n"
     )
-    assert "no published measurements of its class (npu)" in told["snapdragon-8-elite-npu"]
+    assert "no published measurements of its class (npu)" in said["snapdragon-8-elite-npu"]
     assert main([*command, "rtx-4060-laptop", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
 

@@ -102,7 +102,7 @@ def test_what_a_config_leaves_out_is_what_transformers_assumes(name):
 
 
 def refusal_or_defaults(config, saved, key):
-    """What is said of a config without `key`; empty where it is read, which must be as transformers fills it in."""
+    """Return the complaint about a config without `key`, or "" if its default is that of transformers."""
     rest = {k: v for k, v in saved.items() if k != key}
     try:
         served = served_from_config(rest, "config.json")

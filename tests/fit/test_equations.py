@@ -3,8 +3,8 @@
 import pytest
 
 from scalelab.laws import LAWS
-from scalelab.report.blocks import Line, Report
-from scalelab.report.terminal import broken_equation
+from scalelab.reports.blocks import Line, Report
+from scalelab.reports.terminal import broken_equation
 
 WORDS = "   (N: non-embedding parameters with streams; D: tokens seen in training, repeated ones too; lr: peak rate)"
 

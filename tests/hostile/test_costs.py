@@ -39,7 +39,7 @@ LATENT = CONFIG | {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where fit.json, models and devices of one's own lie."""
+    """Folder with fit.json, models and a hardware file."""
     path = tmp_path_factory.mktemp("hostile")
     table = paper_records()
     save_fit(fit_table(table[table["corpus"] == "stack-v2-python"], draws=100), path / "fit.json")

@@ -7,7 +7,7 @@ import pytest
 
 from scalelab import read
 from scalelab.api.fitting import fit_law
-from scalelab.report.blocks import Line, Table
+from scalelab.reports.blocks import Line, Table
 from scalelab.visible import visible
 
 EVIL = "evil\x1b[31m\x1b]0;title\x07\u202eabc\x9b2J\u2028end"

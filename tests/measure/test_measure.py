@@ -76,8 +76,8 @@ def test_the_command_measures_saves_and_uses_a_profile(config, tmp_path, capsys)
     priced = ["--engine", "both", "--hardware", str(profile), "--weights", "fp32", "--json", "--prefix-tokens", "48"]
     assert main(["cost", "--model", str(config), *words[:7], *priced]) == 0
     for row in json.loads(capsys.readouterr().out):
-        told = seen[seen["P"] == row["P"]].iloc[0]
-        assert told[f"{row['engine'].replace('-', '_')}_latency_s"] == pytest.approx(row["latency_s"])
+        said = seen[seen["P"] == row["P"]].iloc[0]
+        assert said[f"{row['engine'].replace('-', '_')}_latency_s"] == pytest.approx(row["latency_s"])
     assert main(["cost", "--measure", str(config), *words, *saves]) == 2
     assert f"--save-profile {profile}: exists; give a new file" in capsys.readouterr().err
 

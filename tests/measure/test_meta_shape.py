@@ -189,7 +189,7 @@ def weights_read(served, batch, length, cached):
 
 
 def numbers(part):
-    """How many stand anywhere in a cache."""
+    """Count the elements of all tensors in a cache."""
     if torch.is_tensor(part):
         return part.numel() if part.is_floating_point() else 0
     parts = part if isinstance(part, list) else part.values() if isinstance(part, dict) else vars(part).values()

@@ -28,7 +28,7 @@ from scalelab.plan.payback import break_even
 from scalelab.plan.problem import tokens_of, train_flops
 from scalelab.plan.search import CostCurve, Sized, widest
 from scalelab.records import paper_records
-from scalelab.report.plan_units import percent
+from scalelab.reports.plan_units import percent
 from scalelab.units import format_bytes, format_count, format_duration, parse_bytes, parse_duration, plain_number
 from tests.support.tables import fit_table
 

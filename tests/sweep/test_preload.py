@@ -1,4 +1,4 @@
-"""What workers begin with is imported early, once and on one thread, and goes where nothing comes of it."""
+"""Preloading for workers: modules are imported early, once and on one thread, and removed when unused."""
 
 import gc
 import multiprocessing
@@ -37,25 +37,25 @@ def test_workers_begin_with_everything_imported_and_collect_garbage(monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # a worker has one thread whatever its parent has
     context = start_importing()
     assert os.environ["OMP_NUM_THREADS"] == "7"
-    told = []
+    answers = []
     for _ in range(2):
         reader, writer = context.Pipe(duplex=False)
         process = context.Process(target=_tell, args=(writer,))
         process.start()
         writer.close()
-        told.append(reader.recv())
+        answers.append(reader.recv())
         process.join()
         start_importing()  # again: the same server
-    frozen = [answer.pop("frozen") for answer in told]
-    assert told[0] == told[1]
-    assert told[0]["parent"] != os.getpid()
-    assert told[0]["imported"]
-    assert told[0]["collecting"]
+    frozen = [answer.pop("frozen") for answer in answers]
+    assert answers[0] == answers[1]
+    assert answers[0]["parent"] != os.getpid()
+    assert answers[0]["imported"]
+    assert answers[0]["collecting"]
     assert min(frozen) > 100_000
     assert max(frozen) - min(frozen) < 100  # the server has started a process meanwhile
-    assert told[0]["threads"] == [1, "1", "1", "1"]
-    assert not told[0]["cuda"]
-    assert not told[0]["poisoned"]
+    assert answers[0]["threads"] == [1, "1", "1", "1"]
+    assert not answers[0]["cuda"]
+    assert not answers[0]["poisoned"]
 
 
 def _count_faults(writer):

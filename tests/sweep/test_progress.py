@@ -26,7 +26,7 @@ def tasks():
 
 @pytest.fixture
 def branching():
-    """What two D share, and the two."""
+    """A shared phase and the two runs that continue it."""
     plain = architecture_for(25e3, 512, prefix_tokens=4)
     recipe = Recipe(schedule="wsd", warmup_tokens=5120)
     return make_tasks(

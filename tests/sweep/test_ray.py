@@ -92,7 +92,7 @@ def undisturbed(runs, data, out):
 
 @pytest.fixture(scope="module")
 def branched(data, tmp_path_factory):
-    """What local workers make of two runs that share their beginning."""
+    """Records of two runs with a common beginning, trained by local workers."""
     return undisturbed(configs(data), data, tmp_path_factory.mktemp("local"))
 
 

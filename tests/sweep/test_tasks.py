@@ -1,4 +1,4 @@
-"""What a sweep does first, what once for several runs, and what it leaves to another sweep."""
+"""Tasks of a sweep: their order, phases shared by several runs, and runs left to another sweep."""
 
 from dataclasses import replace
 from itertools import product

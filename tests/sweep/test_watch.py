@@ -268,11 +268,11 @@ def test_a_folder_that_no_sweep_wrote_to_is_told_in_a_line(tmp_path, capsys):
         (tmp_path / "demo" / "runs", "start one with: scalelab sweep --out"),
     ):
         assert main(["watch", str(folder)]) == 2
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert told.err.count("\n") == 1
-        assert f"scalelab: {folder}: " in told.err
-        assert message in told.err
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        assert f"scalelab: {folder}: " in said.err
+        assert message in said.err
 
 
 @pytest.mark.parametrize("interval", ["0", "nan", "-1", "inf"])

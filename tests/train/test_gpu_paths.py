@@ -1,4 +1,4 @@
-"""What GPUs need and what can be shown of it without one: devices, kernels, masks, precision, fake CUDA tensors."""
+"""GPU paths as far as a CPU can show them: devices, kernels, masks, precision, fake CUDA tensors."""
 
 import json
 import os
@@ -383,7 +383,7 @@ def test_every_width_of_the_dial_suits_fused_kernels():
 
 
 def test_records_made_with_the_first_ladder_keep_their_keys():
-    """Of a committed sweep: a later command finds its runs done, and a fit keeps them apart from other widths."""
+    """A later command finds the runs of a committed sweep done, and a fit separates them from other widths."""
     from scalelab import records
 
     folder = Path(__file__).parents[2] / "results" / "parallel-law"

@@ -1,4 +1,4 @@
-"""What a run costs: counted by torch itself, measured in processes of their own, and laid out in a plan."""
+"""Costs of a run: counted by torch, measured in separate processes, and shown in a plan."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalelab.api.sweeps import SweepPlan
 from scalelab.architecture import architecture_for
-from scalelab.report.sweeps import format_memory
+from scalelab.reports.sweeps import format_memory
 from scalelab.sweep.dry_run import plan_sweep, wall_seconds
 from scalelab.sweep.tasks import Task, make_tasks
 from scalelab.train.build import build_model

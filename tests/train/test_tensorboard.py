@@ -67,7 +67,7 @@ def close_to(rows):
 
 
 def logged(config, data, folder, checkpoints=None, cut=math.inf):
-    """Train with a log, but cut at a step; the curve as the loop told it."""
+    """Train with a log, but cut at a step; return the curve reported by the loop."""
     curve = []
     with log_curve(folder, config) as log:
 
@@ -208,9 +208,9 @@ def test_without_the_package_the_sweep_is_refused_before_anything_is_read(config
         Execution(tensorboard=True)
     Execution()
     assert main(["sweep", "--corpus", "nowhere", "--tensorboard", "--out", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("scalelab: --tensorboard: needs the package tensorboard")
-    assert told.count("\n") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("scalelab: --tensorboard: needs the package tensorboard")
+    assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
     with pytest.raises(ScalelabError, match="`tensorboard`"), log_curve(tmp_path / "log", config):
         pass  # on another machine, where the sweep could not look

@@ -117,8 +117,8 @@ def test_killed_it_ends_where_it_would_have(kills, options, command, source, tmp
 
     seldom = ("--checkpoint-minutes", "5")  # how often is nobody's business
     assert main(command(killed, STEPS, *options, *seldom)) == 0
-    told = capsys.readouterr().err
-    assert f"resuming at step {before} of {STEPS} from " in " ".join(told.split())
+    said = capsys.readouterr().err
+    assert f"resuming at step {before} of {STEPS} from " in " ".join(said.split())
     assert main(command(undisturbed, STEPS, *options, *seldom)) == 0
     assert "resuming" not in capsys.readouterr().err
     assert_same(killed, undisturbed)
@@ -334,7 +334,7 @@ def test_noise_is_the_same_after_a_cut(tokenizer, text_folder, tmp_path):
 
 
 def launch():
-    """What launches `scalelab` on two CPU processes that have all of the model."""
+    """Command that launches `scalelab` on two CPU processes, each with the whole model."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
