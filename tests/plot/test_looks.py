@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -13,7 +14,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 import scalelab as sl
-from scalelab.errors import UsageError
+from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.profile import profile_fit
 from scalelab.plot import (
     plot_contours,
@@ -137,6 +138,14 @@ def test_every_figure_draws_into_axes_of_ones_own(kind, fit, profiles, plan):
         draw(kind, fit, profiles, plan, ax=right, size="one-column")
 
 
+def test_a_long_name_is_wrapped_and_shown_as_it_is(fit, profiles, plan):
+    named = replace(fit, group="corpus_$a$/" * 30)
+    for kind in ("loss", "pairs"):
+        figure = draw(kind, named, profiles, plan)
+        assert outside(figure) == []
+        assert any("corpus_$a$/" in text for text, _ in boxes(figure))  # not mathematics
+
+
 def test_several_panels_need_as_many_axes(fit):
     _, ax = plt.subplots(1, 3)
     with pytest.raises(UsageError, match="6 panels: give a list of 6 axes, not 3"):
@@ -196,6 +205,13 @@ def test_the_ending_chooses_the_format(fit, tmp_path):
         for file in files:
             save_figure(plot_residuals(fit, size="one-column"), file)
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_format_without_its_program_is_one_line(fit, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ScalelabError, match=r"figure.pgf: 'xelatex' not found"):
+        save_figure(plot_residuals(fit), tmp_path / "figure.pgf")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_parameters_have_their_greek_letters(fit, profiles):
