@@ -226,9 +226,9 @@ def dashed_handle() -> Line2D:
 
 
 def _wrapped(text: str, inches: float, size: float) -> str:
-    """Return a heading in lines that fit; a name is cut in the middle before it fills more than three lines."""
+    """Return a heading in lines that fit; a name is cut in the middle before it fills more than five lines."""
     columns = max(20, int(inches * 72 / (0.58 * size)))
-    lines = [shortened(line, max(_TITLE, 2 * columns)) for line in text.splitlines()]
+    lines = [shortened(line, max(_TITLE, 5 * columns)) for line in text.splitlines()]
     return "\n".join(part for line in lines for part in wrap(line, columns))
 
 

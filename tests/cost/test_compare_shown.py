@@ -68,7 +68,7 @@ def test_the_legend_has_arrows_where_the_figure_has(known):
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     arrows = [text for axes in figure.axes for text in axes.texts if text.arrow_patch is not None]
     assert len(arrows) == (4 if known else 0)
-    assert ("P = 2 streams" in labels) == ("larger N, equal loss" in labels) == known
+    assert ("add streams, P = 2" in labels) == ("larger N, equal loss" in labels) == known
 
 
 def test_the_loss_without_streams_is_the_measured_one_or_the_laws():
