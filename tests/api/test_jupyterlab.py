@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
+from tests.support.browser import chromium  # noqa: F401
 
 CELLS = (
     "import scalelab as sl",
@@ -65,19 +66,11 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture
-def page():
-    """Open a page of the system's Chromium; skip where that or Playwright is missing."""
-    if find_spec("playwright") is None:
-        pytest.skip(f"no Playwright: {INSTALL}")
-    from playwright.sync_api import sync_playwright
-
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip(f"no Chromium: {INSTALL}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1280, "height": 1600})
-        browser.close()
+def page(chromium):  # noqa: F811  # the fixture
+    """Open a page of the system's Chromium."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 1600})
+    yield page
+    page.close()
 
 
 @pytest.mark.slow

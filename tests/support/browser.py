@@ -1,4 +1,4 @@
-"""A real browser for tests of pages: one Chromium per session, and a page that fails on errors and requests.
+"""A real browser for tests of pages: one Chromium per module, and a page that fails on errors and requests.
 
 Import both fixtures into the conftest.py of a folder of tests.
 """
@@ -14,9 +14,12 @@ INSTALL = "pip install 'scalelab[test]' for Playwright, and Chromium from the sy
 _LOCAL = ("file:", "data:", "blob:", "about:")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """Start the system's Chromium once; skip where it or Playwright is missing."""
+    """Start the system's Chromium; skip where it or Playwright is missing.
+
+    Not once per session: Playwright's event loop runs in this thread until it is stopped, and other tests start theirs.
+    """
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     try:
         from playwright.sync_api import sync_playwright
