@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import nbformat
 import pytest
 
 from tests.support.browser import chromium  # noqa: F401
+from tests.support.paths import ROOT
 
 CELLS = (
     "import scalelab as sl",
@@ -27,7 +29,7 @@ INSTALL = "pip install 'scalelab[notebook,test]', and Chromium from the system (
 
 @pytest.fixture
 def lab(tmp_path: Path):
-    """Start JupyterLab on a folder with one notebook, and return the notebook's address."""
+    """Start JupyterLab on a folder with two notebooks, and return its address for a notebook."""
     if find_spec("jupyterlab") is None:
         pytest.skip(f"no JupyterLab: {INSTALL}")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
@@ -35,6 +37,7 @@ def lab(tmp_path: Path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     nbformat.write(notebook, folder / "results.ipynb")
+    shutil.copy(ROOT / "notebooks" / "quickstart.ipynb", folder)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -47,7 +50,7 @@ def lab(tmp_path: Path):
     try:
         address = f"http://127.0.0.1:{port}"
         _wait_for(f"{address}/api/status?token={token}", server, tmp_path / "jupyter.log")
-        yield f"{address}/lab/tree/results.ipynb?token={token}"
+        yield f"{address}/lab/tree/{{}}?token={token}"
     finally:
         server.terminate()
         server.wait(30)
@@ -73,16 +76,42 @@ def page(chromium):  # noqa: F811  # the fixture
     page.close()
 
 
-@pytest.mark.slow
-@pytest.mark.browser
-@pytest.mark.filterwarnings("ignore")  # of Jupyter
-def test_a_notebook_in_jupyterlab_shows_tables_and_figures(page, lab: str, tmp_path: Path):
+def run_all(page, address: str) -> None:
+    """Open a notebook and start all of its cells."""
     page.set_default_timeout(180_000)
-    page.goto(lab)
+    page.goto(address)
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # without a kernel, Run asks for one
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.filterwarnings("ignore")  # of Jupyter
+def test_the_first_notebook_runs_in_jupyterlab(page, lab: str, tmp_path: Path):
+    """JupyterLab draws only the cells in sight, so the others are checked in the file that it saves."""
+    run_all(page, lab.format("quickstart.ipynb"))
+    file = tmp_path / "notebooks" / "quickstart.ipynb"
+    for _ in range(180):
+        page.wait_for_timeout(1000)
+        page.keyboard.press("Control+s")
+        cells = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+        if all(cell.execution_count for cell in cells):
+            break
+    assert all(cell.execution_count for cell in cells)
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert [output for output in outputs if output.output_type == "error"] == []
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
+    assert kinds.count("text/html") >= 3
+    assert "image/png" in kinds
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.filterwarnings("ignore")  # of Jupyter
+def test_a_notebook_in_jupyterlab_shows_tables_and_figures(page, lab: str, tmp_path: Path):
+    run_all(page, lab.format("results.ipynb"))
     page.locator(".jp-CodeCell").nth(len(CELLS) - 1).locator(".jp-OutputArea-output table").first.wait_for()
     page.screenshot(path=str(tmp_path / "lab.png"))
     cells = page.locator(".jp-Notebook .jp-CodeCell")
