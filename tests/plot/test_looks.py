@@ -199,7 +199,7 @@ def test_the_ending_chooses_the_format(fit, tmp_path):
         save_figure(figure, path)
         assert path.read_bytes().startswith(start)
     svg = (tmp_path / "figure.svg").read_text()
-    assert "measured, %</text>" in svg  # text, not shapes
+    assert ">P = 8</text>" in svg  # text, not shapes
     for ending in ("svg", "pdf", "png"):  # the same data give the same file
         files = [tmp_path / f"{name}.{ending}" for name in ("one", "other")]
         for file in files:
