@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from scalelab.cli.console import check_figure, check_out, print_line, save_figure, saved_line, show
 from scalelab.cli.lists import pairs
@@ -133,11 +133,15 @@ def compare(
         tensor_parallel=tensor_parallel,
     )
     show(found, as_json=as_json, out=out, quiet=quiet)
-    titles = list(dict.fromkeys(answer.title for answer in found)) if figure is not None else []
-    for title in titles:
-        assert figure is not None
+    if figure is not None:
+        _save_figures(found, figure, figure_size, quiet or as_json)
+
+
+def _save_figures(found: Any, figure: Path, size: Any, quiet: bool) -> None:
+    """Save a figure of each group of runs, and say so."""
+    for title in dict.fromkeys(answer.title for answer in found):
         group = found.groups[title]
         path = figure if len(found.groups) == 1 else figure.with_stem(f"{figure.stem}-{group.slug}")
         done = saved_line(path)
-        save_figure(found.plot(group=title, size=figure_size), path)
-        print_line(done, quiet or as_json)
+        save_figure(found.plot(group=title, size=size), path)
+        print_line(done, quiet)

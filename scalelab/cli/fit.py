@@ -143,14 +143,20 @@ def fit(
         _save_figure(fits, figure, figure_kind, figure_size, profiles, drawn)
     for group, path in saved.items():
         print_line(f"saved {', '.join(map(str, (path, *drawn.get(group, ()))))}", quiet or as_json)
-    serious = dict.fromkeys(n.code for f in fits.values() for n in f.notes if n.severity == "serious")
+    _raise_failures(fits, unsaved, source, strict, quiet or as_json)
+
+
+def _raise_failures(fits: Any, unsaved: dict[str, ScalelabError], source: str, strict: bool, quiet: bool) -> None:
+    """Raise `ScalelabError` if no fit was saved or, if `strict`, for a failure or serious note; else print failures."""
     if unsaved and len(unsaved) == len(fits):
         first = next(iter(unsaved.values()))
         more = f" (and {plural(len(unsaved) - 1, 'other fit')})" if len(unsaved) > 1 else ""
         raise ScalelabError(f"{first}{more}")
     for error in unsaved.values():
-        print_line(str(error), quiet or as_json)
-    _fail_if_strict(source, {**fits.failures, **unsaved}, len(saved), strict, "could not be fitted")
+        print_line(str(error), quiet)
+    done = len(fits) - len(unsaved)
+    _fail_if_strict(source, {**fits.failures, **unsaved}, done, strict, "could not be fitted")
+    serious = dict.fromkeys(n.code for f in fits.values() for n in f.notes if n.severity == "serious")
     if strict and serious:
         raise ScalelabError(f"{source}: `strict` fails for serious notes: {', '.join(serious)}")
 
