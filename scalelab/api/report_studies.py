@@ -1,4 +1,4 @@
-"""What a report adds to each fit: a comparison of laws, a plan, costs, and the calls that make them."""
+"""Studies of each fit in a report: a comparison of laws, a plan, costs, and the calls that make them."""
 
 from __future__ import annotations
 

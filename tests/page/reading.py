@@ -1,4 +1,4 @@
-"""What a page holds, read as a browser would."""
+"""Contents of a page, read as a browser reads them."""
 
 from __future__ import annotations
 
