@@ -23,6 +23,7 @@ from scalelab.units import format_count
 PREFIX_TOKENS = 48  # the paper's choice
 EXPERTS_PER_TOKEN = 2  # Mixtral's choice
 MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
+WIDTH_PER_LAYER = 24  # hidden size a layer, of small shapes
 
 # Versions of the ladder of widths. 1, until November 2026: multiples of 4, with head dimensions such as 18 and 26.
 # 2: multiples of 8, with head dimensions in multiples of 8 as fused attention kernels and vector units need.
@@ -197,7 +198,7 @@ def _preferred_layers(hidden_size: int) -> int:
 
     The paper has 36 layers at every width from 896 up.
     """
-    return min(36, max(2, round(hidden_size / 24)))
+    return min(36, max(2, round(hidden_size / WIDTH_PER_LAYER)))
 
 
 @cache

@@ -25,7 +25,7 @@ class Shown:
 
     def report(self, **options: Any) -> Any:
         """Return the tables and sentences of the result as a `scalelab.reports.Report`."""
-        return _load(self._report)(self, **options)
+        return load_name(self._report)(self, **options)
 
     def summary(self, width: int = WIDTH, **options: Any) -> str:
         """Return the report as text, as a terminal of `width` columns shows it."""
@@ -33,7 +33,7 @@ class Shown:
 
     def to_dict(self) -> Any:
         """Return the result as values for JSON, unrounded; infinities are "inf"."""
-        return _load(self._json)(self)
+        return load_name(self._json)(self)
 
     def plot(self, kind: str | None = None, **options: Any) -> Axes | Any:
         """Draw the result.
@@ -53,15 +53,16 @@ class Shown:
 
         if not self._figure:
             raise UsageError(f"a {type(self).__name__} has no figure")
-        return _load(self._figure)(self, kind, **options)
+        return load_name(self._figure)(self, kind, **options)
 
     def _repr_html_(self) -> str:
         return self.report().html()
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
-        yield from _load("scalelab.reports.terminal:render")(self.report(), console.width)
+        yield from load_name("scalelab.reports.terminal:render")(self.report(), console.width)
 
 
-def _load(path: str) -> Any:
+def load_name(path: str) -> Any:
+    """Return the object ``package.module:name``, imported on use, as results name their reports and figures."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)

@@ -12,12 +12,17 @@ from scalelab.cli.options import (
     LAW,
     OUTPUT,
     AsJson,
+    Best,
     Columns,
     Count,
+    Draws,
     Figure,
     FigureSize,
+    FitSeed,
+    Points,
     Quiet,
     Source,
+    Starts,
     Where,
     Words,
     list_option,
@@ -39,10 +44,8 @@ def fit(
     law: Annotated[str, option(help=_LAWS, panel=LAW, metavar="NAME")] = "parallel",
     columns: Columns = None,
     run: Annotated[str | None, option(help="Column of run ids, for loss curves.", panel=DATA, metavar="COLUMN")] = None,
-    points: Annotated[
-        str, option(help="Rows of runs that have several: final, all or auto.", panel=DATA, metavar="NAME")
-    ] = "auto",
-    best: Annotated[bool, option("--best", help="Use only the lowest loss for each N, P and D.", panel=DATA)] = False,
+    points: Points = "auto",
+    best: Best = False,
     where: Where = None,
     count: Count = "paper",
     fix: Annotated[Words, list_option("--fix", "Hold parameters at values: k=0.", (), "NAME=VALUE…", LAW)] = None,
@@ -59,13 +62,13 @@ def fit(
         ),
     ] = "huber",
     delta: Annotated[float, option(help="Threshold of the Huber loss, in ln loss.", panel=LAW)] = 1e-3,
-    starts: Annotated[int, option(min=1, help="Starting points of the optimiser.", panel=LAW)] = 300,
+    starts: Starts = 300,
     bootstrap: Annotated[
         str, option(help="Bootstrap: residual, wild or pairs.", panel=LAW, metavar="NAME")
     ] = "residual",
-    draws: Annotated[int, option(min=100, help="Bootstrap draws.", panel=LAW)] = 1000,
+    draws: Draws = 1000,
     profile: Annotated[bool, option("--profile", help="Add profile likelihood intervals.", panel=LAW)] = False,
-    seed: Annotated[int, option(min=0, help="Seed of starting points and bootstrap.", panel=LAW)] = 0,
+    seed: FitSeed = 0,
     details: Annotated[
         bool, option("--details", help="Show residuals, warnings and notes of every group.", panel=OUTPUT)
     ] = False,

@@ -19,11 +19,13 @@ _NUMBER = re.compile(r"^-?[0-9.]")
 class ListCommand(TyperCommand):
     """A command whose repeatable options take several values after one flag; its help shows no value for switches."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        for option in self.params:
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, --help among them, with nothing shown for the value of a switch."""
+        params = super().get_params(ctx)
+        for option in params:
             if isinstance(option, TyperOption) and option.is_flag and not option.metavar:
                 option.metavar = ""
+        return params
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments after `spread`."""

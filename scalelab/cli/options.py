@@ -40,6 +40,8 @@ Where = Annotated[str | None, option(help="Rows to use, e.g. 'D > 100M and P < 8
 Count = Annotated[
     str, option(help="N: paper (non-embedding, with streams), backbone or total.", panel=DATA, metavar="NAME")
 ]
+Points = Annotated[str, option(help="Rows of runs that have several: final, all or auto.", panel=DATA, metavar="NAME")]
+Best = Annotated[bool, option("--best", help="Use only the lowest loss for each N, P and D.", panel=DATA)]
 Corpus = Annotated[
     str, option(help="Text: stdlib, hf:NAME, or a file or folder of text, JSONL or Parquet.", panel=DATA)
 ]
@@ -49,6 +51,10 @@ ValTokens = Annotated[int, option(min=1, help="Validation tokens.", panel=DATA)]
 
 # Law
 OwnLaw = Annotated[str | None, option(help="file.py:NAME, if the fit is of your own law.", panel=LAW, metavar="LAW")]
+
+Starts = Annotated[int, option(min=1, help="Starting points of the optimiser.", panel=LAW)]
+Draws = Annotated[int, option(min=100, help="Bootstrap draws.", panel=LAW)]
+FitSeed = Annotated[int, option(min=0, help="Seed of starting points and bootstrap.", panel=LAW)]
 
 # Model and request
 Preset = Annotated[

@@ -14,14 +14,18 @@ from scalelab.cli.console import print_line, saved_line, stderr
 from scalelab.cli.flags import FLAGS
 from scalelab.cli.lists import pairs
 from scalelab.cli.options import (
-    DATA,
     DEVICE,
     LAW,
     LIMITS,
     OUTPUT,
+    Best,
     Columns,
     Count,
+    Draws,
+    FitSeed,
+    Points,
     Quiet,
+    Starts,
     Where,
     option,
 )
@@ -45,15 +49,13 @@ def report(
         ),
     ] = None,
     columns: Columns = None,
-    points: Annotated[
-        str, option(help="Rows of runs that have several: final, all or auto.", panel=DATA, metavar="NAME")
-    ] = "auto",
-    best: Annotated[bool, option("--best", help="Use only the lowest loss for each N, P and D.", panel=DATA)] = False,
+    points: Points = "auto",
+    best: Best = False,
     where: Where = None,
     count: Count = "paper",
-    starts: Annotated[int, option(min=1, help="Starting points of the optimiser.", panel=LAW)] = 300,
-    draws: Annotated[int, option(min=100, help="Bootstrap draws.", panel=LAW)] = 1000,
-    seed: Annotated[int, option(min=0, help="Seed of starting points and bootstrap.", panel=LAW)] = 0,
+    starts: Starts = 300,
+    draws: Draws = 1000,
+    seed: FitSeed = 0,
     no_laws: Annotated[bool, option("--no-laws", help="Compare no laws.", panel=LAW)] = False,
     memory: Annotated[
         str | None,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
 from scalelab.errors import ScalelabError, UsageError
-from scalelab.shown import Shown
+from scalelab.shown import Shown, load_name
 from scalelab.units import plural
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class FitResults(Several[FitResult]):
 
     def explore(self, height: int = 900) -> Any:
         """Return the interactive explorer of all groups, which Jupyter shows in a frame of `height` pixels."""
-        return import_module("scalelab.page.widget").explore(self.values(), height)
+        return load_name("scalelab.page.widget:explore")(self.values(), height)
 
     def save(self, folder: str | Path, force: bool = False) -> dict[str, Path]:
         """Save each fit to a separate file in `folder` and return the paths by group.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,7 +17,7 @@ from scalelab.fit.options import FitOptions
 from scalelab.fit.values import Parameters
 from scalelab.laws import Law, Points
 from scalelab.laws.base import VARIABLES, Array, Variable
-from scalelab.shown import Shown
+from scalelab.shown import Shown, load_name
 from scalelab.units import plural
 
 if TYPE_CHECKING:
@@ -215,7 +214,7 @@ class FitResult(Shown):
 
     def explore(self, height: int = 900) -> Any:
         """Return the interactive explorer of this fit, which Jupyter shows in a frame of `height` pixels."""
-        return import_module("scalelab.page.widget").explore([self], height)
+        return load_name("scalelab.page.widget:explore")([self], height)
 
     def save(self, path: str | Path) -> Path:
         """Save the fit as JSON for `load_fit`, without loss of digits, and return the path."""

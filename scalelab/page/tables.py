@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from scalelab.architecture import WIDTH_PER_LAYER
 from scalelab.cost import rates, runtime
 from scalelab.cost.formats import FORMATS, KV_BITS
 from scalelab.cost.hardware import WIDER, Hardware, builtin_devices
 from scalelab.cost.request import GIB
-from scalelab.plan.shapes import MAX_WIDTH, MIN_WIDTH, WIDTH_PER_LAYER, Shapes
+from scalelab.plan.shapes import MAX_WIDTH, MIN_WIDTH, Shapes
 
 _ONLY_FOR_READERS = ("name", "source", "unconfirmed", "measured", "watts", "price_per_hour")
 

@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from scalelab.architecture import Architecture
+from scalelab.architecture import WIDTH_PER_LAYER, Architecture
 from scalelab.cost.equal_loss import RealWidth, widened, with_hidden_size
 
 MIN_WIDTH, MAX_WIDTH = 16.0, 2.0**18  # widths outside this range are not served
 _STEPS = 60  # of a bisection over ln width, to machine precision
-WIDTH_PER_LAYER = 24.0  # as in `scalelab.architecture`
 _BUILDABLE = 128  # the widths of the paper are multiples of it
 _NEXT = 4  # candidates, since rounding may exceed a limit
 

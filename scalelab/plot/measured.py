@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
 from scalelab.bundled import bundled
 from scalelab.plot.layout import AxesLike, level_handle, new_panels, only_kind
 from scalelab.plot.style import GREY, Size, colours, looks, styled
-from scalelab.plot.ticks import log_axis, plain
+from scalelab.plot.ticks import log_axis, plain, streams_axis
 
 _UNITS = {"memory_bytes": ("memory, MiB", 2**-20), "latency_s": ("latency, s", 1.0)}
 # Label and line style by prefix of the table's columns.
@@ -55,11 +54,8 @@ def plot_efficiency(
                 column = f"{engine}_{quantity}"
                 if column in rows:
                     axes.plot(rows["P"], rows[column] * unit, linestyle=line, color=color)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(levels, [str(P) for P in levels])
-        axes.xaxis.set_minor_locator(NullLocator())
+        streams_axis(axes, levels)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("streams P")
         axes.set_ylabel(label)
     several = len(shown) > 1
     handles = [level_handle(look) for look in shown.values()]

@@ -6,12 +6,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
 from scalelab.cost.prices import Prices
 from scalelab.errors import UsageError
 from scalelab.plot.layout import AxesLike, level_handle, new_panels, only_kind
 from scalelab.plot.style import GREY, Size, looks, styled
+from scalelab.plot.ticks import streams_axis
 
 _LINES = ("-", ":", "--", "-.")  # of the first, second, … cost model
 _UNITS = {
@@ -58,11 +58,8 @@ def plot_prices(
         label, unit = unit_of(quantity, table[quantity].max())
         for (engine, batch), rows in table.sort_values("P").groupby(["engine", "batch"], sort=False):
             axes.plot(rows["P"], rows[quantity] / unit, linestyle=lines[engine], **shown[batch].points())
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(levels, [str(P) for P in levels])
-        axes.xaxis.set_minor_locator(NullLocator())
+        streams_axis(axes, levels)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("streams P")
         axes.set_ylabel(label)
     handles: list[Any] = [level_handle(look) for look in shown.values()]
     labels = [f"batch {batch}" for batch in shown]

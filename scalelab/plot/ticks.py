@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rcParams
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import Formatter, Locator, MaxNLocator, NullLocator
@@ -43,6 +44,14 @@ def log_axis(axis: Axis, form: Form = format_count) -> None:
     axis.set_major_locator(RoundLocator(form))
     axis.set_major_formatter(DistinctFormatter(form))
     axis.set_minor_locator(NullLocator())
+
+
+def streams_axis(axes: Axes, levels: Sequence[int]) -> None:
+    """Make the x axis one of streams, logarithmic to base 2, with a tick at each of `levels`."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(levels, [str(P) for P in levels])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("streams P")
 
 
 class RoundLocator(Locator):
