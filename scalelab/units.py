@@ -125,6 +125,11 @@ def format_interval(low: float | None, high: float | None, form: Callable[[float
     return f"{form(low)}{' to ' if low < 0 else '–'}{form(high)}"
 
 
+def format_percent(share: float) -> str:
+    """Return a share in whole per cents: ``80 %``."""
+    return f"{100 * share:.0f} %"
+
+
 def counts(values: Any, argument: str) -> tuple[float, ...]:
     """Return positive counts, such as 50k, from one value or several; text may hold several with commas.
 

@@ -219,8 +219,9 @@ def compare_costs(
         corpus: The corpus to use, if the data hold several.
         columns: Map from field to column or expression, as for `read`.
         where: Condition that selects rows, as for `read`.
-        law: Law to fit to the data, by name or as an object; its losses replace measured ones.
-        fit: A fit, or the file of a saved one; its losses replace measured ones.
+        law: Law to fit to the data, by name or as an object; its losses replace measured ones. With `fit`, one of its
+            laws to use alone.
+        fit: A fit, or the file of a saved one; its losses, averaged over its laws, replace measured ones.
         D: Training tokens, if the data hold several values; with a law, the largest by default.
         batch: Concurrent requests, one number or several.
         lengths: Prompt tokens, with as many generated tokens; costs are averaged over these lengths.
@@ -285,13 +286,13 @@ def _law_and_fit(law: Any, fit: Any) -> tuple[Law | None, FitResult | None]:
     """Return the law to fit and None, or the law of a fit and the fit; (None, None) for measured losses."""
     if law is None and fit is None:
         return None, None
-    from scalelab.fit import FitResult, load_fit
+    from scalelab.fit import FitResult
+    from scalelab.fit.mixture import choose, open_fit
     from scalelab.laws import get_law
 
-    own = None if law is None else get_law(law)
     if fit is None:
-        return own, None
-    saved = fit if isinstance(fit, FitResult) else load_fit(fit, own)
+        return get_law(law), None
+    saved = choose(fit, law) if isinstance(fit, FitResult) else open_fit(fit, law)
     return saved.law, saved
 
 

@@ -41,6 +41,7 @@ LawName = Literal[
     "experts",
     "lr-batch",
 ]
+DEFAULT_LAW = "parallel"
 Count = Literal["paper", "backbone", "total"]
 Objective = Literal["huber", "log", "raw", "asymmetric"]
 Points = Literal["auto", "final", "all"]
@@ -82,8 +83,9 @@ def read(
 
 def fit_law(
     data: str | Path | pd.DataFrame | RunTable | Group,
-    law: LawName | str | Law = "parallel",
+    law: LawName | str | Law | None = None,
     *,
+    average: bool | None = None,
     by: str | Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     where: str | None = None,
@@ -104,7 +106,9 @@ def fit_law(
 
     Args:
         data: A folder of records, a table in a file, a pandas table, a result of `read`, or "paper".
-        law: A law by name, ``file.py:NAME``, or an object of your own class.
+        law: A law by name, ``file.py:NAME``, or an object of your own class; by default the parallel law.
+        average: Weigh the other laws that suit the data, over which predictions and plans then average. By default only
+            if `law`, `fix`, `bounds` and `tie` are not given: a chosen law is used alone.
         by: Columns that define the groups to fit separately. By default runs are grouped by corpus, tokenizer, training
             setup and, for laws without D, training tokens; ``by=[]`` fits all runs as one group.
         columns: Map from field to column or expression: ``{"n_params": "size", "loss": "ln(ppl)"}``. ``run`` is the
@@ -149,9 +153,15 @@ def fit_law(
         dict(tie or {}),
         best,
     )
-    chosen = get_law(law)
+    averages = averages_by_default(law, options) if average is None else average
+    chosen = get_law(DEFAULT_LAW if law is None else law)
     groups = groups_of(data, columns, where, by, "D" not in chosen.variables, points)
-    return _one_or_all(fit_groups(groups, chosen, options, origin_of(data, columns, where, points)))
+    return _one_or_all(fit_groups(groups, chosen, options, origin_of(data, columns, where, points), average=averages))
+
+
+def averages_by_default(law: Any, options: FitOptions) -> bool:
+    """Return true if nothing in a request says that one law alone is wanted."""
+    return law is None and not (options.fix or options.bounds or options.tie)
 
 
 def origin_of(data: Any, columns: Mapping[str, str] | None, where: str | None, points: str) -> dict[str, str]:
@@ -204,6 +214,7 @@ def fit_groups(
     options: FitOptions,
     origin: Mapping[str, str] | None = None,
     progress: Callable[[str, float], None] | None = None,
+    average: bool = False,
 ) -> FitResults:
     """Fit each group; errors of single groups are in `failures`.
 
@@ -213,21 +224,27 @@ def fit_groups(
         options: Options of the fit.
         origin: Origin of the rows, from `origin_of`.
         progress: Called with the stage of a fit and its completed fraction.
+        average: Weigh the other laws that suit the runs, for predictions and plans.
 
     Returns:
         The fits by group name.
 
     Raises:
+        UsageError: `average` with parameters of one law that are fixed, bounded or tied.
         ScalelabError: No group could be fitted.
     """
     from scalelab.fit import fit_group
+    from scalelab.fit.averaging import with_laws
+
+    if average and (options.fix or options.bounds or options.tie):
+        raise UsageError("compares laws with free parameters: leave out `fix`, `bounds` and `tie`", argument="average")
 
     found: dict[str, FitResult] = {}
     failures: dict[str, ScalelabError] = {}
     for group in groups:
         try:
-            fit = fit_group(group, law, options, progress)
-            found[group.title] = replace(fit, origin=dict(origin or {}))
+            fit = replace(fit_group(group, law, options, progress), origin=dict(origin or {}))
+            found[group.title] = with_laws(fit, progress) if average else fit
         except UsageError:
             raise
         except ScalelabError as error:

@@ -14,9 +14,9 @@ from scalelab.cost.fallback import choose_engines
 from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Device, Precision, Workload
 from scalelab.cost.setting import EngineName, PresetName, check_sizes, choose_device, decoder, preset_of
 from scalelab.errors import UsageError, choice_error
-from scalelab.fit import FitResult, load_fit
+from scalelab.fit import FitResult
 from scalelab.fit.many import FitResults
-from scalelab.laws import get_law
+from scalelab.fit.mixture import choose, open_fit
 from scalelab.plan import SHAPES, Limits, Plan, Problem, Shapes
 from scalelab.plan import make_plan as solve
 from scalelab.plan.problem import tokens_of
@@ -120,7 +120,8 @@ def make_plan(
         price_per_hour: Price of one device in US dollars per hour; by default from the hardware table.
         watts: Power draw of one device in W; by default its limit in the hardware table.
         train_gpu: Device for training, by default an H100; its days convert training FLOPs into time.
-        law: The law of a saved fit, if it is your own.
+        law: One of the laws of the fit, to use alone instead of their average; or the law of a saved fit, if it is your
+            own.
 
     Returns:
         The plan; its `winner` is None if nothing is within the limits.
@@ -183,4 +184,4 @@ def make_plan(
 def _fit_of(fit: FitResult | str | Path, law: str | Law | None) -> FitResult:
     if isinstance(fit, FitResults):
         raise UsageError(f"has {len(fit)} groups; choose one, such as {next(iter(fit))!r}", argument="fit")
-    return fit if isinstance(fit, FitResult) else load_fit(fit, None if law is None else get_law(law))
+    return choose(fit, law) if isinstance(fit, FitResult) else open_fit(fit, law)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalelab.errors import ScalelabError, UsageError
-from scalelab.fit import load_fit
-from scalelab.laws import get_law
+from scalelab.fit.mixture import open_fit
 
 if TYPE_CHECKING:
     from scalelab.fit.answers import Allocations, Predictions
@@ -51,7 +50,8 @@ def answer_all(
 ) -> Answers:
     """Predict with the saved fit `source`, or with each fit in the folder `source`.
 
-    Fits predict the loss at N, P, D and the `others`, or find the best N and D for `flops`.
+    Fits predict the loss at N, P, D and the `others`, or find the best N and D for `flops`. They average over their
+    laws; `law` is one of these to use alone, or that of a fit of your own law.
 
     Returns:
         The predictions. Fits in a folder may need different variables; their errors are in `failures`.
@@ -61,7 +61,6 @@ def answer_all(
         ScalelabError: There is a single fit, and it cannot predict this.
     """
     source = Path(source)
-    own = None if law is None else get_law(law)
     files = sorted(source.glob("*.json")) if source.is_dir() else [source]
     if not files:
         raise UsageError(f"{source}: no saved fits (*.json) in this folder; run scalelab fit DATA first")
@@ -69,7 +68,7 @@ def answer_all(
     failures: list[ScalelabError] = []
     for file in files:
         try:
-            fit = load_fit(file, own)
+            fit = open_fit(file, law)
             answers[file] = fit.predict(N, P, D, **others) if flops is None else fit.compute_optimal(flops, P)
         except ScalelabError as error:
             if len(files) == 1:

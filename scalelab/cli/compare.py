@@ -53,14 +53,18 @@ def compare(
     law: Annotated[
         str | None,
         option(
-            help="Use losses of a law fitted to the data: parallel, additive, …, or file.py:NAME.",
+            help="Use losses of a law fitted to the data: parallel, additive, …, or file.py:NAME. With --fit, of one law of it.",
             panel=LAW,
             metavar="NAME",
         ),
     ] = None,
     fit: Annotated[
         Path | None,
-        option(help="Use losses of a saved fit; --data is then optional.", panel=LAW, metavar="FILE"),
+        option(
+            help="Use losses of a saved fit, averaged over its laws; --data is then optional.",
+            panel=LAW,
+            metavar="FILE",
+        ),
     ] = None,
     D: Annotated[
         str | None,

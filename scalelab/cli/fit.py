@@ -41,7 +41,18 @@ _LAWS = "Law: parallel, joint, chinchilla, farseer, …; file.py:NAME; or all, t
 
 def fit(
     source: Source,
-    law: Annotated[str, option(help=_LAWS, panel=LAW, metavar="NAME")] = "parallel",
+    law: Annotated[
+        str | None, option(help=_LAWS, panel=LAW, metavar="NAME", show_default="parallel, averaged with others")
+    ] = None,
+    average: Annotated[
+        bool | None,
+        option(
+            "--average/--no-average",
+            help="Weigh the other laws, over which predict, plan and compare average.",
+            panel=LAW,
+            show_default="only without --law, --fix, --bound and --tie",
+        ),
+    ] = None,
     columns: Columns = None,
     run: Annotated[str | None, option(help="Column of run ids, for loss curves.", panel=DATA, metavar="COLUMN")] = None,
     points: Points = "auto",
@@ -107,9 +118,17 @@ def fit(
 
     The default is L = E + (A / (N·(k ln P + 1)))^α, with the Huber loss of log residuals. Runs are grouped by corpus,
     tokenizer, training setup and, for laws without D, training tokens; each group is fitted on its own.
-    `--law all` compares the laws.
+    `--law all` compares the laws. Without a law, the others are weighed by AICc, and predictions average over them.
     """
-    from scalelab.api.fitting import compare_groups, comparison_groups, fit_groups, origin_of, read
+    from scalelab.api.fitting import (
+        DEFAULT_LAW,
+        averages_by_default,
+        compare_groups,
+        comparison_groups,
+        fit_groups,
+        origin_of,
+        read,
+    )
     from scalelab.api.grouping import groups_of
     from scalelab.fit import FitOptions
     from scalelab.fit.files import save_fits
@@ -123,9 +142,10 @@ def fit(
     )
     kinds = _kinds(figures, no_figure, figure)
     _check_figures(figure, figure_kind, figure_format, figure_size, source)
-    chosen = None if law == ALL else get_law(law)
+    chosen = None if law == ALL else get_law(law or DEFAULT_LAW)
     if chosen is None:
-        _check_comparison(options, profile or bool(figures or figure))
+        _check_comparison(options, profile or average is not None or bool(figures or figure))
+    averages = averages_by_default(law, options) if average is None else average
     mapped = pairs(columns, "--map") | ({"run": run} if run else {})
     table = read(source, mapped, where)
     show_report(Report.of(rejected_lines(table)), quiet or as_json)
@@ -137,7 +157,7 @@ def fit(
     groups = groups_of(table, None, None, None, "D" not in chosen.variables, points)
     origin = origin_of(source, mapped, where, points)
     with progress(quiet or as_json) as report:
-        fits = fit_groups(groups, chosen, options, origin, report)
+        fits = fit_groups(groups, chosen, options, origin, report, averages)
     saved, unsaved = save_fits(fits, out, fits.slugs, force)
     profiles = {g: f.profile().profiles for g, f in fits.items()} if profile or "profiles" in kinds else {}
     show(fits, as_json=as_json, quiet=quiet, details=details, profiles=profiles if profile else None)

@@ -50,7 +50,15 @@ SeqLen = Annotated[int | None, option(min=2, help="Sequence length in tokens.", 
 ValTokens = Annotated[int, option(min=1, help="Validation tokens.", panel=DATA)]
 
 # Law
-OwnLaw = Annotated[str | None, option(help="file.py:NAME, if the fit is of your own law.", panel=LAW, metavar="LAW")]
+AnswerLaw = Annotated[
+    str | None,
+    option(
+        help="One law of the fit, such as additive, instead of their average; file.py:NAME for a fit of your own law.",
+        panel=LAW,
+        metavar="NAME",
+        show_default="average over the laws of the fit",
+    ),
+]
 
 Starts = Annotated[int, option(min=1, help="Starting points of the optimiser.", panel=LAW)]
 Draws = Annotated[int, option(min=100, help="Bootstrap draws.", panel=LAW)]

@@ -11,7 +11,7 @@ import typer
 from scalelab.cli.console import check_figure, check_out, print_line, save_figure, saved_line, show_report, stdout
 from scalelab.cli.flags import as_typed, describe
 from scalelab.cli.lists import pairs
-from scalelab.cli.options import AsJson, Figure, FigureSize, Out, OwnLaw, Quiet, Words, list_option
+from scalelab.cli.options import AnswerLaw, AsJson, Figure, FigureSize, Out, Quiet, Words, list_option
 from scalelab.errors import ScalelabError, UsageError
 
 
@@ -28,7 +28,7 @@ def predict(
         Words,
         list_option("--at", "Other variables of the law: C=1e21 U=10B X=8 lr=1e-3 B=2M.", (), "NAME=VALUE…"),
     ] = None,
-    law: OwnLaw = None,
+    law: AnswerLaw = None,
     out: Out = None,
     figure: Figure = None,
     figure_size: FigureSize = None,

@@ -20,6 +20,7 @@ from scalelab.fit.derived import (
     n_equivalent,
     predicted,
 )
+from scalelab.fit.mixture import MixtureLaw, draws_of_laws, law_share
 from scalelab.fit.result import FitResult, Note
 from scalelab.shown import Shown
 from scalelab.units import counts, one_count, whole_numbers
@@ -35,7 +36,8 @@ class Prediction:
     """The predicted loss at one N, P and D.
 
     `n_equivalent` and `doubling_gain` are None for a law without N and P, `doubling_gain` also where the law is
-    undefined at 2P. `others` are the variables except N, P and D, such as C, by name.
+    undefined at 2P. `others` are the variables except N, P and D, such as C, by name. `law_share` is the share of the
+    variance of `loss` that is between the laws of an average, None for one law.
     """
 
     N: float | None
@@ -46,6 +48,7 @@ class Prediction:
     doubling_gain: Estimate | None
     notes: tuple[Note, ...]
     others: Mapping[str, float] = field(default_factory=dict)
+    law_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Predictions(Shown):
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per point, unrounded."""
-        return _frame(self.rows, ("loss", "n_equivalent", "doubling_gain"), ("N", "P", "D"))
+        found = _frame(self.rows, ("loss", "n_equivalent", "doubling_gain"), ("N", "P", "D"))
+        return found.assign(law_share=[row.law_share for row in self.rows]) if draws_of_laws(self.fit) else found
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,7 +90,7 @@ class Predictions(Shown):
         return np.array([row.loss.value for row in self.rows], dtype=dtype)
 
     def __repr__(self) -> str:
-        return f"<Predictions {self.fit.group}, {self.fit.law.name} law: {_short([row.loss for row in self.rows])}>"
+        return f"<Predictions {self.fit.group}, {self.fit.law.title}: {_short([row.loss for row in self.rows])}>"
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Allocations(Shown):
     def __repr__(self) -> str:
         sizes = [row.N for row in self.rows if row.N is not None]
         text = f"N {_short(sizes)}" if sizes else f"loss {_short([row.loss for row in self.rows])}"
-        return f"<Allocations {self.fit.group}, {self.fit.law.name} law: {text}>"
+        return f"<Allocations {self.fit.group}, {self.fit.law.title}: {text}>"
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,10 @@ def _prediction(fit: FitResult, N: float | None, P: int, D: float | None, others
         with suppress(ScalelabError):  # where streams raise the loss, the law may be undefined at 2P
             gain = doubling_gain(fit, N, P, D)
     notes = extrapolation_notes(fit, N, P, D, **others)
-    return Prediction(N, P, D, loss, worth, gain, tuple(notes), others)
+    share = None
+    if isinstance(fit.law, MixtureLaw) and fit.draws:
+        share = law_share(fit, fit.evaluate(np.array(fit.draws), N, P, D, **others))
+    return Prediction(N, P, D, loss, worth, gain, tuple(notes), others, share)
 
 
 def allocate(fit: FitResult, flops: Any, P: Any = 1) -> Allocations:

@@ -72,7 +72,7 @@ def fit_group(
     condition = condition_number(objective, data, optimum.z)
     params = objective.to_params(optimum.z)
     local = covariance(objective, data, optimum.z)
-    status = _status(objective, optimum, condition, np.sqrt(np.diag(local)))
+    status = status_of(objective, optimum, condition, np.sqrt(np.diag(local)))
     # In a flat valley refits would stay at their start, so a degenerate fit has no intervals.
     draws = options.draws if status != "degenerate" else 0
     errors = np.sqrt(np.diag(local))
@@ -166,7 +166,8 @@ def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective
     return objective, minimise(objective, target, data.weight, options.starts, options.seed)
 
 
-def _status(objective: Objective, optimum: Optimum, condition: float, errors: Array) -> Status:
+def status_of(objective: Objective, optimum: Optimum, condition: float, errors: Array) -> Status:
+    """Return how a fit ended: the gravest of its problems, or converged."""
     if optimum.gradient_norm > _MAX_GRADIENT and optimum.value > PERFECT:
         return "failed"
     if optimum.agreement < MIN_AGREEMENT:

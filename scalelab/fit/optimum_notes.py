@@ -136,14 +136,7 @@ def verdict_notes(objective: Objective, status: Status, r_squared: float, draws:
         reasons.append(f"it predicts these losses worse than their mean (R² {r_squared:.2f})")
     if status == "degenerate":
         reasons.append("its parameters are not determined")
-    open_ = []
-    if len(draws):
-        lower, upper = objective.bounds()
-        z = objective.from_params(draws)
-        for i, name in enumerate(objective.free_names):
-            low, high = np.quantile(z[:, i], tails(LEVEL))
-            if np.isfinite(upper[i] - lower[i]) and high - low > MOST_OF_RANGE * (upper[i] - lower[i]):
-                open_.append(name)
+    open_ = undetermined(objective, draws)
     if 2 * len(open_) >= len(objective.free_names) > 0 and open_:
         reasons.append(f"the interval of {' and '.join(open_)} covers nearly the whole allowed range")
     if reasons:
@@ -153,3 +146,18 @@ def verdict_notes(objective: Objective, status: Status, r_squared: float, draws:
             f"this fit does not describe these runs: {'; '.join(reasons)}",
             {"r_squared": r_squared},
         )
+
+
+def undetermined(objective: Objective, draws: Array) -> list[str]:
+    """Return the parameters whose interval over `draws` [b, k] covers nearly the whole range between their bounds."""
+    if not len(draws):
+        return []
+    lower, upper = objective.bounds()
+    low, high = np.quantile(objective.from_params(draws), tails(LEVEL), axis=0)
+    with np.errstate(invalid="ignore"):
+        wide = high - low > MOST_OF_RANGE * (upper - lower)
+    return [
+        n
+        for n, is_wide, end in zip(objective.free_names, wide, upper - lower, strict=True)
+        if is_wide and np.isfinite(end)
+    ]

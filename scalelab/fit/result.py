@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from scalelab.fit.answers import Allocations, Predictions, Profiles
     from scalelab.fit.derived import Estimate
+    from scalelab.fit.mixture import LawWeight
 
 LEVEL = 0.95
 Severity = Literal["info", "warning", "serious"]
@@ -49,6 +50,8 @@ class FitResult(Shown):
     the law's order, which is also that of `covariance` [k, k] and of each row of `draws`; those in `fixed` were not
     fitted. Objective, R² (weighted, of losses) and `log_residuals` (ln predicted − ln observed) are at `params`.
     Intervals come from the bootstrap `draws`; `covariance` is a linear approximation at the optimum.
+
+    `predict`, `n_equivalent`, `doubling_gain`, `compute_optimal` and plans average over `laws`; all else is by this law.
     """
 
     law: Law
@@ -69,6 +72,7 @@ class FitResult(Shown):
     versions: Mapping[str, str]
     columns: Mapping[str, str] = field(default_factory=dict)  # names of variables and loss in the user's table
     origin: Mapping[str, str] = field(default_factory=dict)  # origin of the rows: source, where, map, points
+    laws: tuple[LawWeight, ...] = ()  # plausible laws with their weights, this one first; empty for a law alone
 
     _report: ClassVar[str] = "scalelab.reports.fits:fit_report"
     _figure: ClassVar[str] = "scalelab.plot.fits:plot_fit"
@@ -117,7 +121,7 @@ class FitResult(Shown):
         """The group and law, with the selection and mapping of rows, if any."""
         chosen = [f"rows where {self.origin['where']}"] if self.origin.get("where") else []
         chosen += [f"mapped {self.origin['map']}"] if self.origin.get("map") else []
-        return f"{self.group}, {self.law.name} law" + (f" ({'; '.join(chosen)})" if chosen else "")
+        return f"{self.group}, {self.law.title}" + (f" ({'; '.join(chosen)})" if chosen else "")
 
     def meaning(self, variable: Variable) -> str:
         """Return the meaning of a variable: its column in the user's table, else the quantity."""
@@ -156,12 +160,22 @@ class FitResult(Shown):
         low, high = np.quantile(np.array(self.draws)[:, self.law.names.index(name)], tails(level))
         return float(low), float(high)
 
-    def predict(self, N: Any = None, P: Any = 1, D: Any = None, **others: Any) -> Predictions:
+    def averaged(self, law: str | None = None) -> FitResult:
+        """Return the average over `laws` as one fit, whose point estimate is the weighted mean of their losses.
+
+        With `law`, such as "additive", return the fit of that law alone. Raises `UsageError` for a law that the fit
+        does not hold.
+        """
+        from scalelab.fit.mixture import averaged
+
+        return averaged(self, law)
+
+    def predict(self, N: Any = None, P: Any = 1, D: Any = None, law: str | None = None, **others: Any) -> Predictions:
         """Predict the loss for all combinations of N, P, D and the `others`, with intervals, as a table.
 
-        Each may be one value or several, as numbers or text such as "7B". The table also has the plain N with the same
-        loss and the gain of doubling P; its `notes` name points outside the range of the runs. `losses` returns an
-        array instead.
+        Each may be one value or several, as numbers or text such as "7B". Predictions average over `laws`, unless one
+        of them is given as `law`. The table also has the plain N with the same loss and the gain of doubling P; its
+        `notes` name points outside the range of the runs. `losses` returns an array for this law instead.
 
         Raises:
             UsageError: a variable of the law is missing, a variable is not one of the law's, or a value is not
@@ -169,21 +183,21 @@ class FitResult(Shown):
         """
         from scalelab.fit.answers import predict
 
-        return predict(self, N, P, D, **others)
+        return predict(self.averaged(law), N, P, D, **others)
 
-    def n_equivalent(self, N: Any, P: Any, D: Any = None) -> Estimate:
+    def n_equivalent(self, N: Any, P: Any, D: Any = None, law: str | None = None) -> Estimate:
         """Return the N of the plain model (P = 1) with the same loss as N with P streams, with its interval."""
         from scalelab.fit import answers, derived
 
-        return derived.n_equivalent(self, *answers.point(N, P, D))
+        return derived.n_equivalent(self.averaged(law), *answers.point(N, P, D))
 
-    def doubling_gain(self, N: Any, P: Any = 1, D: Any = None) -> Estimate:
+    def doubling_gain(self, N: Any, P: Any = 1, D: Any = None, law: str | None = None) -> Estimate:
         """Return the reduction of the loss (nats per token) from P to 2P streams, with its interval."""
         from scalelab.fit import answers, derived
 
-        return derived.doubling_gain(self, *answers.point(N, P, D))
+        return derived.doubling_gain(self.averaged(law), *answers.point(N, P, D))
 
-    def compute_optimal(self, flops: Any, P: Any = 1) -> Allocations:
+    def compute_optimal(self, flops: Any, P: Any = 1, law: str | None = None) -> Allocations:
         """Return the N and D with the lowest loss for training budgets of 6·N·D·P FLOPs, one row per budget and P.
 
         Raises:
@@ -191,7 +205,7 @@ class FitResult(Shown):
         """
         from scalelab.fit.answers import allocate
 
-        return allocate(self, flops, P)
+        return allocate(self.averaged(law), flops, P)
 
     def profile(self, *names: str) -> Profiles:
         """Return the profile likelihoods of the parameters `names`, by default of all that were fitted."""

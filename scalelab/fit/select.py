@@ -134,9 +134,44 @@ def compare_laws(
     Raises:
         ScalelabError: no candidate can be fitted.
     """
+    data, options = _comparable(data, options)
+    splits = _splits(data)
+    ranked, few, supported = _ranked(data, title, options, own)
+    rows = _rows(data, ranked, [_held_outs(case.candidate, data, splits, options) for case in ranked])
+    left_out: dict[Variable, float] = {name: value for name, (value, _) in splits.items()}
+    sentences = [verdict(rows, left_out, bool(few)), *support(few, supported, data.n_configs)]
+    return LawComparison(title, rows, left_out, " ".join(sentences), _chosen(rows).label, few)
+
+
+def weigh_laws(
+    data: FitData, title: str, options: FitOptions | None = None, own: Sequence[Law] = ()
+) -> list[tuple[CandidateLaw, LawScore]]:
+    """Return the candidates of `compare_laws` with the same AICc and weights, best first, without hold-outs.
+
+    Empty if no law has enough runs to be compared.
+
+    Raises:
+        ScalelabError: no candidate can be fitted.
+    """
+    data, options = _comparable(data, options)
+    ranked, _, supported = _ranked(data, title, options, own)
+    if not supported:
+        return []
+    by_label = {case.candidate.label: case.candidate for case in ranked}
+    return [(by_label[row.label], row) for row in _rows(data, ranked, [{} for _ in ranked])]
+
+
+def _comparable(data: FitData, options: FitOptions | None) -> tuple[FitData, FitOptions]:
+    """Return one row per configuration, and the options of least squares on log losses."""
     data = data.best() if options and options.best else data.means()
     options = replace(options or FitOptions(), objective="log", starts=_STARTS, fix={}, bounds={}, tie={}, draws=0)
-    splits = _splits(data)
+    return data, options
+
+
+def _ranked(
+    data: FitData, title: str, options: FitOptions, own: Sequence[Law]
+) -> tuple[list[_Case], dict[str, int], bool]:
+    """Return the laws to compare, those with too many parameters for the runs, and false if all of them have."""
     cases = []
     for candidate in candidates(data, own):
         fitted = _fit(candidate.law, data, replace(options, fix=candidate.fix))
@@ -147,12 +182,8 @@ def compare_laws(
     if not judged:
         raise ScalelabError(f"{title}: {data.n_configs} configurations are too few for any law; add runs")
     supported = [case for case in judged if case.units >= ENOUGH * case.n_free]
-    ranked = supported or judged
-    rows = _rows(data, ranked, [_held_outs(case.candidate, data, splits, options) for case in ranked])
-    left_out: dict[Variable, float] = {name: value for name, (value, _) in splits.items()}
     few = {case.candidate.label: case.n_free for case in cases if supported and case not in supported}
-    sentences = [verdict(rows, left_out, bool(few)), *support(few, bool(supported), data.n_configs)]
-    return LawComparison(title, rows, left_out, " ".join(sentences), _chosen(rows).label, few)
+    return supported or judged, few, bool(supported)
 
 
 @dataclass(frozen=True, eq=False)

@@ -154,6 +154,11 @@ class Law:
         return f"{self.name}({', '.join(self.variables)}) with {constants}"
 
     @property
+    def title(self) -> str:
+        """The law in words: ``parallel law``."""
+        return f"{self.name} law"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters, in their order."""
         return tuple(p.name for p in self.parameters)

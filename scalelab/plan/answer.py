@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from scalelab.cost.request import Device
 from scalelab.errors import UsageError, choice_error
 from scalelab.fit.derived import Estimate, extrapolation_notes
+from scalelab.fit.mixture import draws_of_laws, law_share, laws_of
 from scalelab.fit.result import FitResult, Note
 from scalelab.laws.base import Array
 from scalelab.plan.doubt import Factors, doubted_losses, doubted_sizes
@@ -81,6 +82,8 @@ class Plan(Shown):
     trainer: str = "this device"
     server: str = "this device"
     price_notes: tuple[str, ...] = ()  # deviations of the price from the request
+    by_law: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # `share` of each P by law of an average
+    law_share: float | None = None  # of the variance of the winner's loss or cost, the part between laws
 
     _report: ClassVar[str] = "scalelab.reports.plans:plan_report"
     _figure: ClassVar[str] = "scalelab.plot.plan:plot"
@@ -108,7 +111,7 @@ class Plan(Shown):
         best = "no option is within the limits"
         if self.winner is not None:
             best = f"best P = {self.winner.P}, N {format_count(self.winner.N.value)}, loss {self.winner.loss.value:.4f}"
-        return f"<Plan {self.problem.fit.group}, {self.problem.fit.law.name} law: {best}>"
+        return f"<Plan {self.problem.fit.group}, {self.problem.fit.law.title}: {best}>"
 
     @property
     def measured_winner(self) -> Option | None:
@@ -119,7 +122,8 @@ class Plan(Shown):
 
 def gain_notes(fit: FitResult) -> list[Note]:
     """Return the fit's notes that affect a plan: serious ones, and those on the gain of streams."""
-    gains = {f"{p.name}_{found}" for p in fit.law.parameters if p.needs == "P" for found in ("unresolved", "against")}
+    parameters = [p for law in laws_of(fit) for p in law.parameters]
+    gains = {f"{p.name}_{found}" for p in parameters if p.needs == "P" for found in ("unresolved", "against")}
     codes = {*_ABOUT_STREAMS, *gains}
     return [note for note in fit.notes if note.severity == "serious" or note.code in codes]
 
@@ -160,7 +164,20 @@ def make_plan(
         if s.P not in left_out
     )
     winner = best_of(options, target, by)
-    return Plan(problem, target, by, options, left_out, winner, no_answer, _gain(options, winner, scores, target, by))
+    gain = _gain(options, winner, scores, target, by)
+    masks = draws_of_laws(problem.fit)
+    return Plan(
+        problem,
+        target,
+        by,
+        options,
+        left_out,
+        winner,
+        no_answer,
+        gain,
+        by_law={law: best_shares({P: s[mask] for P, s in scores.items()})[0] for law, mask in masks.items()},
+        law_share=None if winner is None else law_share(problem.fit, scores[winner.P]),
+    )
 
 
 def best_of(options: Sequence[Option], target: float | None, by: str) -> Option | None:

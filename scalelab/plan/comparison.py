@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from scalelab.architecture import Architecture
 from scalelab.cost import equal_loss
 from scalelab.cost.compare import Comparison, Price, Size
@@ -14,9 +16,10 @@ from scalelab.cost.compare import compare as compare_costs
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.fit import FitResult, Note
 from scalelab.fit.derived import extrapolation_notes, n_equivalent, n_equivalent_draws, predicted
+from scalelab.fit.mixture import MixtureLaw, law_share
 from scalelab.laws import Law
 from scalelab.shown import Shown
-from scalelab.units import format_count
+from scalelab.units import format_count, format_percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,10 +234,20 @@ def _by_law(
         n_params=N,
         loss=predicted(fit, N, model.P, D).value,
         base_loss=predicted(fit, model.with_streams(1).count_params(convention), 1.0, D).value,
-        source=f"the {fit.law.name} law{at}, {fit.equation()}",
+        source=_source(fit, model, N, D, at),
         notes=tuple({(n.code, n.message): n for n in notes}.values()),
         **about,
     )
+
+
+def _source(fit: FitResult, model: Architecture, N: float, D: float | None, at: str) -> str:
+    """Return the law, or the laws of an average and their share of the variance of the size, as text."""
+    if not isinstance(fit.law, MixtureLaw):
+        return f"the {fit.law.name} law{at}, {fit.equation()}"
+    draws = n_equivalent_draws(fit, N, model.P, D)
+    share = law_share(fit, np.log(draws)) if len(draws) == len(fit.draws) else None
+    between = "" if share is None else f"; the laws differ by {format_percent(share)} of the variance of ln N"
+    return f"the {fit.law.title}{at}{between}"
 
 
 def _priced(question: Question, streams: Architecture, size: Size, convention: str, **about: Any) -> Answer:

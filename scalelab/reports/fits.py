@@ -9,6 +9,7 @@ import numpy as np
 
 from scalelab.fit.derived import hoffmann_form
 from scalelab.laws.base import Variable
+from scalelab.reports.averages import support_json, support_lines
 from scalelab.reports.blocks import Line, Report, Table, note_lines
 from scalelab.reports.json_values import as_json_value
 from scalelab.units import format_count, format_interval, format_number, plural
@@ -33,7 +34,7 @@ def fit_report(fit: FitResult, profiles: Mapping[str, Profile] | None = None, de
         left = plural(len(notes) - _FEW_NOTES, "more note")
         notes = [*notes[:_FEW_NOTES], Line(f"{left}: use `details`", "info")]
     rows = _residuals(fit, _MAX_ROWS if details else _FEW_ROWS)
-    return Report.of([parameter_table(fit, profiles or {}), *_facts(fit), *rows, *notes])
+    return Report.of([parameter_table(fit, profiles or {}), *_facts(fit), *support_lines(fit), *rows, *notes])
 
 
 def parameter_table(fit: FitResult, profiles: Mapping[str, Profile]) -> Table:
@@ -119,6 +120,9 @@ def fits_report(
         for group, fit in fits.items():
             blocks += [*fit_report(fit, (profiles or {}).get(group), details).blocks, Line("")]
     else:
+        blocks += [
+            Line(f"{shortened(group)}: {line.text}") for group, fit in fits.items() for line in support_lines(fit)
+        ]
         serious = [(group, note) for group, fit in fits.items() for note in fit.notes if note.severity == "serious"]
         blocks += [Line(f"{note.message} [{shortened(group)}]", "serious", note.code) for group, note in serious]
     if not details and len(fits) > 1 and any(note.severity != "info" for fit in fits.values() for note in fit.notes):
@@ -183,6 +187,7 @@ def fit_json(fit: FitResult) -> dict[str, Any]:
             "objective": fit.objective,
             "runs": len(fit.runs),
             "count": fit.options.convention,
+            "laws": support_json(fit),
             "notes": list(fit.notes),
             "data_hash": fit.data_hash,
         }

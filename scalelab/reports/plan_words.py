@@ -7,12 +7,13 @@ from math import isfinite, isnan
 from typing import TYPE_CHECKING
 
 from scalelab.cost.request import interval_of
+from scalelab.fit.mixture import MixtureLaw
 from scalelab.plan.answer import Option, Plan
 from scalelab.plan.problem import Candidate
 from scalelab.plan.search import lowest_loss
 from scalelab.plan.shapes import MIN_WIDTH
 from scalelab.reports.plan_units import interval, limits, metric, percent
-from scalelab.units import format_count, format_number, plural
+from scalelab.units import format_count, format_number, format_percent, plural
 
 if TYPE_CHECKING:
     from scalelab.plan.payback import Versus
@@ -130,8 +131,31 @@ def _probability(plan: Plan, winner: Option) -> Iterator[str]:
     if len(plan.options) > 1 or plan.no_answer:
         yield (
             f"{head}P = {winner.P} is best in {percent(winner.share)} of the fit's bootstrap draws"
-            f"{_latency_error(winner)}{rest}{none}, if the {plan.problem.fit.law.name} law is right."
+            f"{_latency_error(winner)}{rest}{none}{_given(plan)}."
         )
+        yield from _by_law(plan, winner)
+
+
+def _given(plan: Plan) -> str:
+    """Return what probabilities are conditional on."""
+    law = plan.problem.fit.law
+    return f", averaged over {law.words}" if isinstance(law, MixtureLaw) else f", if the {law.name} law is right"
+
+
+def _by_law(plan: Plan, winner: Option) -> Iterator[str]:
+    """Yield the probability of the winner by each law of an average, and the share of the variance between laws."""
+    if not plan.by_law:
+        return
+    each = " and ".join(
+        f"{percent(shares.get(winner.P, 0.0), True)} by {law} alone" for law, shares in plan.by_law.items()
+    )
+    what = "loss" if plan.target is None else plan.by
+    share = (
+        ""
+        if plan.law_share is None
+        else f"; the laws differ by {format_percent(plan.law_share)} of the variance of its {what}"
+    )
+    yield f"P = {winner.P} is best in {each}{share}."
 
 
 def _latency_error(winner: Option) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from scalelab.fit.derived import Estimate
 from scalelab.plan.answer import Option, Plan, gain_notes
+from scalelab.reports.averages import laws_json
 from scalelab.reports.blocks import Line, Report, Table, note_lines
 from scalelab.reports.costs import served_cells, served_headings
 from scalelab.reports.json_values import as_json_value
@@ -116,6 +117,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         {
             "fit": problem.fit.group,
             "law": problem.fit.law.name,
+            **({} if (laws := laws_json(problem.fit)) is None else {"laws": laws, "law_share": plan.law_share}),
+            **({"probability_best_by_law": plan.by_law} if plan.by_law else {}),
             "workload": asdict(problem.workload),
             "D": problem.D,
             "second_stage_fraction": problem.second_stage,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from scalelab.reports.blocks import Report, Table, note_lines
+from scalelab.fit.mixture import MixtureLaw
+from scalelab.reports.averages import equation_lines, laws_json, share_text
+from scalelab.reports.blocks import Line, Report, Table, note_lines
 from scalelab.reports.fits import equation_line
 from scalelab.reports.json_values import as_json_value
 from scalelab.units import format_count, format_number
 
 if TYPE_CHECKING:
     from scalelab.fit.answers import Allocations, Prediction, Predictions
+    from scalelab.fit.result import FitResult
 
 
 def loss_text(value: float) -> str:
@@ -27,6 +31,8 @@ def predictions_report(found: Predictions) -> Report:
     keys = [*(["N"] if has_N else []), *(["P"] if has_P else []), *(["D"] if has_D else []), *others]
     headings = [*keys, "loss (95 % interval)"]
     headings += ["plain N of equal loss", "gain of 2P"] if has_P else []
+    mixed = isinstance(fit.law, MixtureLaw)
+    headings += ["law's share"] if mixed else []
     table = Table(fit.title, headings, keys=len(keys))
     for row in found:
         cells = [format_count(row.N or 0.0, 4)] if has_N else []
@@ -34,8 +40,22 @@ def predictions_report(found: Predictions) -> Report:
         cells += [format_count(row.D or 0.0, 4)] if has_D else []
         cells += [format_count(row.others[name], 4) for name in others]
         cells.append(row.loss.text(loss_text, "none"))
-        table.add(*cells, *(_about_streams(row) if has_P else []))
-    return Report.of([table, equation_line(fit), *note_lines(found.notes)])
+        cells += _about_streams(row) if has_P else []
+        table.add(*cells, *([share_text(row.law_share)] if mixed else []))
+    return Report.of(
+        [
+            table,
+            *_laws(fit, "law's share: of the variance of the loss, the part between the laws"),
+            *note_lines(found.notes),
+        ]
+    )
+
+
+def _laws(fit: FitResult, legend: str = "") -> Iterator[Line]:
+    """Yield the equation of the law, or those of the laws of an average with their weights."""
+    yield from equation_lines(fit, equation_line(fit))
+    if isinstance(fit.law, MixtureLaw):
+        yield Line(f"{legend}; " * bool(legend) + "`law` answers by one law alone", "dim")
 
 
 def _about_streams(row: Prediction) -> list[str]:
@@ -52,13 +72,14 @@ def allocations_report(found: Allocations) -> Report:
     for row in found:
         sizes = ["–" if size is None else size.text(format_count, "none") for size in (row.N, row.D)]
         table.add(format_number(row.flops, 3), f"{row.P:g}", *sizes, row.loss.text(loss_text, "none"))
-    return Report.of([table, equation_line(fit), *note_lines(found.notes)])
+    return Report.of([table, *_laws(fit), *note_lines(found.notes)])
 
 
 def _about(found: Predictions | Allocations) -> dict[str, Any]:
     fit = found.fit
     serious = [note for note in fit.notes if note.severity == "serious"]
-    return {"group": fit.group, "law": fit.law.name, "status": fit.status, "fit_notes": serious}
+    about = {"group": fit.group, "law": fit.law.name, "status": fit.status, "fit_notes": serious}
+    return about | ({} if (laws := laws_json(fit)) is None else {"laws": laws})
 
 
 def predictions_json(found: Predictions) -> list[dict[str, Any]]:
@@ -68,6 +89,7 @@ def predictions_json(found: Predictions) -> list[dict[str, Any]]:
         cells: dict[str, Any] = {"N": row.N, "P": row.P, "D": row.D, **row.others, "loss": row.loss}
         if "P" in found.fit.law.variables:
             cells |= {"n_equivalent": row.n_equivalent, "doubling_gain": row.doubling_gain}
+        cells |= {"law_share": row.law_share} if isinstance(found.fit.law, MixtureLaw) else {}
         rows.append(as_json_value(_about(found) | cells | {"notes": row.notes}))
     return rows
 
