@@ -291,7 +291,7 @@ def _law_and_fit(law: Any, fit: Any) -> tuple[Law | None, FitResult | None]:
     from scalelab.laws import get_law
 
     if fit is None:
-        return get_law(law), None
+        return (None if law is None else get_law(law)), None
     saved = choose(fit, law) if isinstance(fit, FitResult) else open_fit(fit, law)
     return saved.law, saved
 

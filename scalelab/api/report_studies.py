@@ -50,6 +50,7 @@ def complete(study: Study, source: Source, asked: Asked, console: Console) -> St
     if fit.failure:
         return replace(study, plan=ScalelabError(f"the fit must not be used: {fit.failure}"))
     console.print(f"planning and pricing for {study.title} …", soft_wrap=True)
+    fit = fit.averaged(fit.law.name)  # the page shows one law
     plan, limits = _plan(fit, source, asked)
     return replace(study, plan=plan, limits=limits, costs=_costs(fit, source, asked))
 
@@ -153,7 +154,8 @@ def calls_of(
             lines.append(f"{'fit' if len(mine) == 1 else 'fits'} = sl.fit_law({source.name!r}, {law!r}{given})")
         for study in mine:
             fit = "fit" if len(mine) == 1 else f"fits[{study.title!r}]"
-            lines += [f"sl.make_plan({fit}{_limits(study.plan)})"] if isinstance(study.plan, Plan) else []
+            alone = f", law={law!r}" if study.fit.laws else ""  # type: ignore[union-attr]
+            lines += [f"sl.make_plan({fit}{_limits(study.plan)}{alone})"] if isinstance(study.plan, Plan) else []
     return lines
 
 

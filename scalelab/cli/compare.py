@@ -53,7 +53,8 @@ def compare(
     law: Annotated[
         str | None,
         option(
-            help="Use losses of a law fitted to the data: parallel, additive, …, or file.py:NAME. With --fit, of one law of it.",
+            help="Use losses of a law fitted to the data: parallel, additive, … or file.py:NAME; with --fit, one of "
+            "its laws.",
             panel=LAW,
             metavar="NAME",
         ),

@@ -20,7 +20,7 @@ from scalelab.fit.derived import (
     n_equivalent,
     predicted,
 )
-from scalelab.fit.mixture import MixtureLaw, draws_of_laws, law_share
+from scalelab.fit.mixture import MixtureLaw, law_share
 from scalelab.fit.result import FitResult, Note
 from scalelab.shown import Shown
 from scalelab.units import counts, one_count, whole_numbers
@@ -71,7 +71,9 @@ class Predictions(Shown):
     def to_frame(self) -> pd.DataFrame:
         """Return one row per point, unrounded."""
         found = _frame(self.rows, ("loss", "n_equivalent", "doubling_gain"), ("N", "P", "D"))
-        return found.assign(law_share=[row.law_share for row in self.rows]) if draws_of_laws(self.fit) else found
+        if isinstance(self.fit.law, MixtureLaw):
+            found["law_share"] = [row.law_share for row in self.rows]
+        return found
 
     def __len__(self) -> int:
         return len(self.rows)

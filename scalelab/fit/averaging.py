@@ -1,7 +1,7 @@
 """Weights of the plausible laws of a fit's runs, and fits of those that matter, for averages over laws.
 
 Weights are Akaike weights of the AICc of `scalelab.fit.select`: for the same rows, and the same losses for all laws. A
-law takes part if its fit converged away from all bounds and its parameters are determined; weights below `LEAST` are
+law takes part if its fit converged and the runs determine its parameters, except a floor near zero; weights below `LEAST` are
 left out. Each law has bootstrap draws in proportion to its weight.
 """
 
@@ -21,7 +21,8 @@ from scalelab.fit.notes import data_notes
 from scalelab.fit.optimum_notes import interval_notes, optimum_notes, undetermined, verdict_notes
 from scalelab.fit.options import build_objective
 from scalelab.fit.result import FitResult
-from scalelab.fit.select import CandidateLaw, LawScore, candidates, weigh_laws
+from scalelab.fit.select import STEPS_FOR_WEIGHTS, CandidateLaw, LawScore, candidates, weigh_laws
+from scalelab.fit.solver import inside_bounds
 from scalelab.fit.verdict import ENOUGH
 from scalelab.laws import LAWS
 from scalelab.units import format_percent
@@ -72,11 +73,14 @@ def _weighed(
     fit: FitResult, mine: CandidateLaw, scored: Sequence[Scored], report: Report | None
 ) -> tuple[LawWeight, ...]:
     """Return the laws with their weights, that of the fit first, the others best first."""
+    weights = akaike_weights([score.delta for _, score in scored])
+    plausible = {c.label: w for (c, _), w in zip(scored, weights, strict=True) if w >= LEAST}
     fits: dict[str, FitResult] = {}
     problem = _problem(fit, fit)
     reasons = {mine.label: problem} if problem else {}
-    while True:  # a law that fails its checks leaves its weight to the others
-        shares = _shares([pair for pair in scored if pair[0].label not in reasons])
+    while True:  # a law that fails its checks leaves its weight to the other plausible ones
+        left = {label: w for label, w in plausible.items() if label not in reasons}
+        shares = {label: w / sum(left.values()) for label, w in left.items()}
         for candidate, _ in scored:
             label = candidate.label
             if label not in shares or candidate is mine:
@@ -91,7 +95,6 @@ def _weighed(
         else:
             break
     if not shares:
-        reasons[mine.label] = f"{problem}, and no other law passes the checks"
         shares = {mine.label: 1.0}
     small = f"its weight is below {format_percent(LEAST)}"
     ordered = sorted(scored, key=lambda pair: pair[0] is not mine)
@@ -108,15 +111,6 @@ def _weighed(
     )
 
 
-def _shares(scored: Sequence[Scored]) -> dict[str, float]:
-    """Return the Akaike weights by label without those below `LEAST`, scaled to add up to 1."""
-    if not scored:
-        return {}
-    weights = akaike_weights([score.delta for _, score in scored])
-    kept = {c.label: w for (c, _), w in zip(scored, weights, strict=True) if w >= LEAST}
-    return {label: w / sum(kept.values()) for label, w in kept.items()}
-
-
 def _fit(fit: FitResult, candidate: CandidateLaw, draws: int, report: Report | None) -> FitResult | str:
     """Return the fit of a candidate to the rows of `fit` with its options, or the check that it fails."""
     law, data = candidate.law, fit.data
@@ -124,14 +118,14 @@ def _fit(fit: FitResult, candidate: CandidateLaw, draws: int, report: Report | N
         fit.options, fix=dict(candidate.fix), bounds={}, tie={}, draws=draws, starts=min(_STARTS, fit.options.starts)
     )
     try:
-        objective, optimum = fit_optimum(law, data, options)
+        objective, optimum = fit_optimum(law, data, options, STEPS_FOR_WEIGHTS)
     except ScalelabError as error:
         return str(error)
     condition = condition_number(objective, data, optimum.z)
     local = covariance(objective, data, optimum.z)
     errors = np.sqrt(np.diag(local))
     status = status_of(objective, optimum, condition, errors)
-    if status != "converged":
+    if status not in ("converged", "at_bound"):
         return _unconverged(status)
     sample = bootstrap(objective, data, optimum.z, options.bootstrap, draws, options.seed, errors, report)
     sample = sample[np.isfinite(sample).all(axis=1)]
@@ -168,21 +162,28 @@ def _fit(fit: FitResult, candidate: CandidateLaw, draws: int, report: Report | N
 
 
 def _problem(found: FitResult, fit: FitResult) -> str:
-    """Return why a fit must not be averaged, or an empty string."""
-    if found.status != "converged":
+    """Return why a fit must not be averaged, or an empty string.
+
+    A loss floor at its bound, zero, is a law without a floor. Any other parameter at a bound is not determined, and
+    neither is one whose interval covers nearly the whole range between its bounds.
+    """
+    if found.status not in ("converged", "at_bound"):
         return _unconverged(found.status)
     if found.failure:
         return found.failure
     if fit.options.draws and not found.draws:
         return "it has no intervals"
     objective = build_objective(found.law, found.data, found.options)
+    ends = inside_bounds(objective, objective.from_params(np.array(found.params)))
     open_ = undetermined(objective, np.array(found.draws).reshape(-1, len(found.params)))
-    return f"these runs do not determine its {' and '.join(open_)}" if open_ else ""
+    open_ += [name for name, inside in zip(objective.free_names, ends, strict=True) if not inside and name not in open_]
+    floors = {p.name for p in found.law.parameters if p.positive and p.relative_to == "loss"}
+    named = [name for name in open_ if name not in floors]
+    return f"these runs do not determine its {' and '.join(named)}" if named else ""
 
 
 def _unconverged(status: str) -> str:
     return {
-        "at_bound": "a parameter ends at its bound",
         "degenerate": "these runs do not determine its parameters",
     }.get(status, "its fit does not converge")
 

@@ -9,6 +9,7 @@ import numpy as np
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.bootstrap import Report, bootstrap
 from scalelab.fit.data import COLUMNS, CONVENTIONS, FitData, fit_data
+from scalelab.fit.descent import STEPS
 from scalelab.fit.groups import Group
 from scalelab.fit.influence import MAX_CONDITION, condition_number, covariance, leave_one_out, natural_covariance
 from scalelab.fit.notes import count_notes, data_notes, outlier_notes, seed_notes, unfinished_notes
@@ -148,8 +149,11 @@ def check_variables(law: Law, data: FitData, options: FitOptions) -> set[Variabl
     return unused
 
 
-def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective, Optimum]:
-    """Return the optimal parameters, without intervals. Raises `ScalelabError` if the data cannot determine them."""
+def fit_optimum(law: Law, data: FitData, options: FitOptions, steps: int = STEPS) -> tuple[Objective, Optimum]:
+    """Return the optimal parameters, without intervals. Raises `ScalelabError` if the data cannot determine them.
+
+    Starts end after at most `steps` steps (`minimise`).
+    """
     unused = check_variables(law, data, options)
     objective = build_objective(law, data, options)
     if not objective.free.any():
@@ -163,7 +167,7 @@ def fit_optimum(law: Law, data: FitData, options: FitOptions) -> tuple[Objective
     if data.loss.min() == data.loss.max():
         raise ScalelabError(f"all {len(data.loss)} losses are {data.loss[0]:g}; add runs with other losses")
     target = objective.to_target(data.loss)
-    return objective, minimise(objective, target, data.weight, options.starts, options.seed)
+    return objective, minimise(objective, target, data.weight, options.starts, options.seed, steps)
 
 
 def status_of(objective: Objective, optimum: Optimum, condition: float, errors: Array) -> Status:

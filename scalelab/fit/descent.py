@@ -13,6 +13,7 @@ from scalelab.fit.objective import Objective
 from scalelab.laws.base import Array
 
 PERFECT = 1e-24  # objective per run below which only rounding errors remain
+STEPS = 300  # most steps of a descent
 GAIN = 1e-10  # relative decrease of the objective below which a step is no improvement
 _CACHED = 2**17  # numbers in the largest array of one batch, so that it fits the processor's cache
 _COMPACT = 0.8  # if a smaller share of a batch still moves, points at rest are taken out of it
@@ -36,7 +37,7 @@ def descend(
     z: Array,
     target: Array,
     weights: Array,
-    steps: int = 300,
+    steps: int = STEPS,
     hold: int | None = None,
     warm: Warm | None = None,
     gain: float = GAIN,

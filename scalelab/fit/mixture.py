@@ -232,9 +232,9 @@ def law_share(fit: FitResult, values: Array) -> float | None:
 
 def _alone(fit: FitResult, law: str) -> FitResult:
     held = {entry.label: entry.fit for entry in fit.laws[1:] if entry.fit is not None}
-    found = held.get(law)
-    if found is None and law == fit.law.name or fit.laws and law == fit.laws[0].label:
+    if law in (fit.law.name, *(entry.label for entry in fit.laws[:1])):
         return replace(fit, laws=())
+    found = held.get(law)
     named = [f for f in held.values() if f.law.name == law]
     found = found or (named[0] if len(named) == 1 else None)
     if found is not None:

@@ -153,8 +153,8 @@ def undetermined(objective: Objective, draws: Array) -> list[str]:
     if not len(draws):
         return []
     lower, upper = objective.bounds()
-    low, high = np.quantile(objective.from_params(draws), tails(LEVEL), axis=0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # a floor of 0 has a logarithm of -∞
+        low, high = np.quantile(objective.from_params(draws), tails(LEVEL), axis=0)
         wide = high - low > MOST_OF_RANGE * (upper - lower)
     return [
         n

@@ -51,7 +51,8 @@ class FitResult(Shown):
     fitted. Objective, R² (weighted, of losses) and `log_residuals` (ln predicted − ln observed) are at `params`.
     Intervals come from the bootstrap `draws`; `covariance` is a linear approximation at the optimum.
 
-    `predict`, `n_equivalent`, `doubling_gain`, `compute_optimal` and plans average over `laws`; all else is by this law.
+    `predict`, `n_equivalent`, `doubling_gain`, `compute_optimal` and plans average over `laws` unless one is named; all
+    else is by this law.
     """
 
     law: Law

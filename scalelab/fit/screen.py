@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalelab.fit.descent import descend
+from scalelab.fit.descent import STEPS, descend
 from scalelab.fit.objective import Objective
 from scalelab.laws.base import Array
 
@@ -27,11 +27,14 @@ class Screened:
     basin: np.ndarray  # index of the optimum of each start, int [s]; -1 if it was not refined
 
 
-def screen(objective: Objective, begin: Array, target: Array, weights: Array) -> Screened:
-    """Descend from every start `begin` [s, f]; with many rows, first on a sample of them."""
+def screen(objective: Objective, begin: Array, target: Array, weights: Array, steps: int = STEPS) -> Screened:
+    """Descend from every start `begin` [s, f]; with many rows, first on a sample of them.
+
+    A descent ends after at most `steps` steps.
+    """
     n = len(target)
     if n <= FEW_ROWS:
-        points, values = descend(objective, begin.copy(), target, weights)
+        points, values = descend(objective, begin.copy(), target, weights, steps=steps)
         return Screened(points, values, np.arange(len(begin)))
     rows = sample_rows(objective, target, max(_SAMPLE, _ROWS_PER_PARAMETER * begin.shape[1]))
     part = objective.subset(rows)
@@ -41,7 +44,7 @@ def screen(objective: Objective, begin: Array, target: Array, weights: Array) ->
     with np.errstate(all="ignore"):
         whole = np.array([float(objective.value(objective.residuals(z, target), weights)) for z in optima])
     best = np.argsort(whole, kind="stable")[:_BASINS]
-    points, values = descend(objective, optima[best], target, weights)
+    points, values = descend(objective, optima[best], target, weights, steps=steps)
     new = np.full(len(optima) + 1, -1)
     new[best] = np.arange(len(best))
     return Screened(points, values, new[basin])

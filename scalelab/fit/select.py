@@ -12,6 +12,7 @@ from scalelab.errors import ScalelabError
 from scalelab.fit.bootstrap import freedom
 from scalelab.fit.core import fit_group, fit_optimum
 from scalelab.fit.data import COLUMNS, CONVENTIONS, FitData, fit_data
+from scalelab.fit.descent import STEPS
 from scalelab.fit.groups import Group
 from scalelab.fit.options import FitOptions
 from scalelab.fit.result import FitResult
@@ -28,6 +29,7 @@ NEAR = 1.05  # ratio of held-out errors up to which laws are not distinguished
 _MANY_VALUES = 8  # with more values of a variable, all within a factor of two of the largest are held out
 _STARTS = 100
 _STARTS_HELD_OUT = 30
+STEPS_FOR_WEIGHTS = 60  # steps of the starts where only AICc is wanted: the best one is polished
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def weigh_laws(
         ScalelabError: no candidate can be fitted.
     """
     data, options = _comparable(data, options)
-    ranked, _, supported = _ranked(data, title, options, own)
+    ranked, _, supported = _ranked(data, title, options, own, STEPS_FOR_WEIGHTS)
     if not supported:
         return []
     by_label = {case.candidate.label: case.candidate for case in ranked}
@@ -169,12 +171,12 @@ def _comparable(data: FitData, options: FitOptions | None) -> tuple[FitData, Fit
 
 
 def _ranked(
-    data: FitData, title: str, options: FitOptions, own: Sequence[Law]
+    data: FitData, title: str, options: FitOptions, own: Sequence[Law], steps: int = STEPS
 ) -> tuple[list[_Case], dict[str, int], bool]:
     """Return the laws to compare, those with too many parameters for the runs, and false if all of them have."""
     cases = []
     for candidate in candidates(data, own):
-        fitted = _fit(candidate.law, data, replace(options, fix=candidate.fix))
+        fitted = _fit(candidate.law, data, replace(options, fix=candidate.fix), steps)
         if fitted is not None:
             cases.append(_Case(candidate, *fitted))
     # A law with nearly as many parameters as configurations has no AICc; it is used only if no law has one.
@@ -249,10 +251,10 @@ def _chosen(rows: tuple[LawScore, ...]) -> LawScore:
     return next(row for row in rows if score.get(row.label, np.inf) <= best + np.log(NEAR))
 
 
-def _fit(law: Law, data: FitData, options: FitOptions) -> tuple[Array, int, int] | None:
+def _fit(law: Law, data: FitData, options: FitOptions, steps: int = STEPS) -> tuple[Array, int, int] | None:
     """Return parameters, number of free ones and units of evidence; None if the law cannot be fitted."""
     try:
-        objective, optimum = fit_optimum(law, data, options)
+        objective, optimum = fit_optimum(law, data, options, steps)
     except ScalelabError:
         return None
     n_free = int(objective.free.sum())

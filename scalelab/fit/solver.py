@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalelab.errors import ScalelabError
-from scalelab.fit.descent import PERFECT
+from scalelab.fit.descent import PERFECT, STEPS
 from scalelab.fit.objective import Objective
 from scalelab.fit.screen import screen
 from scalelab.laws.base import Array
@@ -50,14 +50,18 @@ def draw_starts(objective: Objective, count: int, seed: int) -> Array:
     return np.stack(columns, axis=-1)
 
 
-def minimise(objective: Objective, target: Array, weights: Array, starts: int = STARTS, seed: int = 0) -> Optimum:
+def minimise(
+    objective: Objective, target: Array, weights: Array, starts: int = STARTS, seed: int = 0, steps: int = STEPS
+) -> Optimum:
     """Return the best optimum from many starts, polished by SciPy's trust-region least squares.
 
-    The polish is independent of the descent and never makes the result worse. Raises `ScalelabError`
-    if no start reaches a finite objective.
+    A start ends after at most `steps` steps. The polish is independent of the descent and never makes the result worse.
+
+    Raises:
+        ScalelabError: no start reaches a finite objective.
     """
     begin = draw_starts(objective, starts, seed)
-    found = screen(objective, begin, target, weights)
+    found = screen(objective, begin, target, weights, steps)
     points, values = found.points, found.values
     if not np.isfinite(values).any():
         held = ", ".join(f"{name} = {value:g}" for name, value in objective.fixed.items())

@@ -15,6 +15,7 @@ from scalelab.page.document import PLOTLY, Section, asset, document
 from scalelab.page.laws import law_data
 from scalelab.page.tables import cost_tables, family_data
 from scalelab.plan.shapes import Shapes
+from scalelab.reports.averages import alone_note
 from scalelab.visible import visible
 
 SCRIPTS = ("law.js", "roofline.js", "contour.js", "explorer.js")  # after chart.js, before page.js
@@ -73,7 +74,10 @@ def fit_data(fit: FitResult) -> dict[str, Any]:
         "ranges": {name: [float(values.min()), float(values.max())] for name, values in columns.items()},
         "runs": sorted({(n, p) for n, p, *_ in fit.runs if n is not None and p is not None}),
         "tokens": tokens[0] if len(tokens) == 1 else None,
-        "notes": [visible(note.message) for note in fit.notes if note.severity == "serious"],
+        "notes": [
+            *([visible(text)] if (text := alone_note(fit)) else []),
+            *(visible(note.message) for note in fit.notes if note.severity == "serious"),
+        ],
     }
 
 

@@ -15,6 +15,7 @@ from scalelab.page.contents import Study, rounded
 from scalelab.page.document import Section
 from scalelab.page.equation import fitted, symbolic
 from scalelab.reports.advice import advice_of
+from scalelab.reports.averages import alone_note
 from scalelab.reports.blocks import Line, Report, Table
 from scalelab.reports.fits import fit_report
 from scalelab.reports.html import with_code
@@ -74,8 +75,13 @@ def _equation(fit: FitResult) -> str:
     return (
         f'<div class="panel equation"><p class="muted">The <b>{escape(visible(fit.law.name))}</b> law, fitted to '
         f"{len(fit.runs)} runs</p>{law}{constants}"
-        f'<p class="muted small">L is the loss in nats per token; {meaning}.</p></div>'
+        f'<p class="muted small">L is the loss in nats per token; {meaning}.</p>{_alone(fit)}</div>'
     )
+
+
+def _alone(fit: FitResult) -> str:
+    text = alone_note(fit)
+    return f'<p class="notice">{escape(visible(text))}</p>' if text else ""
 
 
 def _meaning(fit: FitResult, variable: Variable) -> str:

@@ -43,31 +43,38 @@ def _verdict(own: LawWeight, rivals: list[LawWeight]) -> str:
     if len(close) > 1:
         return f"These data do not separate {names}: their AICc differ by less than {CLEAR:g}."
     following = min(rivals, key=lambda entry: entry.delta or 0.0)
-    return f"These data support the {own.label} law: the AICc of the next, {following.label}, is {following.delta:.1f} higher."
+    return (
+        f"These data support the {own.label} law: the AICc of the next, {following.label}, is {following.delta:.1f} "
+        "higher."
+    )
 
 
-def _answered(laws: tuple[LawWeight, ...]) -> str:
+def _answered(laws: tuple[LawWeight, ...], who: str = "Predictions and plans") -> str:
     """Return the laws that predictions and plans average over, and those that failed a check."""
     used = sorted((entry for entry in laws if entry.weight > 0), key=lambda entry: -entry.weight)
     words = " + ".join(f"{format_percent(entry.weight)} {entry.label}" for entry in used)
-    average = f"average over {words}" if len(used) > 1 else f"are by {used[0].label}"
-    best = min(entry.delta for entry in laws if entry.delta is not None)
+    average = f"average over {words}" if len(used) > 1 else f"are by {used[0].label} alone"
     failed = [
-        f"{entry.label} is left out, since {entry.reason}"
+        f"{entry.label} is left out: {entry.reason}"
         for entry in laws
-        if entry.weight == 0 and entry.delta is not None and entry.delta - best < CLEAR and entry.reason
+        if not entry.weight and entry.delta is not None and entry.delta < CLEAR
     ]
-    return f"Predictions and plans {average}{f' ({_joined(failed)})' if failed else ''}."
+    without = f" ({'; '.join(failed)})" if failed else ""
+    return f"{who} {average}{without}."
+
+
+def alone_note(fit: FitResult) -> str:
+    """Return a sentence for a page that shows one law, if predictions would be by others too; else nothing."""
+    used = [entry for entry in fit.laws if entry.weight > 0]
+    if not used or used == [fit.laws[0]]:
+        return ""
+    return f"This page shows the {fit.law.name} law alone. {_answered(fit.laws, 'The commands predict and plan')}"
 
 
 def _listed(names: list[str]) -> str:
     if len(names) == 1:
         return names[0]
     return f"{' and '.join(names)}" if len(names) == 2 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _joined(clauses: list[str]) -> str:
-    return "; ".join(clauses)
 
 
 def equation_lines(fit: FitResult, one: Line) -> Iterator[Line]:
