@@ -1,8 +1,8 @@
 """Weights of the plausible laws of a fit's runs, and fits of those that matter, for averages over laws.
 
 Weights are Akaike weights of the AICc of `scalelab.fit.select`: for the same rows, and the same losses for all laws. A
-law takes part if its fit converged and the runs determine its parameters, except a floor near zero; weights below `LEAST` are
-left out. Each law has bootstrap draws in proportion to its weight.
+law takes part if its fit converged and the runs determine its parameters (a floor may be zero). Weights below `LEAST`
+are left out. Each law has bootstrap draws in proportion to its weight.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 from scalelab.errors import ScalelabError
 from scalelab.fit.bootstrap import Report, bootstrap
 from scalelab.fit.core import fit_optimum, status_of
+from scalelab.fit.descent import STEPS
 from scalelab.fit.influence import condition_number, covariance, natural_covariance
 from scalelab.fit.mixture import LawWeight
 from scalelab.fit.notes import data_notes
 from scalelab.fit.optimum_notes import interval_notes, optimum_notes, undetermined, verdict_notes
 from scalelab.fit.options import build_objective
 from scalelab.fit.result import FitResult
-from scalelab.fit.select import STEPS_FOR_WEIGHTS, CandidateLaw, LawScore, candidates, weigh_laws
+from scalelab.fit.select import CandidateLaw, LawScore, candidates, weigh_laws
 from scalelab.fit.solver import inside_bounds
 from scalelab.fit.verdict import ENOUGH
 from scalelab.laws import LAWS
@@ -29,7 +30,8 @@ from scalelab.units import format_percent
 
 LEAST = 0.01  # weight below which a law is left out of an average
 LEAST_DRAWS = 200  # of a law in an average, so that its own intervals mean something
-_STARTS = 100
+_STARTS, _STEPS = 30, 100  # tried first for a law besides the first
+_USABLE = ("converged", "at_bound")  # of a law at its bound only a floor may be there
 
 # Codes of the notes on the runs, which are the same for every law.
 _ABOUT_RUNS = {
@@ -117,15 +119,18 @@ def _fit(fit: FitResult, candidate: CandidateLaw, draws: int, report: Report | N
     options = replace(
         fit.options, fix=dict(candidate.fix), bounds={}, tie={}, draws=draws, starts=min(_STARTS, fit.options.starts)
     )
-    try:
-        objective, optimum = fit_optimum(law, data, options, STEPS_FOR_WEIGHTS)
-    except ScalelabError as error:
-        return str(error)
-    condition = condition_number(objective, data, optimum.z)
-    local = covariance(objective, data, optimum.z)
-    errors = np.sqrt(np.diag(local))
-    status = status_of(objective, optimum, condition, errors)
-    if status not in ("converged", "at_bound"):
+    for steps in (_STEPS, STEPS):
+        try:
+            objective, optimum = fit_optimum(law, data, options, steps)
+        except ScalelabError as error:
+            return str(error)
+        condition = condition_number(objective, data, optimum.z)
+        local = covariance(objective, data, optimum.z)
+        errors = np.sqrt(np.diag(local))
+        status = status_of(objective, optimum, condition, errors)
+        if status in _USABLE:
+            break
+    else:
         return _unconverged(status)
     sample = bootstrap(objective, data, optimum.z, options.bootstrap, draws, options.seed, errors, report)
     sample = sample[np.isfinite(sample).all(axis=1)]
@@ -167,7 +172,7 @@ def _problem(found: FitResult, fit: FitResult) -> str:
     A loss floor at its bound, zero, is a law without a floor. Any other parameter at a bound is not determined, and
     neither is one whose interval covers nearly the whole range between its bounds.
     """
-    if found.status not in ("converged", "at_bound"):
+    if found.status not in _USABLE:
         return _unconverged(found.status)
     if found.failure:
         return found.failure
