@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scalelab.fit.mixture import MixtureLaw
 from scalelab.fit.verdict import CLEAR
 from scalelab.reports.blocks import Line
@@ -96,7 +94,7 @@ def laws_json(fit: FitResult) -> list[dict[str, Any]] | None:
 
 def share_text(share: float | None) -> str:
     """Return the share of the variance that is between laws; "none" if it is not known."""
-    return "none" if share is None or np.isnan(share) else format_percent(share)
+    return "none" if share is None else "<1 %" if 0 < share < 0.005 else format_percent(share)
 
 
 def support_json(fit: FitResult) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ from scalelab.plan.answer import Option, Plan
 from scalelab.plan.problem import Candidate
 from scalelab.plan.search import lowest_loss
 from scalelab.plan.shapes import MIN_WIDTH
+from scalelab.reports.averages import share_text
 from scalelab.reports.plan_units import interval, limits, metric, percent
-from scalelab.units import format_count, format_number, format_percent, plural
+from scalelab.units import format_count, format_number, plural
 
 if TYPE_CHECKING:
     from scalelab.plan.payback import Versus
@@ -146,16 +147,14 @@ def _by_law(plan: Plan, winner: Option) -> Iterator[str]:
     """Yield the probability of the winner by each law of an average, and the share of the variance between laws."""
     if not plan.by_law:
         return
-    each = " and ".join(
-        f"{percent(shares.get(winner.P, 0.0), True)} by {law} alone" for law, shares in plan.by_law.items()
-    )
+    each = [f"by {law} alone in {percent(shares.get(winner.P, 0.0), True)}" for law, shares in plan.by_law.items()]
     what = "loss" if plan.target is None else plan.by
     share = (
         ""
         if plan.law_share is None
-        else f"; the laws differ by {format_percent(plan.law_share)} of the variance of its {what}"
+        else f"; {share_text(plan.law_share)} of the variance of its {what} is between the laws"
     )
-    yield f"P = {winner.P} is best in {each}{share}."
+    yield f"P = {winner.P} is best {', '.join(each)}{share}."
 
 
 def _latency_error(winner: Option) -> str:
