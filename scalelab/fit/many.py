@@ -74,7 +74,7 @@ class FitResults(Several[FitResult]):
     """Fits of several groups of comparable runs, by group name."""
 
     _verbs: ClassVar[tuple[str, ...]] = (
-        *("params", "predict", "losses", "n_equivalent", "doubling_gain", "compute_optimal", "profile"),
+        *("params", "predict", "averaged", "losses", "n_equivalent", "doubling_gain", "compute_optimal", "profile"),
         *("notes", "residuals", "status", "r_squared", "interval", "equation"),
     )
     _report: ClassVar[str] = "scalelab.reports.fits:fits_report"

@@ -230,6 +230,11 @@ def law_share(fit: FitResult, values: Array) -> float | None:
     return float(between / len(known) / known.var())
 
 
+def share_text(share: float | None) -> str:
+    """Return the share of a variance that is between laws as text; "none" if it is not known."""
+    return "none" if share is None else "<1 %" if share < 0.005 else format_percent(share)
+
+
 def _alone(fit: FitResult, law: str) -> FitResult:
     held = {entry.label: entry.fit for entry in fit.laws[1:] if entry.fit is not None}
     if law in (fit.law.name, *(entry.label for entry in fit.laws[:1])):

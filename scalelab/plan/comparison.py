@@ -16,10 +16,10 @@ from scalelab.cost.compare import compare as compare_costs
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.fit import FitResult, Note
 from scalelab.fit.derived import extrapolation_notes, n_equivalent, n_equivalent_draws, predicted
-from scalelab.fit.mixture import MixtureLaw, law_share
+from scalelab.fit.mixture import MixtureLaw, law_share, share_text
 from scalelab.laws import Law
 from scalelab.shown import Shown
-from scalelab.units import format_count, format_percent
+from scalelab.units import format_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -246,7 +246,7 @@ def _source(fit: FitResult, model: Architecture, N: float, D: float | None, at: 
         return f"the {fit.law.name} law{at}, {fit.equation()}"
     draws = n_equivalent_draws(fit, N, model.P, D)
     share = law_share(fit, np.log(draws)) if len(draws) == len(fit.draws) else None
-    between = "" if share is None else f"; the laws differ by {format_percent(share)} of the variance of ln N"
+    between = "" if share is None else f"; {share_text(share)} of the variance of ln N is between the laws"
     return f"the {fit.law.title}{at}{between}"
 
 

@@ -24,19 +24,20 @@ def support_lines(fit: FitResult) -> Iterator[Line]:
         yield Line(f"No other law was weighed: {own.reason}. Predictions and plans are by the {own.label} law alone.")
         return
     rivals = [entry for entry in others if entry.delta is not None]
+    if not rivals:
+        yield Line("No other law suits these runs, so predictions and plans are by this law alone.")
+        return
     yield Line(f"{_verdict(own, rivals)} {_answered(fit.laws)}")
 
 
 def _verdict(own: LawWeight, rivals: list[LawWeight]) -> str:
     """Return which laws AICc supports, and how far the law of the fit or the next law is behind."""
-    if not rivals or own.delta is None:
-        return f"No other law suits these runs than {own.label}."
     close = sorted(
         (entry for entry in (own, *rivals) if entry.delta is not None and entry.delta < CLEAR),
         key=lambda entry: entry.delta or 0.0,
     )
     names = _listed([entry.label for entry in close])
-    if own.delta >= CLEAR:
+    if own.delta is not None and own.delta >= CLEAR:
         return f"These data support {names}: the AICc of the {own.label} law is {own.delta:.1f} higher."
     if len(close) > 1:
         return f"These data do not separate {names}: their AICc differ by less than {CLEAR:g}."
@@ -90,11 +91,6 @@ def laws_json(fit: FitResult) -> list[dict[str, Any]] | None:
     if not isinstance(fit.law, MixtureLaw):
         return None
     return [{"law": label, "weight": weight} for label, weight in zip(fit.law.labels, fit.law.weights, strict=True)]
-
-
-def share_text(share: float | None) -> str:
-    """Return the share of the variance that is between laws; "none" if it is not known."""
-    return "none" if share is None else "<1 %" if 0 < share < 0.005 else format_percent(share)
 
 
 def support_json(fit: FitResult) -> list[dict[str, Any]]:

@@ -57,9 +57,14 @@ def _interval(ends: tuple[float | None, float | None] | None) -> str:
 
 def equation_line(fit: FitResult) -> Line:
     """Return the law with its constants, and the meaning of its variables in the names of the table."""
-    explained = [v for v in fit.law.variables if v not in ("P", "D") or v in fit.columns]
-    words = [f"{v}: {fit.meaning(cast(Variable, v))}" for v in explained]
+    words = meanings(fit)
     return Line(fit.equation(digits=7) + (f"   ({'; '.join(words)})" if words else ""), equation=True)
+
+
+def meanings(fit: FitResult) -> list[str]:
+    """Return the meaning of the variables of the law, in the names of the table."""
+    explained = [v for v in fit.law.variables if v not in ("P", "D") or v in fit.columns]
+    return [f"{v}: {fit.meaning(cast(Variable, v))}" for v in explained]
 
 
 def _facts(fit: FitResult) -> Iterator[Line]:

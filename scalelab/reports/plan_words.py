@@ -7,12 +7,11 @@ from math import isfinite, isnan
 from typing import TYPE_CHECKING
 
 from scalelab.cost.request import interval_of
-from scalelab.fit.mixture import MixtureLaw
+from scalelab.fit.mixture import MixtureLaw, share_text
 from scalelab.plan.answer import Option, Plan
 from scalelab.plan.problem import Candidate
 from scalelab.plan.search import lowest_loss
 from scalelab.plan.shapes import MIN_WIDTH
-from scalelab.reports.averages import share_text
 from scalelab.reports.plan_units import interval, limits, metric, percent
 from scalelab.units import format_count, format_number, plural
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from scalelab.fit.mixture import MixtureLaw
-from scalelab.reports.averages import equation_lines, laws_json, share_text
+from scalelab.fit.mixture import MixtureLaw, share_text
+from scalelab.reports.averages import equation_lines, laws_json
 from scalelab.reports.blocks import Line, Report, Table, note_lines
-from scalelab.reports.fits import equation_line
+from scalelab.reports.fits import equation_line, meanings
 from scalelab.reports.json_values import as_json_value
 from scalelab.units import format_count, format_number
 
@@ -55,7 +55,8 @@ def _laws(fit: FitResult, legend: str = "") -> Iterator[Line]:
     """Yield the equation of the law, or those of the laws of an average with their weights."""
     yield from equation_lines(fit, equation_line(fit))
     if isinstance(fit.law, MixtureLaw):
-        yield Line(f"{legend}; " * bool(legend) + "`law` answers by one law alone", "dim")
+        words = [*meanings(fit), *([legend] if legend else []), "`law` answers by one law alone"]
+        yield Line("; ".join(words), "dim")
 
 
 def _about_streams(row: Prediction) -> list[str]:

@@ -238,6 +238,7 @@ def test_the_defaults_of_fit_are_the_librarys():
     """Written twice, since importing the library's would load SciPy for `--help`."""
     from inspect import signature
 
+    from scalelab.api.fitting import DEFAULT_LAW, fit_law
     from scalelab.cli.fit import fit
     from scalelab.fit import FitOptions, fit_group
 
@@ -245,7 +246,8 @@ def test_the_defaults_of_fit_are_the_librarys():
     for name in ("objective", "delta", "starts", "bootstrap", "draws", "seed"):
         assert command[name].default == getattr(library, name)
     assert command["count"].default == library.convention
-    assert command["law"].default == signature(fit_group).parameters["law"].default
+    assert command["law"].default is signature(fit_law).parameters["law"].default is None
+    assert signature(fit_group).parameters["law"].default == DEFAULT_LAW
 
 
 def test_fit_prints_and_saves_both_corpora(tmp_path):

@@ -96,7 +96,7 @@ def test_a_law_of_ones_own(scalelab, tmp_path):
     code, out, _ = scalelab("predict", "fits/pile-d-42b-saturating.json", "--N", "7B", "--law", "mine.py:ready")
     assert code == 0
     code, _, error = scalelab("predict", "fits/pile-d-42b-saturating.json", "--N", "7B", "--law", "power")
-    assert (code, "not of 'power'" in error) == (2, True)
+    assert (code, "a fit of the custom law 'saturating'; give it with --law file.py:NAME" in error) == (2, True)
 
 
 def test_a_law_that_fails_far_out_is_one_line(scalelab, tmp_path):
@@ -263,3 +263,56 @@ def test_a_fit_that_is_not_there_is_misuse_and_says_what_makes_one(scalelab, tmp
     if not words.startswith("predict"):  # which asks all fits of a folder
         code, _, error = scalelab(*words.format(tmp_path).split())
         assert (code, f"{tmp_path}: is a folder; give a saved fit" in error) == (2, True)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_commands_average_over_the_laws_of_a_fit_and_take_one_of_them(scalelab, monkeypatch, width):
+    """AICc prefers the additive law on Python code by 11 (test_select), and the parallel law is left out."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    where = "corpus == 'stack-v2-python'"
+    code, out, _ = scalelab("fit", "paper", "--where", where, "--no-figure", "--draws", 200, "--starts", 50)
+    said = " ".join(out.split())
+    assert code == 0
+    assert "k 0.3935" in said
+    assert "These data support additive, c = 1/2 and additive: the AICc of the parallel law is 11.3 higher." in said
+    file = "fits/stack-v2-python-d-42b.json"
+    code, out, _ = scalelab("predict", file, "--N", "7B", "--P", 8)
+    assert "average of 85 % additive, c = 1/2 + 15 % additive" in " ".join(out.split())
+    assert "law's" in out
+    assert max(map(len, out.splitlines())) <= max(width, 110)
+    code, alone, _ = scalelab("predict", file, "--N", "7B", "--P", 8, "--law", "parallel")
+    assert "0.9556" in alone
+    assert "0.9556" not in out
+    assert "law's share" not in alone
+    limits = ("--gpu", "rtx-4090", "--memory", "4GB", "--latency", "500ms", "--P", 1, 4, 8)
+    code, out, _ = scalelab("plan", file, *limits)
+    said = " ".join(out.split())
+    assert "averaged over 85 % additive, c = 1/2 + 15 % additive" in said
+    assert "by additive, c = 1/2 alone in" in said
+    assert "of the variance of its loss is between the laws" in said
+    code, out, _ = scalelab("plan", file, *limits, "--law", "parallel")
+    assert "if the parallel law is right" in " ".join(out.split())
+    code, out, _ = scalelab("compare", "--hidden", 1536, "--P", 8, "--fit", file, "--batch", 1)
+    assert "the average of 85 % additive, c = 1/2 + 15 % additive" in " ".join(out.split())
+    code, out, _ = scalelab("compare", "--hidden", 1536, "--P", 8, "--fit", file, "--batch", 1, "--law", "additive")
+    assert "the additive law" in out
+    for command in (["predict", file, "--N", "7B"], ["plan", file], ["compare", "--hidden", 1536, "--fit", file]):
+        code, _, error = scalelab(*command, "--law", "diversity")
+        assert (code, "holds 'parallel' and 'additive, c = 1/2' and 'additive'" in error) == (2, True)
+    code, out, _ = scalelab("predict", file, "--N", "7B", "--json")
+    (row,) = json.loads(out)
+    assert [law["law"] for law in row["laws"]] == ["additive, c = 1/2", "additive"]
+    assert 0 <= row["law_share"] <= 1
+
+
+def test_a_law_that_was_chosen_is_alone_unless_average_is_asked_for(scalelab):
+    where = "corpus == 'stack-v2-python'"
+    quick = ("--where", where, "--no-figure", "--draws", 100, "--starts", 30)
+    assert "Predictions and plans" not in scalelab("fit", "paper", "--law", "parallel", *quick)[1]
+    assert "Predictions and plans average" in scalelab("fit", "paper", "--law", "parallel", "--average", *quick)[1]
+    assert "Predictions and plans" not in scalelab("fit", "paper", "--no-average", *quick)[1]
+    code, _, error = scalelab("fit", "paper", "--average", "--fix", "k=0", *quick)
+    assert (code, "--average: compares laws with free parameters: leave out --fix, --bound and --tie" in error) == (
+        2,
+        True,
+    )

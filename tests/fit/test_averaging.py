@@ -253,7 +253,8 @@ def test_streams_against_a_larger_n_are_averaged(open_question):
 
     (both,) = compare_costs(2560, 8, fit=open_question, batch=1)
     (one,) = compare_costs(2560, 8, fit=open_question, batch=1, law="parallel")
-    assert "average of 40 % parallel + 60 % additive, c = 1/2; the laws differ by" in both.source
+    assert "average of 40 % parallel + 60 % additive, c = 1/2; " in both.source
+    assert "of the variance of ln N is between the laws" in both.source
     assert both.size.value == open_question.n_equivalent(both.n_params, 8).value
     assert one.size.value == open_question.n_equivalent(one.n_params, 8, law="parallel").value
     assert one.size.value < both.size.value
