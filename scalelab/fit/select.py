@@ -29,7 +29,7 @@ NEAR = 1.05  # ratio of held-out errors up to which laws are not distinguished
 _MANY_VALUES = 8  # with more values of a variable, all within a factor of two of the largest are held out
 _STARTS = 100
 _STARTS_HELD_OUT = 30
-STEPS_FOR_WEIGHTS = 60  # steps of the starts where only AICc is wanted: the best one is polished
+_STARTS_FOR_WEIGHTS, _STEPS_FOR_WEIGHTS = 30, 40  # enough where only AICc is wanted: the best start is polished
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ def weigh_laws(
         ScalelabError: no candidate can be fitted.
     """
     data, options = _comparable(data, options)
-    ranked, _, supported = _ranked(data, title, options, own, STEPS_FOR_WEIGHTS)
+    options = replace(options, starts=_STARTS_FOR_WEIGHTS)
+    ranked, _, supported = _ranked(data, title, options, own, _STEPS_FOR_WEIGHTS)
     if not supported:
         return []
     by_label = {case.candidate.label: case.candidate for case in ranked}
