@@ -7,7 +7,7 @@ are left out. Each law has bootstrap draws in proportion to its weight.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +71,12 @@ def akaike_weights(deltas: Sequence[float]) -> list[float]:
     return (relative / relative.sum()).tolist()
 
 
+def scaled(weights: Mapping[str, float], failed: Collection[str]) -> dict[str, float]:
+    """Return the weights by label without those that `failed`, scaled to add up to 1."""
+    left = {label: weight for label, weight in weights.items() if label not in failed}
+    return {label: weight / sum(left.values()) for label, weight in left.items()}
+
+
 def _weighed(
     fit: FitResult, mine: CandidateLaw, scored: Sequence[Scored], report: Report | None
 ) -> tuple[LawWeight, ...]:
@@ -78,11 +84,10 @@ def _weighed(
     weights = akaike_weights([score.delta for _, score in scored])
     plausible = {c.label: w for (c, _), w in zip(scored, weights, strict=True) if w >= LEAST}
     fits: dict[str, FitResult] = {}
-    problem = _problem(fit, fit)
+    problem = problem_of(fit, fit)
     reasons = {mine.label: problem} if problem else {}
     while True:  # a law that fails its checks leaves its weight to the other plausible ones
-        left = {label: w for label, w in plausible.items() if label not in reasons}
-        shares = {label: w / sum(left.values()) for label, w in left.items()}
+        shares = scaled(plausible, reasons)
         for candidate, _ in scored:
             label = candidate.label
             if label not in shares or candidate is mine:
@@ -163,11 +168,11 @@ def _fit(fit: FitResult, candidate: CandidateLaw, draws: int, report: Report | N
         notes=(*(note for note in fit.notes if note.code in _ABOUT_RUNS), *own),
         laws=(),
     )
-    return _problem(found, fit) or found
+    return problem_of(found, fit) or found
 
 
-def _problem(found: FitResult, fit: FitResult) -> str:
-    """Return why a fit must not be averaged, or an empty string.
+def problem_of(found: FitResult, fit: FitResult) -> str:
+    """Return why a fit of the rows of `fit` must not be averaged, or an empty string.
 
     A loss floor at its bound, zero, is a law without a floor. Any other parameter at a bound is not determined, and
     neither is one whose interval covers nearly the whole range between its bounds.

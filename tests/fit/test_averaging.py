@@ -10,7 +10,7 @@ from scalelab import records
 from scalelab.api.fitting import fit_law
 from scalelab.errors import DataError, UsageError
 from scalelab.fit import FitOptions, FitResult, fit_group, group_records, load_fit, save_fit
-from scalelab.fit.averaging import LEAST, akaike_weights, with_laws
+from scalelab.fit.averaging import LEAST, akaike_weights, problem_of, scaled, with_laws
 from scalelab.fit.mixture import LawWeight, MixtureLaw, apportion, averaged, law_share, open_fit
 from scalelab.laws import LAWS, Points
 from scalelab.plan import Problem
@@ -95,7 +95,7 @@ def test_the_point_estimate_is_the_weighted_mean_of_the_losses(open_question):
 def test_quantiles_are_those_of_a_sample_of_both_laws(open_question):
     """Against direct sampling: choose a law by its weight, then one of its draws."""
     fits = [open_question.averaged(name) for name in ("parallel", "additive, c = 1/2")]
-    at = (7e9, 16.0)
+    at = (2e10, 1.0)  # where the laws differ
     losses = [f.evaluate(np.array(f.draws), *at) for f in fits]
     rng = np.random.default_rng(0)
     which = rng.random(200_000) < 0.4
@@ -108,7 +108,7 @@ def test_quantiles_are_those_of_a_sample_of_both_laws(open_question):
     between = 0.4 * 0.6 * (losses[0].mean() - losses[1].mean()) ** 2
     expected = between / sample.var()
     values = mixed.evaluate(np.array(mixed.draws), *at)
-    assert law_share(mixed, values) == pytest.approx(expected, rel=0.03)
+    assert law_share(mixed, values) == pytest.approx(expected, rel=0.05)
     assert open_question.predict(*at)[0].law_share == pytest.approx(law_share(mixed, values))
     assert law_share(fits[0], losses[0]) is None
 
@@ -135,9 +135,11 @@ def test_rows_of_a_mixture_are_evaluated_by_their_own_laws():
 
 
 def test_laws_with_different_variables_are_averaged(table_of):
-    table = table_of("joint", (0.7, 1e7, 0.02, 0.3, 1e9, 0.3), D=(1e9, 4e9, 2e10), N=(1e8, 4e8, 1e9), noise=5e-3)
+    table = table_of(
+        "joint", (0.7, 1e7, 0.02, 0.3, 1e9, 0.3), D=(1e9, 4e9, 2e10), N=(1e8, 4e8, 1e9), P=(1, 4), noise=5e-3
+    )
     (group,) = group_records(table, by_tokens=False)
-    fit = with_laws(fit_group(group, "joint", QUICK))
+    fit = with_laws(fit_group(group, "joint", FitOptions(starts=20, draws=100)))
     used = {entry.law for entry in fit.laws if entry.weight > 0}
     assert {"joint", "chinchilla"} <= used
     row = fit.predict("1B", 4, "4B")[0]
@@ -213,7 +215,7 @@ def test_few_runs_are_not_enough_to_weigh_laws(table_of):
 
 def test_a_chosen_law_is_used_alone(table_of):
     table = table_of("additive", (0.7, 1e7, 0.25, 0.08, 0.5), noise=1e-3)
-    options = {"starts": 30, "draws": 100}
+    options = {"starts": 10, "draws": 100}
     assert fit_law(table, "additive", **options).laws == ()
     assert fit_law(table, fix={"k": 0.3}, **options).laws == ()
     assert fit_law(table, "parallel", average=True, **options).laws[0].label == "parallel"
@@ -223,12 +225,27 @@ def test_a_chosen_law_is_used_alone(table_of):
         fit_law(table, average=True, fix={"k": 0.3}, **options)
 
 
-def test_a_law_at_its_bound_is_left_out(table_of):
-    """Without a floor in the truth E ends at its bound, and no law passes the checks, so the first is used alone."""
+def test_a_law_without_a_floor_may_be_averaged(table_of):
+    """The truth has no floor, so E ends at its bound, zero, which is a law of its own and not a failure."""
     fit = weighed(table_of("power", (1e-9, 1e7, 0.2, 0.25), noise=3e-3))
-    for entry in fit.laws[1:]:
-        assert entry.weight == 0 or entry.fit.status == "converged"
-    assert sum(entry.weight for entry in fit.laws) == pytest.approx(1)
+    power = next(entry for entry in fit.laws if entry.label == "power")
+    assert power.fit.status == "at_bound"
+    assert power.weight > 0.5
+
+
+def test_other_failures_leave_a_law_out(stack):
+    fit = stack.averaged("additive")
+    assert problem_of(fit, stack) == ""
+    assert "do not determine its parameters" in problem_of(replace(fit, status="degenerate"), stack)
+    assert "does not converge" in problem_of(replace(fit, status="start_dependent"), stack)
+    at_bound = replace(fit, status="at_bound", params=(*fit.params[:4], LAWS["additive"].parameters[4].bounds[0]))
+    assert problem_of(at_bound, stack) == "these runs do not determine its c"
+    assert problem_of(replace(fit, draws=()), stack) == "it has no intervals"
+
+
+def test_the_weight_of_a_law_that_fails_goes_to_the_plausible_ones_only():
+    assert scaled({"a": 0.6, "b": 0.3, "c": 0.1}, {"a"}) == pytest.approx({"b": 0.75, "c": 0.25})
+    assert scaled({"a": 1.0}, {"a"}) == {}
 
 
 def test_a_plan_counts_the_draws_of_every_law(open_question):
