@@ -275,11 +275,11 @@ def test_commands_average_over_the_laws_of_a_fit_and_take_one_of_them(scalelab, 
     assert code == 0
     assert "k 0.3935" in said
     assert "These data support additive, c = 1/2 and additive: the AICc of the parallel law is 11.3 higher." in said
-    file = "fits/stack-v2-python-d-42b.json"
+    (file,) = map(str, Path("fits").glob("*.json"))
     code, out, _ = scalelab("predict", file, "--N", "7B", "--P", 8)
     assert "average of 85 % additive, c = 1/2 + 15 % additive" in " ".join(out.split())
     assert "law's" in out
-    assert max(map(len, out.splitlines())) <= max(width, 110)
+    assert all(len(line) <= width for line in out.splitlines() if "─" in line)  # tables; sentences are not broken
     code, alone, _ = scalelab("predict", file, "--N", "7B", "--P", 8, "--law", "parallel")
     assert "0.9556" in alone
     assert "0.9556" not in out
