@@ -82,7 +82,7 @@ def restore_own_bank(module: nn.Module) -> None:
 
 def expand_to_rows(prefix: Tensor, own: Tensor) -> Tensor:
     """Expand a prefix [P, kv_heads, n, head_dim] to the P·B rows of `own`, in its dtype."""
-    P, rows = len(prefix), len(own)
+    P, rows = prefix.shape[0], own.shape[0]  # `len` would fix a symbolic number of rows
     if rows != P:
         prefix = prefix.unsqueeze(1).expand(P, rows // P, *prefix.shape[1:]).flatten(0, 1)
     return prefix.to(own.dtype)

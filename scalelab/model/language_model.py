@@ -26,8 +26,8 @@ from scalelab.model.banks import (
     restore_own_bank,
 )
 
-# Names of the modules that hold aggregators.
-AGGREGATORS = ("aggregate_layer", "aggregate_banks")
+# Patterns of the names of aggregators, as quantisers compare them with the beginning of a name.
+AGGREGATORS = (r".*\.aggregate_layer", r".*\.aggregate_banks")
 
 
 class StreamedLM(nn.Module):
