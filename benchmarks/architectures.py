@@ -30,7 +30,7 @@ from scalelab.errors import DataError
 from scalelab.measure.shapes import read_shape
 from scalelab.model import add_streams
 from scalelab.model.checkpoint import load_model
-from scalelab.model_config import plain_type
+from scalelab.model_config import STREAMS_SUFFIX, plain_type
 from scalelab.train.evaluate import evaluate
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "architectures.md"
@@ -336,4 +336,4 @@ if __name__ == "__main__":
     if names := sys.argv[1:]:
         survey(names)
     else:
-        write(survey(list(CLASSES)))
+        write(survey([name for name in CLASSES if not name.endswith(STREAMS_SUFFIX)]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from scalelab.model import attention
-from scalelab.model.banks import ONLY_BANK, add_prefix_parameters
+from scalelab.model.banks import ONLY_BANK, OwnBank, add_prefix_parameters
 
 N_PREFIX = 48
 
@@ -53,6 +53,7 @@ def attention_layer(P: int, length: int) -> list[Any]:
     """Return the arguments of an attention function: a module with P prefixes, query, key, value."""
     module = nn.Module()
     add_prefix_parameters(module, P, N_PREFIX, (2, 64, 64), torch.empty(0, device=DEVICE))
+    module.prefix_bank = OwnBank(module)
     nn.init.normal_(module.prefix_k)
     nn.init.normal_(module.prefix_v)
     module.active_streams, module.num_key_value_groups = ONLY_BANK, 4

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from scalelab import __version__
+from scalelab.cli.clients import PASSES_ON, lm_eval, serve
 from scalelab.cli.compare import compare
 from scalelab.cli.convert import convert
 from scalelab.cli.cost import cost
@@ -48,6 +49,8 @@ for command, panel in (
     app.command(cls=ListCommand, rich_help_panel=panel)(command)
     if command is watch:
         app.command("import", cls=ListCommand, rich_help_panel=_RUNS)(import_)
+app.command(cls=ListCommand, rich_help_panel=_MODELS, context_settings=PASSES_ON)(serve)
+app.command("lm-eval", cls=ListCommand, rich_help_panel=_MODELS, context_settings=PASSES_ON)(lm_eval)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,15 +1,16 @@
 """Parallel streams for any causal language model of transformers.
 
-Importing this package registers model types that end in ``_parscale`` with transformers' Auto classes. One of them is
-``qwen2_parscale``, the type of the released checkpoints.
+Importing this package registers model types that end in ``_parscale`` with transformers, so that its Auto classes and
+its server find them, and trainers of other libraries. One is ``qwen2_parscale``, the type of the released checkpoints.
 """
 
 import transformers
 
+from scalelab.model.adapters import lora_config
 from scalelab.model.add import add_streams
-from scalelab.model.classes import FAMILIES, lm_class, register_type
+from scalelab.model.classes import FAMILIES, initial_streams, lm_class, register_type
 
 for _name in FAMILIES:
     lm_class(getattr(transformers, _name))
 
-__all__ = ["FAMILIES", "add_streams", "lm_class", "register_type"]
+__all__ = ["FAMILIES", "add_streams", "initial_streams", "lm_class", "lora_config", "register_type"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,8 +56,9 @@ def add_streams(
     if not 0 <= smooth < 1:
         raise ValueError(f"smooth must lie in [0, 1), not {smooth}")
     sizes = {p: prefix_tokens or PREFIX_TOKENS for p in wanted if p > 1 or prefix_tokens}
-    if not isinstance(model, StreamedLM):
-        _make_streamed(model)
+    with _own_config(model):
+        if not isinstance(model, StreamedLM):
+            _make_streamed(model)
     new = {p: n for p, n in sizes.items() if p not in model.banks}
     if taken := [p for p in sizes if p not in new]:
         raise ValueError(f"the model already has a bank of {taken[0]} streams")
@@ -75,6 +78,26 @@ def add_streams(
         _initialise(model, seed + p)
     model.set_streams(wanted[-1])
     return model
+
+
+@contextmanager
+def _own_config(model: PreTrainedModel) -> Iterator[None]:
+    """Give the model a copy of its config, which other models may share; after an error it has the old one again."""
+    shared = model.config
+    own = copy.deepcopy(shared)
+    own._attn_implementation = shared._attn_implementation
+    _replace_config(model, shared, own)
+    try:
+        yield
+    except Exception:
+        _replace_config(model, own, shared)
+        raise
+
+
+def _replace_config(model: PreTrainedModel, old: Any, new: Any) -> None:
+    for module in model.modules():
+        if getattr(module, "config", None) is old:
+            module.config = new
 
 
 def _declare(model: StreamedLM, new: dict[int, int], smooth: float, aggregation: str) -> None:

@@ -25,8 +25,11 @@ class DynamicAggregator(nn.Sequential):
 
     def forward(self, streams: Tensor) -> Tensor:
         """Aggregate streams [P, B, T, h] into hidden states [B, T, h]."""
-        weights = self.weights(streams).to(streams.dtype)
-        return torch.einsum("btp,pbth->bth", weights, streams)
+        return self.mix(streams, streams)
+
+    def mix(self, streams: Tensor, final: Tensor) -> Tensor:
+        """Aggregate streams of any layer with the weights of the final ones."""
+        return torch.einsum("btp,pbth->bth", self.weights(final).to(streams.dtype), streams)
 
     @torch.no_grad()
     def reset_to_uniform(self) -> None:
@@ -50,6 +53,10 @@ class MeanAggregator(nn.Module):
         """Aggregate streams [P, B, T, h] into hidden states [B, T, h]."""
         return streams.mean(0)
 
+    def mix(self, streams: Tensor, final: Tensor) -> Tensor:
+        """Aggregate streams of any layer."""
+        return self.forward(streams)
+
     def reset_to_uniform(self) -> None:
         """Do nothing: the mean is always uniform."""
 
@@ -70,6 +77,10 @@ class ChannelAggregator(nn.Module):
     def forward(self, streams: Tensor) -> Tensor:
         """Aggregate streams [P, B, T, h] into hidden states [B, T, h]."""
         return torch.einsum("ph,pbth->bth", (self.scale / self.P).to(streams.dtype), streams)
+
+    def mix(self, streams: Tensor, final: Tensor) -> Tensor:
+        """Aggregate streams of any layer with the scales of the final ones."""
+        return self.forward(streams)
 
     @torch.no_grad()
     def reset_to_uniform(self) -> None:

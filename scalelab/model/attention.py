@@ -8,6 +8,7 @@ are the same as without streams. Rows are stream-major: row = p·B + b.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,22 +88,20 @@ def record_attention_calls(keep: bool = False) -> Iterator[AttentionCalls]:
 def _record_call(module: nn.Module, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> None:
     if torch.compiler.is_compiling():
         return
-    for calls in _recorders.get():
+    recorders = _recorders.get()
+    if not recorders and not hasattr(module, "active_streams"):
+        raise ValueError(
+            f"{type(module).__name__} is of a plain model, whose config.json is that of a model with streams: load it "
+            "with AutoModelForCausalLM after `import scalelab.model`"
+        )
+    for calls in recorders:
         calls.add(module, key, value, kwargs)
 
 
 def _with_prefix(bank: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
     """Return keys and values [P·B, kv_heads, n + T, head_dim] with the prefix first, and n."""
-    prefix_k, prefix_v = _expand_to_rows(bank.prefix_k, key), _expand_to_rows(bank.prefix_v, value)
+    prefix_k, prefix_v = bank(key, value)
     return torch.cat([prefix_k, key], dim=2), torch.cat([prefix_v, value], dim=2), prefix_k.shape[2]
-
-
-def _expand_to_rows(prefix: Tensor, own: Tensor) -> Tensor:
-    """Expand a prefix [P, kv_heads, n, head_dim] to the P·B rows of `own`, in its dtype."""
-    P, rows = len(prefix), len(own)
-    if rows != P:
-        prefix = prefix.unsqueeze(1).expand(P, rows // P, *prefix.shape[1:]).flatten(0, 1)
-    return prefix.to(own.dtype)
 
 
 def parscale_sdpa(
@@ -116,8 +115,7 @@ def parscale_sdpa(
     length = query.shape[2]
     if bank is None and (on_cpu or not plain):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    large = key.nbytes >= _SPLIT_BYTES * (1 if on_cpu else _GPU_SPLIT)
-    if bank is not None and length == 1 and large and _can_split(attention_mask, kwargs):
+    if bank is not None and length == 1 and _is_large(key) and _can_split(attention_mask, kwargs):
         return _one_query(bank, query, key, value, attention_mask, kwargs.get("scaling")), None
     causal = attention_mask is None and length > 1  # modules that are not causal were rejected
     if causal and key.shape[2] > length:  # an empty static cache: the rest is in the future
@@ -142,6 +140,14 @@ def parscale_sdpa(
     return output[:, -length:], None
 
 
+def _is_large(key: Tensor) -> bool:
+    """Return whether the copy of these keys costs more than separate products with prefix and cache."""
+    if torch.compiler.is_exporting():  # an exported program is for all lengths, so it cannot depend on one
+        return False
+    size = math.prod(key.shape) * key.element_size()  # `nbytes` fails if a compiled length is symbolic
+    return size >= _SPLIT_BYTES * (1 if key.device.type == "cpu" else _GPU_SPLIT)
+
+
 def _is_plain(kwargs: dict[str, Any]) -> bool:
     """Return whether this is plain softmax attention; transformers handles or rejects other kinds."""
     return all(kwargs.get(name) is None for name in ("softcap", "position_bias", "s_aux", "cache"))
@@ -162,12 +168,10 @@ def _one_query(
     Concatenating the two would copy the whole cache for each token and layer.
     """
     rows, heads, _, head_dim = query.shape
-    _, kv_heads, n, _ = bank.prefix_k.shape
+    prefix_k, prefix_v = bank(key, value)
+    _, kv_heads, n, _ = prefix_k.shape
     # Tensors below are [P·B·kv_heads, …], so that each product is one call.
-    prefix_k, prefix_v = (
-        _expand_to_rows(bank.prefix_k, key).flatten(0, 1),
-        _expand_to_rows(bank.prefix_v, value).flatten(0, 1),
-    )
+    prefix_k, prefix_v = prefix_k.flatten(0, 1), prefix_v.flatten(0, 1)
     key, value = key.flatten(0, 1), value.flatten(0, 1)
     query = query.reshape(rows * kv_heads, heads // kv_heads, head_dim)
     query = (query * (head_dim**-0.5 if scaling is None else scaling)).transpose(1, 2)

@@ -46,15 +46,8 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
         DataError: The folder has no such model.
     """
     folder = Path(folder)
-    content = _read_config(folder)
-    refuse_kernels(content, str(folder / CONFIG_FILE))
-    refuse_files_elsewhere(folder)
-    kind = content.get("model_type", "")
-    if not any(folder.glob("*.safetensors")):
-        raise DataError(f"{folder}: no safetensors next to config.json; give a folder with weights")
+    prepare_loading(folder)
     try:
-        if str(kind).endswith(STREAMS_SUFFIX):
-            register_type(kind)
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype or "auto",
@@ -86,6 +79,36 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
         raise
     _refuse_gaps(folder, found)
     return model.eval()
+
+
+def prepare_loading(folder: Path) -> dict[str, Any]:
+    """Check a model folder, register its model type, and return the content of its config.json.
+
+    After that any loader of transformers can load it without running code of the folder.
+
+    Raises:
+        UsageError: The folder does not exist.
+        DataError: The folder has no model that can be loaded safely.
+    """
+    content = _read_config(folder)
+    refuse_kernels(content, str(folder / CONFIG_FILE))
+    refuse_files_elsewhere(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise DataError(f"{folder}: no safetensors next to config.json; give a folder with weights")
+    kind = str(content.get("model_type", ""))
+    if kind.endswith(STREAMS_SUFFIX):
+        try:
+            register_type(kind)
+        except (ValueError, ImportError) as error:
+            raise DataError(f"{folder}: the model cannot be loaded with streams ({error})") from None
+    return content
+
+
+def saved_streams(content: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of streams that a model with this config.json can run with."""
+    banks = content.get("parscale_banks")
+    found = map(int, banks) if isinstance(banks, dict) else [content.get("parscale_n", 1)]
+    return sorted({1, *found})
 
 
 def _refuse_gaps(folder: Path, found: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ class StreamedDecoder(nn.Module):
     replayed: Any = None
     last_outputs: Any = None  # of the last run, for `replay`; set only while `keep_outputs`
     keep_outputs = False
+    mix_hidden_states = False  # requested hidden states are aggregated, with B rows
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -42,11 +43,16 @@ class StreamedDecoder(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the decoder on ids [B, T] and return an aggregated `last_hidden_state` [B, T, h].
 
-        The cache, and requested hidden states and attentions, have P·B rows, stream-major.
+        The cache and requested attentions have P·B rows, stream-major. So have requested hidden states, unless
+        `mix_hidden_states` is set.
         """
         if self.replayed is not None:
             return self.replayed
         kwargs = dict(zip(self.argument_names, args, strict=False)) | kwargs
+        if not torch.compiler.is_compiling():
+            self._refuse_other_cache(kwargs)
+        if self.has_prefixes and torch.jit.is_tracing():
+            raise ValueError("torch.jit.trace does not support streams; use torch.export or torch.compile")
         if self.has_prefixes:
             self._refuse_other_attention()
         unmasked = self._has_nothing_to_mask(kwargs)
@@ -113,11 +119,27 @@ class StreamedDecoder(nn.Module):
         if isinstance(outputs, tuple):
             return (mixed, *outputs[1:])
         outputs.last_hidden_state = mixed
+        if self.mix_hidden_states and outputs.get("hidden_states"):
+            outputs.hidden_states = tuple(
+                self.aggregator.mix(layer.view_as(streams), streams) for layer in outputs.hidden_states
+            )
         logits = getattr(outputs, "router_logits", None)
         if logits:
             # One entry per layer and stream: the balancing loss is a mean over entries, with a padding mask of B rows.
             outputs.router_logits = tuple(part for layer in logits for part in layer.chunk(self.P))
         return outputs
+
+    def _refuse_other_cache(self, kwargs: dict[str, Any]) -> None:
+        """Raise ValueError if the cache was filled with another number of streams."""
+        layers = getattr(kwargs.get("past_key_values"), "layers", None)
+        tokens = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+        keys = getattr(layers[0], "keys", None) if layers else None
+        if tokens is None or not isinstance(keys, Tensor) or keys.ndim != 4 or len(keys) == self.P * len(tokens):
+            return
+        raise ValueError(
+            f"the KV cache has {plural(len(keys), 'row')}, but {plural(self.P, 'stream')} of "
+            f"{plural(len(tokens), 'sequence')} need {self.P * len(tokens)}; start a new cache after set_streams"
+        )
 
     def _refuse_other_attention(self) -> None:
         name = self.config._attn_implementation

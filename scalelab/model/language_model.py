@@ -11,16 +11,23 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig
 
 from scalelab.aggregation import get_aggregation
+from scalelab.model.adapters import refuse_unsaved_streams
 from scalelab.model.attention import attention_name
 from scalelab.model.banks import (
     ONLY_BANK,
+    OwnBank,
     PrefixBank,
     active_bank,
     add_prefix_parameters,
     attention_modules,
+    bank_of,
     bank_sizes,
     kv_shapes,
+    restore_own_bank,
 )
+
+# Patterns of the names of aggregators, as quantisers compare them with the beginning of a name.
+AGGREGATORS = (r".*\.aggregate_layer", r".*\.aggregate_banks")
 
 
 class StreamedLM(nn.Module):
@@ -37,6 +44,18 @@ class StreamedLM(nn.Module):
     def P(self) -> int:
         """Number of active streams."""
         return self.get_decoder().P
+
+    @property
+    def mix_hidden_states(self) -> bool:
+        """Whether `output_hidden_states` gives aggregated states [B, T, h]; by default they are [P·B, T, h].
+
+        All layers are aggregated with the weights of the final states, so the last one is what the head sees.
+        """
+        return self.get_decoder().mix_hidden_states
+
+    @mix_hidden_states.setter
+    def mix_hidden_states(self, value: bool) -> None:
+        self.get_decoder().mix_hidden_states = value
 
     @property
     def banks(self) -> dict[int, int]:
@@ -84,13 +103,14 @@ class StreamedLM(nn.Module):
         config, decoder = self.config, self.get_decoder()
         modules = attention_modules(decoder)
         for module, shape in zip(modules, kv_shapes(config, len(modules)), strict=True):
-            like = next(module.parameters())
+            like = _floating_parameter(module, decoder)
             for P, n_tokens in self.banks.items():
                 if not config.parscale_banks:
                     add_prefix_parameters(module, P, n_tokens, shape, like)
+                    module.prefix_bank = OwnBank(module)
                 elif str(P) not in _module_dict(module, "prefix_banks"):
                     module.prefix_banks[str(P)] = PrefixBank(P, n_tokens, *shape, like=like)
-        like = next(decoder.parameters())
+        like = _floating_parameter(decoder)
         for P in self.banks:
             if P == 1 or str(P) in getattr(decoder, "aggregate_banks", ()):
                 continue
@@ -110,10 +130,9 @@ class StreamedLM(nn.Module):
         ((P, n_tokens),) = self.banks.items()
         decoder = self.get_decoder()
         for module in attention_modules(decoder):
-            bank = nn.Module.__new__(PrefixBank)
-            nn.Module.__init__(bank)
-            bank.prefix_k, bank.prefix_v = module.prefix_k, module.prefix_v
-            del module.prefix_k, module.prefix_v
+            restore_own_bank(module)
+            bank = bank_of(module.prefix_k, module.prefix_v)
+            del module.prefix_k, module.prefix_v, module.prefix_bank
             _module_dict(module, "prefix_banks")[str(P)] = bank
         _module_dict(decoder, "aggregate_banks")[str(P)] = decoder.aggregate_layer
         del decoder.aggregate_layer
@@ -123,12 +142,39 @@ class StreamedLM(nn.Module):
     def stream_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield names and parameters of the active bank: prefixes and aggregator."""
         decoder = self.get_decoder()
+        for module in attention_modules(decoder):
+            restore_own_bank(module)
         held = {id(p) for p in (decoder.aggregator.parameters() if decoder.aggregator is not None else ())}
         for module in attention_modules(decoder):
             bank = active_bank(module)
             if bank is not None:
                 held |= {id(bank.prefix_k), id(bank.prefix_v)}
         yield from ((name, p) for name, p in self.named_parameters() if id(p) in held)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the state.
+
+        Raises:
+            ValueError: PEFT has been applied, and trained parameters of streams would be missing from its adapter.
+        """
+        for module in attention_modules(self.get_decoder()):
+            restore_own_bank(module)
+        if getattr(self, "peft_config", None):
+            refuse_unsaved_streams(self)
+        return super().state_dict(*args, **kwargs)
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise ValueError if the model has banks: the paged cache has one sequence for each request."""
+        if self.banks:
+            raise ValueError(
+                "continuous batching is not supported with streams: its cache has one sequence for each request, and "
+                "streams need P; use generate(), or serve without it"
+            )
+        return super().init_continuous_batching(*args, **kwargs)
+
+    def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
+        """Return the plan of the base class; aggregators have the dtype of the model, though quantisers skip them."""
+        return {name: kind for name, kind in super()._get_dtype_plan(dtype).items() if name not in AGGREGATORS}
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
         """Set the attention implementation. Raises ValueError for one that would ignore the prefixes."""
@@ -141,6 +187,11 @@ class StreamedLM(nn.Module):
         offsets = torch.arange(self.P, device=beam_idx.device).repeat_interleave(len(beam_idx)) * len(beam_idx)
         cache.reorder_cache(beam_idx.repeat(self.P) + offsets)
         return cache
+
+
+def _floating_parameter(*modules: nn.Module) -> nn.Parameter:
+    """Return the first parameter that is not quantised, for the dtype and device of new ones."""
+    return next(p for module in modules for p in module.parameters() if p.is_floating_point())
 
 
 def _module_dict(module: nn.Module, name: str) -> nn.ModuleDict:
