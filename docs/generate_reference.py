@@ -99,8 +99,7 @@ SPEC_KEYS = {
     "plain_tokens": "tokens of D that train the plain model before the streams begin",
     "num_experts": "experts of each MLP; 0 is a dense model",
     "experts_per_token": "experts that a token uses",
-    "eval": "tasks for the trained models: `next-line`, `cloze`, `brackets`, names of lm-eval's tasks or its YAML files; "
-    "accuracies are columns of the records",
+    "eval": "tasks for the trained models: `next-line`, `cloze`, `brackets`, tasks of lm-eval or its YAML files",
     "ladder": "which set of widths N is matched to; 1 continues sweeps of before December 2026",
     "recipe": "how each model is trained: the keys below",
 }

@@ -59,7 +59,9 @@ def eval_(
     num_fewshot: Annotated[
         int | None, option(min=0, help="Solved examples before each question.", panel=_TASKS, show_default="by task")
     ] = None,
-    download: Annotated[bool, option("--download", help="Let lm-eval download the data of tasks.", panel=_TASKS)] = False,
+    download: Annotated[
+        bool, option("--download", help="Let lm-eval download the data of tasks.", panel=_TASKS)
+    ] = False,
     corpus: Corpus = "stdlib",
     text_column: TextColumn = "text",
     seed: Annotated[int, option(min=0, help="Seed of the places in the text and of examples.", panel=DATA)] = 0,

@@ -31,11 +31,14 @@ def accuracy_columns(task: str) -> tuple[str, str, str]:
 
 def accuracies(names: Iterable[object]) -> list[str]:
     """Return the columns of accuracies among `names`, without those of standard errors and numbers of documents."""
-    return [name for name in map(str, names) if (match := ACCURACY_COLUMN.fullmatch(name)) is not None and match[1] is None]
+    return [
+        name for name in map(str, names) if (match := ACCURACY_COLUMN.fullmatch(name)) is not None and match[1] is None
+    ]
 
 
 def with_errors(table: pd.DataFrame) -> pd.DataFrame:
-    """Return `table` with accuracies as numbers, and ``error_…``, 1 − accuracy, for each: laws fit what falls with N."""
+    """Return `table` with accuracies as numbers and, for each, ``error_…``: 1 − accuracy, which falls with N as laws do.
+    """
     unique = [str(name) for name in table.columns[~table.columns.duplicated(keep=False)]]
     names = {name: to_floats(table[name]) for name in unique if ACCURACY_COLUMN.fullmatch(name)}
     errors = {ERROR + name.removeprefix(ACCURACY): 1 - names[name] for name in accuracies(names)}

@@ -59,7 +59,7 @@ _SEALED = frozenset(
 
 @dataclass(frozen=True)
 class Content:
-    """The content of a file. `kind` is "record", "curve" or "evaluation" for a file of a sweep, None for any other table."""
+    """The content of a file. `kind` is that of a sweep's file, such as "record" or "curve"; None for other tables."""
 
     kind: str | None
     table: pd.DataFrame

@@ -19,7 +19,9 @@ def scores_report(found: ModelScores) -> Report:
     table = Table(found.name, ["<task", "<metric", "P", "score", "±", "documents"], keys=3)
     for score in found.scores:
         stderr = "" if score.stderr is None else f"{score.stderr:.4f}"
-        table.add(score.task, score.metric, _streams(score.P, score.plain), f"{score.value:.4f}", stderr, f"{score.n_docs}")
+        table.add(
+            score.task, score.metric, _streams(score.P, score.plain), f"{score.value:.4f}", stderr, f"{score.n_docs}"
+        )
     blocks: list[Table | Line] = [table]
     if found.differences:
         paired = Table(

@@ -105,7 +105,9 @@ def sweep_report(found: SweepResult) -> Report:
     for _, same in records.groupby("n_tokens"):
         blocks.append(_means(same, "loss", "validation loss, nats per token"))
         headings = accuracy_headings(same)
-        blocks += [_means(same, name, f"accuracy, {task}") for name, task in headings.items() if same[name].notna().any()]
+        blocks += [
+            _means(same, name, f"accuracy, {task}") for name, task in headings.items() if same[name].notna().any()
+        ]
     blocks += _stream_warnings(records)
     several = records["seed"].nunique() > 1
     advice = "compare the seeds." if several else "add seeds to measure it, such as `seeds=0 1 2`."

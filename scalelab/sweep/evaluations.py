@@ -39,9 +39,7 @@ class RunTasks:
     def columns(self, model: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool) -> dict[str, Any]:
         """Return accuracies, standard errors and numbers of documents of a model as columns of its record."""
         settings = [(model.P, False)]
-        return accuracy_values(
-            score_model(model, tokenizer, self.tasks.load(), settings, batch_size=_BATCH, bf16=bf16)
-        )
+        return accuracy_values(score_model(model, tokenizer, self.tasks.load(), settings, batch_size=_BATCH, bf16=bf16))
 
 
 def run_tasks(names: tuple[str, ...], corpus: Corpus) -> RunTasks | None:
@@ -64,9 +62,7 @@ def needs_evaluation(out: Path, key: str, evaluation: RunTasks) -> bool:
     return evaluation.lacking(read_record(record_path(out, key)))
 
 
-def evaluate_saved(
-    config: RunConfig, data: TokenData, out: Path, evaluation: RunTasks, device: str
-) -> dict[str, Any]:
+def evaluate_saved(config: RunConfig, data: TokenData, out: Path, evaluation: RunTasks, device: str) -> dict[str, Any]:
     """Evaluate the saved model of a run, add the accuracies to its record, and return the record."""
     model = open_model(out / MODELS / config.key, None, device)
     columns = evaluation.columns(model, run_tokenizer(data), config.recipe.dtype == "bf16")

@@ -226,8 +226,8 @@ def _prune_checkpoints(checkpoints: Path, finished: set[str]) -> None:
 def _load_records(resolved: ResolvedSweep, out: Path, failures: list[Event], has_more: bool) -> pd.DataFrame:
     """Return the records of the runs with status ok.
 
-    A run that failed here but succeeded in another sweep is not a failure, unless its model was to be saved or evaluated
-    (`has_more`).
+    A run that failed here but succeeded in another sweep is not a failure, unless its model was to be saved or
+    evaluated (`has_more`).
 
     Raises:
         ScalelabError: a run failed here, or none is ok.
