@@ -82,6 +82,7 @@ def evaluate(
     dtype: Dtype = "auto",
     device: DeviceName = "auto",
     download: bool = False,
+    run_code: bool = False,
     records: str | Path | None = None,
     progress: bool | Console = False,
 ) -> ModelScores:
@@ -104,6 +105,8 @@ def evaluate(
         dtype: Precision: "fp32", "bf16" or "auto" (bf16 on CUDA, else fp32).
         device: Device: "auto", "cpu" or "cuda".
         download: Let lm-eval download the data of tasks. Otherwise only data on this machine are used.
+        run_code: Allow tasks in HumanEval's form, which run programs that the model writes in a sandbox: a .jsonl file
+            with prompt, test and entry_point.
         records: Results folder for the record. By default the sweep's folder, for a model that a sweep saved; for
             another model no record is written.
         progress: Show progress on standard error, or on a rich console.
@@ -156,7 +159,7 @@ def evaluate(
     settings = _settings(opened, source, counts)
     tokenizer = load_tokenizer(source)
     console.print(f"loading {plural(len(names), 'task')} …")
-    wanted = task_set(names, held_out, seed=seed, download=download, fewshot=num_fewshot)
+    wanted = task_set(names, held_out, seed=seed, download=download, fewshot=num_fewshot, run_code=run_code)
     loaded = wanted.load()
     bf16 = resolve_dtype(dtype, chosen) == "bf16"
     shown = ", ".join("plain" if plain else f"P = {P}" for P, plain in settings)

@@ -62,6 +62,10 @@ def eval_(
     download: Annotated[
         bool, option("--download", help="Let lm-eval download the data of tasks.", panel=_TASKS)
     ] = False,
+    run_code: Annotated[
+        bool,
+        option("--run-code", help="Run programs that the model writes, in a sandbox: tasks in .jsonl.", panel=_TASKS),
+    ] = False,
     corpus: Corpus = "stdlib",
     text_column: TextColumn = "text",
     seed: Annotated[int, option(min=0, help="Seed of the places in the text and of examples.", panel=DATA)] = 0,
@@ -111,6 +115,7 @@ def eval_(
         dtype=dtype,  # type: ignore[arg-type]  # as typed
         device=device,  # type: ignore[arg-type]
         download=download,
+        run_code=run_code,
         records=records,
         progress=stderr(quiet or as_json),
     )

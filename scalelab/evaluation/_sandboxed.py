@@ -28,16 +28,16 @@ def _check(result, what):
 
 
 class _Rules(ctypes.Structure):
-    _fields_ = [("fs", ctypes.c_uint64)]  # noqa: RUF012
+    _fields_ = [("fs", ctypes.c_uint64)]
 
 
 class _Path(ctypes.Structure):
     _pack_ = 1
-    _fields_ = [("allowed", ctypes.c_uint64), ("folder", ctypes.c_int32)]  # noqa: RUF012
+    _fields_ = [("allowed", ctypes.c_uint64), ("folder", ctypes.c_int32)]
 
 
 class _MountFlags(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("add", "clear", "propagation", "user")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_uint64) for name in ("add", "clear", "propagation", "user")]
 
 
 def _freeze_mounts(folder, file_bytes):

@@ -19,6 +19,7 @@ from scalelab.errors import DataError, MissingPackageError, ScalelabError, Usage
 from scalelab.evaluation.items import ITEMS, TASKS, Item, make_items
 
 _YAML = (".yaml", ".yml")
+_PROGRAMS = ".jsonl"
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class TaskSet:
         others: Names and YAML files of lm-eval's tasks.
         download: Let lm-eval download what is missing.
         fewshot: Solved examples before each question; by default the task's own number.
+        programs: Files of tasks whose answers are programs.
     """
 
     items: dict[str, list[Item]] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     download: bool = False
     fewshot: int | None = None
+    programs: tuple[str, ...] = ()
 
     def load(self) -> dict[str, Any]:
         """Return lm-eval's task objects by name, all members of a group included.
@@ -46,12 +49,18 @@ class TaskSet:
         """
         need_lm_eval()
         found = {name: _local_task(name, items) for name, items in self.items.items()}
+        for name in self.programs:
+            from scalelab.evaluation.programs import program_task
+
+            with quiet():
+                found[Path(name).stem] = program_task(Path(name))
         for name in self.others:
             with quiet():
                 found |= _harness_tasks(name, self.download)
         for name, task in found.items():
             if getattr(task, "UNSAFE_CODE", False):
-                raise UsageError("runs code that a model wrote, which is not supported", argument="tasks", value=name)
+                reason = "runs code that a model wrote, outside a sandbox; give its problems as a .jsonl file"
+                raise UsageError(reason, argument="tasks", value=name)
             if getattr(task, "MULTIMODAL", False):
                 raise UsageError("needs images or sound, which is not supported", argument="tasks", value=name)
             if self.fewshot is not None and task.get_config("num_fewshot") != 0:
@@ -75,16 +84,18 @@ def task_set(
     seed: int = 0,
     download: bool = False,
     fewshot: int | None = None,
+    run_code: bool = False,
 ) -> TaskSet:
     """Return the tasks of `names`.
 
     Args:
-        names: Names in `TASKS`, names of lm-eval's tasks, or paths of its YAML files.
+        names: Names in `TASKS`, names of lm-eval's tasks, paths of its YAML files, or of JSON lines with programs.
         held_out: Function that reads the name and the documents of the held-out text; called only if they are needed.
         items: The most items of a task made from that text.
         seed: Seed of those items.
         download: Let lm-eval download what is missing.
         fewshot: Solved examples before each question.
+        run_code: Allow tasks of JSON lines, which run programs that the model writes, in a sandbox.
 
     Raises:
         UsageError: There is no task, or one is named twice.
@@ -95,13 +106,18 @@ def task_set(
     for name in names:
         if list(names).count(name) > 1:
             raise UsageError("is there twice", argument="tasks", value=name)
-        if Path(name).suffix in _YAML and not Path(name).is_file():
+        if Path(name).suffix in (*_YAML, _PROGRAMS) and not Path(name).is_file():
             raise UsageError("no such file", argument="tasks", value=name)
+        if Path(name).suffix == _PROGRAMS and not run_code:
+            reason = "runs programs that the model writes, in a sandbox; allow it with `run_code`"
+            raise UsageError(reason, argument="tasks", value=name)
     made: dict[str, list[Item]] = {}
     if any(name in TASKS for name in names):
         source, documents = held_out()
         made = {name: make_items(name, documents, source, items, seed) for name in names if name in TASKS}
-    return TaskSet(made, tuple(name for name in names if name not in TASKS), download, fewshot)
+    programs = tuple(name for name in names if Path(name).suffix == _PROGRAMS)
+    others = tuple(name for name in names if name not in (*TASKS, *programs))
+    return TaskSet(made, others, download, fewshot, programs)
 
 
 def documents_digest(documents: Sequence[Any]) -> str:

@@ -37,8 +37,7 @@ def accuracies(names: Iterable[object]) -> list[str]:
 
 
 def with_errors(table: pd.DataFrame) -> pd.DataFrame:
-    """Return `table` with accuracies as numbers and, for each, ``error_…``: 1 − accuracy, which falls with N as laws do.
-    """
+    """Return `table` with accuracies as numbers and, for each, ``error_…``: 1 − accuracy, which falls with N."""
     unique = [str(name) for name in table.columns[~table.columns.duplicated(keep=False)]]
     names = {name: to_floats(table[name]) for name in unique if ACCURACY_COLUMN.fullmatch(name)}
     errors = {ERROR + name.removeprefix(ACCURACY): 1 - names[name] for name in accuracies(names)}

@@ -22,7 +22,8 @@ def test_the_right_answer_continues_held_out_text(task, corpus):
         squeezed = "".join(whole.split())  # blank lines at the end of a context are left out
         assert squeezed in "".join(corpus.validation[item.document].split())
         assert whole[-200:] not in trained_on
-        assert len(set(item.choices)) == len(item.choices) and not item.context[-1].isspace()
+        assert len(set(item.choices)) == len(item.choices)
+        assert not item.context[-1].isspace()
 
 
 @pytest.mark.parametrize("task", TASKS)

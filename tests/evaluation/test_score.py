@@ -1,17 +1,15 @@
 """Scores through lm-eval against the model's own likelihoods, paired differences against SciPy, and their records."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
-
-pytest.importorskip("lm_eval", reason="needs the extra eval")
-pytestmark = pytest.mark.slow
-
 import torch
 from scipy import stats
 
 import scalelab as sl
+from scalelab.architecture import architecture_for
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.evaluation.paired import paired_differences
 from scalelab.evaluation.score import Score, main_metric, score_model
@@ -23,7 +21,11 @@ from scalelab.train.recipe import Recipe, RunConfig
 from scalelab.train.run import run_tokenizer, save_run_model
 from scalelab.train.tokens import tokenise
 from scalelab.train.trainer import TrainResult
-from scalelab.architecture import architecture_for
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs the extra eval"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +83,10 @@ def test_accuracy_is_the_share_of_answers_that_the_model_finds_most_likely(model
         items = tasks[0].items[score.task]
         model.set_streams(score.P)
         right = [chosen(model, tokenizer, item) == item.answer for item in items]
-        assert score.values.tolist() == right and score.value == np.mean(right)
-        assert score.n_docs == 30 and score.clusters.tolist() == [item.document for item in items]
+        assert score.values.tolist() == right
+        assert score.value == np.mean(right)
+        assert score.n_docs == 30
+        assert score.clusters.tolist() == [item.document for item in items]
     model.set_streams(2)
 
 
@@ -117,7 +121,8 @@ def test_paired_differences_are_those_of_a_paired_t_test():
     wanted = stats.ttest_rel(second, first)
     low, high = wanted.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low, high))
-    assert found.value == pytest.approx(second.mean() - first.mean()) and (found.P, found.base) == (4, 1)
+    assert found.value == pytest.approx(second.mean() - first.mean())
+    assert (found.P, found.base) == (4, 1)
 
 
 def test_documents_of_one_text_count_as_dependent():
@@ -125,7 +130,8 @@ def test_documents_of_one_text_count_as_dependent():
     apart = next(paired_differences([one("t", 1, first, range(40)), one("t", 2, second, range(40))]))
     four_texts = np.repeat(range(4), 10)
     (together,) = paired_differences([one("t", 1, first, four_texts), one("t", 2, second, four_texts)])
-    assert together.value == apart.value and together.high - together.low > 2 * (apart.high - apart.low)
+    assert together.value == apart.value
+    assert together.high - together.low > 2 * (apart.high - apart.low)
 
 
 def test_the_main_metric_is_an_accuracy():
@@ -152,15 +158,18 @@ def test_evaluate_writes_a_record_beside_the_runs(saved, text_folder, monkeypatc
     found = sl.evaluate(saved, ["brackets"], P=[1, 2], limit=20, corpus=str(text_folder), device="cpu")
     assert found.file == saved.parent.parent / "evaluations" / "abc.parquet"
     rows = read_evaluation(found.file)
-    assert rows["n_streams"].tolist() == [1, 2] and rows["value"].tolist() == [s.value for s in found.scores]
+    assert rows["n_streams"].tolist() == [1, 2]
+    assert rows["value"].tolist() == [s.value for s in found.scores]
     assert [list(values) for values in rows["values"]] == [s.values.tolist() for s in found.scores]
     sl.evaluate(saved, "next-line", P=2, limit=10, corpus=str(text_folder), device="cpu")
     sl.evaluate(saved, "brackets", P=2, limit=20, corpus=str(text_folder), device="cpu")
     rows = read_evaluations(saved.parent.parent)
     assert rows[["task", "n_streams"]].values.tolist() == [["brackets", 1], ["brackets", 2], ["next-line", 2]]
     text = found.summary(width=80)
-    assert "2 − 1" in text and str(found.differences[0].n_docs) in text
-    assert json.dumps(found.to_dict()) and len(found.to_frame()) == 2
+    assert "2 − 1" in text
+    assert str(found.differences[0].n_docs) in text
+    assert json.dumps(found.to_dict())
+    assert len(found.to_frame()) == 2
 
 
 YAML = """task: colours
@@ -180,7 +189,8 @@ def test_a_task_of_a_yaml_file_with_local_data(saved, tmp_path, monkeypatch):
     (tmp_path / "colours.yaml").write_text(YAML.replace("DATA", str(tmp_path / "data.json")))
     found = sl.evaluate(saved, str(tmp_path / "colours.yaml"), P=1, device="cpu", records=tmp_path / "r")
     assert [(s.task, s.metric) for s in found.scores] == [("colours", "acc"), ("colours", "acc_norm")]
-    assert found.scores[0].n_docs == 6 and found.file == tmp_path / "r" / "evaluations" / "abc.parquet"
+    assert found.scores[0].n_docs == 6
+    assert found.file == tmp_path / "r" / "evaluations" / "abc.parquet"
     (tmp_path / "far.yaml").write_text(YAML.replace("json", "nobody/such-data-set").replace("DATA", "x.json"))
     with pytest.raises(DataError, match="its data are not on this machine"):
         sl.evaluate(saved, str(tmp_path / "far.yaml"), P=1, device="cpu")
