@@ -7,7 +7,7 @@ Contexts end in a character that is not white space, so that a tokenizer can spl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -43,27 +43,45 @@ class Item:
         return asdict(self) | {"choices": list(self.choices)}
 
 
+# Where the answer is judged by how much likelier the context makes it, since some lines are likely anywhere.
+BY_GAIN = ("next-line",)
+
 # A way to make an item of one position, or None where that is not possible.
 _Make = Callable[[np.random.Generator], tuple[str, str, list[str]] | None]
 
 
-def next_line(text: str) -> Iterator[_Make]:
-    """Yield candidates: the next line, among other lines of the same document with about the same length."""
-    lines = text.splitlines()
-    good = [i for i, line in enumerate(lines) if _LINE[0] <= len(line.strip()) <= _LINE[1]]
+@dataclass(frozen=True)
+class _Text:
+    """A held-out document, and the stripped lines of all documents by length, each with the number of its document."""
+
+    text: str
+    number: int
+    lines: Mapping[int, Sequence[tuple[int, str]]]
+
+
+def next_line(document: _Text) -> Iterator[_Make]:
+    """Yield candidates: the next line, among lines of other documents with its indentation and about its length."""
+    lines = document.text.splitlines()
 
     def make(i: int, rng: np.random.Generator) -> tuple[str, str, list[str]] | None:
-        context, truth = "\n".join(lines[max(0, i - 40) : i]).rstrip(), lines[i].rstrip()
-        size = len(truth)
-        others = {lines[j].rstrip() for j in good if abs(len(lines[j].rstrip()) - size) <= max(2, size // 8)}
-        wrong = _draw(sorted(others - {truth}), 3, rng)
-        return None if wrong is None else (context, f"\n{truth}", [f"\n{line}" for line in wrong])
+        context, truth = "\n".join(lines[max(0, i - 40) : i]).rstrip(), lines[i].strip()
+        margin = max(2, len(truth) // 8)
+        lengths = range(len(truth) - margin, len(truth) + margin + 1)
+        pool = [line for n in lengths for number, line in document.lines.get(n, ()) if number != document.number]
+        wrong = _draw(sorted({*pool} - {truth}), 3, rng)
+        indent = lines[i][: len(lines[i]) - len(lines[i].lstrip())]
+        return None if wrong is None else (context, f"\n{indent}{truth}", [f"\n{indent}{line}" for line in wrong])
 
-    yield from (partial(make, i) for i in good if i > 0 and lines[i - 1].strip())
+    yield from (partial(make, i) for i in range(1, len(lines)) if _is_good(lines[i]) and lines[i - 1].strip())
 
 
-def cloze(text: str) -> Iterator[_Make]:
+def _is_good(line: str) -> bool:
+    return _LINE[0] <= len(line.strip()) <= _LINE[1]
+
+
+def cloze(document: _Text) -> Iterator[_Make]:
     """Yield candidates: a missing word with the rest of its line, among other words of the same document."""
+    text = document.text
     found = list(_WORD.finditer(text))
     words = [match[0] for match in found]
 
@@ -82,8 +100,9 @@ def cloze(text: str) -> Iterator[_Make]:
     yield from (partial(make, i) for i in range(len(found)))
 
 
-def brackets(text: str) -> Iterator[_Make]:
+def brackets(document: _Text) -> Iterator[_Make]:
     """Yield candidates: closing brackets of another kind, or the next line with another indentation."""
+    text = document.text
 
     def close(match: re.Match[str], rng: np.random.Generator) -> tuple[str, str, list[str]] | None:
         truth = match[0]
@@ -113,9 +132,9 @@ def brackets(text: str) -> Iterator[_Make]:
             yield partial(indent, starts[i])
 
 
-TASKS: dict[str, Callable[[str], Iterator[_Make]]] = {"next-line": next_line, "cloze": cloze, "brackets": brackets}
+TASKS: dict[str, Callable[[_Text], Iterator[_Make]]] = {"next-line": next_line, "cloze": cloze, "brackets": brackets}
 ABOUT = {
-    "next-line": "the next line of held-out text, among four of its lines; chance 25 %",
+    "next-line": "the next line of held-out text, among lines of other texts; chance 25 %",
     "cloze": "a missing word of held-out text, among four of its words; chance 25 %",
     "brackets": "closing brackets and indentation of held-out code, among three; chance 33 %",
 }
@@ -135,7 +154,11 @@ def make_items(task: str, documents: Sequence[str], source: str, count: int = IT
         DataError: The text has too few places for the task.
     """
     rng = np.random.default_rng([seed, *task.encode()])
-    queues = [_of_document(task, text, number, rng) for number, text in enumerate(documents)]
+    lines: dict[int, list[tuple[int, str]]] = {}
+    for number, text in enumerate(documents):
+        for line in dict.fromkeys(map(str.strip, filter(_is_good, text.splitlines()))):
+            lines.setdefault(len(line), []).append((number, line))
+    queues = [_of_document(task, _Text(text, number, lines), rng) for number, text in enumerate(documents)]
     items: list[Item] = []
     while queues and len(items) < count:
         left = []
@@ -153,9 +176,9 @@ def make_items(task: str, documents: Sequence[str], source: str, count: int = IT
     return items[:count]
 
 
-def _of_document(task: str, text: str, number: int, rng: np.random.Generator) -> Iterator[Item]:
+def _of_document(task: str, document: _Text, rng: np.random.Generator) -> Iterator[Item]:
     """Yield the items of one document in random order."""
-    candidates = list(TASKS[task](text))
+    candidates = list(TASKS[task](document))
     for i in rng.permutation(len(candidates)):
         made = candidates[i](rng)
         if made is None:
@@ -166,7 +189,7 @@ def _of_document(task: str, text: str, number: int, rng: np.random.Generator) ->
             continue
         answer = int(rng.integers(len(wrong) + 1))
         choices = (*wrong[:answer], truth, *wrong[answer:])
-        yield Item(context, choices, answer, number)
+        yield Item(context, choices, answer, document.number)
 
 
 def _draw(options: Sequence[Any], count: int, rng: np.random.Generator) -> list[Any] | None:

@@ -14,7 +14,7 @@ from scalelab.evaluation.tasks import documents_digest, quiet
 from scalelab.train.evaluate import clustered_mean
 from scalelab.train.stage import check_length
 
-_PREFERRED = ("acc", "exact_match", "pass@1", "acc_norm", "f1")
+_PREFERRED = ("acc", "acc_mutual_info", "exact_match", "pass@1", "acc_norm", "f1")
 
 
 @dataclass(frozen=True, eq=False)

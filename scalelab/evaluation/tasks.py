@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scalelab.errors import DataError, MissingPackageError, ScalelabError, UsageError, first_line
-from scalelab.evaluation.items import ITEMS, TASKS, Item, make_items
+from scalelab.evaluation.items import BY_GAIN, ITEMS, TASKS, Item, make_items
 
 _YAML = (".yaml", ".yml")
 _PROGRAMS = ".jsonl"
@@ -147,6 +147,7 @@ def _local_task(name: str, items: Sequence[Item]) -> Any:
     from lm_eval.api.task import ConfigurableTask
 
     rows = [item.as_dict() for item in items]
+    metric = "acc_mutual_info" if name in BY_GAIN else "acc"
     with quiet():
         return ConfigurableTask(
             config={
@@ -159,7 +160,7 @@ def _local_task(name: str, items: Sequence[Item]) -> Any:
                 "doc_to_target": lambda doc: doc["answer"],
                 "target_delimiter": "",
                 "num_fewshot": 0,
-                "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+                "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
             }
         )
 

@@ -61,28 +61,33 @@ def scores(model, data, tasks):
 
 
 @torch.no_grad()
-def chosen(model, tokenizer, item):
-    """The most likely choice by the model's own log-probabilities, one sequence at a time."""
-    context = tokenizer.encode(item.context)
-    totals = []
-    for choice in item.choices:
-        ids = tokenizer.encode(item.context + choice)
-        n = len(ids) - len(context)
+def chosen(model, tokenizer, item, gain):
+    """The choice by the model's own log-probabilities, one sequence at a time, less those without the context."""
+
+    def log_probability(context, choice):
+        ids = tokenizer.encode(context + choice)
+        n = len(ids) - len(tokenizer.encode(context))
         ids = ids[-65:]
         logits = model(torch.tensor([ids[:-1]]), use_cache=False).logits[0].log_softmax(-1)
-        totals.append(sum(logits[t, ids[t + 1]].item() for t in range(len(ids) - 1 - n, len(ids) - 1)))
+        return sum(logits[t, ids[t + 1]].item() for t in range(len(ids) - 1 - n, len(ids) - 1))
+
+    totals = [log_probability(item.context, choice) for choice in item.choices]
+    if gain:
+        totals = [
+            all_ - log_probability("<|endoftext|>", choice) for all_, choice in zip(totals, item.choices, strict=True)
+        ]
     return int(np.argmax(totals))
 
 
 def test_accuracy_is_the_share_of_answers_that_the_model_finds_most_likely(model, data, corpus, tasks, scores):
     assert [(s.task, s.metric, s.P) for s in scores] == [
-        (task, "acc", P) for P in (1, 2) for task in ("next-line", "brackets")
+        (task, metric, P) for P in (1, 2) for task, metric in (("next-line", "acc_mutual_info"), ("brackets", "acc"))
     ]
     tokenizer = run_tokenizer(data)
     for score in scores:
         items = tasks[0].items[score.task]
         model.set_streams(score.P)
-        right = [chosen(model, tokenizer, item) == item.answer for item in items]
+        right = [chosen(model, tokenizer, item, score.task == "next-line") == item.answer for item in items]
         assert score.values.tolist() == right
         assert score.value == np.mean(right)
         assert score.n_docs == 30
