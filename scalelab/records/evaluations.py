@@ -68,7 +68,7 @@ def write_evaluations(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]
     """
     path = evaluation_path(folder, name)
     old = read_evaluation(path).to_dict("records") if path.exists() else []
-    kept = {tuple(row[key] for key in _IDENTITY): row for row in [*old, *rows]}
+    kept = {tuple(row.get(key) for key in _IDENTITY): row for row in [*old, *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, kept.values(), EVALUATION_SCHEMA)
     return path
