@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,12 +165,24 @@ def _wrapper(model: Any, tokenizer: Any, batch_size: int, bf16: bool) -> Any:
             return logits
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **options: Any) -> Any:
-            longest, before = max((len(answer) for _, _, answer in requests), default=0), self._max_length
-            if longest > self.max_length:  # lm-eval cuts only contexts
-                check_length(model, longest, "an answer")
-                self._max_length = longest
-            try:
+            with self._room_for(max((len(answer) for _, _, answer in requests), default=0)):
                 return super()._loglikelihood_tokens(requests, *args, **options)
+
+        def generate_until(self, requests: Any, *args: Any, **options: Any) -> Any:
+            asked = [request.args for request in requests]
+            needs = (len(self.tok_encode(text)) + how.get("max_gen_toks", self.max_gen_toks) for text, how in asked)
+            with self._room_for(max(needs, default=0)):
+                return super().generate_until(requests, *args, **options)
+
+        @contextmanager
+        def _room_for(self, n_tokens: int) -> Iterator[None]:
+            """Allow `n_tokens`: lm-eval cuts contexts to the length that the model was made for, but not answers."""
+            before = self._max_length
+            if n_tokens > self.max_length:
+                check_length(model, n_tokens, "a context with its answer")
+                self._max_length = n_tokens
+            try:
+                yield
             finally:
                 self._max_length = before
 

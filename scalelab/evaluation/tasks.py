@@ -48,16 +48,15 @@ class TaskSet:
             DataError: A task's data are not on this machine, or its file is damaged.
         """
         need_lm_eval()
-        found = {name: _local_task(name, items) for name, items in self.items.items()}
-        for name in self.programs:
-            from scalelab.evaluation.programs import program_task
-
-            with quiet():
-                found[Path(name).stem] = program_task(Path(name))
-        for name in self.others:
-            with quiet():
-                found |= _harness_tasks(name, self.download)
-        for name, task in found.items():
+        with quiet():
+            parts = [{name: _local_task(name, items)} for name, items in self.items.items()]
+            parts += [_programs(Path(name)) for name in self.programs]
+            parts += [_harness_tasks(name, self.download) for name in self.others]
+        found: dict[str, Any] = {}
+        for name, task in (pair for part in parts for pair in part.items()):
+            if name in found:
+                raise UsageError("two of them have this name", argument="tasks", value=name)
+            found[name] = task
             if getattr(task, "UNSAFE_CODE", False):
                 reason = "runs code that a model wrote, outside a sandbox; give its problems as a .jsonl file"
                 raise UsageError(reason, argument="tasks", value=name)
@@ -148,21 +147,26 @@ def _local_task(name: str, items: Sequence[Item]) -> Any:
 
     rows = [item.as_dict() for item in items]
     metric = "acc_mutual_info" if name in BY_GAIN else "acc"
-    with quiet():
-        return ConfigurableTask(
-            config={
-                "task": name,
-                "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
-                "test_split": "test",
-                "output_type": "multiple_choice",
-                "doc_to_text": lambda doc: doc["context"],
-                "doc_to_choice": lambda doc: doc["choices"],
-                "doc_to_target": lambda doc: doc["answer"],
-                "target_delimiter": "",
-                "num_fewshot": 0,
-                "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
-            }
-        )
+    return ConfigurableTask(
+        config={
+            "task": name,
+            "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
+            "test_split": "test",
+            "output_type": "multiple_choice",
+            "doc_to_text": lambda doc: doc["context"],
+            "doc_to_choice": lambda doc: doc["choices"],
+            "doc_to_target": lambda doc: doc["answer"],
+            "target_delimiter": "",
+            "num_fewshot": 0,
+            "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
+        }
+    )
+
+
+def _programs(file: Path) -> dict[str, Any]:
+    from scalelab.evaluation.programs import program_task
+
+    return {file.stem: program_task(file)}
 
 
 def _harness_tasks(name: str, download: bool) -> dict[str, Any]:

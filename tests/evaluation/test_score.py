@@ -12,6 +12,8 @@ import scalelab as sl
 from scalelab.architecture import architecture_for
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.evaluation.paired import paired_differences
+from scalelab.evaluation.programs import program_task
+from scalelab.evaluation.sandbox import run_program
 from scalelab.evaluation.score import Score, main_metric, score_model
 from scalelab.evaluation.tasks import task_set
 from scalelab.records.evaluations import read_evaluation, read_evaluations
@@ -121,7 +123,7 @@ def one(task, P, values, clusters):
 
 def test_paired_differences_are_those_of_a_paired_t_test():
     rng = np.random.default_rng(0)
-    first, second = rng.random((2, 50)) < [[0.4], [0.6]]
+    first, second = (rng.random((2, 50)) < [[0.4], [0.6]]).astype(float)
     (found,) = paired_differences([one("t", 1, first, range(50)), one("t", 4, second, range(50))])
     wanted = stats.ttest_rel(second, first)
     low, high = wanted.confidence_interval(0.95)
@@ -199,6 +201,26 @@ def test_a_task_of_a_yaml_file_with_local_data(saved, tmp_path, monkeypatch):
     (tmp_path / "far.yaml").write_text(YAML.replace("json", "nobody/such-data-set").replace("DATA", "x.json"))
     with pytest.raises(DataError, match="its data are not on this machine"):
         sl.evaluate(saved, str(tmp_path / "far.yaml"), P=1, device="cpu")
+
+
+def test_programs_are_run_only_on_request_and_judged_by_their_tests(saved, tmp_path):
+    row = {"prompt": "def add(a, b):\n", "test": "def check(f):\n    assert f(1, 2) == 3", "entry_point": "add"}
+    file = tmp_path / "sums.jsonl"
+    file.write_text(json.dumps(row))
+    with pytest.raises(UsageError, match="allow it with `run_code`"):
+        sl.evaluate(saved, str(file), device="cpu")
+    try:
+        run_program("pass")
+    except ScalelabError as error:
+        pytest.skip(str(error))
+    task = program_task(file)
+    for answer, right in (("    return a + b", 1.0), ("    return a - b", 0.0), ("    import os; os._exit(0)", 0.0)):
+        assert task.process_results(row, [answer]) == {"pass@1": right}
+    found = sl.evaluate(saved, str(file), P=2, run_code=True, device="cpu")
+    assert [(s.task, s.metric, s.value) for s in found.scores] == [("sums", "pass@1", 0.0)]
+    file.write_text('{"prompt": "x"}')
+    with pytest.raises(DataError, match=r"sums\.jsonl, line 1: not a JSON object with the texts prompt, test"):
+        sl.evaluate(saved, str(file), run_code=True, device="cpu")
 
 
 def test_wrong_requests_are_one_line(saved, tmp_path, text_folder):
