@@ -10,6 +10,7 @@ from pathlib import Path
 import scalelab
 from scalelab.api.conversion import Conversion
 from scalelab.api.diagnosis import Diagnosis
+from scalelab.api.evaluation import ModelScores
 from scalelab.api.generation import Generation
 from scalelab.api.measuring import Measurements
 from scalelab.api.runs import Runs
@@ -30,6 +31,7 @@ RESULTS = (
     *(RunTable, FitResult, FitResults, Predictions, Allocations, Profiles, LawComparison, Comparisons, Prices, Devices),
     *(CostComparison, Plan, SweepResult, SweepPlan, Runs, Conversion, SecondStage, Diagnosis, Generation, Measurements),
     Imported,
+    ModelScores,
 )
 COMMON = ("report", "summary", "to_frame", "to_dict", "plot")
 HEAD = """# Public API

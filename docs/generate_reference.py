@@ -46,6 +46,10 @@ A record is one row per run, in a Parquet file. It is the only thing that traini
 `scalelab import` writes records, `scalelab fit`, `compare` and `results` read them. Only runs with status `ok`
 enter a fit. A table of your own needs a loss and one variable of a law; see [fit your own
 table](../tutorials/your-table.md)."""
+ACCURACIES = r"""Runs of a sweep with `eval` have three more columns for each task, such as `accuracy_next_line`,
+`accuracy_next_line_stderr` and `accuracy_next_line_docs`: the share of right answers, its standard error, and the
+number of documents. In a fit and in `--where`, `error_next_line` is 1 − `accuracy_next_line`. See [evaluate on
+downstream tasks](../how-to/evaluate.md)."""
 NOTES_HEAD = r"""# Notes and warnings
 
 A fit says what its numbers cannot carry. Each note has a severity and a code, which `--json` and `fit.notes` give to
@@ -99,6 +103,7 @@ SPEC_KEYS = {
     "plain_tokens": "tokens of D that train the plain model before the streams begin",
     "num_experts": "experts of each MLP; 0 is a dense model",
     "experts_per_token": "experts that a token uses",
+    "eval": "tasks for the trained models: `next-line`, `cloze`, `brackets`, tasks of lm-eval or its YAML files",
     "ladder": "which set of widths N is matched to; 1 continues sweeps of before December 2026",
     "recipe": "how each model is trained: the keys below",
 }
@@ -287,7 +292,7 @@ def records() -> str:
     for field in RECORD_SCHEMA:
         text = (field.metadata or {}).get(b"description", b"").decode() or field.name.replace("_", " ")
         lines += [f"| `{field.name}` | {_type(field.type)} | {_cell(text)} |"]
-    lines += ["", "## status", "", "| status | what happened, and what to do |", "|---|---|"]
+    lines += ["", ACCURACIES, "", "## status", "", "| status | what happened, and what to do |", "|---|---|"]
     documented = _status_docs()
     lines += [f"| `{status.value}` | {_cell(documented[status.name])} |" for status in RunStatus]
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@ from .api.costs import compare_costs as compare_costs
 from .api.costs import list_hardware as list_hardware
 from .api.costs import price as price
 from .api.diagnosis import diagnose as diagnose
+from .api.evaluation import evaluate as evaluate
 from .api.fitting import compare_laws as compare_laws
 from .api.fitting import fit_law as fit_law
 from .api.fitting import load_fit as load_fit

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from scalelab.api.loading import check_choice
 from scalelab.errors import DataError, UsageError
 from scalelab.shown import Shown
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from scalelab.records.check import Check
 
 __all__ = ["Runs", "check_results", "list_runs"]
+
+RUN_FIGURES = ("curves", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,28 @@ class Runs(Shown):
                 found[str(key)] = curve
         return found
 
-    def plot(self, kind: str | None = None, **options: Any) -> Figure:
-        """Draw smoothed loss curves: a panel for each N, a colour for each P. Options are `ax` and `size`."""
-        from scalelab.plot.curves import plot_curves
-        from scalelab.plot.layout import only_kind
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """The scores of the folder's models, a row for each task, metric and P; unreadable files go to `faults`."""
+        from scalelab.records.evaluations import read_evaluations
 
-        only_kind(kind, "curves")
+        return read_evaluations(self.title, self.faults)
+
+    def plot(self, kind: str | None = None, **options: Any) -> Figure:
+        """Draw the runs. Options are `ax` and `size`.
+
+        Args:
+            kind: "curves" (the default): smoothed loss curves, a panel for each N and a colour for each P. "accuracy":
+                accuracy over loss, a panel for each task.
+            options: Options of the figure.
+        """
+        check_choice("kind", kind, RUN_FIGURES)
+        if kind == "accuracy":
+            from scalelab.plot.accuracy import plot_accuracies
+
+            return plot_accuracies(self.frame, **options)
+        from scalelab.plot.curves import plot_curves
+
         return plot_curves(self.frame, self.curves, **options)
 
     def __len__(self) -> int:

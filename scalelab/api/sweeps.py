@@ -52,7 +52,7 @@ class SweepResult(Shown):
         return Runs(str(self.out), frame, RunTable(frame, (), 0))
 
     def plot(self, kind: str | None = None, **options: Any) -> Any:
-        """Draw smoothed loss curves: a panel for each N, a colour for each P. Options are `ax` and `size`."""
+        """Draw the runs: "curves" (the default), or "accuracy" over loss, with the options `ax` and `size`."""
         return self.runs().plot(kind, **options)
 
     def fit(self, law: str = "parallel", **options: Any) -> FitResult | FitResults:

@@ -37,8 +37,8 @@ class ListCommand(TyperCommand):
 def spread(args: list[str], flags: set[str], takes_path: bool) -> list[str]:
     """Repeat the flag of a list option before each of its values.
 
-    Values end at the next option. If the command also has an argument (`takes_path`), they end at a word that looks
-    like a path.
+    Values end at the next option. If the command also has an argument (`takes_path`), they end at a word after the
+    first that looks like a path.
     """
     result: list[str] = []
     current: str | None = None
@@ -49,8 +49,8 @@ def spread(args: list[str], flags: set[str], takes_path: bool) -> list[str]:
             name = word.split("=", 1)[0]
             current = name if name in flags else None
             result.append(word)
-        elif current is not None and not (takes_path and _is_path(word)):
-            if result[-1] == current:  # its first value
+        elif current is not None and (result[-1] == current or not (takes_path and _is_path(word))):
+            if result[-1] == current:  # its first value, which may be a path
                 result.pop()
             result.append(f"{current}={word}")  # one word, so that -1 is parsed as a value
         else:

@@ -14,6 +14,7 @@ from scalelab.cli.compare import compare
 from scalelab.cli.convert import convert
 from scalelab.cli.cost import cost
 from scalelab.cli.diagnose import diagnose
+from scalelab.cli.eval import eval_
 from scalelab.cli.explore import explore
 from scalelab.cli.fit import fit
 from scalelab.cli.flags import describe
@@ -49,6 +50,8 @@ for command, panel in (
     app.command(cls=ListCommand, rich_help_panel=panel)(command)
     if command is watch:
         app.command("import", cls=ListCommand, rich_help_panel=_RUNS)(import_)
+    if command is diagnose:
+        app.command("eval", cls=ListCommand, rich_help_panel=_MODELS)(eval_)
 app.command(cls=ListCommand, rich_help_panel=_MODELS, context_settings=PASSES_ON)(serve)
 app.command("lm-eval", cls=ListCommand, rich_help_panel=_MODELS, context_settings=PASSES_ON)(lm_eval)
 

@@ -40,6 +40,10 @@ def results(
     csv: Annotated[bool, option("--csv", help="Print CSV instead of a table.", panel=OUTPUT)] = False,
     as_json: AsJson = False,
     figure: Figure = None,
+    figure_kind: Annotated[
+        str,
+        option(help="Kind of figure: curves, or accuracy over loss.", metavar="NAME", panel=OUTPUT),
+    ] = "curves",
     figure_size: FigureSize = None,
     quarantine: Annotated[
         bool, option("--quarantine", help="With check: move unusable files to DIR/quarantine.", panel=OUTPUT)
@@ -66,9 +70,13 @@ def results(
         raise UsageError("--csv and --json: give one of them; write the other with -o FILE")
     check_out(out, words[0])
     check_figure(figure, figure_size, words[0])
-    from scalelab.api.runs import list_runs
+    from scalelab.api.loading import check_choice
+    from scalelab.api.runs import RUN_FIGURES, list_runs
     from scalelab.atomic import write_text
 
+    check_choice("figure_kind", figure_kind, RUN_FIGURES)
+    if figure_kind != "curves" and figure is None:
+        raise UsageError("needs `figure`", argument="figure_kind", value=figure_kind)
     runs = list_runs(words[0], where=where, sort=sort, descending=descending, columns=columns or ())
     if csv or as_json:
         stdout().out(runs.to_csv() if csv else runs.to_json(), end="", highlight=False)
@@ -81,10 +89,12 @@ def results(
         print_line(done, quiet)
     if figure is not None:
         done = saved_line(figure)
-        save_figure(runs.plot(size=figure_size), figure)
-        without = len(runs) - len(runs.curves)
-        more = f"; {plural(without, 'run has', 'runs have')} no curve" if without else ""
-        print_line(f"{done} with the loss curves of {plural(len(runs.curves), 'run')}{more}", quiet)
+        save_figure(runs.plot(figure_kind, size=figure_size), figure)
+        if figure_kind == "curves":
+            without = len(runs) - len(runs.curves)
+            more = f"; {plural(without, 'run has', 'runs have')} no curve" if without else ""
+            done += f" with the loss curves of {plural(len(runs.curves), 'run')}{more}"
+        print_line(done, quiet)
     if runs.faults:
         more = f" (and {plural(len(runs.faults) - 1, 'other file')})" if len(runs.faults) > 1 else ""
         raise ScalelabError(f"{runs.faults[0]}{more}")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from scalelab.atomic import folder_time, is_temporary
 from scalelab.errors import DataError
-from scalelab.records.files import CHECKPOINTS, QUARANTINE, read_parquet, sweep_folder, walk
+from scalelab.records.files import BESIDE, CHECKPOINTS, QUARANTINE, read_parquet, sweep_folder, walk
 from scalelab.records.schema import CURVE_KIND, NEEDED, RECORD_KIND, REQUIRED
 from scalelab.records.store import curve_path, record_path
 from scalelab.status import RunStatus
@@ -70,7 +70,7 @@ def check_folder(folder: Path) -> Check:
         elif file.suffix == ".parquet" and not file.name.startswith("."):
             try:
                 found = read_parquet(file)
-                lacking = [name for name in NEEDED if found.kind != CURVE_KIND.decode() and name not in found.table]
+                lacking = [name for name in NEEDED if found.kind not in BESIDE and name not in found.table]
                 if lacking:
                     raise DataError(f"{file}: neither a record nor a loss curve: column {lacking[0]!r} is missing")
             except DataError as error:

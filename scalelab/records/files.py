@@ -19,6 +19,7 @@ from scalelab.records.schema import (
     CURVE_KIND,
     CURVE_SCHEMA,
     DIGEST_KEY,
+    EVALUATION_KIND,
     KIND_KEY,
     RECORD_KIND,
     RECORD_SCHEMA,
@@ -43,6 +44,9 @@ from scalelab.status import RunStatus
 FORMATS = (".parquet", *TEXT, *LINES, ".json", *SHEETS)
 # Folders of a sweep; checkpoints are in one folder per phase, models in one per run.
 RUNS, CURVES, QUARANTINE, CHECKPOINTS, MODELS = "runs", "curves", "quarantine", "checkpoints", "models"
+EVALUATIONS = "evaluations"
+# Kinds of files that are no records.
+BESIDE = (CURVE_KIND.decode(), EVALUATION_KIND.decode())
 _KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".json": "JSON"} | dict.fromkeys(
     SHEETS, "Excel"
 )
@@ -55,7 +59,7 @@ _SEALED = frozenset(
 
 @dataclass(frozen=True)
 class Content:
-    """The content of a file. `kind` is "record" or "curve" for a file of a sweep, None for any other table."""
+    """The content of a file. `kind` is that of a sweep's file, such as "record" or "curve"; None for other tables."""
 
     kind: str | None
     table: pd.DataFrame
@@ -131,8 +135,8 @@ def read_parquet(file: Path, curves: bool = True, needed: Callable[[str], bool] 
             table = _read_columns(opened, wanted) if curves or kind != CURVE_KIND else None
         if DIGEST_KEY in metadata and table is not None and metadata[DIGEST_KEY] != content_digest(table):
             raise ValueError("it was changed after it was written")
-        if kind not in (RECORD_KIND, CURVE_KIND) and (kind is not None or DIGEST_KEY in metadata):
-            raise ValueError("its kind must be record or curve")
+        if kind not in (RECORD_KIND, CURVE_KIND, EVALUATION_KIND) and (kind is not None or DIGEST_KEY in metadata):
+            raise ValueError("its kind must be record, curve or evaluation")
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _unreadable(file, "Parquet", error) from None
     _check_place(file, kind, table)
@@ -220,7 +224,7 @@ def _check_place(file: Path, kind: bytes | None, table: pa.Table | None) -> None
         if kind != CURVE_KIND:
             raise DataError(f"{file}: not a loss curve; {_advice(file)}")
         return
-    if kind == CURVE_KIND or table is None or "key" not in table.column_names:
+    if kind in (CURVE_KIND, EVALUATION_KIND) or table is None or "key" not in table.column_names:
         what = "a loss curve" if kind == CURVE_KIND else "another table"
         raise DataError(f"{file}: {what} in place of a run's record; {_advice(file)}")
     keys = table.column("key").to_pylist()

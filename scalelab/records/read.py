@@ -12,11 +12,11 @@ from typing import ClassVar
 import pandas as pd
 
 from scalelab.errors import DataError, ScalelabError, UsageError
-from scalelab.records.files import CHECKPOINTS, FORMATS, MODELS, RUNS, parquet_files, read_file, walk
+from scalelab.records.files import BESIDE, CHECKPOINTS, FORMATS, MODELS, RUNS, parquet_files, read_file, walk
 from scalelab.records.names import ALIASES, comparable, needed_columns
 from scalelab.records.numbers import to_floats
 from scalelab.records.paper import NAME, paper_records
-from scalelab.records.schema import CURVE_KIND, RECORD_KIND, RECORD_SCHEMA, REQUIRED, conform, describe_statuses
+from scalelab.records.schema import RECORD_KIND, RECORD_SCHEMA, REQUIRED, conform, describe_statuses
 from scalelab.records.table import Rejected, Rows, to_records
 from scalelab.records.text import PACKED, inner_suffix
 from scalelab.shown import Shown
@@ -163,7 +163,7 @@ def _tables(
             continue
         if found.kind == RECORD_KIND.decode():
             yield found.table, str(file), True
-        elif found.kind != CURVE_KIND.decode():
+        elif found.kind not in BESIDE:
             foreign.append((found.table, str(file)))
     for table, file in _one_per_run(foreign, source):
         yield table, file, False

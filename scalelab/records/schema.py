@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 
 import pandas as pd
@@ -15,6 +16,7 @@ KIND_KEY = b"scalelab.kind"
 DIGEST_KEY = b"scalelab.digest"  # of the content, since Parquet's checksums do not cover its footer
 RECORD_KIND = b"record"
 CURVE_KIND = b"curve"
+EVALUATION_KIND = b"evaluation"
 
 # (name, type, description). A law is fitted to the first three; the others may be missing or null.
 _FIELDS: list[tuple[str, pa.DataType, str]] = [
@@ -117,10 +119,26 @@ RECORD_SCHEMA = pa.schema(
 COLUMN_NAMES: tuple[str, ...] = tuple(name for name, _, _ in _FIELDS)
 _TEXT = [name for name, type_, _ in _FIELDS if type_ == pa.string()]
 
+# Columns of accuracies, which only runs of sweeps with `eval` have; see `scalelab.records.evaluations`.
+ACCURACY_COLUMN = re.compile(r"accuracy_\w+?(_stderr|_docs)?")
+
+
+def is_accuracy_column(name: str) -> bool:
+    """Return true for the name of an accuracy, its standard error or its number of documents."""
+    return ACCURACY_COLUMN.fullmatch(name) is not None
+
+
+def schema_of(record: Mapping[str, object]) -> pa.Schema:
+    """Return `RECORD_SCHEMA` with the columns of the accuracies that `record` has."""
+    names = [name for name in record if is_accuracy_column(name)]
+    more = [pa.field(name, pa.int64() if name.endswith("_docs") else pa.float64()) for name in names]
+    return pa.schema([*RECORD_SCHEMA, *more], metadata=RECORD_SCHEMA.metadata)
+
 
 def conform(table: pd.DataFrame) -> pd.DataFrame:
-    """Return `table` with exactly the columns of `RECORD_SCHEMA`; missing ones are null."""
-    table = table.reindex(columns=RECORD_SCHEMA.names)
+    """Return `table` with the columns of `RECORD_SCHEMA`, of which missing ones are null, and those of accuracies."""
+    more = [name for name in table.columns if is_accuracy_column(str(name))]
+    table = table.reindex(columns=[*RECORD_SCHEMA.names, *more])
     return table.astype(dict.fromkeys(_TEXT, "string"))
 
 
@@ -138,4 +156,27 @@ def describe_statuses(counts: Mapping[str, int]) -> str:
 CURVE_SCHEMA = pa.schema(
     [("step", pa.int64()), ("n_tokens", pa.int64()), ("loss", pa.float64())],
     metadata={KIND_KEY: CURVE_KIND},
+)
+
+EVALUATION_SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),  # name of the model's folder: in a sweep, the key of the run
+        ("task", pa.string()),
+        ("metric", pa.string()),
+        ("n_streams", pa.int64()),
+        ("plain", pa.bool_()),  # the backbone, without the prefix of a bank for P = 1
+        ("value", pa.float64()),
+        ("stderr", pa.float64()),
+        ("n_docs", pa.int64()),
+        ("higher_is_better", pa.bool_()),
+        ("fewshot", pa.int64()),
+        ("corpus", pa.string()),  # whose held-out text the documents are from
+        ("documents", pa.string()),  # hash of the documents: equal ones can be paired
+        ("values", pa.list_(pa.float64())),  # of each document
+        ("clusters", pa.list_(pa.int64())),  # number of the text that each document is from
+        ("dtype", pa.string()),
+        ("versions", pa.string()),
+        ("created_utc", pa.string()),
+    ],
+    metadata={KIND_KEY: EVALUATION_KIND},
 )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from scalelab.atomic import atomic_write
 from scalelab.errors import ScalelabError
 from scalelab.records.files import CURVES, RUNS, read_record
-from scalelab.records.schema import CURVE_SCHEMA, DIGEST_KEY, RECORD_SCHEMA, content_digest
+from scalelab.records.schema import CURVE_SCHEMA, DIGEST_KEY, content_digest, is_accuracy_column, schema_of
 from scalelab.status import RunStatus
 
 
@@ -27,7 +27,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
 
 def check_record(record: Mapping[str, Any]) -> None:
     """Raise `ScalelabError` if `record` cannot be written, so that a run fails early."""
-    _as_table([record], RECORD_SCHEMA)
+    _as_table([record], schema_of(record))
 
 
 def _as_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -68,7 +68,7 @@ def write_record(folder: Path, record: Mapping[str, Any], curve: list[tuple[int,
     """Write one run of any status below `folder`, first its loss curve, if there is one, then its record.
 
     A record that is ok marks a finished run and is never replaced by one that is not; then nothing is
-    written.
+    written. Accuracies of an older record of the run are kept.
 
     Returns:
         The path of the record.
@@ -83,10 +83,28 @@ def write_record(folder: Path, record: Mapping[str, Any], curve: list[tuple[int,
     if status == RunStatus.OK and (loss is None or (isinstance(loss, float) and not math.isfinite(loss))):
         raise ValueError(f"the record {record['key']!r} is {RunStatus.OK}, so its loss must be finite, not {loss}")
     path = record_path(folder, record["key"])
-    if status != RunStatus.OK and record_status(path) == RunStatus.OK:
+    old_status = record_status(path)
+    if status != RunStatus.OK and old_status == RunStatus.OK:
         return path
+    if old_status == RunStatus.OK:  # the run was trained again, for example to save its model
+        record = {name: value for name, value in _row(path).items() if is_accuracy_column(name)} | dict(record)
     if curve or status == RunStatus.OK:
         rows = [dict(zip(CURVE_SCHEMA.names, point, strict=True)) for point in curve]
         write_table(curve_path(folder, record["key"]), rows, CURVE_SCHEMA)
-    write_table(path, [record], RECORD_SCHEMA)
+    write_table(path, [record], schema_of(record))
     return path
+
+
+def update_record(folder: Path, key: str, columns: Mapping[str, Any]) -> Path:
+    """Add `columns` to the record of the finished run `key`, and return its path. Raises `DataError`."""
+    path = record_path(folder, key)
+    read_record(path)  # verifies it
+    record = _row(path) | dict(columns)
+    write_table(path, [record], schema_of(record))
+    return path
+
+
+def _row(path: Path) -> dict[str, Any]:
+    """Return the columns of a record that was verified, with None for missing values."""
+    with path.open("rb") as stream, pq.ParquetFile(stream, pre_buffer=False) as opened:
+        return opened.read(use_threads=False).to_pylist()[0]

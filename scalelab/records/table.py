@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scalelab.errors import DataError, UsageError
+from scalelab.records.evaluations import with_errors
 from scalelab.records.expressions import all_columns, compute, is_expression, known_names, rows_where
 from scalelab.records.names import recognise, source_words
 from scalelab.records.numbers import to_floats
@@ -82,7 +83,7 @@ def to_records(
     table = table.rename(columns=lambda name: str(name).strip()).reset_index(drop=True)
     own = own or {"key", "status", *REQUIRED} <= {*table.columns}  # an export of records
     sources = {} if own else recognise(table.columns, file, columns)
-    given = table
+    given = table = with_errors(table) if own else table
     table = _taken(table, file, {**sources, **columns})
     for name in table.columns[table.columns.duplicated()].unique():
         if name in (*NEEDED, *VARIABLE_COLUMNS):

@@ -13,8 +13,9 @@ import pandas as pd
 import pyarrow as pa
 
 from scalelab.errors import UsageError
-from scalelab.records.schema import RECORD_SCHEMA, describe_statuses
+from scalelab.records.schema import RECORD_SCHEMA, describe_statuses, is_accuracy_column
 from scalelab.reports.blocks import Line, Report, Table
+from scalelab.reports.evaluations import accuracy_headings, evaluations_table
 from scalelab.status import RunStatus
 from scalelab.units import format_count, format_number, format_seconds, plural
 
@@ -78,7 +79,7 @@ def column_name(word: str, argument: str) -> str:
     Raises:
         UsageError: There is no such column; the message lists the choices.
     """
-    if word in (*RECORD_SCHEMA.names, "file"):
+    if word in (*RECORD_SCHEMA.names, "file") or is_accuracy_column(word):
         return word
     if word not in _NAMES:
         raise no_column(word, argument, (*_NAMES, *RECORD_SCHEMA.names, "file"))
@@ -146,7 +147,8 @@ def runs_report(runs: Runs) -> Report:
     if len(lost) > _MOST_MESSAGES:
         more = plural(len(lost) - _MOST_MESSAGES, "more message")
         blocks.append(Line(f"and {more}; to list all: `columns` key status message"))
-    return Report.of([*blocks, *_counts(runs)])
+    scored = evaluations_table(runs.evaluations)
+    return Report.of([*blocks, *_counts(runs), *([scored] if scored.rows else [])])
 
 
 def _counts(runs: Runs) -> Iterator[Line]:
@@ -231,6 +233,8 @@ def _relevant_columns(runs: pd.DataFrame) -> list[_Column]:
         columns = [column for column in columns if column.name != "n_params_active"]
     if (runs["n_tokens_plain"].fillna(0) == 0).all():
         columns = [column for column in columns if column.name != "n_tokens_plain"]
+    headings = accuracy_headings(runs)
+    columns += [_Column(heading, name, _loss) for name, heading in headings.items() if runs[name].notna().any()]
     return columns + [column for column in _DISTINGUISHING if runs[column.name].nunique(dropna=False) > 1]
 
 

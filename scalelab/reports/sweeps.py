@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scalelab.reports.blocks import Line, Report, Table
+from scalelab.reports.evaluations import accuracy_headings
 from scalelab.units import all_of, format_count, format_number, format_seconds, plural
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ def sweep_report(found: SweepResult) -> Report:
     records = found.records
     blocks: list[Table | Line] = [Line(f"{plural(len(records), 'run')} recorded in {found.out}")]
     for _, same in records.groupby("n_tokens"):
-        blocks.append(_losses(same))
+        blocks.append(_means(same, "loss", "validation loss, nats per token"))
+        headings = accuracy_headings(same)
+        blocks += [
+            _means(same, name, f"accuracy, {task}") for name, task in headings.items() if same[name].notna().any()
+        ]
     blocks += _stream_warnings(records)
     several = records["seed"].nunique() > 1
     advice = "compare the seeds." if several else "add seeds to measure it, such as `seeds=0 1 2`."
@@ -115,16 +120,17 @@ def sweep_report(found: SweepResult) -> Report:
     return Report.of([*blocks, *_models(found)])
 
 
-def _losses(same: pd.DataFrame) -> Table:
+def _means(same: pd.DataFrame, column: str, name: str) -> Table:
+    """Return the means of a column over seeds, by size and streams."""
     import numpy as np
 
     seeds = same["seed"].nunique()
-    title = f"validation loss, nats per token, D {format_count(same['n_tokens'].iloc[0])}"
+    title = f"{name}, D {format_count(same['n_tokens'].iloc[0])}"
     title += f", mean of {plural(seeds, 'seed')}" if seeds > 1 else ""
     table = Table(title, ["N of backbone", *(f"P = {P}" for P in sorted(same["n_streams"].unique()))])
-    means = same.pivot_table("loss", "n_params_backbone", "n_streams", aggfunc="mean")
-    for size, losses in zip(means.index.tolist(), means.to_numpy(), strict=True):
-        table.add(format_count(size), *("" if np.isnan(v) else f"{v:.4f}" for v in losses))
+    means = same.pivot_table(column, "n_params_backbone", "n_streams", aggfunc="mean")
+    for size, values in zip(means.index.tolist(), means.to_numpy(), strict=True):
+        table.add(format_count(size), *("" if np.isnan(v) else f"{v:.4f}" for v in values))
     return table
 
 

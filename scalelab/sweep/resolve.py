@@ -6,24 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalelab.architecture import architecture_for
+from scalelab.errors import UsageError
 from scalelab.records.files import MODELS
 from scalelab.records.store import record_path, record_status
 from scalelab.status import RunStatus
 from scalelab.sweep.spec import SweepSpec
 from scalelab.sweep.tasks import relative_cost
-from scalelab.train.corpus import load_corpus
+from scalelab.train.corpus import Corpus, load_corpus
 from scalelab.train.recipe import RunConfig, whole_steps
 from scalelab.train.tokens import TokenData, tokenise
+
+if TYPE_CHECKING:
+    from scalelab.sweep.evaluations import RunTasks
 
 
 @dataclass(frozen=True)
 class ResolvedSweep:
-    """Tokenised data, and one config per run, most expensive first."""
+    """Tokenised data, one config per run, most expensive first, and tasks for the trained models."""
 
     data: TokenData
     runs: tuple[RunConfig, ...]
+    evaluation: RunTasks | None = None
 
 
 def resolve(spec: SweepSpec) -> ResolvedSweep:
@@ -34,7 +40,9 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
     Raises:
         ScalelabError: the corpus or the tokenizer cannot be read, or the grid is not possible.
     """
-    data = tokenise(load_corpus(spec.corpus, spec.text_column), spec.tokenizer)
+    corpus = load_corpus(spec.corpus, spec.text_column)
+    evaluation = _tasks(spec, corpus)
+    data = tokenise(corpus, spec.tokenizer)
     runs: dict[str, RunConfig] = {}
     for n_params, prefix_tokens in product(spec.N, spec.prefix_tokens):
         dense_or_not = {"num_experts": spec.num_experts, "experts_per_token": spec.experts_per_token}
@@ -46,7 +54,20 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
             first = whole_steps(D1, recipe) if D1 else 0
             config = RunConfig(shape, whole_steps(D, recipe), seed, data.text, recipe, first, spec.ladder)
             runs[config.key] = config
-    return ResolvedSweep(data, tuple(sorted(runs.values(), key=relative_cost, reverse=True)))
+    return ResolvedSweep(data, tuple(sorted(runs.values(), key=relative_cost, reverse=True)), evaluation)
+
+
+def _tasks(spec: SweepSpec, corpus: Corpus) -> RunTasks | None:
+    if not spec.eval:
+        return None
+    from scalelab.sweep.evaluations import run_tasks
+
+    try:
+        return run_tasks(spec.eval, corpus)
+    except UsageError as error:
+        if error.argument != "tasks":
+            raise
+        raise UsageError(f"eval: {error.value}: {error.reason}") from None
 
 
 def recorded_statuses(runs: tuple[RunConfig, ...], out: Path) -> dict[str, str]:

@@ -136,6 +136,7 @@ def _run_sweep(
             retry=execution.retry,
             numerics=execution.numerics,
             micro_batch=execution.micro_batch,
+            evaluation=resolved.evaluation,
         )
         with sigterm_as_interrupt():
             try:
@@ -146,7 +147,8 @@ def _run_sweep(
                 kept = sum(status == RunStatus.OK for status in recorded_statuses(resolved.runs, out).values())
                 recorded = f"{kept} of {plural(len(resolved.runs), 'run')} recorded below {out}"
                 raise interruption_error(stop, f": {recorded}; run the same command again to resume") from None
-    records = _load_records(resolved, out, failures, execution.save_models)
+    has_more = execution.save_models or resolved.evaluation is not None
+    records = _load_records(resolved, out, failures, has_more)
     if diverged := len(resolved.runs) - len(records):
         console.print(
             f"warning: {diverged} of {plural(len(resolved.runs), 'run')} diverged and have no loss "
@@ -178,6 +180,11 @@ def prepare(
         to_train += [
             c for c in resolved.runs if c not in to_train and c.key not in kept and known[c.key] == RunStatus.OK
         ]
+    if resolved.evaluation is not None:
+        from scalelab.sweep.evaluations import needs_evaluation
+
+        finished = [c for c in resolved.runs if c not in to_train and known.get(c.key) == RunStatus.OK]
+        to_train += [c for c in finished if needs_evaluation(out, c.key, resolved.evaluation)]
     if slots is None and execution.workers is not None:
         available = (available * execution.workers)[: execution.workers]
     elif slots is None and available[0] != "cpu":
@@ -216,10 +223,11 @@ def _prune_checkpoints(checkpoints: Path, finished: set[str]) -> None:
             keep_latest(folder)
 
 
-def _load_records(resolved: ResolvedSweep, out: Path, failures: list[Event], models: bool) -> pd.DataFrame:
+def _load_records(resolved: ResolvedSweep, out: Path, failures: list[Event], has_more: bool) -> pd.DataFrame:
     """Return the records of the runs with status ok.
 
-    A run that failed here but succeeded in another sweep is not a failure, unless its model was to be saved (`models`).
+    A run that failed here but succeeded in another sweep is not a failure, unless its model was to be saved or
+    evaluated (`has_more`).
 
     Raises:
         ScalelabError: a run failed here, or none is ok.
@@ -227,7 +235,7 @@ def _load_records(resolved: ResolvedSweep, out: Path, failures: list[Event], mod
     found = recorded_statuses(resolved.runs, out)
     not_ok = Counter(status for status in found.values() if status != RunStatus.OK)
     failed = [event for event in failures if event.values["status"] != RunStatus.DIVERGED and not event.task.shared]
-    unresolved = [event for event in failed if models or found.get(event.task.config.key) != RunStatus.OK]
+    unresolved = [event for event in failed if has_more or found.get(event.task.config.key) != RunStatus.OK]
     if unresolved or (len(not_ok) and RunStatus.OK not in found.values()):
         first = (unresolved or failures)[0].values["message"] if failures else f"see scalelab results {out}"
         unrecorded = sum(event.task.config.key not in found for event in unresolved)

@@ -50,6 +50,7 @@ class SweepSpec:
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
     ladder: int = LADDER  # of widths, see `scalelab.architecture`; 1 for sweeps started before December 2026
+    eval: tuple[str, ...] = ()  # tasks for the final models
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
@@ -77,6 +78,8 @@ class SweepSpec:
         if self.ladder not in LADDERS:
             raise UsageError(f"ladder must be one of {', '.join(map(str, LADDERS))}, not {self.ladder}")
         check_experts(self.num_experts, self.experts_per_token)
+        if len(set(self.eval)) < len(self.eval):
+            raise UsageError(f"eval has a value twice: {', '.join(self.eval)}")
 
     @property
     def recipes(self) -> list[Recipe]:
@@ -129,7 +132,7 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             parsed[key] = whole_numbers([value], key, least=0)[0]
         elif key == "lr":
             parsed[key] = tuple(_number(v, key) for v in _listed(value))
-        elif key == "aggregation":
+        elif key in ("aggregation", "eval"):
             parsed[key] = tuple(map(str, _listed(value)))
         elif key == "tokenizer":
             parsed[key] = tokenizer_choice(value)

@@ -19,7 +19,8 @@ from scalelab.status import RunStatus
 from scalelab.sweep.resolve import has_model
 from scalelab.sweep.tasks import Job, Task
 from scalelab.train.memory import free_memory, is_out_of_memory
-from scalelab.train.run import record_failure, record_result, run_and_record
+from scalelab.train.recipe import RunConfig
+from scalelab.train.run import Score, record_failure, record_result, run_and_record, run_tokenizer
 from scalelab.train.trainer import Options, train_phases
 
 LOCKS = ".locks"  # below a folder of results: one lock file per task
@@ -84,7 +85,8 @@ def finished_record(task: Task, job: Job) -> dict[str, Any] | None:
         return None
     if job.save_models and not has_model(job.out, task.config.key):
         return None
-    return read_record(path)
+    record = read_record(path)
+    return None if job.evaluation is not None and job.evaluation.lacking(record) else record
 
 
 def record_lost(task: Task, out: Path, status: str, message: str, device: str) -> None:
@@ -103,7 +105,25 @@ def _train(task: Task, job: Job, options: Options) -> dict[str, Any]:
     if task.shared:
         train_phases(task.config, job.data, options)
         return {}
-    return run_and_record(task.config, job.data, job.out, options, job.save_models, job.peak_flops, job.code)
+    if job.evaluation is not None and _is_saved(task, job):
+        from scalelab.sweep.evaluations import evaluate_saved
+
+        return evaluate_saved(task.config, job.data, job.out, job.evaluation, options.device)
+    more = (job.save_models, job.peak_flops, job.code, _scorer(task.config, job))
+    return run_and_record(task.config, job.data, job.out, options, *more)
+
+
+def _is_saved(task: Task, job: Job) -> bool:
+    """Return true for a finished run whose model is saved, so that only an evaluation is left to do."""
+    return record_status(record_path(job.out, task.config.key)) == RunStatus.OK and has_model(job.out, task.config.key)
+
+
+def _scorer(config: RunConfig, job: Job) -> Score | None:
+    """Return the function that evaluates the trained model of a run, if its sweep has tasks."""
+    evaluation = job.evaluation
+    if evaluation is None:
+        return None
+    return lambda model: evaluation.columns(model, run_tokenizer(job.data), config.recipe.dtype == "bf16")
 
 
 def _train_members(task: Task, job: Job, options: Options) -> None:
@@ -131,7 +151,8 @@ def _train_members(task: Task, job: Job, options: Options) -> None:
                 config, job.out, result.status, str(result), options.device, job.code, result.state, job.peak_flops
             )
         else:
-            record_result(config, job.data, job.out, result, options, job.save_models, job.peak_flops, job.code)
+            more = (job.save_models, job.peak_flops, job.code, _scorer(config, job))
+            record_result(config, job.data, job.out, result, options, *more)
 
 
 def _describe(error: Exception, task: Task, out: Path) -> tuple[str, str]:

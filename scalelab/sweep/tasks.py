@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalelab.architecture import Architecture
 from scalelab.train.numerics import Numerics
 from scalelab.train.phases import phase_key, phases
 from scalelab.train.recipe import RunConfig
 from scalelab.train.tokens import TokenData
+
+if TYPE_CHECKING:
+    from scalelab.sweep.evaluations import RunTasks
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Task:
 class Job:
     """Settings that all tasks of a sweep share.
 
-    `peak_flops` is the device's peak speed in FLOP/s, `code` the hash of the source that the sweep started with. See
-    `scalelab.sweep.run.Execution` for the others.
+    `peak_flops` is the device's peak speed in FLOP/s, `code` the hash of the source that the sweep started with,
+    `evaluation` has the tasks of the trained models. See `scalelab.sweep.run.Execution` for the others.
     """
 
     data: TokenData
@@ -61,6 +64,7 @@ class Job:
     retry: bool = False
     numerics: Numerics = field(default_factory=Numerics)
     micro_batch: int = 0
+    evaluation: RunTasks | None = None
 
 
 @dataclass(frozen=True)

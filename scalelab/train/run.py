@@ -7,6 +7,7 @@ import math
 import platform
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ import scalelab
 from scalelab.errors import TrainingError
 from scalelab.model.checkpoint import save_model
 from scalelab.records.files import MODELS
-from scalelab.records.store import check_record, write_record
+from scalelab.records.store import check_record, update_record, write_record
 from scalelab.status import RunStatus
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.cost import train_flops
@@ -31,6 +32,8 @@ from scalelab.train.source import source_digest
 from scalelab.train.tokens import END_OF_TEXT, TokenData
 from scalelab.train.trainer import DEFAULT, Options, TrainResult, train_run
 
+Score = Callable[[Any], Mapping[str, Any]]  # columns of a record, from a trained model
+
 
 def run_and_record(
     config: RunConfig,
@@ -40,6 +43,7 @@ def run_and_record(
     save_models: bool = False,
     peak_flops: float | None = None,
     code: str | None = None,
+    score: Score | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate a run, write its record below `out`, and return the record.
 
@@ -51,6 +55,7 @@ def run_and_record(
         save_models: Save the trained model too.
         peak_flops: Peak speed of the device in FLOP/s, for the utilisation.
         code: Digest of the source code to record; by default that of the installed package.
+        score: Function of the trained model that returns more columns, such as accuracies on downstream tasks.
 
     Raises:
         TrainingError: the run diverged or ran out of memory; its record says so too.
@@ -62,7 +67,7 @@ def run_and_record(
     except TrainingError as error:
         record_failure(config, out, error.status, str(error), options.device, code, error.state, peak_flops)
         raise
-    record = record_result(config, data, out, result, options, save_models, peak_flops, code)
+    record = record_result(config, data, out, result, options, save_models, peak_flops, code, score)
     if (
         options.checkpoints is not None and phase_key(config) == config.key
     ):  # checkpoints of shared phases stay for other runs
@@ -79,24 +84,37 @@ def record_result(
     save_models: bool = False,
     peak_flops: float | None = None,
     code: str | None = None,
+    score: Score | None = None,
 ) -> dict[str, Any]:
-    """Write the record of a trained run and, with `save_models`, its model; return the record."""
+    """Write the record of a trained run and, with `save_models`, its model; return the record.
+
+    Columns of `score` are added once the record is written, so that an error there loses no run.
+    """
     if save_models:  # before the record, which marks the run as done
         save_run_model(result, data, out / MODELS / config.key)
     record = make_record(config, data, result, options.device, peak_flops, code)
     write_record(out, record, result.curve)
+    if score is not None:
+        columns = score(result.model)
+        update_record(out, config.key, columns)
+        record |= columns
     return record
 
 
 def save_run_model(result: TrainResult, data: TokenData, folder: Path) -> None:
     """Save the trained model with its tokenizer in the format of transformers, atomically."""
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that ended before its record was written
+    with tempfile.TemporaryDirectory() as tokenizer_folder:
+        run_tokenizer(data).save_pretrained(tokenizer_folder)
+        save_model(result.model, folder, Path(tokenizer_folder))
+
+
+def run_tokenizer(data: TokenData) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a corpus in the format of transformers."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(data.folder / "tokenizer.json"))
     if END_OF_TEXT in tokenizer.get_vocab():
         tokenizer.eos_token = END_OF_TEXT
-    with tempfile.TemporaryDirectory() as tokenizer_folder:
-        tokenizer.save_pretrained(tokenizer_folder)
-        save_model(result.model, folder, Path(tokenizer_folder))
+    return tokenizer
 
 
 def record_failure(

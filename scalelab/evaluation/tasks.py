@@ -1,0 +1,233 @@
+"""Tasks by name: those of `items`, made from held-out text, and any of lm-eval, by name or from a YAML file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from scalelab.errors import DataError, MissingPackageError, ScalelabError, UsageError, first_line
+from scalelab.evaluation.items import BY_GAIN, ITEMS, TASKS, Item, make_items
+
+_YAML = (".yaml", ".yml")
+_PROGRAMS = ".jsonl"
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks that every model gets in the same form. It can be sent to other processes.
+
+    Attributes:
+        items: Items by name, for tasks made from held-out text.
+        others: Names and YAML files of lm-eval's tasks.
+        download: Let lm-eval download what is missing.
+        fewshot: Solved examples before each question; by default the task's own number.
+        programs: Files of tasks whose answers are programs.
+    """
+
+    items: dict[str, list[Item]] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    download: bool = False
+    fewshot: int | None = None
+    programs: tuple[str, ...] = ()
+
+    def load(self) -> dict[str, Any]:
+        """Return lm-eval's task objects by name, all members of a group included.
+
+        Raises:
+            UsageError: There is no such task, or it needs code that is not run here.
+            DataError: A task's data are not on this machine, or its file is damaged.
+        """
+        need_lm_eval()
+        with quiet():
+            parts = [{name: _local_task(name, items)} for name, items in self.items.items()]
+            parts += [_programs(Path(name)) for name in self.programs]
+            parts += [_harness_tasks(name, self.download) for name in self.others]
+        found: dict[str, Any] = {}
+        for name, task in (pair for part in parts for pair in part.items()):
+            if name in found:
+                raise UsageError("two of them have this name", argument="tasks", value=name)
+            found[name] = task
+            if getattr(task, "UNSAFE_CODE", False):
+                reason = "runs code that a model wrote, outside a sandbox; give its problems as a .jsonl file"
+                raise UsageError(reason, argument="tasks", value=name)
+            if getattr(task, "MULTIMODAL", False):
+                raise UsageError("needs images or sound, which is not supported", argument="tasks", value=name)
+            if self.fewshot is not None and task.get_config("num_fewshot") != 0:
+                task.set_config(key="num_fewshot", value=self.fewshot)
+            elif task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+        return found
+
+
+def need_lm_eval() -> None:
+    """Raise `MissingPackageError` if lm-eval is not installed, without importing it."""
+    if find_spec("lm_eval") is None:
+        raise MissingPackageError("tasks need lm_eval, which is not installed: pip install 'scalelab[eval]'")
+
+
+def task_set(
+    names: Sequence[str],
+    held_out: Callable[[], tuple[str, Sequence[str]]],
+    *,
+    items: int = ITEMS,
+    seed: int = 0,
+    download: bool = False,
+    fewshot: int | None = None,
+    run_code: bool = False,
+) -> TaskSet:
+    """Return the tasks of `names`.
+
+    Args:
+        names: Names in `TASKS`, names of lm-eval's tasks, paths of its YAML files, or of JSON lines with programs.
+        held_out: Function that reads the name and the documents of the held-out text; called only if they are needed.
+        items: The most items of a task made from that text.
+        seed: Seed of those items.
+        download: Let lm-eval download what is missing.
+        fewshot: Solved examples before each question.
+        run_code: Allow tasks of JSON lines, which run programs that the model writes, in a sandbox.
+
+    Raises:
+        UsageError: There is no task, or one is named twice.
+        DataError: The held-out text is too short.
+    """
+    if not names:
+        raise UsageError(f"give at least one of {', '.join(TASKS)}, or a task of lm-eval", argument="tasks")
+    for name in names:
+        if list(names).count(name) > 1:
+            raise UsageError("is there twice", argument="tasks", value=name)
+        if Path(name).suffix in (*_YAML, _PROGRAMS) and not Path(name).is_file():
+            raise UsageError("no such file", argument="tasks", value=name)
+        if Path(name).suffix == _PROGRAMS and not run_code:
+            reason = "runs programs that the model writes, in a sandbox; allow it with `run_code`"
+            raise UsageError(reason, argument="tasks", value=name)
+    made: dict[str, list[Item]] = {}
+    if any(name in TASKS for name in names):
+        source, documents = held_out()
+        made = {name: make_items(name, documents, source, items, seed) for name in names if name in TASKS}
+    programs = tuple(name for name in names if Path(name).suffix == _PROGRAMS)
+    others = tuple(name for name in names if name not in (*TASKS, *programs))
+    return TaskSet(made, others, download, fewshot, programs)
+
+
+def documents_digest(documents: Sequence[Any]) -> str:
+    """Return a hash of a task's documents, 16 hex digits, by which results can be paired."""
+    text = json.dumps(list(documents), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep lm-eval's and datasets' bars and messages off standard error."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "evaluate")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _local_task(name: str, items: Sequence[Item]) -> Any:
+    """Return a task of lm-eval whose documents are `items`."""
+    from datasets import Dataset
+    from lm_eval.api.task import ConfigurableTask
+
+    rows = [item.as_dict() for item in items]
+    metric = "acc_mutual_info" if name in BY_GAIN else "acc"
+    return ConfigurableTask(
+        config={
+            "task": name,
+            "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
+            "test_split": "test",
+            "output_type": "multiple_choice",
+            "doc_to_text": lambda doc: doc["context"],
+            "doc_to_choice": lambda doc: doc["choices"],
+            "doc_to_target": lambda doc: doc["answer"],
+            "target_delimiter": "",
+            "num_fewshot": 0,
+            "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
+        }
+    )
+
+
+def _programs(file: Path) -> dict[str, Any]:
+    from scalelab.evaluation.programs import program_task
+
+    return {file.stem: program_task(file)}
+
+
+def _harness_tasks(name: str, download: bool) -> dict[str, Any]:
+    """Return the task objects of lm-eval for a name or a YAML file, by name."""
+    is_file = Path(name).suffix in _YAML
+    manager = _manager(with_defaults=not is_file)
+    if not is_file and name not in manager.all_tasks:
+        near = get_close_matches(name, [*TASKS, *manager.all_tasks], 1, 0.6)
+        meant = f"did you mean {near[0]}? " if near else ""
+        reason = f"no such task; {meant}use one of {', '.join(TASKS)}, a task of lm-eval or a YAML file"
+        raise UsageError(reason, argument="tasks", value=name)
+    try:
+        with _network(download):
+            return dict(manager.load([name])["tasks"])
+    except ScalelabError:
+        raise
+    except Exception as error:  # YAML, data sets and functions of tasks raise whatever they like
+        if not download and _is_missing_data(error):
+            raise DataError(
+                f"task {name}: its data are not on this machine; get them once with `download`, or use a YAML "
+                "file with local data"
+            ) from None
+        raise DataError(f"task {name}: lm-eval cannot load it ({type(error).__name__}: {first_line(error)})") from None
+
+
+@cache
+def _manager(with_defaults: bool) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=with_defaults)
+
+
+def _is_missing_data(error: BaseException) -> bool:
+    """Return true if a data set is neither in the cache nor may be downloaded."""
+    chain: BaseException | None = error
+    while chain is not None:
+        kinds = {kind.__name__ for kind in type(chain).__mro__}
+        if kinds & {"OfflineModeIsEnabled", "ConnectionError", "LocalEntryNotFoundError", "DatasetNotFoundError"}:
+            return True
+        if "offline" in str(chain).lower():
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+@contextmanager
+def _network(download: bool) -> Iterator[None]:
+    """Keep datasets and the Hub's client from the network, unless downloads are wanted."""
+    if download:
+        yield
+        return
+    import datasets.config
+    import huggingface_hub.constants
+
+    names = [(datasets.config, "HF_HUB_OFFLINE"), (datasets.config, "HF_DATASETS_OFFLINE")]
+    names.append((huggingface_hub.constants, "HF_HUB_OFFLINE"))
+    before = [getattr(module, name) for module, name in names]
+    for module, name in names:
+        setattr(module, name, True)
+    try:
+        yield
+    finally:
+        for (module, name), value in zip(names, before, strict=True):
+            setattr(module, name, value)
