@@ -26,7 +26,7 @@ class ChatTemplate:
     Args:
         tokenizer: The tokenizer, with a fast implementation.
         source: Its folder, for messages.
-        ends: Token ids that end an answer, besides the tokenizer's own.
+        ends: Token ids that end generation, besides the tokenizer's own.
 
     Raises:
         UsageError: The tokenizer has no chat template.
@@ -36,15 +36,11 @@ class ChatTemplate:
         if not tokenizer.chat_template:
             raise UsageError(f"the tokenizer in {source} has no chat template; put a chat_template.jinja there")
         self.tokenizer, self.source = tokenizer, source
-        self.ends = {*ends, tokenizer.eos_token_id} - {None}
+        # Tokens that are not text. An answer ends with one of them.
+        self.special = {*ends, *tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         with _translated(source, ""):
             self.text: str = tokenizer.get_chat_template()
         self.marked = bool(_MARKED.search(self.text))
-
-    @property
-    def special(self) -> set[int]:
-        """Token ids that are not text."""
-        return self.ends | set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
 
     def prompt_ids(self, messages: Messages, where: str = "") -> list[int]:
         """Return the tokens from which the answer to `messages` is generated.
@@ -131,9 +127,9 @@ class ChatTemplate:
         """Return the end of the answer from token `first`: after its end token, or else before `position`."""
         alone = self._tokenise(text[:position])
         same = next((i for i, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), min(len(ids), len(alone)))
-        stops = [i for i in range(first, same) if ids[i] in self.ends]
-        if stops:  # what the template writes after it is never generated
-            return stops[-1] + 1
+        for i in range(first, same):  # white space that the template writes after it is never generated
+            if ids[i] in self.special and not self.tokenizer.decode(ids[i + 1 : same]).strip():
+                return i + 1
         return self._boundary(text, ids, position, where)
 
     def _render(self, messages: Messages, add_generation_prompt: bool, where: str) -> str:
