@@ -223,8 +223,7 @@ def train_streams(
         notes = [] if rows is None else list(data.notes)
         if note := stage.length_warning(opened, seq_len):
             notes.append(note.removeprefix("warning: "))
-        if rows is not None and data.end not in (None, *stage.end_ids(opened)):  # so that generation stops there
-            opened.generation_config.eos_token_id = [data.end, *stage.end_ids(opened)]
+        files = {} if rows is None else stage.chat_files(opened, data.end)
         made = SecondStage(
             out=out,
             P=opened.P,
@@ -245,7 +244,7 @@ def train_streams(
             **({} if rows is None else data.settings),
             **made.to_dict(),
         }
-        save_model(opened, out, source, {RECORD: json.dumps(content, indent=1)})
+        save_model(opened, out, source, {RECORD: json.dumps(content, indent=1)} | files)
         resumable.finish()
     return made
 

@@ -152,6 +152,18 @@ def end_ids(model: Any) -> list[int]:
     return own if isinstance(own, list) else [] if own is None else [own]
 
 
+def chat_files(model: Any, end: int | None) -> dict[str, str]:
+    """Return the generation config, by its file name, with which generation stops at the token `end`.
+
+    It is written as text, since transformers saves a changed config only if its sampling settings are consistent, which
+    those of many published models are not.
+    """
+    if end is None or end in (ends := end_ids(model)):
+        return {}
+    content = json.loads(model.generation_config.to_json_string())
+    return {"generation_config.json": json.dumps(content | {"eos_token_id": [end, *ends]}, indent=2) + "\n"}
+
+
 def check_length(model: Any, n_tokens: int, what: str) -> None:
     """Raise `UsageError`, naming `what`, if the model has fewer learned positions than `n_tokens`."""
     most = getattr(model.config, "max_position_embeddings", None)

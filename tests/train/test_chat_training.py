@@ -229,7 +229,7 @@ def test_the_command_trains_streams_and_saves_how_to_chat(template, scalelab, ch
 
 def test_answers_are_learned(scalelab, chat_file, model_folder, tmp_path):
     """With all weights trained, greedy generation repeats the question of a training conversation."""
-    words = ("--chat", chat_file, "--train", "all", "--tokens", "40k", "--P", 2, "--lr", 3e-3)
+    words = ("--chat", chat_file, "--train", "all", "--tokens", "25k", "--P", 2, "--lr", 4e-3)
     code, _, error = train(scalelab, model_folder, "out", *words)
     assert code == 0, error
     code, text, error = scalelab("generate", "out", "--chat", "--prompt", "red blue", "--max-new-tokens", 12)
