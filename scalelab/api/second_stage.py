@@ -1,8 +1,9 @@
-"""Second-stage training: streams, or a whole model with streams, on a corpus."""
+"""Second-stage training: streams, or a whole model with streams, on text, conversations or preferences."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from scalelab.api.loading import (
     check_model,
     choose_device,
     console_of,
+    load_tokenizer,
     need_torch,
     new_folder,
     quiet_libraries,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from scalelab.train.stage_resume import ResumableStage
 
 Part = Literal["streams", "all"]
+Objective = Literal["text", "chat", "preference"]
 PARTS: tuple[Part, ...] = ("streams", "all")
 _MEMORY = "try a smaller `batch_size`, `seq_len` or `P`"
 
@@ -58,13 +61,14 @@ class SecondStage(Shown):
     curve: tuple[tuple[int, int, float], ...]  # step, tokens, mean training loss since the previous point
     record: str  # file in `out` with all of these
     notes: tuple[str, ...] = ()
+    objective: Objective = "text"
 
     _report: ClassVar[str] = "scalelab.reports.streams:stage_report"
     _figure: ClassVar[str] = "scalelab.plot.curves:plot_stage"
     _json: ClassVar[str] = "scalelab.reports.streams:stage_json"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the loss curve: step, tokens and training loss in nats per token."""
+        """Return the loss curve: step, tokens and training loss, in nats per token or the loss of a preference."""
         import pandas as pd
 
         return pd.DataFrame(list(self.curve), columns=["step", "n_tokens", "loss"])
@@ -82,6 +86,9 @@ def train_streams(
     tokens: str | float = 100_000,
     corpus: str = "stdlib",
     text_column: str = "text",
+    chat: str | Path | None = None,
+    preference: str | Path | None = None,
+    beta: float = 0.1,
     seq_len: int | None = None,
     batch_size: int = 4,
     lr: float | None = None,
@@ -93,22 +100,28 @@ def train_streams(
     compile_model: bool = False,
     progress: bool | Console = False,
 ) -> SecondStage:
-    """Train a model with P streams on a corpus; with ``part="streams"`` its backbone is unchanged, bit for bit.
+    """Train a model with P streams on text or chat; with ``part="streams"`` its backbone is unchanged, bit for bit.
 
-    All P see the same text in the same order for the same seed. Checkpoints are in OUT.checkpoints until OUT is
-    written: the same call resumes from the latest.
+    With `chat`, only the tokens of the assistant count in the loss. With `preference`, training is direct preference
+    optimisation (DPO, arXiv 2305.18290); the reference is the model before training. All P see the same data in the
+    same order for the same seed. Checkpoints are in OUT.checkpoints until OUT is written: the same call resumes from
+    the latest.
 
     Args:
         model: Folder of a model, as `convert` writes it.
         out: New folder for the trained model.
         P: Number of streams; by default the one trained last, or the largest.
         part: Parameters to train: "streams" (prefixes and aggregator) or "all".
-        tokens: Training tokens, a number or text such as "100k".
+        tokens: Training tokens, a number or text such as "100k"; of conversations with their prompts.
         corpus: Text: "stdlib", "hf:NAME" or a path.
         text_column: Column with the text, in JSONL and Parquet.
-        seq_len: Sequence length in tokens; by default up to 512.
-        batch_size: Sequences per step, over all processes.
-        lr: Peak learning rate; by default 3e-2 for streams, 1e-4 for all.
+        chat: Conversations instead of a corpus: a JSONL file with `messages`, a folder with train.jsonl and
+            validation.jsonl, or a folder saved by `datasets`. Without a validation split 5 % of the questions are it.
+        preference: Preferences instead of a corpus, with `prompt`, `chosen` and `rejected`; files as for `chat`.
+        beta: Weight of the reference in the loss of preferences.
+        seq_len: Sequence length in tokens; by default up to 512. Longer conversations are cut.
+        batch_size: Sequences, conversations or pairs per step, over all processes.
+        lr: Peak learning rate; by default 3e-2 for streams and 1e-4 for all, with preferences a tenth.
         val_tokens: Validation tokens.
         seed: Seed of the data order.
         dtype: Precision: "fp32", "bf16" or "auto" (bf16 on CUDA, else fp32).
@@ -118,11 +131,11 @@ def train_streams(
         progress: Show progress on standard error, or on a rich console.
 
     Returns:
-        Validation losses before and after in nats per token, and the loss curve.
+        Validation losses before and after, and the loss curve; in nats per token, of preferences the DPO loss.
 
     Raises:
         UsageError: An argument is wrong, or `out` is not empty.
-        DataError: The model, its tokenizer or the corpus cannot be used.
+        DataError: The model, its tokenizer, its chat template or the data cannot be used.
         DivergedError: The loss grew without bound or became NaN.
         MemoryShortError: Not even one sequence fits into memory.
         MissingPackageError: torch or transformers is not installed.
@@ -136,7 +149,7 @@ def train_streams(
     check_dtype(dtype)
     check_device(device)
     check_model(source)
-    check_corpus(corpus)
+    objective = _check_data(corpus, text_column, chat, preference, beta)
     new_folder(out)
     need_torch("train")
 
@@ -145,7 +158,6 @@ def train_streams(
     from scalelab.train.devices import resolve_dtype
     from scalelab.train.memory import translate_oom
     from scalelab.train.parallel import exit_process, launched_processes
-    from scalelab.train.recipe import whole_steps
     from scalelab.train.stage_resume import RECORD, ResumableStage, stage_settings
     from scalelab.train.trainer import Options
 
@@ -164,13 +176,19 @@ def train_streams(
             console.quiet = console.quiet or not parallel.main
             opened = stage.open_model(source, P, parallel.load_device)
             seq_len = seq_len or stage.default_seq_len(opened)
-            recipe = stage.stage_recipe(part, lr, seq_len, batch_size, val_tokens, precision)
-            data = stage.read_text(opened, source, corpus, text_column)
+            rates = stage.PREFERENCE_LR if preference is not None else stage.DEFAULT_LR
+            recipe = stage.stage_recipe(part, lr, seq_len, batch_size, val_tokens, precision, rates)
+            rows = chat if preference is None else preference
+            if rows is None:
+                data = stage.read_text(opened, source, corpus, text_column)
+            else:
+                own_beta = None if preference is None else beta
+                data = stage.read_chat(opened, load_tokenizer(source), source, rows, seq_len, own_beta)
             if part == "streams" and not dict(opened.stream_parameters()):
                 raise UsageError(stage.NOTHING_TO_TRAIN)
-            n_tokens = whole_steps(n_tokens, recipe)
+            n_tokens, steps = stage.whole_stage_steps(data, n_tokens, recipe)
             settings = stage_settings(source, opened.P, data, recipe, n_tokens, part, seed)
-            resumable = ResumableStage(out, settings, n_tokens // (seq_len * batch_size), parallel)
+            resumable = ResumableStage(out, settings, steps, parallel)
             until_written.enter_context(_stoppable(resumable, parallel))
             until_written.enter_context(resumable.running())
             until_written.enter_context(translate_oom(f"P = {opened.P}", _MEMORY))
@@ -202,7 +220,10 @@ def train_streams(
             exit_process()
         if part == "streams":  # so that the saved backbone equals the source's, bit for bit
             opened = opened.to(saved_dtype(source))
-        note = stage.length_warning(opened, seq_len)
+        notes = [] if rows is None else list(data.notes)
+        if note := stage.length_warning(opened, seq_len):
+            notes.append(note.removeprefix("warning: "))
+        files = {} if rows is None else stage.chat_files(opened, data.end)
         made = SecondStage(
             out=out,
             P=opened.P,
@@ -213,17 +234,41 @@ def train_streams(
             after=result.after,
             curve=tuple(result.curve),
             record=RECORD,
-            notes=(note.removeprefix("warning: "),) if note else (),
+            notes=tuple(notes),
+            objective=objective,
         )
         content = {
             **{"status": RunStatus.OK, "source": source.name, "P": opened.P, "train": part},
             **{"n_tokens": n_tokens, "seed": seed},
             **{"text": asdict(data.text), "recipe": asdict(recipe), "steps": resumable.steps},
+            **({} if rows is None else data.settings),
             **made.to_dict(),
         }
-        save_model(opened, out, source, {RECORD: json.dumps(content, indent=1)})
+        save_model(opened, out, source, {RECORD: json.dumps(content, indent=1)} | files)
         resumable.finish()
     return made
+
+
+def _check_data(
+    corpus: str, text_column: str, chat: str | Path | None, preference: str | Path | None, beta: float
+) -> Objective:
+    """Return the objective of the data. Raises `UsageError` for data that do not exist, or of two kinds."""
+    if chat is None and preference is None:
+        check_corpus(corpus)
+        return "text"
+    objective: Objective = "chat" if preference is None else "preference"
+    if chat is not None and preference is not None:
+        raise UsageError("give either `chat` or `preference`; train twice to use both")
+    if (corpus, text_column) != ("stdlib", "text"):
+        raise UsageError(f"give either a corpus or `{objective}`; leave `corpus` and `text_column` out")
+    if not (math.isfinite(beta) and beta > 0):
+        raise UsageError("give a positive number", argument="beta", value=beta)
+    if beta != 0.1 and preference is None:
+        raise UsageError("is only used with `preference`; leave it out", argument="beta", value=beta)
+    source = chat if preference is None else preference
+    if not Path(source or "").exists():
+        raise UsageError("no such file or folder; give a path", argument=objective, value=str(source))
+    return objective
 
 
 @contextmanager

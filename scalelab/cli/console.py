@@ -117,6 +117,11 @@ def print_line(text: str, quiet: bool = False) -> None:
         print(visible(as_typed(text)), file=sys.stderr, flush=True)
 
 
+def silence_stdout() -> None:
+    """Write to nowhere from now on, after the reader has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
     """Yield a function of a stage and its completed fraction, which shows them on a terminal after 2 seconds."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from scalelab import __version__
+from scalelab.cli.chat import chat
 from scalelab.cli.clients import PASSES_ON, lm_eval, serve
 from scalelab.cli.compare import compare
 from scalelab.cli.convert import convert
@@ -45,7 +46,7 @@ app = typer.Typer(
 for command, panel in (
     *((command, _RUNS) for command in (sweep, results, watch)),
     *((command, _ANALYSIS) for command in (fit, predict, cost, compare, plan, report, explore)),
-    *((command, _MODELS) for command in (convert, train, diagnose, generate)),
+    *((command, _MODELS) for command in (convert, train, diagnose, generate, chat)),
 ):
     app.command(cls=ListCommand, rich_help_panel=panel)(command)
     if command is watch:

@@ -9,6 +9,7 @@ import typer
 
 from scalelab.cli.console import show, stderr
 from scalelab.cli.options import (
+    DATA,
     MODEL,
     TRAINING,
     AsJson,
@@ -41,13 +42,30 @@ def train(
         ),
     ] = "streams",
     tokens: Annotated[str, option(help="Training tokens, e.g. 100k.", panel=TRAINING)] = "100k",
-    batch_size: Annotated[int, option(min=1, help="Sequences per step, over all processes.", panel=TRAINING)] = 4,
+    batch_size: Annotated[
+        int, option(min=1, help="Sequences, conversations or pairs per step, over all processes.", panel=TRAINING)
+    ] = 4,
     lr: Annotated[
         float | None,
-        option(help="Peak learning rate.", panel=TRAINING, show_default="3e-2 for streams, 1e-4 for all"),
+        option(
+            help="Peak learning rate.",
+            panel=TRAINING,
+            show_default="3e-2 for streams, 1e-4 for all; with --preference a tenth",
+        ),
     ] = None,
     corpus: Corpus = "stdlib",
     text_column: TextColumn = "text",
+    chat: Annotated[
+        Path | None,
+        option(help="Conversations: JSONL with messages, or a folder.", panel=DATA, metavar="DATA"),
+    ] = None,
+    preference: Annotated[
+        Path | None,
+        option(
+            help="Preferences for DPO: JSONL with prompt, chosen and rejected, or a folder.", panel=DATA, metavar="DATA"
+        ),
+    ] = None,
+    beta: Annotated[float, option(help="Weight of the reference with --preference.", panel=TRAINING)] = 0.1,
     seq_len: SeqLen = None,
     val_tokens: ValTokens = 32768,
     seed: Annotated[int, option(min=0, help="Seed of the data order.", panel=TRAINING)] = 0,
@@ -58,11 +76,12 @@ def train(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model with P streams on a corpus; with --train streams its backbone is unchanged, bit for bit.
+    """Train a model with P streams on text or chat; with --train streams its backbone is unchanged, bit for bit.
 
-    All P see the same text in the same order for the same seed. Checkpoints are in OUT.checkpoints until OUT is
-    written: the same command resumes from the latest. On several devices: accelerate launch … -m scalelab train …,
-    with data parallelism or FSDP (without checkpoints).
+    With --chat only the tokens of the assistant count in the loss; with --preference training is DPO, with the model
+    before training as reference. All P see the same data in the same order for the same seed. Checkpoints are in
+    OUT.checkpoints until OUT is written: the same command resumes from the latest. On several devices: accelerate
+    launch … -m scalelab train …, with data parallelism or FSDP (without checkpoints).
     """
     from scalelab.api.second_stage import train_streams
 
@@ -74,6 +93,9 @@ def train(
         tokens=tokens,
         corpus=corpus,
         text_column=text_column,
+        chat=chat,
+        preference=preference,
+        beta=beta,
         seq_len=seq_len,
         batch_size=batch_size,
         lr=lr,

@@ -85,7 +85,7 @@ def plot_stage(found: Any, kind: str | None = None, ax: Axes | None = None, size
     axes.plot(*_smoothed(curve).T, color="black")
     axes.set_xlabel("training tokens")
     axes.xaxis.set_major_formatter(lambda value, _: format_count(value) if value else "0")
-    axes.set_ylabel("training loss, nats per token")
+    axes.set_ylabel("training loss of DPO" if found.objective == "preference" else "training loss, nats per token")
     panels.heading(f"{found.out.name}, P = {found.P}: validation {found.before.loss:.4f} to {found.after.loss:.4f}")
     signs = [Line2D([], [], color="black", linewidth=0.8, alpha=0.3), Line2D([], [], color="black")]
     panels.legend(signs, ["each point", f"mean over the last {100 * _WINDOW:g} % of tokens"])

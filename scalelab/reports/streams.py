@@ -52,13 +52,30 @@ def conversion_json(found: Conversion) -> dict[str, Any]:
 def stage_report(found: SecondStage) -> Report:
     """Return losses before and after training, and a warning if the loss rose."""
     title = f"P = {found.P}, {found.part}, {format_count(found.n_tokens)} tokens, {format_seconds(found.seconds)}"
-    table = Table(title, ["<training", "loss", "± (text)", "cosine", "ρ", "<warnings"])
+    if found.objective == "preference":
+        return _preference_report(found, title)
+    unit = "text" if found.objective == "text" else "conversations"
+    table = Table(title, ["<training", "loss", f"± ({unit})", "cosine", "ρ", "<warnings"])
     for name, seen in (("before", found.before), ("after", found.after)):
         streams = seen.streams
         about = ("", "", "")
         if streams:
             about = (f"{streams.cosine:.4f}", f"{streams.correlation:.4f}", ", ".join(streams.warnings))
         table.add(name, f"{seen.loss:.4f}", f"{seen.loss_stderr:.4f}", *about)
+    return _with_notes(found, table)
+
+
+def _preference_report(found: SecondStage, title: str) -> Report:
+    table = Table(title, ["<training", "DPO loss", "± (pairs)", "chosen preferred", "margin"])
+    for name, seen in (("before", found.before), ("after", found.after)):
+        ranked: Any = seen  # a PreferenceEvaluation
+        numbers = (f"{seen.loss:.4f}", f"{seen.loss_stderr:.4f}", f"{ranked.accuracy:.1%}", f"{ranked.margin:.4f}")
+        table.add(name, *numbers)
+    return _with_notes(found, table)
+
+
+def _with_notes(found: SecondStage, table: Table) -> Report:
+    """Return the report: the table, a warning if the loss rose, notes, and where the model is."""
     blocks: list[Table | Line] = [table]
     if found.after.loss > found.before.loss:
         blocks.append(Line("the loss is higher than before training; try a lower `lr` or more tokens", "warning"))
@@ -76,6 +93,7 @@ def stage_json(found: SecondStage) -> dict[str, Any]:
             "loss_stderr": seen.loss_stderr,
             "n_tokens": seen.n_tokens,
             "streams": streams and asdict(streams) | {"warnings": streams.warnings},
+            **{name: getattr(seen, name) for name in ("accuracy", "margin") if hasattr(seen, name)},
         }
 
     return {

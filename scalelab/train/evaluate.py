@@ -37,33 +37,41 @@ def rows_at_once(device: str, P: int, seq_len: int) -> int:
 def evaluate(
     model: Any, windows: np.ndarray, documents: np.ndarray, device: str, bf16: bool, max_rows: int = MAX_ROWS
 ) -> Evaluation:
-    """Evaluate `model` on `windows` [w, seq_len + 1], which start in `documents` [w], at most `max_rows` at once."""
+    """Evaluate `model` on `windows` [w, seq_len + 1], which start in `documents` [w], at most `max_rows` at once.
+
+    Complemented, thus negative, ids are context whose loss does not count (see `answers.signed_ids`).
+    """
     training = model.training
     model.eval()
     probe = StreamProbe(model) if model.P > 1 else None
     rows = max(1, min(max_rows, _MAX_LOGITS // (model.config.vocab_size * windows.shape[1])))
+    counted = windows[:, 1:] >= 0
     losses = []
     for first in range(0, len(windows), rows):
-        batch = torch.from_numpy(windows[first : first + rows]).to(device)
+        some, counts = windows[first : first + rows], counted[first : first + rows]
+        length = int(np.flatnonzero(counts.any(0))[-1]) + 1  # what follows changes nothing
+        batch = torch.from_numpy(np.where(some < 0, ~some, some)[:, : length + 1]).to(device)
         inputs, labels = batch[:, :-1], batch[:, 1:]
+        keep = None if counts.all() else torch.from_numpy(counts[:, :length]).to(device)
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bf16):
-            logits = probe.forward(inputs, labels) if probe else model(inputs, use_cache=False).logits
+            logits = probe.forward(inputs, labels, keep) if probe else model(inputs, use_cache=False).logits
         token_losses = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
-        losses.append(token_losses.mean(1))
+        losses.append(token_losses.mean(1) if keep is None else (token_losses * keep).sum(1) / keep.sum(1))
     model.train(training)
-    loss, stderr = clustered_mean(torch.cat(losses).double().cpu().numpy(), documents)
-    return Evaluation(loss, stderr, windows[:, 1:].size, probe.report() if probe else None)
+    loss, stderr = clustered_mean(torch.cat(losses).double().cpu().numpy(), documents, counted.sum(1))
+    return Evaluation(loss, stderr, int(counted.sum()), probe.report() if probe else None)
 
 
-def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+def clustered_mean(values: np.ndarray, clusters: np.ndarray, counts: np.ndarray | None = None) -> tuple[float, float]:
     """Return the mean of `values` [w] and its standard error, with values of the same cluster dependent.
 
     Windows of one file are similar, so treating them as independent would understate the error. Linearised ratio
-    estimator; Cochran, Sampling Techniques (1977), section 9A.1.
+    estimator; Cochran, Sampling Techniques (1977), section 9A.1. With `counts` [w], each value is a mean over as many.
     """
-    mean = float(values.mean())
+    weights = np.ones(len(values)) if counts is None else counts / counts.mean()
+    mean = float((weights * values).mean())
     _, index = np.unique(clusters, return_inverse=True)
-    deviations = np.bincount(index, weights=values - mean)
+    deviations = np.bincount(index, weights=weights * (values - mean))
     m = len(deviations)
     if m < 2:
         return mean, float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from scalelab.train.checkpoint import TrainState
 from scalelab.train.data import TokenWindows, window_order
 from scalelab.train.device import device_model
 from scalelab.train.graphs import WARM_UP_STEPS, Stepper
-from scalelab.train.loss import separable_head
+from scalelab.train.loss import NEXT_TOKEN, Objective, separable_head
 from scalelab.train.parallel import SINGLE_PROCESS, Parallel, decoder_layers
 from scalelab.train.recipe import Recipe
 from scalelab.train.step import TrainingStep, has_dropout, set_learning_rates
@@ -29,6 +29,15 @@ Observer = Callable[[TrainState], None]
 
 CURVE_POINTS = 100
 DIVERGED_NATS = 2.0  # above the first loss, that of an untrained model
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """Training data whose rows are no windows of a text."""
+
+    def windows(self, recipe: Recipe, device: str, fixed_length: bool) -> Any:
+        """Return batches with the interface of `TokenWindows`, all of the same length if `fixed_length`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Phase:
         rate_factor: Maps a step, counted from 0, to its learning rate as a share of the peak.
         point_steps: Steps between two points of the loss curve.
         name: Start of every error message.
+        objective: The loss.
+        row_tokens: Tokens of a row of a batch on average; 0: `recipe.seq_len`.
     """
 
     recipe: Recipe
@@ -50,11 +61,13 @@ class Phase:
     rate_factor: Callable[[int], float]
     point_steps: int
     name: str
+    objective: Objective = NEXT_TOKEN
+    row_tokens: float = 0.0
 
     @property
-    def step_tokens(self) -> int:
+    def step_tokens(self) -> float:
         """Tokens of one step."""
-        return self.recipe.seq_len * self.recipe.batch_size
+        return (self.row_tokens or self.recipe.seq_len) * self.recipe.batch_size
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,7 @@ class LoopOptions:
 def optimise(
     model: Any,
     optimizer: torch.optim.Optimizer,
-    data: TokenData,
+    data: TokenData | Examples,
     phase: Phase,
     state: TrainState,
     options: LoopOptions = LoopOptions(),
@@ -98,7 +111,11 @@ def optimise(
     """
     recipe, device, parallel = phase.recipe, options.device, options.parallel
     alone = parallel.size == 1 and not parallel.sharded
-    windows = TokenWindows(data.train(), recipe.seq_len, recipe.batch_size, device)
+    windows: Any
+    if isinstance(data, Examples):
+        windows = data.windows(recipe, device, options.compile_model)
+    else:
+        windows = TokenWindows(data.train(), recipe.seq_len, recipe.batch_size, device)
     forward: Any = parallel.wrap(model)
     if options.compile_model:
         compile_layers(model)
@@ -107,7 +124,8 @@ def optimise(
         state.devices.append(name)
     model.train()
     head = separable_head(model) if alone and device.startswith("cuda") else None
-    step = TrainingStep(model, optimizer, recipe, forward, head, state.micro_batch, parallel.size == 1, phase.name)
+    splits = parallel.size == 1
+    step = TrainingStep(model, optimizer, recipe, forward, head, state.micro_batch, splits, phase.name, phase.objective)
     noisy = has_dropout(model)
     warm_up = WARM_UP_STEPS + 1 if device.startswith("cuda") or options.compile_model else 0
     meter = _Meter(phase, state, options.progress, parallel, warm_up)
@@ -179,7 +197,7 @@ class _Meter:
         if point:
             losses = [torch.as_tensor(value, dtype=loss.dtype, device=loss.device) for value in state.pending]
             mean = float(torch.stack(losses).mean())
-            state.curve.append((state.step, state.step * self.phase.step_tokens, mean))
+            state.curve.append((state.step, round(state.step * self.phase.step_tokens), mean))
             state.pending.clear()
             self._check(mean)
         if self.warm_up == 1 and loss.device.type == "cuda":

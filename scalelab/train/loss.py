@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,33 @@ def training_loss(forward: Any, model: Any, inputs: Tensor, labels: Tensor, bf16
     loss = F.cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten())
     balance = extra_loss(model, outputs)
     return (loss if balance is None else loss + balance), loss
+
+
+class Objective(Protocol):
+    """Loss of a batch in micro-batches."""
+
+    def __call__(self, forward: Any, model: Any, part: Any, bf16: bool, head: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the loss of a micro-batch to train on, and the one to report; see `training_loss`."""
+        ...
+
+    def share(self, part: Any, batch: Any) -> float | Tensor:
+        """Return the weight of the micro-batch `part` in the loss of `batch`."""
+        ...
+
+
+class NextToken:
+    """Mean cross entropy of all next tokens of windows of text."""
+
+    def __call__(self, forward: Any, model: Any, part: Any, bf16: bool, head: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the loss to train on and the one to report."""
+        return training_loss(forward, model, part[:, :-1], part[:, 1:], bf16, head)
+
+    def share(self, part: Any, batch: Any) -> float:
+        """Return the share of the rows."""
+        return len(part) / len(batch)
+
+
+NEXT_TOKEN = NextToken()
 
 
 @torch.no_grad()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ import torch
 
 from scalelab.errors import DataError, DivergedError, ScalelabError, UsageError
 from scalelab.model.checkpoint import load_model
+from scalelab.train.answers import Answers, read_answers
+from scalelab.train.chat_template import ChatTemplate
 from scalelab.train.checkpoint import Saver, TrainState, checkpoint_path, load_newest
+from scalelab.train.conversations import load_conversations
 from scalelab.train.corpus import load_corpus
 from scalelab.train.data import validation_windows
 from scalelab.train.evaluate import Evaluation, evaluate
@@ -21,7 +27,8 @@ from scalelab.train.loop import CURVE_POINTS, LoopOptions, Observer, Phase, opti
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.parallel import SINGLE_PROCESS, Parallel
 from scalelab.train.phases import linear_factor
-from scalelab.train.recipe import Recipe, whole_steps
+from scalelab.train.preference import Preferences, read_preferences
+from scalelab.train.recipe import Recipe, TextSource, whole_steps
 from scalelab.train.tokens import TokenData, tokenise
 from scalelab.train.trainer import DEFAULT, Options
 
@@ -29,6 +36,10 @@ NOTHING_TO_TRAIN = "P = 1 without a prefix has no streams to train; use `part=al
 PARTS = ("streams", "all")
 # With a frozen backbone the streams can take large steps; all weights together cannot (docs/LOG.md).
 DEFAULT_LR = {"streams": 3e-2, "all": 1e-4}
+# Rewards are differences from the reference, so smaller steps do.
+PREFERENCE_LR = {"streams": 3e-3, "all": 1e-5}
+
+StageData = TokenData | Answers | Preferences
 
 
 class UnsoundModelError(ScalelabError):
@@ -46,7 +57,15 @@ class StageResult:
     seconds: float
 
 
-def stage_recipe(train: str, lr: float | None, seq_len: int, batch_size: int, val_tokens: int, dtype: str) -> Recipe:
+def stage_recipe(
+    train: str,
+    lr: float | None,
+    seq_len: int,
+    batch_size: int,
+    val_tokens: int,
+    dtype: str,
+    default_lr: Mapping[str, float] = DEFAULT_LR,
+) -> Recipe:
     """Return the recipe of a second stage.
 
     `lr` applies to every width. With a frozen backbone (`train` is "streams") the aggregator has a tenth of it.
@@ -59,7 +78,7 @@ def stage_recipe(train: str, lr: float | None, seq_len: int, batch_size: int, va
     return Recipe(
         seq_len=seq_len,
         batch_size=batch_size,
-        lr=DEFAULT_LR[train] if lr is None else lr,
+        lr=default_lr[train] if lr is None else lr,
         prefix_lr_scale=1.0,
         aggregator_lr_scale=0.1 if train == "streams" else 1.0,
         weight_decay=0.0,
@@ -98,6 +117,53 @@ def read_text(model: Any, folder: Path, corpus: str, text_column: str = "text") 
     return data
 
 
+def read_chat(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    source: str | Path,
+    seq_len: int,
+    preference_beta: float | None = None,
+) -> Answers | Preferences:
+    """Tokenise conversations, or with `preference_beta` pairs of answers, with the chat template in `folder`.
+
+    Raises:
+        ScalelabError: the data or the template cannot be used, or the tokenizer does not fit the model.
+    """
+    template = ChatTemplate(tokenizer, folder, end_ids(model))
+    data = load_conversations(source, "chat" if preference_beta is None else "preference")
+    file = folder / "tokenizer.json"
+    content = file.read_bytes() if file.is_file() else json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
+    digest = hashlib.sha256(content + template.text.encode()).hexdigest()[:16]
+    text = TextSource(data.name, data.digest, folder.resolve().name, digest)
+    if len(tokenizer) > model.config.vocab_size:
+        raise UsageError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}; "
+            "put the model's own tokenizer there"
+        )
+    if preference_beta is None:
+        return read_answers(data, template, text, seq_len)
+    return read_preferences(data, template, text, seq_len, preference_beta)
+
+
+def end_ids(model: Any) -> list[int]:
+    """Return the ids that end generation, by the model's generation config."""
+    own: Any = model.generation_config.eos_token_id
+    return own if isinstance(own, list) else [] if own is None else [own]
+
+
+def chat_files(model: Any, end: int | None) -> dict[str, str]:
+    """Return the generation config, by its file name, with which generation stops at the token `end`.
+
+    It is written as text, since transformers saves a changed config only if its sampling settings are consistent, which
+    those of many published models are not.
+    """
+    if end is None or end in (ends := end_ids(model)):
+        return {}
+    content = json.loads(model.generation_config.to_json_string())
+    return {"generation_config.json": json.dumps(content | {"eos_token_id": [end, *ends]}, indent=2) + "\n"}
+
+
 def check_length(model: Any, n_tokens: int, what: str) -> None:
     """Raise `UsageError`, naming `what`, if the model has fewer learned positions than `n_tokens`."""
     most = getattr(model.config, "max_position_embeddings", None)
@@ -105,8 +171,21 @@ def check_length(model: Any, n_tokens: int, what: str) -> None:
         raise UsageError(f"{what}: {n_tokens} tokens, but the model has positions for {most}; give fewer")
 
 
-def validate(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evaluation:
+def whole_stage_steps(data: StageData, n_tokens: float, recipe: Recipe) -> tuple[int, int]:
+    """Return tokens and steps for about `n_tokens`, at least one step."""
+    if isinstance(data, TokenData):
+        tokens = whole_steps(n_tokens, recipe)
+        return tokens, tokens // (recipe.seq_len * recipe.batch_size)
+    step = data.row_tokens * recipe.batch_size
+    steps = max(1, round(n_tokens / step))
+    return round(steps * step), steps
+
+
+def validate(model: Any, data: StageData, recipe: Recipe, device: str) -> Evaluation:
     """Return the validation loss with the streams in use. Raises `ScalelabError` if it is not a number."""
+    if not isinstance(data, TokenData):
+        check_length(model, recipe.seq_len, "`seq_len`")
+        return _sound(model, data.evaluate(model, recipe, device))
     windows, documents = validation_windows(
         data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
     )
@@ -116,7 +195,10 @@ def validate(model: Any, data: TokenData, recipe: Recipe, device: str) -> Evalua
 def loss_on(model: Any, windows: np.ndarray, documents: np.ndarray, recipe: Recipe, device: str) -> Evaluation:
     """Run `evaluate` on an existing model. Raises `UnsoundModelError` if the loss is not a number."""
     check_length(model, recipe.seq_len, "`seq_len`")
-    evaluation = evaluate(model, windows, documents, device, recipe.dtype == "bf16")
+    return _sound(model, evaluate(model, windows, documents, device, recipe.dtype == "bf16"))
+
+
+def _sound(model: Any, evaluation: Evaluation) -> Evaluation:
     if not math.isfinite(evaluation.loss):
         raise UnsoundModelError(f"P = {model.P}: the loss is not a number; check the weights of the model")
     return evaluation
@@ -124,7 +206,7 @@ def loss_on(model: Any, windows: np.ndarray, documents: np.ndarray, recipe: Reci
 
 def train_stage(
     model: Any,
-    data: TokenData,
+    data: StageData,
     recipe: Recipe,
     n_tokens: float,
     train: str = "streams",
@@ -141,9 +223,9 @@ def train_stage(
 
     Args:
         model: A model of `open_model`. With FSDP it stays sharded afterwards; see `Parallel.gather_model`.
-        data: The corpus.
+        data: A corpus, conversations or preferences.
         recipe: From `stage_recipe`.
-        n_tokens: Training tokens, rounded to whole steps.
+        n_tokens: Training tokens, rounded to whole steps. The tokens of a conversation include its prompts.
         train: "streams" leaves the backbone unchanged; "all" trains everything except other banks.
         seed: Seed of the order of the data.
         options: Its `checkpoints` folder must belong to exactly these arguments (`stage_resume`); None with FSDP.
@@ -161,15 +243,20 @@ def train_stage(
     parallel.check(recipe.batch_size, options.compile_model)
     if parallel.sharded and options.checkpoints is not None:
         raise ValueError("checkpoints are not supported with FSDP")
-    n_tokens = whole_steps(n_tokens, recipe)
-    steps = n_tokens // (recipe.seq_len * recipe.batch_size)
+    n_tokens, steps = whole_stage_steps(data, n_tokens, recipe)
     factor = partial(linear_factor, steps=steps, warmup_fraction=recipe.warmup_fraction)
     phase = Phase(recipe, steps, seed, factor, max(1, steps // CURVE_POINTS), f"P = {model.P}")
+    if not isinstance(data, TokenData):
+        if parallel.size > 1 or parallel.sharded:
+            raise UsageError("`chat` and `preference` train on one device; start the command without a launcher")
+        phase = replace(phase, objective=data.objective, row_tokens=data.row_tokens)
     try:
         for name, parameter in model.named_parameters():
             other_bank = id(parameter) not in own and any(part in name for part in ("prefix_", "aggregate_"))
             parameter.requires_grad_(id(parameter) in own or (train == "all" and not other_bank))
         parallel.shard(model)
+        if not isinstance(data, TokenData):
+            data.prepare(model, recipe, steps, seed, options.device)
         before = validate(model, data, recipe, options.device)
         parallel.reshard(model)
         optimizer = make_optimizer(model, recipe, recipe.lr)

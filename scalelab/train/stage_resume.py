@@ -22,6 +22,7 @@ from scalelab.status import RunStatus
 from scalelab.train.checkpoint import TrainState, checkpoint_path, digest_of_file, saved_steps
 from scalelab.train.parallel import SINGLE_PROCESS, Parallel
 from scalelab.train.recipe import Recipe
+from scalelab.train.stage import StageData
 from scalelab.train.tokens import TokenData
 
 RECORD = "training.json"
@@ -32,7 +33,7 @@ _RECORD_EVERY_S = 10.0
 
 
 def stage_settings(
-    source: Path, P: int, data: TokenData, recipe: Recipe, n_tokens: int, train: str, seed: int
+    source: Path, P: int, data: StageData, recipe: Recipe, n_tokens: int, train: str, seed: int
 ) -> dict[str, Any]:
     """Return what determines the result of `stage.train_stage`, as plain values, with digests of model and text."""
     model = hashlib.sha256()
@@ -46,6 +47,7 @@ def stage_settings(
         "seed": seed,
         "corpus": data.text.corpus_digest,
         "tokenizer": data.text.tokenizer_digest,
+        **({} if isinstance(data, TokenData) else data.settings),
     } | asdict(recipe)
 
 

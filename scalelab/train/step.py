@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scalelab.errors import MemoryShortError
-from scalelab.train.loss import training_loss
+from scalelab.train.loss import NEXT_TOKEN, Objective
 from scalelab.train.memory import free_memory, is_out_of_memory
 from scalelab.train.recipe import Recipe
 
@@ -27,6 +27,7 @@ class TrainingStep:
             means).
         splits: Allow a smaller micro-batch; false for processes that wait for each other.
         name: Start of every error message.
+        objective: The loss.
     """
 
     def __init__(
@@ -39,15 +40,16 @@ class TrainingStep:
         micro_batch: int = 0,
         splits: bool = True,
         name: str = "training",
+        objective: Objective = NEXT_TOKEN,
     ) -> None:
         self.model, self.optimizer, self.head = model, optimizer, head
         self.forward = model if forward is None else forward
         self.bf16, self.grad_clip = recipe.dtype == "bf16", recipe.grad_clip
-        self.micro_batch, self.splits, self.name = micro_batch, splits, name
+        self.micro_batch, self.splits, self.name, self.objective = micro_batch, splits, name, objective
         self.trained = [p for p in model.parameters() if p.requires_grad]
 
-    def __call__(self, batch: Tensor) -> Tensor:
-        """Take a step on `batch` [b, seq_len + 1] and return the mean cross entropy in nats per token.
+    def __call__(self, batch: Any) -> Tensor:
+        """Take a step on `batch`, token ids [b, seq_len + 1] of text, and return its loss: in nats per token of text.
 
         Raises:
             MemoryShortError: not even one sequence fits into memory.
@@ -74,7 +76,7 @@ class TrainingStep:
         self._update()
         return loss
 
-    def without_retry(self, batch: Tensor) -> Tensor:
+    def without_retry(self, batch: Any) -> Tensor:
         """Take a step in micro-batches that are known to fit; this is the form that a graph captures."""
         loss = self._gradients(batch)
         self._update()
@@ -84,12 +86,12 @@ class TrainingStep:
         nn.utils.clip_grad_norm_(self.trained, self.grad_clip)
         self.optimizer.step()
 
-    def _gradients(self, batch: Tensor) -> Tensor:
+    def _gradients(self, batch: Any) -> Tensor:
         """Accumulate gradients of the mean loss over `batch` and return that loss."""
         total = torch.zeros((), device=batch.device)
         for part in batch.split(self.micro_batch):
-            share = len(part) / len(batch)
-            objective, loss = training_loss(self.forward, self.model, part[:, :-1], part[:, 1:], self.bf16, self.head)
+            share = self.objective.share(part, batch)
+            objective, loss = self.objective(self.forward, self.model, part, self.bf16, self.head)
             (objective * share).backward()
             total += loss.detach() * share
         return total

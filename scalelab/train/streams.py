@@ -73,8 +73,8 @@ class StreamProbe:
         self._tokens = 0
         self._losses: list[torch.Tensor] = []  # [P, tokens]
 
-    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the logits [B, T, vocab] of `inputs` [B, T] and add to the statistics."""
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the logits [B, T, vocab] of `inputs` [B, T] and add to the statistics, of `keep` [B, T] if given."""
         seen: list[torch.Tensor] = []
         hook = self.decoder.aggregator.register_forward_hook(lambda module, args, output: seen.append(args[0]))
         with self.decoder.kept_outputs():
@@ -82,23 +82,28 @@ class StreamProbe:
                 logits = self.model(inputs, use_cache=False).logits
             finally:
                 hook.remove()
-            self._add(seen[0], inputs, labels)
+            self._add(seen[0], inputs, labels, keep)
         return logits
 
-    def _add(self, streams: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-        weights = self.decoder.aggregator.weights(streams).double()
+    def _add(
+        self, streams: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor | None
+    ) -> None:
+        def kept(values: torch.Tensor) -> torch.Tensor:  # [B, T, …], or [1, n, …] of the n tokens to keep
+            return values if keep is None else values[keep][None]
+
+        weights = kept(self.decoder.aggregator.weights(streams)).double()
         self._weights.append(weights.sum((0, 1)))
         self._entropies.append(torch.special.entr(weights).sum())
-        unit = F.normalize(streams.float(), dim=-1)
+        unit = torch.stack([kept(stream) for stream in F.normalize(streams.float(), dim=-1)])
         P = len(unit)
         # Σ_{p≠q} cos(x_p, x_q) = |Σ_p x̂_p|² − P
         self._cosines.append(((unit.sum(0).pow(2).sum(-1) - P) / (P * (P - 1))).sum())
-        self._tokens += labels.numel()
+        self._tokens += weights.shape[0] * weights.shape[1]
         alone = []
         for hidden in streams:
             with self.decoder.replay(hidden):
                 logits = self.model(inputs, use_cache=False).logits
-            losses = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
+            losses = F.cross_entropy(kept(logits).float().transpose(1, 2), kept(labels), reduction="none")
             alone.append(losses.flatten())
         self._losses.append(torch.stack(alone))
 

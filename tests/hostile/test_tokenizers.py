@@ -135,7 +135,7 @@ def _command(name, folder, text_folder, tmp_path):
     ],
 )
 def test_a_chat_template_that_fails_or_never_ends_is_one_line(scalelab, folder, monkeypatch, template, message):
-    monkeypatch.setattr("scalelab.api.generation._TEMPLATE_S", 0.5)
+    monkeypatch.setattr("scalelab.train.chat_template._TEMPLATE_S", 0.5)
     (folder / "chat_template.jinja").write_text(template)
     code, text, error = scalelab("generate", folder, "--prompt", "e", "--chat", "--max-new-tokens", "1")
     assert code == 1, text
