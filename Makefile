@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast hostile check docs screenshots audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage space notebook setup clean
+.PHONY: demo test test-fast hostile check docs screenshots audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm coverage coverage-analysis space notebook setup clean
 
 # A checksum and a path for each file below the folders that the demo writes to. The demo keeps the lines of its own
 # files, and `make clean` removes a file only while its line is the same: never a person's results or fits.
@@ -81,6 +81,9 @@ test-versions:  ## the torch-side tests with other versions of Python, torch and
 
 coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 20 minutes on 2 cores
 	$(BIN)/python benchmarks/coverage.py
+
+coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about 12 minutes on one core
+	$(BIN)/python -m benchmarks.coverage_analysis
 
 # Optional: the package holds a 98 MB model; accelerate and gguf are only needed to read it.
 smollm: $(READY)  ## streams on a real pretrained model, about 30 minutes on one core

@@ -1,4 +1,4 @@
-"""The envelope of loss curves, Approach 1 of Hoffmann et al. (arXiv 2203.15556): the best N at every compute on the way."""
+"""The envelope of loss curves, Approach 1 of Hoffmann et al. (arXiv 2203.15556): the best N at every compute."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _fit(grid: Array, table: Array, sizes: Array, tokens: Array, runs: np.ndarra
 
 def _smoothed(curve: Curve) -> tuple[Array, Array]:
     """Return ln FLOPs and mean loss of each bin of a curve."""
-    keep = np.isfinite(curve.loss) & (curve.D >= _SKIP * curve.D.max())
+    keep = np.isfinite(curve.loss) & (curve.D / curve.D.max() >= _SKIP)
     x = np.log(FLOPS_PER_TOKEN * curve.used * curve.P * curve.D[keep])
     bins = np.unique(np.floor((x - x.min()) / _BIN), return_inverse=True)[1]
     count = np.bincount(bins)

@@ -64,8 +64,8 @@ def grid_notes(minima: Sequence[Minimum]) -> Iterator[Note]:
         yield Note(
             "isoflop_off_centre",
             "warning",
-            f"{_of(len(shifted), len(inside))} lie in the outer quarter of their sizes, such as that at {_at(worst)} in "
-            f"the {side} one: a quadratic is then biased; add sizes on that side",
+            f"{_of(len(shifted), len(inside))} lie in the outer quarter of their sizes, such as that at {_at(worst)} "
+            f"in the {side} one: a quadratic is then biased; add sizes on that side",
             {"minima": len(shifted)},
         )
     wide = [m for m in inside if _decades(m) > WIDE]
@@ -104,8 +104,8 @@ def grid_notes(minima: Sequence[Minimum]) -> Iterator[Note]:
         yield Note(
             "isoflop_flat",
             "warning",
-            f"{_of(len(opened), len(inside))} have an open interval of N, such as that at {_at(opened[0])}: the loss is "
-            "flat for its noise; use more seeds or sizes further out",
+            f"{_of(len(opened), len(inside))} have an open interval of N, such as that at {_at(opened[0])}: the loss "
+            "is flat for its noise; use more seeds or sizes further out",
             {"minima": len(opened)},
         )
 
@@ -125,8 +125,8 @@ def exponent_notes(scaling: Sequence[Scaling], why: str) -> Iterator[Note]:
         yield Note(
             "isoflop_few_budgets",
             "warning",
-            f"exponents from {plural(min(budgets), 'budget')}: use {FEW_BUDGETS} or more to see whether ln N is straight "
-            "over ln C",
+            f"exponents from {plural(min(budgets), 'budget')}: use {FEW_BUDGETS} or more to see whether ln N is "
+            "straight over ln C",
             {"budgets": min(budgets)},
         )
     if why:

@@ -110,8 +110,7 @@ def resample(fitted: Parabolas, draws: int, seed: int) -> Parabolas:
         levels.append(cell.design @ c)
     pool, wide = np.concatenate(pools), widening(degrees)
     losses = tuple(
-        level
-        + smooth_draws(pool, (draws, len(level)), rng) * wide * np.average(cell.loss) / np.sqrt(cell.weight)
+        level + smooth_draws(pool, (draws, len(level)), rng) * wide * np.average(cell.loss) / np.sqrt(cell.weight)
         for cell, level in zip(cells, levels, strict=True)
     )
     return fit_parabolas(cells, losses)

@@ -31,8 +31,8 @@ def fit_notes(objective: Objective, data: FitData, optimum: Optimum, condition: 
         yield Note(
             "versus_uncertain",
             "warning",
-            "the shared law is not determined by these runs: its parameters mean little alone; the multiplier may still "
-            "be, see its interval",
+            "the shared law is not determined by these runs: its parameters mean little alone; the multiplier may "
+            "still be, see its interval",
             {"condition": condition, "agreement": optimum.agreement},
         )
     free = int(objective.free.sum())
@@ -79,8 +79,8 @@ def comparison_notes(
         yield Note(
             "versus_other_factor",
             "warning",
-            f"a factor on {other} is better supported than one on {factor}, by {mine.aicc - best.aicc:.1f} of AICc: use "
-            f"`factor='{other}'`",
+            f"a factor on {other} is better supported than one on {factor}, by {mine.aicc - best.aicc:.1f} of AICc: "
+            f"use `factor='{other}'`",
             {"delta": mine.aicc - best.aicc},
         )
     same = next((m for m in models if m.label == "no difference"), None)
@@ -88,16 +88,14 @@ def comparison_notes(
         yield Note(
             "versus_no_difference",
             "info",
-            f"a model without a difference has an AICc {mine.aicc - same.aicc:.1f} lower: at equal N and D these runs do "
-            "not tell the recipes apart",
+            f"a model without a difference has an AICc {mine.aicc - same.aicc:.1f} lower: at equal N and D these runs "
+            "do not tell the recipes apart",
             {"delta": mine.aicc - same.aicc},
         )
     yield from _other_differences(groups, names, data, base)
 
 
-def _other_differences(
-    groups: tuple[Group, Group], names: tuple[str, str], data: FitData, base: Law
-) -> Iterator[Note]:
+def _other_differences(groups: tuple[Group, Group], names: tuple[str, str], data: FitData, base: Law) -> Iterator[Note]:
     recipe = data.others[RECIPE]
     for column, what, why in (
         ("tokenizer_digest", "tokenizers", "a loss per token is not the same quantity: compare bits per byte"),
@@ -118,9 +116,7 @@ def _other_differences(
                 {},
             )
     if "P" not in base.variables and any(len(np.unique(data.P[recipe == i])) > 1 for i in (0, 1)):
-        yield Note(
-            "versus_P_ignored", "warning", f"P varies within a recipe, and the {base.name} law ignores it", {}
-        )
+        yield Note("versus_P_ignored", "warning", f"P varies within a recipe, and the {base.name} law ignores it", {})
     devices = [_devices(group.records) for group in groups]
     if all(devices) and devices[0] != devices[1]:
         yield Note(

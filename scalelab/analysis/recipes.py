@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scalelab.analysis.recipe_costs import CostRatio, Costs
+from scalelab.analysis.recipe_costs import Costs
 from scalelab.analysis.recipe_law import RECIPE, Factor, RecipeLaw, factor_groups, multiplier
 from scalelab.analysis.recipe_notes import comparison_notes, fit_notes
 from scalelab.analysis.recipe_result import LossMultiplier, RecipeComparison
@@ -42,6 +42,7 @@ class RecipeOptions:
         draws: Bootstrap draws of the intervals.
         test_draws: Bootstrap data sets of the tests.
         seed: Seed of all of them.
+        nested: Fit the nested models and separate exponents; without them there is only the multiplier.
     """
 
     convention: str = "paper"
@@ -51,6 +52,7 @@ class RecipeOptions:
     draws: int = 1000
     test_draws: int = 500
     seed: int = 0
+    nested: bool = True
 
 
 def compare_recipes(
@@ -73,9 +75,7 @@ def compare_recipes(
     base = _law(groups, names, options)
     data = _joined(groups, base, options.convention)
     overlap = _overlap(data, names)
-    fit_options = FitOptions(
-        options.convention, starts=options.starts, draws=options.draws, seed=options.seed
-    )
+    fit_options = FitOptions(options.convention, starts=options.starts, draws=options.draws, seed=options.seed)
     factor = _factor(base, options.factor)
     law = RecipeLaw(base, factor_groups(base, factor))
     _check_runs(data, law, names)
@@ -86,12 +86,13 @@ def compare_recipes(
     draws = draws[np.isfinite(draws).all(axis=1)]
     params = objective.to_params(optimum.z)
     value, spread = float(multiplier(law, params, factor)), multiplier(law, draws, factor)
-    models = fit_nested(base, data.means(), replace(fit_options, draws=0))
+    models = fit_nested(base, data.means(), replace(fit_options, draws=0)) if options.nested else []
     tests = _tests(models, factor, data.means(), options)
     centre = _centre(data, overlap)
-    ratios = tuple(_ratio(cost, factor, centre, value, spread, options.seed) for cost in costs)
+    ratios = tuple(cost.ratio(factor, *centre, value, spread, options.seed) for cost in costs)
     ends = _ends(law, params, data, factor, overlap, centre)
-    by_loss = _by_loss(base, data, factor, ends, centre, replace(fit_options, draws=min(options.draws, _OWN_DRAWS)))
+    own_options = replace(fit_options, draws=min(options.draws, _OWN_DRAWS))
+    by_loss = _by_loss(base, data, factor, ends, centre, own_options) if options.nested else ()
     table = scores(models, data.means())
     notes = (
         *fit_notes(objective, data, optimum, condition_number(objective, data, optimum.z)),
@@ -162,8 +163,7 @@ def _joined(groups: tuple[Group, Group], base: Law, convention: str) -> FitData:
     parts = [fit_data(group.records, convention, group.title, base.variables) for group in groups]
     known: tuple[Variable, ...] = tuple(v for v in parts[0].known if v in parts[1].known)
     columns = [
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("N", "P", "D", "loss", "weight", "size")
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("N", "P", "D", "loss", "weight", "size")
     ]
     others = {v: np.concatenate([part.values(v) for part in parts]) for v in known if v not in ("N", "P", "D")}
     recipe = np.concatenate([np.full(len(part.loss), float(i)) for i, part in enumerate(parts)])
@@ -175,7 +175,9 @@ def _overlap(data: FitData, names: tuple[str, str]) -> tuple[float, float]:
     recipe = data.others[RECIPE]
     for i, name in enumerate(names):
         if (count := int((recipe == i).sum())) < LEAST_RUNS:
-            raise ScalelabError(f"{name}: {plural(count, 'run')}; a comparison needs {LEAST_RUNS} or more of each recipe")
+            raise ScalelabError(
+                f"{name}: {plural(count, 'run')}; a comparison needs {LEAST_RUNS} or more of each recipe"
+            )
     ends = [(data.loss[recipe == i].min(), data.loss[recipe == i].max()) for i in (0, 1)]
     low, high = max(ends[0][0], ends[1][0]), min(ends[0][1], ends[1][1])
     if low > high:
@@ -223,7 +225,12 @@ def _centre(data: FitData, overlap: tuple[float, float]) -> tuple[float, float]:
 
 
 def _ends(
-    law: RecipeLaw, params: Array, data: FitData, factor: Factor, overlap: tuple[float, float], centre: tuple[float, float]
+    law: RecipeLaw,
+    params: Array,
+    data: FitData,
+    factor: Factor,
+    overlap: tuple[float, float],
+    centre: tuple[float, float],
 ) -> tuple[float, float]:
     """Return the highest and the lowest loss of the second recipe, along the factor through the centre."""
     second = data.others[RECIPE] == 1
@@ -238,10 +245,6 @@ def _ends(
     at = Points(N, P, D, others={"C": FLOPS_PER_TOKEN * N * D})
     high, low = np.clip(law.base.loss(law.of_recipe(params, 1), at), *overlap).tolist()
     return high, low
-
-
-def _ratio(cost: Costs, factor: Factor, centre: tuple[float, float], value: float, draws: Array, seed: int) -> CostRatio:
-    return cost.ratio(factor, *centre, value, draws, seed)
 
 
 def _flops(data: FitData) -> Array:
@@ -294,7 +297,7 @@ def _scale_of(
     centre: tuple[float, float],
     P: float,
 ) -> Array:
-    """Return how much ln N, ln D or ln compute from the centre a recipe needs for a loss, [s]; infinite if it cannot."""
+    """Return how far from the centre in ln N, ln D or ln compute a recipe has a loss, [s]; infinite if it never has."""
     own = law.of_recipe(params, recipe)
     share = _SHARES[factor]
 
@@ -311,4 +314,3 @@ def _scale_of(
         above = at(middle) > loss
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     return np.where(beyond, np.inf, (low + high) / 2)
-

@@ -101,17 +101,20 @@ def _group(source: Any, columns: Mapping[str, str] | None, where: str | None, ti
 def _titles(sources: tuple[Any, Any], conditions: tuple[str | None, str | None], same: bool) -> tuple[str, str]:
     """Return names of the recipes: what tells them apart."""
     if same:
-        return conditions[0] or "all others", conditions[1] or "all others"
+        first, second = (condition.replace("==", "=") if condition else "all runs" for condition in conditions)
+        return first, second
     files = [Path(source) if isinstance(source, str | Path) else None for source in sources]
     if files[0] is not None and files[1] is not None:
         stems = [file.stem or str(file) for file in files if file is not None]
         return (stems[0], stems[1]) if stems[0] != stems[1] else (str(files[0]), str(files[1]))
-    first, second = (default if file is None else file.stem for file, default in zip(files, ("first", "second"), strict=True))
+    first, second = (
+        default if file is None else file.stem for file, default in zip(files, ("first", "second"), strict=True)
+    )
     return first, second
 
 
 def _costs(groups: Sequence[Group], count: str, gpu: str | None) -> list[Costs]:
-    """Return the costs that the records of both recipes hold: training FLOPs, seconds, and time to serve on a device."""
+    """Return the costs that the records of both recipes hold: training FLOPs and seconds, and serving time."""
     import numpy as np
 
     from scalelab.analysis.recipe_costs import Costs
@@ -140,7 +143,11 @@ def _costs(groups: Sequence[Group], count: str, gpu: str | None) -> list[Costs]:
     else:
         tokens = np.where(np.isfinite(D), D, 1.0)  # at equal D it cancels
         add("training FLOPs", "FLOPs, 6·N·D·P", FLOPS_PER_TOKEN * used * tokens * P)
-    add("training time", "seconds, as recorded", np.concatenate([t["train_seconds"].to_numpy(dtype=float) for t in tables]))
+    add(
+        "training time",
+        "seconds, as recorded",
+        np.concatenate([t["train_seconds"].to_numpy(dtype=float) for t in tables]),
+    )
     if gpu is not None:
         found.append(_serving(tables, count, gpu))
     return found

@@ -55,7 +55,7 @@ _PLAIN = (
     *("deterministic", "fp32_precision", "micro_batch", "together", "runtime", "launch_us", "reserve"),
     *("tensor_parallel", "price_per_hour", "watts", "ttft", "tpot", "train_gpu"),
     *("points", "best", "tie", "run", "force", "n_from", "port"),
-    *("budgets", "basis", "window", "against", "names", "factor", "test_draws"),
+    *("budgets", "basis", "window", "against", "names", "factor", "test_draws", "isoflop"),
 )
 FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _PLAIN} | _FLAGS
 _REFERENCE = re.compile(r"`([A-Za-z_]+)(?:=([^`]*))?`")

@@ -55,7 +55,7 @@ def isoflop(
     count: Count = "paper",
     law: Annotated[
         str | None,
-        option(help="Law to compare with.", panel=LAW, metavar="NAME", show_default="chinchilla, or joint for several P"),
+        option(help="Law to compare with.", panel=LAW, metavar="NAME", show_default="chinchilla; joint for several P"),
     ] = None,
     starts: Starts = 100,
     draws: Draws = 1000,

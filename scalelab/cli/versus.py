@@ -57,7 +57,8 @@ def versus(
     test_draws: Annotated[int, option(min=0, help="Bootstrap data sets of each test.", panel=LAW)] = 500,
     seed: FitSeed = 0,
     gpu: Annotated[
-        str | None, option(help="Compare the time to serve one request on this device too.", panel=DEVICE, metavar="NAME")
+        str | None,
+        option(help="Compare the time to serve a request on this device.", panel=DEVICE, metavar="NAME"),
     ] = None,
     out: Out = None,
     figure: Figure = None,

@@ -184,6 +184,7 @@ def smooth_draws(pool: Array, shape: tuple[int, int], rng: np.random.Generator) 
 
 
 def widening(degrees: int) -> float:
+    """Return the ratio of t to normal quantiles for 95 % intervals with so many degrees of freedom."""
     from scipy.special import ndtri, stdtrit  # quantiles of normal and t; scipy.stats takes 0.3 s to import
 
     return float(stdtrit(degrees, 0.975) / ndtri(0.975))

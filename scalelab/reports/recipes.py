@@ -74,8 +74,6 @@ def sharing_sentences(found: RecipeComparison) -> list[str]:
     return words
 
 
-
-
 def verdict(found: RecipeComparison) -> str:
     """Return the answer in one sentence: which recipe needs less compute."""
     cost = next((c for c in found.costs if c.name == "training FLOPs"), None)
