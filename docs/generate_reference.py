@@ -101,6 +101,9 @@ SPEC_KEYS = {
     "aggregation": "how streams become one: `dynamic` (the paper's), `mean` or `channel`",
     "lr": "peak learning rates to try; without it the recipe's",
     "plain_tokens": "tokens of D that train the plain model before the streams begin",
+    "isoflop": "training budgets in FLOPs, in place of D: each N and P gets the D with 6·N·D·P FLOPs",
+    "isoflop_sizes": "sizes of each budget, √2 apart, unless N is given",
+    "isoflop_ratio": "tokens per parameter around which those sizes lie",
     "num_experts": "experts of each MLP; 0 is a dense model",
     "experts_per_token": "experts that a token uses",
     "eval": "tasks for the trained models: `next-line`, `cloze`, `brackets`, tasks of lm-eval or its YAML files",
@@ -267,7 +270,7 @@ def spec() -> str:
     described = _described([f.name for f in fields(SweepSpec) if f.name != "name"], SPEC_KEYS, "spec keys")
     for key, text in described.items():
         value = "" if key == "recipe" else _value(getattr(base, key))
-        lines += [f"| `{key}` | {_cell(text)} | {value} | {'several' if key in AXES else ''} |"]
+        lines += [f"| `{key}` | {_cell(text)} | {value} | {'several' if key in (*AXES, 'isoflop') else ''} |"]
     lines += ["", "## recipe", "", "| key | what it is | default |", "|---|---|---|"]
     recipe = Recipe()
     for key, text in _described([f.name for f in fields(Recipe)], RECIPE_KEYS, "recipe keys").items():

@@ -11,8 +11,10 @@ from .api.fitting import load_fit as load_fit
 from .api.fitting import read as read
 from .api.generation import generate as generate
 from .api.importing import import_runs as import_runs
+from .api.isoflops import isoflop as isoflop
 from .api.measuring import measure_model as measure_model
 from .api.planning import make_plan as make_plan
+from .api.recipes import compare_recipes as compare_recipes
 from .api.reporting import report as report
 from .api.runs import check_results as check_results
 from .api.runs import list_runs as list_runs

@@ -58,6 +58,19 @@ def groups_of(
     return list(made.values())
 
 
+def one_group(groups: Sequence[Group], source: str = "", argument: str = "where") -> Group:
+    """Return the only group.
+
+    Raises:
+        UsageError: There are several; the message lists them.
+    """
+    if len(groups) == 1:
+        return groups[0]
+    listed = "; ".join(group.title for group in groups[:6]) + ("; …" if len(groups) > 6 else "")
+    head = f"{source}: " if source else ""
+    raise UsageError(f"{head}{len(groups)} groups of comparable runs ({listed}): choose one with `{argument}`")
+
+
 def _columns_to_group_by(names: Sequence[str], columns: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the mapping that keeps the columns `names`, and what to rename once they are read.
 

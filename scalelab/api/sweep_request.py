@@ -60,6 +60,12 @@ def check_sizes(spec: SweepSpec) -> None:
     from scalelab.architecture import architecture_for
 
     vocab = spec.tokenizer if isinstance(spec.tokenizer, int) else 257
+    if spec.isoflop:
+        from scalelab.sweep.isoflop_grid import isoflop_points
+
+        for _ in isoflop_points(spec, max(vocab, 257)):
+            pass
+        return
     experts = {"num_experts": spec.num_experts, "experts_per_token": spec.experts_per_token}
     for N in spec.N:
         for length in spec.prefix_tokens:

@@ -96,6 +96,7 @@ def run_sweep(
     P: Any = None,
     D: Any = None,
     seeds: Any = None,
+    isoflop: Any = None,
     corpus: str | None = None,
     text_column: str | None = None,
     tokenizer: str | int | None = None,
@@ -138,6 +139,8 @@ def run_sweep(
         P: Numbers of streams.
         D: Training tokens, one or several, such as "1M".
         seeds: Seeds.
+        isoflop: Training budgets in FLOPs, such as 1e14, in place of D: each gets sizes around the expected optimum (or
+            `N`), and for every P the D with 6·N·D·P FLOPs.
         corpus: Text: "stdlib" (the default), "hf:NAME", or a file or folder of text, JSONL or Parquet.
         text_column: Column with the text, in JSONL and Parquet.
         tokenizer: Vocabulary size of a byte-level BPE to train, or the path of a tokenizer.
@@ -175,7 +178,9 @@ def run_sweep(
         ScalelabError: Some runs failed; the records of the others are kept.
         MissingPackageError: torch or transformers is not installed.
     """
-    grid = dict(N=N, P=P, D=D, seeds=seeds, corpus=corpus, text_column=text_column, tokenizer=tokenizer)
+    grid = dict(
+        N=N, P=P, D=D, seeds=seeds, isoflop=isoflop, corpus=corpus, text_column=text_column, tokenizer=tokenizer
+    )
     grid |= dict(prefix_tokens=prefix_tokens, aggregation=aggregation, lr=lr, plain_tokens=plain_tokens)
     recipe = dict(schedule=schedule, seq_len=seq_len, batch_size=batch_size, dtype=dtype)
     check_execution(device, executor, address, tensorboard)

@@ -57,6 +57,7 @@ _PLAIN = (
     *("tensor_parallel", "price_per_hour", "watts", "ttft", "tpot", "train_gpu"),
     *("points", "best", "tie", "average", "run", "force", "n_from", "port"),
     *("tasks", "limit", "num_fewshot", "download", "records", "run_code"),
+    *("budgets", "basis", "window", "against", "names", "factor", "test_draws", "isoflop"),
 )
 FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _PLAIN} | _FLAGS
 _REFERENCE = re.compile(r"`([A-Za-z_]+)(?:=([^`]*))?`")

@@ -21,6 +21,7 @@ from scalelab.cli.fit import fit
 from scalelab.cli.flags import describe
 from scalelab.cli.generate import generate
 from scalelab.cli.import_ import import_
+from scalelab.cli.isoflop import isoflop
 from scalelab.cli.lists import ListCommand
 from scalelab.cli.plan import plan
 from scalelab.cli.predict import predict
@@ -28,6 +29,7 @@ from scalelab.cli.report import report
 from scalelab.cli.results import results
 from scalelab.cli.sweep import sweep
 from scalelab.cli.train import train
+from scalelab.cli.versus import versus
 from scalelab.cli.watch import watch
 from scalelab.errors import ScalelabError
 from scalelab.visible import visible
@@ -45,7 +47,7 @@ app = typer.Typer(
 )
 for command, panel in (
     *((command, _RUNS) for command in (sweep, results, watch)),
-    *((command, _ANALYSIS) for command in (fit, predict, cost, compare, plan, report, explore)),
+    *((command, _ANALYSIS) for command in (fit, predict, isoflop, versus, cost, compare, plan, report, explore)),
     *((command, _MODELS) for command in (convert, train, diagnose, generate, chat)),
 ):
     app.command(cls=ListCommand, rich_help_panel=panel)(command)

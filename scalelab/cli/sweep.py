@@ -26,6 +26,12 @@ def sweep(
     P: Annotated[Words, list_option("--P", "Numbers of streams, e.g. --P 1 2 4 8.", _DEFAULT.P, panel=_GRID)] = None,
     D: Annotated[Words, list_option("--D", "Training tokens, e.g. --D 1M.", _DEFAULT.D, panel=_GRID)] = None,
     seed: Annotated[Words, list_option("--seed", "Seeds, e.g. --seed 0 1 2.", _DEFAULT.seeds, panel=_GRID)] = None,
+    isoflop: Annotated[
+        Words,
+        list_option(
+            "--isoflop", "Training budgets 6·N·D·P, e.g. 1e13 3e13: sizes around the optimum, and their D.", panel=_GRID
+        ),
+    ] = None,
     prefix_tokens: Annotated[
         Words, list_option("--prefix-tokens", "Prefix length of each stream.", _DEFAULT.prefix_tokens, panel=_GRID)
     ] = None,
@@ -151,7 +157,7 @@ def sweep(
     from scalelab.api.sweeps import plan_sweep, run_sweep
 
     given: dict[str, Any] = dict(N=N, P=P, D=D, seeds=seed, prefix_tokens=prefix_tokens, aggregation=aggregation)
-    given |= dict(lr=lr, plain_tokens=plain_tokens)
+    given |= dict(lr=lr, plain_tokens=plain_tokens, isoflop=isoflop)
     given = {name: _split(value) for name, value in given.items()}
     given |= dict(corpus=corpus, text_column=text_column, tokenizer=tokenizer)
     given |= dict(schedule=schedule, seq_len=seq_len, batch_size=batch_size, dtype=dtype)

@@ -100,9 +100,9 @@ def run_errors(objective: Objective, data: FitData, z: Array, draws: int, rng: n
     leverage = np.minimum((sums**2).sum(1) / size, 0.9)
     means = np.bincount(run, residuals) / size
     along = (residuals - means[run]) / np.sqrt(1 - min(0.9, basis.shape[1] / len(residuals)))
-    shared = _smooth_draws(means / np.sqrt(1 - leverage), (draws, data.n_configs), rng)
+    shared = smooth_draws(means / np.sqrt(1 - leverage), (draws, data.n_configs), rng)
     signs = rng.choice([-1.0, 1.0], size=(draws, data.n_configs))
-    return (shared[:, run] + signs[:, run] * along) * _widening(freedom(objective, data)) / root
+    return (shared[:, run] + signs[:, run] * along) * widening(freedom(objective, data)) / root
 
 
 def residual_errors(objective: Objective, data: FitData, z: Array, draws: int, rng: np.random.Generator) -> Array:
@@ -117,9 +117,9 @@ def residual_errors(objective: Objective, data: FitData, z: Array, draws: int, r
     residuals = _standardised(objective, data, z)
     between, within = _levels(residuals, data)
     # One draw per configuration (shared by its runs) and one per run.
-    shared = _smooth_draws(between, (draws, data.n_configs), rng)[:, data.config]
-    own = _smooth_draws(within, (draws, len(residuals)), rng)
-    return (shared + own) * _widening(freedom(objective, data)) / np.sqrt(data.weight)
+    shared = smooth_draws(between, (draws, data.n_configs), rng)[:, data.config]
+    own = smooth_draws(within, (draws, len(residuals)), rng)
+    return (shared + own) * widening(freedom(objective, data)) / np.sqrt(data.weight)
 
 
 def wild_errors(objective: Objective, data: FitData, z: Array, draws: int, rng: np.random.Generator) -> Array:
@@ -128,7 +128,7 @@ def wild_errors(objective: Objective, data: FitData, z: Array, draws: int, rng: 
     Valid if the size of errors differs from run to run; otherwise too narrow for small data sets.
     """
     signs = rng.choice([-1.0, 1.0], size=(draws, data.n_configs))[:, data.config]
-    return signs * _standardised(objective, data, z) * _widening(freedom(objective, data)) / np.sqrt(data.weight)
+    return signs * _standardised(objective, data, z) * widening(freedom(objective, data)) / np.sqrt(data.weight)
 
 
 def _standardised(objective: Objective, data: FitData, z: Array) -> Array:
@@ -173,7 +173,7 @@ def _levels(residuals: Array, data: FitData) -> tuple[Array, Array]:
     return np.zeros(1), within * np.sqrt(means / max(noise, 1e-300))
 
 
-def _smooth_draws(pool: Array, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+def smooth_draws(pool: Array, shape: tuple[int, int], rng: np.random.Generator) -> Array:
     """Return smoothed draws from ± pool with the mean square of the pool."""
     kernel = _KERNEL * 1.4826 * float(np.median(np.abs(pool)))
     size = float((pool**2).mean())
@@ -183,7 +183,8 @@ def _smooth_draws(pool: Array, shape: tuple[int, int], rng: np.random.Generator)
     return draws * np.sqrt(size / (size + kernel**2))
 
 
-def _widening(degrees: int) -> float:
+def widening(degrees: int) -> float:
+    """Return the ratio of t to normal quantiles for 95 % intervals with so many degrees of freedom."""
     from scipy.special import ndtri, stdtrit  # quantiles of normal and t; scipy.stats takes 0.3 s to import
 
     return float(stdtrit(degrees, 0.975) / ndtri(0.975))

@@ -138,30 +138,45 @@ def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float =
     if not (0 < flops < np.inf and 0 < P < np.inf):
         raise UsageError("`flops` and `P` must be positive and finite")
     tokens_times_n = flops / (FLOPS_PER_TOKEN * P)
-    data = fit.data
-    near = np.log([data.N.min(), data.N.max(), tokens_times_n / data.D.max(), tokens_times_n / data.D.min()])
-
-    def losses(params: Array, ln_N: Array) -> Array:
-        return _along(fit, params, np.exp(ln_N), P, tokens_times_n / np.exp(ln_N))
 
     def best(params: Array) -> Array:
-        shape = params.shape[:-1]
-        low, high = np.full(shape, near.min() - _REACH), np.full(shape, near.max() + _REACH)
-        ratio = (np.sqrt(5.0) - 1) / 2
-        for _ in range(_STEPS):
-            left, right = high - ratio * (high - low), low + ratio * (high - low)
-            falls = losses(params, left) > losses(params, right)
-            low, high = np.where(falls, left, low), np.where(falls, high, right)
-        middle = (low + high) / 2
-        return np.where(np.isnan(losses(params, middle)), np.nan, np.exp(middle))
+        return optimal_sizes(fit, params, flops, P)
 
     N = _estimate(fit, best, level, P)
-    if not near.min() - _REACH + 1 < np.log(N.value) < near.max() + _REACH - 1:
+    near = _near(fit, tokens_times_n)
+    if not near[0] - _REACH + 1 < np.log(N.value) < near[1] + _REACH - 1:
         raise ScalelabError(
             "this fit has no best N and D for a training budget: its loss falls without end towards one side"
         )
     D = _estimate(fit, lambda q: tokens_times_n / best(q), level, P)
-    return Allocation(flops, P, N, D, _estimate(fit, lambda q: losses(q, np.log(best(q))), level, P))
+    loss = _estimate(fit, lambda q: _along(fit, q, best(q), P, tokens_times_n / best(q)), level, P)
+    return Allocation(flops, P, N, D, loss)
+
+
+def optimal_sizes(fit: FitResult, params: Array, flops: float, P: float = 1.0) -> Array:
+    """Return the N [...] of the lowest loss at 6·N·D·P = `flops`, for each row of params [..., k]."""
+    tokens_times_n = flops / (FLOPS_PER_TOKEN * P)
+
+    def losses(ln_N: Array) -> Array:
+        return _along(fit, params, np.exp(ln_N), P, tokens_times_n / np.exp(ln_N))
+
+    least, most = _near(fit, tokens_times_n)
+    shape = params.shape[:-1]
+    low, high = np.full(shape, least - _REACH), np.full(shape, most + _REACH)
+    ratio = (np.sqrt(5.0) - 1) / 2
+    for _ in range(_STEPS):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        falls = losses(left) > losses(right)
+        low, high = np.where(falls, left, low), np.where(falls, high, right)
+    middle = (low + high) / 2
+    return np.where(np.isnan(losses(middle)), np.nan, np.exp(middle))
+
+
+def _near(fit: FitResult, tokens_times_n: float) -> tuple[float, float]:
+    """Return the range of ln N of the runs, and of the N that have their D at a budget."""
+    data = fit.data
+    ends = np.log([data.N.min(), data.N.max(), tokens_times_n / data.D.max(), tokens_times_n / data.D.min()])
+    return float(ends.min()), float(ends.max())
 
 
 def hoffmann_coefficients(fit: FitResult, level: float = LEVEL) -> dict[str, Estimate]:

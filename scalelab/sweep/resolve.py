@@ -13,6 +13,7 @@ from scalelab.errors import UsageError
 from scalelab.records.files import MODELS
 from scalelab.records.store import record_path, record_status
 from scalelab.status import RunStatus
+from scalelab.sweep.isoflop_grid import isoflop_points
 from scalelab.sweep.spec import SweepSpec
 from scalelab.sweep.tasks import relative_cost
 from scalelab.train.corpus import Corpus, load_corpus
@@ -43,6 +44,8 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
     corpus = load_corpus(spec.corpus, spec.text_column)
     evaluation = _tasks(spec, corpus)
     data = tokenise(corpus, spec.tokenizer)
+    if spec.isoflop:
+        return ResolvedSweep(data, _isoflop_runs(spec, data), evaluation)
     runs: dict[str, RunConfig] = {}
     for n_params, prefix_tokens in product(spec.N, spec.prefix_tokens):
         dense_or_not = {"num_experts": spec.num_experts, "experts_per_token": spec.experts_per_token}
@@ -54,7 +57,7 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
             first = whole_steps(D1, recipe) if D1 else 0
             config = RunConfig(shape, whole_steps(D, recipe), seed, data.text, recipe, first, spec.ladder)
             runs[config.key] = config
-    return ResolvedSweep(data, tuple(sorted(runs.values(), key=relative_cost, reverse=True)), evaluation)
+    return ResolvedSweep(data, _by_cost(runs), evaluation)
 
 
 def _tasks(spec: SweepSpec, corpus: Corpus) -> RunTasks | None:
@@ -68,6 +71,20 @@ def _tasks(spec: SweepSpec, corpus: Corpus) -> RunTasks | None:
         if error.argument != "tasks":
             raise
         raise UsageError(f"eval: {error.value}: {error.reason}") from None
+
+
+def _isoflop_runs(spec: SweepSpec, data: TokenData) -> tuple[RunConfig, ...]:
+    runs: dict[str, RunConfig] = {}
+    for point in isoflop_points(spec, data.vocab_size):
+        for kind, seed, recipe in product(spec.aggregation, spec.seeds, spec.recipes):
+            shape = replace(point.shape, aggregation=kind)
+            config = RunConfig(shape, point.n_tokens, seed, data.text, recipe, 0, spec.ladder)
+            runs[config.key] = config
+    return _by_cost(runs)
+
+
+def _by_cost(runs: Mapping[str, RunConfig]) -> tuple[RunConfig, ...]:
+    return tuple(sorted(runs.values(), key=relative_cost, reverse=True))
 
 
 def recorded_statuses(runs: tuple[RunConfig, ...], out: Path) -> dict[str, str]:

@@ -49,6 +49,9 @@ class SweepSpec:
     plain_tokens: tuple[float, ...] = (0,)  # the part of D before the streams start
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
+    isoflop: tuple[float, ...] = ()  # training budgets in FLOPs, which set D: see `scalelab.sweep.isoflop_grid`
+    isoflop_sizes: int = 7  # of each budget, unless N is given
+    isoflop_ratio: float = 20.0  # D/N around which they lie; Hoffmann et al., arXiv 2203.15556
     ladder: int = LADDER  # of widths, see `scalelab.architecture`; 1 for sweeps started before December 2026
     eval: tuple[str, ...] = ()  # tasks for the final models
     recipe: Recipe = field(default_factory=Recipe)
@@ -56,21 +59,23 @@ class SweepSpec:
     def __post_init__(self) -> None:
         for key in AXES:
             values = getattr(self, key)
-            if not values and key != "lr":
+            if not values and key != "lr" and not (self.isoflop and key in ("N", "D")):
                 raise UsageError(f"{key} needs at least one value")
             if len(set(values)) < len(values):
                 raise UsageError(f"{key} has a value twice: {', '.join(map(str, values))}")
         if (runs := math.prod(max(1, len(getattr(self, key))) for key in AXES)) > MAX_RUNS:
             raise UsageError(f"the grid has {runs:,} runs, more than {MAX_RUNS:,}; give fewer values")
         for key, least in (("N", 1), ("P", 1), ("D", 1), ("seeds", 0), ("prefix_tokens", 1), ("plain_tokens", 0)):
-            if min(getattr(self, key)) < least:
+            if min(getattr(self, key), default=least) < least:
                 raise UsageError(f"{key}: {min(getattr(self, key)):g} is less than {least}")
         for kind in self.aggregation:
             if kind not in AGGREGATIONS:
                 raise UsageError(f"aggregation {kind!r}: choose one of {', '.join(AGGREGATIONS)}")
         if self.lr and not all(math.isfinite(lr) and lr > 0 for lr in self.lr):
             raise UsageError(f"lr must be positive, not {', '.join(map(str, self.lr))}")
-        if max(self.plain_tokens) >= min(self.D):
+        if self.isoflop:
+            self._check_isoflop()
+        elif max(self.plain_tokens) >= min(self.D):
             raise UsageError(
                 f"plain_tokens {format_count(max(self.plain_tokens))} must be less than the smallest D, "
                 f"{format_count(min(self.D))}: the streams train on the rest"
@@ -80,6 +85,16 @@ class SweepSpec:
         check_experts(self.num_experts, self.experts_per_token)
         if len(set(self.eval)) < len(self.eval):
             raise UsageError(f"eval has a value twice: {', '.join(self.eval)}")
+
+    def _check_isoflop(self) -> None:
+        if self.D:
+            raise UsageError("isoflop sets D by N, P and each budget: leave D out")
+        if any(self.plain_tokens):
+            raise UsageError("plain_tokens cannot be combined with isoflop, whose budgets are of streams throughout")
+        if self.isoflop_sizes < 3 or not 0 < self.isoflop_ratio < math.inf:
+            raise UsageError("isoflop_sizes must be 3 or more, and isoflop_ratio positive")
+        if len(set(self.isoflop)) < len(self.isoflop):
+            raise UsageError("isoflop has a value twice; leave one out")
 
     @property
     def recipes(self) -> list[Recipe]:
@@ -122,14 +137,16 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             parsed[key] = _parse_recipe(value, base or Recipe())
             if "lr" in value and "lr" not in content:
                 parsed["lr"] = ()  # the recipe's lr applies
-        elif key in ("N", "D"):
+        elif key in ("N", "D", "isoflop"):
             parsed[key] = counts(_listed(value), key)
         elif key == "plain_tokens":
             parsed[key] = tuple(0.0 if v in (0, "0") else counts([v], key)[0] for v in _listed(value))
         elif key in ("P", "seeds", "prefix_tokens"):
             parsed[key] = whole_numbers(_listed(value), key, least=0 if key == "seeds" else 1)
-        elif key in ("num_experts", "experts_per_token", "ladder"):
+        elif key in ("num_experts", "experts_per_token", "ladder", "isoflop_sizes"):
             parsed[key] = whole_numbers([value], key, least=0)[0]
+        elif key == "isoflop_ratio":
+            parsed[key] = _number(value, key)
         elif key == "lr":
             parsed[key] = tuple(_number(v, key) for v in _listed(value))
         elif key in ("aggregation", "eval"):
@@ -138,6 +155,9 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             parsed[key] = tokenizer_choice(value)
         else:
             parsed[key] = str(value)
+    if parsed.get("isoflop"):  # in place of the N and D of the default, or of a spec that is overridden
+        parsed.setdefault("N", ())
+        parsed.setdefault("D", ())
     return parsed
 
 

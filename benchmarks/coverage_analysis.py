@@ -1,0 +1,237 @@
+"""Coverage of nominal 95 % intervals of IsoFLOP exponents and of recipe multipliers, on simulated runs.
+
+Losses follow the Chinchilla law with noise in ln loss. Run with `make coverage-analysis`; writes
+docs/coverage_analysis.md in about 12 minutes on one core. `--sets 40` is a quick check.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scalelab.analysis.isoflop import IsoOptions, isoflop
+from scalelab.analysis.recipes import RecipeOptions, compare_recipes
+from scalelab.errors import ScalelabError
+from scalelab.fit import group_records
+
+E, A, ALPHA, B, BETA = 1.8, 1e8, 0.35, 8e8, 0.37  # as Besiroglu et al. (arXiv 2404.10102) re-estimate, rounded
+TRUE_A = BETA / (ALPHA + BETA)
+FLOPS = 1e20  # inside the budgets, where N* is checked
+OUTPUT = Path(__file__).parent.parent / "docs" / "coverage_analysis.md"
+DRAWS = 300
+
+
+def loss_of(N: np.ndarray, D: np.ndarray) -> np.ndarray:
+    return E + (A / N) ** ALPHA + (B / D) ** BETA
+
+
+def best_N(flops: np.ndarray | float) -> np.ndarray:
+    """Closed form of Hoffmann et al. (arXiv 2203.15556, equation 4)."""
+    G = (ALPHA * A**ALPHA / (BETA * B**BETA)) ** (1 / (ALPHA + BETA))
+    return np.asarray(G * (np.asarray(flops) / 6) ** TRUE_A)
+
+
+@dataclass(frozen=True)
+class Iso:
+    """A grid of `budgets` with `sizes` each, over ± `decades` of N around an optimum that is `off` decades away."""
+
+    budgets: int = 5
+    sizes: int = 7
+    decades: float = 0.5
+    noise: float = 0.002
+    off: float = 0.0
+    errors: str = "normal"
+
+    @property
+    def title(self) -> str:
+        off = f", {self.off:+.1f} decades off" if self.off else ""
+        return f"{self.budgets} budgets × {self.sizes} N, ±{self.decades:g} decades{off}"
+
+
+ISO = [
+    Iso(),
+    Iso(noise=0.006),
+    Iso(budgets=4, sizes=5),
+    Iso(budgets=9, sizes=5),
+    Iso(sizes=9, errors="t3"),
+    Iso(decades=1.2),
+    Iso(off=0.2),
+]
+
+
+def iso_trial(design: Iso, seed: int) -> dict[str, float]:
+    rng = np.random.default_rng([seed, design.budgets, design.sizes])
+    budgets = np.geomspace(1e19, 1e21, design.budgets)
+    around = best_N(budgets) * 10**design.off
+    N = (around[:, None] * np.geomspace(10**-design.decades, 10**design.decades, design.sizes)).ravel()
+    D = np.repeat(budgets, design.sizes) / 6 / N
+    shape = len(N)
+    errors = rng.standard_t(3, shape) if design.errors == "t3" else rng.standard_normal(shape)
+    table = pd.DataFrame({"n_params": N, "n_tokens": D, "loss": loss_of(N, D) * np.exp(design.noise * errors)})
+    (group,) = group_records(table, by_tokens=False)
+    found = isoflop(group, IsoOptions(law="", draws=DRAWS, seed=seed))
+    middle = min(found.minima, key=lambda row: abs(np.log(row.flops / FLOPS)))
+    scaling = found.exponents()
+    at = scaling.N.at(FLOPS)
+    return {
+        "a": _covers(scaling.a, TRUE_A),
+        "b": _covers(scaling.b, 1 - TRUE_A),
+        "N at 1e20": _covers(at, float(best_N(FLOPS))),
+        "middle minimum": _covers(middle.N, float(best_N(middle.flops))),
+        "width of a": (scaling.a.high or np.nan) - (scaling.a.low or np.nan),
+        "bias of N": at.value / float(best_N(FLOPS)) - 1,
+    }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two recipes with `sizes` N each and maybe several D; the second multiplies N by `multiplier`."""
+
+    sizes: int = 6
+    ratios: tuple[float, ...] = (20.0,)  # D over N; a single one is a fixed D of 20 tokens per middle N
+    multiplier: float = 1.5
+    noise: float = 0.002
+    errors: str = "normal"
+
+    @property
+    def title(self) -> str:
+        return f"2 × {self.sizes} N" + (f" × {len(self.ratios)} D" if len(self.ratios) > 1 else " at one D")
+
+
+PAIRS = [
+    Pair(),
+    Pair(noise=0.006),
+    Pair(sizes=4),
+    Pair(multiplier=1.0),
+    Pair(sizes=5, ratios=(5.0, 20.0, 80.0)),
+    Pair(sizes=5, ratios=(5.0, 20.0, 80.0), errors="t3"),
+]
+
+
+def pair_trial(design: Pair, seed: int, test: bool = False) -> dict[str, float]:
+    rng = np.random.default_rng([seed, design.sizes, len(design.ratios)])
+    groups = []
+    for factor in (1.0, design.multiplier):
+        N = np.geomspace(1e8, 3e9, design.sizes)
+        N, ratio = (a.ravel() for a in np.meshgrid(N, design.ratios))
+        D = ratio * (N if len(design.ratios) > 1 else np.exp(np.log(N).mean()))
+        errors = rng.standard_t(3, len(N)) if design.errors == "t3" else rng.standard_normal(len(N))
+        losses = loss_of(N * factor, D) * np.exp(design.noise * errors)
+        groups += group_records(pd.DataFrame({"n_params": N, "n_tokens": D, "loss": losses}), by_tokens=False)
+    tests = TEST_DRAWS if test else 0
+    options = RecipeOptions(starts=20, draws=DRAWS, test_draws=tests, seed=seed, nested=test)
+    found = compare_recipes(groups[0], groups[1], ("A", "B"), options)
+    m = found.multiplier
+    refused = [test.p < 0.05 for test in found.tests if test.shared.startswith("scales")]
+    return {
+        "multiplier": _covers(m, design.multiplier),
+        "width of ln m": float(np.log(m.high or np.nan) - np.log(m.low or np.nan)),
+        "refused": float(refused[0]) if refused else np.nan,
+    }
+
+
+TEST_DRAWS = 99
+TESTED = (PAIRS[0], PAIRS[4])
+
+
+def _covers(found, truth: float) -> float:
+    if found is None or found.low is None or found.high is None:
+        return np.nan
+    return float(found.low <= truth <= found.high)
+
+
+def shares(trial: Callable[[int], dict[str, float]], sets: int) -> tuple[pd.Series, int]:
+    """Return the means over data sets, and how many had no result."""
+    rows, failed = [], 0
+    for seed in range(sets):
+        try:
+            rows.append(trial(seed))
+        except ScalelabError:
+            failed += 1
+    return pd.DataFrame(rows).mean(), failed
+
+
+def main(iso_sets: int, pair_sets: int, test_sets: int, output: Path) -> None:
+    began = time.process_time()
+    iso = []
+    for design in ISO:
+        mean, failed = shares(lambda seed, d=design: iso_trial(d, seed), iso_sets)
+        cells = [f"{100 * mean[name]:.1f}" for name in ("a", "b", "N at 1e20", "middle minimum")]
+        errors = f"{design.noise:.1%}" + (f" {design.errors}" if design.errors != "normal" else "")
+        iso.append(
+            f"| {design.title} | {errors} | {' | '.join(cells)} | {mean['width of a']:.3f} | {mean['bias of N']:+.1%} |"
+        )
+        print(iso[-1], f"{failed} failed, {time.process_time() - began:.0f} s", flush=True)
+    pairs = []
+    for design in PAIRS:
+        mean, failed = shares(lambda seed, d=design: pair_trial(d, seed), pair_sets)
+        tested, _ = shares(lambda seed, d=design: pair_trial(d, seed, test=True), test_sets if design in TESTED else 0)
+        refused = f"{100 * tested['refused']:.1f}" if len(tested) else ""
+        errors = f"{design.noise:.1%}" + (f" {design.errors}" if design.errors != "normal" else "")
+        pairs.append(
+            f"| {design.title} | {errors} | {design.multiplier:g} | {100 * mean['multiplier']:.1f} | "
+            f"{mean['width of ln m']:.3f} | {refused} |"
+        )
+        print(pairs[-1], f"{failed} failed, {time.process_time() - began:.0f} s", flush=True)
+    if output.name != "none":
+        output.write_text(page(iso, pairs, iso_sets, pair_sets, test_sets), encoding="utf-8")
+
+
+def page(iso: list[str], pairs: list[str], iso_sets: int, pair_sets: int, test_sets: int) -> str:
+    errors = [f"{100 * (0.05 * 0.95 / sets) ** 0.5:.1f}" for sets in (iso_sets, pair_sets, test_sets)]
+    return "\n".join(
+        [
+            "# Coverage of IsoFLOP exponents and multipliers",
+            "",
+            "How often nominal 95 % intervals hold the truth, in percent of simulated data sets. Losses follow",
+            f"E = {E:g}, (A/N)^α with A = {A:.3g}, α = {ALPHA:g}, and (B/D)^β with B = {B:.3g}, β = {BETA:g}, with",
+            f"noise in ln loss (*t3*: Student's t with three degrees of freedom); {DRAWS} bootstrap draws each. Made by",
+            "`make coverage-analysis`.",
+            "",
+            "## IsoFLOP",
+            "",
+            f"`isoflop` on {iso_sets} data sets a design (standard error of a share {errors[0]} points). Budgets from",
+            f"1e19 to 1e21 FLOPs; the true a is {TRUE_A:.4f}. *N at 1e20* is the best N on the line through the minima,",
+            "*middle minimum* that of one budget's own quadratic, *bias* the mean error of the former.",
+            "",
+            "| design | noise | a | b | N at 1e20 | middle minimum | width of a | bias of N |",
+            "|---|---|---|---|---|---|---|---|",
+            *iso,
+            "",
+            "The error of a quadratic itself is no noise, so no interval covers it: sizes over ±1.2 decades, or off the",
+            "optimum, give a biased N however many runs there are. The exponents suffer less, since the bias is alike at",
+            "all budgets. `isoflop` prints each minimum's bias on the fitted law, and warns of wide and off-centre grids.",
+            "",
+            "## Recipes",
+            "",
+            f"`compare_recipes` on {pair_sets} data sets a design (standard error {errors[1]} points): the second",
+            "recipe multiplies N; N from 100M to 3B. *refused* is how often the test refuses shared scales and exponents at",
+            f"5 %, although they are shared: it is to be 5. That is from {test_sets} data sets (standard error {errors[2]}",
+            f"points) with {TEST_DRAWS} bootstrap data sets a test, for some designs.",
+            "",
+            "| design | noise | true multiplier | multiplier | width of its logarithm | refused |",
+            "|---|---|---|---|---|---|",
+            *pairs,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sets", type=int, default=250, help="data sets per IsoFLOP design")
+    parser.add_argument("--pairs", type=int, default=250, help="data sets per pair of recipes")
+    parser.add_argument("--tests", type=int, default=80, help="data sets whose shared exponents are tested")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    given = parser.parse_args()
+    main(given.sets, given.pairs, given.tests, given.output)
