@@ -13,7 +13,7 @@ from scalelab.cost.request import Device
 from scalelab.errors import UsageError, choice_error
 from scalelab.fit import FitResult
 from scalelab.laws import LAWS, Law
-from scalelab.laws.base import Array
+from scalelab.laws.base import VARIABLES, Array
 from scalelab.laws.published import PUBLISHED
 from scalelab.plan.lifetime import Belief, LifetimePlan, plan_lifetime
 from scalelab.plan.lifetime_costs import UNITS, LifetimeCosts, Serving
@@ -39,7 +39,9 @@ def belief_of(fit: FitResult | str | Path, constants: Mapping[str, float] | None
         if constants is not None:
             reason = "name the law in `fit`, such as 'joint', instead of a fit with constants of its own"
             raise UsageError(reason, argument="constants")
-        meaning = fit.meaning("N")
+        own = fit.meaning("N")
+        known = {convention.meaning for convention in CONVENTIONS.values()} | {VARIABLES["N"]}
+        meaning = own if own in known else f"column {own!r} of the runs"
         draws = np.array(fit.draws).reshape(-1, len(fit.params))
         return Belief((LawDraws(fit.law, np.array(fit.params), draws),), fit.title, meaning, fit), (
             fit.options.convention

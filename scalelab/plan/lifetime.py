@@ -234,7 +234,9 @@ def plan_lifetime(
     if not belief.has_streams:
         streams = [P for P in streams if P == 1]
         if not streams:
-            raise UsageError(f"the law {belief.laws[0].law.name!r} has no P, so only P = 1 can be planned", argument="P")
+            raise UsageError(
+                f"the law {belief.laws[0].law.name!r} has no P, so only P = 1 can be planned", argument="P"
+            )
     tokens = np.array([served])
     reached = {P: Reach.of(belief, P, loss, costs) for P in streams}
     if not any(reached.values()):

@@ -31,13 +31,16 @@ class Region:
 class LifetimeCurve:
     """The cheapest model of each P over served tokens [s]; arrays of an optimum are [1, s].
 
-    `streams_win` [s] is the share of the draws in which some P > 1 is cheaper than P = 1, None without draws or
-    streams.
+    `drawn` has the optima of each draw, [n, s], without draws none. `streams_win` [s] is the share of the draws in
+    which some P > 1 is cheaper than P = 1, None without draws or streams. `train_best` [s] is the cost of the plain
+    model with the lowest N·D, None without P = 1.
     """
 
     served: Array
     optima: dict[int, Optimum]
+    drawn: dict[int, Optimum]
     streams_win: Array | None
+    train_best: Array | None
 
     @property
     def totals(self) -> Array:
@@ -62,7 +65,9 @@ def curve(plan: LifetimePlan, served: Array, draws: int = _DRAWS) -> LifetimeCur
     if 1 in drawn and len(drawn) > 1:
         streams = np.min([each.total for P, each in drawn.items() if P > 1], axis=0)
         wins = np.mean(streams < drawn[1].total, axis=0)
-    return LifetimeCurve(served, optima, wins)
+    plain = reached.get(1)
+    lowest = plain.train_best(served)[0].total[0] if plain else None
+    return LifetimeCurve(served, optima, drawn, wins, lowest)
 
 
 def regions(plan: LifetimePlan) -> tuple[Region, ...]:

@@ -11,9 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from scalelab.errors import UsageError, choice_error
+from scalelab.fit.result import LEVEL, tails
 from scalelab.plan.lifetime import LifetimePlan
 from scalelab.plan.lifetime_curve import LifetimeCurve, curve
-from scalelab.plot.layout import AxesLike, new_panels
+from scalelab.plot.layout import AxesLike, band_handle, new_panels
 from scalelab.plot.style import BLUE, GREY, Look, Size, looks, styled
 from scalelab.plot.ticks import log_axis, plain
 from scalelab.reports.lifetime import setting
@@ -25,9 +26,7 @@ _SPAN = 1e3  # factor of served tokens on each side of the plan's
 _REGION = 0.1  # opacity
 
 
-def plot(
-    plan: LifetimePlan, kind: Kind | None = None, ax: AxesLike | None = None, size: Size | None = None
-) -> Figure:
+def plot(plan: LifetimePlan, kind: Kind | None = None, ax: AxesLike | None = None, size: Size | None = None) -> Figure:
     """Draw the best N and D, and the cost relative to the best plain model, over served tokens.
 
     Args:
@@ -53,19 +52,24 @@ def plot_lifetime(
 ) -> Figure:
     """Draw a curve of optima: N, D, and the total cost of each P over that of the best plain model.
 
-    A line is strong where its P is the cheapest; the shaded region is where that is a P > 1. Without an option at
-    P = 1, the cost is relative to the cheapest.
+    A line is strong where its P is the cheapest; the shaded region is where that is a P > 1. With P = 1 alone, the cost
+    is relative to that of the model with the lowest N·D.
     """
     panels = new_panels(3, ax, size, panel=(3.3, 3.1), extra=0.9)
     shown, best = looks(found.optima), found.best
-    plain_total = found.optima[1].total[0] if 1 in found.optima else found.totals.min(axis=0)
-    rows = {"best N": "N", "best D, tokens": "D", "cost / cost of the best P = 1": ""}
-    if 1 not in found.optima:
-        rows = {"best N": "N", "best D, tokens": "D", "cost / lowest cost": ""}
+    other, name_of_other = _reference(found)
+    rows = {"best N": "N", "best D, tokens": "D", f"cost / {name_of_other}": ""}
+    banded = False
     for axes, (label, name) in zip(panels.axes, rows.items(), strict=True):
         for P, optimum in found.optima.items():
-            values = getattr(optimum, name)[0] if name else optimum.total[0] / plain_total
+            values = getattr(optimum, name)[0] if name else optimum.total[0] / other
             _line(axes, found.served, values, best == P, shown[P])
+        if name and plan.winner is not None and plan.winner.P in found.drawn:
+            drawn = getattr(found.drawn[plan.winner.P], name)
+            ends = np.quantile(drawn, tails(LEVEL), axis=0, method="closest_observation")  # a draw may be infinite
+            color = shown[plan.winner.P].color
+            axes.fill_between(found.served, *ends, where=np.isfinite(ends).all(axis=0), color=color, alpha=0.13, lw=0)
+            banded = True
         _shade(axes, found.served, best > 1)
         axes.axvline(plan.served, color=GREY, linestyle=":", linewidth=1.2, zorder=1)
         log_axis(axes.xaxis)
@@ -73,16 +77,20 @@ def plot_lifetime(
         axes.set_xlabel("served tokens")
         axes.set_ylabel(label)
         axes.margins(x=0)
-    _ratios(panels.axes[2], found, plain_total)
+    _ratios(panels.axes[2], found.totals / other)
     handles: list[Any] = [Line2D([], [], color=look.color, linewidth=2.2) for look in shown.values()]
     labels = [f"P = {P}" for P in shown]
     if (best > 1).any():
         handles.append(Patch(facecolor=BLUE, alpha=_REGION * 2, linewidth=0))
         labels.append("P > 1 is cheapest")
+    if banded and plan.winner is not None:
+        handles.append(band_handle())
+        labels.append(f"95 % interval, P = {plan.winner.P}")
     if found.streams_win is not None:
         inner = panels.axes[2].twinx()
         inner.plot(found.served, 100 * found.streams_win, color=GREY, linestyle="--", linewidth=1.4)
         inner.set_ylim(-2, 102)
+        inner.margins(x=0)
         inner.set_ylabel("draws in which P > 1 wins, %")
         inner.grid(visible=False)
         handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1.4))
@@ -107,8 +115,16 @@ def _shade(axes: Axes, served: np.ndarray, streams: np.ndarray) -> None:
         axes.axvspan(served[first], served[min(last, len(served) - 1)], color=BLUE, alpha=_REGION, linewidth=0)
 
 
-def _ratios(axes: Axes, found: LifetimeCurve, plain_total: np.ndarray) -> None:
+def _reference(found: LifetimeCurve) -> tuple[np.ndarray, str]:
+    """Return the cost [s] that others are compared with, and its name."""
+    if found.train_best is not None and len(found.optima) == 1:
+        return found.train_best, "cost of the model with the lowest N·D"
+    if 1 in found.optima:
+        return found.optima[1].total[0], "cost of the best P = 1"
+    return found.totals.min(axis=0), "lowest cost"
+
+
+def _ratios(axes: Axes, ratios: np.ndarray) -> None:
     """Limit the axis of ratios to where the cheapest are."""
-    ratios = found.totals / plain_total
     finite = ratios[np.isfinite(ratios)]
-    axes.set_ylim(finite.min() / 1.05, min(finite.max() * 1.05, 3.0) if finite.max() > 1 else 1.05)
+    axes.set_ylim(finite.min() / 1.05, min(finite.max() * 1.05, 3.0))

@@ -16,6 +16,7 @@ from scalelab.reports.plan_units import interval, percent
 from scalelab.units import format_count, format_number, format_seconds, plain_number
 
 _YEAR = 365 * 86_400.0
+_SMALL = 5e-4  # share of the cost below which a saving is none
 _UNITS = {"flops": "FLOPs", "seconds": "device time", "money": "US dollars"}
 _SECOND_STAGE = (
     "Assumption: streams that run for the last {share:g} % of the tokens only lower the loss as much as the law says. "
@@ -70,8 +71,9 @@ def _table(plan: LifetimePlan) -> Table:
     if plan.priced_by:
         title += f"\n({plan.priced_by})"
     drawn = plan.belief.draws > 0
-    headings = ["", "P", "N", "D", "D/N", "training", "serving", "total"]
-    table = Table(title, [*headings, *(["best in draws"] if drawn else []), "<limit"], keys=2)
+    limited = any(option.binds for option in plan.options)
+    headings = ["", "P", "N", "D", "D/N", "training", "serving", "total", *(["best in draws"] if drawn else [])]
+    table = Table(title, [*headings, *(["<limit"] if limited else [])], keys=2)
     for option in (*plan.options, *([plan.train_best] if plan.train_best else [])):
         last = option is plan.train_best
         mark = "C" if last else ">" if option is plan.winner else ""
@@ -81,7 +83,7 @@ def _table(plan: LifetimePlan) -> Table:
         cells += [_number(plan, part.value) for part in (option.training, option.serving)]
         cells += [option.total.text(lambda value: _number(plan, value))]
         cells += ["" if last or option.share is None else percent(option.share)] if drawn else []
-        table.add(*cells, "" if last else option.binds or "")
+        table.add(*cells, *(["" if last else option.binds or ""] if limited else []))
     return table
 
 
@@ -113,10 +115,12 @@ def _verdict(plan: LifetimePlan) -> Iterator[str]:
         f"Best: {_model(winner)}, {amount(plan, winner.total.value)}, of which serving is "
         f"{percent(winner.serving.value / winner.total.value)}."
     )
-    if plan.train_best is not None and plan.saving_over_train_best is not None:
-        best = plan.train_best
+    best, over = plan.train_best, plan.saving_over_train_best
+    if best is not None and over is not None and over.value < _SMALL and winner.P == 1:
+        yield "That is also the model with the lowest training cost: serving is too small a part to change it."
+    elif best is not None and over is not None:
         yield (
-            f"That is {_share(plan.saving_over_train_best)} less than the plain model with the lowest training cost, "
+            f"That is {_share(over)} less than the plain model with the lowest training cost, "
             f"{_model(best)} ({amount(plan, best.total.value)})."
         )
     if plan.saving is not None and plan.plain is not None:
@@ -142,7 +146,8 @@ def _share(saving: Estimate) -> str:
 
 def _certainty(plan: LifetimePlan) -> Iterator[str]:
     if not plan.belief.draws:
-        yield "Without bootstrap draws there are no intervals and no probabilities."
+        what = "These constants have" if plan.belief.fit is None else "The fit has"
+        yield f"{what} no bootstrap draws, so there are no intervals and no probabilities."
         return
     found = plan.overall
     if found:
@@ -152,7 +157,8 @@ def _certainty(plan: LifetimePlan) -> Iterator[str]:
     if plan.streams_win is not None:
         law = plan.belief.laws[0].law.name if len(plan.belief.laws) == 1 else ""
         right = f", if the {law} law is right" if law else ""
-        yield f"P > 1 is cheaper than P = 1 in {percent(plan.streams_win, certain=True)} of the draws{right}."
+        often = f"{percent(plan.streams_win, certain=True)} of the" if plan.streams_win else "none of the"
+        yield f"P > 1 is cheaper than P = 1 in {often} draws{right}."
     if plan.no_answer:
         yield (
             f"In {percent(plan.no_answer)} of the draws no N and D reach a loss of {plan.target:g}: it is below the "
@@ -172,6 +178,8 @@ def _streams(plan: LifetimePlan) -> Iterator[str]:
     if not plan.belief.has_streams:
         yield f"The law {plan.belief.laws[0].law.name!r} has no P, so this plan is for plain models only."
         return
+    if plan.belief.fit is not None and plan.belief.fit.P_levels == (1,):
+        yield "All runs have P = 1, so the fit cannot predict the gain of streams."
     if len(plan.options) < 2:
         return
     regions = plan.regions()
