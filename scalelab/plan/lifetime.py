@@ -5,7 +5,7 @@ For P = 1 and FLOPs this is the optimum of Sardana et al. (arXiv 2401.00448).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -208,12 +208,12 @@ class Reach:
         best = self.best.at(self.best.train_best[:, None] + 0 * served, served, self._train, self.serve)
         return best, self._joined(lambda s, serve: s.at(s.train_best[:, None] + 0 * served, served, self._train, serve))
 
-    def _joined(self, find: object) -> Optimum | None:
+    def _joined(self, find: Callable[[Search, Cost], Optimum]) -> Optimum | None:
         found, first = [], 0
         for search in self.drawn:
             factors = self.factors[first : first + len(search.smallest), None]
             first += len(search.smallest)
-            found.append(find(search, lambda N, factors=factors: factors * self.serve(N)))  # type: ignore[operator]
+            found.append(find(search, lambda N, factors=factors: factors * self.serve(N)))
         if not found:
             return None
         names = ("N", "D", "training", "serving")

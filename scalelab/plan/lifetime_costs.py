@@ -37,7 +37,7 @@ class Serving:
     shapes: Shapes
     workload: Workload
     price: Callable[[Architecture, Workload], Cost]
-    device: Device = Device()
+    device: Device
     limits: Mapping[str, float] = field(default_factory=dict)
 
     def cost(self, width: float, P: int) -> Cost:

@@ -149,7 +149,9 @@ def floor_at(law: Law, params: Array, P: int) -> float:
 
 def _power_of_tokens(law: Law) -> tuple[int, int] | None:
     """Return the places of B and β if the law has a term (B/D)^β, which can be solved for D."""
-    for term in law.terms if isinstance(law, SumLaw) else ():
+    if not isinstance(law, SumLaw):
+        return None
+    for term in law.terms:
         if type(term) is Power and term.variable == "D":
             scale, exponent = (law.names.index(p.name) for p in term.parameters)
             return scale, exponent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -162,10 +163,11 @@ def test_a_second_stage_makes_streams_win_until_a_number_of_served_tokens():
     assert [r.P for r in regions] == [8, 4, 2, 1]
     assert regions[0].low == 0
     assert math.isinf(regions[-1].high)
-    for before, after in zip(regions[:-1], regions[1:], strict=True):
+    for before, after in pairwise(regions):
         assert before.high == after.low
-        at = [plan_lifetime(joint(), before.high * f, 2.05, (1, 2, 4, 8), plan.costs).winner.P for f in (0.97, 1.03)]
-        assert at == [before.P, after.P]
+        around = [before.high * factor for factor in (0.97, 1.03)]
+        best = [plan_lifetime(joint(), served, 2.05, (1, 2, 4, 8), plan.costs).winner.P for served in around]
+        assert best == [before.P, after.P]
 
 
 def test_intervals_and_shares_are_those_of_single_draws():
@@ -357,7 +359,7 @@ def test_wrong_requests_get_one_line(message, capsys):
 def test_a_law_without_D_is_refused_with_a_remedy(runs):
     one_D = runs[runs["n_tokens"] == 1e10]
     flat = fit_table(one_D, "parallel", draws=0, starts=10)
-    with pytest.raises(UsageError, match="has no D.*such as chinchilla, joint, joint-power or joint-additive"):
+    with pytest.raises(UsageError, match=r"has no D.*such as chinchilla, joint, joint-power or joint-additive"):
         sl.make_plan(flat, serve_tokens=1e12, loss=2.5)
 
 
