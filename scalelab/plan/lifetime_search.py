@@ -152,7 +152,7 @@ def _power_of_tokens(law: Law) -> tuple[int, int] | None:
     if not isinstance(law, SumLaw):
         return None
     for term in law.terms:
-        if type(term) is Power and term.variable == "D":
+        if isinstance(term, Power) and term.variable == "D":
             scale, exponent = (law.names.index(p.name) for p in term.parameters)
             return scale, exponent
     return None

@@ -112,7 +112,8 @@ def _shade(axes: Axes, served: np.ndarray, streams: np.ndarray) -> None:
     """Shade the ranges of served tokens in which a P > 1 is the cheapest."""
     ends = np.flatnonzero(np.diff(np.concatenate([[False], streams, [False]]).astype(int)))
     for first, last in ends.reshape(-1, 2):
-        axes.axvspan(served[first], served[min(last, len(served) - 1)], color=BLUE, alpha=_REGION, linewidth=0)
+        low, high = float(served[first]), float(served[min(last, len(served) - 1)])
+        axes.axvspan(low, high, color=BLUE, alpha=_REGION, linewidth=0)
 
 
 def _reference(found: LifetimeCurve) -> tuple[np.ndarray, str]:

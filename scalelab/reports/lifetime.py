@@ -82,7 +82,9 @@ def _table(plan: LifetimePlan) -> Table:
         cells += [plain_number(option.D.value / option.N.value)]
         cells += [_number(plan, part.value) for part in (option.training, option.serving)]
         cells += [option.total.text(lambda value: _number(plan, value))]
-        cells += ["" if last or option.share is None else percent(option.share)] if drawn else []
+        cells += (
+            ["" if last or option.share is None else percent(option.share, len(plan.options) == 1)] if drawn else []
+        )
         table.add(*cells, *(["" if last else option.binds or ""] if limited else []))
     return table
 
