@@ -49,7 +49,8 @@ def belief_of(fit: FitResult | str | Path, constants: Mapping[str, float] | None
     if constants is None:
         found = PUBLISHED[str(fit)]
         title = f"{fit}: {found.source}"
-        return _without_draws(found.law, np.array(found.params), title, found.convention), found.convention
+        counts = CONVENTIONS[found.convention].meaning
+        return _without_draws(found.law, np.array(found.params), title, counts), found.convention
     if str(fit) not in LAWS:
         raise choice_error("fit", str(fit), LAWS, ", the law of the `constants`")
     law = LAWS[str(fit)]
@@ -64,11 +65,11 @@ def belief_of(fit: FitResult | str | Path, constants: Mapping[str, float] | None
             kind = "a number above 0" if parameter.positive else "a number"
             raise UsageError(f"{parameter.name} must be {kind}", argument="constants", value=f"{value:g}")
     title = law.equation(dict(zip(law.names, values.tolist(), strict=True)))
-    return _without_draws(law, values, title, "paper"), "paper"
+    return _without_draws(law, values, title, "counted as in the constants"), "paper"
 
 
-def _without_draws(law: Law, params: Array, title: str, convention: str) -> Belief:
-    return Belief((LawDraws(law, params, _NO_DRAWS),), title, CONVENTIONS[convention].meaning)
+def _without_draws(law: Law, params: Array, title: str, counts: str) -> Belief:
+    return Belief((LawDraws(law, params, _NO_DRAWS),), title, counts)
 
 
 def lifetime_plan(
