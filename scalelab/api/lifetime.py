@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from scalelab.conventions import CONVENTIONS
-from scalelab.cost.request import Device
+from scalelab.cost.request import TRAINING_SHARE, Device
 from scalelab.errors import UsageError, choice_error
 from scalelab.fit import FitResult
 from scalelab.laws import LAWS, Law
@@ -18,14 +18,15 @@ from scalelab.laws.published import PUBLISHED
 from scalelab.plan.lifetime import Belief, LifetimePlan, plan_lifetime
 from scalelab.plan.lifetime_costs import UNITS, LifetimeCosts, Serving
 from scalelab.plan.lifetime_search import LawDraws
-from scalelab.units import one_count
+from scalelab.units import format_number, one_count
 
 _NO_DRAWS = np.empty((0, 0))
+_SMALL_SCALE = 1e4  # parameters or tokens; fits of real losses have A and B well above it
 
 
 def is_published(fit: object, constants: Mapping[str, float] | None) -> bool:
     """Return True if a plan is asked for by the name of a published law, or by constants."""
-    named = isinstance(fit, str | Path) and str(fit) in PUBLISHED and not Path(fit).exists()
+    named = isinstance(fit, str | Path) and str(fit).lower() in PUBLISHED and not Path(fit).exists()
     return named or constants is not None
 
 
@@ -37,8 +38,7 @@ def belief_of(fit: FitResult | str | Path, constants: Mapping[str, float] | None
     """
     if isinstance(fit, FitResult):
         if constants is not None:
-            reason = "name the law in `fit`, such as 'joint', instead of a fit with constants of its own"
-            raise UsageError(reason, argument="constants")
+            raise UsageError("a fit has its own: give the name of a law instead of it", argument="constants")
         own = fit.meaning("N")
         known = {convention.meaning for convention in CONVENTIONS.values()} | {VARIABLES["N"]}
         meaning = own if own in known else f"column {own!r} of the runs"
@@ -47,12 +47,12 @@ def belief_of(fit: FitResult | str | Path, constants: Mapping[str, float] | None
             fit.options.convention
         )
     if constants is None:
-        found = PUBLISHED[str(fit)]
+        found = PUBLISHED[str(fit).lower()]
         title = f"{fit}: {found.source}"
         counts = CONVENTIONS[found.convention].meaning
         return _without_draws(found.law, np.array(found.params), title, counts), found.convention
     if str(fit) not in LAWS:
-        raise choice_error("fit", str(fit), LAWS, ", the law of the `constants`")
+        raise UsageError(f"{fit}: not a law: `constants` need one of {', '.join(_planned())}")
     law = LAWS[str(fit)]
     missing, unknown = [n for n in law.names if n not in constants], [n for n in constants if n not in law.names]
     if missing or unknown:
@@ -63,13 +63,30 @@ def belief_of(fit: FitResult | str | Path, constants: Mapping[str, float] | None
     for parameter, value in zip(law.parameters, values, strict=True):
         if not np.isfinite(value) or (parameter.positive and value <= 0):
             kind = "a number above 0" if parameter.positive else "a number"
-            raise UsageError(f"{parameter.name} must be {kind}", argument="constants", value=f"{value:g}")
-    title = law.equation(dict(zip(law.names, values.tolist(), strict=True)))
-    return _without_draws(law, values, title, "counted as in the constants"), "paper"
+            raise UsageError(f"{parameter.name} must be {kind}, not {value:g}", argument="constants")
+    given = dict(zip(law.names, values.tolist(), strict=True))
+    counts, notes = "counted as in the constants", tuple(_in_hoffmanns_form(law, given))
+    return _without_draws(law, values, law.equation(given), counts, notes), "paper"
 
 
-def _without_draws(law: Law, params: Array, title: str, counts: str) -> Belief:
-    return Belief((LawDraws(law, params, _NO_DRAWS),), title, counts)
+def _planned() -> list[str]:
+    """Return the names of laws of N, D and perhaps P."""
+    return [name for name, law in LAWS.items() if {"N", "D"} <= {*law.variables} <= {"N", "D", "P"}]
+
+
+def _in_hoffmanns_form(law: Law, given: Mapping[str, float]) -> Iterator[str]:
+    """Yield a note for each scale that looks like Hoffmann's A, which is A^α here."""
+    for scale, exponent in (("A", "alpha"), ("B", "beta")):
+        if {scale, exponent} <= {*given} and 10 < given[scale] < _SMALL_SCALE and law.name != "farseer":
+            N, own = "ND"[scale == "B"], given[scale] ** (1 / given[exponent])
+            yield (
+                f"{scale} = {given[scale]:g} is small for ({scale}/{N})^{exponent}; if it is Hoffmann's {scale}/{N}^"
+                f"{exponent}, give {scale}={format_number(own)}"
+            )
+
+
+def _without_draws(law: Law, params: Array, title: str, counts: str, notes: tuple[str, ...] = ()) -> Belief:
+    return Belief((LawDraws(law, params, _NO_DRAWS),), title, counts, notes=notes)
 
 
 def lifetime_plan(
@@ -82,7 +99,7 @@ def lifetime_plan(
     second_stage_fraction: float,
     attention: bool,
     train_on: Device,
-    train_utilisation: float,
+    train_utilisation: float | None,
     train_price_per_hour: float | None,
     left_out: Mapping[str, object],
 ) -> LifetimePlan:
@@ -104,7 +121,14 @@ def lifetime_plan(
             raise UsageError(f"{reason}: leave out `{name}`, or `serve_tokens`", argument=name, value=value)
     if by is not None and by not in UNITS:
         raise choice_error("by", by, UNITS, " with `serve_tokens`")
+    if train_utilisation is not None and by not in ("seconds", "money"):
+        raise UsageError("applies to seconds and money: give `by`", argument="train_utilisation")
     if train_price_per_hour is not None:
+        if by != "money":
+            raise UsageError("applies to money: give `by='money'`", argument="train_price_per_hour")
+        if not 0 <= train_price_per_hour < float("inf"):
+            reason = "must be a number of at least 0"
+            raise UsageError(reason, argument="train_price_per_hour", value=train_price_per_hour)
         train_on = replace(train_on, price_per_hour=train_price_per_hour)
     served = one_count(serve_tokens, "serve_tokens")
     unit = "flops" if by is None else by
@@ -114,6 +138,6 @@ def lifetime_plan(
         serving,
         attention,
         train_on,
-        train_utilisation,
+        TRAINING_SHARE if train_utilisation is None else train_utilisation,
     )
-    return plan_lifetime(belief, served, loss, streams, costs)
+    return plan_lifetime(belief, served, loss, sorted(streams), costs)

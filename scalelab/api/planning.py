@@ -17,7 +17,6 @@ from scalelab.cost.request import (
     PAPER_KV_HEADS,
     PAPER_LAYERS,
     PAPER_VOCAB,
-    TRAINING_SHARE,
     Device,
     Precision,
     Workload,
@@ -26,7 +25,7 @@ from scalelab.cost.setting import EngineName, PresetName, check_sizes, choose_de
 from scalelab.errors import UsageError, choice_error
 from scalelab.fit import FitResult, load_fit
 from scalelab.fit.many import FitResults
-from scalelab.laws import get_law
+from scalelab.laws import LAWS, get_law
 from scalelab.plan import SHAPES, Limits, Plan, Problem, Shapes
 from scalelab.plan import make_plan as solve
 from scalelab.plan.lifetime import LifetimePlan
@@ -86,7 +85,7 @@ def make_plan(
     price_per_hour: float | None = None,
     watts: float | None = None,
     train_gpu: str | Device | None = None,
-    train_utilisation: float = TRAINING_SHARE,
+    train_utilisation: float | None = None,
     train_price_per_hour: float | None = None,
     law: str | Law | None = None,
 ) -> Plan | LifetimePlan:
@@ -142,7 +141,8 @@ def make_plan(
         price_per_hour: Price of one device in US dollars per hour; by default from the hardware table.
         watts: Power draw of one device in W; by default its limit in the hardware table.
         train_gpu: Device for training, by default an H100; its days convert training FLOPs into time.
-        train_utilisation: Share of the 16-bit peak of `train_gpu` that training reaches, for `serve_tokens`.
+        train_utilisation: Share of the 16-bit peak of `train_gpu` that training reaches, 0.4 by default, for
+            `serve_tokens` in seconds or money.
         train_price_per_hour: Price of one training device in US dollars per hour, for `serve_tokens`; by default from
             the hardware table.
         law: The law of a saved fit, if it is your own.
@@ -165,7 +165,8 @@ def make_plan(
         raise UsageError("must be above 0, in nats per token", argument="loss", value=loss)
     lifetime = serve_tokens is not None
     if not lifetime:
-        _check_lifetime(fit, by, constants)
+        given = {"constants": constants, "train_utilisation": train_utilisation}
+        _check_lifetime(fit, by, given | {"train_price_per_hour": train_price_per_hour})
     if by is not None and loss is None:
         raise UsageError("needs a loss to reach: give `loss` as well", argument="by", value=by)
     if not 1 <= max_P <= 2**20:
@@ -240,18 +241,22 @@ def make_plan(
     )
 
 
-def _check_lifetime(fit: FitResult | str | Path, by: str | None, constants: Mapping[str, float] | None) -> None:
+def _check_lifetime(fit: FitResult | str | Path, by: str | None, given: Mapping[str, object]) -> None:
     """Raise `UsageError` for what only a lifetime plan takes."""
     if by in UNITS:
         raise UsageError("is a cost of a model's life: give `serve_tokens` as well", argument="by", value=by)
-    if constants is not None:
-        raise UsageError("are for lifetime plans: give `serve_tokens` as well", argument="constants")
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError("is for lifetime plans: give `serve_tokens` as well", argument=name)
     if is_published(fit, None):
-        reason = "published constants have no interval and no gain of streams, for lifetime plans only: give"
-        raise UsageError(f"{reason} `serve_tokens`, or a saved fit", argument="fit", value=str(fit))
+        raise UsageError(f"{fit}: published constants are for lifetime plans: give `serve_tokens`, or a saved fit")
 
 
 def _fit_of(fit: FitResult | str | Path, law: str | Law | None) -> FitResult:
     if isinstance(fit, FitResults):
         raise UsageError(f"has {len(fit)} groups; choose one, such as {next(iter(fit))!r}", argument="fit")
-    return fit if isinstance(fit, FitResult) else load_fit(fit, None if law is None else get_law(law))
+    if isinstance(fit, FitResult):
+        return fit
+    if str(fit) in LAWS and not Path(fit).exists():
+        raise UsageError(f"{fit}: a law, not a saved fit; fit it first, or give `serve_tokens` and its `constants`")
+    return load_fit(fit, None if law is None else get_law(law))

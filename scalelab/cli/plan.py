@@ -102,8 +102,13 @@ def plan(
         list_option("--constants", "Constants of the law FIT, instead of a fit.", (), "NAME=VALUE…", LIFETIME),
     ] = None,
     train_utilisation: Annotated[
-        float, option(help="Share of the peak FLOP/s that training reaches, for seconds and money.", panel=LIFETIME)
-    ] = TRAINING_SHARE,
+        float | None,
+        option(
+            help="Share of the peak FLOP/s that training reaches, for seconds and money.",
+            panel=LIFETIME,
+            show_default=f"{TRAINING_SHARE:g}",
+        ),
+    ] = None,
     train_price_per_hour: Annotated[
         float | None,
         option(

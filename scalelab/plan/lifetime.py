@@ -37,6 +37,7 @@ class Belief:
     title: str
     counts: str  # meaning of N
     fit: FitResult | None = None
+    notes: tuple[str, ...] = ()  # on the constants
 
     def __post_init__(self) -> None:
         for law in (each.law for each in self.laws):
@@ -250,7 +251,11 @@ def plan_lifetime(
         reach = reached[P]
         assert reach is not None
         if not np.isfinite(best.N[0, 0]):
-            left_out[P] = f"no N within the limit on {reach.binds} reaches that loss"
+            allowed = f"allows N up to {format_count(reach.largest)}" if reach.largest else "allows no N"
+            left_out[P] = (
+                f"it takes N above {format_count(reach.best.smallest[0])}, even with endless tokens, and the limit on "
+                f"{reach.binds} {allowed}"
+            )
             continue
         at_limit = reach.binds if best.N[0, 0] > reach.largest * (1 - 1e-6) else None
         options.append(_option(belief, P, best, drawn.get(P), shares.get(P), at_limit))

@@ -16,6 +16,7 @@ from scalelab.reports.plan_units import interval, percent
 from scalelab.units import format_count, format_number, format_seconds, plain_number
 
 _YEAR = 365 * 86_400.0
+_MANY = 1e6
 _SMALL = 5e-4  # share of the cost below which a saving is none
 _UNITS = {"flops": "FLOPs", "seconds": "device time", "money": "US dollars"}
 _SECOND_STAGE = (
@@ -35,7 +36,7 @@ def lifetime_report(plan: LifetimePlan, verdict: bool = True) -> Report:
     blocks: list[Table | Line] = [_table(plan)]
     if legend := _legend(plan):
         blocks.append(Line(legend, "dim"))
-    blocks += [Line(""), *note_lines(plan.notes)]
+    blocks += [Line(""), *(Line(text, "warning") for text in plan.belief.notes), *note_lines(plan.notes)]
     blocks += [Line(text) for text in (*_verdict(plan), *_certainty(plan), *_streams(plan))]
     blocks += [Line(text, "dim") for text in _counted(plan)]
     blocks += [Line(f"no P = {P}: {reason}", "dim") for P, reason in plan.left_out.items()]
@@ -56,13 +57,16 @@ def amount(plan: LifetimePlan, value: float) -> str:
 
 def shortfall(plan: LifetimePlan) -> str:
     """Return why nothing is within the limits, in one line."""
-    reasons = "; ".join(f"P = {P}: {reason}" for P, reason in plan.left_out.items())
-    return f"nothing reaches a loss of {plan.target:g} within the limits: {reasons}"
+    (P, reason), *others = plan.left_out.items()
+    more = f"; likewise with P = {', '.join(str(other) for other, _ in others)}" if others else ""
+    advice = "a higher loss, `tensor_parallel` or narrower `weights` may help"
+    return f"nothing reaches a loss of {plan.target:g} within the limits: with P = {P} {reason}{more}; {advice}"
 
 
 def setting(plan: LifetimePlan) -> str:
     """Return the loss and the served tokens as text."""
-    return f"loss {plan.target:.5g}, {format_count(plan.served)} tokens served"
+    count = format_count(plan.served)
+    return f"loss {plan.target:.5g}, {count} {'token' if count == '1' else 'tokens'} served"
 
 
 def _table(plan: LifetimePlan) -> Table:
@@ -79,7 +83,8 @@ def _table(plan: LifetimePlan) -> Table:
         mark = "C" if last else ">" if option is plan.winner else ""
         cells = [mark, f"{option.P}{'*' if option.notes else ''}"]
         cells += [option.N.text(format_count), option.D.text(format_count)]
-        cells += [plain_number(option.D.value / option.N.value)]
+        ratio = option.D.value / option.N.value
+        cells += [plain_number(ratio) if ratio < _MANY else format_number(ratio, 3)]
         cells += [_number(plan, part.value) for part in (option.training, option.serving)]
         cells += [option.total.text(lambda value: _number(plan, value))]
         cells += (
@@ -228,6 +233,8 @@ def _counted(plan: LifetimePlan) -> Iterator[str]:
             f"Serving is requests of {work.tokens_in} prompt and {work.tokens_out} generated tokens, {work.batch} at "
             f"once, on {served.gpu}{price}, always busy; served tokens are both."
         )
+        if work.batch == 1:
+            yield "One request at a time leaves most of the device idle; set the usual number with `batch`."
 
 
 def lifetime_json(plan: LifetimePlan) -> dict[str, Any]:
@@ -257,6 +264,7 @@ def lifetime_json(plan: LifetimePlan) -> dict[str, Any]:
             "lowest_training": None if plan.train_best is None else _option(plan.train_best),
             "best_P_by_served_tokens": [asdict(region) for region in plan.regions()],
             "left_out": {str(P): reason for P, reason in plan.left_out.items()},
+            "warnings": list(plan.belief.notes),
             "notes": [asdict(note) for note in plan.notes],
         }
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -246,7 +247,9 @@ def test_limits_on_serving_bind():
     assert plain.total.value > free.total.value
     nothing = plan_lifetime(joint(), 1e9, 1.75, (1, 4), LifetimeCosts(serving=serving(limits={"memory": 1e9})))
     assert nothing.winner is None
-    assert "no N within the limit on memory reaches that loss" in nothing.summary()
+    assert re.search(
+        r"it takes N above \S+B, even with endless tokens, and the limit on memory allows", nothing.summary()
+    )
 
 
 def test_attention_adds_its_flops_to_served_tokens():
@@ -343,6 +346,16 @@ WRONG = {
     "--train-utilisation 40: must lie in (0, 1]": [
         *("sardana", "--serve-tokens", "2T", "--loss", "2", "--by", "seconds", "--train-utilisation", "40"),
     ],
+    "jointt: not a law: --constants need one of chinchilla, farseer, joint, joint-power, joint-additive": [
+        *("jointt", "--constants", "E=1", "--serve-tokens", "2T", "--loss", "2"),
+    ],
+    "joint: a law, not a saved fit; fit it first, or give --serve-tokens and its --constants": ["joint", "--loss", "2"],
+    "--train-price-per-hour -3: must be a number of at least 0": [
+        *("sardana", "--serve-tokens", "2T", "--loss", "2", "--by", "money", "--train-price-per-hour", "-3"),
+    ],
+    "--train-utilisation: applies to seconds and money: give --by": [
+        *("sardana", "--serve-tokens", "2T", "--loss", "2", "--train-utilisation", "0.5"),
+    ],
     "no P, so only P = 1 can be planned": ["sardana", "--serve-tokens", "2T", "--loss", "2", "--P", "2", "4"],
     "--serve-tokens: 'lots' is not a positive count": ["sardana", "--serve-tokens", "lots", "--loss", "2"],
 }
@@ -354,6 +367,12 @@ def test_wrong_requests_get_one_line(message, capsys):
     shown = capsys.readouterr().err
     assert message in shown
     assert len(shown.strip().splitlines()) == 1
+
+
+def test_constants_in_hoffmanns_form_are_noticed(capsys):
+    words = ["plan", "chinchilla", "--constants", "E=1.69", "A=406.4", "alpha=0.34", "B=410.7", "beta=0.28"]
+    assert main([*words, "--serve-tokens", "2T", "--loss", "2"]) == 0
+    assert "if it is Hoffmann's A/N^alpha, give A=4.707e7" in capsys.readouterr().err
 
 
 def test_a_law_without_D_is_refused_with_a_remedy(runs):
