@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from scalelab.api.costs import compare_costs
 from scalelab.api.planning import make_plan
@@ -75,8 +75,8 @@ def _plan(fit: FitResult, source: Source, asked: Asked) -> tuple[Plan | Scalelab
     limits = ""
     try:
         if given == {"memory": None, "latency": None}:
-            given, limits = _largest_plain(fit, make_plan(fit, P=1, **setting))
-        return make_plan(fit, P=P, **given, **setting), limits
+            given, limits = _largest_plain(fit, cast(Plan, make_plan(fit, P=1, **setting)))
+        return cast(Plan, make_plan(fit, P=P, **given, **setting)), limits
     except UsageError as error:
         if error.argument in ("memory", "latency", "gpu"):
             raise

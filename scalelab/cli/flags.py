@@ -58,6 +58,7 @@ _PLAIN = (
     *("points", "best", "tie", "average", "run", "force", "n_from", "port"),
     *("tasks", "limit", "num_fewshot", "download", "records", "run_code"),
     *("budgets", "basis", "window", "against", "names", "factor", "test_draws", "isoflop"),
+    *("serve_tokens", "constants", "train_utilisation", "train_price_per_hour"),
 )
 FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _PLAIN} | _FLAGS
 _REFERENCE = re.compile(r"`([A-Za-z_]+)(?:=([^`]*))?`")

@@ -12,7 +12,7 @@ from scalelab.cost.request import Device
 from scalelab.units import format_count
 
 DATA, LAW, MODEL, WORKLOAD, DEVICE, TRAINING, OUTPUT = "Data", "Law", "Model", "Request", "Device", "Training", "Output"
-LIMITS, CLOCK = "Limits", "Measurement"
+LIMITS, LIFETIME, CLOCK = "Limits", "Lifetime", "Measurement"
 Words = list[str] | None
 _BY_WEIGHTS = "fp32 with fp32 weights, else bf16"
 

@@ -10,7 +10,9 @@ import typer
 from scalelab.architecture import PREFIX_TOKENS
 from scalelab.cli.console import check_figure, check_out, show
 from scalelab.cli.flags import as_typed
+from scalelab.cli.lists import numbers, pairs
 from scalelab.cli.options import (
+    LIFETIME,
     LIMITS,
     MODEL,
     OUTPUT,
@@ -47,12 +49,19 @@ from scalelab.cli.options import (
     list_option,
     option,
 )
-from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, Precision
+from scalelab.cost.request import PAPER_HEADS, PAPER_KV_HEADS, PAPER_LAYERS, PAPER_VOCAB, TRAINING_SHARE, Precision
 from scalelab.errors import ScalelabError
 
 
 def plan(
-    source: Annotated[Path, typer.Argument(metavar="FIT", help="Saved fit (JSON) of scalelab fit.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FIT",
+            help="Saved fit (JSON) of scalelab fit. With --serve-tokens also hoffmann, sardana or besiroglu "
+            "(published constants), or a law with --constants.",
+        ),
+    ],
     memory: Annotated[
         str | None,
         option(help="Limit on memory, e.g. 4GB or 4GiB.", show_default="all of the device", panel=LIMITS),
@@ -73,10 +82,37 @@ def plan(
     by: Annotated[
         str | None,
         option(
-            help="Cost to minimise with --loss: latency, ttft, tpot, memory or training.",
+            help="Cost to minimise with --loss: latency, ttft, tpot, memory or training; with --serve-tokens: flops, "
+            "seconds or money.",
             metavar="NAME",
-            show_default="latency",
+            show_default="latency; flops with --serve-tokens",
             panel=LIMITS,
+        ),
+    ] = None,
+    serve_tokens: Annotated[
+        str | None,
+        option(
+            help="Tokens to serve over the model's life, e.g. 2T: find the N, P and D that are cheapest to train and "
+            "serve for --loss.",
+            panel=LIFETIME,
+        ),
+    ] = None,
+    constants: Annotated[
+        Words,
+        list_option("--constants", "Constants of the law FIT, instead of a fit.", (), "NAME=VALUE…", LIFETIME),
+    ] = None,
+    train_utilisation: Annotated[
+        float | None,
+        option(
+            help="Share of the peak FLOP/s that training reaches, for seconds and money.",
+            panel=LIFETIME,
+            show_default=f"{TRAINING_SHARE:g}",
+        ),
+    ] = None,
+    train_price_per_hour: Annotated[
+        float | None,
+        option(
+            help="US dollars per hour of a training device.", panel=LIFETIME, show_default="from the hardware table"
         ),
     ] = None,
     P: Annotated[
@@ -136,13 +172,15 @@ def plan(
     out: Out = None,
     figure: Figure = None,
     figure_kind: Annotated[
-        str,
+        str | None,
         option(
-            help="Figure: frontier (loss over costs) or contours (loss and limits over N and P).",
+            help="Figure: frontier (loss over costs) or contours (loss and limits over N and P); with --serve-tokens: "
+            "lifetime (best N and D, and cost, over served tokens).",
             metavar="NAME",
             panel=OUTPUT,
+            show_default="frontier; lifetime with --serve-tokens",
         ),
-    ] = "frontier",
+    ] = None,
     figure_size: FigureSize = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -152,17 +190,20 @@ def plan(
     N is continuous: decoders have real-valued widths. Without --loss, the plan minimises the loss within the limits;
     with --loss, it minimises the cost of reaching that loss. Bootstrap draws of the fit give the probability that the
     choice is best.
+
+    With --serve-tokens and --loss, the plan finds the N, P and D with the lowest cost of training and serving together.
     """
     from scalelab.api.planning import make_plan
-    from scalelab.reports.plan_words import shortfall
+    from scalelab.plan import Plan
 
     check_out(out, source)
     check_figure(figure, figure_size, source)
     if figure is not None:
         from scalelab.api.loading import check_choice
+        from scalelab.plot.lifetime import KINDS as LIFETIME_KINDS
         from scalelab.plot.plan import KINDS
 
-        check_choice("figure_kind", figure_kind, KINDS)
+        check_choice("figure_kind", figure_kind, KINDS if serve_tokens is None else LIFETIME_KINDS)
     limits = dict(memory=memory, latency=latency, ttft=ttft, tpot=tpot, train_flops=train_flops, loss=loss, by=by)
     model = dict(shapes=shapes, layers=layers, heads=heads, kv_heads=kv_heads, vocab=vocab, prefix_tokens=prefix_tokens)
     request = dict(batch=batch, tokens_in=tokens_in, tokens_out=tokens_out, preset=preset, engine=engine)
@@ -170,11 +211,18 @@ def plan(
     used = dict(flops_efficiency=flops_efficiency, memory_efficiency=memory_efficiency, runtime=runtime)
     used |= dict(launch_us=launch_us, reserve=reserve, tensor_parallel=tensor_parallel)
     used |= dict(price_per_hour=price_per_hour, watts=watts)
+    lifetime = dict(serve_tokens=serve_tokens, train_utilisation=train_utilisation)
+    lifetime |= dict(train_price_per_hour=train_price_per_hour)
+    lifetime |= dict(constants=None if constants is None else numbers(pairs(constants, "--constants"), "constants"))
     training = dict(D=D, train_gpu=train_gpu, second_stage_fraction=second_stage_fraction, law=law)
-    made = make_plan(source, P=P, max_P=max_P, **limits, **model, **request, **device, **used, **training)  # type: ignore[arg-type]
+    made = make_plan(source, P=P, max_P=max_P, **limits, **model, **request, **device, **used, **training, **lifetime)  # type: ignore[arg-type]
     if made.options or as_json:
         drawn = dict(kind=figure_kind, size=figure_size)
         figure = figure if made.options else None
         show(made, as_json=as_json, out=out, figure=figure, drawn=drawn, quiet=quiet, verdict=False)
     if made.winner is None:
-        raise ScalelabError(as_typed(shortfall(made)))
+        from scalelab.reports import lifetime as lifetimes
+        from scalelab.reports import plan_words
+
+        reason = plan_words.shortfall(made) if isinstance(made, Plan) else lifetimes.shortfall(made)
+        raise ScalelabError(as_typed(reason))

@@ -15,6 +15,7 @@ from scalelab.errors import UsageError, choice_error
 GIB = 2**30
 SIGMAS = 1.96  # half width of a 95 % interval
 _MAX_DOUBLINGS = 4  # doublings of P covered by published measurements
+TRAINING_SHARE = 0.4  # of the 16-bit peak that training of large models reaches (arXiv 2104.04473, arXiv 2407.21783)
 MAX_PARALLEL = 72  # devices of one node
 MAX_COUNT = 10**12  # of requests and tokens; larger integers lose precision as floats
 

@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from scalelab.cost.request import Device
+from scalelab.cost.request import TRAINING_SHARE, Device
 from scalelab.fit.derived import Estimate, n_equivalent
 from scalelab.plan.problem import Candidate, Problem
 from scalelab.plan.shapes import MIN_WIDTH
-
-TRAINING_SHARE = 0.4  # of the 16-bit peak that training of large models reaches (arXiv 2104.04473, arXiv 2407.21783)
 
 # Streams are cheaper at once (in both), after a number of tokens, until a number of tokens, or never.
 Verdict = Literal["at once", "after", "until", "never"]
