@@ -54,7 +54,7 @@ _PLAIN = (
     *("where", "workers", "csv", "json", "strict", "retry", "save_models", "details"),
     *("deterministic", "fp32_precision", "micro_batch", "together", "runtime", "launch_us", "reserve"),
     *("tensor_parallel", "price_per_hour", "watts", "ttft", "tpot", "train_gpu"),
-    *("points", "best", "tie", "run", "force", "n_from", "port"),
+    *("points", "best", "tie", "run", "force", "n_from", "port", "register", "rollout"),
 )
 FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _PLAIN} | _FLAGS
 _REFERENCE = re.compile(r"`([A-Za-z_]+)(?:=([^`]*))?`")

@@ -16,6 +16,7 @@ from scalelab.cli.diagnose import diagnose
 from scalelab.cli.explore import explore
 from scalelab.cli.fit import fit
 from scalelab.cli.flags import describe
+from scalelab.cli.forecast import score
 from scalelab.cli.generate import generate
 from scalelab.cli.import_ import import_
 from scalelab.cli.lists import ListCommand
@@ -48,6 +49,9 @@ for command, panel in (
     app.command(cls=ListCommand, rich_help_panel=panel)(command)
     if command is watch:
         app.command("import", cls=ListCommand, rich_help_panel=_RUNS)(import_)
+forecasts = typer.Typer(no_args_is_help=True, help="Score forecasts that predict registered.")
+forecasts.command("score", cls=ListCommand)(score)
+app.add_typer(forecasts, name="forecast", rich_help_panel=_ANALYSIS)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""Questions beyond one fit: forecasts that are scored, and rollouts."""
