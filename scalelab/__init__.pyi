@@ -9,6 +9,8 @@ from .api.fitting import compare_laws as compare_laws
 from .api.fitting import fit_law as fit_law
 from .api.fitting import load_fit as load_fit
 from .api.fitting import read as read
+from .api.forecasting import roll_out as roll_out
+from .api.forecasting import score_forecasts as score_forecasts
 from .api.generation import generate as generate
 from .api.importing import import_runs as import_runs
 from .api.isoflops import isoflop as isoflop

@@ -1,4 +1,5 @@
-"""Questions about several fits and groups of runs: compute-optimal sizes by IsoFLOP, and recipes compared by compute.
+"""Questions beyond one fit.
 
-`isoflop` finds the best N at equal training FLOPs, `recipes` the compute that one recipe saves over another.
+`isoflop` finds the best N at equal training FLOPs, `recipes` the compute that one recipe saves over another, `scoring`
+whether earlier forecasts held, and `rollout` what earlier fits would have forecast.
 """

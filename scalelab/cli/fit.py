@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +30,7 @@ from scalelab.cli.options import (
     option,
 )
 from scalelab.errors import ScalelabError, UsageError, choice_error
-from scalelab.units import plural
+from scalelab.units import counts, plural
 
 if TYPE_CHECKING:
     from scalelab.fit import FitOptions
@@ -78,6 +79,17 @@ def fit(
         str, option(help="Bootstrap: residual, wild or pairs.", panel=LAW, metavar="NAME")
     ] = "residual",
     draws: Draws = 1000,
+    rollout: Annotated[
+        Words,
+        list_option(
+            "--rollout",
+            "Fit only the runs up to these training FLOPs and score the fits on the others; auto chooses four. Saves "
+            "no fits.",
+            (),
+            "FLOPS…",
+            LAW,
+        ),
+    ] = None,
     profile: Annotated[bool, option("--profile", help="Add profile likelihood intervals.", panel=LAW)] = False,
     seed: FitSeed = 0,
     details: Annotated[
@@ -142,9 +154,11 @@ def fit(
     )
     kinds = _kinds(figures, no_figure, figure)
     _check_figures(figure, figure_kind, figure_format, figure_size, source)
+    budgets = None if rollout is None else () if rollout == ["auto"] else counts(rollout, "rollout")
     chosen = None if law == ALL else get_law(law or DEFAULT_LAW)
     if chosen is None:
-        _check_comparison(options, profile or average is not None or bool(figures or figure))
+        given = profile or average is not None or budgets is not None
+        _check_comparison(options, given or bool(figures or figure))
     averages = averages_by_default(law, options) if average is None else average
     mapped = pairs(columns, "--map") | ({"run": run} if run else {})
     table = read(source, mapped, where)
@@ -155,6 +169,9 @@ def fit(
         _fail_if_strict(source, compared.failures, len(compared), strict, "are too small to compare laws")
         return
     groups = groups_of(table, None, None, None, "D" not in chosen.variables, points)
+    if budgets is not None:
+        _roll_out(groups, chosen, options, budgets, averages, figure, figure_size, as_json, quiet)
+        return
     origin = origin_of(source, mapped, where, points)
     with progress(quiet or as_json) as report:
         fits = fit_groups(groups, chosen, options, origin, report, averages)
@@ -167,6 +184,21 @@ def fit(
     for group, path in saved.items():
         print_line(f"saved {', '.join(map(str, (path, *drawn.get(group, ()))))}", quiet or as_json)
     _raise_failures(fits, unsaved, source, strict, quiet or as_json)
+
+
+def _roll_out(
+    groups: Any, law: Any, options: Any, budgets: Sequence[float], average: bool, figure: Path | None, *shown: Any
+) -> None:
+    """Show the rollout of each group: fits of the runs up to each budget, scored on the others."""
+    from scalelab.analysis.rollout import roll_out
+
+    size, as_json, quiet = shown
+    if figure is not None and len(groups) > 1:
+        raise UsageError(f"--figure: choose one of {len(groups)} groups with `where`")
+    with progress(quiet or as_json) as report:
+        found = [roll_out(group, law, options, budgets, average, report) for group in groups]
+    for rollout in found:
+        show(rollout, as_json=as_json, figure=figure, drawn={"size": size}, quiet=quiet)
 
 
 def _raise_failures(fits: Any, unsaved: dict[str, ScalelabError], source: str, strict: bool, quiet: bool) -> None:

@@ -19,6 +19,7 @@ from scalelab.cli.eval import eval_
 from scalelab.cli.explore import explore
 from scalelab.cli.fit import fit
 from scalelab.cli.flags import describe
+from scalelab.cli.forecast import score
 from scalelab.cli.generate import generate
 from scalelab.cli.import_ import import_
 from scalelab.cli.isoflop import isoflop
@@ -57,6 +58,9 @@ for command, panel in (
         app.command("eval", cls=ListCommand, rich_help_panel=_MODELS)(eval_)
 app.command(cls=ListCommand, rich_help_panel=_MODELS, context_settings=PASSES_ON)(serve)
 app.command("lm-eval", cls=ListCommand, rich_help_panel=_MODELS, context_settings=PASSES_ON)(lm_eval)
+forecasts = typer.Typer(no_args_is_help=True, help="Score forecasts that predict registered.")
+forecasts.command("score", cls=ListCommand)(score)
+app.add_typer(forecasts, name="forecast", rich_help_panel=_ANALYSIS)
 
 
 def _show_version(wanted: bool) -> None:

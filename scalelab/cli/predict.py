@@ -11,8 +11,20 @@ import typer
 from scalelab.cli.console import check_figure, check_out, print_line, save_figure, saved_line, show_report, stdout
 from scalelab.cli.flags import as_typed, describe
 from scalelab.cli.lists import pairs
-from scalelab.cli.options import AnswerLaw, AsJson, Figure, FigureSize, Out, Quiet, Words, list_option
+from scalelab.cli.options import (
+    OUTPUT,
+    AnswerLaw,
+    AsJson,
+    Figure,
+    FigureSize,
+    Out,
+    Quiet,
+    Words,
+    list_option,
+    option,
+)
 from scalelab.errors import ScalelabError, UsageError
+from scalelab.units import plural
 
 
 def predict(
@@ -29,6 +41,12 @@ def predict(
         list_option("--at", "Other variables of the law: C=1e21 U=10B X=8 lr=1e-3 B=2M.", (), "NAME=VALUE…"),
     ] = None,
     law: AnswerLaw = None,
+    register: Annotated[
+        Path | None,
+        option(
+            help="Append the predictions to this file, for `scalelab forecast score`.", panel=OUTPUT, metavar="FILE"
+        ),
+    ] = None,
     out: Out = None,
     figure: Figure = None,
     figure_size: FigureSize = None,
@@ -45,6 +63,8 @@ def predict(
     if flops is not None and D is not None:
         raise UsageError("`flops` finds the best D: leave `D` out")
     check_out(out, source)
+    if register is not None and flops is not None:
+        raise UsageError("--register: only for predictions; leave out `flops`")
     if figure is not None and flops is not None:
         raise UsageError("--figure: only for predictions; leave out `flops`")
     check_figure(figure, figure_size, source)
@@ -67,6 +87,9 @@ def predict(
         done = saved_line(out)
         found.write(out, rows)
         print_line(done, quiet or as_json)
+    if register is not None:
+        new = sum(answer.register(register) for answer in found.answers.values())
+        print_line(f"registered {plural(new, 'new forecast')} in {register}", quiet or as_json)
     for file, answer in found.answers.items() if figure is not None else ():
         assert figure is not None
         path = figure if len(found.answers) == 1 else figure.with_stem(f"{figure.stem}-{file.stem}")

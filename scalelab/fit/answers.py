@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +27,8 @@ from scalelab.shown import Shown
 from scalelab.units import counts, one_count, whole_numbers
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from scalelab.fit.profile import Profile
@@ -67,6 +70,22 @@ class Predictions(Shown):
         """Serious notes of the fit, and notes on points outside the range of its runs, without duplicates."""
         found = (*_serious(self.fit), *(note for row in self.rows for note in row.notes))
         return tuple({(note.code, note.message): note for note in found}.values())
+
+    def register(self, path: str | Path) -> int:
+        """Append the predictions to a file of forecasts, to be scored by `score_forecasts` once the runs are done.
+
+        Args:
+            path: JSON Lines file, made if there is none.
+
+        Returns:
+            The number of new forecasts; a point that the file holds for this fit is not repeated.
+
+        Raises:
+            ScalelabError: The fit has no intervals.
+            DataError: The file holds something else.
+        """
+        module = import_module("scalelab.analysis.forecasts")
+        return len(module.register(module.make_forecasts(self), path))
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per point, unrounded."""
