@@ -47,7 +47,7 @@ class Design:
     @property
     def title(self) -> str:
         """Truth, runs and noise as text."""
-        return f"{self.truth}, {self.sizes * len(STREAMS)} runs, {self.noise:.1%}"
+        return f"{self.truth}, {self.sizes * len(STREAMS)} runs, {100 * self.noise:g} %"
 
 
 DESIGNS = [Design(truth, noise) for truth in TRUTHS for noise in (0.002, 0.003)]
