@@ -47,7 +47,7 @@ class Design:
     @property
     def title(self) -> str:
         """Truth, runs and noise as text."""
-        return f"{self.truth}, {self.sizes * len(STREAMS)} runs, {self.noise:.1%}"
+        return f"{self.truth}, {self.sizes * len(STREAMS)} runs, {100 * self.noise:g} %"
 
 
 DESIGNS = [Design(truth, noise) for truth in TRUTHS for noise in (0.002, 0.003)]
@@ -131,7 +131,7 @@ def page(found: dict[Design, list[dict[str, float]]], draws: int) -> str:
 def main() -> None:
     """Simulate and fit, one data set of each design in turn, and write the page as they are done."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", type=int, default=250, help="data sets a design")
+    parser.add_argument("--sets", type=int, default=200, help="data sets a design")
     parser.add_argument("--draws", type=int, default=250, help="bootstrap draws a fit")
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -143,7 +143,7 @@ def main() -> None:
         trials = pool.map(partial(trial, draws=options.draws), DESIGNS * options.sets, seeds)
         for number, (design, result) in enumerate(zip(DESIGNS * options.sets, trials, strict=True), 1):
             found[design].append(result)
-            if number % (10 * len(DESIGNS)) == 0 or number == len(seeds):
+            if number % (2 * len(DESIGNS)) == 0 or number == len(seeds):
                 options.output.write_text(page(found, options.draws))
                 print(f"{number // len(DESIGNS)} sets, {time.perf_counter() - began:.0f} s", flush=True)
 

@@ -116,16 +116,20 @@ def test_parameters_are_numbers_with_intervals_by_name_and_in_order(fit):
 
 
 def test_answers_are_those_of_the_functions_behind_them(fit):
-    table = fit.predict(N=["7B", 1e9], P=[1, 8])
+    table, mixed = fit.predict(N=["7B", 1e9], P=[1, 8]), fit.averaged()
     assert [(row.N, row.P) for row in table] == [(7e9, 1), (7e9, 8), (1e9, 1), (1e9, 8)]
     for row in table:
-        assert row.loss == predicted(fit, row.N, row.P)
-        assert row.n_equivalent == n_equivalent(fit, row.N, row.P)
-        assert row.doubling_gain == doubling_gain(fit, row.N, row.P)
-    assert np.allclose(np.array(table), fit.losses([7e9, 7e9, 1e9, 1e9], [1, 8, 1, 8]))
+        assert row.loss == predicted(mixed, row.N, row.P)
+        assert row.n_equivalent == n_equivalent(mixed, row.N, row.P)
+        assert row.doubling_gain == doubling_gain(mixed, row.N, row.P)
+    assert np.allclose(np.array(table), mixed.losses([7e9, 7e9, 1e9, 1e9], [1, 8, 1, 8]))
+    alone = fit.predict(N=["7B", 1e9], P=[1, 8], law="parallel")
+    assert np.allclose(np.array(alone), fit.losses([7e9, 7e9, 1e9, 1e9], [1, 8, 1, 8]))
+    assert alone[0].loss == predicted(fit, 7e9, 1)
     assert table.to_frame()["loss_low"].tolist() == [row.loss.low for row in table]
-    assert fit.n_equivalent(N="2.8B", P=8) == n_equivalent(fit, 2.8e9, 8)
-    assert fit.doubling_gain(N=2.8e9, P=2) == doubling_gain(fit, 2.8e9, 2)
+    assert fit.n_equivalent(N="2.8B", P=8) == n_equivalent(mixed, 2.8e9, 8)
+    assert fit.n_equivalent(N="2.8B", P=8, law="parallel") == n_equivalent(fit, 2.8e9, 8)
+    assert fit.doubling_gain(N=2.8e9, P=2) == doubling_gain(mixed, 2.8e9, 2)
     assert {note.code for note in table.notes} == {"extrapolation"}
     assert fit.residuals["percent"].abs().max() < 1
     assert np.allclose(fit.residuals["predicted"], fit.losses(fit.data.N, fit.data.P))

@@ -45,8 +45,8 @@ def test_a_foreign_table_is_fitted_with_a_joint_law_and_predicts(scalelab, table
 
 def test_the_printed_equation_gives_the_printed_prediction(scalelab):
     scalelab("fit", "paper", "--draws", 100, "--no-figure")
-    for name in ("pile-d-42b", "stack-v2-python-d-42b"):
-        _, out, _ = scalelab("predict", f"fits/{name}.json", "--N", "536M", "7B", "--P", 1, 16)
+    for name, law in (("pile-d-42b", "parallel"), ("stack-v2-python-d-42b", "parallel"), ("pile-d-42b", "additive")):
+        _, out, _ = scalelab("predict", f"fits/{name}.json", "--N", "536M", "7B", "--P", 1, 16, "--law", law)
         (equation,) = [line for line in out.splitlines() if line.startswith("L = ")]
         code = re.sub(r"ln (\w)", r"log(\1)", equation.split("   ")[0][4:].replace("·", "*").replace("^", "**"))
         rows = [line.split() for line in out.splitlines() if re.match(r"\s*(536M|7B)\s", line)]
@@ -149,7 +149,7 @@ def test_of_a_folder_the_fits_that_can_answer_do(scalelab, table):
     scalelab("fit", "mine.csv", "--law", "joint", *COLUMNS, "--draws", 100, "--no-figure")
     code, out, _ = scalelab("predict", "fits", "--N", "1B", "--P", 2)
     assert code == 0
-    assert out.count("L = ") == 2
+    assert out.count("law's share: of the variance") == 2
     assert "left out: the law 'joint' depends on D" in out
 
 
