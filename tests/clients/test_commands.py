@@ -18,7 +18,7 @@ from scalelab.model.checkpoint import load_model
 from tests.clients.words import save_tokenizer
 from tests.support.families import make, warm
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the clients
 WAIT_S = 300  # importing the clients takes long where other tests run
 PROMPT = "t5 t6 t7"
 

@@ -16,6 +16,8 @@ from scalelab.model.checkpoint import load_model
 from tests.clients.words import save_tokenizer
 from tests.support.families import COMMON, make, tokens, warm
 
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the clients
+
 
 @pytest.fixture
 def folder(tmp_path):
