@@ -135,7 +135,7 @@ def _log_likelihood(model, tokenizer, text, continuation):
         (("serve", "MODEL", "--P", "3"), "has banks for 1, 2, 4; choose one"),
         (("lm-eval", "MODEL", "--P", "8", "--tasks", "tiny"), "has banks for 1, 2, 4; choose one"),
         (("lm-eval", "MODEL", "--model", "hf"), "--model: the model is the folder; leave it out"),
-        (("lm-eval", "MODEL", "--model_args", "pretrained=x"), "leave out pretrained="),
+        (("lm-eval", "MODEL", "--model_args", "pretrained=x"), "pretrained: the model is the folder"),
         (("serve", "nowhere"), "nowhere: no such folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
