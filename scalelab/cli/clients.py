@@ -38,39 +38,25 @@ def lm_eval(context: typer.Context, source: Model, P: Streams = None) -> None:
 
     Its options, such as --tasks, --batch_size and --output_path, are passed on. `scalelab eval` compares several P.
     """
+    _refuse_other_model(context.args)
     _need("lm-eval", "lm_eval")
     with _streams(source, P):
         from lm_eval.__main__ import cli_evaluate
 
-        given = f"pretrained={source}"
-        words = ["lm-eval", "run", "--model", "hf", "--model_args", given, *_without_model(context.args, given)]
-        before, sys.argv = sys.argv, words
+        own = ["--model", "hf", "--model_args", f"pretrained={source}"]  # lm-eval merges further --model_args
+        before, sys.argv = sys.argv, ["lm-eval", "run", *own, *context.args]
         try:
             cli_evaluate()
         finally:
             sys.argv = before
 
 
-def _without_model(words: list[str], given: str) -> list[str]:
-    """Return options for lm-eval; arguments for the model are joined with `given`, since the last ones count.
-
-    Raises:
-        UsageError: The options name another model.
-    """
-    result = list(words)
-    for position, word in enumerate(result):
-        flag, equals, value = word.partition("=")
-        if flag in ("--model", "-M"):
+def _refuse_other_model(words: list[str]) -> None:
+    """Raise `UsageError` if options for lm-eval name another model."""
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag in ("--model", "-M", "pretrained") or "=pretrained=" in word or ",pretrained=" in word:
             raise UsageError(f"{flag}: the model is the folder; leave it out")
-        if flag in ("--model_args", "-a"):
-            if "pretrained=" in (value or "".join(result[position + 1 : position + 2])):
-                raise UsageError(f"{flag}: the model is the folder; leave out pretrained=")
-            if equals:
-                result[position] = f"{flag}={given},{value}"
-            elif position + 1 < len(result):
-                result[position + 1] = f"{given},{result[position + 1]}"
-            break
-    return result
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def prepare_loading(folder: Path) -> dict[str, Any]:
     if kind.endswith(STREAMS_SUFFIX):
         try:
             register_type(kind)
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, LookupError, AttributeError, RuntimeError) as error:
             raise DataError(f"{folder}: the model cannot be loaded with streams ({error})") from None
     return content
 
@@ -107,8 +107,8 @@ def prepare_loading(folder: Path) -> dict[str, Any]:
 def saved_streams(content: Mapping[str, Any]) -> list[int]:
     """Return the numbers of streams that a model with this config.json can run with."""
     banks = content.get("parscale_banks")
-    found = map(int, banks) if isinstance(banks, dict) else [content.get("parscale_n", 1)]
-    return sorted({1, *found})
+    found = banks if isinstance(banks, dict) else [content.get("parscale_n")]
+    return sorted({1, *(int(P) for P in found if str(P).isdigit())})
 
 
 def _refuse_gaps(folder: Path, found: dict[str, Any]) -> None:

@@ -162,7 +162,7 @@ class StreamedDecoder(nn.Module):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         # transformers does not know the prefixes and would leave them uninitialised.
-        if isinstance(getattr(module, "prefix_k", None), nn.Parameter):
+        if module._parameters.get("prefix_k") is not None:  # not an `OwnBank`, which has those of its owner
             std = getattr(self.config, "initializer_range", 0.02)
             init.normal_(module.prefix_k, std=std)
             init.normal_(module.prefix_v, std=std)

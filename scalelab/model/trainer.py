@@ -23,10 +23,13 @@ class StreamsCallback(TrainerCallback, ExportableState):
             ValueError: Another number of streams is active.
         """
         active = model.P
-        if state.global_step and self.P not in (None, active):
+        saved = state.stateful_callbacks.get(type(self).__name__, {})
+        saved = saved[-1] if isinstance(saved, list) else saved
+        trained = saved.get("args", {}).get("P")
+        if state.global_step and trained not in (None, active):
             raise ValueError(
-                f"the checkpoint was trained with P = {self.P}, but P = {active} is active; call "
-                f"model.set_streams({self.P}) before train(), or start without resume_from_checkpoint"
+                f"the checkpoint was trained with P = {trained}, but P = {active} is active; call "
+                f"model.set_streams({trained}) before train(), or start without resume_from_checkpoint"
             )
         self.P = active
 

@@ -18,7 +18,7 @@ from scalelab.model.checkpoint import load_model
 from tests.clients.words import save_tokenizer
 from tests.support.families import make, warm
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the clients
 WAIT_S = 300  # importing the clients takes long where other tests run
 PROMPT = "t5 t6 t7"
 
@@ -135,7 +135,7 @@ def _log_likelihood(model, tokenizer, text, continuation):
         (("serve", "MODEL", "--P", "3"), "has banks for 1, 2, 4; choose one"),
         (("lm-eval", "MODEL", "--P", "8", "--tasks", "tiny"), "has banks for 1, 2, 4; choose one"),
         (("lm-eval", "MODEL", "--model", "hf"), "--model: the model is the folder; leave it out"),
-        (("lm-eval", "MODEL", "--model_args", "pretrained=x"), "leave out pretrained="),
+        (("lm-eval", "MODEL", "--model_args", "pretrained=x"), "pretrained: the model is the folder"),
         (("serve", "nowhere"), "nowhere: no such folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

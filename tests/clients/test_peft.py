@@ -8,6 +8,7 @@ from scalelab.model import add_streams, lora_config
 from tests.support.families import make, tokens, warm
 
 peft = pytest.importorskip("peft", reason="no PEFT: pip install 'scalelab[clients]'")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the clients
 
 
 def saved(folder, banks):

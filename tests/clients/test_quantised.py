@@ -8,7 +8,7 @@ from scalelab.model import add_streams
 from tests.support.families import make, tokens, warm
 
 KINDS = ("bnb-4bit", "bnb-8bit", "torchao")
-_CASTS = "ignore:MatMul8bitLt:UserWarning"
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the clients
 
 
 @pytest.fixture(params=KINDS)

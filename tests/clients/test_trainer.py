@@ -9,6 +9,7 @@ from scalelab.model.trainer import StreamsCallback
 from tests.support.families import make, tokens, warm
 
 pytest.importorskip("accelerate", reason="no Accelerate: pip install 'scalelab[distributed]'")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the clients
 
 
 def arguments(folder, **options):

@@ -7,6 +7,8 @@ from transformers import GenerationConfig
 from scalelab.model import add_streams, attention
 from tests.support.families import make, tokens, warm
 
+pytestmark = pytest.mark.slow
+
 
 def streamed(banks=(2, 4), **options):
     return warm(add_streams(make("qwen2", num_hidden_layers=1, **options), banks, prefix_tokens=5))
