@@ -161,13 +161,12 @@ def evaluate(
     console.print(f"loading {plural(len(names), 'task')} …")
     wanted = task_set(names, held_out, seed=seed, download=download, fewshot=num_fewshot, run_code=run_code)
     loaded = wanted.load()
-    names_of = list(loaded)
     bf16 = resolve_dtype(dtype, chosen) == "bf16"
     shown = ", ".join("plain" if plain else f"P = {P}" for P, plain in settings)
     console.print(f"scoring {', '.join(loaded)} with {shown} …")
     found = score_model(opened, tokenizer, loaded, settings, batch_size=batch_size, limit=limit, bf16=bf16, seed=seed)
-    places = {key: i for i, key in enumerate(dict.fromkeys((score.task, score.metric) for score in found))}
-    scores = sorted(found, key=lambda score: (names_of.index(score.task), places[score.task, score.metric]))
+    order = list(dict.fromkeys((score.task, score.metric) for score in found))
+    scores = sorted(found, key=lambda score: order.index((score.task, score.metric)))
     name, text = source.resolve().name, read[0] if read else ""
     file = None
     if folder is not None:
