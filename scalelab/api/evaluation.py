@@ -164,7 +164,9 @@ def evaluate(
     bf16 = resolve_dtype(dtype, chosen) == "bf16"
     shown = ", ".join("plain" if plain else f"P = {P}" for P, plain in settings)
     console.print(f"scoring {', '.join(loaded)} with {shown} …")
-    scores = score_model(opened, tokenizer, loaded, settings, batch_size=batch_size, limit=limit, bf16=bf16, seed=seed)
+    found = score_model(opened, tokenizer, loaded, settings, batch_size=batch_size, limit=limit, bf16=bf16, seed=seed)
+    order = list(dict.fromkeys((score.task, score.metric) for score in found))
+    scores = sorted(found, key=lambda score: order.index((score.task, score.metric)))
     name, text = source.resolve().name, read[0] if read else ""
     file = None
     if folder is not None:

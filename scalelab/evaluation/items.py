@@ -119,25 +119,16 @@ def brackets(document: _Text) -> Iterator[_Make]:
         return context, f"\n{line}", [f"\n{' ' * n}{line.strip()}" for n in wrong]
 
     closers = list(_CLOSERS.finditer(text))
+    round_ones = [match for match in closers if set(match[0]) == {")"}]
+    others = [match for match in closers if set(match[0]) != {")"}]
+    # Most closing brackets are round: not more of them than others, so that a guess of the usual kind is often wrong.
+    closers = others + round_ones[: max(1, len(others))]
+    yield from (partial(close, match) for match in closers)
     starts = [match.end() for match in re.finditer(r"\S\n(?=[ ]*[^\s#])", text)]
-    # Most closing brackets are round: the rare kinds first, so that a guess of the usual kind is often wrong.
-    round_ones = [m for m in closers if set(m[0]) == {")"}]
-    others = [m for m in closers if set(m[0]) != {")"}]
-    kept = max(1, len(others))
-    for i in range(max(len(others) + min(len(round_ones), kept), len(starts))):
-        pool = others + round_ones[:kept]
-        if i < len(pool):
-            yield partial(close, pool[i])
-        if i < len(starts):
-            yield partial(indent, starts[i])
+    yield from (partial(indent, start) for start in starts[:: max(1, len(starts) // max(1, len(closers)))])
 
 
 TASKS: dict[str, Callable[[_Text], Iterator[_Make]]] = {"next-line": next_line, "cloze": cloze, "brackets": brackets}
-ABOUT = {
-    "next-line": "the next line of held-out text, among lines of other texts; chance 25 %",
-    "cloze": "a missing word of held-out text, among four of its words; chance 25 %",
-    "brackets": "closing brackets and indentation of held-out code, among three; chance 33 %",
-}
 
 
 def make_items(task: str, documents: Sequence[str], source: str, count: int = ITEMS, seed: int = 0) -> list[Item]:

@@ -234,7 +234,9 @@ def _relevant_columns(runs: pd.DataFrame) -> list[_Column]:
     if (runs["n_tokens_plain"].fillna(0) == 0).all():
         columns = [column for column in columns if column.name != "n_tokens_plain"]
     headings = accuracy_headings(runs)
-    columns += [_Column(heading, name, _loss) for name, heading in headings.items() if runs[name].notna().any()]
+    scored = [_Column(heading, name, _loss) for name, heading in headings.items() if runs[name].notna().any()]
+    place = next((i for i, column in enumerate(columns) if column.name == "bits_per_byte"), len(columns))
+    columns[place:place] = scored
     return columns + [column for column in _DISTINGUISHING if runs[column.name].nunique(dropna=False) > 1]
 
 

@@ -49,6 +49,7 @@ def complaint(result, code):
         ("--P=1 2", "--P=1 --P=2"),
         ("--P 1 2 --out x", "--P=1 --P=2 --out x"),
         ("--P 1 2 specs/a.yaml", "--P=1 --P=2 specs/a.yaml"),
+        ("--P a.yaml specs/b.yaml", "--P=a.yaml specs/b.yaml"),
         ("a.yaml --P 1 2", "a.yaml --P=1 --P=2"),
         ("--P 1 x", "--P=1 --P=x"),
         ("--P -1", "--P=-1"),
