@@ -101,31 +101,36 @@ def test_a_terminal_goes_on_after_a_mistake(folder):
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "scalelab", "chat", str(folder), "--max-new-tokens", "6", "--device", "cpu"]
     environment = os.environ | {"TERM": "dumb"}
+    seen = Screen(ours)
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)
-        seen = ""
-        for line, until in (
+        for line, answer in (
             ("/P 3", "the model has P = 1, 2, 4"),
             ("/P 2", "P = 2\r\n"),
-            ("red", "tokens/s"),
+            ("red", "P = 2: 6 tokens in "),
             ("/help", "/reset starts again"),
-            ("/quit", None),
         ):
-            seen += _read_until(ours, "> ")
+            seen.wait_for("> ")
             os.write(ours, f"{line}\n".encode())
-            if until:
-                seen += _read_until(ours, until)
+            seen.wait_for(answer)
+        seen.wait_for("> ")
+        os.write(ours, b"/quit\n")
         assert process.wait(60) == 0
     os.close(ours)
-    assert seen.index("P = 1, 2, 4") < seen.index("P = 2\r\n") < seen.index("P = 2: 6 tokens in ")
 
 
-def _read_until(terminal, text):
-    seen, deadline = b"", time.monotonic() + 240
-    while text.encode() not in seen:
-        assert time.monotonic() < deadline, seen
-        seen += os.read(terminal, 4096)
-    return seen.decode(errors="replace")
+class Screen:
+    """What a terminal shows, read up to one text after the other."""
+
+    def __init__(self, terminal):
+        self.terminal, self.rest = terminal, b""
+
+    def wait_for(self, text):
+        deadline = time.monotonic() + 240
+        while text.encode() not in self.rest:
+            assert time.monotonic() < deadline, self.rest
+            self.rest += os.read(self.terminal, 4096)
+        self.rest = self.rest.split(text.encode(), 1)[1]
 
 
 def test_a_model_without_a_template_is_refused(tmp_path, scalelab):
