@@ -159,6 +159,7 @@ def train_streams(
     from scalelab.train.memory import translate_oom
     from scalelab.train.parallel import exit_process, launched_processes
     from scalelab.train.stage_resume import RECORD, ResumableStage, stage_settings
+    from scalelab.train.tokens import TokenData
     from scalelab.train.trainer import Options
 
     quiet_libraries()
@@ -220,10 +221,11 @@ def train_streams(
             exit_process()
         if part == "streams":  # so that the saved backbone equals the source's, bit for bit
             opened = opened.to(saved_dtype(source))
-        notes = [] if rows is None else list(data.notes)
+        examples = None if isinstance(data, TokenData) else data
+        notes = [] if examples is None else list(examples.notes)
         if note := stage.length_warning(opened, seq_len):
             notes.append(note.removeprefix("warning: "))
-        files = {} if rows is None else stage.chat_files(opened, data.end)
+        files = {} if examples is None else stage.chat_files(opened, examples.end)
         made = SecondStage(
             out=out,
             P=opened.P,
@@ -241,7 +243,7 @@ def train_streams(
             **{"status": RunStatus.OK, "source": source.name, "P": opened.P, "train": part},
             **{"n_tokens": n_tokens, "seed": seed},
             **{"text": asdict(data.text), "recipe": asdict(recipe), "steps": resumable.steps},
-            **({} if rows is None else data.settings),
+            **({} if examples is None else examples.settings),
             **made.to_dict(),
         }
         save_model(opened, out, source, {RECORD: json.dumps(content, indent=1)} | files)

@@ -79,11 +79,12 @@ class ChatTemplate:
 
     def _marked_spans(self, messages: Messages, where: str) -> tuple[str, list[tuple[int, int]]]:
         """Return the rendered text and the characters from, to of each answer, as the template marks them."""
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from transformers.utils import chat_template_utils
 
+        render: Any = chat_template_utils.render_jinja_template  # its stubs take the numbers for text
         with _translated(self.source, where):
-            texts, spans = render_jinja_template(
-                [list(messages)],  # type: ignore[reportArgumentType]
+            texts, spans = render(
+                [list(messages)],
                 chat_template=self.text,
                 return_assistant_tokens_mask=True,
                 **self.tokenizer.special_tokens_map,

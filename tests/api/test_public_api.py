@@ -42,7 +42,7 @@ COMMANDS = (
 )
 NAMES = {
     *("read", "fit_law", "compare_laws", "load_fit", "price", "compare_costs", "make_plan", "run_sweep", "convert"),
-    *("train_streams", "diagnose", "generate", "add_streams", "import_runs"),
+    *("train_streams", "diagnose", "generate", "open_chat", "add_streams", "import_runs"),
 }
 
 

@@ -1,5 +1,6 @@
 """A conversation in the terminal and through a pipe, against generation by transformers."""
 
+import io
 import os
 import re
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 import scalelab as sl
+from scalelab.cli import main
 from scalelab.errors import UsageError
 from scalelab.train import stage
+from scalelab.visible import visible
 from tests.support.chats import PLAIN, make_tokenizer, save_chat_model, talk
 
 
@@ -54,42 +57,31 @@ def test_a_conversation_keeps_its_history_across_numbers_of_streams(folder):
     )
 
 
-def converse(folder, text, *words, **options):
-    command = [
-        sys.executable,
-        "-m",
-        "scalelab",
-        "chat",
-        str(folder),
-        "--max-new-tokens",
-        "6",
-        "--device",
-        "cpu",
-        *words,
-    ]
-    return subprocess.run(command, input=text, capture_output=True, check=False, **options)
+@pytest.fixture
+def converse(folder, monkeypatch, capsys):
+    """Run the command on piped lines: (exit code, output, errors)."""
+
+    def run(lines, *words):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+        code = main(["chat", str(folder), "--max-new-tokens", "6", "--device", "cpu", *words])
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def test_a_pipe_reads_as_a_conversation(folder):
-    done = converse(folder, "red\n/P 4\n\nblue\n/reset\nblue\n/quit\nnever\n", "--P", "2", text=True)
-    assert done.returncode == 0, done.stderr
+def test_a_pipe_reads_as_a_conversation(folder, converse):
+    code, out, errors = converse(b"red\n/P 4\n\nblue\n/reset\nblue\n/quit\nnever\n", "--P", "2")
+    assert code == 0, errors
     first = reply(folder, 2, talk("red"))
     answers = [first, reply(folder, 4, talk("red", first, "blue")), reply(folder, 4, talk("blue"))]
     lines = ["> red", answers[0], "> /P 4", "> ", "> blue", answers[1], "> /reset", "> blue", answers[2], "> /quit"]
-    assert done.stdout == visible("\n".join(lines) + "\n")
-    assert "never" not in done.stdout
-    speeds = re.findall(r"^P = (\d): \d+ tokens? in [\d.]+ s, [\d.]+ tokens/s$", done.stderr, re.MULTILINE)
+    assert out == visible("\n".join(lines) + "\n")
+    speeds = re.findall(r"^P = (\d): \d+ tokens? in [\d.]+ s, [\d.]+ tokens/s$", errors, re.MULTILINE)
     assert speeds == ["2", "4", "4"]
 
 
-def visible(text):
-    from scalelab.visible import visible
-
-    return visible(text)
-
-
 @pytest.mark.parametrize(
-    ("lines", "code", "message"),
+    ("lines", "wanted", "message"),
     [
         (b"/P 3\nred\n", 2, "/P 3: the model has P = 1, 2, 4; choose one of them"),
         (b"/P many\n", 2, "/P many: the model has P = 1, 2, 4"),
@@ -97,43 +89,48 @@ def visible(text):
         (b"\xff\xfe\n", 1, "standard input, line 1: not UTF-8 text"),
     ],
 )
-def test_a_mistake_in_a_pipe_ends_it_in_one_line(lines, code, message, folder):
-    done = converse(folder, lines, "--quiet")
-    assert done.returncode == code
-    assert done.stderr.decode().startswith("scalelab: ")
-    assert message in done.stderr.decode()
-    assert done.stderr.count(b"\n") == 1
+def test_a_mistake_in_a_pipe_ends_it_in_one_line(lines, wanted, message, converse):
+    code, _, errors = converse(lines, "--quiet")
+    assert code == wanted
+    assert errors.startswith("scalelab: ")
+    assert message in errors
+    assert errors.count("\n") == 1
 
 
 def test_a_terminal_goes_on_after_a_mistake(folder):
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "scalelab", "chat", str(folder), "--max-new-tokens", "6", "--device", "cpu"]
     environment = os.environ | {"TERM": "dumb"}
+    seen = Screen(ours)
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)
-        seen = ""
-        for line, until in (
+        for line, answer in (
             ("/P 3", "the model has P = 1, 2, 4"),
             ("/P 2", "P = 2\r\n"),
-            ("red", "tokens/s"),
+            ("red", "P = 2: 6 tokens in "),
             ("/help", "/reset starts again"),
-            ("/quit", None),
         ):
-            seen += _read_until(ours, "> ")
+            seen.wait_for("> ")
             os.write(ours, f"{line}\n".encode())
-            if until:
-                seen += _read_until(ours, until)
+            seen.wait_for(answer)
+        seen.wait_for("> ")
+        os.write(ours, b"/quit\n")
         assert process.wait(60) == 0
     os.close(ours)
-    assert visible(reply(folder, 2, talk("red"))).strip() in seen.replace("\r", "")
 
 
-def _read_until(terminal, text):
-    seen, deadline = b"", time.monotonic() + 240
-    while text.encode() not in seen:
-        assert time.monotonic() < deadline, seen
-        seen += os.read(terminal, 4096)
-    return seen.decode(errors="replace")
+class Screen:
+    """What a terminal shows, read up to one text after the other."""
+
+    def __init__(self, terminal):
+        self.terminal, self.rest = terminal, b""
+
+    def wait_for(self, text):
+        deadline = time.monotonic() + 240
+        while text.encode() not in self.rest:
+            assert time.monotonic() < deadline, self.rest
+            self.rest += os.read(self.terminal, 4096)
+        self.rest = self.rest.split(text.encode(), 1)[1]
 
 
 def test_a_model_without_a_template_is_refused(tmp_path, scalelab):
