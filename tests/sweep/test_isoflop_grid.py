@@ -31,7 +31,7 @@ def test_every_size_meets_its_budget_and_surrounds_the_expected_optimum():
 
 
 def test_sizes_of_ones_own_and_keys_of_a_spec(tmp_path):
-    own = list(isoflop_points(spec(N=["50k", "100k", "200k"]), 512))
+    own = list(isoflop_points(spec(N=["50k", "100k", "200k"], P=1), 512))
     assert len(own) == 6
     file = tmp_path / "iso.yaml"
     file.write_text("isoflop: [1e12, 3e12]\nP: [1, 2]\nisoflop_sizes: 5\nisoflop_ratio: 40\n")
