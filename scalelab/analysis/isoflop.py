@@ -282,7 +282,7 @@ def _law_scaling(fit: FitResult, grid: _Grid, notes: list[Note]) -> list[Scaling
         centre = float(np.log(low * high)) / 2
         slope = (last - first) / np.log(high / low)
         rows = np.stack([(first + last) / 2, slope], axis=1)
-        N = Line(centre, *rows[0].tolist(), rows[1:][ok[1:]])
+        N = Line(centre, float(rows[0, 0]), float(rows[0, 1]), rows[1:][ok[1:]])
         found.append(Scaling("law", P, N, N.rest(float(np.log(6.0 * P))), f"{fit.law.name} law"))
     return found
 
