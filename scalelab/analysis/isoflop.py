@@ -99,7 +99,8 @@ def isoflop(group: Group, options: IsoOptions, curves: Sequence[Curve] = (), ask
         scaling += _law_scaling(fit, grid, notes)
     scaling += _envelopes(curves, options)
     notes += [*grid_notes(minima), *exponent_notes(scaling, why)]
-    columns = {k: group.columns[c] for k, c in (("N", "n_params"), ("loss", "loss")) if c in group.columns}
+    usual = {"N": "n_params", "loss": "loss"}
+    columns = {k: v for k, c in usual.items() if (v := group.columns.get(c, c)) != c}
     return IsoFlops(group.title, runs.basis, tuple(minima), tuple(scaling), tuple(notes), tuple(asked), fit, columns)
 
 

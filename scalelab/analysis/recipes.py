@@ -98,7 +98,8 @@ def compare_recipes(
         *fit_notes(objective, data, optimum, condition_number(objective, data, optimum.z)),
         *comparison_notes(groups, names, data, base, factor, table, tests, by_loss),
     )
-    columns = {k: first.columns[c] for k, c in (("N", "n_params"), ("loss", "loss")) if c in first.columns}
+    usual = {"N": "n_params", "loss": "loss"}
+    columns = {k: v for k, c in usual.items() if (v := first.columns.get(c, c)) != c}
     flops = _flops(data)
     return RecipeComparison(
         *names,
