@@ -11,6 +11,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -189,42 +190,29 @@ def main(iso_sets: int, pair_sets: int, test_sets: int, output: Path) -> None:
 
 def page(iso: list[str], pairs: list[str], iso_sets: int, pair_sets: int, test_sets: int) -> str:
     errors = [f"{100 * (0.05 * 0.95 / sets) ** 0.5:.1f}" for sets in (iso_sets, pair_sets, test_sets)]
-    return "\n".join(
-        [
-            "# Coverage of IsoFLOP exponents and multipliers",
-            "",
-            "How often nominal 95 % intervals hold the truth, in percent of simulated data sets. Losses follow",
-            f"E = {E:g}, (A/N)^α with A = {A:.3g}, α = {ALPHA:g}, and (B/D)^β with B = {B:.3g}, β = {BETA:g}, with",
-            f"noise in ln loss (*t3*: Student's t with three degrees of freedom); {DRAWS} bootstrap draws each. Made by",
-            "`make coverage-analysis`.",
-            "",
-            "## IsoFLOP",
-            "",
-            f"`isoflop` on {iso_sets} data sets a design (standard error of a share {errors[0]} points). Budgets from",
-            f"1e19 to 1e21 FLOPs; the true a is {TRUE_A:.4f}. *N at 1e20* is the best N on the line through the minima,",
-            "*middle minimum* that of one budget's own quadratic, *bias* the mean error of the former.",
-            "",
-            "| design | noise | a | b | N at 1e20 | middle minimum | width of a | bias of N |",
-            "|---|---|---|---|---|---|---|---|",
-            *iso,
-            "",
-            "The error of a quadratic itself is no noise, so no interval covers it: sizes over ±1.2 decades, or off the",
-            "optimum, give a biased N however many runs there are. The exponents suffer less, since the bias is alike at",
-            "all budgets. `isoflop` prints each minimum's bias on the fitted law, and warns of wide and off-centre grids.",
-            "",
-            "## Recipes",
-            "",
-            f"`compare_recipes` on {pair_sets} data sets a design (standard error {errors[1]} points): the second",
-            "recipe multiplies N; N from 100M to 3B. *refused* is how often the test refuses shared scales and exponents at",
-            f"5 %, although they are shared: it is to be 5. That is from {test_sets} data sets (standard error {errors[2]}",
-            f"points) with {TEST_DRAWS} bootstrap data sets a test, for some designs.",
-            "",
-            "| design | noise | true multiplier | multiplier | width of its logarithm | refused |",
-            "|---|---|---|---|---|---|",
-            *pairs,
-            "",
-        ]
-    )
+    head = f"""How often nominal 95 % intervals hold the truth, in percent of simulated data sets. Losses follow
+E = {E:g}, (A/N)^α with A = {A:.3g}, α = {ALPHA:g}, and (B/D)^β with B = {B:.3g}, β = {BETA:g}, with noise in ln loss
+(*t3*: Student's t with three degrees of freedom); {DRAWS} bootstrap draws each. Made by `make coverage-analysis`."""
+    first = f"""`isoflop` on {iso_sets} data sets a design (standard error of a share {errors[0]} points). Budgets from
+1e19 to 1e21 FLOPs; the true a is {TRUE_A:.4f}. *N at 1e20* is the best N on the line through the minima, *middle
+minimum* that of one budget's own quadratic, *bias* the mean error of the former."""
+    between = """The error of a quadratic itself is no noise, so no interval covers it: sizes over ±1.2 decades, or off
+the optimum, give a biased N however many runs there are. The exponents suffer less, since the bias is alike at all
+budgets. `isoflop` prints each minimum's bias on the fitted law, and warns of wide and off-centre grids."""
+    second = f"""`compare_recipes` on {pair_sets} data sets a design (standard error {errors[1]} points): the second
+recipe multiplies N; N from 100M to 3B. *refused* is how often the test refuses shared scales and exponents at 5 %,
+although they are shared: it is to be 5. That is from {test_sets} data sets (standard error {errors[2]} points) with
+{TEST_DRAWS} bootstrap data sets a test, for some designs."""
+    columns = "| design | noise | a | b | N at 1e20 | middle minimum | width of a | bias of N |"
+    more = "| design | noise | true multiplier | multiplier | width of its logarithm | refused |"
+    parts = ["# Coverage of IsoFLOP exponents and multipliers", _wrapped(head), "## IsoFLOP", _wrapped(first)]
+    parts += ["\n".join([columns, "|---" * 8 + "|", *iso]), _wrapped(between), "## Recipes", _wrapped(second)]
+    parts.append("\n".join([more, "|---" * 6 + "|", *pairs]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), 118, break_long_words=False)
 
 
 if __name__ == "__main__":

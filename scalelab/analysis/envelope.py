@@ -49,7 +49,8 @@ def envelope(curves: Sequence[Curve], draws: int, seed: int) -> tuple[Line, Line
     made = [_fit(grid, table, sizes, tokens, rng.integers(len(curves), size=len(curves))) for _ in range(draws)]
     kept = np.array([m for m in made if m is not None]).reshape(-1, 2, 2)
     centre = float(grid.mean())
-    return Line(centre, *found[0].tolist(), kept[:, 0]), Line(centre, *found[1].tolist(), kept[:, 1])
+    N, D = (Line(centre, float(found[i, 0]), float(found[i, 1]), kept[:, i]) for i in (0, 1))
+    return N, D
 
 
 def _fit(grid: Array, table: Array, sizes: Array, tokens: Array, runs: np.ndarray) -> Array | None:
@@ -66,7 +67,7 @@ def _fit(grid: Array, table: Array, sizes: Array, tokens: Array, runs: np.ndarra
     x = grid[inside]
     X = np.stack([np.ones_like(x), x - grid.mean()], axis=1)
     y = np.stack([np.log(sizes[best][inside]), x - tokens[best][inside]], axis=1)
-    return np.linalg.lstsq(X, y, rcond=None)[0].T
+    return np.asarray(np.linalg.lstsq(X, y, rcond=None)[0].T, dtype=float)
 
 
 def _smoothed(curve: Curve) -> tuple[Array, Array]:

@@ -58,14 +58,16 @@ class _Grid:
 
     keys: tuple[tuple[float, int], ...]
     cells: tuple[Cell, ...]
-    log_D: tuple[Array, ...]
+    log_tokens: tuple[Array, ...]
     off: tuple[Array, ...]  # ln FLOPs minus ln budget
 
     def subset(self, keep: Sequence[np.ndarray]) -> _Grid:
         """Return the grid with some runs of each cell."""
         cells = tuple(Cell(c.x[k], c.loss[k], c.weight[k]) for c, k in zip(self.cells, keep, strict=True))
-        log_D, off = (tuple(a[k] for a, k in zip(arrays, keep, strict=True)) for arrays in (self.log_D, self.off))
-        return _Grid(self.keys, cells, log_D, off)
+        log_tokens, off = (
+            tuple(a[k] for a, k in zip(arrays, keep, strict=True)) for arrays in (self.log_tokens, self.off)
+        )
+        return _Grid(self.keys, cells, log_tokens, off)
 
 
 def isoflop(group: Group, options: IsoOptions, curves: Sequence[Curve] = (), asked: Sequence[float] = ()) -> IsoFlops:
@@ -97,13 +99,14 @@ def isoflop(group: Group, options: IsoOptions, curves: Sequence[Curve] = (), ask
         scaling += _law_scaling(fit, grid, notes)
     scaling += _envelopes(curves, options)
     notes += [*grid_notes(minima), *exponent_notes(scaling, why)]
-    columns = {k: group.columns[c] for k, c in (("N", "n_params"), ("loss", "loss")) if c in group.columns}
+    usual = {"N": "n_params", "loss": "loss"}
+    columns = {k: v for k, c in usual.items() if (v := group.columns.get(c, c)) != c}
     return IsoFlops(group.title, runs.basis, tuple(minima), tuple(scaling), tuple(notes), tuple(asked), fit, columns)
 
 
 def _grid(runs: Runs, budgets: Sequence[float], title: str) -> tuple[_Grid, list[Note]]:
     labels, known = given_budgets(runs.flops, budgets) if budgets else find_budgets(runs.flops)
-    keys, cells, log_D, off, used, few = [], [], [], [], np.zeros(len(runs), dtype=bool), 0
+    keys, cells, log_tokens, off, used, few = [], [], [], [], np.zeros(len(runs), dtype=bool), 0
     for i, budget in enumerate(known.tolist()):
         for P in np.unique(runs.P[labels == i]).tolist():
             here = (labels == i) & (runs.P == P)
@@ -114,18 +117,18 @@ def _grid(runs: Runs, budgets: Sequence[float], title: str) -> tuple[_Grid, list
             away = np.log(runs.flops[here] / budget)
             keys.append((budget, int(P)))
             cells.append(Cell(np.log(runs.N[here]), runs.loss[here], runs.weight[here]))
-            log_D.append(np.log(runs.D[here]) - away)
+            log_tokens.append(np.log(runs.D[here]) - away)
             off.append(away)
     if not cells:
         ends = f"training FLOPs from {format_number(runs.flops.min(), 3)} to {format_number(runs.flops.max(), 3)}"
         if not len(known):
             raise ScalelabError(f"{title}: no budgets can be recognised in {ends}; give `budgets`")
         raise ScalelabError(
-            f"{title}: none of {plural(len(known), 'budget')} has {LEAST_SIZES} sizes at one P ({ends}); give `budgets` "
-            "that several N were trained with"
+            f"{title}: none of {plural(len(known), 'budget')} has {LEAST_SIZES} sizes at one P ({ends}); give "
+            "`budgets` that several N were trained with"
         )
     notes = budget_notes(int((~used).sum()), len(runs), few, off, keys)
-    return _Grid(tuple(keys), tuple(cells), tuple(log_D), tuple(off)), list(notes)
+    return _Grid(tuple(keys), tuple(cells), tuple(log_tokens), tuple(off)), list(notes)
 
 
 def _windowed(grid: _Grid, window: float) -> _Grid:
@@ -156,12 +159,12 @@ def _at_budgets(grid: _Grid) -> _Grid:
         for i, slope in zip(own, slopes.tolist(), strict=True):
             cell = cells[i]
             cells[i] = replace(cell, loss=cell.loss - min(slope, 0.0) * grid.off[i])
-    return _Grid(grid.keys, tuple(cells), grid.log_D, grid.off)
+    return _Grid(grid.keys, tuple(cells), grid.log_tokens, grid.off)
 
 
 def _tokens(grid: _Grid, i: int) -> tuple[float, float]:
     """Return intercept and slope of ln D over ln N at the budget of a cell."""
-    slope, level = np.polyfit(grid.cells[i].x, grid.log_D[i], 1)
+    slope, level = np.polyfit(grid.cells[i].x, grid.log_tokens[i], 1)
     return float(level), float(slope)
 
 
@@ -280,7 +283,7 @@ def _law_scaling(fit: FitResult, grid: _Grid, notes: list[Note]) -> list[Scaling
         centre = float(np.log(low * high)) / 2
         slope = (last - first) / np.log(high / low)
         rows = np.stack([(first + last) / 2, slope], axis=1)
-        N = Line(centre, *rows[0].tolist(), rows[1:][ok[1:]])
+        N = Line(centre, float(rows[0, 0]), float(rows[0, 1]), rows[1:][ok[1:]])
         found.append(Scaling("law", P, N, N.rest(float(np.log(6.0 * P))), f"{fit.law.name} law"))
     return found
 

@@ -106,7 +106,7 @@ def _other_differences(groups: tuple[Group, Group], names: tuple[str, str], data
             yield Note("versus_other_text", "warning", f"the recipes have different {what}: {why}", {})
     if "D" not in base.variables and "D" in data.known:
         D = [np.unique(data.D[recipe == i]) for i in (0, 1)]
-        if not np.array_equal(*D):
+        if not np.array_equal(D[0], D[1]):
             text = " and ".join(f"{name} has {_range(values)}" for name, values in zip(names, D, strict=True))
             yield Note(
                 "versus_other_D",

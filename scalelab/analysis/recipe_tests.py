@@ -94,7 +94,7 @@ def fit_nested(base: Law, data: FitData, options: FitOptions) -> list[Fitted]:
 
 def scores(models: list[Fitted], data: FitData) -> tuple[ModelScore, ...]:
     """Return the models with their AICc; the variance is a parameter too."""
-    rows = []
+    rows: list[tuple[str, int, float, float]] = []
     for model in models:
         n, k = data.n_configs, int(model.objective.free.sum())
         if n - k - 2 <= 0:
@@ -105,7 +105,7 @@ def scores(models: list[Fitted], data: FitData) -> tuple[ModelScore, ...]:
         aicc = n * np.log(max(square / n, 1e-300)) + 2 * (k + 1) + 2 * (k + 1) * (k + 2) / (n - k - 2)
         rows.append((model.label, k, rmse, float(aicc)))
     best = min((row[3] for row in rows), default=0.0)
-    return tuple(ModelScore(*row, row[3] - best) for row in rows)
+    return tuple(ModelScore(label, k, rmse, aicc, aicc - best) for label, k, rmse, aicc in rows)
 
 
 def shared_test(small: Fitted, large: Fitted, shared: str, data: FitData, draws: int, seed: int) -> SharedTest:

@@ -98,7 +98,8 @@ def compare_recipes(
         *fit_notes(objective, data, optimum, condition_number(objective, data, optimum.z)),
         *comparison_notes(groups, names, data, base, factor, table, tests, by_loss),
     )
-    columns = {k: first.columns[c] for k, c in (("N", "n_params"), ("loss", "loss")) if c in first.columns}
+    usual = {"N": "n_params", "loss": "loss"}
+    columns = {k: v for k, c in usual.items() if (v := first.columns.get(c, c)) != c}
     flops = _flops(data)
     return RecipeComparison(
         *names,
@@ -128,11 +129,12 @@ def _law(groups: tuple[Group, Group], names: tuple[str, str], options: RecipeOpt
         return law
     every: tuple[Variable, ...] = ("N", "P", "D", "C")
     data = [fit_data(group.records, options.convention, group.title, every) for group in groups]
-    shared = [v for v in ("N", "D", "C") if all(v in d.known for d in data)]
+    sizes: tuple[Variable, ...] = ("N", "D", "C")
+    shared: list[Variable] = [v for v in sizes if all(v in d.known for d in data)]
     if not shared:
         has = " and ".join(f"{name} has {', '.join(d.known)}" for name, d in zip(names, data, strict=True))
         raise ScalelabError(f"the recipes share none of N, D and compute: {has}; map columns to them with `columns`")
-    within = {v for v in shared for d in data if d.varies(v)}
+    within: set[Variable] = {v for v in shared for d in data if d.varies(v)}
     streams = any(d.varies("P") for d in data)
     if {"N", "D"} <= within:
         return get_law("joint" if streams else "chinchilla")
@@ -147,15 +149,16 @@ def _law(groups: tuple[Group, Group], names: tuple[str, str], options: RecipeOpt
 
 def _factor(base: Law, wanted: Factor | None) -> Factor:
     """Return what the second recipe multiplies."""
-    has = [factor for factor in FACTORS if factor_groups(base, factor)]
+    has: list[Factor] = [factor for factor in FACTORS if factor_groups(base, factor)]
     if wanted is None:
         return has[0]
+    found: Factor | None = next((factor for factor in has if factor == wanted), None)
+    if found is not None:
+        return found
     if wanted not in FACTORS:
         raise choice_error("factor", wanted, FACTORS)
-    if wanted not in has:
-        reason = f"the law {base.name!r} has no {wanted}; choose {' or '.join(has)}"
-        raise UsageError(reason, argument="factor", value=wanted)
-    return wanted
+    reason = f"the law {base.name!r} has no {wanted}; choose {' or '.join(has)}"
+    raise UsageError(reason, argument="factor", value=wanted)
 
 
 def _joined(groups: tuple[Group, Group], base: Law, convention: str) -> FitData:

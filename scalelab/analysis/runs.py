@@ -67,9 +67,10 @@ def runs_of(records: pd.DataFrame, convention: str, title: str, basis: Basis | N
     flops = recorded if basis == "recorded" else counted
     index, inverse = np.unique(np.stack([N, P, D], axis=1), axis=0, return_inverse=True)
     inverse = inverse.ravel()
-    total = np.bincount(inverse, weight)
+    total = np.bincount(inverse, weight).astype(float)
     mean = {k: np.bincount(inverse, weight * np.log(v)) / total for k, v in {"loss": loss, "flops": flops}.items()}
-    return Runs(*index.T, np.exp(mean["loss"]), total, np.exp(mean["flops"]), basis)
+    N, P, D = index.T
+    return Runs(N, P, D, np.exp(mean["loss"]), total, np.exp(mean["flops"]), basis)
 
 
 def used_params(records: pd.DataFrame, N: Array) -> Array:
@@ -124,7 +125,7 @@ def given_budgets(flops: Array, budgets: Sequence[float]) -> tuple[np.ndarray, A
     known = np.array(sorted(budgets), dtype=float)
     close = np.flatnonzero(np.diff(np.log(known)) <= 2 * NEAR)
     if len(close):
-        low, high = known[close[0]], known[close[0] + 1]
+        low, high = known[close[0] : close[0] + 2].tolist()
         reason = f"{format_number(low)} and {format_number(high)} are closer than a factor of {np.exp(2 * NEAR):.2f}"
         raise UsageError(f"{reason}; leave one out", argument="budgets")
     far = np.abs(np.log(flops)[:, None] - np.log(known))

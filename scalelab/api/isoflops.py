@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from scalelab.api.fitting import Count, read
 from scalelab.api.grouping import groups_of, one_group
@@ -16,10 +16,7 @@ from scalelab.units import counts, parse_count
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scalelab.analysis.envelope import Curve
     from scalelab.analysis.isoflop_result import IsoFlops
-    from scalelab.fit.groups import Group
-    from scalelab.laws import Law
     from scalelab.records import RunTable
 
 Basis = Literal["6NDP", "recorded"]
@@ -34,7 +31,7 @@ def isoflop(
     flops: Any = None,
     basis: Basis | None = None,
     window: float | None = None,
-    law: str | Law | None = None,
+    law: str | None = None,
     columns: Mapping[str, str] | None = None,
     where: str | None = None,
     count: Count = "paper",
@@ -73,6 +70,7 @@ def isoflop(
         DataError: A file cannot be read, or a column is missing.
         ScalelabError: No budget has three sizes.
     """
+    from scalelab.analysis.curves import curves_of
     from scalelab.analysis.isoflop import IsoOptions
     from scalelab.analysis.isoflop import isoflop as find_minima
 
@@ -85,44 +83,18 @@ def isoflop(
     group = one_group(groups_of(table, None, None, None, False, "final"), str(data) if isinstance(data, str) else "")
     options = IsoOptions(count, basis, given, window, law, draws, starts, seed)
     asked = () if flops is None else counts(flops, "flops")
-    return find_minima(group, options, _curves(table, group, count), asked)
+    every = None if group.points is None else one_group(groups_of(table, None, None, None, False, "all")).records
+    return find_minima(group, options, curves_of(group.records, every, count), asked)
 
 
 def _column(budgets: Any) -> str | None:
     """Return the name of a column, if `budgets` is a single word that is no number."""
-    words = [budgets] if isinstance(budgets, str) else budgets
-    if not isinstance(words, list | tuple) or len(words) != 1 or not isinstance(words[0], str):
+    several: list[Any] = list(cast("Sequence[Any]", budgets)) if isinstance(budgets, list | tuple) else [budgets]
+    word = several[0] if len(several) == 1 else None
+    if not isinstance(word, str):
         return None
     try:
-        parse_count(words[0].split(",")[0])
+        parse_count(word.split(",")[0])
     except UsageError:
-        return words[0]
+        return word
     return None
-
-
-def _curves(table: RunTable, group: Group, count: str) -> list[Curve]:
-    """Return the loss curves of a group: rows of its runs, or the curves that a sweep keeps beside its records."""
-    from scalelab.analysis.envelope import Curve
-    from scalelab.analysis.runs import used_params
-    from scalelab.api.runs import Runs
-    from scalelab.conventions import CONVENTIONS
-    from scalelab.records import RunTable
-
-    column = CONVENTIONS[count].column
-    found: list[Curve] = []
-    if group.points is not None:
-        (every,) = groups_of(table, None, None, None, False, "all")
-        pieces = [(rows.iloc[:1], rows) for _, rows in every.records.groupby("run", sort=False) if len(rows) > 2]
-    elif group.records["key"].notna().all() and group.records["file"].notna().all():
-        curves = Runs("", group.records, RunTable(group.records, (), 0)).curves
-        firsts = group.records.drop_duplicates("key").set_index("key", drop=False)
-        pieces = [(firsts.loc[[key]], curve) for key, curve in curves.items() if len(curve) > 2]
-    else:
-        pieces = []
-    for row, points in pieces:
-        N = row[column].to_numpy(dtype=float)
-        P = float(row["n_streams"].fillna(1).iloc[0])
-        D, loss = (points[name].to_numpy(dtype=float) for name in ("n_tokens", "loss"))
-        if (D > 0).all():
-            found.append(Curve(float(N[0]), float(used_params(row, N)[0]), P, D, loss))
-    return found

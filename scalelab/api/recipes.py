@@ -14,7 +14,6 @@ from scalelab.fit import FitOptions
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scalelab.analysis.recipe_costs import Costs
     from scalelab.analysis.recipe_result import RecipeComparison
     from scalelab.fit.groups import Group
     from scalelab.records import RunTable
@@ -73,6 +72,7 @@ def compare_recipes(
         ScalelabError: The recipes share no variable or no loss, or have too few runs.
     """
     from scalelab.analysis import recipes
+    from scalelab.analysis.recorded_costs import costs_of
 
     if second is None and against is None:
         raise UsageError("give a second source, or `against` to select the second recipe's rows")
@@ -90,7 +90,7 @@ def compare_recipes(
         )
     ]
     options = recipes.RecipeOptions(count, law, factor, starts, draws, test_draws, seed)
-    costs = _costs(groups, count, gpu)
+    costs = costs_of([group.records for group in groups], count, gpu)
     return recipes.compare_recipes(groups[0], groups[1], (titles[0], titles[1]), options, costs)
 
 
@@ -111,64 +111,3 @@ def _titles(sources: tuple[Any, Any], conditions: tuple[str | None, str | None],
         default if file is None else file.stem for file, default in zip(files, ("first", "second"), strict=True)
     )
     return first, second
-
-
-def _costs(groups: Sequence[Group], count: str, gpu: str | None) -> list[Costs]:
-    """Return the costs that the records of both recipes hold: training FLOPs and seconds, and serving time."""
-    import numpy as np
-
-    from scalelab.analysis.recipe_costs import Costs
-    from scalelab.analysis.runs import used_params
-    from scalelab.conventions import CONVENTIONS
-    from scalelab.fit.derived import FLOPS_PER_TOKEN
-
-    column = CONVENTIONS[count].column
-    tables = [group.records for group in groups]
-    if any(table[column].isna().any() for table in tables):
-        return []
-    recipe = np.repeat([0.0, 1.0], [len(table) for table in tables])
-    N = np.concatenate([table[column].to_numpy(dtype=float) for table in tables])
-    D = np.concatenate([table["n_tokens"].to_numpy(dtype=float) for table in tables])
-    P = np.concatenate([table["n_streams"].fillna(1).to_numpy(dtype=float) for table in tables])
-    used = np.concatenate([used_params(table, table[column].to_numpy(dtype=float)) for table in tables])
-    found: list[Costs] = []
-
-    def add(name: str, unit: str, values: Any) -> None:
-        if np.isfinite(values).all() and (values > 0).all():
-            found.append(Costs(name, unit, N, D, values, recipe))
-
-    recorded = [table["train_flops"].to_numpy(dtype=float) for table in tables]
-    if all(np.isfinite(values).all() for values in recorded):
-        add("training FLOPs", "FLOPs, as recorded", np.concatenate(recorded))
-    else:
-        tokens = np.where(np.isfinite(D), D, 1.0)  # at equal D it cancels
-        add("training FLOPs", "FLOPs, 6·N·D·P", FLOPS_PER_TOKEN * used * tokens * P)
-    add(
-        "training time",
-        "seconds, as recorded",
-        np.concatenate([t["train_seconds"].to_numpy(dtype=float) for t in tables]),
-    )
-    if gpu is not None:
-        found.append(_serving(tables, count, gpu))
-    return found
-
-
-def _serving(tables: Sequence[pd.DataFrame], count: str, gpu: str) -> Costs:
-    """Return the time to serve one request on a device, for each shape of the records."""
-    import numpy as np
-
-    from scalelab.analysis.recipe_costs import Costs
-    from scalelab.cost.equal_loss import measured_runs
-    from scalelab.cost.request import PAPER_VOCAB, Workload
-    from scalelab.cost.roofline import price
-    from scalelab.cost.setting import PRESETS, choose_device
-
-    device, preset = choose_device(gpu), PRESETS["serving"]
-    request = Workload(1, preset.tokens_in, preset.tokens_out)
-    rows = [
-        (float(run.architecture.count_params(count)), price(run.architecture, request, device).latency_s, float(i))
-        for i, table in enumerate(tables)
-        for run in measured_runs(table, PAPER_VOCAB)
-    ]
-    N, latency, recipe = np.array(rows).T
-    return Costs("serving time", f"seconds a request, {gpu}", N, np.full(len(N), np.nan), latency, recipe)

@@ -17,7 +17,7 @@ from scalelab.plot.ticks import log_axis
 from scalelab.units import format_number
 
 KINDS = ("isoflop", "streams")
-_LINES = {"isoflop": "-", "law": "--", "envelope": ":"}
+_LINES: dict[str, Any] = {"isoflop": "-", "law": "--", "envelope": ":"}
 _NAMES = {"isoflop": "IsoFLOP", "law": "law", "envelope": "envelope of curves"}
 _FINE = 100
 

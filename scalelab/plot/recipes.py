@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from scalelab.units import format_count
 
 _LOOKS = (Look("black", "o"), Look(BLUE, "s"))
 _FINE = 60
+_MOST_LINES = 5  # of the law, in each recipe
 _WORDS = {"N": "N", "D": "D", "compute": "6·N·D"}
 
 
@@ -28,8 +30,8 @@ def plot_recipes(
 ) -> Any:
     """Draw the losses of both recipes with the law that they share, and the multipliers at equal loss.
 
-    Losses are over N, or over D if N has one value; with several D, a line is drawn for each of up to four. A table of
-    compute alone has it on the x axis.
+    Losses are over N, or over D or compute for laws without N. With several D the law is drawn at each D or D/N, at
+    most five of them.
 
     Args:
         found: The result of `compare_recipes`.
@@ -55,15 +57,12 @@ def _losses(axes: Axes, found: RecipeComparison) -> None:
     variables = found.law.base.variables
     name = next(v for v in ("N", "D", "C") if v in variables)
     x = data.values(name)  # type: ignore[arg-type]
-    other = "D" if name == "N" and "D" in variables else None
     for i, look in enumerate(_LOOKS):
         own = recipe == i
         axes.plot(x[own], data.loss[own], linestyle="", alpha=0.8, **look.points())
-        for value in _lines(data.D[own]) if other else [float(np.exp(np.log(data.D[own]).mean()))]:
-            near = own if other is None else own & (np.abs(np.log(data.D / value)) < 0.1)
-            ends = (x[near].min(), x[near].max()) if near.sum() > 1 else (x[own].min(), x[own].max())
-            at = np.geomspace(*ends, _FINE)
-            _law(axes, found, i, name, at, value, look.color)
+        for fixed, at, D in _lines(x[own], data.D[own], name, found):
+            if len(at) > 1:
+                _law(axes, found, i, name, np.geomspace(at.min(), at.max(), _FINE), fixed, D, look.color)
     log_axis(axes.xaxis, plain if name == "C" else format_count)
     axes.set(
         xlabel=found.columns.get("N", "N") if name == "N" else {"D": "D, training tokens", "C": "training FLOPs"}[name]
@@ -71,15 +70,26 @@ def _losses(axes: Axes, found: RecipeComparison) -> None:
     axes.set_ylabel(found.columns.get("loss", "loss, nats per token"))
 
 
-def _lines(D: Any) -> list[float]:
-    """Return up to four D for which the law is drawn."""
-    values = np.unique(D)
-    return values[np.unique(np.linspace(0, len(values) - 1, 4).round().astype(int))].tolist()
+def _lines(x: Any, D: Any, name: str, found: RecipeComparison) -> Iterator[tuple[str, Any, float]]:
+    """Yield what is fixed along a line of the law (D or D/N), the x of its runs, and its value.
+
+    Lines are at each D, or at each D/N if these have fewer values, and at most `_MOST_LINES`.
+    """
+    if name != "N" or "D" not in found.law.base.variables:
+        yield "D", x, float(np.exp(np.log(D).mean()))
+        return
+    levels = {fixed: np.round(np.log(values), 2) for fixed, values in (("D", D), ("D/N", D / x))}
+    fixed = min(levels, key=lambda key: len(np.unique(levels[key])))
+    known = np.unique(levels[fixed])
+    for level in known[np.unique(np.linspace(0, len(known) - 1, _MOST_LINES).round().astype(int))]:
+        yield fixed, x[levels[fixed] == level], float(np.exp(level))
 
 
-def _law(axes: Axes, found: RecipeComparison, recipe: int, name: str, at: Any, other: float, color: str) -> None:
+def _law(
+    axes: Axes, found: RecipeComparison, recipe: int, name: str, at: Any, fixed: str, value: float, color: str
+) -> None:
     N = at if name == "N" else np.full_like(at, np.nan)
-    D = np.full_like(at, other) if name == "N" else at
+    D = at if name != "N" else value * at if fixed == "D/N" else np.full_like(at, value)
     if name == "C":  # losses() makes C from N and D
         N, D = at / 6.0, np.ones_like(at)
     axes.plot(at, found.losses(recipe, N, D), color=color, linewidth=1.1)
