@@ -371,7 +371,7 @@ def test_wrong_requests_get_one_line(message, capsys):
 def test_constants_in_hoffmanns_form_are_noticed(capsys):
     words = ["plan", "chinchilla", "--constants", "E=1.69", "A=406.4", "alpha=0.34", "B=410.7", "beta=0.28"]
     assert main([*words, "--serve-tokens", "2T", "--loss", "2"]) == 0
-    assert "if it is Hoffmann's A/N^alpha, give A=4.707e7" in capsys.readouterr().err
+    assert "if it is Hoffmann's A/N^alpha, give A=4.714e7" in capsys.readouterr().err
 
 
 def test_a_law_without_D_is_refused_with_a_remedy(runs):
