@@ -163,6 +163,7 @@ def test_a_second_stage_makes_streams_win_until_a_number_of_served_tokens():
     regions = plan.regions()
     assert [r.P for r in regions] == [8, 4, 2, 1]
     assert regions[0].low == 0
+    assert "P = 8 is the largest considered; a larger `max_P` may be cheaper" in plan.summary(500)
     assert math.isinf(regions[-1].high)
     for before, after in pairwise(regions):
         assert before.high == after.low
