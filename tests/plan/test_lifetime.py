@@ -22,9 +22,10 @@ from scalelab.fit import save_fit
 from scalelab.laws import LAWS, Law, Parameter, Points
 from scalelab.laws.published import PUBLISHED
 from scalelab.plan import Shapes
-from scalelab.plan.lifetime import Belief, LifetimePlan, plan_lifetime
+from scalelab.plan.lifetime import LifetimePlan, plan_lifetime
 from scalelab.plan.lifetime_costs import LifetimeCosts, Serving
 from scalelab.plan.lifetime_curve import curve
+from scalelab.plan.lifetime_reach import Belief
 from scalelab.plan.lifetime_search import LawDraws, Search
 from tests.support.tables import fit_table
 
