@@ -15,8 +15,9 @@ from scalelab.fit import FitResult
 from scalelab.laws import LAWS, Law
 from scalelab.laws.base import VARIABLES, Array
 from scalelab.laws.published import PUBLISHED
-from scalelab.plan.lifetime import Belief, LifetimePlan, plan_lifetime
+from scalelab.plan.lifetime import LifetimePlan, plan_lifetime
 from scalelab.plan.lifetime_costs import UNITS, LifetimeCosts, Serving
+from scalelab.plan.lifetime_reach import Belief
 from scalelab.plan.lifetime_search import LawDraws
 from scalelab.units import format_number, one_count
 

@@ -99,7 +99,7 @@ class LifetimeCosts:
             if not 0 < value <= 1:
                 raise UsageError("must lie in (0, 1]", argument=name, value=value)
         if self.unit != "flops" and self.serving is None:
-            raise ValueError("seconds and money need `serving`")
+            raise ValueError("seconds and money need the model that serves")
         if self.unit == "money":
             self.hour(self.train_on, "train_price_per_hour")
             self.hour(self._served.device, "price_per_hour")

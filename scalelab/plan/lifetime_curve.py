@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scalelab.laws.base import Array
+from scalelab.plan.lifetime_reach import Reach
 from scalelab.plan.lifetime_search import Optimum
 
 if TYPE_CHECKING:
@@ -55,8 +56,6 @@ class LifetimeCurve:
 
 def curve(plan: LifetimePlan, served: Array, draws: int = _DRAWS) -> LifetimeCurve:
     """Return the optimum of each P of the plan over `served`, with at most `draws` draws of each law."""
-    from scalelab.plan.lifetime import Reach
-
     few = replace(plan.belief, laws=tuple(replace(each, draws=each.draws[:draws]) for each in plan.belief.laws))
     reached = {o.P: Reach.of(few, o.P, plan.target, plan.costs) for o in plan.options}
     optima = {P: reach.optimum(served) for P, reach in reached.items() if reach}

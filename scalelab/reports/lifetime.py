@@ -193,6 +193,8 @@ def _streams(plan: LifetimePlan) -> Iterator[str]:
     if any(region.P > 1 for region in regions):
         words = ", ".join(f"P = {region.P} {_span(region, plan)}" for region in regions)
         yield f"By served tokens the cheapest is {words}."
+    if plan.winner is not None and plan.winner.P == max(option.P for option in plan.options) > 1 and not plan.left_out:
+        yield f"P = {plan.winner.P} is the largest considered; a larger `max_P` may be cheaper."
     if plan.costs.second_stage < 1:
         yield _SECOND_STAGE.format(share=100 * plan.costs.second_stage)
 

@@ -151,6 +151,7 @@ def every_result(fits):
     yield sl.list_hardware()
     yield sl.compare_costs(1536, [2, 8], "paper", corpus="stack-v2-python", law="additive")
     yield sl.make_plan(fit, memory="4GB", latency="500ms", gpu="rtx-4090", max_P=16)
+    yield sl.make_plan("sardana", serve_tokens="2T", loss=2.0453)
     yield sl.make_plan(fit, loss=1.07, gpu="rtx-4090", max_P=4)
     yield sl.read("paper")
     yield sl.list_runs("paper")

@@ -22,9 +22,10 @@ from scalelab.fit import save_fit
 from scalelab.laws import LAWS, Law, Parameter, Points
 from scalelab.laws.published import PUBLISHED
 from scalelab.plan import Shapes
-from scalelab.plan.lifetime import Belief, LifetimePlan, plan_lifetime
+from scalelab.plan.lifetime import LifetimePlan, plan_lifetime
 from scalelab.plan.lifetime_costs import LifetimeCosts, Serving
 from scalelab.plan.lifetime_curve import curve
+from scalelab.plan.lifetime_reach import Belief
 from scalelab.plan.lifetime_search import LawDraws, Search
 from tests.support.tables import fit_table
 
@@ -163,6 +164,7 @@ def test_a_second_stage_makes_streams_win_until_a_number_of_served_tokens():
     regions = plan.regions()
     assert [r.P for r in regions] == [8, 4, 2, 1]
     assert regions[0].low == 0
+    assert "P = 8 is the largest considered; a larger `max_P` may be cheaper" in plan.summary(500)
     assert math.isinf(regions[-1].high)
     for before, after in pairwise(regions):
         assert before.high == after.low
@@ -247,9 +249,8 @@ def test_limits_on_serving_bind():
     assert plain.total.value > free.total.value
     nothing = plan_lifetime(joint(), 1e9, 1.75, (1, 4), LifetimeCosts(serving=serving(limits={"memory": 1e9})))
     assert nothing.winner is None
-    assert re.search(
-        r"it takes N above \S+B, even with endless tokens, and the limit on memory allows", nothing.summary()
-    )
+    assert re.search(r"above \S+B, even with endless tokens, and the limit on memory allows N up", nothing.left_out[1])
+    assert "nothing reaches a loss of 1.75 within the limits: with P = 1 it takes N above" in nothing.summary(500)
 
 
 def test_attention_adds_its_flops_to_served_tokens():
@@ -326,7 +327,7 @@ WRONG = {
     "needs the loss to reach, in nats per token: give --loss": ["sardana", "--serve-tokens", "2T"],
     "the law's floor is 1.6900, with endless parameters": ["sardana", "--serve-tokens", "2T", "--loss", "1.6"],
     "is a cost of a model's life: give --serve-tokens": ["sardana", "--by", "money", "--loss", "2"],
-    "for lifetime plans only: give --serve-tokens": ["sardana", "--loss", "2"],
+    "published constants are for lifetime plans: give --serve-tokens, or a saved fit": ["sardana", "--loss", "2"],
     "a lifetime plan finds the best D: leave out --D": ["sardana", "--serve-tokens", "2T", "--loss", "2", "--D", "1T"],
     "--by latency: choose one of flops, seconds, money": [
         "sardana",
@@ -372,7 +373,7 @@ def test_wrong_requests_get_one_line(message, capsys):
 def test_constants_in_hoffmanns_form_are_noticed(capsys):
     words = ["plan", "chinchilla", "--constants", "E=1.69", "A=406.4", "alpha=0.34", "B=410.7", "beta=0.28"]
     assert main([*words, "--serve-tokens", "2T", "--loss", "2"]) == 0
-    assert "if it is Hoffmann's A/N^alpha, give A=4.707e7" in capsys.readouterr().err
+    assert "if it is Hoffmann's A/N^alpha, give A=4.714e7" in capsys.readouterr().err
 
 
 def test_a_law_without_D_is_refused_with_a_remedy(runs):
