@@ -4,6 +4,7 @@ from .api.costs import compare_costs as compare_costs
 from .api.costs import list_hardware as list_hardware
 from .api.costs import price as price
 from .api.diagnosis import diagnose as diagnose
+from .api.downstream import predict_downstream as predict_downstream
 from .api.evaluation import evaluate as evaluate
 from .api.fitting import compare_laws as compare_laws
 from .api.fitting import fit_law as fit_law

@@ -59,7 +59,7 @@ _PLAIN = (
     *("tasks", "limit", "num_fewshot", "download", "records", "run_code"),
     *("budgets", "basis", "window", "against", "names", "factor", "test_draws", "isoflop"),
     *("serve_tokens", "constants", "train_utilisation", "train_price_per_hour"),
-    *("register", "rollout"),
+    *("register", "rollout", "losses", "smooth", "hold_out"),
 )
 FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _PLAIN} | _FLAGS
 _REFERENCE = re.compile(r"`([A-Za-z_]+)(?:=([^`]*))?`")

@@ -15,6 +15,7 @@ from scalelab.cli.compare import compare
 from scalelab.cli.convert import convert
 from scalelab.cli.cost import cost
 from scalelab.cli.diagnose import diagnose
+from scalelab.cli.downstream import downstream
 from scalelab.cli.eval import eval_
 from scalelab.cli.explore import explore
 from scalelab.cli.fit import fit
@@ -48,7 +49,10 @@ app = typer.Typer(
 )
 for command, panel in (
     *((command, _RUNS) for command in (sweep, results, watch)),
-    *((command, _ANALYSIS) for command in (fit, predict, isoflop, versus, cost, compare, plan, report, explore)),
+    *(
+        (command, _ANALYSIS)
+        for command in (fit, predict, isoflop, versus, downstream, cost, compare, plan, report, explore)
+    ),
     *((command, _MODELS) for command in (convert, train, diagnose, generate, chat)),
 ):
     app.command(cls=ListCommand, rich_help_panel=panel)(command)

@@ -59,20 +59,25 @@ class RunTable(Shown):
         return {str(status): int(count) for status, count in self.others["status"].value_counts().items()}
 
 
-def read(source: Source, columns: Mapping[str, str] | None = None, where: str | None = None) -> RunTable:
+def read(
+    source: Source,
+    columns: Mapping[str, str] | None = None,
+    where: str | None = None,
+    keep: Mapping[str, str] | None = None,
+) -> RunTable:
     """Read all records of `source`, in a stable order.
 
     In a folder, all Parquet files below it are read, except those in quarantine, or if there are none, tables of other
     formats. A file may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, compressed or not. `columns` maps or computes
     columns: ``{"n_params": "N", "loss": "ln(ppl)"}``; columns with usual names are recognised without it. `where`
-    selects rows: ``"n_tokens > 100M"``. The result has the columns of `RECORD_SCHEMA` (null if missing) and `file`. A
+    selects rows: ``"n_tokens > 100M"``. `keep` adds columns of numbers by names of its own. The result has the columns of `RECORD_SCHEMA` (null if missing) and `file`. A
     record of a sweep that occurs twice (same key and numbers) is used once.
 
     Raises:
         UsageError: `source`, a column name or the condition does not exist or is not valid.
         DataError: a file cannot be used, or no run is ok.
     """
-    table = gather(source, columns, where)
+    table = gather(source, columns, where, keep=keep)
     if len(table.records):
         return table
     if len(table.others):
@@ -86,12 +91,13 @@ def gather(
     columns: Mapping[str, str] | None = None,
     where: str | None = None,
     faults: list[DataError] | None = None,
+    keep: Mapping[str, str] | None = None,
 ) -> RunTable:
     """Read records as `read` does, also from a source without a run that is ok, or without any run.
 
     With `faults`, errors of unusable files are appended to it, and the files are skipped.
     """
-    columns = columns or {}
+    columns, keep = columns or {}, keep or {}
     for name in columns:
         if name not in RECORD_SCHEMA.names:
             reason = f"no such column; choose one of {', '.join(RECORD_SCHEMA.names)}"
@@ -99,9 +105,9 @@ def gather(
     frames, others, rejected, left_out = [], [], [], 0
     notes: dict[str, None] = {}
     sources: dict[str, str] = dict(columns)
-    needed = needed_columns([*columns, *columns.values(), *([where] if where else [])])
+    needed = needed_columns([*columns, *columns.values(), *keep.values(), *([where] if where else [])])
     for batch, own in _batches(_tables(source, faults, needed)):
-        for rows in _rows(batch, columns, where, faults, own):
+        for rows in _rows(batch, columns, where, faults, own, keep):
             notes |= dict.fromkeys(rows.notes)
             sources |= rows.columns
             frames.append(rows.records.assign(own=own))
@@ -205,13 +211,20 @@ def _batches(tables: Iterable[tuple[pd.DataFrame, str, bool]]) -> Iterator[tuple
 
 
 def _rows(
-    batch: _Batch, columns: Mapping[str, str], where: str | None, faults: list[DataError] | None, own: bool
+    batch: _Batch,
+    columns: Mapping[str, str],
+    where: str | None,
+    faults: list[DataError] | None,
+    own: bool,
+    keep: Mapping[str, str],
 ) -> Iterator[Rows]:
     """Yield the rows of a batch: of all tables at once, which is much faster, or one by one to locate an error."""
     if len(batch) > 1:
         files = [file for table, file in batch for _ in range(len(table))]
         with suppress(ScalelabError):
-            rows = to_records(pd.concat([table for table, _ in batch], ignore_index=True), "", columns, where, own)
+            rows = to_records(
+                pd.concat([table for table, _ in batch], ignore_index=True), "", columns, where, own, keep
+            )
             if not rows.rejected:
                 for frame in (rows.records, rows.unfinished):
                     frame["file"] = pd.Series([files[i] for i in frame.index], index=frame.index, dtype=object)
@@ -219,7 +232,7 @@ def _rows(
                 return
     for table, file in batch:
         try:
-            yield to_records(table, file, columns, where, own)
+            yield to_records(table, file, columns, where, own, keep)
         except DataError as error:
             if faults is None:
                 raise

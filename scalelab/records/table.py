@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -68,13 +69,19 @@ class Rows:
 
 
 def to_records(
-    table: pd.DataFrame, file: str, columns: Mapping[str, str], where: str | None, own: bool = False
+    table: pd.DataFrame,
+    file: str,
+    columns: Mapping[str, str],
+    where: str | None,
+    own: bool = False,
+    keep: Mapping[str, str] = MappingProxyType({}),
 ) -> Rows:
     """Return the rows of one table as records, sorted by whether they can be used.
 
     `columns` maps columns of `RECORD_SCHEMA` to columns of the table, or to expressions over them. In tables of a sweep
     (`own`), columns have their names in the schema; in other tables usual names are recognised too, and columns that
-    would change a fit, such as weight, are used only if mapped. A run that is not ok needs no loss.
+    would change a fit, such as weight, are used only if mapped. A run that is not ok needs no loss. `keep` adds columns
+    of numbers of its own names, from columns of the table or expressions; cells that are no numbers are missing.
 
     Raises:
         DataError: a required column is missing or ambiguous.
@@ -84,7 +91,7 @@ def to_records(
     own = own or {"key", "status", *REQUIRED} <= {*table.columns}  # an export of records
     sources = {} if own else recognise(table.columns, file, columns)
     given = table = with_errors(table) if own else table
-    table = _taken(table, file, {**sources, **columns})
+    table = _taken(table, file, {**sources, **columns, **keep})
     for name in table.columns[table.columns.duplicated()].unique():
         if name in (*NEEDED, *VARIABLE_COLUMNS):
             raise DataError(f"{file}: more than one column {name!r}; rename or remove one")
@@ -125,7 +132,11 @@ def to_records(
     rejected = [bad[row] for row in sorted(bad) if wanted[row] or bad[row].column in names]
     usable = np.ones(len(table), dtype=bool)
     usable[list(bad)] = False
-    chosen, others = (conform(table[wanted & usable & which]).assign(file=file) for which in (ok, ~ok))
+    kept = {name: to_floats(table[name]) for name in keep}
+    chosen, others = (
+        conform(table[rows]).assign(file=file, **{name: values[rows] for name, values in kept.items()})
+        for rows in (wanted & usable & ok, wanted & usable & ~ok)
+    )
     left_out = len(table) - len(rejected) - len(chosen) - len(others)
     return Rows(chosen, others, rejected, left_out, tuple(notes), {**sources, **columns})
 
