@@ -221,8 +221,8 @@ def _check(budgets: Sequence[float], costs: Array, title: str) -> list[float]:
     for budget in budgets:
         if budget < costs.min() or budget >= costs.max():
             raise UsageError(
-                f"the runs of {title} cost {format_number(costs.min(), 3)} to {format_number(costs.max(), 3)}; choose a "
-                "budget between these",
+                f"the runs of {title} cost {format_number(costs.min(), 3)} to {format_number(costs.max(), 3)}; "
+                "choose a budget between these",
                 argument="rollout",
                 value=format_number(budget, 3),
             )

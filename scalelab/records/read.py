@@ -67,11 +67,12 @@ def read(
 ) -> RunTable:
     """Read all records of `source`, in a stable order.
 
-    In a folder, all Parquet files below it are read, except those in quarantine, or if there are none, tables of other
-    formats. A file may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, compressed or not. `columns` maps or computes
-    columns: ``{"n_params": "N", "loss": "ln(ppl)"}``; columns with usual names are recognised without it. `where`
-    selects rows: ``"n_tokens > 100M"``. `keep` adds columns of numbers by names of its own. The result has the columns of `RECORD_SCHEMA` (null if missing) and `file`. A
-    record of a sweep that occurs twice (same key and numbers) is used once.
+    In a folder, all Parquet files below it are read, except those in quarantine, or if there are none, tables of
+    other formats. A file may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, compressed or not. `columns` maps or
+    computes columns: ``{"n_params": "N", "loss": "ln(ppl)"}``; columns with usual names are recognised without it.
+    `where` selects rows: ``"n_tokens > 100M"``. The result has the columns of `RECORD_SCHEMA` (null if missing) and
+    `file`. `keep` adds columns of numbers. A record of a sweep that occurs twice (same key and numbers) is used
+    once.
 
     Raises:
         UsageError: `source`, a column name or the condition does not exist or is not valid.
