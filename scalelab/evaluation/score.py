@@ -157,7 +157,9 @@ def _wrapper(model: Any, tokenizer: Any, batch_size: int, bf16: bool) -> Any:
     """Return `model` as lm-eval's, which refuses NaN logits."""
     from lm_eval.models.huggingface import HFLM
 
-    class StreamedHFLM(HFLM):
+    base: Any = HFLM  # its decorator hides its type
+
+    class StreamedHFLM(base):
         def _model_call(self, *args: Any, **options: Any) -> Any:
             logits = super()._model_call(*args, **options)
             if logits.isnan().any():
