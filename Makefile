@@ -82,7 +82,7 @@ test-versions:  ## the torch-side tests with other versions of Python, torch and
 coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 20 minutes on 2 cores
 	$(BIN)/python benchmarks/coverage.py
 
-coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about 12 minutes on one core
+coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about 14 minutes on one idle core
 	$(BIN)/python -m benchmarks.coverage_analysis
 
 # Optional: the package holds a 98 MB model; accelerate and gguf are only needed to read it.

@@ -1,7 +1,7 @@
 """Coverage of nominal 95 % intervals of IsoFLOP exponents and of recipe multipliers, on simulated runs.
 
 Losses follow the Chinchilla law with noise in ln loss. Run with `make coverage-analysis`; writes
-docs/coverage_analysis.md in about 12 minutes on one core. `--most 20` is a quick check.
+docs/coverage_analysis.md in about 14 minutes on one idle core. `--most 20` is a quick check.
 """
 
 from __future__ import annotations
