@@ -85,7 +85,7 @@ coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 
 coverage-averaged: $(READY)  ## and intervals of predictions averaged over laws? about 15 minutes on one core
 	$(BIN)/python benchmarks/coverage_averaged.py
 
-coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about 12 minutes on one core
+coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about 14 minutes on one idle core
 	$(BIN)/python -m benchmarks.coverage_analysis
 
 # Optional: the package holds a 98 MB model; accelerate and gguf are only needed to read it.

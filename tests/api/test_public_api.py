@@ -33,6 +33,8 @@ COMMANDS = (
     "import",
     "fit",
     "predict",
+    "isoflop",
+    "versus",
     "cost",
     "compare",
     "plan",
@@ -43,6 +45,7 @@ COMMANDS = (
 NAMES = {
     *("read", "fit_law", "compare_laws", "load_fit", "price", "compare_costs", "make_plan", "run_sweep", "convert"),
     *("train_streams", "diagnose", "generate", "open_chat", "add_streams", "import_runs"),
+    *("isoflop", "compare_recipes"),
 }
 
 
