@@ -24,20 +24,11 @@ if hasattr(signal, "SIGHUP"):
 SLOW = {
     *("test_built", "test_cli", "test_cli_fit", "test_compare", "test_corpus", "test_explorer_server", "test_faults"),
     "hostile/test_tables",
-    *(
-        "test_intervals",
-        "test_lifetime",
-        "test_measure",
-        "test_model",
-        "test_moe",
-        "test_notebooks",
-        "test_parallel",
-        "test_plan",
-    ),
+    *("test_intervals", "test_measure", "test_model", "test_moe", "test_notebooks", "test_parallel", "test_plan"),
     *("test_plot", "test_preload", "test_progress", "test_public_api", "test_public_tables", "test_resume"),
     *("test_roofline", "test_routes", "test_run_cost", "test_select", "test_stage", "test_status", "test_stopping"),
     *("test_streams", "test_tensorboard"),
-    *("test_train", "test_train_resume", "test_watch"),
+    *("test_lifetime", "test_train", "test_train_resume", "test_watch"),
 }
 
 
