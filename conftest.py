@@ -29,7 +29,7 @@ SLOW = {
     *("test_plot", "test_preload", "test_progress", "test_public_api", "test_public_tables", "test_resume"),
     *("test_roofline", "test_routes", "test_run_cost", "test_select", "test_stage", "test_status", "test_stopping"),
     *("test_streams", "test_tensorboard"),
-    *("test_lifetime", "test_train", "test_train_resume", "test_watch"),
+    *("test_train", "test_train_resume", "test_watch"),
 }
 
 
