@@ -143,8 +143,9 @@ def _search(
     loss: Array, accuracies: Array, weights: Array, ceiling: float | None, steep: Array, around: Array
 ) -> Array:
     best = np.full((len(accuracies), 1 + len(PARAMETERS)), np.inf)
-    for slope in np.exp(np.linspace(*steep, _SLOPES)):
-        found = _linear(loss, accuracies, weights, ceiling, float(slope), np.linspace(*around, _MIDDLES))
+    middles = np.linspace(float(around[0]), float(around[1]), _MIDDLES)
+    for slope in np.exp(np.linspace(float(steep[0]), float(steep[1]), _SLOPES)):
+        found = _linear(loss, accuracies, weights, ceiling, float(slope), middles)
         best = np.where(found[:, :1] < best[:, :1], found, best)
     return best[:, 1:]
 

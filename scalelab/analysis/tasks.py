@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ import pandas as pd
 from scalelab.errors import DataError, ScalelabError, UsageError
 from scalelab.fit.groups import Group
 from scalelab.laws.base import Array
-from scalelab.records import RunTable, read
+from scalelab.records import read
 from scalelab.records.runs import last_rows
 from scalelab.units import plural
 
@@ -57,7 +57,7 @@ class TaskRuns:
         """Losses [n] of the task."""
         return self.records["loss"].to_numpy(dtype=float)
 
-    def part(self, which: Array) -> TaskRuns:
+    def part(self, which: np.ndarray) -> TaskRuns:
         """Return the runs where `which` [n] is true."""
         records = self.records[which].reset_index(drop=True)
         return TaskRuns(self.task, records, self.accuracy[which], self.percent, 0)
@@ -68,7 +68,9 @@ class TaskRuns:
         return Group(self.task.name, self.task.name, records.drop(columns=[ACCURACY, "run"], errors="ignore"))
 
 
-def task_runs(data: Any, task: Task, columns: Mapping[str, str] | None, where: str | None, smooth: int) -> TaskRuns:
+def task_runs(
+    data: str | Path | pd.DataFrame, task: Task, columns: Mapping[str, str] | None, where: str | None, smooth: int
+) -> TaskRuns:
     """Read the runs of a task.
 
     If runs have several rows, the last one counts, with the mean loss and accuracy of the last `smooth`.
@@ -78,9 +80,8 @@ def task_runs(data: Any, task: Task, columns: Mapping[str, str] | None, where: s
         DataError: No run has the accuracy, or a value is not a share or percentage.
     """
     mapped = dict(columns or {}) | ({} if task.loss is None else {"loss": task.loss})
-    source = data.records if isinstance(data, RunTable) else data
     try:
-        table = read(source, mapped or None, where, {ACCURACY: task.accuracy})
+        table = read(data, mapped or None, where, {ACCURACY: task.accuracy})
     except UsageError as error:
         if isinstance(error.value, Mapping) and (ACCURACY in error.value or error.value.get("loss") == task.loss):
             raise UsageError(error.reason, argument="tasks", value=task.name) from None

@@ -81,15 +81,17 @@ def predict_downstream(
     from scalelab.analysis.tasks import task_runs
     from scalelab.api.reporting import default_law
     from scalelab.laws import get_law
-    from scalelab.records import read
+    from scalelab.records import RunTable, read
 
     if smooth < 1:
         raise UsageError("give 1 or more", argument="smooth", value=smooth)
     if draws < 100:
         raise UsageError("give 100 or more", argument="draws", value=draws)
-    read_once = read(data, columns, where) if tasks is None else None
-    asked = _tasks(tasks, losses, read_once, data)
-    runs = [task_runs(data if read_once is None else read_once, task, columns, where, smooth) for task in asked]
+    source = data.records if isinstance(data, RunTable) else data
+    if tasks is None:
+        tasks = _of_sweep(read(source, columns, where), data)
+    asked = _tasks(tasks, losses)
+    runs = [task_runs(source, task, columns, where, smooth) for task in asked]
     chosen = get_law(law) if law is not None else default_law(_as_table(runs[0].records))
     points = _points(chosen, N, P, D)
     limit = None if hold_out is None else one_count(hold_out, "hold_out")
@@ -97,27 +99,32 @@ def predict_downstream(
     return predict_tasks(runs, chosen, options, points, limit, progress)
 
 
-def _tasks(tasks: Any, losses: Any, table: RunTable | None, data: Any) -> list[Task]:
-    from scalelab.analysis.tasks import Task
+def _of_sweep(table: RunTable, data: Any) -> dict[str, str]:
+    """Return the accuracies in records of a sweep, by task."""
     from scalelab.records.evaluations import ACCURACY, accuracies
 
-    if table is not None:
-        found = {name.removeprefix(ACCURACY): name for name in accuracies(table.records.columns)}
-        if not found:
-            source = data if isinstance(data, str | Path) else "the table"
-            raise UsageError(f"{source} has no accuracies of a sweep; name the columns of accuracies with `tasks`")
-    elif isinstance(tasks, Mapping):
-        found = {str(name): str(column) for name, column in tasks.items()}
-    else:
-        found = {name: name for name in ([tasks] if isinstance(tasks, str) else map(str, tasks))}
+    found = {name.removeprefix(ACCURACY): name for name in accuracies(table.records.columns)}
+    if not found:
+        source = data if isinstance(data, str | Path) else "the table"
+        raise UsageError(f"{source} has no accuracies of a sweep; name the columns of accuracies with `tasks`")
+    return found
+
+
+def _tasks(tasks: Mapping[str, str] | Sequence[str] | str, losses: Mapping[str, str] | str | None) -> list[Task]:
+    from scalelab.analysis.tasks import Task
+
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    found = {name: tasks[name] if isinstance(tasks, Mapping) else name for name in names}
     if not found:
         raise UsageError("name a column of accuracies", argument="tasks")
     if isinstance(losses, Mapping):
         unknown = [name for name in losses if name not in found]
         if unknown:
             raise UsageError(f"no such task; choose from {', '.join(found)}", argument="losses", value=unknown[0])
-        return [Task(name, column, losses.get(name)) for name, column in found.items()]
-    return [Task(name, column, losses) for name, column in found.items()]
+    return [
+        Task(name, column, losses.get(name) if isinstance(losses, Mapping) else losses)
+        for name, column in found.items()
+    ]
 
 
 def _as_table(records: Any) -> RunTable:

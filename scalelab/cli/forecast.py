@@ -10,9 +10,13 @@ import typer
 from scalelab.cli.console import check_figure, check_out, show
 from scalelab.cli.lists import pairs
 from scalelab.cli.options import AsJson, Columns, Figure, FigureSize, Out, Quiet, Source, Where
+from scalelab.errors import UsageError
+
+_ACTIONS = ("score",)
 
 
-def score(
+def forecast(
+    action: Annotated[str, typer.Argument(metavar="score", help="The only action.", show_default=False)],
     forecasts: Annotated[
         Path, typer.Argument(metavar="FILE", help="Forecasts of scalelab predict --register.", show_default=False)
     ],
@@ -25,10 +29,13 @@ def score(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare registered forecasts with the runs that came after them: errors, and how often intervals held.
+    """Score forecasts that `scalelab predict --register` wrote: errors on later runs, and how often intervals held.
 
-    A run is that of a forecast if P is the same and N and D agree within 1 %.
+    `scalelab forecast score FILE DATA` compares each with the runs of DATA that came after it. A run is that of a
+    forecast if P is the same and N and D agree within 1 %.
     """
+    if action not in _ACTIONS:
+        raise UsageError(f"forecast {action}: use scalelab forecast score FILE DATA")
     check_out(out, source, forecasts)
     check_figure(figure, figure_size, source, forecasts)
     from scalelab.api.forecasting import score_forecasts

@@ -20,7 +20,7 @@ from scalelab.cli.eval import eval_
 from scalelab.cli.explore import explore
 from scalelab.cli.fit import fit
 from scalelab.cli.flags import describe
-from scalelab.cli.forecast import score
+from scalelab.cli.forecast import forecast
 from scalelab.cli.generate import generate
 from scalelab.cli.import_ import import_
 from scalelab.cli.isoflop import isoflop
@@ -34,6 +34,7 @@ from scalelab.cli.train import train
 from scalelab.cli.versus import versus
 from scalelab.cli.watch import watch
 from scalelab.errors import ScalelabError
+from scalelab.import_logs import quiet_imports
 from scalelab.visible import visible
 
 # Packages of the extra `train`.
@@ -49,10 +50,8 @@ app = typer.Typer(
 )
 for command, panel in (
     *((command, _RUNS) for command in (sweep, results, watch)),
-    *(
-        (command, _ANALYSIS)
-        for command in (fit, predict, isoflop, versus, downstream, cost, compare, plan, report, explore)
-    ),
+    *((command, _ANALYSIS) for command in (fit, predict, forecast, isoflop, versus, downstream)),
+    *((command, _ANALYSIS) for command in (cost, compare, plan, report, explore)),
     *((command, _MODELS) for command in (convert, train, diagnose, generate, chat)),
 ):
     app.command(cls=ListCommand, rich_help_panel=panel)(command)
@@ -62,9 +61,6 @@ for command, panel in (
         app.command("eval", cls=ListCommand, rich_help_panel=_MODELS)(eval_)
 app.command(cls=ListCommand, rich_help_panel=_MODELS, context_settings=PASSES_ON)(serve)
 app.command("lm-eval", cls=ListCommand, rich_help_panel=_MODELS, context_settings=PASSES_ON)(lm_eval)
-forecasts = typer.Typer(no_args_is_help=True, help="Score forecasts that predict registered.")
-forecasts.command("score", cls=ListCommand)(score)
-app.add_typer(forecasts, name="forecast", rich_help_panel=_ANALYSIS)
 
 
 def _show_version(wanted: bool) -> None:
@@ -91,6 +87,7 @@ def main(args: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without α shows ? instead of a traceback
             stream.reconfigure(errors="replace")
+    quiet_imports()
     words = sys.argv[1:] if args is None else args
     command = next((word for word in words if not word.startswith("-")), "")
     try:

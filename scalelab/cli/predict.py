@@ -69,6 +69,7 @@ def predict(
         raise UsageError("--figure: only for predictions; leave out `flops`")
     check_figure(figure, figure_size, source)
     from scalelab.api.predictions import answer_all
+    from scalelab.fit.answers import Predictions
 
     found = answer_all(source, N=N, P=P or [1], D=D, flops=flops, law=law, **pairs(at, "--at"))
     if not found.answers:
@@ -88,7 +89,7 @@ def predict(
         found.write(out, rows)
         print_line(done, quiet or as_json)
     if register is not None:
-        new = sum(answer.register(register) for answer in found.answers.values())
+        new = sum(answer.register(register) for answer in found.answers.values() if isinstance(answer, Predictions))
         print_line(f"registered {plural(new, 'new forecast')} in {register}", quiet or as_json)
     for file, answer in found.answers.items() if figure is not None else ():
         assert figure is not None

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from scalelab.architecture import Architecture
+from scalelab.import_logs import quiet_imports
 from scalelab.status import RunStatus
 from scalelab.sweep.stopping import defer_signals, signal_name
 from scalelab.sweep.task_queue import TaskQueue, record_lost
@@ -199,6 +200,7 @@ def _receive(worker: _Worker) -> Event:
 def _worker_main(pipe: Connection, job: Job, slot: str, visible: str | None) -> None:
     """Run the tasks that arrive until the pipe is closed; the main function of a worker's process."""
     device = select_device(slot, visible)
+    quiet_imports()
     import torch
     from transformers.utils import logging
 

@@ -239,6 +239,7 @@ def test_commands_register_score_and_roll_out(table, tmp_path, monkeypatch, caps
     [
         (["forecast", "score", "missing.jsonl", "runs.csv"], "missing.jsonl: no such file"),
         (["forecast", "score", "empty.jsonl", "runs.csv"], "holds no forecasts"),
+        (["forecast", "list", "empty.jsonl", "runs.csv"], "use scalelab forecast score FILE DATA"),
         (["fit", "runs.csv", "--rollout", "many"], "--rollout"),
         (["fit", "runs.csv", "--rollout", "1"], "--rollout"),
     ],
