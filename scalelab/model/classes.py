@@ -10,6 +10,7 @@ fails; but not those in the released format, which the original code must be abl
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -165,8 +166,11 @@ def _register(model_class: type[PreTrainedModel]) -> None:
     AutoConfig.register(kind, config, exist_ok=True)
     AutoModelForCausalLM.register(config, model_class, exist_ok=True)
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] = model_class.__name__  # Trainer shifts labels of these
-    for found in (config, model_class):  # transformers serve, and trainers that are given a path
-        setattr(transformers, found.__name__, found)
+    # transformers serve, and trainers that are given a path, look there. While transformers imports its processors, it
+    # replaces the module that others may have imported already.
+    for module in (transformers, sys.modules["transformers"]):
+        for found in (config, model_class):
+            setattr(module, found.__name__, found)
 
 
 def register_type(model_type: str) -> None:

@@ -91,7 +91,7 @@ dataset_kwargs: {{data_files: {{test: {data}}}}}
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{{{text}}}}"
-doc_to_choice: ["t10 t11", "t20"]
+doc_to_choice: ["t50 t61", "t70"]
 doc_to_target: "{{{{answer}}}}"
 metric_list: [{{metric: acc}}]
 """
@@ -101,7 +101,7 @@ metric_list: [{{metric: acc}}]
 @torch.no_grad()
 def test_lm_eval_scores_with_the_streams_that_are_asked_for(folder, P, tmp_path):
     pytest.importorskip("lm_eval", reason="no lm_eval: pip install 'scalelab[clients]'")
-    texts = [f"t{i} t{i + 3} t{i + 1}" for i in range(4, 12)]
+    texts = [f"t{i} t{i + 3} t{i + 1}" for i in range(40, 48)]
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"text": text, "answer": 0}) + "\n" for text in texts), encoding="utf-8")
     (tmp_path / "tiny.yaml").write_text(TASK.format(data=data), encoding="utf-8")
@@ -117,7 +117,7 @@ def test_lm_eval_scores_with_the_streams_that_are_asked_for(folder, P, tmp_path)
     model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
     model.set_streams(P)
     for row in rows:
-        for choice, ((found, _),) in zip(("t10 t11", "t20"), row["resps"], strict=True):
+        for choice, ((found, _),) in zip(("t50 t61", "t70"), row["resps"], strict=True):
             expected = _log_likelihood(model, tokenizer, row["doc"]["text"], choice)
             assert float(found) == pytest.approx(expected, abs=1e-3)
 

@@ -32,7 +32,7 @@ def test_the_examples_of_a_page_run_and_print_what_it_says(page: Path, tmp_path,
     monkeypatch.setenv("MPLBACKEND", "Agg")
     shutil.copytree(ROOT / "results" / "paper", "results/paper")
     shutil.copytree(ROOT / "results" / "parallel-law", "results/parallel-law")
-    shutil.copytree(ROOT / "results" / "tasks", "results/tasks")
+    shutil.copytree(ROOT / "docs" / "data", "docs/data")
     shutil.copytree(ROOT / "sweeps", "sweeps")
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
