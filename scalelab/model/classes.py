@@ -86,6 +86,8 @@ def _keys_for_transformers_4(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _keys_against_plain_classes(config: PreTrainedConfig) -> dict[str, Any]:
     """Return keys that make the plain class fail on a checkpoint with banks, unless the original code reads it."""
+    if not isinstance(config.parscale_banks, dict | None):  # refused when a model is made
+        return {}
     original = config.model_type == "qwen2" + STREAMS_SUFFIX and config.parscale_banks is None
     if original or not bank_sizes(config) or config._attn_implementation != NAMES["sdpa"]:
         return {}
