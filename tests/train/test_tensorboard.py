@@ -184,7 +184,9 @@ def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path):
     command = [sys.executable, "-c", FULL, str(tmp_path), "3000"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=True)
     assert done.stdout == "trained\n"
-    assert done.stderr.startswith(f"scalelab: {tmp_path}: TensorBoard log of this run stopped (")
+    # Libraries may log while they are imported.
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"scalelab: {tmp_path}: TensorBoard log of this run stopped (")
     assert done.stderr.count("\n") == 1
     assert 5 < len(points(tmp_path, LOSS)) < 60  # and what was written can be read
 
