@@ -1,4 +1,4 @@
-"""A tokenizer for the tiny models of `tests.support.families`: word tN has id N, from t40 on (t1 is a special token)."""
+"""A tokenizer for the tiny models of `tests.support.families`: tN has id N, from t40 on (t1 is a special token)."""
 
 from pathlib import Path
 
