@@ -13,6 +13,7 @@ from scalelab.plan.lifetime_curve import Region
 from scalelab.reports.blocks import Line, Report, Table, note_lines
 from scalelab.reports.json_values import as_json_value
 from scalelab.reports.plan_units import interval, percent
+from scalelab.reports.plan_words import given_law
 from scalelab.units import format_count, format_number, format_seconds, plain_number
 
 _YEAR = 365 * 86_400.0
@@ -162,8 +163,7 @@ def _certainty(plan: LifetimePlan) -> Iterator[str]:
         chosen += [f"P {_range(found['P'], lambda P: f'{P:.0f}')}"] if len(plan.options) > 1 else []
         yield f"Each bootstrap draw with its own best P gives {', '.join(chosen)} (95 %)."
     if plan.streams_win is not None:
-        law = plan.belief.laws[0].law.name if len(plan.belief.laws) == 1 else ""
-        right = f", if the {law} law is right" if law else ""
+        right = given_law(plan.belief.laws[0].law) if len(plan.belief.laws) == 1 else ""
         often = f"{percent(plan.streams_win, certain=True)} of the" if plan.streams_win else "none of the"
         yield f"P > 1 is cheaper than P = 1 in {often} draws{right}."
     if plan.no_answer:

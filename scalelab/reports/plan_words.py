@@ -16,6 +16,7 @@ from scalelab.reports.plan_units import interval, limits, metric, percent
 from scalelab.units import format_count, format_number, plural
 
 if TYPE_CHECKING:
+    from scalelab.laws import Law
     from scalelab.plan.payback import Versus
 
 _DAY = 86_400.0
@@ -131,14 +132,13 @@ def _probability(plan: Plan, winner: Option) -> Iterator[str]:
     if len(plan.options) > 1 or plan.no_answer:
         yield (
             f"{head}P = {winner.P} is best in {percent(winner.share)} of the fit's bootstrap draws"
-            f"{_latency_error(winner)}{rest}{none}{_given(plan)}."
+            f"{_latency_error(winner)}{rest}{none}{given_law(plan.problem.fit.law)}."
         )
         yield from _by_law(plan, winner)
 
 
-def _given(plan: Plan) -> str:
-    """Return what probabilities are conditional on."""
-    law = plan.problem.fit.law
+def given_law(law: Law) -> str:
+    """Return what probabilities are conditional on: an average over laws, or one law."""
     return f", averaged over {law.words}" if isinstance(law, MixtureLaw) else f", if the {law.name} law is right"
 
 
