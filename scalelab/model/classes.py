@@ -4,7 +4,8 @@
 format of the released ParScale checkpoints. With the separate model type, the Auto classes load a checkpoint with its
 streams, or fail where scalelab is not imported. ``LlamaForCausalLM.from_pretrained`` only warns of another type and of
 weights that it does not use. So checkpoints also name an attention function of scalelab, without which such a model
-fails; but not those in the released format, which the original code must be able to read.
+fails; but not those in the released format, which the original code must be able to read, nor those of models
+that were saved with eager attention.
 """
 
 from __future__ import annotations
