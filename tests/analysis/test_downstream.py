@@ -9,6 +9,7 @@ from scipy.optimize import curve_fit
 
 import scalelab as sl
 from scalelab.analysis.sigmoid import accuracy_at, fit_sigmoid
+from scalelab.analysis.streams_gain import streams_gain
 from scalelab.analysis.tasks import Task, task_runs
 from scalelab.cli import main
 from scalelab.errors import DataError, ScalelabError, UsageError
@@ -211,3 +212,19 @@ def test_the_largest_models_of_the_ladder_are_predicted_from_the_others():
     assert [check.runs for check in both] == [4, 4]
     assert all(check.error < 0.05 for check in both)
     assert np.mean([check.held for check in both]) >= 7 / 8
+
+
+def test_streams_add_more_than_their_loss_says_to_code_and_not_to_text():
+    """The 48 downstream averages published with ParScale; a plain regression on loss, its square and log2 P agrees."""
+    file = PUBLIC / "paper_losses.csv"
+    if not file.is_file():
+        pytest.skip("no paper_losses.csv in the folder that SCALELAB_PUBLIC_DATA names")
+    paper = pd.read_csv(file).rename(columns={"n_params_non_embedding": "N"})
+    task = Task("average", "downstream_average_percent")
+    for corpus, clear in (("stack-v2-python", True), ("pile", False)):
+        rows = paper[paper.corpus == corpus][["N", "P", "loss", "downstream_average_percent"]]
+        gain = streams_gain(task_runs(rows, task, None, None, 1), draws=100, seed=0)
+        assert gain.is_clear == clear
+        terms = np.stack([np.ones(24), rows.loss, rows.loss**2, np.log2(rows.P)], axis=1)
+        other, *_ = np.linalg.lstsq(terms, rows.downstream_average_percent / 100, rcond=None)
+        assert gain.per_doubling.value == pytest.approx(other[-1], abs=0.0015)
