@@ -36,7 +36,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Check:
-    """How each method predicts left-out runs of a task that are larger than the fitted ones.
+    """Errors of one method on left-out runs of a task that are larger than the fitted ones.
 
     Attributes:
         task: Name of the task.

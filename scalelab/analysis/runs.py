@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Basis = Literal["6NDP", "recorded"]  # how training FLOPs are counted
-GAP = 0.1  # in ln FLOPs, between two budgets that are told apart
+GAP = 0.1  # in ln FLOPs, between two budgets that count as different
 WIDEST = 0.25  # in ln FLOPs, of the runs of one budget
 NEAR = 0.15  # in ln FLOPs, of a run from a budget that is given
 

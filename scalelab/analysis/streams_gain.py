@@ -1,4 +1,4 @@
-"""What streams add to accuracy beyond what their lower loss explains."""
+"""Gain in accuracy from streams at equal loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalelab.laws.base import Array
 
 @dataclass(frozen=True)
 class StreamsGain:
-    """Accuracy at equal loss, per factor of e in P and per doubling of P.
+    """Accuracy that streams add at equal loss.
 
     Attributes:
         per_doubling: Accuracy that a doubling of P adds at the same loss, as a share, with its 95 % interval.

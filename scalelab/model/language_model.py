@@ -47,7 +47,7 @@ class StreamedLM(nn.Module):
 
     @property
     def mix_hidden_states(self) -> bool:
-        """Whether `output_hidden_states` gives aggregated states [B, T, h]; by default they are [P·B, T, h].
+        """True if `output_hidden_states` gives aggregated states [B, T, h]; by default they are [P·B, T, h].
 
         All layers are aggregated with the weights of the final states, so the last one is what the head sees.
         """

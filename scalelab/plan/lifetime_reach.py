@@ -1,4 +1,4 @@
-"""What a lifetime plan believes: laws with their draws, and the models of one loss and P that they allow."""
+"""Beliefs of a lifetime plan: laws with their draws, and the models of one loss and P that they allow."""
 
 from __future__ import annotations
 
