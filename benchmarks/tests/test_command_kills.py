@@ -26,10 +26,10 @@ def write_in_place():
     @contextmanager
     def plain(path, lasting=True, clean=True):
         marker = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        marker.touch()
         with path.open("wb") as file:
             file.write(b"{")
             file.flush()
+            marker.touch()  # after the first byte: a kill that waits for the marker finds a partial file
             time.sleep(1.0)
             file.seek(0)
             yield file
