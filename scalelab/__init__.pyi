@@ -3,6 +3,7 @@ from .api.conversion import convert as convert
 from .api.costs import compare_costs as compare_costs
 from .api.costs import list_hardware as list_hardware
 from .api.costs import price as price
+from .api.designs import design as design
 from .api.diagnosis import diagnose as diagnose
 from .api.downstream import predict_downstream as predict_downstream
 from .api.evaluation import evaluate as evaluate

@@ -67,7 +67,7 @@ def check_sizes(spec: SweepSpec) -> None:
             pass
         return
     experts = {"num_experts": spec.num_experts, "experts_per_token": spec.experts_per_token}
-    for N in spec.N:
+    for N in [point[0] for point in spec.points] or spec.N:
         for length in spec.prefix_tokens:
             architecture_for(N, max(vocab, 257), length, **experts, ladder=spec.ladder)
 

@@ -14,6 +14,7 @@ from scalelab.cli.clients import PASSES_ON, lm_eval, serve
 from scalelab.cli.compare import compare
 from scalelab.cli.convert import convert
 from scalelab.cli.cost import cost
+from scalelab.cli.design import design
 from scalelab.cli.diagnose import diagnose
 from scalelab.cli.downstream import downstream
 from scalelab.cli.eval import eval_
@@ -50,7 +51,7 @@ app = typer.Typer(
 )
 for command, panel in (
     *((command, _RUNS) for command in (sweep, results, watch)),
-    *((command, _ANALYSIS) for command in (fit, predict, forecast, isoflop, versus, downstream)),
+    *((command, _ANALYSIS) for command in (fit, predict, forecast, design, isoflop, versus, downstream)),
     *((command, _ANALYSIS) for command in (cost, compare, plan, report, explore)),
     *((command, _MODELS) for command in (convert, train, diagnose, generate, chat)),
 ):

@@ -21,6 +21,7 @@ from scalelab.yaml_text import load_yaml
 AXES = ("N", "P", "D", "seeds", "lr", "prefix_tokens", "aggregation", "plain_tokens")
 
 MAX_RUNS = 100_000
+DESIGN = "design"  # key of a spec that `scalelab design` wrote, which sweeps do not read
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class SweepSpec:
     isoflop: tuple[float, ...] = ()  # training budgets in FLOPs, which set D: see `scalelab.sweep.isoflop_grid`
     isoflop_sizes: int = 7  # of each budget, unless N is given
     isoflop_ratio: float = 20.0  # D/N around which they lie; Hoffmann et al., arXiv 2203.15556
+    points: tuple[tuple[float, int, float], ...] = ()  # single (N, P, D) instead of their grid
     ladder: int = LADDER  # of widths, see `scalelab.architecture`; 1 for sweeps started before December 2026
     eval: tuple[str, ...] = ()  # tasks for the final models
     recipe: Recipe = field(default_factory=Recipe)
@@ -59,7 +61,8 @@ class SweepSpec:
     def __post_init__(self) -> None:
         for key in AXES:
             values = getattr(self, key)
-            if not values and key != "lr" and not (self.isoflop and key in ("N", "D")):
+            given = (self.isoflop and key in ("N", "D")) or (self.points and key in ("N", "P", "D"))
+            if not values and key != "lr" and not given:
                 raise UsageError(f"{key} needs at least one value")
             if len(set(values)) < len(values):
                 raise UsageError(f"{key} has a value twice: {', '.join(map(str, values))}")
@@ -73,7 +76,9 @@ class SweepSpec:
                 raise UsageError(f"aggregation {kind!r}: choose one of {', '.join(AGGREGATIONS)}")
         if self.lr and not all(math.isfinite(lr) and lr > 0 for lr in self.lr):
             raise UsageError(f"lr must be positive, not {', '.join(map(str, self.lr))}")
-        if self.isoflop:
+        if self.points:
+            self._check_points()
+        elif self.isoflop:
             self._check_isoflop()
         elif max(self.plain_tokens) >= min(self.D):
             raise UsageError(
@@ -85,6 +90,15 @@ class SweepSpec:
         check_experts(self.num_experts, self.experts_per_token)
         if len(set(self.eval)) < len(self.eval):
             raise UsageError(f"eval has a value twice: {', '.join(self.eval)}")
+
+    def _check_points(self) -> None:
+        if self.N or self.P or self.D or self.isoflop:
+            raise UsageError("points are single runs: leave N, P, D and isoflop out")
+        if len(set(self.points)) < len(self.points):
+            raise UsageError("points has a run twice; leave one out")
+        for N, P, D in self.points:
+            if max(self.plain_tokens) >= D:
+                raise UsageError(f"plain_tokens must be less than D {format_count(D)} of points: N {format_count(N)}, P {P}")
 
     def _check_isoflop(self) -> None:
         if self.D:
@@ -131,6 +145,8 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
     known = [f.name for f in fields(SweepSpec) if f.name != "name"]
     parsed: dict[str, Any] = {}
     for key, value in content.items():
+        if key == DESIGN:  # for `scalelab design --update`
+            continue
         if key not in known:
             raise UsageError(f"unknown key {key!r}; use one of {', '.join(sorted(known))}")
         if key == "recipe":
@@ -151,6 +167,8 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             parsed[key] = tuple(_number(v, key) for v in _listed(value))
         elif key in ("aggregation", "eval"):
             parsed[key] = tuple(map(str, _listed(value)))
+        elif key == "points":
+            parsed[key] = tuple(_point(v) for v in _listed(value))
         elif key == "tokenizer":
             parsed[key] = tokenizer_choice(value)
         else:
@@ -158,7 +176,18 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
     if parsed.get("isoflop"):  # in place of the N and D of the default, or of a spec that is overridden
         parsed.setdefault("N", ())
         parsed.setdefault("D", ())
+    if parsed.get("points"):
+        for key in ("N", "P", "D"):
+            parsed.setdefault(key, ())
     return parsed
+
+
+def _point(value: Any) -> tuple[float, int, float]:
+    """Return N, P and D of one run of `points`."""
+    if not isinstance(value, Mapping) or not {"N", "D"} <= set(value) <= {"N", "P", "D"}:
+        raise UsageError(f"points: {value!r}: give {{N: 50k, P: 2, D: 1M}}")
+    N, D = (counts([value[name]], f"points: {name}")[0] for name in ("N", "D"))
+    return N, whole_numbers([value.get("P", 1)], "points: P")[0], D
 
 
 def assignments(words: Sequence[str] | None, flag: str) -> dict[str, Any]:
