@@ -14,7 +14,8 @@ import numpy as np
 from scalelab.laws.base import Array
 
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the price
-_CLIP = 0.01  # share of draws at each end that is drawn in, since a few wild draws would decide alone
+_FAR = 4.0  # standard deviations, as of a normal distribution, to which draws are drawn in: a few would decide alone
+_DECILES = 2.563  # distance of the first and last decile of a normal distribution in standard deviations
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +91,10 @@ def _greedy(
 
 
 def _anomalies(values: Array) -> Array:
-    """Return the values [s, c] less their mean, with both ends drawn in."""
-    low, high = np.nanquantile(values, [_CLIP, 1 - _CLIP], axis=0)
-    values = np.clip(values, low, high)
+    """Return the values [s, c] less their mean, with far ones drawn in."""
+    low, middle, high = np.nanquantile(values, [0.1, 0.5, 0.9], axis=0)
+    reach = _FAR * (high - low) / _DECILES
+    values = np.where(reach > 0, np.clip(values, middle - reach, middle + reach), values)
     return values - values.mean(0)
 
 

@@ -8,7 +8,7 @@ not determine, which the local covariance at one optimum does not show. Laws get
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def posterior(
         raise ScalelabError("no law is defined at these runs; choose other laws")
     evidence = np.array([one.evidence for one in fitted])
     weights = np.exp(evidence - evidence.max())
-    weights /= weights.sum()
+    weights = (weights / weights.sum()).tolist()
     kept = [(one, w) for one, w in zip(fitted, weights, strict=True) if w >= _LEAST_WEIGHT]
     total = sum(w for _, w in kept)
     found = []
@@ -122,11 +122,14 @@ def _fit(
 ) -> _Fitted | None:
     """Return the optimum with the prior, and −AICc/2 of the law; None if the law is undefined."""
     options = FitOptions(objective="log", fix=dict(law.fix))
-    whole = build_objective(law.law, pool.data, options)
+    # Only known losses set scales, so that a replay learns nothing of the others.
+    losses = np.full(len(pool.data.loss), np.exp(np.log(pool.data.loss[seen]).mean()))
+    losses[seen] = pool.data.loss[seen]
+    whole = build_objective(law.law, replace(pool.data, loss=losses), options)
     objective = with_prior(whole, seen, support)
     begin, spread = prior_draws(whole, _STARTS, seed), prior_spread(whole)
     centre = (begin.min(0) + begin.max(0)) / 2
-    losses, size = np.log(pool.data.loss[seen]), np.log(pool.size) - np.log(pool.size[seen]).mean()
+    losses, size = np.log(losses[seen]), np.log(pool.size) - np.log(pool.size[seen]).mean()
     fall = np.exp(-_FALL * size)
     row_weight = pool.data.weight[seen] / fall[seen]
     n, f = len(seen), len(spread)
@@ -178,7 +181,8 @@ def _evidence(
     scaled = slopes[:n] * np.sqrt(weights)[:, None] * spread
     information = np.linalg.eigvalsh(scaled.T @ scaled / variance)
     count = float((information / (1 + information)).sum()) + 1
-    penalty = 2 * count + 2 * count * (count + 1) / max(n - count - 1, 1.0)
+    # With few runs the correction of AICc grows without bound and would leave the smallest law alone.
+    penalty = 2 * count + 2 * count * (count + 1) / max(n - count - 1, count + 1)
     return -0.5 * (n * np.log(variance) + penalty)
 
 

@@ -43,13 +43,12 @@ def read_points(table: pd.DataFrame | str | Path, columns: Mapping[str, str] | N
     import pandas as pd
 
     from scalelab import records
+    from scalelab.records.files import read_file
 
     if not isinstance(table, pd.DataFrame):
-        read = records.read(table, columns, None)
-        return read.records
-    rows = table.assign(loss=1.0).drop(columns=[c for c in table if str(c).lower() in _LOSSES and c != "loss"])
+        path = Path(table)
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file; give a table", argument="candidates")
+        table = read_file(path).table
     mapped = {field: of for field, of in (columns or {}).items() if field != "loss"}
-    return records.read(rows, {**mapped, "loss": "loss"}, None).records
-
-
-_LOSSES = ("lm_loss", "loss_validation", "val_loss", "ppl", "bpb")
+    return records.read(table.assign(loss=1.0), {**mapped, "loss": "loss"}).records
