@@ -30,8 +30,8 @@ def grid_of(
     """Return the candidates of a grid over N, P and D, by variable, and the N to ask a sweep for, [c] each.
 
     N is that of the shape that a sweep would train, if the known runs are those of a sweep. Values that are not given
-    are taken from the known runs: N from their smallest to 8 times their largest in steps of √2, all their P, and their D,
-    with twice the largest if they have several.
+    are taken from the known runs: N from their smallest to 8 times their largest in steps of √2, all their P, and their
+    D, with twice the largest if they have several.
 
     Raises:
         UsageError: Without known runs, a value is missing.
@@ -40,7 +40,8 @@ def grid_of(
     if known is None and (N is None or D is None):
         lacking = "N" if N is None else "D"
         raise UsageError(
-            f"a pilot without known runs needs the candidates' {lacking}: give a grid of `N`, `P` and `D`", argument=lacking
+            f"a pilot without known runs needs the candidates' {lacking}: give a grid of `N`, `P` and `D`",
+            argument=lacking,
         )
     if known is not None and "N" not in known.known:
         raise UsageError("the runs have no N, so give a table of candidates", argument="candidates")
@@ -55,13 +56,13 @@ def grid_of(
     else:
         tokens = ()
     shapes = _shapes(records, sizes)
-    rows = []
+    rows: list[tuple[float, float, float, float]] = []
     for size in sizes:
         for p in streams:
             n = float(size) if shapes is None else float(shapes[size].with_streams(int(p)).count_params(count))
-            rows += [(n, float(p), float(d), float(size)) for d in tokens or (np.nan,)]
+            rows += [(n, float(p), float(d), float(size)) for d in tokens or (float("nan"),)]
     once = {row[:3]: row for row in reversed(rows)}  # two sizes may have the same shape
-    table = np.array(sorted(once.values()))
+    table = np.array(sorted(once.values()), dtype=float)
     found = {"N": table[:, 0], "P": table[:, 1]}
     return (found if np.isnan(table[:, 2]).any() else {**found, "D": table[:, 2]}), table[:, 3]
 
@@ -88,7 +89,7 @@ def _shapes(records: pd.DataFrame | None, sizes: Sequence[float]) -> dict[float,
 
     shape = config["architecture"]
     experts = {k: shape.get(k, v) for k, v in (("num_experts", 0), ("experts_per_token", 2))}
-    found = {}
+    found: dict[float, Architecture] = {}
     for size in sizes:
         try:
             found[size] = architecture_for(
@@ -104,8 +105,9 @@ def sweep_config(records: pd.DataFrame | None) -> dict[str, Any] | None:
     if records is None or "config" not in records or not records["config"].notna().any():
         return None
     texts = records.loc[records["config"].notna()].sort_values("created_utc")["config"]
+    config: dict[str, Any]
     try:
         config = json.loads(texts.iloc[-1])
     except (TypeError, ValueError):
         return None
-    return config if {"architecture", "recipe", "text"} <= set(config) else None
+    return config if {"architecture", "recipe", "text"} <= config.keys() else None

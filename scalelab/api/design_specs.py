@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
@@ -112,14 +112,18 @@ def _section(found: Design) -> list[str]:
     kept["expected"] = {
         one.target.title: [one.after.low, one.after.high] for one in found.outlooks if one.after is not None
     }
-    return [f"  {name}: {json.dumps(_plain(value), ensure_ascii=False)}" for name, value in kept.items() if value is not None]
+    return [
+        f"  {name}: {json.dumps(_plain(value), ensure_ascii=False)}"
+        for name, value in kept.items()
+        if value is not None
+    ]
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_plain(v) for v in cast("list[Any]", value)]
     return value if isinstance(value, str | int | float) or value is None else str(value)
 
 
@@ -140,22 +144,27 @@ def arguments_of(path: str | Path) -> EarlierDesign:
 
     path = Path(path)
     spec = load_spec(path)
-    section = read_keys(path)[0].get(DESIGN)
-    if not isinstance(section, dict) or not {"target", "budget", "prices", "sizes"} <= set(section):
+    section: dict[str, Any] = read_keys(path)[0].get(DESIGN) or {}
+    if not {"target", "budget", "prices", "sizes"} <= {*section}:
         raise UsageError("is not a spec of `scalelab design`", argument="update", value=str(path))
-    source = section.get("data") or f"results/{path.stem}"
+    source: str = section.get("data") or f"results/{path.stem}"
     if not Path(source).exists():
-        raise UsageError(f"{path}: its runs are not in {source}: train them with scalelab sweep {path}", argument="update")
+        raise UsageError(
+            f"{path}: its runs are not in {source}: train them with scalelab sweep {path}", argument="update"
+        )
     records = read(source, section.get("columns"), section.get("where")).records
     done = [_is_recorded(records, n, P, D) for n, (_, P, D) in zip(section["sizes"], spec.points, strict=True)]
     spent = sum(price for price, has in zip(section["prices"], done, strict=True) if has)
     if not any(done):
-        raise UsageError(f"{path}: none of its runs is in {source}: train them with scalelab sweep {path}", argument="update")
+        raise UsageError(
+            f"{path}: none of its runs is in {source}: train them with scalelab sweep {path}", argument="update"
+        )
     budget = parse_budget(section["budget"])
     left = max(budget.amount - spent, 0.0)
     arguments = {name: section[name] for name in _KEPT if section.get(name) is not None} | {"data": source}
     arguments["budget"] = replace(budget, amount=left)
-    expected = {title: (ends[0], ends[1]) for title, ends in section.get("expected", {}).items()}
+    ends: dict[str, list[float]] = section.get("expected") or {}
+    expected = {title: (low, high) for title, (low, high) in ends.items()}
     return EarlierDesign(arguments, expected, done.count(False), spent)
 
 
@@ -171,8 +180,6 @@ def with_earlier(found: Design, earlier: EarlierDesign) -> Design:
 
     notes = found.notes
     if earlier.missing:
-        text = f"{plural(earlier.missing, 'run')} of the earlier design is not recorded yet; its price is left in the budget"
-        notes = (*notes, Note("missing", "warning", text.replace("is not", "are not", int(earlier.missing > 1)), {}))
+        runs = plural(earlier.missing, "run of the earlier design has", "runs of the earlier design have")
+        notes = (*notes, Note("missing", "warning", f"{runs} no record yet; the price is left in the budget", {}))
     return replace(found, earlier=earlier.expected, notes=notes)
-
-

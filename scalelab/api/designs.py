@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scalelab.errors import DataError, ScalelabError, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from scalelab.fit.data import FitData
     from scalelab.fit.select import CandidateLaw
     from scalelab.laws import Law
+    from scalelab.laws.base import Variable
     from scalelab.records import RunTable
 
 __all__ = ["design"]
@@ -103,7 +102,11 @@ def design(
     from scalelab.units import whole_numbers
 
     chosen = whole_numbers(seeds, "seeds", least=0)
-    meta = {"data": str(data) if isinstance(data, str | Path) else None, "target": target, "budget": budget.written() if isinstance(budget, Budget) else budget}
+    meta = {
+        "data": str(data) if isinstance(data, str | Path) else None,
+        "target": target,
+        "budget": budget.written() if isinstance(budget, Budget) else budget,
+    }
     meta |= {"where": where, "columns": dict(columns or {}) or None, "count": count, "price": price, "laws": laws}
     meta |= {"N": N, "P": P, "D": D, "candidates": candidates, "seeds": chosen, "most": most}
     options = DesignOptions(draws, seed, len(chosen), most, may_be_empty=isinstance(budget, Budget), meta=meta)
@@ -131,7 +134,7 @@ def _design(
     if amount.unit == "share":
         if data is None or candidates is not None or any(v is not None for v in grid):
             raise UsageError(
-                "a share is for a table of finished runs alone: leave out `N`, `P`, `D` and `candidates`, or give FLOPs",
+                "a share is for a table of finished runs: leave out `N`, `P`, `D` and `candidates`, or give FLOPs",
                 argument="budget",
                 value=budget,
             )
@@ -205,7 +208,8 @@ def _with_price(columns: Mapping[str, str] | None, price: str | None) -> dict[st
 def _sorted_prices(records: pd.DataFrame, data: FitData, count: str) -> tuple[FitData, Any]:
     from scalelab.fit.data import fit_data
 
-    with_price = fit_data(records, count, variables=("N", "P", "D", "C", *data.others))
+    others_too: list[Variable] = [v for v in data.known if v in data.others]
+    with_price = fit_data(records, count, variables=("N", "P", "D", "C", *others_too))
     others = {k: v for k, v in with_price.others.items() if k != "C"}
     known = tuple(v for v in with_price.known if v != "C")
     return replace(with_price, others=others, known=known), with_price.others["C"]
@@ -243,8 +247,8 @@ def _pool(
         if records is None or N is None or D is None:
             raise UsageError("compute time needs known runs with recorded times: give FLOPs", argument="budget")
         seconds = records["train_seconds"].to_numpy(dtype=float)
-        sizes = [records[c].to_numpy(dtype=float) for c in ("n_params", "n_streams", "n_tokens")]
-        prices = seconds_of(seconds_model(*sizes, seconds), N, P, D)
+        size, streams, tokens = (records[c].to_numpy(dtype=float) for c in ("n_params", "n_streams", "n_tokens"))
+        prices = seconds_of(seconds_model(size, streams, tokens, seconds), N, P, D)
     elif "C" in found and (N is None or D is None):
         prices = found["C"]
     elif N is None:
@@ -261,7 +265,7 @@ def _laws_and_targets(
 
     from scalelab.designs.tables import points_of
     from scalelab.designs.targets import check_known, parse_target, table_target
-    from scalelab.fit.select import CandidateLaw, candidates
+    from scalelab.fit.select import candidates
     from scalelab.laws import Law, get_law
 
     data = pool.data

@@ -60,7 +60,9 @@ def design(
     most: Annotated[int, option(min=1, help="Runs at most.", panel=_CANDIDATES)] = 24,
     update: Annotated[
         Path | None,
-        option(help="Spec of an earlier design whose runs are done: go on with its budget.", panel=DATA, metavar="FILE"),
+        option(
+            help="Spec of an earlier design whose runs are done: go on with its budget.", panel=DATA, metavar="FILE"
+        ),
     ] = None,
     columns: Columns = None,
     where: Where = None,
@@ -70,7 +72,13 @@ def design(
     fit_seed: FitSeed = 0,
     out: Annotated[
         Path | None,
-        option("-o", "--out", help="Write a sweep spec (.yaml), or all numbers (.json, .csv).", metavar="FILE", panel=OUTPUT),
+        option(
+            "-o",
+            "--out",
+            help="Write a sweep spec (.yaml), or all numbers (.json, .csv).",
+            metavar="FILE",
+            panel=OUTPUT,
+        ),
     ] = None,
     force: Annotated[bool, option("--force", help="Replace an existing spec.", panel=OUTPUT)] = False,
     figure: Figure = None,

@@ -84,8 +84,8 @@ def _greedy(
         error = float(noise[pick] ** 2)
         share = 1 / (1 + np.sqrt(error / (spread + error)))
         gain = share / (spread + error)
-        logs = logs - np.outer(seen, gain * (seen @ logs) / size)
-        aims = aims - np.outer(seen, gain * (seen @ aims) / size)
+        logs = logs - seen[:, None] * (gain * (seen @ logs) / size)
+        aims = aims - seen[:, None] * (gain * (seen @ aims) / size)
         after.append(float(aims.var(0).sum()))
     return Choice(tuple(chosen), before, tuple(after), aims)
 
@@ -99,7 +99,9 @@ def _anomalies(values: Array) -> Array:
 
 
 def pilot(coordinates: Array, prices: Array, budget: float, count: int) -> list[int]:
-    """Return a space-filling set of cheap runs: each the farthest from those before, within an equal share of the budget.
+    """Return a space-filling set of cheap runs: each is far from those before.
+
+    Each is the farthest that an equal share of the budget affords.
 
     Args:
         coordinates: Logarithms of the variables, each scaled to its range among the candidates, [c, v].

@@ -62,13 +62,15 @@ def design_pilot(
     rows = pilot(pool.coordinates, prices, budget.amount, min(o.most, free + _PILOT_MORE, _PILOT_MOST))
     if not rows:
         raise _too_small(budget, unit, prices)
-    notes = [Note("pilot", "info", "nothing is known yet: these runs fill the space; design again with their records", {})]
+    notes = [
+        Note("pilot", "info", "nothing is known yet: these runs fill the space; design again with their records", {})
+    ]
     if len(rows) <= free:
-        text = f"{plural(len(rows), 'run')} cannot determine the {free} parameters of the largest law; give a larger budget"
+        text = f"{plural(len(rows), 'run')} cannot determine {free} parameters of a law; give a larger budget"
         notes.append(Note("small_pilot", "warning", text, {}))
     return Design(
-        "no runs", 0, {}, pool.candidates.subset(np.array(rows)), tuple(prices[rows].tolist()), o.seeds, (), budget, unit,
-        (), tuple(notes), asked=_asked(pool, rows), meta=o.meta,
+        "no runs", 0, {}, pool.candidates.subset(np.array(rows)), tuple(prices[rows].tolist()), o.seeds, (), budget,
+        unit, (), tuple(notes), asked=_asked(pool, rows), meta=o.meta,
     )  # fmt: skip
 
 

@@ -57,13 +57,15 @@ def make_pool(
     """
     count = len(prices)
     if count > _MOST:
-        raise UsageError(f"there are {count:,} candidates, more than {_MOST:,}: give fewer values", argument="candidates")
+        raise UsageError(
+            f"there are {count:,} candidates, more than {_MOST:,}: give fewer values", argument="candidates"
+        )
     names: Sequence[Variable] = [v for v in VARIABLES if v in candidates]
     if known is not None:
-        lacking = [v for v in known.known if v not in candidates and known.varies(v)]
+        lacking: list[Variable] = [v for v in known.known if v not in candidates and known.varies(v)]
         if lacking:
             raise UsageError(
-                f"the candidates have no {lacking[0]} (column {COLUMNS[lacking[0]]!r}), which varies among the known runs",
+                f"the candidates have no column {COLUMNS[lacking[0]]!r}, which varies among the known runs",
                 argument="candidates",
             )
         names = [v for v in names if v in known.known or v == "P"]

@@ -2,7 +2,8 @@
 
 Each draw is a randomised maximum a posteriori estimate (Oliver, He & Reynolds 1996): the optimum for losses with random
 errors and a random prior mean, found from that mean. So draws spread over basins and along directions that the runs do
-not determine, which the local covariance at one optimum does not show. Laws get draws in proportion to their Akaike weights.
+not determine, which the local covariance at one optimum does not show. Laws get draws in proportion to their Akaike
+weights.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PRIOR_RUNS = 3.0
 _STARTS, _STEPS = 48, 60
 _LEAST_WEIGHT = 0.02  # of a law
 _FAR = 12.0  # a draw whose objective is above the law's best by more, in units of the noise, is in a worse basin
-_FALL, _FALL_SPREAD = 0.3, 0.15  # power of N·P·D by which the error variance falls: expected, and how well known
+_FALL, _FALL_SPREAD = 0.6, 0.15  # power of N·P·D by which the error variance falls: expected, and how well known
 _CHI = 2.2  # standard deviation of ln r² of a normal error r
 _ROBUST = 3.0  # residuals beyond so many standard deviations count less
 
@@ -113,13 +114,13 @@ def posterior(
         count = max(2, round(draws * w / total))
         sample = _draw(one, pool, seen, support, count, seed)
         params = one.objective.to_params(sample)
-        found.append(LawDraws(one.candidate, params, w / total, one.variance * one.fall, one.objective.to_params(one.z)))
+        found.append(
+            LawDraws(one.candidate, params, w / total, one.variance * one.fall, one.objective.to_params(one.z))
+        )
     return Posterior(tuple(found))
 
 
-def _fit(
-    law: CandidateLaw, pool: Pool, seen: np.ndarray, support: Support, seed: int, noise: float
-) -> _Fitted | None:
+def _fit(law: CandidateLaw, pool: Pool, seen: np.ndarray, support: Support, seed: int, noise: float) -> _Fitted | None:
     """Return the optimum with the prior, and −AICc/2 of the law; None if the law is undefined."""
     options = FitOptions(objective="log", fix=dict(law.fix))
     # Only known losses set scales, so that a replay learns nothing of the others.
@@ -208,6 +209,8 @@ def _draw(one: _Fitted, pool: Pool, seen: np.ndarray, support: Support, count: i
     limit = np.nanmedian(misfit[good]) if n else np.inf
     usual = misfit[good] <= limit + _FAR * np.sqrt(2 * (n + 1))
     points = points[good][usual]
-    return points[rng.permutation(len(points))[:count]] if len(points) >= count else points[
-        rng.integers(0, len(points), count)
-    ]
+    return (
+        points[rng.permutation(len(points))[:count]]
+        if len(points) >= count
+        else points[rng.integers(0, len(points), count)]
+    )

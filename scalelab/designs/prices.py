@@ -21,7 +21,7 @@ _LEAST_TIMED = 3  # runs with recorded times
 
 @dataclass(frozen=True)
 class Budget:
-    """An amount of FLOPs or seconds, a share of the price of all candidates, or an amount in the unit of given prices."""
+    """An amount of FLOPs or seconds, a share of the price of all runs, or an amount in the unit of given prices."""
 
     amount: float
     unit: Unit
@@ -80,8 +80,8 @@ def seconds_model(N: Array, P: Array, D: Array, seconds: Array) -> Array:
     good = np.isfinite(seconds) & (seconds > 0) & np.isfinite(D)
     if good.sum() < _LEAST_TIMED:
         raise ScalelabError(
-            f"{int(good.sum())} of the runs have 'train_seconds'; a budget in time needs {_LEAST_TIMED}: give FLOPs, such "
-            "as 1e15FLOP"
+            f"{int(good.sum())} of the runs have 'train_seconds'; a budget in time needs {_LEAST_TIMED}: give FLOPs, "
+            "such as 1e15FLOP"
         )
     rate = seconds[good] / D[good]
     terms = _terms(N[good], P[good]) / rate[:, None]  # relative errors count

@@ -169,7 +169,8 @@ def outlook_of(target: Target, values: Array, after: Array | None) -> Outlook:
     low, high = np.quantile(values, tails(LEVEL), axis=0)
     now = Estimate(float(middle[0]), float(low[0]), float(high[0]))
     if after is None:
-        return Outlook(target, now, None, (float((high - low).mean()),) * 2)
+        width = float((high - low).mean())
+        return Outlook(target, now, None, (width, width))
     ends = np.quantile(after, tails(LEVEL), axis=0)
     then = Estimate(float(middle[0]), float(middle[0] + ends[0, 0]), float(middle[0] + ends[1, 0]))
     return Outlook(target, now, then, (float((high - low).mean()), float((ends[1] - ends[0]).mean())))

@@ -86,7 +86,9 @@ def parse_target(text: str, parameters: Sequence[str], streams: bool) -> Target:
     names = {name for part in parts for name in part}
     if len(parts) == 2 and ({*parts[0]} ^ {*parts[1]}) - {"P"}:
         raise UsageError(f"{text!r}: both points need the same variables", argument="target")
-    columns = {n: np.array([part.get(n, 1.0 if n == "P" else np.nan) for part in parts]) for n in (*names, "N", "P", "D")}
+    columns = {
+        n: np.array([part.get(n, 1.0 if n == "P" else np.nan) for part in parts]) for n in (*names, "N", "P", "D")
+    }
     return Target(
         title if len(parts) == 2 else f"loss at {title}",
         "difference" if len(parts) == 2 else "loss",

@@ -43,7 +43,9 @@ def plot_design(
 def _runs(axes: Axes, found: Design) -> tuple[list[Line2D], list[str]]:
     names = found.variables
     across = "N" if "N" in names else names[0]
-    up = next((v for v in ("D", "P", "U", "X") if v in names and v != across and np.ptp(found.points.value(v)) > 0), None)
+    up = next(
+        (v for v in ("D", "P", "U", "X") if v in names and v != across and np.ptp(found.points.value(v)) > 0), None
+    )
     x = found.points.value(across)
     y = found.points.value(up) if up else np.array(found.prices)
     streams = found.points.P if "P" in names else np.ones(len(x))

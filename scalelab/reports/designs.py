@@ -73,7 +73,8 @@ def _runs(found: Design) -> Table:
     left = ["variance left"] if found.left else []
     losses = ["loss"] if found.losses else []
     seeds = f", {plural(found.seeds, 'seed')} each" if found.seeds > 1 else ""
-    title = f"{plural(len(found.prices), 'run')} for {found.unit.text(found.price)} of {found.unit.text(found.budget.amount)}{seeds}"
+    spent, whole = found.unit.text(found.price), found.unit.text(found.budget.amount)
+    title = f"{plural(len(found.prices), 'run')} for {spent} of {whole}{seeds}"
     table = Table(title, [*names, "price", *losses, *left], keys=len(names))
     for i, price in enumerate(found.prices[:_SHOWN]):
         cells = [format_count(float(found.points.value(v)[i])) for v in names]
@@ -95,8 +96,8 @@ def _sentences(found: Design) -> Iterator[str]:
         form = _form(one)
         widths = [form(width) for width in one.widths]
         yield (
-            f"{one.target.title}: the 95 % interval is {widths[0]} wide now and {widths[1]} as expected after these runs, "
-            "if one of these laws holds."
+            f"{one.target.title}: the 95 % interval is {widths[0]} wide now, and {widths[1]} is expected after these "
+            "runs if one of these laws holds."
         )
 
 

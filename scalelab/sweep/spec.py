@@ -98,7 +98,9 @@ class SweepSpec:
             raise UsageError("points has a run twice; leave one out")
         for N, P, D in self.points:
             if max(self.plain_tokens) >= D:
-                raise UsageError(f"plain_tokens must be less than D {format_count(D)} of points: N {format_count(N)}, P {P}")
+                raise UsageError(
+                    f"plain_tokens must be less than D {format_count(D)} of points: N {format_count(N)}, P {P}"
+                )
 
     def _check_isoflop(self) -> None:
         if self.D:

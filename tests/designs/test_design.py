@@ -78,7 +78,7 @@ def test_several_targets_and_a_difference():
 
 
 def test_a_pilot_needs_no_runs():
-    found = sl.design(None, "N=1M,P=4", "2e13FLOP", N="20k 50k 0.1M".split(), P=[1, 2, 4], D="1M", laws="parallel")
+    found = sl.design(None, "N=1M,P=4", "2e13FLOP", N=["20k", "50k", "0.1M"], P=[1, 2, 4], D="1M", laws="parallel")
     assert found.pilot
     assert found.price <= 2e13
     assert {1, 4} <= {*found.to_frame()["n_streams"]}
@@ -130,7 +130,9 @@ def test_the_spec_trains_the_chosen_runs(tmp_path):
     spec = load_spec(path)
     assert [(N, P, D) for N, P, D in spec.points] == [
         (round(n), p, d)
-        for n, p, d in zip(found.to_frame().n_params, found.to_frame().n_streams, found.to_frame().n_tokens, strict=True)
+        for n, p, d in zip(
+            found.to_frame().n_params, found.to_frame().n_streams, found.to_frame().n_tokens, strict=True
+        )
     ]
     assert spec.seeds == (0,)
     with pytest.raises(UsageError, match="exists already"):
@@ -210,7 +212,8 @@ def test_misuse_is_named(more, message):
 def test_the_command_prints_saves_and_refuses(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table(np.array([5e4, 1e5, 2e5, 4e5])).assign(D=1e6).to_csv("runs.csv", index=False)
-    words = "design runs.csv --target N=6.4M,P=4 --budget 1e15FLOP --laws parallel --most 3 --draws 100".split()
+    words = ["design", "runs.csv", "--target", "N=6.4M,P=4", "--budget", "1e15FLOP", "--laws", "parallel"]
+    words += ["--most", "3", "--draws", "100"]
     assert main([*words, "-o", "next.yaml", "--figure", "next.png"]) == 0
     shown = capsys.readouterr()
     assert "loss at N = 6.4M, P = 4" in shown.out

@@ -60,7 +60,9 @@ def test_intervals_hold_the_truth_with_any_number_of_runs():
 
 
 def test_more_runs_narrow_the_draws():
-    widths = [np.ptp(np.quantile(draws_of(pool_of(n, 0.002), only("parallel")).losses(AT), [0.1, 0.9])) for n in (3, 9, 18)]
+    widths = [
+        np.ptp(np.quantile(draws_of(pool_of(n, 0.002), only("parallel")).losses(AT), [0.1, 0.9])) for n in (3, 9, 18)
+    ]
     assert widths[0] > 1.5 * widths[1] > 1.5 * widths[2]
 
 
