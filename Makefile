@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast hostile check docs screenshots audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm chat coverage coverage-averaged coverage-analysis space notebook setup clean
+.PHONY: demo test test-fast hostile check docs screenshots audit benchmark benchmark-model benchmark-sweep benchmark-training benchmark-serving benchmark-published test-versions faults ray architectures smollm chat coverage coverage-averaged coverage-analysis design space notebook setup clean
 
 # A checksum and a path for each file below the folders that the demo writes to. The demo keeps the lines of its own
 # files, and `make clean` removes a file only while its line is the same: never a person's results or fits.
@@ -84,6 +84,9 @@ coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 
 
 coverage-averaged: $(READY)  ## and intervals of predictions averaged over laws? about 15 minutes on one core
 	$(BIN)/python benchmarks/coverage_averaged.py
+
+design: $(READY)  ## designs on ScaleBench, and expected against real intervals; about 40 minutes on 2 cores
+	$(BIN)/python -m benchmarks.design
 
 coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about 14 minutes on one idle core
 	$(BIN)/python -m benchmarks.coverage_analysis

@@ -104,6 +104,7 @@ SPEC_KEYS = {
     "isoflop": "training budgets in FLOPs, in place of D: each N and P gets the D with 6·N·D·P FLOPs",
     "isoflop_sizes": "sizes of each budget, √2 apart, unless N is given",
     "isoflop_ratio": "tokens per parameter around which those sizes lie",
+    "points": "single runs in place of a grid: a list of `{N: 50k, P: 2, D: 1M}`, as `scalelab design` writes",
     "num_experts": "experts of each MLP; 0 is a dense model",
     "experts_per_token": "experts that a token uses",
     "eval": "tasks for the trained models: `next-line`, `cloze`, `brackets`, tasks of lm-eval or its YAML files",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scalelab.fit.data import FitData
     from scalelab.laws.base import Array
 
+_SAME_D = 0.02  # relative difference of D that a whole number of steps may make
 _BELOW, _ABOVE, _STEP = 1.0, 8.0, 2**0.5  # default range of N around the known runs, and the factor between sizes
 
 
@@ -49,13 +50,13 @@ def grid_of(
     streams = whole_numbers(P, "P") if P is not None else _levels(known, "P")
     tokens: Sequence[float]
     if D is not None:
-        tokens = counts(D, "D")
+        tokens = [_snapped(d, known) for d in counts(D, "D")]
     elif known is not None and "D" in known.known:
         levels = _levels(known, "D")
         tokens = (*levels, 2 * levels[-1]) if len(levels) > 1 else levels
     else:
         tokens = ()
-    shapes = _shapes(records, sizes)
+    shapes = shapes_of(records, sizes)
     rows: list[tuple[float, float, float, float]] = []
     for size in sizes:
         for p in streams:
@@ -65,6 +66,13 @@ def grid_of(
     table = np.array(sorted(once.values()), dtype=float)
     found = {"N": table[:, 0], "P": table[:, 1]}
     return (found if np.isnan(table[:, 2]).any() else {**found, "D": table[:, 2]}), table[:, 3]
+
+
+def _snapped(value: float, known: FitData | None) -> float:
+    """Return the D of known runs that is the same but for whole steps, or `value`."""
+    levels = () if known is None or "D" not in known.known else _levels(known, "D")
+    near = [level for level in levels if abs(level / value - 1) < _SAME_D]
+    return min(near, key=lambda level: abs(level - value), default=value)
 
 
 def _sizes(known: FitData | None) -> list[float]:
@@ -80,7 +88,7 @@ def _levels(known: FitData | None, variable: Any) -> tuple[float, ...]:
     return tuple(np.unique(known.values(variable)).tolist())
 
 
-def _shapes(records: pd.DataFrame | None, sizes: Sequence[float]) -> dict[float, Architecture] | None:
+def shapes_of(records: pd.DataFrame | None, sizes: Sequence[float]) -> dict[float, Architecture] | None:
     """Return the shape of each size as a sweep would choose it, or None if the records are not those of a sweep."""
     config = sweep_config(records)
     if config is None:

@@ -15,10 +15,11 @@ from scalelab.errors import UsageError
 from scalelab.units import plural
 
 if TYPE_CHECKING:
+    from scalelab.architecture import Architecture
     from scalelab.designs.result import Design
 
 _KEPT = ("data", "where", "columns", "count", "target", "laws", "N", "P", "D", "seeds", "most")
-_CLOSE = 0.01  # relative difference of N and D up to which a record is that of a point
+_CLOSE = 0.02  # relative difference of N and D up to which a record is that of a point: D is a number of whole steps
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def arguments_of(path: str | Path) -> EarlierDesign:
     Raises:
         UsageError: The file is no spec of a design, or its data were a table in memory.
     """
+    from scalelab.api.design_grid import shapes_of
     from scalelab.api.fitting import read
     from scalelab.designs.prices import parse_budget
     from scalelab.sweep.spec import DESIGN, load_spec
@@ -153,7 +155,9 @@ def arguments_of(path: str | Path) -> EarlierDesign:
             f"{path}: its runs are not in {source}: train them with scalelab sweep {path}", argument="update"
         )
     records = read(source, section.get("columns"), section.get("where")).records
-    done = [_is_recorded(records, n, P, D) for n, (_, P, D) in zip(section["sizes"], spec.points, strict=True)]
+    asked = [point[0] for point in spec.points]
+    shapes = shapes_of(records, asked) or dict(zip(asked, section["sizes"], strict=True))
+    done = [_is_recorded(records, shapes[N], P, D) for N, P, D in spec.points]
     spent = sum(price for price, has in zip(section["prices"], done, strict=True) if has)
     if not any(done):
         raise UsageError(
@@ -168,7 +172,9 @@ def arguments_of(path: str | Path) -> EarlierDesign:
     return EarlierDesign(arguments, expected, done.count(False), spent)
 
 
-def _is_recorded(records: pd.DataFrame, N: float, P: int, D: float) -> bool:
+def _is_recorded(records: pd.DataFrame, shape: Architecture | float, P: int, D: float) -> bool:
+    """Return true if there is a record with this shape, or N, and this P and D."""
+    N = shape if isinstance(shape, int | float) else shape.with_streams(P).n_params
     close = (records["n_params"] / N - 1).abs() < _CLOSE
     close &= (records["n_tokens"] / D - 1).abs() < _CLOSE
     return bool((close & (records["n_streams"].fillna(1) == P)).any())

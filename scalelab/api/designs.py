@@ -72,7 +72,7 @@ def design(
         where: Condition that selects known runs.
         count: Definition of N: "paper", "backbone" or "total".
         update: Spec of an earlier design, whose runs are finished: go on with what is left of its budget. Replaces
-            `data`, `target` and `budget`.
+            `data`, `target` and `budget`; other candidates may be given.
         draws: Draws of the parameters.
         seed: Seed of the draws.
 
@@ -94,7 +94,9 @@ def design(
         if data is not None or target is not None or budget is not None:
             raise UsageError("replaces `data`, `target` and `budget`: leave them out", argument="update")
         earlier = arguments_of(update)
-        return with_earlier(design(**earlier.arguments, draws=draws, seed=seed), earlier)
+        own = {"N": N, "P": P, "D": D, "candidates": candidates, "price": price}
+        more = {**earlier.arguments, **{name: value for name, value in own.items() if value is not None}}
+        return with_earlier(design(**more, draws=draws, seed=seed), earlier)
     if target is None or budget is None:
         raise UsageError("is missing", argument="target" if target is None else "budget")
     if most < 1:

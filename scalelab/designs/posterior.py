@@ -26,7 +26,7 @@ _PRIOR_RUNS = 3.0
 _STARTS, _STEPS = 48, 60
 _LEAST_WEIGHT = 0.02  # of a law
 _FAR = 12.0  # a draw whose objective is above the law's best by more, in units of the noise, is in a worse basin
-_FALL, _FALL_SPREAD = 0.6, 0.15  # power of N·P·D by which the error variance falls: expected, and how well known
+_FALL, _FALL_SPREAD = 0.9, 0.25  # power of N·P·D by which the error variance falls: expected, and how well known
 _CHI = 2.2  # standard deviation of ln r² of a normal error r
 _ROBUST = 3.0  # residuals beyond so many standard deviations count less
 
