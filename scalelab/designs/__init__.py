@@ -1,1 +1,1 @@
-"""Which runs to do next: those that most lower the doubt of a target for their price."""
+"""Design of experiments: the runs that most lower the doubt of a target for their price."""

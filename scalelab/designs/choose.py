@@ -7,6 +7,7 @@ greedily, by the gain over a power of the price; of several powers the set with 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,6 @@ class Choice:
     chosen: tuple[int, ...]
     before: float
     left: tuple[float, ...]
-    spread: Array  # anomalies of the targets after the runs, [s, m]
 
     @property
     def after(self) -> float:
@@ -79,15 +79,32 @@ def _greedy(
         chosen.append(pick)
         left -= prices[pick]
         free[pick] = False
-        seen = logs[:, pick].copy()
-        spread = float((seen**2).mean())
-        error = float(noise[pick] ** 2)
-        share = 1 / (1 + np.sqrt(error / (spread + error)))
-        gain = share / (spread + error)
-        logs = logs - seen[:, None] * (gain * (seen @ logs) / size)
-        aims = aims - seen[:, None] * (gain * (seen @ aims) / size)
+        logs, aims = _observed(logs, aims, pick, float(noise[pick] ** 2))
         after.append(float(aims.var(0).sum()))
-    return Choice(tuple(chosen), before, tuple(after), aims)
+    return Choice(tuple(chosen), before, tuple(after))
+
+
+def narrowed(losses: Array, targets: Array, chosen: Sequence[int], error: float) -> tuple[tuple[float, ...], Array]:
+    """Return the summed variance of the targets after each run, as a share of that before, and their anomalies [s, m].
+
+    The runs have losses by draw [s, c] in `losses`, and relative errors of standard deviation `error`.
+    """
+    with np.errstate(all="ignore"):
+        logs = _anomalies(np.log(losses[:, list(chosen)]))
+    aims = _anomalies(targets)
+    before, left = max(float(aims.var(0).sum()), 1e-300), []
+    for i in range(len(chosen)):
+        logs, aims = _observed(logs, aims, i, error**2)
+        left.append(float(aims.var(0).sum()) / before)
+    return tuple(left), aims
+
+
+def _observed(logs: Array, aims: Array, pick: int, error: float) -> tuple[Array, Array]:
+    """Return the anomalies after candidate `pick` is observed with an error of this variance."""
+    seen, size = logs[:, pick], len(logs)
+    spread = float((seen**2).mean())
+    gain = 1 / (1 + np.sqrt(error / (spread + error))) / (spread + error) / size
+    return logs - seen[:, None] * (gain * (seen @ logs)), aims - seen[:, None] * (gain * (seen @ aims))
 
 
 def _anomalies(values: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scalelab.designs.choose import Choice, choose, pilot
+from scalelab.designs.choose import Choice, choose, narrowed, pilot
 from scalelab.designs.pool import Pool
 from scalelab.designs.posterior import NOISE, Posterior, posterior
 from scalelab.designs.prices import Budget
@@ -98,19 +98,20 @@ def design_runs(
     known = posterior(laws, pool, np.arange(pool.n_known), support, o.draws, o.seed, o.noise)
     values, units, keep = _values(targets, known)
     aims = np.concatenate([v / u for v, u in zip(values, units, strict=True)], axis=1)
-    noise = known.noise[pool.n_known :] / o.seeds**0.5
+    noise = known.judged[pool.n_known :] / o.seeds**0.5
     losses = known.losses(pool.candidates)[keep]
     choice = choose(losses, aims, prices, budget.amount, noise, allowed, o.most)
     if (enough := _worthwhile(choice)) < len(choice.chosen):
         spent = float(prices[list(choice.chosen[:enough])].sum())
         choice = choose(losses, aims, prices, spent, noise, allowed, enough)
     rows = np.array(choice.chosen, dtype=int)
+    left, spread = narrowed(losses, aims, choice.chosen, known.error / o.seeds**0.5)
     ends = np.cumsum([v.shape[1] for v in values])[:-1]
-    after = [a * u for a, u in zip(np.split(choice.spread, ends, axis=1), units, strict=True)]
+    after = [a * u for a, u in zip(np.split(spread, ends, axis=1), units, strict=True)]
     outlooks = [outlook_of(t, v, a) for t, v, a in zip(targets, values, after, strict=True)]
     return Design(
         title, pool.n_known, _weights(known), pool.candidates.subset(rows), tuple(prices[rows].tolist()), o.seeds,
-        tuple(v / choice.before for v in choice.left), budget, unit, tuple(outlooks), tuple(_notes(outlooks, rows)),
+        left, budget, unit, tuple(outlooks), tuple(_notes(outlooks, rows)),
         seen=pool.data.points.subset(np.arange(pool.n_known)), known=known, asked=_asked(pool, rows), meta=o.meta,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a few runs say: draws of the parameters of every plausible law, from all basins.
+"""Draws of the parameters of every plausible law, from all basins, given a few runs.
 
 Each draw is a randomised maximum a posteriori estimate (Oliver, He & Reynolds 1996): the optimum for losses with random
 errors and a random prior mean, found from that mean. So draws spread over basins and along directions that the runs do
@@ -26,20 +26,30 @@ _PRIOR_RUNS = 3.0
 _STARTS, _STEPS = 48, 60
 _LEAST_WEIGHT = 0.02  # of a law
 _FAR = 12.0  # a draw whose objective is above the law's best by more, in units of the noise, is in a worse basin
-_FALL, _FALL_SPREAD = 0.9, 0.25  # power of N·P·D by which the error variance falls: expected, and how well known
+_FALL, _FALL_SPREAD = 0.9, 0.25  # power of N·P·D by which the weight of a run grows: expected, and how well known
 _CHI = 2.2  # standard deviation of ln r² of a normal error r
 _ROBUST = 3.0  # residuals beyond so many standard deviations count less
 
 
 @dataclass(frozen=True, eq=False)
 class LawDraws:
-    """Draws of one law: parameters [s, k], its weight, and the variance of its relative errors by row of the pool."""
+    """Draws of one law.
+
+    Attributes:
+        candidate: The law.
+        params: Parameters of the draws, [s, k].
+        weight: Akaike weight.
+        judged: Variance of relative errors with which each row of the pool is weighed: it falls with the row's size.
+        error: Variance of the relative error of a run, the same for all.
+        best: Parameters of the optimum, [k].
+    """
 
     candidate: CandidateLaw
     params: Array
     weight: float
-    variance: Array
-    best: Array  # parameters of the optimum, [k]
+    judged: Array
+    error: float
+    best: Array
 
     def losses(self, at: Points) -> Array:
         """Return the loss of each draw at each point, nats per token, [s, n]."""
@@ -54,9 +64,14 @@ class Posterior:
     laws: tuple[LawDraws, ...]
 
     @property
-    def noise(self) -> Array:
-        """Relative standard deviation of the loss of each row of the pool about its law, averaged over laws."""
-        return np.sqrt(np.sum([one.weight * one.variance for one in self.laws], axis=0))
+    def judged(self) -> Array:
+        """Relative standard deviation by which each row of the pool is weighed, averaged over laws."""
+        return np.sqrt(np.sum([one.weight * one.judged for one in self.laws], axis=0))
+
+    @property
+    def error(self) -> float:
+        """Relative standard deviation of the loss of a run about its law, averaged over laws."""
+        return float(np.sqrt(sum(one.weight * one.error for one in self.laws)))
 
     def losses(self, at: Points) -> Array:
         """Return the losses of all draws at points, [s, n]."""
@@ -79,7 +94,8 @@ class _Fitted:
     z: Array
     weights: Array  # of the rows, [n]
     variance: float  # of a row of weight 1
-    fall: Array  # of the error variance with N·P·D, by row of the pool
+    judged: Array  # error variance that weighs a row of the pool
+    error: float  # error variance of a run, the same for all
     evidence: float  # −AICc/2
     spread: Array
 
@@ -95,8 +111,9 @@ def posterior(
 ) -> Posterior:
     """Return draws of the laws given the losses of the rows `seen` of `pool` (indices); the others only set scales.
 
-    Errors about a law fall with the size N·P·D of a run: small runs have more noise, and a law is less exact there, far
-    from the targets.
+    Runs are weighed by their size N·P·D, since a law is less exact far from the targets, and as far as the residuals
+    agree; runs beyond the largest known like that. The draws' errors have one size for all runs, which keeps intervals
+    valid if the noise does not fall with size.
 
     Raises:
         ScalelabError: no law is defined at these runs.
@@ -114,9 +131,7 @@ def posterior(
         count = max(2, round(draws * w / total))
         sample = _draw(one, pool, seen, support, count, seed)
         params = one.objective.to_params(sample)
-        found.append(
-            LawDraws(one.candidate, params, w / total, one.variance * one.fall, one.objective.to_params(one.z))
-        )
+        found.append(LawDraws(one.candidate, params, w / total, one.judged, one.error, one.objective.to_params(one.z)))
     return Posterior(tuple(found))
 
 
@@ -130,38 +145,47 @@ def _fit(law: CandidateLaw, pool: Pool, seen: np.ndarray, support: Support, seed
     objective = with_prior(whole, seen, support)
     begin, spread = prior_draws(whole, _STARTS, seed), prior_spread(whole)
     centre = (begin.min(0) + begin.max(0)) / 2
-    losses, size = np.log(losses[seen]), np.log(pool.size) - np.log(pool.size[seen]).mean()
-    fall = np.exp(-_FALL * size)
-    row_weight = pool.data.weight[seen] / fall[seen]
+    size = np.log(np.minimum(pool.size, pool.size[seen].max())) - np.log(pool.size[seen]).mean()
+    losses, own = np.log(losses[seen]), pool.data.weight[seen]
     n, f = len(seen), len(spread)
-    expected = support.expected(losses)
-    target = np.concatenate([losses, expected, centre])
-    variance = noise**2
-    z = centre
-    for turn in range(3):  # the noise and the weights of outliers depend on the fit
-        weights = np.concatenate([row_weight, support.weights(losses, variance), variance / spread**2])
-        points, values = descend(objective, begin, target, weights, _STEPS)
-        if not np.isfinite(values).any():
-            return None
-        z = points[np.argmin(values)]
-        residuals = objective.residuals(z, target)[:n]
-        squares = float((row_weight * residuals**2).sum())
-        spare = max(0.0, n - f)
-        variance = (_PRIOR_RUNS * noise**2 + squares) / (_PRIOR_RUNS + spare)
-        if turn < 2 and n > 2 * f:
-            fall = np.exp(-_power(size[seen], residuals) * size)
-            row_weight = pool.data.weight[seen] / fall[seen]
-            scaled = np.abs(residuals) * np.sqrt(row_weight)
-            usual = 1.4826 * float(np.median(scaled)) * (n / spare) ** 0.5
-            row_weight = row_weight / np.maximum(1.0, scaled / max(_ROBUST * usual, 1e-12))
+    spare = max(0.0, n - f)
+    target = np.concatenate([losses, support.expected(losses), centre])
+
+    def optimum(weights: Array, variance: float) -> Array | None:
+        nonlocal begin
+        every = np.concatenate([weights, support.weights(losses, variance), variance / spread**2])
+        points, values = descend(objective, begin, target, every, _STEPS)
         begin = np.concatenate([begin[:16], points[np.argsort(values)[:8]]])
-    even = pool.data.weight[seen] * np.exp(_FALL * size[seen])
-    evidence = _evidence(objective, z, target, even, spread, noise, n)
-    return _Fitted(law, objective, z, row_weight, variance, fall, evidence, spread)
+        return points[np.argmin(values)] if np.isfinite(values).any() else None
+
+    def variance_at(residuals: Array, weights: Array) -> float:
+        return (_PRIOR_RUNS * noise**2 + float((weights * residuals**2).sum())) / (_PRIOR_RUNS + spare)
+
+    z = optimum(own, noise**2)
+    if z is None:
+        return None
+    evidence = _evidence(objective, z, target, own, spread, noise, n)
+    fall = np.exp(-_FALL * size)
+    weights, variance = own / fall[seen], noise**2
+    for turn in range(2):  # the weights depend on the residuals
+        z = optimum(weights, variance)
+        if z is None:
+            return None
+        residuals = objective.residuals(z, target)[:n]
+        variance = variance_at(residuals, weights)
+        if turn == 0 and n > 2 * f:
+            fall = np.exp(-_power(size[seen], residuals) * size)
+            weights = own / fall[seen]
+            scaled = np.abs(residuals) * np.sqrt(weights)
+            usual = 1.4826 * float(np.median(scaled)) * (n / spare) ** 0.5
+            weights = weights / np.maximum(1.0, scaled / max(_ROBUST * usual, 1e-12))
+    outliers = weights * fall[seen]
+    error = variance_at(objective.residuals(z, target)[:n], outliers)
+    return _Fitted(law, objective, z, weights, variance, variance * fall, error, evidence, spread)
 
 
 def _power(size: Array, residuals: Array) -> float:
-    """Return the power by which the error variance falls with N·P·D, from residuals at ln N·P·D `size`, [n]."""
+    """Return the power by which the variance of residuals falls with N·P·D, at ln N·P·D `size`, [n]."""
     x = size - size.mean()
     y = np.log(np.maximum(residuals**2, 1e-20))
     precision = (x @ x) / _CHI**2
@@ -190,13 +214,13 @@ def _evidence(
 def _draw(one: _Fitted, pool: Pool, seen: np.ndarray, support: Support, count: int, seed: int) -> Array:
     """Return draws [count, f] of the parameters in fitting coordinates."""
     rng = np.random.default_rng(seed + 1)
-    n, sigma = len(seen), one.variance**0.5
+    n = len(seen)
     extra = count + max(8, count // 4)
     prior = prior_draws(one.objective, extra, seed + 2)
     # Half of the draws begin at the optimum, so that a basin that is hard to find has its share.
     begin = prior.copy()
     begin[::2] = one.z
-    errors = sigma * rng.standard_normal((extra, n)) / np.sqrt(np.maximum(one.weights, 1e-12))
+    errors = one.error**0.5 * rng.standard_normal((extra, n)) / np.sqrt(pool.data.weight[seen])
     losses = np.log(pool.data.loss[seen])
     levels = support.draws(losses, extra, rng)
     targets = np.concatenate([losses + errors, levels, prior], axis=1)

@@ -49,7 +49,7 @@ def replay(
         allowed = np.ones(len(prices), dtype=bool)
         allowed[seen] = False
         choice = choose(
-            known.losses(pool.candidates), known.losses(target), prices, left, known.noise, allowed, len(prices)
+            known.losses(pool.candidates), known.losses(target), prices, left, known.judged, allowed, len(prices)
         )
         now = list(choice.chosen[: max(1, int(np.ceil(_ROUND * len(seen))))])
         if not now:

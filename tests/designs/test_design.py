@@ -139,6 +139,31 @@ def test_the_spec_trains_the_chosen_runs(tmp_path):
         found.save(path)
 
 
+def test_an_update_goes_on_with_the_rest_of_the_budget(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = table(np.array([5e4, 1e5, 2e5, 4e5])).assign(D=1e6)
+    known.to_csv("runs.csv", index=False)
+    options = dict(laws="parallel", draws=100)
+    first = sl.design("runs.csv", ["N=6.4M,P=4", "k"], "1e15FLOP", most=4, **options)
+    assert len(first.prices) > 1
+    first.save("first.yaml")
+    chosen = first.to_frame().rename(columns={"n_params": "N", "n_streams": "P", "n_tokens": "D"})
+    more = chosen.assign(loss=loss_of(chosen.N, chosen.P))[["N", "P", "D", "loss"]]
+    pd.concat([known, more.iloc[:-1]]).to_csv("runs.csv", index=False)
+    second = sl.design(update="first.yaml", draws=100)
+    spent = chosen["price"].iloc[:-1].sum()
+    assert second.budget.amount == pytest.approx(1e15 - spent, rel=1e-5)
+    assert second.n_known == 12 + len(chosen) - 1
+    title = "loss at N = 6.4M, P = 4"
+    after = first.outlooks[0].after
+    assert second.earlier[title] == pytest.approx((after.low, after.high))
+    assert "expected before" in second.summary()
+    assert [note.code for note in second.notes if note.code == "missing"] == ["missing"]
+    Path("other.yaml").write_text("N: 50k\n")
+    with pytest.raises(UsageError, match="is not a spec of `scalelab design`"):
+        sl.design(update="other.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "budget"),
     [
