@@ -3,7 +3,7 @@
 All P have the same number of prefix tokens in total, and see the same conversations in the same order. The model with
 all trained banks is saved, so that `scalelab chat OUT` can switch between them.
 
-    python benchmarks/make_chat.py DATA
+    python -m benchmarks.make_chat DATA
     python benchmarks/chat.py MODEL DATA OUT [STEPS] [HELD_OUT]
 """
 

@@ -1,6 +1,6 @@
 """A small set of questions and answers from docstrings and the Python FAQ on this machine, which may be copied.
 
-    python benchmarks/make_chat.py FOLDER [FAQ]
+    python -m benchmarks.make_chat FOLDER [FAQ]
 
 FAQ is a folder of its HTML pages; by default the one that Debian's package python3-doc installs, if it is there. FOLDER
 gets train.jsonl and validation.jsonl (conversations), preferences/ (with answers to other questions about the same

@@ -108,6 +108,8 @@ def test_transformers_chat_shows_the_answer_of_the_served_streams(server, folder
     terminal, other_end = os.openpty()
     ends = {"stdin": other_end, "stdout": other_end, "stderr": other_end}
     environment = os.environ | {"TERM": "dumb", "COLUMNS": "200"}
+    # Offline, the client of the Hub that it uses refuses this machine's addresses too. So the Hub is a closed port.
+    environment |= {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
     with subprocess.Popen([*command, *options], **ends, cwd=tmp_path, env=environment) as client:
         os.close(other_end)
         try:

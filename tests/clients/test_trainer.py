@@ -88,6 +88,19 @@ def test_the_plain_backbone_counts_as_other_streams(tmp_path):
         trainer(tmp_path, 4).train(resume_from_checkpoint=True)
 
 
+def test_other_numbers_of_trained_parameters_are_refused_by_torch(tmp_path):
+    """A bank for P = 1 has no aggregator. The optimizer's state is loaded before any callback is called."""
+
+    def streams(P):
+        model = warm(add_streams(make("llama", num_hidden_layers=1), [1, 4], prefix_tokens=3))
+        model.set_streams(P)
+        return trainer(tmp_path, P, model, only_streams=True)
+
+    streams(4).train()
+    with pytest.raises(ValueError, match="doesn't match the size of optimizer's group"):
+        streams(1).train(resume_from_checkpoint=True)
+
+
 def test_an_adapter_resumes_only_with_its_streams(tmp_path):
     peft = pytest.importorskip("peft", reason="no PEFT: pip install 'scalelab[clients]'")
 
