@@ -20,7 +20,6 @@ from scalelab.model.checkpoint import save_model
 from scalelab.train import parallel
 from scalelab.train.corpus import load_corpus
 from scalelab.train.tokens import tokenise
-from tests.support.chats import colours, save_chat_model, write_chat
 from tests.support.families import FAMILIES, make, warm
 
 STEPS = 20
@@ -112,16 +111,6 @@ def test_two_processes_end_where_one_does(distributed_type, part, P, source, tex
         )
         if torch.equal(after_one[name], before[name]):  # another bank, or a frozen backbone
             assert torch.equal(weight, before[name]), name
-
-
-def test_conversations_on_two_processes_are_refused(tmp_path):
-    model = save_chat_model(tmp_path / "model")
-    chat = write_chat(tmp_path / "chat.jsonl", colours(60))
-    arguments = [model, "--P", 2, "--chat", chat, "--seq-len", 64, "--batch-size", 4, "--tokens", "1k"]
-    done = _launch(tmp_path, "MULTI_GPU", [*map(str, arguments), "-o", str(tmp_path / "out")])
-    assert done.returncode != 0
-    assert "--chat and --preference train on one device; start the command without a launcher" in done.stderr
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
