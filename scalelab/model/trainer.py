@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.trainer_callback import ExportableState, TrainerCallback
+from transformers.trainer_callback import TrainerCallback
+
+from scalelab.model.language_model import StreamedLM
 
 
-class StreamsCallback(TrainerCallback, ExportableState):
+class StreamsCallback(TrainerCallback):
     """Keeps the number of active streams with the Trainer's state, and refuses to resume with another one.
 
-    The optimizer's state belongs to the parameters that were trained, which other streams do not use.
+    The optimizer's state belongs to the parameters that were trained, which other streams do not use. After
+    ``import scalelab.model`` every Trainer has this callback by default. It does nothing for models without streams.
     """
-
-    def __init__(self, P: int | None = None) -> None:
-        self.P = P
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Compare the streams with those of the state.
@@ -22,17 +22,15 @@ class StreamsCallback(TrainerCallback, ExportableState):
         Raises:
             ValueError: Another number of streams is active.
         """
-        active = model.P
+        streamed = next((module for module in model.modules() if isinstance(module, StreamedLM)), None)
+        if streamed is None:
+            return
         saved = state.stateful_callbacks.get(type(self).__name__, {})
-        saved = saved[-1] if isinstance(saved, list) else saved
-        trained = saved.get("args", {}).get("P")
-        if state.global_step and trained not in (None, active):
+        trained = saved.get("attributes", {}).get("P")
+        if state.global_step and trained not in (None, streamed.P):
             raise ValueError(
-                f"the checkpoint was trained with P = {trained}, but P = {active} is active; call "
+                f"the checkpoint was trained with P = {trained}, but P = {streamed.P} is active; call "
                 f"model.set_streams({trained}) before train(), or start without resume_from_checkpoint"
             )
-        self.P = active
-
-    def state(self) -> dict[str, Any]:
-        """Return what the Trainer saves."""
-        return {"args": {"P": self.P}, "attributes": {}}
+        # Here and not through the Trainer's ExportableState, which would add an entry for models without streams.
+        state.stateful_callbacks[type(self).__name__] = {"args": {}, "attributes": {"P": streamed.P}}

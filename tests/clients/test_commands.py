@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -39,49 +40,101 @@ def words(*arguments):
     return [sys.executable, "-m", "scalelab", *map(str, arguments)]
 
 
-@torch.no_grad()
-def test_the_server_generates_with_the_streams_that_are_asked_for(folder, tmp_path):
+@pytest.fixture(scope="module")
+def server(folder, tmp_path_factory):
+    """Start `scalelab serve` with two streams; return its port once it answers."""
     for package in ("fastapi", "openai", "uvicorn"):
         pytest.importorskip(package, reason=f"no {package}: pip install 'scalelab[clients]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ("--host", "127.0.0.1", "--port", port, "--device", "cpu", "--dtype", "float32")
-    with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(words("serve", folder, "--P", 2, *options), stdout=log, stderr=log)
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(words("serve", folder, "--P", 2, *options), stdout=file, stderr=file)
     try:
-        answer = _answer(port, {"prompt": PROMPT, "max_tokens": 6, "temperature": 0, "model": str(folder)}, server)
-    except Exception as error:
-        raise AssertionError((tmp_path / "log").read_text()) from error
+        _wait_for(port, process)
+        yield port
+    except OSError as error:
+        raise AssertionError(log.read_text()) from error
     finally:
-        server.terminate()
-        server.wait(WAIT_S)
-    model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
-    texts = {}
-    for P in (2, 4):
-        model.set_streams(P)
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
-        texts[P] = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-    assert texts[2] != texts[4]
-    assert answer["choices"][0]["text"].strip() == texts[2]
+        process.terminate()
+        process.wait(WAIT_S)
 
 
-def _answer(port, body, server):
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+def _wait_for(port, process):
     end = time.monotonic() + WAIT_S
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=WAIT_S) as reply:
-                return json.load(reply)
-        except urllib.error.HTTPError as error:
-            raise AssertionError(error.read().decode()) from None
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=WAIT_S):
+                return
         except OSError:
-            if server.poll() is not None or time.monotonic() > end:
+            if process.poll() is not None or time.monotonic() > end:
                 raise
             time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def texts(folder):
+    """What greedy generation gives after PROMPT, by P."""
+    model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    found = {}
+    for P in (2, 4):
+        model.set_streams(P)
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+        found[P] = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    assert found[2] != found[4]
+    return found
+
+
+def test_the_server_generates_with_the_streams_that_are_asked_for(server, folder, texts):
+    body = {"prompt": PROMPT, "max_tokens": 6, "temperature": 0, "model": str(folder)}
+    url = f"http://127.0.0.1:{server}/v1/completions"
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as reply:
+            answer = json.load(reply)
+    except urllib.error.HTTPError as error:
+        raise AssertionError(error.read().decode()) from None
+    assert answer["choices"][0]["text"].strip() == texts[2]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_transformers_chat_shows_the_answer_of_the_served_streams(server, folder, texts, tmp_path):
+    """In a terminal, with a model that never ends its turn."""
+    command = [sys.executable, "-m", "transformers.cli.transformers", "chat", str(folder)]
+    options = [f"http://127.0.0.1:{server}/v1", "max_new_tokens=6", "do_sample=False", "--user", "me"]
+    terminal, other_end = os.openpty()
+    ends = {"stdin": other_end, "stdout": other_end, "stderr": other_end}
+    environment = os.environ | {"TERM": "dumb", "COLUMNS": "200"}
+    # Offline, the client of the Hub that it uses refuses this machine's addresses too. So the Hub is a closed port.
+    environment |= {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    with subprocess.Popen([*command, *options], **ends, cwd=tmp_path, env=environment) as client:
+        os.close(other_end)
+        try:
+            shown = _read_until(terminal, "<me>:")
+            for typed, awaited in ((PROMPT, "Continue generating?"), ("n", "<me>:")):
+                os.write(terminal, f"{typed}\n".encode())
+                shown += _read_until(terminal, awaited)
+            os.write(terminal, b"!exit\n")
+            assert client.wait(WAIT_S) == 0
+        finally:
+            client.kill()
+            os.close(terminal)
+    assert texts[2] in " ".join(shown.rpartition(PROMPT)[2].split())
+
+
+def _read_until(terminal, text):
+    """Return what the terminal shows up to `text`."""
+    shown, end = "", time.monotonic() + WAIT_S
+    while text not in shown:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+        try:
+            shown += os.read(terminal, 65536).decode(errors="replace") if ready else pytest.fail(f"waits: {shown}")
+        except OSError:  # the client has ended
+            pytest.fail(f"ended: {shown}")
+    return shown
 
 
 TASK = """

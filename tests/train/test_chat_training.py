@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, GenerationConfig
 
 from scalelab.api.loading import load_tokenizer
+from scalelab.errors import UsageError
 from scalelab.train import stage
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.optimizer import make_optimizer
+from scalelab.train.parallel import Parallel
 from scalelab.train.step import TrainingStep
 from scalelab.train.trainer import Options
 from tests.support.chats import MARKED, PLAIN, colours, save_chat_model, talk, write_chat, write_lines
@@ -195,6 +197,16 @@ def test_an_interrupted_training_ends_bit_for_bit_the_same(beta, model_folder, c
     assert again.after == whole.after
     assert again.n_tokens == whole.n_tokens
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("beta", [None, 0.3])
+def test_several_processes_are_refused(beta, model_folder, chat_file, pair_file):
+    class Two(Parallel):
+        size = 2
+
+    model, data = opened(model_folder, chat_file if beta is None else pair_file, beta=beta)
+    with pytest.raises(UsageError, match="`chat` and `preference` train on one device; start the command without a la"):
+        stage.train_stage(model, data, RECIPE, 1000, parallel=Two())
 
 
 def train(scalelab, model, out, *words):
