@@ -33,9 +33,7 @@ def main(source: Path, folder: Path, out: Path, steps: int, held_out: int) -> No
     tokens = steps * BATCH_SIZE * data.row_tokens
     base = stage.validate(model, data, recipe, "cpu")
     print(f"{len(data.train)} conversations, {len(data.held_out)} held out; {steps} steps of {BATCH_SIZE}, lr {LR:g}")
-    print(
-        f"{tokens:.0f} training tokens; loss on {base.n_tokens} answer tokens of about {held_out} held-out conversations\n"
-    )
+    print(f"{tokens:.0f} training tokens; loss on {base.n_tokens} tokens of about {held_out} held-out conversations\n")
     print("| P | prefix tokens | before | after | ± | under base | warnings | core minutes |")
     print("|---|---|---|---|---|---|---|---|")
     print(f"| base | | {base.loss:.4f} | | {base.loss_stderr:.4f} | | | |", flush=True)
