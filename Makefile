@@ -83,7 +83,7 @@ coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 
 	$(BIN)/python benchmarks/coverage.py
 
 coverage-averaged: $(READY)  ## and intervals of predictions averaged over laws? about 15 minutes on one core
-	$(BIN)/python benchmarks/coverage_averaged.py
+	$(BIN)/python -m benchmarks.coverage_averaged
 
 coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about 14 minutes on one idle core
 	$(BIN)/python -m benchmarks.coverage_analysis
