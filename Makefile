@@ -82,10 +82,10 @@ test-versions:  ## the torch-side tests with other versions of Python, torch and
 coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 20 minutes on 2 cores
 	$(BIN)/python benchmarks/coverage.py
 
-coverage-averaged: $(READY)  ## and intervals of predictions averaged over laws? about 15 minutes on one core
+coverage-averaged: $(READY)  ## and intervals of predictions averaged over laws? about 40 minutes on one core
 	$(BIN)/python -m benchmarks.coverage_averaged
 
-coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about 14 minutes on one idle core
+coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about half an hour on one idle core
 	$(BIN)/python -m benchmarks.coverage_analysis
 
 # Optional: the package holds a 98 MB model; accelerate and gguf are only needed to read it.

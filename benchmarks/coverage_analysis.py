@@ -117,7 +117,7 @@ PAIRS = [
     *(Pair(sizes=9, noise=noise) for noise in (0.002, 0.006)),
     *(Pair(sizes=5, ratios=(5.0, 20.0, 80.0), noise=noise) for noise in (0.002, 0.006)),
 ]
-TESTED = {PAIRS[1]: 80, PAIRS[5]: 40}  # data sets whose shared exponents are tested
+TESTED: dict[Iso | Pair, int] = {PAIRS[1]: 80, PAIRS[5]: 40}  # data sets whose shared exponents are tested
 
 
 def pair_trial(design: Pair, seed: int, test: bool = False) -> dict[str, float]:
