@@ -82,13 +82,13 @@ test-versions:  ## the torch-side tests with other versions of Python, torch and
 coverage: $(READY)  ## do 95 % intervals hold the truth in 95 % of cases? about 20 minutes on 2 cores
 	$(BIN)/python benchmarks/coverage.py
 
-coverage-averaged: $(READY)  ## and intervals of predictions averaged over laws? about 15 minutes on one core
-	$(BIN)/python benchmarks/coverage_averaged.py
+coverage-averaged: $(READY)  ## and intervals of predictions averaged over laws? about 40 minutes on one core
+	$(BIN)/python -m benchmarks.coverage_averaged
 
 design: $(READY)  ## designs on ScaleBench, and expected against real intervals; about 40 minutes on 2 cores
 	$(BIN)/python -m benchmarks.design
 
-coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about 14 minutes on one idle core
+coverage-analysis: $(READY)  ## the same for IsoFLOP and multipliers, about half an hour on one idle core
 	$(BIN)/python -m benchmarks.coverage_analysis
 
 # Optional: the package holds a 98 MB model; accelerate and gguf are only needed to read it.

@@ -2,7 +2,8 @@
 
 Each data set has losses of the parallel or the additive law with noise in ln loss, fitted as in `scalelab fit`. The
 predictions are for P and N beyond those of the runs. Run with `make coverage-averaged`; writes
-docs/coverage_averaged.md. `--sets 50` is a quick check.
+docs/coverage_averaged.md. `--sets 50` is a quick check. With `--keep FILE` each result is added to a file, results that
+are there are not computed again, and the page is made from all of them.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.kept import Kept, Key
 from scalelab.fit import FitOptions, FitResult, fit_group, group_records
 from scalelab.fit.averaging import with_laws
 from scalelab.laws import LAWS, Points
@@ -111,10 +114,16 @@ def weights(design: Design, table: pd.DataFrame) -> str:
     return f"| {design.title} | {forms[0]:.2f} | {forms[1]:.2f} | {1 - sum(forms):.2f} |"
 
 
-def page(found: dict[Design, list[dict[str, float]]], draws: int) -> str:
-    """Return the page for the data sets that are done, the same number of each design."""
-    sets = min(map(len, found.values()))
-    tables = {design: pd.DataFrame(trials[:sets]) for design, trials in found.items()}
+def key(design: Design, seed: int, draws: int) -> Key:
+    """Return the key of a result."""
+    return {"design": asdict(design), "seed": seed, "draws": draws}
+
+
+def page(found: Kept, seeds: Sequence[int], draws: int) -> str:
+    """Return the page for those of the seeds that are done for every design."""
+    done = [seed for seed in seeds if all(key(design, seed, draws) in found for design in DESIGNS)]
+    sets = len(done)
+    tables = {design: pd.DataFrame([found[key(design, seed, draws)] for seed in done]) for design in DESIGNS}
     truths = "; ".join(
         f"{law} {', '.join(f'{name} {value:g}' for name, value in params.items())}" for law, params in TRUTHS.items()
     )
@@ -131,21 +140,26 @@ def page(found: dict[Design, list[dict[str, float]]], draws: int) -> str:
 def main() -> None:
     """Simulate and fit, one data set of each design in turn, and write the page as they are done."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", type=int, default=200, help="data sets a design")
+    parser.add_argument("--sets", type=int, default=400, help="data sets a design")
+    parser.add_argument(
+        "--first", type=int, default=0, help="seed from which to compute; the page has earlier ones too"
+    )
     parser.add_argument("--draws", type=int, default=250, help="bootstrap draws a fit")
     parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--keep", type=Path, help="JSON Lines file of the results, to continue from")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    began = time.perf_counter()
-    found: dict[Design, list[dict[str, float]]] = {design: [] for design in DESIGNS}
-    seeds = [seed for seed in range(options.sets) for _ in DESIGNS]
+    began, found, draws = time.perf_counter(), Kept(options.keep), options.draws
+    seeds = range(options.sets)
+    left = [(d, seed) for seed in seeds[options.first :] for d in DESIGNS if key(d, seed, draws) not in found]
     with ProcessPoolExecutor(options.workers) as pool:
-        trials = pool.map(partial(trial, draws=options.draws), DESIGNS * options.sets, seeds)
-        for number, (design, result) in enumerate(zip(DESIGNS * options.sets, trials, strict=True), 1):
-            found[design].append(result)
-            if number % (2 * len(DESIGNS)) == 0 or number == len(seeds):
-                options.output.write_text(page(found, options.draws))
-                print(f"{number // len(DESIGNS)} sets, {time.perf_counter() - began:.0f} s", flush=True)
+        trials = pool.map(partial(trial, draws=draws), *zip(*left, strict=True)) if left else ()
+        for number, ((design, seed), result) in enumerate(zip(left, trials, strict=True), 1):
+            found.add(key(design, seed, draws), result)
+            if number % (4 * len(DESIGNS)) == 0:
+                options.output.write_text(page(found, seeds, draws), encoding="utf-8")
+                print(f"{number} of {len(left)}, {time.perf_counter() - began:.0f} s", flush=True)
+    options.output.write_text(page(found, seeds, draws), encoding="utf-8")
 
 
 HEADER = """# Coverage of averages over laws

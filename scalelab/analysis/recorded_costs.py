@@ -34,8 +34,9 @@ def costs_of(tables: Sequence[pd.DataFrame], count: str, gpu: str | None = None)
     if all(np.isfinite(values).all() for values in recorded):
         add("training FLOPs", "FLOPs, as recorded", np.concatenate(recorded))
     else:
-        tokens = np.where(np.isfinite(D), D, 1.0)  # at equal D it cancels
-        add("training FLOPs", "FLOPs, 6·N·D·P", FLOPS_PER_TOKEN * used * tokens * P)
+        known = bool(np.isfinite(D).all())
+        tokens = D if known else np.ones_like(D)  # at equal D it cancels
+        add("training FLOPs", "FLOPs, 6·N·D·P" if known else "6·N·D·P at equal D", FLOPS_PER_TOKEN * used * tokens * P)
     add(
         "training time",
         "seconds, as recorded",

@@ -31,11 +31,19 @@ __all__ = ["SweepPlan", "SweepResult", "plan_sweep", "run_sweep"]
 
 @dataclass(frozen=True)
 class SweepResult(Shown):
-    """Finished runs of a sweep. `models` are the folders of saved models by run key."""
+    """Finished runs of a sweep.
+
+    Attributes:
+        out: Folder of the records.
+        records: A row for each run.
+        models: Folders of saved models by run key.
+        budgets: Training budgets of a sweep at equal FLOPs.
+    """
 
     out: Path
     records: pd.DataFrame
     models: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    budgets: tuple[float, ...] = ()
 
     _report: ClassVar[str] = "scalelab.reports.sweeps:sweep_report"
     _json: ClassVar[str] = "scalelab.reports.sweeps:sweep_json"
@@ -216,7 +224,7 @@ def run_sweep(
     folder = Path(out) if out is not None else Path("results") / chosen.name
     records = train(chosen, folder, execution, console)
     models = {str(key): folder / MODELS / str(key) for key in records["key"]} if save_models else {}
-    return SweepResult(folder, records, models)
+    return SweepResult(folder, records, models, chosen.isoflop)
 
 
 def plan_sweep(

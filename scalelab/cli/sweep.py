@@ -175,7 +175,7 @@ def sweep(
     more |= dict(deterministic=deterministic, fp32_precision=fp32_precision)
     found = run_sweep(spec, out, **given, **more, checkpoint_minutes=checkpoint_minutes, progress=progress)
     show(found, as_json=as_json, quiet=quiet)
-    print_line(f"next: scalelab fit {found.out}", quiet or as_json)
+    print_line(f"next: scalelab {'isoflop' if found.budgets else 'fit'} {found.out}", quiet or as_json)
 
 
 def _split(words: Words) -> Words:

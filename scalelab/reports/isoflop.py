@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scalelab.reports.blocks import Line, Report, Table, note_lines
 from scalelab.reports.json_values import as_json_value
 from scalelab.reports.predictions import loss_text
-from scalelab.units import format_count, format_number
+from scalelab.units import format_count, format_interval, format_number
 
 if TYPE_CHECKING:
     from scalelab.analysis.isoflop_result import IsoFlops, Minimum, Scaling
@@ -102,6 +103,8 @@ def _pays(flops: float, best: Minimum) -> str:
     if gain.low is None or gain.high is None:
         return text + "."
     ends = f"{gain.low:+.4f} to {gain.high:+.4f}"
+    if not math.isfinite(gain.high - gain.low):
+        ends = f"interval {format_interval(gain.low, gain.high, _signed)}"
     if gain.high < 0:
         return f"{text} ({ends}): streams pay at equal training compute."
     if gain.low > 0:

@@ -99,14 +99,14 @@ def sweep_plan_json(found: SweepPlan) -> dict[str, Any]:
 
 
 def sweep_report(found: SweepResult) -> Report:
-    """Return mean losses by size and streams, a table for each D, and a note on their uncertainty."""
+    """Return mean losses by size and streams, a table for each D or budget, and a note on their uncertainty."""
     records = found.records
     blocks: list[Table | Line] = [Line(f"{plural(len(records), 'run')} recorded in {found.out}")]
-    for _, same in records.groupby("n_tokens"):
-        blocks.append(_means(same, "loss", "validation loss, nats per token"))
+    for same, of in _alike(found):
+        blocks.append(_means(same, "loss", f"validation loss, nats per token, {of}"))
         headings = accuracy_headings(same)
         blocks += [
-            _means(same, name, f"accuracy, {task}") for name, task in headings.items() if same[name].notna().any()
+            _means(same, name, f"accuracy, {task}, {of}") for name, task in headings.items() if same[name].notna().any()
         ]
     blocks += _stream_warnings(records)
     several = records["seed"].nunique() > 1
@@ -120,12 +120,32 @@ def sweep_report(found: SweepResult) -> Report:
     return Report.of([*blocks, *_models(found)])
 
 
+def _alike(found: SweepResult) -> Iterator[tuple[pd.DataFrame, str]]:
+    """Yield the records of one D, or of one training budget, and its name."""
+    import numpy as np
+
+    from scalelab.analysis.runs import used_params
+
+    records = found.records
+    if not found.budgets:
+        for D, same in records.groupby("n_tokens"):
+            yield same, f"D {format_count(float(str(D)))}"
+        return
+    flops = 6.0 * used_params(records, records["n_params_backbone"].to_numpy(dtype=float))
+    flops *= records["n_tokens"].to_numpy(dtype=float) * records["n_streams"].to_numpy(dtype=float)
+    budgets = np.array(found.budgets)
+    nearest = np.abs(np.log(flops[:, None] / budgets)).argmin(1)
+    for i, budget in enumerate(budgets):
+        if (nearest == i).any():
+            yield records[nearest == i], f"{format_number(budget, 3)} FLOPs"
+
+
 def _means(same: pd.DataFrame, column: str, name: str) -> Table:
     """Return the means of a column over seeds, by size and streams."""
     import numpy as np
 
     seeds = same["seed"].nunique()
-    title = f"{name}, D {format_count(same['n_tokens'].iloc[0])}"
+    title = name
     title += f", mean of {plural(seeds, 'seed')}" if seeds > 1 else ""
     table = Table(title, ["N of backbone", *(f"P = {P}" for P in sorted(same["n_streams"].unique()))])
     means = same.pivot_table(column, "n_params_backbone", "n_streams", aggfunc="mean")

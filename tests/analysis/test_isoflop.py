@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from scalelab.analysis.envelope import Curve, envelope
 from scalelab.analysis.parabolas import Cell, fit_parabolas, resample
 from scalelab.analysis.runs import find_budgets, given_budgets
 from scalelab.errors import DataError, ScalelabError, UsageError
+from scalelab.fit.derived import Estimate
 from tests.analysis.surfaces import TRUE_A, best, grid, loss_of
 from tests.support.paths import ROOT
 
@@ -68,6 +70,19 @@ def test_the_law_gives_the_exponents_of_its_closed_form():
     assert law.N.at(1e22).value == pytest.approx(allocation.N.value, rel=1e-6)
     assert law.D.at(1e22).value == pytest.approx(allocation.D.value, rel=1e-6)
     assert found.exponents().a.low < TRUE_A < found.exponents().a.high
+
+
+def test_an_open_interval_of_the_gain_is_no_number():
+    found = sl.isoflop(grid(BUDGETS[:2], P=(1, 2)), law="", draws=0)
+    for low, high, says in (
+        (-np.inf, np.inf, "open"),
+        (-np.inf, 0.5, "below +0.5000"),
+        (-0.25, 0.5, "-0.2500 to +0.5000"),
+    ):
+        rows = [row if row.gain is None else replace(row, gain=Estimate(0.1, low, high)) for row in found.minima]
+        text = " ".join(replace(found, minima=tuple(rows)).summary().split())
+        assert f"{says}): these runs do not tell whether streams pay" in text
+        assert "-inf" not in text
 
 
 def test_streams_at_equal_compute():

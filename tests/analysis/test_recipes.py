@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from tests.support.paths import ROOT
 
 E, A, ALPHA, B, BETA = 1.8, 1e8, 0.35, 8e8, 0.37
 FAST = {"draws": 150, "starts": 10, "test_draws": 40}
+MOE = Path(os.environ.get("SCALELAB_PUBLIC_DATA", ROOT.parent / "shared" / "reference")) / "scalebench" / "moe"
 
 
 def runs(N_factor=1.0, D_factor=1.0, alpha=ALPHA, noise=1e-3, seed=2, sizes=6, ratios=(5, 20, 80), E=E, P=1):
@@ -106,6 +109,34 @@ def test_the_ratio_is_the_multiplier():
     m = float(multiplier(law, params, "compute"))
     grown = LAWS["chinchilla"].loss(params[:5], Points(at.N * m**0.5, at.P, at.D * m**0.5))
     assert law.loss(params, at) == pytest.approx(grown)
+
+
+def test_without_D_training_costs_are_at_equal_D():
+    plain, better = runs(ratios=(1,)), runs(N_factor=1.5, ratios=(1,), seed=3)
+    partly = plain.assign(n_tokens=plain["n_tokens"].where(plain.index > 0))
+    for first, second in ((plain, better.drop(columns="n_tokens")), (partly, better)):
+        found = sl.compare_recipes(first, second, law="params", **{**FAST, "draws": 0, "test_draws": 0})
+        (cost,) = found.costs
+        assert cost.unit == "6·N·D·P at equal D"
+        assert cost.multiplier.value == pytest.approx(found.multiplier.value)
+
+
+@pytest.mark.skipif(not MOE.is_dir(), reason="needs the public table of ScaleBench: set SCALELAB_PUBLIC_DATA")
+@pytest.mark.parametrize(("experts", "m"), [(8, 1.9), (64, 4.5)])
+def test_dense_against_mixtures_of_experts(experts, m):
+    """Published losses. Reading off: the dense loss at m times the size, interpolated, is that of the experts."""
+    table = pd.read_parquet(MOE / "train.parquet")
+    columns = {"n_params": "dense_parameter_count", "loss": "loss_validation"}
+    options = {**FAST, "test_draws": 0, "columns": columns}
+    found = sl.compare_recipes(table, where="num_experts == 1", against=f"num_experts == {experts}", **options)
+    means = table.groupby(["num_experts", "dense_parameter_count"])["loss_validation"].mean()
+    dense, other = np.log(means[1]), np.log(means[experts])
+    x = np.log(dense.index.to_numpy(dtype=float))
+    inside = [n for n in other.index if dense.min() < other[n] < dense.max()]
+    shifts = [np.interp(-other[n], -dense.to_numpy(), x) - np.log(n) for n in inside]
+    assert len(inside) >= 3
+    assert found.multiplier.value == pytest.approx(m, rel=0.02)
+    assert found.multiplier.low < np.exp(np.mean(shifts)) < found.multiplier.high
 
 
 def test_own_records_with_seconds_and_serving():
