@@ -17,12 +17,13 @@ from scalelab.laws.base import Array
 
 LEVEL = 0.95
 LEAST_RUNS = 5  # finished runs, fewer of which give no forecast
-MOST_RUNS = 120  # finished runs that are used: the nearest ones
+MOST_RUNS = 80  # finished runs that are used: the nearest ones
 FIRST = 0.1  # share of a run before which there is no forecast: warm-up hides what follows
 _WINDOWS = (0.02, 0.05, 0.1)  # shares of the run over which its training loss is averaged
 # Ratios of variances to that of the noise of one run, averaged over; see `scalelab.analysis.kriging`.
-_TREND = (0.0, 1.0, 10.0, 100.0)  # of slopes along the loss so far and N, P, D, lr, in standard deviations of the runs
-_NEAR = (0.0, 1.0, 10.0, 100.0)  # of what similar runs have in common beyond that
+_TREND = (1.0, 10.0, 100.0)  # of slopes along the loss so far and N, P, D, lr, in standard deviations of the runs
+_CURVED = (0.0, 0.1, 1.0, 10.0)  # of their squares and products
+_SHAPE = (0.0, 0.3, 3.0)  # of what runs of the same size have in common
 _BATCHES = (0.0, 0.3, 3.0)  # of what runs with the same batches have in common
 _SAME_COST = 1.005  # ratio of FLOPs up to which runs cost the same
 
@@ -32,7 +33,7 @@ class RunFacts:
     """Settings of a run that say with which others it can be compared.
 
     Attributes:
-        N: Parameters.
+        N: Parameters, with those of the streams.
         P: Streams.
         D: Training tokens.
         seed: Seed of initialisation and data order.
@@ -43,6 +44,7 @@ class RunFacts:
         text: Digest of the text, tokenizer and held-out tokens: losses of different texts cannot be compared.
         schedule: Name of the learning rate schedule.
         ends: Where the phases of training end, as shares of the run; the last is 1.
+        backbone: Parameters without those of the streams: runs with the same have the same shape. 0 if unknown.
     """
 
     N: float
@@ -56,6 +58,7 @@ class RunFacts:
     text: str = ""
     schedule: str = ""
     ends: tuple[float, ...] = (1.0,)
+    backbone: float = 0.0
 
     @property
     def cost(self) -> float:
@@ -220,16 +223,21 @@ def _designs(everyone: Sequence[RunFacts], means: Array) -> list[Design]:
     """Return an explanation of the final losses for each window of the curve.
 
     Each is the mean training loss in the window, [n + 1] of `means` [n + 1, windows], plus a constant, plus what the
-    covariances hold: slopes along that loss and along the settings, similar runs, and the same batches.
+    covariances hold: a quadratic in that loss and the settings, the size, and the batches.
     """
     places = _places(everyone)
-    near = np.exp(-((places[:, None] - places[None]) ** 2).sum(axis=2) / 2)
-    batches = np.unique([(f.seed, f.D, f.batch) for f in everyone], axis=0, return_inverse=True)[1].ravel()
-    same = (batches[:, None] == batches[None]).astype(float)
+    shape = _same([(f.backbone or f.N,) for f in everyone])
+    batches = _same([(f.seed, f.D, f.batch) for f in everyone])
     made = []
     for now in means.T:
         line = (now - now[:-1].mean()) / (now[:-1].std() or 1.0)
         trend = places @ places.T + np.outer(line, line)
-        spread = covariances([(trend, _TREND), (near, _NEAR), (same, _BATCHES)])
-        made.append(Design(now, np.ones((len(now), 1)), spread))
+        parts = [(trend, _TREND), (trend**2, _CURVED), (shape, _SHAPE), (batches, _BATCHES)]
+        made.append(Design(now, np.ones((len(now), 1)), covariances(parts)))
     return made
+
+
+def _same(rows: Sequence[tuple[float, ...]]) -> Array:
+    """Return 1 for each pair of equal rows and 0 for the others, [n, n]."""
+    group = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+    return (group[:, None] == group[None]).astype(float)

@@ -39,6 +39,7 @@ def facts_of_config(config: RunConfig) -> RunFacts:
         text=f"{text.corpus_digest} {text.tokenizer_digest} {recipe.seq_len} {recipe.val_tokens}",
         schedule=recipe.schedule,
         ends=tuple(phase.steps / config.steps for phase in phases(config)),
+        backbone=float(shape.backbone_params),
     )
 
 
@@ -67,6 +68,7 @@ def facts_of_record(record: Mapping[str, Any]) -> RunFacts | None:
         setup=words["setup"],
         text=" ".join((words["corpus_digest"] or words["corpus"], words["tokenizer"])),
         schedule=words["schedule"],
+        backbone=_number(record.get("n_params_backbone")) or 0.0,
     )
 
 
