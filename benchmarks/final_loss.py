@@ -131,7 +131,7 @@ def table(title: str, cases: Sequence[Case], methods: Sequence[str]) -> Iterator
     for name in methods:
         if all(s.held is None for at in held[name] for s in at):
             continue
-        shares = [np.mean([s.held is True for s in at]) for at in held[name]]
+        shares = [np.mean([bool(s.held) for s in at]) for at in held[name]]
         yield f"| 95 % intervals that held: {name} | " + " | ".join(f"{share:.0%}" for share in shares) + " |"
         widths = [np.median([s.half_width for s in at]) for at in held[name]]
         yield "| half of the median interval | " + " | ".join(f"{w:.4f}" for w in widths) + " |"
@@ -144,8 +144,9 @@ def main() -> None:
     runs = read_runs(folder)
     sets: dict[str, tuple[list[Case], Sequence[str]]] = {
         "One run left out": (left_out(runs), list(METHODS)),
-        "All runs of its N left out": (left_out(runs, lambda a, b: a.facts.N != b.facts.N), ["forecast"]),
-        "Only larger N finished": (left_out(runs, lambda a, b: b.facts.N > 1.5 * a.facts.N), ["forecast"]),
+        "All runs of its N left out": (left_out(runs, lambda a, b: a.facts.backbone != b.facts.backbone), ["forecast"]),
+        "Only larger N finished": (left_out(runs, lambda a, b: b.facts.backbone > a.facts.backbone), ["forecast"]),
+        "Only smaller N finished": (left_out(runs, lambda a, b: b.facts.backbone < a.facts.backbone), ["forecast"]),
         "5 finished runs": (few(runs, 5), ["forecast"]),
         "8 finished runs": (few(runs, 8), ["forecast"]),
         "16 finished runs": (few(runs, 16), ["forecast"]),

@@ -25,7 +25,7 @@ _TREND = (1.0, 10.0, 100.0)  # of slopes along the loss so far and N, P, D, lr, 
 _CURVED = (0.0, 0.1, 1.0, 10.0)  # of their squares and products
 _SHAPE = (0.0, 0.3, 3.0)  # of what runs of the same size have in common
 _BATCHES = (0.0, 0.3, 3.0)  # of what runs with the same batches have in common
-_SAME_COST = 1.005  # ratio of FLOPs up to which runs cost the same
+_EQUAL = 1.005  # ratio up to which sizes and FLOPs are the same
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,14 @@ class RunFacts:
     backbone: float = 0.0
 
     @property
-    def cost(self) -> float:
-        """Training FLOPs, or N·P·D where they are unknown."""
-        return self.flops or self.N * self.P * self.D
+    def size(self) -> float:
+        """Parameters without those of the streams, if they are known."""
+        return self.backbone or self.N
+
+    def is_within(self, other: RunFacts) -> bool:
+        """Return true if this run has no more parameters, streams, tokens and training FLOPs than `other`."""
+        mine, others = ((f.size, f.P, f.D, f.flops) for f in (self, other))
+        return all(a <= _EQUAL * b for a, b in zip(mine, others, strict=True))
 
     def like(self, other: RunFacts) -> bool:
         """Return true if the curves of both runs can be compared: the same text and the same kinds of phases."""
@@ -158,17 +163,13 @@ def forecast_final(run: TrainedRun, finished: Sequence[TrainedRun]) -> FinalLoss
 
 
 def find_rival(run: RunFacts, forecast: FinalLoss, finished: Iterable[Measured]) -> Measured | None:
-    """Return the best finished run that cost no more training compute than `run` and that `run` will not beat.
+    """Return the best finished run that is no larger in any respect than `run` and that `run` will not beat.
 
-    That is: its loss is below the interval of the forecast. Runs on other texts, and runs that differ from `run` in the
-    seed alone, are no rivals.
+    That is: it has no more parameters, streams, tokens and training FLOPs, and its loss is below the interval of the
+    forecast. Runs on other texts, and runs that differ from `run` in the seed alone, are no rivals.
     """
-    rivals = (
-        other
-        for other in finished
-        if other.facts.text == run.text and other.facts.cost <= _SAME_COST * run.cost and not other.facts.repeats(run)
-    )
-    best = min(rivals, key=lambda other: other.loss, default=None)
+    rivals = (other for other in finished if other.facts.text == run.text and other.facts.is_within(run))
+    best = min((r for r in rivals if not r.facts.repeats(run)), key=lambda other: other.loss, default=None)
     beaten = best is None or forecast.low is None or best.loss >= forecast.low
     return None if beaten else best
 
@@ -226,7 +227,7 @@ def _designs(everyone: Sequence[RunFacts], means: Array) -> list[Design]:
     covariances hold: a quadratic in that loss and the settings, the size, and the batches.
     """
     places = _places(everyone)
-    shape = _same([(f.backbone or f.N,) for f in everyone])
+    shape = _same([(f.size,) for f in everyone])
     batches = _same([(f.seed, f.D, f.batch) for f in everyone])
     made = []
     for now in means.T:

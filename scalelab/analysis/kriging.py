@@ -38,7 +38,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted value with an interval."""
+    """A predicted value, the median, with an interval."""
 
     value: float
     low: float
@@ -70,17 +70,17 @@ def predict_last(values: Array, designs: Sequence[Design], level: float) -> Pred
     dof = len(values) - designs[0].columns.shape[1]
     weights = np.exp(likelihood - likelihood.max())
     weights /= weights.sum()
-    value = float(weights @ mean)
+    middle = float(weights @ mean)
     reach = _WIDE * float(stderr.max()) + float(np.ptp(mean))
 
-    def end(probability: float) -> float:
+    def quantile(probability: float) -> float:
         def above(x: float) -> float:
             return float(weights @ student.cdf((x - mean) / stderr, dof)) - probability
 
-        return float(brentq(above, value - reach, value + reach))  # type: ignore[arg-type]
+        return float(brentq(above, middle - reach, middle + reach))  # type: ignore[arg-type]
 
     tail = (1 - level) / 2
-    return Prediction(value, end(tail), end(1 - tail))
+    return Prediction(quantile(0.5), quantile(tail), quantile(1 - tail))
 
 
 def _fit(values: Array, design: Design) -> tuple[Array, Array, Array]:

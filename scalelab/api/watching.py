@@ -112,7 +112,7 @@ def watch(folder: str | Path) -> Watched:
 
     The final loss of each run in progress is forecast from its curve so far and the curves of the finished runs in the
     same folder with the same text and schedule, of which there must be five or more. A run whose interval is above the
-    loss of a finished run that cost no more training compute "will not beat" it; nothing is stopped.
+    loss of a finished run with no more parameters, streams, tokens and FLOPs "will not beat" it; nothing is stopped.
 
     Args:
         folder: Folder that a sweep writes to.

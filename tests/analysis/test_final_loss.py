@@ -239,7 +239,7 @@ def test_the_nearest_runs_are_used_where_there_are_many():
     assert nearest(others[:7], facts()) == list(range(7))
 
 
-def test_a_rival_costs_no_more_and_differs_in_more_than_the_seed():
+def test_a_rival_is_no_larger_and_differs_in_more_than_the_seed():
     run = facts(100e3, 2)
     sure = FinalLoss(2.81, 2.79, 2.83, 20, 0.5)
 
@@ -247,13 +247,18 @@ def test_a_rival_costs_no_more_and_differs_in_more_than_the_seed():
         return find_rival(run, forecast, [Measured("other", loss, about)])
 
     assert rival(2.7, facts(100e3, 1)).loss == 2.7
-    assert rival(2.7, facts(200e3, 1)) is not None  # as many FLOPs
-    assert rival(2.7, facts(200e3, 2)) is None  # more
+    assert rival(2.7, facts(50e3, 2, D=0.5e6)) is not None
+    for larger in (facts(101e3, 1), facts(25e3, 4), facts(25e3, 1, D=2e6)):  # each in one respect
+        assert rival(2.7, larger) is None
+    assert rival(2.7, replace(facts(100e3, 1), flops=2 * run.flops)) is None  # experts, say
     assert rival(2.7, facts(100e3, 2, seed=1)) is None
     assert rival(2.7, replace(facts(100e3, 2), lr=0.02)) is not None  # of a search for a learning rate
     assert rival(2.8, facts(100e3, 1)) is None  # in the interval
     assert rival(2.7, replace(facts(100e3, 1), text="another")) is None
     assert rival(2.7, facts(100e3, 1), FinalLoss(reason="too early")) is None
+    # The parameters of streams do not count: both have the same backbone.
+    streams = replace(facts(100e3, 1), N=99e3, backbone=90e3)
+    assert find_rival(replace(run, backbone=90e3), sure, [Measured("", 2.7, replace(streams, N=105e3))]) is not None
     several = [Measured(str(loss), loss, facts(100e3, 1)) for loss in (2.7, 2.6, 2.9)]
     assert find_rival(run, sure, several).name == "2.6"
     assert find_rival(run, sure, []) is None
