@@ -2,7 +2,7 @@
 
     python benchmarks/final_loss.py [FOLDER]
 
-prints the tables of docs/how-to/resume-and-watch.md, by default for results/parallel-law, in some minutes on one core.
+prints the tables of docs/how-to/resume-and-watch.md, by default for results/parallel-law, in four minutes on one core.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,42 +119,42 @@ def few(runs: Sequence[TrainedRun], count: int) -> list[Case]:
     return [(runs[i[0]], [runs[j] for j in i[1:]]) for i in drawn]
 
 
-def table(title: str, cases: Sequence[Case], methods: Sequence[str]) -> Iterator[str]:
-    yield f"\n{title}, {len(cases)} forecasts at each share\n"
-    heads = " | ".join(f"{share:.0%}" for share in SHARES)
-    yield f"| median absolute error, nats per token | {heads} |"
-    yield "|---|" + "---|" * len(SHARES)
-    held: dict[str, list[list[Scored]]] = {}
-    for name in methods:
-        held[name] = [[METHODS[name](run, share, others) for run, others in cases] for share in SHARES]
-        yield f"| {name} | " + " | ".join(f"{np.median([abs(s.error) for s in at]):.4f}" for at in held[name]) + " |"
-    for name in methods:
-        if all(s.held is None for at in held[name] for s in at):
-            continue
-        shares = [np.mean([bool(s.held) for s in at]) for at in held[name]]
-        yield f"| 95 % intervals that held: {name} | " + " | ".join(f"{share:.0%}" for share in shares) + " |"
-        widths = [np.median([s.half_width for s in at]) for at in held[name]]
-        yield "| half of the median interval | " + " | ".join(f"{w:.4f}" for w in widths) + " |"
-    every = [s.held for at in held["forecast"] for s in at]
-    yield f"\n{sum(map(bool, every))} of {len(every)} intervals of the forecast held ({np.mean(every):.1%})"
+def scored(cases: Sequence[Case], method: str) -> list[list[Scored]]:
+    """Return the forecasts of all cases at each of `SHARES`."""
+    return [[METHODS[method](run, share, others) for run, others in cases] for share in SHARES]
+
+
+def errors(found: Sequence[Sequence[Scored]]) -> str:
+    return " | ".join(f"{np.median([abs(s.error) for s in at]):.4f}" for at in found)
 
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "results" / "parallel-law"
     runs = read_runs(folder)
-    sets: dict[str, tuple[list[Case], Sequence[str]]] = {
-        "One run left out": (left_out(runs), list(METHODS)),
-        "All runs of its N left out": (left_out(runs, lambda a, b: a.facts.backbone != b.facts.backbone), ["forecast"]),
-        "Only larger N finished": (left_out(runs, lambda a, b: b.facts.backbone > a.facts.backbone), ["forecast"]),
-        "Only smaller N finished": (left_out(runs, lambda a, b: b.facts.backbone < a.facts.backbone), ["forecast"]),
-        "5 finished runs": (few(runs, 5), ["forecast"]),
-        "8 finished runs": (few(runs, 8), ["forecast"]),
-        "16 finished runs": (few(runs, 16), ["forecast"]),
+    found = {name: scored(left_out(runs), name) for name in METHODS}
+    print(f"| median absolute error, nats per token | {' | '.join(f'{share:.0%}' for share in SHARES)} |")
+    print("|---|" + "---|" * len(SHARES))
+    for name, at_shares in found.items():
+        print(f"| {name} | {errors(at_shares)} |")
+    for name in ("forecast", "power law of the curve"):
+        shares = [np.mean([bool(s.held) for s in at]) for at in found[name]]
+        widths = [np.median([s.half_width for s in at]) for at in found[name]]
+        print(f"| *half of the 95 % interval: {name}* | {' | '.join(f'{w:.4f}' for w in widths)} |")
+        print(f"| *intervals that held: {name}* | {' | '.join(f'{share:.0%}' for share in shares)} |")
+    sets = {
+        "all others": left_out(runs),
+        "those of other N": left_out(runs, lambda a, b: a.facts.size != b.facts.size),
+        "only larger N": left_out(runs, lambda a, b: b.facts.size > a.facts.size),
+        "only smaller N": left_out(runs, lambda a, b: b.facts.size < a.facts.size),
+        **{f"{count}, drawn {DRAWS} times": few(runs, count) for count in (5, 8, 16) if count < len(runs)},
     }
-    for title, (cases, methods) in sets.items():
+    print(f"\n| finished runs | {' | '.join(f'{share:.0%}' for share in SHARES)} | intervals that held |")
+    print("|---|" + "---|" * len(SHARES) + "---|")
+    for title, cases in sets.items():
         if cases:
-            for line in table(title, cases, methods):
-                print(line, flush=True)
+            at_shares = scored(cases, "forecast")
+            held = [bool(s.held) for at in at_shares for s in at]
+            print(f"| {title} | {errors(at_shares)} | {sum(held)} of {len(held)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -166,10 +166,13 @@ def find_rival(run: RunFacts, forecast: FinalLoss, finished: Iterable[Measured])
     """Return the best finished run that is no larger in any respect than `run` and that `run` will not beat.
 
     That is: it has no more parameters, streams, tokens and training FLOPs, and its loss is below the interval of the
-    forecast. Runs on other texts, and runs that differ from `run` in the seed alone, are no rivals.
+    forecast. Runs on other texts, and runs that differ from `run` in the seed alone, are no rivals. If some rivals
+    have the seed of `run`, only those count: a seed's luck is common to its runs.
     """
-    rivals = (other for other in finished if other.facts.text == run.text and other.facts.is_within(run))
-    best = min((r for r in rivals if not r.facts.repeats(run)), key=lambda other: other.loss, default=None)
+    within = (other for other in finished if other.facts.text == run.text and other.facts.is_within(run))
+    rivals = [other for other in within if not other.facts.repeats(run)]
+    paired = [other for other in rivals if other.facts.seed == run.seed]
+    best = min(paired or rivals, key=lambda other: other.loss, default=None)
     beaten = best is None or forecast.low is None or best.loss >= forecast.low
     return None if beaten else best
 

@@ -63,8 +63,9 @@ class Watched(Shown):
         """Return a row for each task in progress, with its forecast."""
         import pandas as pd
 
-        from scalelab.reports.watching import task_json
+        from scalelab.reports.watching import TASK_COLUMNS, task_json
 
+        columns = (*TASK_COLUMNS, "forecast", "low", "high", "learned_from", "reason", "will_not_beat")
         rows = []
         for task in self.running:
             values = task_json(self, task)
@@ -72,7 +73,7 @@ class Watched(Shown):
             names = {"loss": "forecast", "low": "low", "high": "high", "runs": "learned_from", "reason": "reason"}
             values |= {name: getattr(made, source, None) for source, name in names.items()}
             rows.append(values | {"will_not_beat": None if rival is None else rival["loss"]})
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=columns)
 
     def __repr__(self) -> str:
         running = sum(sweep.is_running for sweep in self.sweeps)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from scalelab.sweep.state import SweepState
     from scalelab.sweep.tracker import RunningTask
 
+TASK_COLUMNS = (
+    *("n_params", "n_streams", "n_tokens", "seed", "shared"),
+    *("step", "steps", "loss", "tokens_per_s", "left_s"),
+)
+
 
 def watched_report(found: Watched) -> Report:
     """Return the sweeps with their running runs, and the records."""
@@ -108,11 +113,10 @@ def watched_json(found: Watched) -> dict[str, Any]:
 
 def task_json(found: Watched, run: RunningTask) -> dict[str, Any]:
     """Return a running task with its forecast and the finished run that it will not beat."""
-    names = ("n_params", "n_streams", "n_tokens", "seed", "shared", "step", "steps", "loss", "tokens_per_s", "left_s")
     outlook = found.outlook(run)
     made, rival = (None, None) if outlook is None else (outlook.forecast, outlook.rival)
     return {
-        **{name: getattr(run, name) for name in names},
+        **{name: getattr(run, name) for name in TASK_COLUMNS},
         "forecast": None if made is None else made,
         "will_not_beat": None
         if rival is None

@@ -262,6 +262,9 @@ def test_a_rival_is_no_larger_and_differs_in_more_than_the_seed():
     several = [Measured(str(loss), loss, facts(100e3, 1)) for loss in (2.7, 2.6, 2.9)]
     assert find_rival(run, sure, several).name == "2.6"
     assert find_rival(run, sure, []) is None
+    lucky = Measured("lucky", 2.5, facts(100e3, 1, seed=1))
+    assert find_rival(run, sure, [*several, lucky]).name == "2.6"  # of the same seed
+    assert find_rival(run, sure, [lucky]).name == "lucky"
 
 
 def test_recorded_runs_that_are_left_out_are_forecast_better_than_by_their_own_curves():
