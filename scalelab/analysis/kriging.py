@@ -101,4 +101,4 @@ def _fit(values: Array, design: Design) -> tuple[Array, Array, Array]:
     left = design.columns[n] - np.einsum("gnp,gn->gp", columns, near)
     spread = design.covariances[:, n, n] - (near**2).sum(axis=1)
     spread = spread + np.einsum("gp,gp->g", left, np.linalg.solve(squares, left[:, :, None])[:, :, 0])
-    return likelihood, mean, np.sqrt(variance * spread)
+    return likelihood, mean, np.sqrt(variance * np.maximum(spread, 1.0))  # at least the noise, despite rounding

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from scalelab.errors import UsageError
 from scalelab.shown import Shown
@@ -40,7 +40,7 @@ class Watched(Shown):
     counts: Counter[str]
     latest: list[FinishedRun]
     faults: list[str]
-    outlooks: Outlooks = field(default_factory=dict)
+    outlooks: Outlooks
 
     _report: ClassVar[str] = "scalelab.reports.watching:watched_report"
     _json: ClassVar[str] = "scalelab.reports.watching:watched_json"
@@ -53,7 +53,7 @@ class Watched(Shown):
     @property
     def running(self) -> list[RunningTask]:
         """The tasks in progress, of all running sweeps."""
-        return [task for sweep in self.sweeps if sweep.is_running for task in sweep.progress.running]
+        return _running(self.sweeps)
 
     def outlook(self, run: RunningTask) -> Outlook | None:
         """Return the forecast of a running run, or None for training that several runs share."""
@@ -66,7 +66,7 @@ class Watched(Shown):
         from scalelab.reports.watching import TASK_COLUMNS, task_json
 
         columns = (*TASK_COLUMNS, "forecast", "low", "high", "learned_from", "reason", "will_not_beat")
-        rows = []
+        rows: list[dict[str, Any]] = []
         for task in self.running:
             values = task_json(self, task)
             made, rival = values.pop("forecast"), values.pop("will_not_beat")
@@ -103,9 +103,12 @@ class FolderWatch:
     def poll(self) -> Watched:
         """Return the current state. Damaged files are in its `faults`."""
         seen = self._watcher.poll()
-        found = Watched(self.folder, seen.sweeps, seen.counts, seen.latest, seen.faults)
-        outlooks = self._forecaster.update(seen.ended, found.running)
+        outlooks = self._forecaster.update(seen.ended, _running(seen.sweeps))
         return Watched(self.folder, seen.sweeps, seen.counts, seen.latest, seen.faults, outlooks)
+
+
+def _running(sweeps: list[SweepState]) -> list[RunningTask]:
+    return [task for sweep in sweeps if sweep.is_running for task in sweep.progress.running]
 
 
 def watch(folder: str | Path) -> Watched:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Protocol
@@ -171,7 +171,8 @@ class _Outlooks:
         return self._known
 
     def _make(self, watcher: FolderWatcher, running: Sequence[RunningTask]) -> None:
-        self._known = self._forecaster.update(watcher.poll().ended, running)
+        with suppress(OSError):  # as for the state: the next poll may succeed
+            self._known = self._forecaster.update(watcher.poll().ended, running)
         self._made_at = time.monotonic()
 
 
