@@ -144,6 +144,7 @@ def main() -> None:
     sets = {
         "all others": left_out(runs),
         "those of other N": left_out(runs, lambda a, b: a.facts.size != b.facts.size),
+        "those of another seed": left_out(runs, lambda a, b: a.facts.seed != b.facts.seed),
         "only larger N": left_out(runs, lambda a, b: b.facts.size > a.facts.size),
         "only smaller N": left_out(runs, lambda a, b: b.facts.size < a.facts.size),
         **{f"{count}, drawn {DRAWS} times": few(runs, count) for count in (5, 8, 16) if count < len(runs)},

@@ -96,7 +96,7 @@ class FolderWatch:
             raise UsageError(f"{self.folder}: no such folder")
         if not has_sweep(self.folder):
             below = sorted(path.name for path in self.folder.iterdir() if path.is_dir() and has_sweep(path))
-            advice = f"try {self.folder / below[0]}" if below else f"start one with: scalelab sweep --out {self.folder}"
+            advice = f"try {self.folder / below[0]}" if below else "start one with a sweep whose `out` is this folder"
             raise UsageError(f"{self.folder}: no sweep has written to this folder; {advice}")
         self._watcher, self._forecaster = FolderWatcher(self.folder), Forecaster()
 

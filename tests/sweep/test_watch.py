@@ -265,7 +265,7 @@ def test_a_folder_that_no_sweep_wrote_to_is_told_in_a_line(tmp_path, capsys):
     for folder, message in (
         (tmp_path / "nowhere", "no such folder"),
         (tmp_path, f"try {tmp_path / 'demo'}"),
-        (tmp_path / "demo" / "runs", "start one with: scalelab sweep --out"),
+        (tmp_path / "demo" / "runs", "start one with a sweep whose -o is this folder"),
     ):
         assert main(["watch", str(folder)]) == 2
         said = capsys.readouterr()
