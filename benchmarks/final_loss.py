@@ -2,7 +2,7 @@
 
     python benchmarks/final_loss.py [FOLDER]
 
-prints the tables of docs/how-to/resume-and-watch.md, by default for results/parallel-law, in four minutes on one core.
+prints the tables of docs/how-to/resume-and-watch.md, by default for results/parallel-law, in a few minutes on one core.
 """
 
 from __future__ import annotations
