@@ -25,6 +25,7 @@ SLOW = {
     *("test_built", "test_cli", "test_cli_fit", "test_compare", "test_corpus", "test_explorer_server", "test_faults"),
     "hostile/test_tables",
     *("test_chat", "test_chat_training", "test_lifetime", "test_forecasts", "test_downstream"),
+    *("test_final_loss", "test_outlook"),
     *("test_intervals", "test_measure", "test_model", "test_moe", "test_notebooks", "test_parallel", "test_plan"),
     *("test_plot", "test_preload", "test_progress", "test_public_api", "test_public_tables", "test_resume"),
     *("test_roofline", "test_routes", "test_run_cost", "test_select", "test_stage", "test_status", "test_stopping"),

@@ -26,6 +26,7 @@ from .api.second_stage import train_streams as train_streams
 from .api.streams import add_streams as add_streams
 from .api.sweeps import plan_sweep as plan_sweep
 from .api.sweeps import run_sweep as run_sweep
+from .api.watching import watch as watch
 
 __version__: str
 __all__: list[str]

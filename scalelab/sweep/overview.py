@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from scalelab.analysis.final_loss import Measured, RunFacts
 from scalelab.errors import DataError
 from scalelab.records.files import RUNS, read_record
+from scalelab.records.store import curve_path
+from scalelab.status import RunStatus
+from scalelab.sweep.facts import facts_of_record
 from scalelab.sweep.state import FOLDER, SweepState, read_states
 from scalelab.sweep.tracker import describe_run
 
@@ -20,7 +24,19 @@ LATEST = 5
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One record: `loss` in nats per token, `ended` in Unix seconds; None for values that it lacks."""
+    """One record.
+
+    Attributes:
+        title: Short description.
+        status: Its status.
+        message: Its message.
+        loss: Held-out loss in nats per token; None for values that the record lacks, here and below.
+        loss_stderr: Standard error of the loss.
+        tokens_per_s: Speed.
+        ended: End of the run, Unix seconds.
+        facts: Settings by which the run is compared with others.
+        curve: File of its curve, which may not exist.
+    """
 
     title: str
     status: str
@@ -29,16 +45,34 @@ class FinishedRun:
     loss_stderr: float | None
     tokens_per_s: float | None
     ended: float | None
+    facts: RunFacts | None = None
+    curve: Path | None = None
+
+    @property
+    def measured(self) -> Measured | None:
+        """The final loss, for comparisons; None if the run is not ok."""
+        if self.loss is None or self.facts is None or self.status != RunStatus.OK:
+            return None
+        return Measured(self.title, self.loss, self.facts)
 
 
 @dataclass(frozen=True)
 class Overview:
-    """State of a folder: `latest` are the last runs that ended, oldest first; `faults` describe unreadable files."""
+    """State of a folder.
+
+    Attributes:
+        sweeps: Sweeps that write to it, or were killed while they did.
+        counts: Number of records by status.
+        latest: The last runs that ended, oldest first.
+        faults: A line for each unreadable file.
+        ended: All recorded runs.
+    """
 
     sweeps: list[SweepState]
-    counts: Counter[str]  # of records, by status
+    counts: Counter[str]
     latest: list[FinishedRun]
     faults: list[str]
+    ended: list[FinishedRun] = field(default_factory=list)
 
 
 class FolderWatcher:
@@ -63,7 +97,7 @@ class FolderWatcher:
         runs = [run for run in known.values() if isinstance(run, FinishedRun)]
         faults += [fault for fault in known.values() if isinstance(fault, str)]
         latest = sorted((run for run in runs if run.ended is not None), key=lambda run: run.ended or 0.0)
-        return Overview(sweeps, Counter(run.status for run in runs), latest[-LATEST:], faults)
+        return Overview(sweeps, Counter(run.status for run in runs), latest[-LATEST:], faults, runs)
 
 
 def has_sweep(out: Path) -> bool:
@@ -84,6 +118,8 @@ def _read(file: Path) -> FinishedRun | str:
         _number(record.get("loss_stderr")),
         _number(record.get("tokens_per_s")),
         _time(_text(record.get("created_utc"))),
+        facts_of_record(record),
+        curve_path(file.parent.parent, file.stem),
     )
 
 

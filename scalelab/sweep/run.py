@@ -141,7 +141,7 @@ def _run_sweep(
         with sigterm_as_interrupt():
             try:
                 state = StateFile(out, tasks, spec.name, slots[0].split(":")[0], execution.executor)
-                with EventFanOut(make_progress(tasks, console), state) as progress:
+                with EventFanOut(make_progress(tasks, console, out), state) as progress:
                     failures = _train(tasks, job, slots, execution, progress)
             except KeyboardInterrupt as stop:
                 kept = sum(status == RunStatus.OK for status in recorded_statuses(resolved.runs, out).values())

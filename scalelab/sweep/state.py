@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from scalelab.analysis.final_loss import RunFacts
 from scalelab.atomic import atomic_write, folder_time, is_temporary
 from scalelab.status import RunStatus
 from scalelab.sweep.tasks import Event, Task
@@ -23,7 +24,8 @@ FOLDER = ".sweeps"
 _MIN_INTERVAL_S = 1.0  # between two writes, unless a task starts or ends
 _MAX_INTERVAL_S = 10.0  # between two writes, even if nothing happens
 _STOPPED_S = 60.0  # without a write, after which a sweep on another machine is taken to have ended
-_MAX_BYTES, _MAX_RUNNING, _LONGEST, _LARGEST = 2**22, 10_000, 1_000, 1e18  # of a state that a sweep may have written
+# Of a state that a sweep may have written.
+_MAX_BYTES, _MAX_RUNNING, _MOST_POINTS, _LONGEST, _LARGEST = 2**24, 10_000, 100, 1_000, 1e30
 _LAST_TIME = 4e9  # Unix seconds, in the year 2096
 _T = TypeVar("_T")
 
@@ -180,7 +182,7 @@ def _parse(content: Any, age_s: float) -> SweepState:
     progress = content["progress"]
     if len(progress["running"]) > _MAX_RUNNING or len(progress["ended"]) > len(RunStatus):
         raise ValueError("too many tasks")
-    running = tuple(_fill(RunningTask, task) for task in progress["running"])
+    running = tuple(_running_task(task) for task in progress["running"])
     ended = {RunStatus(status).value: int(count) for status, count in progress["ended"].items()}
     snapshot = _fill(Snapshot, progress, running=running, ended=ended)
     in_range = [
@@ -196,6 +198,22 @@ def _parse(content: Any, age_s: float) -> SweepState:
     if not (0 <= state.started <= _LAST_TIME and 0 <= state.written <= _LAST_TIME and state.pid > 0):
         raise ValueError("a time or process is out of range")
     return state
+
+
+def _running_task(values: Mapping[str, Any]) -> RunningTask:
+    """Return a running task; those of sweeps of the first versions have no facts and no curve."""
+    given = values.get("facts")
+    facts = None if given is None else _fill(RunFacts, given, ends=_numbers(given["ends"]))
+    curve = tuple((int(step), loss) for step, loss in map(_numbers, values.get("curve", ())))
+    if len(curve) > _MOST_POINTS:
+        raise ValueError("too many points")
+    return _fill(RunningTask, values, facts=facts, curve=curve)
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(isinstance(v, (int, float)) and abs(v) <= _LARGEST for v in values):
+        raise TypeError(f"{values!r:.100} are not numbers")
+    return tuple(map(float, values))
 
 
 def _fill(cls: type[_T], values: Mapping[str, Any], **known: Any) -> _T:

@@ -16,8 +16,10 @@ from scalelab.errors import ScalelabError, TrainingError, first_line
 from scalelab.records.files import CHECKPOINTS, read_record
 from scalelab.records.store import record_path, record_status
 from scalelab.status import RunStatus
+from scalelab.sweep.facts import recent_points
 from scalelab.sweep.resolve import has_model
 from scalelab.sweep.tasks import Job, Task
+from scalelab.train.checkpoint import TrainState
 from scalelab.train.memory import free_memory, is_out_of_memory
 from scalelab.train.recipe import RunConfig
 from scalelab.train.run import Score, record_failure, record_result, run_and_record, run_tokenizer
@@ -39,15 +41,24 @@ def run_task(task: Task, job: Job, device: str, emit: Emit) -> tuple[str, dict[s
         Kind and values of the last event: "done" with the record, "failed" with status and message, which are
         recorded too, or "busy" if another process is training this run.
     """
+    curve: list[tuple[int, int, float]] = []
 
     def progress(step: int, loss: float, tokens_per_s: float) -> None:
-        emit("progress", {"step": step, "loss": loss, "tokens_per_s": tokens_per_s})
+        recent = () if task.shared else recent_points(curve, task.config.steps)
+        emit("progress", {"step": step, "loss": loss, "tokens_per_s": tokens_per_s, "curve": recent})
 
     try:
         with _locked(task, job.out):
             if not task.shared and (record := finished_record(task, job)) is not None:
                 return ("done" if record["status"] in (RunStatus.OK, None) else "failed"), record
-            with _observer(task, job) as observer:
+            with _observer(task, job) as log:
+
+                def observer(state: TrainState) -> None:
+                    nonlocal curve
+                    curve = state.curve  # of the whole run, also after a resume
+                    if log is not None:
+                        log(state)
+
                 options = Options(
                     device,
                     job.compile_model,

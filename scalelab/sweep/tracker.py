@@ -8,14 +8,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
+from scalelab.analysis.final_loss import RunFacts
 from scalelab.records.schema import describe_statuses
+from scalelab.sweep.facts import Points, facts_of_config
 from scalelab.sweep.tasks import Event, Task
 from scalelab.units import format_count, format_seconds, plural
 
 
 @dataclass(frozen=True)
 class RunningTask:
-    """A running task with its latest progress: `loss` (nats per token) and `tokens_per_s` are None at first."""
+    """A running task with its latest progress.
+
+    Attributes:
+        n_params: Parameters, as the paper counts them.
+        n_streams: Streams.
+        n_tokens: Training tokens.
+        seed: Seed.
+        shared: The task is training that several runs share.
+        step: Steps done.
+        steps: Step at which the task ends.
+        loss: Latest training loss, nats per token; None at first.
+        tokens_per_s: Speed; None at first.
+        facts: Settings by which the run is compared with others; None for shared training.
+        curve: The last part of the curve, see `recent_points`.
+    """
 
     n_params: int
     n_streams: int
@@ -26,12 +42,16 @@ class RunningTask:
     steps: int
     loss: float | None = None
     tokens_per_s: float | None = None
+    facts: RunFacts | None = None
+    curve: Points = ()
 
     @classmethod
     def started(cls, task: Task) -> RunningTask:
         """Return the state of `task` before its first step."""
         config, shape = task.config, task.config.architecture
-        return cls(shape.n_params, shape.P, config.n_tokens, config.seed, task.shared, task.first, config.steps)
+        facts = None if task.shared else facts_of_config(config)
+        sizes = (shape.n_params, shape.P, config.n_tokens, config.seed)
+        return cls(*sizes, task.shared, task.first, config.steps, facts=facts)
 
     @property
     def title(self) -> str:

@@ -121,6 +121,19 @@ class RunConfig:
         """Return the config as JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
+    @classmethod
+    def from_json(cls, text: str) -> RunConfig:
+        """Return the config that `to_json` wrote, in this or an earlier version.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is not such a config.
+        """
+        values = {**_LATER_TOP, **json.loads(text)}
+        values["architecture"] = Architecture(**{**_LATER_SHAPE, **values["architecture"]})
+        values["recipe"] = Recipe(**{**_LATER_RECIPE, **values["recipe"]})
+        values["text"] = TextSource(**values["text"])
+        return cls(**values)
+
     @property
     def key(self) -> str:
         """Unique key of the record: 16 hex digits of the config's SHA-256.

@@ -265,7 +265,7 @@ def test_a_folder_that_no_sweep_wrote_to_is_told_in_a_line(tmp_path, capsys):
     for folder, message in (
         (tmp_path / "nowhere", "no such folder"),
         (tmp_path, f"try {tmp_path / 'demo'}"),
-        (tmp_path / "demo" / "runs", "start one with: scalelab sweep --out"),
+        (tmp_path / "demo" / "runs", "start one with a sweep whose -o is this folder"),
     ):
         assert main(["watch", str(folder)]) == 2
         said = capsys.readouterr()
@@ -368,6 +368,7 @@ def test_a_real_sweep_is_seen_while_it_trains(text_folder, tmp_path):
     runs = [run for state in seen for run in state.progress.running]
     assert {run.n_params for run in runs} == set(records["n_params"])
     assert any(run.loss is not None and 0 < run.step < run.steps for run in runs)
+    assert any(run.curve and run.curve[-1][0] <= run.step and run.facts is not None for run in runs)
     fractions = [state.progress.fraction for state in seen]
     assert fractions == sorted(fractions)
     assert not (tmp_path / FOLDER).exists()
