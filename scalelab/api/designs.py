@@ -95,7 +95,10 @@ def design(
             raise UsageError("replaces `data`, `target` and `budget`: leave them out", argument="update")
         earlier = arguments_of(update)
         own = {"N": N, "P": P, "D": D, "candidates": candidates, "price": price}
-        more = {**earlier.arguments, **{name: value for name, value in own.items() if value is not None}}
+        more: dict[str, Any] = {
+            **earlier.arguments,
+            **{name: value for name, value in own.items() if value is not None},
+        }
         return with_earlier(design(**more, draws=draws, seed=seed), earlier)
     if target is None or budget is None:
         raise UsageError("is missing", argument="target" if target is None else "budget")
