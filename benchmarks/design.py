@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 import scalelab as sl
+from scalelab.errors import UsageError
 from scalelab.laws import LAWS, Law, Parameter, Points
 
 PUBLIC = Path(os.environ.get("SCALELAB_PUBLIC_DATA", "../shared/reference")) / "scalebench"
@@ -111,7 +112,10 @@ class Task:
         """Return the laws of the task, by name."""
         if self.name == "farseer":
             return {"farseer": LAWS["farseer"]}
-        return {name: BenchmarkLaw(name, ("N", "P"), formula, ends) for name, (formula, ends) in PARALLEL.items()}
+        return {
+            name: BenchmarkLaw(f"scalebench-{i}", ("N", "P"), formula, ends)
+            for i, (name, (formula, ends)) in enumerate(PARALLEL.items(), 1)
+        }
 
     def parts(self) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
         """Return the finished runs and the larger ones of each group."""
@@ -134,8 +138,10 @@ def score(task: Task, law: str | None, budget: str, seed: int) -> tuple[float, f
     for train, test in task.parts():
         try:
             found = sl.design(train, test, budget, laws=laws, columns=task.columns, price=task.price, seed=seed)
-        except sl_errors():  # the budget affords no run
-            return -1.0, float("nan"), 0
+        except UsageError as error:
+            if error.argument != "budget":
+                raise
+            return -1.0, float("nan"), 0  # the budget affords no run
         rows = found.predict()
         truth.append(test["loss"].to_numpy())
         predicted.append(rows["loss"].to_numpy())
@@ -144,13 +150,6 @@ def score(task: Task, law: str | None, budget: str, seed: int) -> tuple[float, f
     y, p = np.concatenate(truth), np.concatenate(predicted)
     r2 = 1 - float(((y - p) ** 2).sum() / ((y - y.mean()) ** 2).sum())
     return float(np.clip(r2, -1, 1)), float(np.concatenate(held).mean()), count
-
-
-def sl_errors() -> type[Exception]:
-    """Return the error of a budget that affords nothing."""
-    from scalelab.errors import UsageError
-
-    return UsageError
 
 
 def _one(job: tuple[Task, str | None, str, int]) -> tuple[float, float, int]:
