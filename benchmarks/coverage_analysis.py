@@ -214,7 +214,8 @@ points with 250 data sets and 1.0 with 500. Made by `make coverage-analysis`."""
 line through the minima, *middle minimum* that of one budget's own quadratic, *bias* the mean error of the former."""
     between = """The error of a quadratic itself is no noise, so no interval covers it: sizes over ±1.2 decades, or off
 the optimum, give a biased N however many runs there are. The exponents suffer less, since the bias is alike at all
-budgets. `isoflop` prints each minimum's bias on the fitted law, and warns of wide and off-centre grids."""
+budgets; over ±1.2 decades their intervals are even somewhat too wide, since what the quadratic misses counts as noise.
+`isoflop` prints each minimum's bias on the fitted law, and warns of wide and off-centre grids."""
     second = f"""`compare_recipes`: the second recipe multiplies N; N from 100M to 3B. *refused* is how often the test
 refuses shared scales and exponents at 5 %, although they are shared, with {TEST_DRAWS} bootstrap data sets a test: it
 is to be 5."""
