@@ -187,5 +187,8 @@ def with_earlier(found: Design, earlier: EarlierDesign) -> Design:
     notes = found.notes
     if earlier.missing:
         runs = plural(earlier.missing, "run of the earlier design has", "runs of the earlier design have")
-        notes = (*notes, Note("missing", "warning", f"{runs} no record yet; the price is left in the budget", {}))
+        notes = (
+            *notes,
+            Note("design_missing", "warning", f"{runs} no record yet; the price is left in the budget", {}),
+        )
     return replace(found, earlier=earlier.expected, notes=notes)

@@ -63,11 +63,16 @@ def design_pilot(
     if not rows:
         raise _too_small(budget, unit, prices)
     notes = [
-        Note("pilot", "info", "nothing is known yet: these runs fill the space; design again with their records", {})
+        Note(
+            "design_pilot",
+            "info",
+            "nothing is known yet: these runs fill the space; design again with their records",
+            {},
+        )
     ]
     if len(rows) <= free:
         text = f"{plural(len(rows), 'run')} cannot determine {free} parameters of a law; give a larger budget"
-        notes.append(Note("small_pilot", "warning", text, {}))
+        notes.append(Note("design_small_pilot", "warning", text, {}))
     return Design(
         "no runs", 0, {}, pool.candidates.subset(np.array(rows)), tuple(prices[rows].tolist()), o.seeds, (), budget,
         unit, (), tuple(notes), asked=_asked(pool, rows), meta=o.meta,
@@ -187,11 +192,11 @@ def _notes(outlooks: Sequence[Outlook], rows: np.ndarray) -> list[Note]:
     notes = []
     if not len(rows):
         text = "no candidate within the budget lowers the variance; give a larger budget or other candidates"
-        notes.append(Note("no_gain", "warning", text, {}))
+        notes.append(Note("design_no_gain", "warning", text, {}))
     elif all(o.reduction < 0.05 for o in outlooks):
         share = format_percent(max(o.reduction for o in outlooks))
         text = f"the intervals are expected to shrink by {share} at most: give a larger budget or larger candidates"
-        notes.append(Note("small_gain", "warning", text, {}))
+        notes.append(Note("design_small_gain", "warning", text, {}))
     return notes
 
 

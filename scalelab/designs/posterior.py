@@ -23,7 +23,7 @@ from scalelab.laws.base import Array, Points
 
 NOISE = 0.005  # expected relative error of a loss, worth `_PRIOR_RUNS` runs
 _PRIOR_RUNS = 3.0
-_STARTS, _STEPS = 48, 60
+_STARTS, _STEPS, _TURNS = 48, 60, 2
 _LEAST_WEIGHT = 0.02  # of a law
 _FAR = 12.0  # a draw whose objective is above the law's best by more, in units of the noise, is in a worse basin
 _FALL, _FALL_SPREAD = 0.9, 0.25  # power of N·P·D by which the weight of a run grows: expected, and how well known
@@ -167,13 +167,13 @@ def _fit(law: CandidateLaw, pool: Pool, seen: np.ndarray, support: Support, seed
     evidence = _evidence(objective, z, target, own, spread, noise, n)
     fall = np.exp(-_FALL * size)
     weights, variance = own / fall[seen], noise**2
-    for turn in range(2):  # the weights depend on the residuals
+    for turn in range(_TURNS):  # the weights depend on the residuals
         z = optimum(weights, variance)
         if z is None:
             return None
         residuals = objective.residuals(z, target)[:n]
         variance = variance_at(residuals, weights)
-        if turn == 0 and n > 2 * f:
+        if turn < _TURNS - 1 and n > 2 * f:
             fall = np.exp(-_power(size[seen], residuals) * size)
             weights = own / fall[seen]
             scaled = np.abs(residuals) * np.sqrt(weights)

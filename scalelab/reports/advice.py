@@ -343,6 +343,32 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             "compare FLOPs",
         ),
     ),
+    "Designs": (
+        Advice(
+            ("design_pilot",),
+            "note",
+            "nothing is known yet, so the runs only fill the space",
+            "train them, then design again with their records",
+        ),
+        Advice(
+            ("design_small_pilot",),
+            "warning",
+            "the pilot has too few runs for a law",
+            "a larger budget",
+        ),
+        Advice(
+            ("design_no_gain", "design_small_gain"),
+            "warning",
+            "no affordable run narrows the target, or all of them hardly do",
+            "a larger budget, or larger candidates",
+        ),
+        Advice(
+            ("design_missing",),
+            "warning",
+            "runs of the design that is updated have no record yet",
+            "train them with `scalelab sweep`",
+        ),
+    ),
     "Streams": (
         Advice(
             ("stream_collapse",),

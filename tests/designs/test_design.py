@@ -158,7 +158,7 @@ def test_an_update_goes_on_with_the_rest_of_the_budget(tmp_path, monkeypatch):
     after = first.outlooks[0].after
     assert second.earlier[title] == pytest.approx((after.low, after.high))
     assert "expected before" in second.summary()
-    assert [note.code for note in second.notes if note.code == "missing"] == ["missing"]
+    assert [note.code for note in second.notes if note.code == "design_missing"] == ["design_missing"]
     Path("other.yaml").write_text("N: 50k\n")
     with pytest.raises(UsageError, match="is not a spec of `scalelab design`"):
         sl.design(update="other.yaml")

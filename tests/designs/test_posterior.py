@@ -86,7 +86,7 @@ def test_an_outlier_moves_the_middle_little():
     clean, pool = (pool_of(18, 0.001) for _ in range(2))
     pool.data.loss[3] *= 1.1
     middles = [draws_of(p, only("parallel")).middle(AT)[0] for p in (clean, pool)]
-    assert middles[1] == pytest.approx(middles[0], rel=0.005)
+    assert middles[1] == pytest.approx(middles[0], rel=0.01)
 
 
 def test_draws_repeat_with_the_seed():
