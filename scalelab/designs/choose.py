@@ -89,9 +89,11 @@ def narrowed(losses: Array, targets: Array, chosen: Sequence[int], error: float)
 
     The runs have losses by draw [s, c] in `losses`, and relative errors of standard deviation `error`.
     """
+    aims = _anomalies(targets)
+    if not len(chosen):
+        return (), aims
     with np.errstate(all="ignore"):
         logs = _anomalies(np.log(losses[:, list(chosen)]))
-    aims = _anomalies(targets)
     before, left = max(float(aims.var(0).sum()), 1e-300), []
     for i in range(len(chosen)):
         logs, aims = _observed(logs, aims, i, error**2)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from scalelab.designs.choose import choose, pilot
+from scalelab.designs.choose import choose, narrowed, pilot
 
 NOISE = 0.01
 
@@ -66,6 +66,13 @@ def test_an_unrelated_candidate_gains_nothing():
     losses, targets = np.exp(0.1 * rng.standard_normal((500, 4))), rng.standard_normal((500, 1))
     found = choose(losses, targets, np.ones(4), 4, np.full(4, NOISE), np.ones(4, dtype=bool), 4)
     assert found.after > 0.95 * found.before
+
+
+def test_runs_narrow_as_linear_regression_says_and_no_runs_not_at_all():
+    x, losses, targets = linear()
+    left, _ = narrowed(losses, targets, (8, 0), NOISE)
+    assert left == pytest.approx([variance(x, rows) / variance(x, ()) for rows in ((8,), (8, 0))], rel=0.06)
+    assert narrowed(losses, targets, (), NOISE)[0] == ()
 
 
 def test_a_pilot_fills_the_space_within_its_budget():

@@ -159,6 +159,10 @@ def test_an_update_goes_on_with_the_rest_of_the_budget(tmp_path, monkeypatch):
     assert second.earlier[title] == pytest.approx((after.low, after.high))
     assert "expected before" in second.summary()
     assert [note.code for note in second.notes if note.code == "design_missing"] == ["design_missing"]
+    third = sl.design(update="first.yaml", N="50k", P=1, D="1M", draws=100)  # known already
+    assert not third.prices
+    assert third.outlooks[0].now.low < third.outlooks[0].now.high
+    assert "no candidate within the budget" in third.summary()
     Path("other.yaml").write_text("N: 50k\n")
     with pytest.raises(UsageError, match="is not a spec of `scalelab design`"):
         sl.design(update="other.yaml")
