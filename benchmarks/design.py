@@ -245,8 +245,8 @@ HEADER = """# Designs, measured
 of all, so that a law fitted to them predicts larger ones. The score is R² on the larger runs, from −1 to 1, as the mean
 over the laws of a task. `sl.design(train, test, "5%")` replays that: it reads a loss only after it has chosen its run.
 Mean of {seeds} seeds; the other rows are the paper's table 2. In `parallel`, 1 % affords no run at all. The predictions
-are medians of draws, which have a prior; the paper fits by least squares. The weight of large runs was chosen on the test
-rows of `farseer`, so that task is not an independent check of it.
+are medians of draws, which have a prior; the paper fits by least squares. The weight of large runs was chosen on the
+test rows of `farseer`, so that task is not an independent check of it.
 
 | task | runs chosen by | 1 % | 5 % | 10 % |
 |---|---|---|---|---|
