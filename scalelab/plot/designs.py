@@ -61,7 +61,8 @@ def _runs(axes: Axes, found: Design) -> tuple[list[Line2D], list[str]]:
     log_axis(axes.yaxis)
     axes.set(xlabel=_NAMES[across], ylabel=_NAMES[up] if up else f"price, {found.unit.unit}")
     if up == "P":
-        axes.set_yticks(sorted(levels), [str(P) for P in sorted(levels)])
+        shown = sorted({*levels, *(() if found.seen is None else found.seen.P.astype(int).tolist())})
+        axes.set_yticks(shown, [str(P) for P in shown])
         axes.minorticks_off()
     handles = [level_handle(look, "none") for look in levels.values()]
     labels = [f"P = {P}" for P in levels]
