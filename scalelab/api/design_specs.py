@@ -18,18 +18,17 @@ if TYPE_CHECKING:
     from scalelab.architecture import Architecture
     from scalelab.designs.result import Design
 
-_KEPT = ("data", "where", "columns", "count", "target", "laws", "N", "P", "D", "seeds", "most")
+_KEPT = ("data", "where", "columns", "count", "target", "laws", "N", "P", "D", "candidates", "price", "seeds", "most")
 _CLOSE = 0.02  # relative difference of N and D up to which a record is that of a point: D is a number of whole steps
 
 
 @dataclass(frozen=True)
 class EarlierDesign:
-    """Arguments of the next design, the intervals that the earlier one expected, and what its runs cost."""
+    """Arguments of the next design, and the intervals that the earlier one expected."""
 
     arguments: Mapping[str, Any]
     expected: Mapping[str, tuple[float, float]]
     missing: int  # runs without a record
-    spent: float
 
 
 def save_design(found: Design, path: str | Path, force: bool = False) -> Path:
@@ -72,14 +71,18 @@ def spec_text(found: Design, path: Path) -> str:
         f"- {{N: {_number(n)}, P: {int(P)}, D: {_number(D)}}}"
         for n, P, D in zip(N, at.P.tolist(), [] if at.D is None else at.D.tolist(), strict=True)
     ]
-    data = found.meta.get("data")
-    where = f" -o {data}" if isinstance(data, str) and Path(data).is_dir() else ""
     titles = "; ".join(outlook.target.title for outlook in found.outlooks) or "a pilot"
-    head = [f"# Runs chosen by `scalelab design`: {titles}.", f"# Train them with: scalelab sweep {path}{where}"]
+    head = [f"# Runs chosen by `scalelab design`: {titles}.", f"# Train them with: {sweep_command(found, path)}"]
     head += [f"# Then go on with: scalelab design --update {path}"]
     seeds = found.meta.get("seeds") or (0,)
     body = ["points:", *rows, f"seeds: [{', '.join(map(str, seeds))}]", *_setup(found.meta.get("config"))]
     return "\n".join([*head, *body, "design:", *_section(found)]) + "\n"
+
+
+def sweep_command(found: Design, path: Path) -> str:
+    """Return the command that trains the chosen runs, into the folder of the known runs if that is where they are."""
+    data = found.meta.get("data")
+    return f"scalelab sweep {path}" + (f" -o {data}" if isinstance(data, str) and Path(data).is_dir() else "")
 
 
 def _setup(config: Mapping[str, Any] | None) -> list[str]:
@@ -108,7 +111,7 @@ def _setup(config: Mapping[str, Any] | None) -> list[str]:
 
 def _section(found: Design) -> list[str]:
     kept = {name: found.meta.get(name) for name in _KEPT}
-    kept |= {"budget": found.meta.get("budget"), "prices": list(found.prices), "unit": found.unit.unit}
+    kept |= {"budget": found.meta.get("budget"), "prices": list(found.prices), "unit": found.budget.unit}
     kept["sizes"] = found.points.N.tolist()
     kept["expected"] = {
         one.target.title: [one.after.low, one.after.high] for one in found.outlooks if one.after is not None
@@ -136,7 +139,7 @@ def arguments_of(path: str | Path) -> EarlierDesign:
     """Return the arguments with which to go on from the spec of an earlier design, whose records are in its data.
 
     Raises:
-        UsageError: The file is no spec of a design, or its data were a table in memory.
+        UsageError: The file is no spec of a design, or none of its runs has a record.
     """
     from scalelab.api.design_grid import shapes_of
     from scalelab.api.fitting import read
@@ -169,7 +172,7 @@ def arguments_of(path: str | Path) -> EarlierDesign:
     arguments["budget"] = replace(budget, amount=left)
     ends: dict[str, list[float]] = section.get("expected") or {}
     expected = {title: (low, high) for title, (low, high) in ends.items()}
-    return EarlierDesign(arguments, expected, done.count(False), spent)
+    return EarlierDesign(arguments, expected, done.count(False))
 
 
 def _is_recorded(records: pd.DataFrame, shape: Architecture | float, P: int, D: float) -> bool:

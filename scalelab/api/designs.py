@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalelab.conventions import CONVENTIONS
 from scalelab.errors import DataError, ScalelabError, UsageError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _design(
 ) -> Design:
     from scalelab.api.design_grid import sweep_config
     from scalelab.designs.designer import design_pilot, design_replay, design_runs
-    from scalelab.designs.prices import parse_budget
+    from scalelab.designs.prices import Budget, parse_budget
 
     amount = parse_budget(budget)
     if amount.unit == "share":
@@ -146,15 +147,14 @@ def _design(
         table, pool = _finished(data, columns, where, count, price)
         total = float(pool.prices.sum())
         found, aim = _laws_and_targets(laws, pool, target, columns)
-        own = replace(amount, amount=amount.amount * total)
-        return design_replay(table, found, pool, aim[0], own, replace(own, unit="price"), options)
+        return design_replay(table, found, pool, aim[0], Budget(amount.amount * total, "price"), options)
     group, known, records = _known(data, columns, where, count)
     options = replace(options, meta={**options.meta, "config": sweep_config(records)})
     pool = _pool(known, records, grid, candidates, price, amount, columns, count)
     found, aim = _laws_and_targets(laws, pool, target, columns)
     if known is None:
-        return design_pilot(found, pool, aim, amount, amount, options)
-    return design_runs(group, found, pool, aim, amount, amount, options)
+        return design_pilot(found, pool, amount, options)
+    return design_runs(group, found, pool, aim, amount, options)
 
 
 def _known(
@@ -207,7 +207,8 @@ def _finished(
 
 def _with_price(columns: Mapping[str, str] | None, price: str | None) -> dict[str, str] | None:
     """Return the mapping with the price as training FLOPs, a field that no law needs beside N and D."""
-    return dict(columns) if columns and price is None else {**(columns or {}), "train_flops": price} if price else None
+    mapped = {**(columns or {}), **({"train_flops": price} if price else {})}
+    return mapped or None
 
 
 def _sorted_prices(records: pd.DataFrame, data: FitData, count: str) -> tuple[FitData, Any]:
@@ -252,7 +253,8 @@ def _pool(
         if records is None or N is None or D is None:
             raise UsageError("compute time needs known runs with recorded times: give FLOPs", argument="budget")
         seconds = records["train_seconds"].to_numpy(dtype=float)
-        size, streams, tokens = (records[c].to_numpy(dtype=float) for c in ("n_params", "n_streams", "n_tokens"))
+        names = (CONVENTIONS[count].column, "n_streams", "n_tokens")
+        size, streams, tokens = (records[name].to_numpy(dtype=float) for name in names)
         prices = seconds_of(seconds_model(size, streams, tokens, seconds), N, P, D)
     elif "C" in found and (N is None or D is None):
         prices = found["C"]
@@ -278,10 +280,8 @@ def _laws_and_targets(
         found = candidates(data)
     else:
         named = [laws] if isinstance(laws, str | Law) else list(laws)
-        if known := {c.label: c for c in candidates(data)}:
-            found = [known.get(str(one)) or _candidate(get_law(one)) for one in named]
-        else:
-            found = [_candidate(get_law(one)) for one in named]
+        suitable = {c.label: c for c in candidates(data)}
+        found = [suitable.get(str(one)) or _candidate(get_law(one)) for one in named]
     for law in found:
         lacking = [v for v in law.law.variables if v not in data.known and v != "P"]
         if lacking:
@@ -293,7 +293,7 @@ def _laws_and_targets(
         aims = [table_target(points_of(target, columns))]
     else:
         words = [target] if isinstance(target, str) else list(target)
-        aims = [parse_target(word, parameters, True) for word in words]
+        aims = [parse_target(word, parameters) for word in words]
     varied = [v for v in data.known if data.varies(v)]
     for aim in aims:
         check_known(aim, varied)

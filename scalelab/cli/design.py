@@ -25,6 +25,7 @@ from scalelab.cli.options import (
     list_option,
     option,
 )
+from scalelab.errors import UsageError
 
 _CANDIDATES = "Candidates"
 
@@ -91,10 +92,12 @@ def design(
     Over all plausible laws and optima, each candidate run is judged by how much its loss would narrow the target for
     its price. Without known runs the design is a pilot that fills the space.
     """
-    from scalelab.api.design_specs import check_spec
+    from scalelab.api.design_specs import check_spec, sweep_command
     from scalelab.api.designs import design as find_design
 
     spec = out is not None and out.suffix in (".yaml", ".yml")
+    if out is not None and not spec and out.suffix not in (".json", ".csv"):
+        raise UsageError("must end in .yaml, .json or .csv", argument="out", value=str(out))
     if spec and out is not None:
         check_spec(out, force)
     else:
@@ -125,6 +128,4 @@ def design(
         done = saved_line(out)
         found.save(out, force)
         print_line(done, quiet or as_json)
-        folder = found.meta.get("data")
-        where_to = f" -o {folder}" if isinstance(folder, str) and Path(folder).is_dir() else ""
-        print_line(f"next: scalelab sweep {out}{where_to}", quiet or as_json)
+        print_line(f"next: {sweep_command(found, out)}", quiet or as_json)

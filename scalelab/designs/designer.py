@@ -10,7 +10,7 @@ import numpy as np
 
 from scalelab.designs.choose import Choice, choose, narrowed, pilot
 from scalelab.designs.pool import Pool
-from scalelab.designs.posterior import NOISE, Posterior, posterior
+from scalelab.designs.posterior import Posterior, posterior
 from scalelab.designs.prices import Budget
 from scalelab.designs.prior import support_of
 from scalelab.designs.replay import replay
@@ -36,22 +36,19 @@ class DesignOptions:
         seed: Seed of the draws.
         seeds: Number of seeds with which each run is trained.
         most: Number of runs at most.
-        noise: Expected relative error of a loss about its law, before the runs show their own.
-        meta: What a later update needs.
+        may_be_empty: If the budget affords no run, say what is known now.
+        meta: Data, target and options, with which an update goes on.
     """
 
     draws: int = 400
     seed: int = 0
     seeds: int = 1
     most: int = MOST
-    noise: float = NOISE
-    may_be_empty: bool = False  # if the budget affords no run, say what is known now
+    may_be_empty: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-def design_pilot(
-    laws: Sequence[CandidateLaw], pool: Pool, targets: Sequence[Target], budget: Budget, unit: Budget, o: DesignOptions
-) -> Design:
+def design_pilot(laws: Sequence[CandidateLaw], pool: Pool, budget: Budget, o: DesignOptions) -> Design:
     """Return a space-filling set of cheap runs, for which nothing needs to be known.
 
     Raises:
@@ -61,7 +58,7 @@ def design_pilot(
     prices = o.seeds * pool.prices
     rows = pilot(pool.coordinates, prices, budget.amount, min(o.most, free + _PILOT_MORE, _PILOT_MOST))
     if not rows:
-        raise _too_small(budget, unit, prices)
+        raise _too_small(budget, prices)
     notes = [
         Note(
             "design_pilot",
@@ -75,7 +72,7 @@ def design_pilot(
         notes.append(Note("design_small_pilot", "warning", text, {}))
     return Design(
         "no runs", 0, {}, pool.candidates.subset(np.array(rows)), tuple(prices[rows].tolist()), o.seeds, (), budget,
-        unit, (), tuple(notes), asked=_asked(pool, rows), meta=o.meta,
+        (), tuple(notes), asked=_asked(pool, rows), meta=o.meta,
     )  # fmt: skip
 
 
@@ -85,7 +82,6 @@ def design_runs(
     pool: Pool,
     targets: Sequence[Target],
     budget: Budget,
-    unit: Budget,
     o: DesignOptions,
 ) -> Design:
     """Return the runs that lower the variance of the targets most within a budget.
@@ -98,9 +94,9 @@ def design_runs(
     allowed = new_rows(pool)
     affordable = (prices[allowed] <= budget.amount).any()
     if not affordable and not o.may_be_empty:
-        raise _too_small(budget, unit, prices[allowed])
+        raise _too_small(budget, prices[allowed])
     support = support_of(pool.candidates, next((t.points for t in targets if t.points is not None), None))
-    known = posterior(laws, pool, np.arange(pool.n_known), support, o.draws, o.seed, o.noise)
+    known = posterior(laws, pool, np.arange(pool.n_known), support, o.draws, o.seed)
     values, units, keep = _values(targets, known)
     aims = np.concatenate([v / u for v, u in zip(values, units, strict=True)], axis=1)
     noise = known.judged[pool.n_known :] / o.seeds**0.5
@@ -116,7 +112,7 @@ def design_runs(
     outlooks = [outlook_of(t, v, a) for t, v, a in zip(targets, values, after, strict=True)]
     return Design(
         title, pool.n_known, _weights(known), pool.candidates.subset(rows), tuple(prices[rows].tolist()), o.seeds,
-        left, budget, unit, tuple(outlooks), tuple(_notes(outlooks, rows)),
+        left, budget, tuple(outlooks), tuple(_notes(outlooks, rows)),
         seen=pool.data.points.subset(np.arange(pool.n_known)), known=known, asked=_asked(pool, rows), meta=o.meta,
     )  # fmt: skip
 
@@ -127,7 +123,6 @@ def design_replay(
     pool: Pool,
     target: Target,
     budget: Budget,
-    unit: Budget,
     o: DesignOptions,
 ) -> Design:
     """Return the runs of a finished table that a design chooses, and what they say about the target.
@@ -137,14 +132,14 @@ def design_replay(
     """
     if target.points is None:
         raise UsageError("a replay needs losses as its target: a table of points, or N=7B,P=8", argument="target")
-    found = replay(laws, pool, target.points, budget.amount, o.draws, o.seed, o.noise)
+    found = replay(laws, pool, target.points, budget.amount, o.draws, o.seed)
     if found is None:
-        raise _too_small(budget, unit, pool.prices)
+        raise _too_small(budget, pool.prices)
     rows = np.array(found.rows)
     outlook = outlook_of(target, target.values(found.known), None)
     return Design(
         title, len(rows), _weights(found.known), pool.candidates.subset(rows), tuple(pool.prices[rows].tolist()), 1, (),
-        budget, unit, (outlook,), (), True, None, found.known, tuple(pool.data.loss[rows].tolist()), meta=o.meta,
+        budget, (outlook,), (), True, None, found.known, tuple(pool.data.loss[rows].tolist()), meta=o.meta,
     )  # fmt: skip
 
 
@@ -173,6 +168,8 @@ def _values(targets: Sequence[Target], known: Posterior) -> tuple[list[Array], l
     if keep.sum() < 2:
         names = ", ".join(t.title for t in targets)
         raise UsageError(f"no plausible law of these runs has {names}; name its law with `laws`", argument="target")
+    if not keep.all() and any(t.kind == "laws" for t in targets):
+        raise UsageError("ask for laws without a parameter, which only some laws have", argument="target")
     values = [v[keep] for v in raw]
     units = [1.0 if len(targets) == 1 else max(float(v.std(0).mean()) * v.shape[1] ** 0.5, 1e-12) for v in values]
     return values, units, keep
@@ -200,10 +197,10 @@ def _notes(outlooks: Sequence[Outlook], rows: np.ndarray) -> list[Note]:
     return notes
 
 
-def _too_small(budget: Budget, unit: Budget, prices: Array) -> ScalelabError:
-    cheapest = unit.text(float(prices.min())) if len(prices) else "nothing"
+def _too_small(budget: Budget, prices: Array) -> ScalelabError:
+    cheapest = budget.text(float(prices.min())) if len(prices) else "nothing"
     return UsageError(
         f"affords no new run: the cheapest costs {cheapest}; give a larger budget or smaller candidates",
         argument="budget",
-        value=unit.text(budget.amount),
+        value=budget.text(),
     )

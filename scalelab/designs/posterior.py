@@ -41,7 +41,6 @@ class LawDraws:
         weight: Akaike weight.
         judged: Variance of relative errors with which each row of the pool is weighed: it falls with the row's size.
         error: Variance of the relative error of a run, the same for all.
-        best: Parameters of the optimum, [k].
     """
 
     candidate: CandidateLaw
@@ -49,7 +48,6 @@ class LawDraws:
     weight: float
     judged: Array
     error: float
-    best: Array
 
     def losses(self, at: Points) -> Array:
         """Return the loss of each draw at each point, nats per token, [s, n]."""
@@ -107,7 +105,6 @@ def posterior(
     support: Support,
     draws: int,
     seed: int,
-    noise: float = NOISE,
 ) -> Posterior:
     """Return draws of the laws given the losses of the rows `seen` of `pool` (indices); the others only set scales.
 
@@ -118,7 +115,7 @@ def posterior(
     Raises:
         ScalelabError: no law is defined at these runs.
     """
-    fitted = [found for law in laws if (found := _fit(law, pool, seen, support, seed, noise)) is not None]
+    fitted = [found for law in laws if (found := _fit(law, pool, seen, support, seed)) is not None]
     if not fitted:
         raise ScalelabError("no law is defined at these runs; choose other laws")
     evidence = np.array([one.evidence for one in fitted])
@@ -131,11 +128,11 @@ def posterior(
         count = max(2, round(draws * w / total))
         sample = _draw(one, pool, seen, support, count, seed)
         params = one.objective.to_params(sample)
-        found.append(LawDraws(one.candidate, params, w / total, one.judged, one.error, one.objective.to_params(one.z)))
+        found.append(LawDraws(one.candidate, params, w / total, one.judged, one.error))
     return Posterior(tuple(found))
 
 
-def _fit(law: CandidateLaw, pool: Pool, seen: np.ndarray, support: Support, seed: int, noise: float) -> _Fitted | None:
+def _fit(law: CandidateLaw, pool: Pool, seen: np.ndarray, support: Support, seed: int) -> _Fitted | None:
     """Return the optimum with the prior, and −AICc/2 of the law; None if the law is undefined."""
     options = FitOptions(objective="log", fix=dict(law.fix))
     # Only known losses set scales, so that a replay learns nothing of the others.
@@ -159,14 +156,14 @@ def _fit(law: CandidateLaw, pool: Pool, seen: np.ndarray, support: Support, seed
         return points[np.argmin(values)] if np.isfinite(values).any() else None
 
     def variance_at(residuals: Array, weights: Array) -> float:
-        return (_PRIOR_RUNS * noise**2 + float((weights * residuals**2).sum())) / (_PRIOR_RUNS + spare)
+        return (_PRIOR_RUNS * NOISE**2 + float((weights * residuals**2).sum())) / (_PRIOR_RUNS + spare)
 
-    z = optimum(own, noise**2)
+    z = optimum(own, NOISE**2)
     if z is None:
         return None
-    evidence = _evidence(objective, z, target, own, spread, noise, n)
+    evidence = _evidence(objective, z, target, own, spread, n)
     fall = np.exp(-_FALL * size)
-    weights, variance = own / fall[seen], noise**2
+    weights, variance = own / fall[seen], NOISE**2
     for turn in range(_TURNS):  # the weights depend on the residuals
         z = optimum(weights, variance)
         if z is None:
@@ -193,15 +190,13 @@ def _power(size: Array, residuals: Array) -> float:
     return float(np.clip((-(x @ y) / _CHI**2 + prior * _FALL) / (precision + prior), 0.0, 1.0))
 
 
-def _evidence(
-    objective: PriorObjective, z: Array, target: Array, weights: Array, spread: Array, noise: float, n: int
-) -> float:
+def _evidence(objective: PriorObjective, z: Array, target: Array, weights: Array, spread: Array, n: int) -> float:
     """Return −AICc/2 of an optimum, with the number of parameters that the runs determine, as `fit` weighs laws.
 
     The noise has a prior, so that any number of runs gives a value; `weights` are the same for all laws.
     """
     residuals, slopes = objective.evaluate(z, target)
-    squares = _PRIOR_RUNS * noise**2 + float((weights * residuals[:n] ** 2).sum())
+    squares = _PRIOR_RUNS * NOISE**2 + float((weights * residuals[:n] ** 2).sum())
     variance = squares / (_PRIOR_RUNS + n)
     scaled = slopes[:n] * np.sqrt(weights)[:, None] * spread
     information = np.linalg.eigvalsh(scaled.T @ scaled / variance)

@@ -11,7 +11,7 @@ import numpy as np
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.derived import FLOPS_PER_TOKEN
 from scalelab.laws.base import Array
-from scalelab.units import format_number, format_percent, format_seconds, parse_count, parse_duration
+from scalelab.units import format_number, format_seconds, parse_count, parse_duration
 
 Unit = Literal["FLOPs", "seconds", "share", "price"]
 _FLOPS = re.compile(r"^\s*(.+?)\s*FLOPs?\s*$", re.IGNORECASE)
@@ -31,8 +31,6 @@ class Budget:
         value = self.amount if amount is None else amount
         if self.unit == "seconds":
             return format_seconds(value)
-        if self.unit == "share":
-            return format_percent(value) if value >= 0.1 else f"{100 * value:.2g} %"
         return f"{format_number(value, 3)} FLOPs" if self.unit == "FLOPs" else format_number(value, 4)
 
     def written(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from scalelab.designs.choose import choose, pilot
 from scalelab.designs.pool import Pool
-from scalelab.designs.posterior import NOISE, Posterior, posterior
+from scalelab.designs.posterior import Posterior, posterior
 from scalelab.designs.prior import support_of
 from scalelab.fit.select import CandidateLaw
 from scalelab.laws.base import Points
@@ -35,7 +35,6 @@ def replay(
     budget: float,
     draws: int,
     seed: int = 0,
-    noise: float = NOISE,
 ) -> Replay | None:
     """Return the runs that a design chooses from a pool of finished runs within a budget; None if it affords none."""
     seen = first_runs(laws, pool, budget)
@@ -45,7 +44,7 @@ def replay(
     left = budget - prices[seen].sum()
     support = support_of(pool.candidates, target)
     while True:
-        known = posterior(laws, pool, np.array(seen), support, draws, seed + len(seen), noise)
+        known = posterior(laws, pool, np.array(seen), support, draws, seed + len(seen))
         allowed = np.ones(len(prices), dtype=bool)
         allowed[seen] = False
         choice = choose(

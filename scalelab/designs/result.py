@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outlook:
-    """A target now, and its interval as expected after the runs; `after` is None if nothing is known yet.
+    """A target now, and its interval as expected after the runs, if any.
 
     For a table of losses, `now` and `after` are those of its first row, and `widths` the mean width of the intervals.
+    For the question which law holds, `now` is the weight of the most plausible law, without an interval, and `widths`
+    are standard deviations.
     """
 
     target: Target
@@ -52,8 +54,7 @@ class Design(Shown):
         prices: Price of each, all seeds together.
         seeds: Number of seeds of each run.
         left: Share of the targets' variance that is left after each run and those before it; empty for a pilot.
-        budget: The budget.
-        unit: Unit of the prices.
+        budget: The budget; prices are in its unit.
         outlooks: The targets now and after the runs.
         notes: Notes on the design.
         replayed: Losses of the chosen runs were read from a finished table; `known` includes them.
@@ -72,7 +73,6 @@ class Design(Shown):
     seeds: int
     left: tuple[float, ...]
     budget: Budget
-    unit: Budget
     outlooks: tuple[Outlook, ...]
     notes: tuple[Note, ...] = ()
     replayed: bool = False
@@ -159,12 +159,15 @@ class Design(Shown):
         return load_name("scalelab.api.design_specs:save_design")(self, path, force)
 
     def __repr__(self) -> str:
-        return f"<Design of {plural(len(self.prices), 'run')} for {self.unit.text(self.price)}>"
+        return f"<Design of {plural(len(self.prices), 'run')} for {self.budget.text(self.price)}>"
 
 
 def outlook_of(target: Target, values: Array, after: Array | None) -> Outlook:
     """Return the outlook of a target from its values by draw [s, m] and their anomalies after the runs [s, m]."""
     values = values[~np.isnan(values).any(axis=1)]
+    if target.kind == "laws":
+        spreads = [float(np.sqrt(v.var(axis=0).sum())) for v in (values, values if after is None else after)]
+        return Outlook(target, Estimate(float(values.mean(axis=0).max())), None, (spreads[0], spreads[1]))
     middle = np.median(values, axis=0)
     low, high = np.quantile(values, tails(LEVEL), axis=0)
     now = Estimate(float(middle[0]), float(low[0]), float(high[0]))

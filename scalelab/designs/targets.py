@@ -45,7 +45,7 @@ class Target:
         if self.points is not None:
             losses = known.losses(self.points)
             return losses[:, :1] - losses[:, 1:] if self.kind == "difference" else losses
-        if self.kind == "laws":  # of the most plausible law, whose number is the first
+        if self.kind == "laws":
             number = known.number
             return np.stack([(number == i).astype(float) for i in range(len(known.laws))], axis=1)
         columns = []
@@ -57,13 +57,12 @@ class Target:
         return np.concatenate(columns)[:, None]
 
 
-def parse_target(text: str, parameters: Sequence[str], streams: bool) -> Target:
-    """Return the target of text such as ``N=7B,P=8``, ``N=7B,P=8 vs N=9B``, ``k`` or ``laws``.
+def parse_target(text: str, parameters: Sequence[str]) -> Target:
+    """Return the target of text such as ``N=7B,P=8``, ``N=7B,P=8 vs N=9B``, ``k`` or ``laws``; P is 1 if left out.
 
     Args:
         text: The text.
         parameters: Names of the parameters of the laws.
-        streams: P may be left out, which is P = 1.
 
     Raises:
         UsageError: The text is no target.

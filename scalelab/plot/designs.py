@@ -35,7 +35,7 @@ def plot_design(
     handles = _runs(panels.axes[0], found)
     if found.left:
         _left(panels.axes[1], found)
-    panels.heading(f"{found.group}: {len(found.prices)} runs for {found.unit.text(found.price)}")
+    panels.heading(f"{found.group}: {len(found.prices)} runs for {found.budget.text(found.price)}")
     panels.legend(*handles)
     return panels.root
 
@@ -59,7 +59,7 @@ def _runs(axes: Axes, found: Design) -> tuple[list[Line2D], list[str]]:
         axes.annotate(str(i + 1), (a, b), textcoords="offset points", xytext=(4, 4), fontsize=7, color=GREY)
     log_axis(axes.xaxis)
     log_axis(axes.yaxis)
-    axes.set(xlabel=_NAMES[across], ylabel=_NAMES[up] if up else f"price, {found.unit.unit}")
+    axes.set(xlabel=_NAMES[across], ylabel=_NAMES[up] if up else f"price, {found.budget.unit}")
     if up == "P":
         shown = sorted({*levels, *(() if found.seen is None else found.seen.P.astype(int).tolist())})
         axes.set_yticks(shown, [str(P) for P in shown])
@@ -77,4 +77,4 @@ def _left(axes: Axes, found: Design) -> None:
     width = 100 * np.sqrt(np.concatenate([[1.0], found.left]))
     axes.step(spent, width, where="post", color=BLUE)
     axes.plot(spent[1:], width[1:], "o", color=RED, markersize=3.5)
-    axes.set(xlabel=f"spent, {found.unit.unit}", ylabel="doubt of the target left, %", ylim=(0, 105))
+    axes.set(xlabel=f"spent, {found.budget.unit}", ylabel="doubt of the target left, %", ylim=(0, 105))

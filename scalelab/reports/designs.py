@@ -12,7 +12,6 @@ from scalelab.units import format_count, format_interval, format_number, format_
 
 if TYPE_CHECKING:
     from scalelab.designs.result import Design, Outlook
-    from scalelab.fit.derived import Estimate
 
 _SHOWN = 30  # runs
 
@@ -42,7 +41,7 @@ def _targets(found: Design) -> Table:
     if found.replayed:
         table = Table(title, ["<target", "value (95 % interval)"])
         for one in found.outlooks:
-            table.add(one.target.title, _estimate(one.now, _form(one)))
+            table.add(one.target.title, _now(one))
         return table
     earlier = ["expected before"] if found.earlier else []
     table = Table(title, ["<target", "now (95 % interval)", *earlier, "expected after", "narrower by"])
@@ -50,7 +49,7 @@ def _targets(found: Design) -> Table:
         form = _form(one)
         before = found.earlier.get(one.target.title)
         after = one.after
-        cells = [_estimate(one.now, form)]
+        cells = [_now(one)]
         cells += ([format_interval(*before, form)] if before else [""]) if earlier else []
         cells += [format_interval(after.low, after.high, form) if after is not None and found.prices else ""]
         cells += [format_percent(one.reduction) if found.prices else ""]
@@ -64,8 +63,8 @@ def _form(one: Outlook) -> Callable[[float], str]:
     return loss_text if one.target.unit == "nats/token" else lambda value: format_number(value, 3)
 
 
-def _estimate(value: Estimate, form: Callable[[float], str]) -> str:
-    return value.text(form, "no interval")
+def _now(one: Outlook) -> str:
+    return one.now.text(_form(one), "" if one.target.kind == "laws" else "no interval")
 
 
 def _runs(found: Design) -> Table:
@@ -73,12 +72,12 @@ def _runs(found: Design) -> Table:
     left = ["variance left"] if found.left else []
     losses = ["loss"] if found.losses else []
     seeds = f", {plural(found.seeds, 'seed')} each" if found.seeds > 1 else ""
-    spent, whole = found.unit.text(found.price), found.unit.text(found.budget.amount)
+    spent, whole = found.budget.text(found.price), found.budget.text()
     title = f"{plural(len(found.prices), 'run')} for {spent} of {whole}{seeds}"
     table = Table(title, [*names, "price", *losses, *left], keys=len(names))
     for i, price in enumerate(found.prices[:_SHOWN]):
         cells = [format_count(float(found.points.value(v)[i])) for v in names]
-        cells += [found.unit.text(price)]
+        cells += [found.budget.text(price)]
         cells += [loss_text(found.losses[i])] if losses else []
         cells += [format_percent(found.left[i])] if left else []
         table.add(*cells)
@@ -125,7 +124,7 @@ def design_json(found: Design) -> dict[str, Any]:
             "seeds": found.seeds,
             "price": found.price,
             "budget": found.budget.amount,
-            "unit": found.unit.unit,
+            "unit": found.budget.unit,
             "notes": found.notes,
         }
     )

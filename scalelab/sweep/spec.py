@@ -66,7 +66,7 @@ class SweepSpec:
                 raise UsageError(f"{key} needs at least one value")
             if len(set(values)) < len(values):
                 raise UsageError(f"{key} has a value twice: {', '.join(map(str, values))}")
-        if (runs := math.prod(max(1, len(getattr(self, key))) for key in AXES)) > MAX_RUNS:
+        if (runs := math.prod(max(1, len(getattr(self, key))) for key in (*AXES, "points"))) > MAX_RUNS:
             raise UsageError(f"the grid has {runs:,} runs, more than {MAX_RUNS:,}; give fewer values")
         for key, least in (("N", 1), ("P", 1), ("D", 1), ("seeds", 0), ("prefix_tokens", 1), ("plain_tokens", 0)):
             if min(getattr(self, key), default=least) < least:

@@ -218,7 +218,7 @@ def test_equal_runs_and_equal_losses_do_no_harm():
 
 
 def test_the_last_part_of_a_curve_is_enough():
-    """That is all that a running sweep passes on."""
+    """Check a curve cut to its last eighth, which is what a running sweep passes on."""
     runs = imagined(grid(), np.random.default_rng(13))
     whole = until(runs[0], 0.6)
     last = replace(whole, shares=whole.shares[-14:], losses=whole.losses[-14:])

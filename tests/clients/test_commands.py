@@ -76,7 +76,7 @@ def _wait_for(port, process):
 
 @pytest.fixture(scope="module")
 def texts(folder):
-    """What greedy generation gives after PROMPT, by P."""
+    """Return the greedy continuation of PROMPT for each P."""
     model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(PROMPT, return_tensors="pt").input_ids
     found = {}

@@ -77,6 +77,23 @@ def test_several_targets_and_a_difference():
     assert found.outlooks[1].now.low < 0.4 < found.outlooks[1].now.high
 
 
+def test_which_law_holds_is_the_weight_of_the_most_plausible():
+    found = sl.design(table(SIZES), "laws", "1e21FLOP", laws=["parallel", "additive"], most=2, draws=200)
+    (outlook,) = found.outlooks
+    assert outlook.now.value == pytest.approx(max(found.laws.values()), abs=0.01)
+    assert (outlook.now.low, outlook.after) == (None, None)
+    assert 0 <= outlook.reduction <= 1
+    assert "which law holds" in found.summary(80)
+
+
+def test_a_saved_fit_is_as_good_as_its_data(tmp_path):
+    fit = sl.fit_law(table(), "parallel", starts=10, draws=50)
+    options = dict(target="N=6.4B,P=4", budget="1e21FLOP", laws="parallel", most=2, draws=100, D="10B")
+    by_fit, by_data = (sl.design(source, **options) for source in (fit.save(tmp_path / "fit.json"), table()))
+    assert by_fit.to_frame().equals(by_data.to_frame())
+    assert by_fit.outlooks[0].now == by_data.outlooks[0].now
+
+
 def test_a_pilot_needs_no_runs():
     found = sl.design(None, "N=1M,P=4", "2e13FLOP", N=["20k", "50k", "0.1M"], P=[1, 2, 4], D="1M", laws="parallel")
     assert found.pilot
@@ -121,6 +138,14 @@ def test_candidates_from_a_table_with_prices(tmp_path):
     more = dict(laws="parallel", draws=100, price="dollars")
     found = sl.design(table(), "k", "10FLOP", candidates=tmp_path / "offers.csv", **more)
     assert {*found.to_frame()["price"]} <= {3.0, 5.0}
+    table().to_csv(tmp_path / "runs.csv", index=False)
+    first = sl.design(tmp_path / "runs.csv", "k", "10FLOP", candidates=tmp_path / "offers.csv", **more)
+    first.save(tmp_path / "next.yaml")
+    done = rows[rows.dollars == first.prices[0]].assign(loss=lambda t: loss_of(t.N, t.P))
+    pd.concat([table(), done.drop(columns="dollars")]).to_csv(tmp_path / "runs.csv", index=False)
+    second = sl.design(update=tmp_path / "next.yaml", draws=100)  # with the same table of candidates
+    assert second.budget.amount == pytest.approx(10 - first.prices[0])
+    assert {*second.prices} <= {3.0, 5.0} - {first.prices[0]}
 
 
 def test_the_spec_trains_the_chosen_runs(tmp_path):
@@ -215,7 +240,7 @@ def test_seconds_of_runs_are_linear_in_N_and_P():
 )
 def test_wrong_targets_are_named(text, message):
     with pytest.raises(UsageError, match=message):
-        parse_target(text, ["E", "k"], True)
+        parse_target(text, ["E", "k"])
 
 
 @pytest.mark.parametrize(
@@ -225,6 +250,7 @@ def test_wrong_targets_are_named(text, message):
         (dict(budget="1FLOP"), "affords no new run"),
         (dict(target="k", laws="chinchilla"), "the runs have no|is not a target"),
         (dict(budget="5%", N="7B"), "leave out `N`"),
+        (dict(target=["k", "laws"], laws=["parallel", "additive"]), "laws without a parameter"),
         (dict(candidates="x.csv", N="7B"), "either `candidates` or a grid"),
         (dict(price="cost"), "names a column of `candidates`"),
         (dict(budget="2h"), "0 of the runs have 'train_seconds'"),
@@ -250,6 +276,8 @@ def test_the_command_prints_saves_and_refuses(tmp_path, capsys, monkeypatch):
     assert Path("next.png").stat().st_size > 5000
     assert main([*words, "-o", "next.yaml"]) == 2
     assert "exists already" in capsys.readouterr().err
+    assert main([*words, "-o", "next.txt"]) == 2
+    assert "must end in .yaml, .json or .csv" in capsys.readouterr().err
     assert main([*words, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["targets"][0]["now"]["low"] < values["targets"][0]["now"]["high"]

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 @torch.no_grad()
 def right_answers(folder, P, prompts, answers):
-    """Whether the model finds the right choice most likely, from its own log-probabilities."""
+    """Return, for each prompt, true if the right choice has the highest log-probability under the model."""
     model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
     model.set_streams(P)
     right = []
