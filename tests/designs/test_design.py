@@ -250,7 +250,10 @@ def test_wrong_targets_are_named(text, message):
         (dict(budget="1FLOP"), "affords no new run"),
         (dict(target="k", laws="chinchilla"), "the runs have no|is not a target"),
         (dict(budget="5%", N="7B"), "leave out `N`"),
-        (dict(target=["k", "laws"], laws=["parallel", "additive"]), "laws without a parameter"),
+        (
+            dict(data=table(noise=0.03), target=["k", "laws"], laws=["parallel", "additive"]),
+            "laws without a parameter",
+        ),
         (dict(candidates="x.csv", N="7B"), "either `candidates` or a grid"),
         (dict(price="cost"), "names a column of `candidates`"),
         (dict(budget="2h"), "0 of the runs have 'train_seconds'"),
