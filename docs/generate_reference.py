@@ -87,6 +87,7 @@ LAW_USES = {
     "broken-tokens": "Loss over D where the slope changes once.",
     "data-constrained": "Runs that repeat their data: U is the number of unique tokens.",
     "experts": "Mixtures of experts: X is the number of experts, or total over active parameters.",
+    "experts-started": "The same for all N, and the first experts add less than a power of their number says.",
     "lr-batch": "Tuning sweeps: the loss around its best learning rate and batch size, which are powers of N and D.",
 }
 SPEC_KEYS = {

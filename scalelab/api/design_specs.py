@@ -73,7 +73,7 @@ def spec_text(found: Design, path: Path) -> str:
     ]
     titles = "; ".join(outlook.target.title for outlook in found.outlooks) or "a pilot"
     head = [f"# Runs chosen by `scalelab design`: {titles}.", f"# Train them with: {sweep_command(found, path)}"]
-    head += [f"# Then go on with: scalelab design --update {path}"]
+    head += ["# Then go on: give this file to `scalelab design` or `sl.design` as its `update`."]
     seeds = found.meta.get("seeds") or (0,)
     body = ["points:", *rows, f"seeds: [{', '.join(map(str, seeds))}]", *_setup(found.meta.get("config"))]
     return "\n".join([*head, *body, "design:", *_section(found)]) + "\n"

@@ -160,7 +160,7 @@ def evaluate(
     tokenizer = load_tokenizer(source)
     console.print(f"loading {plural(len(names), 'task')} …")
     wanted = task_set(names, held_out, seed=seed, download=download, fewshot=num_fewshot, run_code=run_code)
-    loaded = wanted.load()
+    loaded = wanted.load(tokenizer)
     bf16 = resolve_dtype(dtype, chosen) == "bf16"
     shown = ", ".join("plain" if plain else f"P = {P}" for P, plain in settings)
     console.print(f"scoring {', '.join(loaded)} with {shown} …")

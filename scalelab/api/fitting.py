@@ -39,6 +39,7 @@ LawName = Literal[
     "broken-tokens",
     "data-constrained",
     "experts",
+    "experts-started",
     "lr-batch",
 ]
 DEFAULT_LAW = "parallel"

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
+
+import numpy as np
 
 from scalelab.errors import DataError, MissingPackageError, ScalelabError, UsageError, first_line
 from scalelab.evaluation.items import BY_GAIN, ITEMS, TASKS, Item, make_items
@@ -40,18 +45,21 @@ class TaskSet:
     fewshot: int | None = None
     programs: tuple[str, ...] = ()
 
-    def load(self) -> dict[str, Any]:
+    def load(self, tokenizer: Any = None) -> dict[str, Any]:
         """Return lm-eval's task objects by name, all members of a group included.
+
+        Args:
+            tokenizer: Tokenizer for tasks that make texts of a given number of tokens, such as RULER's.
 
         Raises:
             UsageError: There is no such task, or it needs code that is not run here.
             DataError: A task's data are not on this machine, or its file is damaged.
         """
         need_lm_eval()
-        with quiet():
+        with quiet(), _same_draws(), _saved(tokenizer if self.others else None) as folder:
             parts = [{name: _local_task(name, items)} for name, items in self.items.items()]
             parts += [_programs(Path(name)) for name in self.programs]
-            parts += [_harness_tasks(name, self.download) for name in self.others]
+            parts += [_harness_tasks(name, self.download, folder) for name in self.others]
         found: dict[str, Any] = {}
         for name, task in (pair for part in parts for pair in part.items()):
             if name in found:
@@ -169,10 +177,41 @@ def _programs(file: Path) -> dict[str, Any]:
     return {file.stem: program_task(file)}
 
 
-def _harness_tasks(name: str, download: bool) -> dict[str, Any]:
-    """Return the task objects of lm-eval for a name or a YAML file, by name."""
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """Start the global random numbers anew: tasks that make their data use them, and all models get the same data."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+@contextmanager
+def _saved(tokenizer: Any) -> Iterator[str]:
+    """Yield a folder with the tokenizer, from which tasks open it while they make their data; empty without one.
+
+    They allow code from that folder to run, so it has none and names none.
+    """
+    if tokenizer is None:
+        yield ""
+        return
+    with TemporaryDirectory(prefix="scalelab-tokenizer-") as folder:
+        tokenizer.save_pretrained(folder)
+        config = Path(folder, "tokenizer_config.json")
+        known = json.loads(config.read_text(encoding="utf-8"))
+        config.write_text(json.dumps({key: v for key, v in known.items() if key != "auto_map"}), encoding="utf-8")
+        yield folder
+
+
+def _harness_tasks(name: str, download: bool, folder: str) -> dict[str, Any]:
+    """Return the task objects of lm-eval for a name or a YAML file, by name; `folder` has a tokenizer, or is empty."""
     is_file = Path(name).suffix in _YAML
     manager = _manager(with_defaults=not is_file)
+    manager.metadata["tokenizer"] = folder
     if not is_file and name not in manager.all_tasks:
         near = get_close_matches(name, [*TASKS, *manager.all_tasks], 1, 0.6)
         meant = f"did you mean {near[0]}? " if near else ""
@@ -189,6 +228,8 @@ def _harness_tasks(name: str, download: bool) -> dict[str, Any]:
                 f"task {name}: its data are not on this machine; get them once with `download`, or use a YAML "
                 "file with local data"
             ) from None
+        if not folder and "tokenizer" in str(error):
+            raise UsageError("makes its data with a tokenizer, so score saved models on it", argument="tasks", value=name) from None
         raise DataError(f"task {name}: lm-eval cannot load it ({type(error).__name__}: {first_line(error)})") from None
 
 
@@ -196,7 +237,7 @@ def _harness_tasks(name: str, download: bool) -> dict[str, Any]:
 def _manager(with_defaults: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_defaults=with_defaults)
+    return TaskManager(include_defaults=with_defaults, metadata={"tokenizer": ""})  # later calls fill it in
 
 
 def _is_missing_data(error: BaseException) -> bool:
@@ -214,20 +255,24 @@ def _is_missing_data(error: BaseException) -> bool:
 
 @contextmanager
 def _network(download: bool) -> Iterator[None]:
-    """Keep datasets and the Hub's client from the network, unless downloads are wanted."""
+    """Keep datasets, the Hub's client and nltk from the network, unless downloads are wanted."""
     if download:
         yield
         return
     import datasets.config
     import huggingface_hub.constants
 
-    names = [(datasets.config, "HF_HUB_OFFLINE"), (datasets.config, "HF_DATASETS_OFFLINE")]
-    names.append((huggingface_hub.constants, "HF_HUB_OFFLINE"))
-    before = [getattr(module, name) for module, name in names]
-    for module, name in names:
-        setattr(module, name, True)
-    try:
+    values = [(datasets.config, "HF_HUB_OFFLINE", True), (datasets.config, "HF_DATASETS_OFFLINE", True)]
+    values += [(huggingface_hub.constants, "HF_HUB_OFFLINE", True)]
+    if find_spec("nltk") is not None:
+        import nltk
+
+        values += [(nltk, "download", _no_download)]
+    with ExitStack() as stack:
+        for module, name, value in values:
+            stack.enter_context(patch.object(module, name, value))
         yield
-    finally:
-        for (module, name), value in zip(names, before, strict=True):
-            setattr(module, name, value)
+
+
+def _no_download(name: str, *_: Any, **__: Any) -> None:
+    raise ConnectionError(f"nltk's {name} is not on this machine")

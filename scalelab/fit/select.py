@@ -118,6 +118,8 @@ def candidates(data: FitData, own: Sequence[Law] = ()) -> list[CandidateLaw]:
             found.append(CandidateLaw("joint-additive, c = 1/2", LAWS["joint-additive"], {"c": 0.5}))
     if "U" in varied:
         found.append(CandidateLaw("data-constrained, N in full", LAWS["data-constrained"], {"R_N": 1e6}))
+    if "X" in varied:
+        found.append(CandidateLaw("experts, the same at all N", LAWS["experts"], {"h": 0.0}))
     return found
 
 

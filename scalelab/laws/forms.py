@@ -192,6 +192,43 @@ def _worth(excess: Array, R: Array) -> tuple[Array, Array, Array]:
     return np.log(total), by_R, fades * (r + 1) / total
 
 
+class StartedExperts(Power):
+    """(A/N)^α·((X − 1 + S)/S)^(−g): the first experts add less than a power of their number says, as if there were S.
+
+    Clark et al. 2022, arXiv 2202.01169, equations 4 and 5, without their interaction with N and their limit of many
+    experts, which need more runs than most tables have. A dense model has X = 1, and so the factor 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parameters = (
+            *self.parameters,
+            Parameter("S", "1", (1.0, 8.0), (1e-3, 1e4), needs="X"),
+            Parameter("g", "1", (0.0, 0.3), (-5.0, 5.0), positive=False, needs="X"),
+        )
+        self.latex += r"\left(\frac{X - 1 + S}{S}\right)^{-g}"
+
+    def value(self, values: Sequence[Array], at: Points) -> Array:
+        """Return the value of the term, nats per token, [..., n]."""
+        A, alpha, S, g = values
+        return np.exp(alpha * (np.log(A) - at.ln("N")) - g * self._ln_experts(S, at))
+
+    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        """Return the derivatives by A, α, S and g, [..., n] each."""
+        A, alpha, S, g = values
+        more = np.exp(at.ln("X")) - 1
+        by_S = value * g * more / (S * (more + S))
+        return value * (alpha / A), times_log(value, np.log(A) - at.ln("N")), by_S, -value * self._ln_experts(S, at)
+
+    def _ln_experts(self, S: Array, at: Points) -> Array:
+        return np.log1p((np.exp(at.ln("X")) - 1) / S)
+
+    def text(self, values: Sequence[str]) -> str:
+        """Return the term with its constants written out."""
+        A, alpha, S, g = values
+        return f"({A} / N)^{alpha}·((X - 1 + {S}) / {S})^(-({g}))"
+
+
 class Experts(Power):
     """(A/N)^α·X^(−(g + h·ln(N/10⁹))): experts divide the reducible loss, by less at larger N if h < 0.
 

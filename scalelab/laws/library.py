@@ -6,7 +6,7 @@ N is the number of parameters, P of parallel streams, D of training tokens; loss
 from __future__ import annotations
 
 from scalelab.laws.base import Variable
-from scalelab.laws.forms import Broken, Experts, Farseer, Repeated
+from scalelab.laws.forms import Broken, Experts, Farseer, Repeated, StartedExperts
 from scalelab.laws.stream_terms import Diversity, LogGain, PeakGain, PowerGain, StreamPower
 from scalelab.laws.terms import Floor, Power, SumLaw
 from scalelab.laws.tuning import TuningLaw
@@ -54,6 +54,9 @@ DATA_CONSTRAINED = SumLaw(
     "data-constrained", ("N", "D", "U"), [Floor(), Repeated()], "Muennighoff et al. 2023, arXiv 2305.16264"
 )
 EXPERTS = SumLaw("experts", ("N", "X"), [Floor(), Experts()], "Clark et al. 2022, arXiv 2202.01169, with a floor")
+EXPERTS_STARTED = SumLaw(
+    "experts-started", ("N", "X"), [Floor(), StartedExperts()], "Clark et al. 2022, arXiv 2202.01169, equation 5"
+)
 LR_BATCH = TuningLaw()
 
 LAWS = {
@@ -61,6 +64,6 @@ LAWS = {
     for law in (
         *(PARALLEL, POWER, PEAKED, DIVERSITY, ADDITIVE, CHINCHILLA, FARSEER, JOINT, JOINT_POWER, JOINT_ADDITIVE),
         *(COMPUTE, PARAMS, TOKENS, BROKEN_COMPUTE, BROKEN_PARAMS, BROKEN_TOKENS),
-        *(DATA_CONSTRAINED, EXPERTS, LR_BATCH),
+        *(DATA_CONSTRAINED, EXPERTS, EXPERTS_STARTED, LR_BATCH),
     )
 }

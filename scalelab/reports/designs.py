@@ -86,7 +86,7 @@ def _runs(found: Design) -> Table:
 
 def _sentences(found: Design) -> Iterator[str]:
     if len(found.prices) > _SHOWN:
-        yield f"and {plural(len(found.prices) - _SHOWN, 'more run')}; --json or --out lists all"
+        yield f"and {plural(len(found.prices) - _SHOWN, 'more run')}, which the spec lists too"
     if found.pilot or found.replayed or not found.prices:
         return
     for one in found.outlooks:

@@ -39,7 +39,8 @@ class RunTasks:
     def columns(self, model: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool) -> dict[str, Any]:
         """Return accuracies, standard errors and numbers of documents of a model as columns of its record."""
         settings = [(model.P, False)]
-        return accuracy_values(score_model(model, tokenizer, self.tasks.load(), settings, batch_size=_BATCH, bf16=bf16))
+        loaded = self.tasks.load(tokenizer)
+        return accuracy_values(score_model(model, tokenizer, loaded, settings, batch_size=_BATCH, bf16=bf16))
 
 
 def run_tasks(names: tuple[str, ...], corpus: Corpus) -> RunTasks | None:

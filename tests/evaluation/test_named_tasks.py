@@ -2,13 +2,15 @@
 
 import json
 from importlib.util import find_spec
+from itertools import islice
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 import scalelab as sl
-from scalelab.errors import DataError
+from scalelab.errors import DataError, UsageError
+from scalelab.evaluation.tasks import TaskSet, documents_digest
 from scalelab.model import add_streams
 from scalelab.model.checkpoint import load_model
 from tests.clients.words import save_tokenizer
@@ -97,3 +99,29 @@ def test_a_data_set_in_a_folder_of_its_name(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     prompts = [f"t{40 + i}: t{41 + i} T45" for i in range(N)]  # the task writes the second part with a capital
     check(folder, "hellaswag", prompts, [i % 4 for i in range(N)], tmp_path)
+
+
+def test_tasks_that_make_their_data_with_the_tokenizer(folder, tmp_path, monkeypatch):
+    """RULER's needle in a haystack: an untrained model finds no number, and all texts have at most 4,096 tokens.
+
+    nltk only has to find a folder of its sentences, which this task does not use.
+    """
+    pytest.importorskip("wonderwords")
+    import nltk
+    from lm_eval.utils import hash_string
+
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "none")])
+    with pytest.raises(DataError, match="task niah_single_1: its data are not on this machine"):
+        sl.evaluate(folder, "niah_single_1", limit=2, device="cpu", records=tmp_path / "records")
+    (tmp_path / "nltk" / "tokenizers" / "punkt_tab").mkdir(parents=True)
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk")])
+    found = sl.evaluate(folder, "niah_single_1", P=2, limit=2, device="cpu", records=tmp_path / "records")
+    assert [(score.P, score.metric, score.value, score.n_docs) for score in found.scores] == [(2, "4096", 0.0, 2)]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    task = TaskSet(others=("niah_single_1",)).load(tokenizer)["niah_single_1"]
+    docs = list(islice(task.eval_docs, 2))
+    hashes = [hash_string(json.dumps(doc, indent=2, ensure_ascii=False)) for doc in docs]
+    assert {score.documents for score in found.scores} == {documents_digest(hashes)}  # made anew, and the same
+    assert 3000 < max(len(tokenizer(doc["input"]).input_ids) for doc in docs) <= 4096 - 128
+    with pytest.raises(UsageError, match="makes its data with a tokenizer"):
+        TaskSet(others=("niah_single_1",)).load()

@@ -103,7 +103,7 @@ def test_coefficients_in_hoffmanns_form(table_of):
 
 
 def test_the_law_that_made_the_losses_is_chosen_by_what_was_left_out():
-    for name in ("data-constrained", "experts", "compute"):
+    for name in ("data-constrained", "experts", "experts-started", "compute"):
         (group,) = group_records(records.read(table_of_law(name, noise=3e-4)), by_tokens=False)
         comparison, fit = fit_chosen(group, FitOptions(draws=0))
         assert fit.law.name == name
