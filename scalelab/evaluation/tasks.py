@@ -180,14 +180,14 @@ def _programs(file: Path) -> dict[str, Any]:
 @contextmanager
 def _same_draws() -> Iterator[None]:
     """Start the global random numbers anew: tasks that make their data use them, and all models get the same data."""
-    states = random.getstate(), np.random.get_state()
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - tasks of lm-eval use these
     random.seed(0)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     try:
         yield
     finally:
         random.setstate(states[0])
-        np.random.set_state(states[1])
+        np.random.set_state(states[1])  # noqa: NPY002
 
 
 @contextmanager
@@ -229,7 +229,9 @@ def _harness_tasks(name: str, download: bool, folder: str) -> dict[str, Any]:
                 "file with local data"
             ) from None
         if not folder and "tokenizer" in str(error):
-            raise UsageError("makes its data with a tokenizer, so score saved models on it", argument="tasks", value=name) from None
+            raise UsageError(
+                "makes its data with a tokenizer, so score saved models on it", argument="tasks", value=name
+            ) from None
         raise DataError(f"task {name}: lm-eval cannot load it ({type(error).__name__}: {first_line(error)})") from None
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from scalelab.laws import Law
-from scalelab.laws.forms import Broken, Experts, Farseer, Repeated
+from scalelab.laws.forms import Broken, Experts, Farseer, Repeated, StartedExperts
 from scalelab.laws.stream_terms import Diversity, LogGain, PeakGain, PowerGain, StreamPower
 from scalelab.laws.terms import Floor, Power, SumLaw
 from scalelab.laws.tied import TiedLaw
 from scalelab.laws.tuning import TuningLaw
 
 # Terms that law.js evaluates. A subclass may compute something else, so types are compared exactly.
-_TERMS = (Floor, Power, LogGain, PowerGain, PeakGain, Diversity, StreamPower, Broken, Farseer, Repeated, Experts)
+_TERMS = (
+    *(Floor, Power, LogGain, PowerGain, PeakGain, Diversity, StreamPower),
+    *(Broken, Farseer, Repeated, Experts, StartedExperts),
+)
 
 
 def law_data(law: Law) -> dict[str, Any] | None:

@@ -41,6 +41,8 @@
       return exp(alpha * (log(A) - lnN)) + exp(beta * (log(B) - lnD));
     },
     Experts: ([A, alpha, g, h], ln) => exp(alpha * (log(A) - ln.N) - (g + h * (ln.N - LN_N_UNIT)) * ln.X),
+    StartedExperts: ([A, alpha, S, g], ln) =>
+      exp(alpha * (log(A) - ln.N) - g * log1p((exp(ln.X) - 1) / S)),
     TuningLaw: ([E, A, alpha, B, beta, lrV, lrN, lrD, bV, bN, bD, u, w, m], ln) => {
       const n = ln.N - LN_N_UNIT;
       const d = ln.D - LN_D_UNIT;
