@@ -17,6 +17,7 @@ from .api.generation import generate as generate
 from .api.importing import import_runs as import_runs
 from .api.isoflops import isoflop as isoflop
 from .api.measuring import measure_model as measure_model
+from .api.pairing import pairs as pairs
 from .api.planning import make_plan as make_plan
 from .api.recipes import compare_recipes as compare_recipes
 from .api.reporting import report as report

@@ -58,6 +58,7 @@ _PLAIN = (
     *("points", "best", "tie", "average", "run", "force", "n_from", "port"),
     *("tasks", "limit", "num_fewshot", "download", "records", "run_code"),
     *("budgets", "basis", "window", "against", "names", "factor", "test_draws", "isoflop"),
+    *("baseline", "each", "ignore"),
     *("serve_tokens", "constants", "train_utilisation", "train_price_per_hour"),
     *("register", "rollout", "losses", "smooth", "hold_out"),
 )

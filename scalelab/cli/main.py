@@ -26,6 +26,7 @@ from scalelab.cli.generate import generate
 from scalelab.cli.import_ import import_
 from scalelab.cli.isoflop import isoflop
 from scalelab.cli.lists import ListCommand
+from scalelab.cli.pairs import pairs
 from scalelab.cli.plan import plan
 from scalelab.cli.predict import predict
 from scalelab.cli.report import report
@@ -51,7 +52,7 @@ app = typer.Typer(
 )
 for command, panel in (
     *((command, _RUNS) for command in (sweep, results, watch)),
-    *((command, _ANALYSIS) for command in (fit, predict, forecast, design, isoflop, versus, downstream)),
+    *((command, _ANALYSIS) for command in (fit, predict, forecast, design, isoflop, versus, pairs, downstream)),
     *((command, _ANALYSIS) for command in (cost, compare, plan, report, explore)),
     *((command, _MODELS) for command in (convert, train, diagnose, generate, chat)),
 ):

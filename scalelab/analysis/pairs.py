@@ -1,0 +1,242 @@
+"""Paired differences: losses at each level of a setting less those at a baseline, in runs that are otherwise equal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from scalelab.errors import ScalelabError, UsageError
+from scalelab.fit.derived import Estimate
+from scalelab.shown import Shown
+from scalelab.units import format_count, parse_count
+
+if TYPE_CHECKING:
+    from scalelab.laws.base import Array
+
+LEVEL = 0.95
+PREVIOUS = "previous"
+_FIELDS = {"n_streams": "P", "n_tokens": "D", "peak_lr": "lr"}
+# Columns of a table that settle a run, if it has no `config`. Of the definitions of N the first that is there counts.
+_SIZES = ("n_params_backbone", "n_params", "n_params_total")
+_SETTINGS = (
+    *("n_tokens", "n_streams", "seed", "peak_lr", "batch_size", "n_experts", "n_tokens_unique"),
+    *("setup", "corpus", "tokenizer"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The pairs of two levels of the setting.
+
+    Attributes:
+        group: Level of the setting that `each` names, as text; empty without one.
+        level: Level of the setting.
+        against: The other level.
+        differences: Loss at `level` less that at `against`, nats per token, one for each pair, [n].
+        mean: Their mean with its 95 % interval, Student's t over the pairs; no interval for a single pair.
+        needed: Pairs with which the interval of such a mean would just exclude 0; None if that takes over 10,000.
+    """
+
+    group: str
+    level: Any
+    against: Any
+    differences: Array
+    mean: Estimate
+    needed: int | None
+
+    @property
+    def lower(self) -> int:
+        """Number of pairs in which `level` has the lower loss."""
+        return int((self.differences < 0).sum())
+
+    @property
+    def decided(self) -> bool:
+        """True if the interval excludes 0."""
+        return self.mean.low is not None and self.mean.high is not None and not self.mean.low <= 0 <= self.mean.high
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs(Shown):
+    """Differences of a setting's levels.
+
+    Attributes:
+        by: Name of the setting.
+        each: Setting whose levels are compared apart, if any.
+        steps: Differences, by group and level.
+        unpaired: Number of runs without a partner.
+    """
+
+    by: str
+    each: str | None
+    steps: tuple[Step, ...]
+    unpaired: int
+
+    _report: ClassVar[str] = "scalelab.reports.pairs:pairs_report"
+    _figure: ClassVar[str] = "scalelab.plot.pairs:plot_pairs"
+    _json: ClassVar[str] = "scalelab.reports.pairs:pairs_json"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each pair of levels."""
+        rows = [
+            {
+                **({self.each: step.group} if self.each else {}),
+                self.by: step.level,
+                "against": step.against,
+                "difference": step.mean.value,
+                "low": step.mean.low,
+                "high": step.mean.high,
+                "pairs": len(step.differences),
+                "lower": step.lower,
+                "needed": step.needed,
+            }
+            for step in self.steps
+        ]
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"<Pairs by {self.by}: {len(self.steps)} differences>"
+
+
+def pair_runs(
+    records: pd.DataFrame,
+    by: str = "P",
+    baseline: Any = None,
+    each: str | None = None,
+    ignore: Sequence[str] = (),
+) -> Pairs:
+    """Return the differences of the levels of `by` between runs that agree in all other settings, the seed included.
+
+    Args:
+        records: Runs, one row each.
+        by: Setting to compare.
+        baseline: Level that the others are compared with, or "previous"; by default the first one.
+        each: Setting whose levels are compared apart.
+        ignore: Settings in which pairs may differ.
+
+    Raises:
+        UsageError: There is no such setting or level.
+        ScalelabError: No two runs are a pair.
+    """
+    settings = _settings(records)
+    for argument, names in (("by", [by]), ("each", [each] if each else []), ("ignore", list(ignore))):
+        for name in names:
+            if name not in settings:
+                reason = f"no such setting; these vary: {_varied(settings) or 'none'}"
+                raise UsageError(reason, argument=argument, value=name)
+    levels = sorted(settings[by].dropna().unique().tolist(), key=_order)
+    if len(levels) < 2:
+        raise UsageError(f"has only the value {levels[0] if levels else 'none'}", argument="by", value=by)
+    chosen = _level(baseline, levels)
+    free = {by, *ignore}
+    fixed = settings.drop(columns=[name for name in settings if name in free])
+    key = (
+        fixed.astype("string").fillna("").agg("\x1f".join, axis=1)
+        if len(fixed.columns)
+        else pd.Series("", settings.index)
+    )
+    apart = settings[each].map(_text) if each else pd.Series("", settings.index)
+    table = pd.DataFrame({"key": key, "group": apart, "level": settings[by], "loss": records["loss"].to_numpy(float)})
+    losses = table.groupby(["group", "key", "level"], sort=False)["loss"].mean().unstack()
+    steps = [
+        step
+        for group in sorted(apart.unique(), key=lambda text: _order(_number(text)))
+        for step in _steps(group, losses.loc[group], levels, chosen)
+    ]
+    if not steps:
+        raise ScalelabError(
+            f"no two runs differ in {by} alone; name settings in which pairs may differ with `ignore`: {_varied(fixed)}"
+        )
+    alone = losses.notna().sum(axis=1) == 1
+    return Pairs(by, each, tuple(steps), int(alone.sum()))
+
+
+def _varied(settings: pd.DataFrame) -> str:
+    """Return the names of the settings that vary."""
+    return ", ".join(str(name) for name in settings if settings[name].nunique(dropna=False) > 1)
+
+
+def _steps(group: str, losses: pd.DataFrame, levels: Sequence[Any], baseline: Any) -> Iterator[Step]:
+    for i, level in enumerate(levels):
+        against = levels[i - 1] if baseline == PREVIOUS and i else baseline
+        if level == against or against == PREVIOUS or not {level, against} <= {*losses.columns}:
+            continue
+        differences = (losses[level] - losses[against]).dropna().to_numpy()
+        if len(differences):
+            yield Step(group, level, against, differences, *_mean(differences))
+
+
+def _mean(differences: Array) -> tuple[Estimate, int | None]:
+    """Return the mean with its interval, and the number of pairs that would just decide it."""
+    from scipy.special import stdtrit  # scipy.stats takes 0.3 s to import
+
+    n, mean = len(differences), float(differences.mean())
+    if n < 2:
+        return Estimate(mean), None
+    spread = float(differences.std(ddof=1))
+
+    def half(pairs: int) -> float:
+        return float(stdtrit(pairs - 1, 0.5 + LEVEL / 2)) * spread / pairs**0.5
+
+    needed = next((pairs for pairs in range(2, 10_000) if half(pairs) < abs(mean)), None)
+    return Estimate(mean, mean - half(n), mean + half(n)), needed
+
+
+def _settings(records: pd.DataFrame) -> pd.DataFrame:
+    """Return what settles each run: its `config`, or the columns of `_SETTINGS`; P, D and lr go by these names."""
+    size = next((name for name in _SIZES if name in records and records[name].notna().all()), None)
+    if "config" in records and records["config"].notna().all():
+        rows = [_flat(json.loads(text)) for text in records["config"]]
+        found = pd.DataFrame(rows, index=records.index).rename(columns={"n_tokens": "D"})
+        return found if size is None else found.assign(N=records[size])
+    names = [name for name in (size, *_SETTINGS) if name in records and records[name].notna().any()]
+    return records[names].rename(columns={**dict.fromkeys(_SIZES, "N"), **_FIELDS})
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in config.items():
+        made |= _flat(value) if isinstance(value, dict) else {name: str(value) if isinstance(value, list) else value}
+    return made
+
+
+def _level(baseline: Any, levels: Sequence[Any]) -> Any:
+    if baseline is None:
+        return levels[0]
+    if baseline == PREVIOUS:
+        return PREVIOUS
+    for level in levels:
+        if level == baseline or _number(str(baseline)) == level:
+            return level
+    listed = ", ".join(map(_text, levels))
+    raise UsageError(f"no run has it; choose {PREVIOUS} or one of {listed}", argument="baseline", value=baseline)
+
+
+def _number(text: str) -> Any:
+    """Return the number that `text` is, such as 0, 0.01 or 50k, or else the text."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return parse_count(text)
+    except UsageError:
+        return text
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    return isinstance(value, str), value
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def level_text(value: Any) -> str:
+    """Return a level as text, such as ``8``, ``0.01`` or ``1M``."""
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return format_count(float(value)) if number and value >= 10_000 else _text(value)

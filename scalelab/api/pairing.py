@@ -1,0 +1,57 @@
+"""Paired differences between runs that differ in one setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalelab.api.fitting import read
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scalelab.analysis.pairs import Pairs
+    from scalelab.records import RunTable
+
+__all__ = ["pairs"]
+
+
+def pairs(
+    data: str | Path | pd.DataFrame | RunTable,
+    by: str = "P",
+    *,
+    baseline: Any = None,
+    each: str | None = None,
+    ignore: str | Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
+    where: str | None = None,
+) -> Pairs:
+    """Compare runs that differ in one setting and agree in all others, the seed included.
+
+    The noise of a seed is larger than most effects, and cancels in part within a pair. Each level of the setting is
+    compared with a baseline: the mean difference of the pairs with its 95 % interval (Student's t), and how many pairs
+    would decide it.
+
+    Args:
+        data: A folder of records, a table in a file, a pandas table, "paper", or a result of `read`.
+        by: Setting to compare: P, D, lr, or any key of the runs' configuration, such as "aggregation".
+        baseline: Level that the others are compared with, or "previous" for each with the one before; by default the
+            smallest.
+        each: Setting whose levels are compared apart, such as "P" for learning rates at each P.
+        ignore: Settings in which the runs of a pair may differ.
+        columns: Map from field to column or expression, as for `fit_law`.
+        where: Condition that selects rows, as for `fit_law`.
+
+    Returns:
+        The differences, with a table and a figure.
+
+    Raises:
+        UsageError: There is no such setting or level.
+        DataError: A file cannot be read.
+        ScalelabError: No two runs are a pair.
+    """
+    from scalelab.analysis.pairs import pair_runs
+
+    table = read(data, columns, where)
+    return pair_runs(table.records, by, baseline, each, [ignore] if isinstance(ignore, str) else list(ignore))

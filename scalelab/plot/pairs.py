@@ -1,0 +1,60 @@
+"""Paired differences over the levels of a setting: each pair, the means and their intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from scalelab.analysis.pairs import Pairs, level_text
+from scalelab.plot.layout import AxesLike, new_panels, only_kind
+from scalelab.plot.style import GREY, Size, looks, styled
+
+_ROOM = 0.6  # of the distance of two levels, for the groups beside each other
+
+
+@styled
+def plot_pairs(found: Pairs, kind: str | None = None, ax: AxesLike | None = None, size: Size | None = None) -> Any:
+    """Draw the differences of all pairs, their means and 95 % intervals, side by side for each group.
+
+    Args:
+        found: The result of `pairs`.
+        kind: ``pairs``, the only kind.
+        ax: Axes to draw into.
+        size: Size of a new figure: ``screen``, ``one-column`` or ``two-columns`` of a paper.
+
+    Raises:
+        UsageError: There is no such kind.
+    """
+    only_kind(kind, "pairs")
+    panels = new_panels(1, ax, size, panel=(6.0, 3.8))
+    axes = panels.axes[0]
+    names = list(dict.fromkeys((level_text(step.level), level_text(step.against)) for step in found.steps))
+    groups = list(dict.fromkeys(step.group for step in found.steps))
+    numbers = all(group.replace(".", "", 1).isdigit() for group in groups)
+    known = looks(float(group) if numbers else group for group in groups)
+    styles = {group: known[float(group) if numbers else group] for group in groups}
+    axes.axhline(0.0, color=GREY, linewidth=1.0)
+    for step in found.steps:
+        place = names.index((level_text(step.level), level_text(step.against)))
+        place += _ROOM * ((groups.index(step.group) + 0.5) / len(groups) - 0.5)
+        look = styles[step.group]
+        axes.plot(
+            np.full(len(step.differences), place), step.differences, "_", color=look.color, alpha=0.5, markersize=7
+        )
+        if step.mean.low is not None and step.mean.high is not None:
+            axes.plot([place] * 2, [step.mean.low, step.mean.high], color=look.color, linewidth=1.6)
+        axes.plot(place, step.mean.value, linestyle="", **look.points())
+    same = len({against for _, against in names}) == 1
+    axes.set_xticks(range(len(names)), [level if same else f"{level} − {against}" for level, against in names])
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_xlabel(found.by)
+    axes.set_ylabel(f"loss minus loss at {found.by} = {names[0][1]}" if same else "difference in loss")
+    panels.heading(f"Paired differences by {found.by}, nats per token, with 95 % intervals")
+    if found.each:
+        handles: list[Any] = [Line2D([], [], linestyle="", **styles[group].points()) for group in groups]
+        panels.legend(handles, [f"{found.each} = {group}" for group in groups])
+    else:
+        panels.legend([], [])
+    return panels.root

@@ -1,0 +1,76 @@
+"""Reports of paired differences: a table, and a verdict on each level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from scalelab.analysis.pairs import level_text
+from scalelab.reports.blocks import Line, Report, Table
+from scalelab.reports.json_values import as_json_value
+from scalelab.units import plural
+
+if TYPE_CHECKING:
+    from scalelab.analysis.pairs import Pairs, Step
+
+
+def pairs_report(found: Pairs) -> Report:
+    """Return the differences, and what they decide."""
+    apart = [f"<{found.each}"] if found.each else []
+    title = f"difference in loss by {found.by}, nats per token"
+    headings = [*apart, f"<{found.by}", "<against", "difference", "95 % interval", "pairs", "lower in", "would decide"]
+    table = Table(title, headings, keys=len(apart) + 2)
+    for step in found.steps:
+        cells = [step.group] if found.each else []
+        cells += [level_text(step.level), level_text(step.against), f"{step.mean.value:+.4f}", _interval(step)]
+        cells += [
+            str(len(step.differences)),
+            str(step.lower),
+            "" if step.needed is None else plural(step.needed, "pair"),
+        ]
+        table.add(*cells)
+    lines = [Line(text, "strong") for text in _verdicts(found)]
+    if found.unpaired:
+        lines.append(Line(f"{plural(found.unpaired, 'run')} without a partner: not used", "left out"))
+    return Report.of([table, *lines])
+
+
+def _interval(step: Step) -> str:
+    low, high = step.mean.low, step.mean.high
+    return "" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
+
+
+def _verdicts(found: Pairs) -> Iterator[str]:
+    """Yield sentences on what these pairs decide, and on what they do not."""
+    decided = [step for step in found.steps if step.decided]
+    for words, steps in (
+        ("lower", [step for step in decided if step.mean.value < 0]),
+        ("higher", [step for step in decided if step.mean.value > 0]),
+    ):
+        if steps:
+            yield f"Decided: loss is {words} at {'; '.join(_words(found, step, 'than at') for step in steps)}."
+    others = [step for step in found.steps if not step.decided]
+    if others:
+        yield f"Not decided: {'; '.join(_words(found, step, 'against') for step in others)}."
+
+
+def _words(found: Pairs, step: Step, between: str) -> str:
+    apart = f" ({found.each} = {step.group})" if found.each else ""
+    return f"{found.by} = {level_text(step.level)} {between} {level_text(step.against)}{apart}"
+
+
+def pairs_json(found: Pairs) -> dict[str, Any]:
+    """Return the differences, unrounded."""
+    steps = [
+        {
+            "group": step.group or None,
+            "level": step.level,
+            "against": step.against,
+            "mean": step.mean,
+            "differences": step.differences.tolist(),
+            "lower": step.lower,
+            "needed": step.needed,
+        }
+        for step in found.steps
+    ]
+    return as_json_value({"by": found.by, "each": found.each, "steps": steps, "unpaired": found.unpaired})

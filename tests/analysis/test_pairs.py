@@ -1,0 +1,122 @@
+"""Differences of runs that are otherwise equal: against scipy's paired t test, tables by hand and a sweep's records."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import scalelab as sl
+from scalelab.errors import ScalelabError, UsageError
+from tests.support.paths import ROOT
+
+RECORDS = ROOT / "results" / "parallel-law"
+
+
+def table(seeds=6, effect=-0.02, noise=0.05, own=0.004, sizes=(1e6, 4e6)):
+    """Losses whose noise of a seed, shared by all P, is much larger than that of a run."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for n in sizes:
+        for seed in range(seeds):
+            shared = noise * rng.standard_normal()
+            for P in (1, 2, 4):
+                loss = 3 - 0.1 * np.log(n / 1e6) + effect * np.log2(P) + shared + own * rng.standard_normal()
+                rows.append({"n_params": n, "n_streams": P, "seed": seed, "loss": loss})
+    return pd.DataFrame(rows).sample(frac=1, random_state=0)
+
+
+def test_means_and_intervals_are_those_of_a_paired_t_test():
+    runs = table()
+    found = sl.pairs(runs)
+    wide = runs.pivot_table(index=["n_params", "seed"], columns="n_streams", values="loss")
+    assert [(step.level, step.against) for step in found.steps] == [(2, 1), (4, 1)]
+    for step in found.steps:
+        test = stats.ttest_rel(wide[step.level], wide[1])
+        low, high = test.confidence_interval(0.95)
+        assert (step.mean.value, step.mean.low, step.mean.high) == pytest.approx(
+            ((wide[step.level] - wide[1]).mean(), low, high), rel=1e-9
+        )
+        assert step.decided == (test.pvalue < 0.05)
+        assert step.lower == int((wide[step.level] < wide[1]).sum())
+
+
+def test_the_number_of_pairs_that_would_decide():
+    """With that many pairs of the same spread the interval excludes 0, and with one fewer it does not."""
+    (step, *_) = sl.pairs(table(effect=-0.002), baseline="previous").steps
+    spread = step.differences.std(ddof=1)
+    halves = [stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n) for n in (step.needed, step.needed - 1)]
+    assert halves[0] < abs(step.mean.value) <= halves[1]
+
+
+def test_intervals_hold_the_truth():
+    """Of 300 sets of five pairs the interval holds the true difference in 95 %; standard error 1.3 points."""
+    held = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        shared = rng.standard_normal(5)
+        rows = [
+            {"n_params": 1e6, "n_streams": P, "seed": s, "loss": 5 + shared[s] - 0.3 * (P == 2) + 0.2 * rng.normal()}
+            for s in range(5)
+            for P in (1, 2)
+        ]
+        (step,) = sl.pairs(pd.DataFrame(rows)).steps
+        held += step.mean.low <= -0.3 <= step.mean.high
+    assert 0.915 <= held / 300 <= 0.985
+
+
+def test_runs_of_the_sweep_pair_by_backbone_and_seed():
+    """P = 8 is worse than P = 4 in 11 of 12 pairs; N with the streams' own parameters differs within a pair."""
+    found = sl.pairs(RECORDS, baseline="previous")
+    assert [len(step.differences) for step in found.steps] == [12, 12, 12]
+    assert [step.lower for step in found.steps] == [10, 10, 1]
+    assert found.unpaired == 0
+    apart = sl.pairs(RECORDS, each="N")
+    assert len({step.group for step in apart.steps}) == 6
+    assert {len(step.differences) for step in apart.steps} == {2}
+
+
+def test_settings_of_the_configuration_can_be_compared_and_ignored():
+    def run(P, lr, seed, loss, vocab=512):
+        config = {"architecture": {"P": P, "vocab_size": vocab}, "n_tokens": 1e6, "recipe": {"lr": lr}, "seed": seed}
+        return {"n_params": 1e5, "n_streams": P, "loss": loss, "config": json.dumps(config)}
+
+    runs = [run(1, 0.01, 0, 3.0), run(1, 0.02, 0, 3.1), run(4, 0.01, 0, 2.9), run(4, 0.02, 0, 2.8)]
+    runs += [run(4, 0.02, 1, 2.7), run(4, 0.04, 1, 2.5, vocab=600)]
+    found = sl.pairs(pd.DataFrame(runs), by="lr", each="P")
+    assert [(s.group, s.level, s.mean.value) for s in found.steps] == [
+        ("1", 0.02, pytest.approx(0.1)),
+        ("4", 0.02, pytest.approx(-0.1)),
+    ]
+    assert found.steps[0].mean.low is None  # one pair has no interval
+    assert found.unpaired == 2
+    found = sl.pairs(pd.DataFrame(runs), by="lr", baseline="0.02", ignore="vocab_size")
+    assert [(s.level, s.mean.value) for s in found.steps] == [(0.01, pytest.approx(0.0)), (0.04, pytest.approx(-0.2))]
+
+
+def test_errors_name_what_is_there():
+    runs = table(seeds=1)
+    with pytest.raises(UsageError, match=r"by='depth': no such setting; these vary: N, P"):
+        sl.pairs(runs, by="depth")
+    with pytest.raises(UsageError, match=r"by='seed': has only the value 0"):
+        sl.pairs(runs, by="seed")
+    with pytest.raises(UsageError, match=r"baseline='3': no run has it; choose previous or one of 1, 2, 4"):
+        sl.pairs(runs, baseline="3")
+    with pytest.raises(ScalelabError, match=r"no two runs differ in P alone; name settings .* with `ignore`: N"):
+        sl.pairs(runs[(runs.n_streams == 1) == (runs.n_params == 1e6)])
+
+
+def test_the_command_shows_the_same(scalelab, tmp_path):
+    status, out, error = scalelab(
+        "pairs", RECORDS, "--baseline", "previous", "--figure", tmp_path / "pairs.svg", "--json", "--quiet"
+    )
+    assert status == 0, error
+    steps = json.loads(out)["steps"]
+    assert [step["lower"] for step in steps] == [10, 10, 1]
+    assert "P" in (tmp_path / "pairs.svg").read_text()
+    text = sl.pairs(RECORDS, baseline="previous").summary()
+    assert "Decided: loss is higher at P = 8 than at 4." in text
+    status, _, error = scalelab("pairs", RECORDS, "--baseline", "3")
+    assert status == 2
+    assert "--baseline 3: no run has it" in error
