@@ -107,6 +107,7 @@ SPEC_KEYS = {
     "isoflop_ratio": "tokens per parameter around which those sizes lie",
     "points": "single runs in place of a grid: a list of `{N: 50k, P: 2, D: 1M}`, as `scalelab design` writes",
     "num_experts": "experts of each MLP; 0 is a dense model",
+    "qkv_bias": "biases of queries, keys and values in dense models; `false` for a baseline of models with experts",
     "experts_per_token": "experts that a token uses",
     "eval": "tasks for the trained models: `next-line`, `cloze`, `brackets`, tasks of lm-eval or its YAML files",
     "ladder": "which set of widths N is matched to; 1 continues sweeps of before December 2026",

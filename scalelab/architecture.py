@@ -5,7 +5,7 @@ Widths follow the paper (arXiv 2505.10475): gated MLP with intermediate = 128·r
 QKV bias, no output bias, 48 prefix tokens per stream and layer.
 
 With experts the decoder is Mixtral-style (arXiv 2401.04088): a router and experts replace the MLP,
-and QKV has no bias.
+and QKV has no bias. Without `qkv_bias` a dense decoder is Llama-style, which compares with these.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MOST_OFF = 0.3
 LADDER = 2
 
 
-def check_experts(num_experts: int, experts_per_token: int) -> None:
-    """Raise `UsageError` for numbers of experts that make no decoder."""
+def check_experts(num_experts: int, experts_per_token: int, qkv_bias: bool = True) -> None:
+    """Raise `UsageError` for numbers of experts that make no decoder, or a choice that changes nothing but keys."""
     if num_experts < 0:
         raise UsageError(f"num_experts must not be negative, not {num_experts}; 0 is a dense model")
     if num_experts == 0 and experts_per_token != EXPERTS_PER_TOKEN:
@@ -44,6 +44,8 @@ def check_experts(num_experts: int, experts_per_token: int) -> None:
         raise UsageError(f"experts_per_token must be at least 2 for the router to learn, not {experts_per_token}")
     if num_experts and experts_per_token > num_experts:
         raise UsageError(f"experts_per_token {experts_per_token} exceeds num_experts {num_experts}; give more experts")
+    if num_experts and not qkv_bias:
+        raise UsageError("models with experts have no QKV biases anyway: leave qkv_bias out")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Architecture:
     aggregation: str = "dynamic"  # one of AGGREGATIONS
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
+    qkv_bias: bool = True  # of a dense model; with experts there is none
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads"):
@@ -91,7 +94,7 @@ class Architecture:
                 f"{self.num_heads} heads do not divide among {self.num_kv_heads} KV heads; "
                 "give a divisor of the number of heads"
             )
-        check_experts(self.num_experts, self.experts_per_token)
+        check_experts(self.num_experts, self.experts_per_token, self.qkv_bias)
 
     @property
     def head_dim(self) -> int:
@@ -114,8 +117,8 @@ class Architecture:
         attention, mlp = 2 * h * h + 2 * h * kv, 3 * h * self.intermediate_size  # Q, O, K, V; gate, up, down
         if self.num_experts:
             mlp = experts * mlp + self.num_experts * h  # experts and router
-        else:
-            attention += h + 2 * kv  # the QKV biases
+        elif self.qkv_bias:
+            attention += h + 2 * kv
         return self.num_layers * (attention + mlp + 2 * h) + h
 
     @property
@@ -203,17 +206,17 @@ def _preferred_layers(hidden_size: int) -> int:
 
 @cache
 def _rungs(
-    vocab_size: int, prefix_tokens: int, num_experts: int, experts_per_token: int, ladder: int
+    vocab_size: int, prefix_tokens: int, num_experts: int, experts_per_token: int, ladder: int, qkv_bias: bool
 ) -> tuple[Architecture, ...]:
     """Return every decoder of a ladder, from about 10 thousand to 100 billion active parameters."""
     rungs = []
-    experts: dict[str, Any] = {"num_experts": num_experts, "experts_per_token": experts_per_token}
+    kind: dict[str, Any] = dict(num_experts=num_experts, experts_per_token=experts_per_token, qkv_bias=qkv_bias)
     for hidden in _widths(ladder):
         heads, kv_heads = _heads(hidden, ladder)
         widths = (hidden, expert_width(hidden, experts_per_token) if num_experts else mlp_width(hidden))
         centre = _preferred_layers(hidden)
         rungs += [
-            Architecture(*widths, layers, heads, kv_heads, vocab_size, prefix_tokens=prefix_tokens, **experts)
+            Architecture(*widths, layers, heads, kv_heads, vocab_size, prefix_tokens=prefix_tokens, **kind)
             for layers in range(max(2, centre - 1), centre + 2)
         ]
     return tuple(rungs)
@@ -226,6 +229,7 @@ def architecture_for(
     num_experts: int = 0,
     experts_per_token: int = EXPERTS_PER_TOKEN,
     ladder: int = LADDER,
+    qkv_bias: bool = True,
 ) -> Architecture:
     """Return the decoder of a ladder whose backbone has about `n_params` parameters; P = 1.
 
@@ -242,6 +246,7 @@ def architecture_for(
         num_experts: Experts in each layer; 0 is a dense model.
         experts_per_token: Experts that process one token.
         ladder: One of `LADDERS`.
+        qkv_bias: Give queries, keys and values of a dense model their biases.
 
     Returns:
         A decoder with tied embeddings and one stream.
@@ -249,8 +254,8 @@ def architecture_for(
     Raises:
         UsageError: `n_params` is outside the ladder, or the numbers of experts make no decoder.
     """
-    check_experts(num_experts, experts_per_token)
-    rungs = _rungs(vocab_size, prefix_tokens, num_experts, experts_per_token, ladder)
+    check_experts(num_experts, experts_per_token, qkv_bias)
+    rungs = _rungs(vocab_size, prefix_tokens, num_experts, experts_per_token, ladder, qkv_bias)
 
     def distance(a: Architecture) -> float:
         off_depth = abs(math.log(a.num_layers / _preferred_layers(a.hidden_size)))

@@ -96,12 +96,13 @@ def shapes_of(records: pd.DataFrame | None, sizes: Sequence[float]) -> dict[floa
     from scalelab.architecture import architecture_for
 
     shape = config["architecture"]
-    experts = {k: shape.get(k, v) for k, v in (("num_experts", 0), ("experts_per_token", 2))}
+    usual = {"num_experts": 0, "experts_per_token": 2, "qkv_bias": True}
+    family = {name: shape.get(name, value) for name, value in usual.items()}
     found: dict[float, Architecture] = {}
     for size in sizes:
         try:
             found[size] = architecture_for(
-                size, shape["vocab_size"], shape["prefix_tokens"], **experts, ladder=config.get("ladder", 1)
+                size, shape["vocab_size"], shape["prefix_tokens"], **family, ladder=config.get("ladder", 1)
             )
         except UsageError as error:
             raise UsageError(str(error), argument="N") from None

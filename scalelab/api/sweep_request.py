@@ -66,10 +66,9 @@ def check_sizes(spec: SweepSpec) -> None:
         for _ in isoflop_points(spec, max(vocab, 257)):
             pass
         return
-    experts = {"num_experts": spec.num_experts, "experts_per_token": spec.experts_per_token}
     for N in [point[0] for point in spec.points] or spec.N:
         for length in spec.prefix_tokens:
-            architecture_for(N, max(vocab, 257), length, **experts, ladder=spec.ladder)
+            architecture_for(N, max(vocab, 257), length, **spec.family, ladder=spec.ladder)
 
 
 def _over(spec: SweepSpec, content: Mapping[str, Any]) -> SweepSpec:

@@ -185,7 +185,7 @@ def as_served(model: Architecture | ServedModel) -> ServedModel:
         kv_heads=model.num_kv_heads,
         head_dim=model.head_dim,
         mlp_width=model.intermediate_size,
-        vectors=2 * h + (0 if model.num_experts else h + 2 * kv),  # experts come without the QKV biases
+        vectors=2 * h + (h + 2 * kv if model.qkv_bias and not model.num_experts else 0),
         num_experts=model.num_experts,
         experts_per_token=model.experts_per_token if model.num_experts else 0,
     )

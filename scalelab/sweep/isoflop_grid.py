@@ -50,11 +50,7 @@ def _sizes(spec: SweepSpec, budget: float, prefix_tokens: int, P: int, vocab_siz
     shapes: dict[Architecture, None] = {}
     for N in wanted:
         try:
-            shapes[
-                architecture_for(
-                    N, vocab_size, prefix_tokens, spec.num_experts, spec.experts_per_token, ladder=spec.ladder
-                )
-            ] = None
+            shapes[architecture_for(N, vocab_size, prefix_tokens, **spec.family, ladder=spec.ladder)] = None
         except UsageError as error:
             ends = f"{format_count(min(wanted))} to {format_count(max(wanted))}"
             raise UsageError(f"{name} needs N from {ends}: {error}; give other budgets, or `N`") from None

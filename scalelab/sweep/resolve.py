@@ -49,8 +49,7 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
     runs: dict[str, RunConfig] = {}
     grid = spec.points or tuple(product(spec.N, spec.P, spec.D))
     for (n_params, P, D), prefix_tokens in product(grid, spec.prefix_tokens):
-        dense_or_not = {"num_experts": spec.num_experts, "experts_per_token": spec.experts_per_token}
-        plain = architecture_for(n_params, data.vocab_size, prefix_tokens, **dense_or_not, ladder=spec.ladder)
+        plain = architecture_for(n_params, data.vocab_size, prefix_tokens, **spec.family, ladder=spec.ladder)
         for kind, seed, recipe, D1 in product(spec.aggregation, spec.seeds, spec.recipes, spec.plain_tokens):
             shape = replace(plain, aggregation=kind).with_streams(P)
             first = whole_steps(D1, recipe) if D1 else 0

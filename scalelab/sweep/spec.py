@@ -50,6 +50,7 @@ class SweepSpec:
     plain_tokens: tuple[float, ...] = (0,)  # the part of D before the streams start
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
+    qkv_bias: bool = True  # of dense models
     isoflop: tuple[float, ...] = ()  # training budgets in FLOPs, which set D: see `scalelab.sweep.isoflop_grid`
     isoflop_sizes: int = 7  # of each budget, unless N is given
     isoflop_ratio: float = 20.0  # D/N around which they lie; Hoffmann et al., arXiv 2203.15556
@@ -87,7 +88,7 @@ class SweepSpec:
             )
         if self.ladder not in LADDERS:
             raise UsageError(f"ladder must be one of {', '.join(map(str, LADDERS))}, not {self.ladder}")
-        check_experts(self.num_experts, self.experts_per_token)
+        check_experts(**self.family)
         if len(set(self.eval)) < len(self.eval):
             raise UsageError(f"eval has a value twice: {', '.join(self.eval)}")
 
@@ -111,6 +112,11 @@ class SweepSpec:
             raise UsageError("isoflop_sizes must be 3 or more, and isoflop_ratio positive")
         if len(set(self.isoflop)) < len(self.isoflop):
             raise UsageError("isoflop has a value twice; leave one out")
+
+    @property
+    def family(self) -> dict[str, Any]:
+        """What kind of decoder the models are, as arguments of `architecture_for`."""
+        return {name: getattr(self, name) for name in ("num_experts", "experts_per_token", "qkv_bias")}
 
     @property
     def recipes(self) -> list[Recipe]:
@@ -163,6 +169,10 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             parsed[key] = whole_numbers(_listed(value), key, least=0 if key == "seeds" else 1)
         elif key in ("num_experts", "experts_per_token", "ladder", "isoflop_sizes"):
             parsed[key] = whole_numbers([value], key, least=0)[0]
+        elif key == "qkv_bias":
+            if not isinstance(value, bool):
+                raise UsageError(f"qkv_bias: {value!r}: give true or false")
+            parsed[key] = value
         elif key == "isoflop_ratio":
             parsed[key] = _number(value, key)
         elif key == "lr":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import MixtralForCausalLM, Qwen2ForCausalLM
+from transformers import LlamaForCausalLM, MixtralForCausalLM, Qwen2ForCausalLM
 
 from scalelab.architecture import Architecture
 from scalelab.errors import ScalelabError
@@ -22,7 +22,7 @@ ROUTER_LOSS = 0.01  # weight of the balancing loss; Switch Transformer (arXiv 21
 def build_model(config: RunConfig) -> Any:
     """Build and initialise the model of a run; for one seed every P has the same backbone weights."""
     shape, recipe = config.architecture, config.recipe
-    base = MixtralForCausalLM if shape.num_experts else Qwen2ForCausalLM
+    base = MixtralForCausalLM if shape.num_experts else Qwen2ForCausalLM if shape.qkv_bias else LlamaForCausalLM
     streamed: Any = lm_class(base)
     settings = streamed.config_class(
         vocab_size=shape.vocab_size,
@@ -39,7 +39,7 @@ def build_model(config: RunConfig) -> Any:
         parscale_attn_smooth=recipe.smooth,
         parscale_aggregation=shape.aggregation,
         attn_implementation="parscale_sdpa",  # also without streams, for its choice of kernels
-        **_experts(shape),
+        **_family(shape),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -52,18 +52,22 @@ def build_model(config: RunConfig) -> Any:
     return model
 
 
-def _experts(shape: Architecture) -> dict[str, Any]:
-    """Return the settings of a mixture of experts, with Qwen2's values where Mixtral's defaults differ."""
-    if not shape.num_experts:
+def _family(shape: Architecture) -> dict[str, Any]:
+    """Return the settings of Mixtral and Llama, with Qwen2's values where their defaults differ."""
+    if not shape.num_experts and shape.qkv_bias:
         return {}
-    return {
-        "num_local_experts": shape.num_experts,
-        "num_experts_per_tok": shape.experts_per_token,
-        "router_aux_loss_coef": ROUTER_LOSS,
+    shared = {
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
         "bos_token_id": None,
         "eos_token_id": None,
+    }
+    if not shape.num_experts:
+        return shared
+    return shared | {
+        "num_local_experts": shape.num_experts,
+        "num_experts_per_tok": shape.experts_per_token,
+        "router_aux_loss_coef": ROUTER_LOSS,
     }
 
 

@@ -151,7 +151,7 @@ class RunConfig:
     @property
     def setup(self) -> str:
         """Digest of everything that must be equal to compare losses over N, P, D and seeds."""
-        names = ("prefix_tokens", "tied_embeddings", "aggregation", "num_experts", "experts_per_token")
+        names = ("prefix_tokens", "tied_embeddings", "aggregation", "num_experts", "experts_per_token", "qkv_bias")
         shared: dict[str, Any] = {name: getattr(self.architecture, name) for name in names}
         config = {
             "recipe": asdict(self.recipe),
@@ -176,7 +176,7 @@ _LATER_RECIPE = {
     "warmup_tokens": 51_200,
     "decay_fraction": 0.2,
 }
-_LATER_SHAPE = {"aggregation": "dynamic", "num_experts": 0, "experts_per_token": 2}
+_LATER_SHAPE = {"aggregation": "dynamic", "num_experts": 0, "experts_per_token": 2, "qkv_bias": True}
 _LATER_OPTIONS = {"recipe": _LATER_RECIPE, "architecture": _LATER_SHAPE}
 _LATER_TOP = {"plain_tokens": 0, "ladder": 1}
 

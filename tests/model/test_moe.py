@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from scalelab.architecture import Architecture, architecture_for, expert_width, mlp_width
+from scalelab.cost.shape import as_served
 from scalelab.errors import UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.banks import active_bank, attention_modules
+from scalelab.sweep.spec import SweepSpec, parse
 from scalelab.train.build import build_model, extra_loss, training_options
 from scalelab.train.corpus import load_corpus
 from scalelab.train.optimizer import make_optimizer
@@ -234,6 +236,37 @@ def test_a_dense_model_has_no_extra_loss():
     model = build(shape)
     assert training_options(model) == {}
     assert extra_loss(model, training_forward(model, some_tokens(shape))) is None
+
+
+def test_a_dense_model_without_biases_is_one_whose_biases_are_zero():
+    """The fair baseline of models with experts: the same logits as Qwen2 with the same weights and no biases."""
+    plain = architecture_for(20e3, 97, prefix_tokens=4, qkv_bias=False)
+    for P in (1, 2):
+        shape = plain.with_streams(P)
+        model, biased = build(shape), build(replace(shape, qkv_bias=True))
+        assert sum(p.numel() for p in model.parameters()) == shape.total_params == as_served(shape).total_params
+        assert not [name for name, _ in model.named_parameters() if name.endswith("proj.bias")]
+        missing, extra = biased.load_state_dict(model.state_dict(), strict=False)
+        assert not extra
+        assert {name.rsplit(".", 2)[1] for name in missing} == {"q_proj", "k_proj", "v_proj"}
+        for name, parameter in biased.named_parameters():
+            if name in missing:
+                parameter.data.zero_()
+        ids = some_tokens(shape)
+        torch.testing.assert_close(model(ids).logits, biased(ids).logits, rtol=1e-5, atol=1e-6)
+
+
+def test_records_without_a_choice_of_biases_keep_their_keys():
+    shape = architecture_for(20e3, 97, prefix_tokens=4)
+    run = RunConfig(shape, 512, 0, NO_TEXT)
+    assert "qkv_bias" not in run.identity()["architecture"]
+    other = replace(run, architecture=replace(shape, qkv_bias=False))
+    assert (other.key, other.setup) != (run.key, run.setup)
+    with pytest.raises(UsageError, match="models with experts have no QKV biases anyway"):
+        architecture_for(20e3, 97, num_experts=4, qkv_bias=False)
+    with pytest.raises(UsageError, match="qkv_bias: 'no': give true or false"):
+        parse({"qkv_bias": "no"})
+    assert SweepSpec(**parse({"qkv_bias": False})).family["qkv_bias"] is False
 
 
 @pytest.mark.parametrize("mlp_only", [[], [0, 2], [0, 1, 2]])
