@@ -34,7 +34,7 @@ class Step:
     """The pairs of two levels of the setting.
 
     Attributes:
-        group: Level of the setting that `each` names, as text; empty without one.
+        group: Level of the setting that `each` names; None without one.
         level: Level of the setting.
         against: The other level.
         differences: Loss at `level` less that at `against`, nats per token, one for each pair, [n].
@@ -42,7 +42,7 @@ class Step:
         needed: Pairs with which the interval of such a mean would just exclude 0; None if that takes over 10,000.
     """
 
-    group: str
+    group: Any
     level: Any
     against: Any
     differences: Array
@@ -139,13 +139,13 @@ def pair_runs(
         if len(fixed.columns)
         else pd.Series("", settings.index)
     )
-    apart = settings[each].map(_text) if each else pd.Series("", settings.index)
+    apart = settings[each] if each else pd.Series(0, settings.index)
     table = pd.DataFrame({"key": key, "group": apart, "level": settings[by], "loss": records["loss"].to_numpy(float)})
     losses = table.groupby(["group", "key", "level"], sort=False)["loss"].mean().unstack()
     steps = [
         step
-        for group in sorted(apart.unique(), key=lambda text: _order(_number(text)))
-        for step in _steps(group, losses.loc[group], levels, chosen)
+        for group in sorted(apart.dropna().unique().tolist(), key=_order)
+        for step in _steps(group if each else None, losses.loc[group], levels, chosen)
     ]
     if not steps:
         raise ScalelabError(
@@ -160,7 +160,7 @@ def _varied(settings: pd.DataFrame) -> str:
     return ", ".join(str(name) for name in settings if settings[name].nunique(dropna=False) > 1)
 
 
-def _steps(group: str, losses: pd.DataFrame, levels: Sequence[Any], baseline: Any) -> Iterator[Step]:
+def _steps(group: Any, losses: pd.DataFrame, levels: Sequence[Any], baseline: Any) -> Iterator[Step]:
     for i, level in enumerate(levels):
         against = levels[i - 1] if baseline == PREVIOUS and i else baseline
         if level == against or against == PREVIOUS or not {level, against} <= {*losses.columns}:

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from scalelab.analysis.pairs import Pairs, level_text
 from scalelab.plot.layout import AxesLike, new_panels, only_kind
-from scalelab.plot.style import GREY, Size, looks, styled
+from scalelab.plot.style import GREY, Look, Size, looks, styled
 
 _ROOM = 0.6  # of the distance of two levels, for the groups beside each other
 
@@ -32,9 +32,7 @@ def plot_pairs(found: Pairs, kind: str | None = None, ax: AxesLike | None = None
     axes = panels.axes[0]
     names = list(dict.fromkeys((level_text(step.level), level_text(step.against)) for step in found.steps))
     groups = list(dict.fromkeys(step.group for step in found.steps))
-    numbers = all(group.replace(".", "", 1).isdigit() for group in groups)
-    known = looks(float(group) if numbers else group for group in groups)
-    styles = {group: known[float(group) if numbers else group] for group in groups}
+    styles = looks(groups) if found.each else {None: Look("black", "o")}
     axes.axhline(0.0, color=GREY, linewidth=1.0)
     for step in found.steps:
         place = names.index((level_text(step.level), level_text(step.against)))
@@ -50,11 +48,11 @@ def plot_pairs(found: Pairs, kind: str | None = None, ax: AxesLike | None = None
     axes.set_xticks(range(len(names)), [level if same else f"{level} − {against}" for level, against in names])
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_xlabel(found.by)
-    axes.set_ylabel(f"loss minus loss at {found.by} = {names[0][1]}" if same else "difference in loss")
+    axes.set_ylabel(f"loss minus that at {found.by} = {names[0][1]}" if same else "difference in loss")
     panels.heading(f"Paired differences by {found.by}, nats per token, with 95 % intervals")
     if found.each:
         handles: list[Any] = [Line2D([], [], linestyle="", **styles[group].points()) for group in groups]
-        panels.legend(handles, [f"{found.each} = {group}" for group in groups])
+        panels.legend(handles, [f"{found.each} = {level_text(group)}" for group in groups])
     else:
         panels.legend([], [])
     return panels.root

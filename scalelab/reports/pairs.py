@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scalelab.analysis.pairs import level_text
@@ -13,6 +13,9 @@ from scalelab.units import plural
 if TYPE_CHECKING:
     from scalelab.analysis.pairs import Pairs, Step
 
+_SHOWN = 6  # levels in a sentence
+_MANY = 10  # intervals, of which some exclude 0 by chance
+
 
 def pairs_report(found: Pairs) -> Report:
     """Return the differences, and what they decide."""
@@ -21,7 +24,7 @@ def pairs_report(found: Pairs) -> Report:
     headings = [*apart, f"<{found.by}", "<against", "difference", "95 % interval", "pairs", "lower in", "would decide"]
     table = Table(title, headings, keys=len(apart) + 2)
     for step in found.steps:
-        cells = [step.group] if found.each else []
+        cells = [level_text(step.group)] if found.each else []
         cells += [level_text(step.level), level_text(step.against), f"{step.mean.value:+.4f}", _interval(step)]
         cells += [
             str(len(step.differences)),
@@ -48,14 +51,23 @@ def _verdicts(found: Pairs) -> Iterator[str]:
         ("higher", [step for step in decided if step.mean.value > 0]),
     ):
         if steps:
-            yield f"Decided: loss is {words} at {'; '.join(_words(found, step, 'than at') for step in steps)}."
+            yield f"Decided: loss is {words} at {_listed(found, steps, 'than at')}."
     others = [step for step in found.steps if not step.decided]
     if others:
-        yield f"Not decided: {'; '.join(_words(found, step, 'against') for step in others)}."
+        yield f"Not decided: {_listed(found, others, 'against')}."
+    if len(decided) and len(found.steps) >= _MANY:
+        yield f"Of {len(found.steps)} such intervals about one in twenty excludes 0 by chance."
+
+
+def _listed(found: Pairs, steps: Sequence[Step], between: str) -> str:
+    rest = len(steps) - _SHOWN
+    return "; ".join(_words(found, step, between) for step in steps[:_SHOWN]) + (
+        f"; and {rest} more" if rest > 0 else ""
+    )
 
 
 def _words(found: Pairs, step: Step, between: str) -> str:
-    apart = f" ({found.each} = {step.group})" if found.each else ""
+    apart = f" ({found.each} = {level_text(step.group)})" if found.each else ""
     return f"{found.by} = {level_text(step.level)} {between} {level_text(step.against)}{apart}"
 
 
@@ -63,7 +75,7 @@ def pairs_json(found: Pairs) -> dict[str, Any]:
     """Return the differences, unrounded."""
     steps = [
         {
-            "group": step.group or None,
+            "group": step.group,
             "level": step.level,
             "against": step.against,
             "mean": step.mean,

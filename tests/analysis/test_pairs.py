@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 import scalelab as sl
+from scalelab.analysis.pairs import pair_runs
 from scalelab.errors import ScalelabError, UsageError
 from tests.support.paths import ROOT
 
@@ -61,7 +62,7 @@ def test_intervals_hold_the_truth():
             for s in range(5)
             for P in (1, 2)
         ]
-        (step,) = sl.pairs(pd.DataFrame(rows)).steps
+        (step,) = pair_runs(pd.DataFrame(rows)).steps
         held += step.mean.low <= -0.3 <= step.mean.high
     assert 0.915 <= held / 300 <= 0.985
 
@@ -86,8 +87,8 @@ def test_settings_of_the_configuration_can_be_compared_and_ignored():
     runs += [run(4, 0.02, 1, 2.7), run(4, 0.04, 1, 2.5, vocab=600)]
     found = sl.pairs(pd.DataFrame(runs), by="lr", each="P")
     assert [(s.group, s.level, s.mean.value) for s in found.steps] == [
-        ("1", 0.02, pytest.approx(0.1)),
-        ("4", 0.02, pytest.approx(-0.1)),
+        (1, 0.02, pytest.approx(0.1)),
+        (4, 0.02, pytest.approx(-0.1)),
     ]
     assert found.steps[0].mean.low is None  # one pair has no interval
     assert found.unpaired == 2
