@@ -114,6 +114,9 @@ def profiles_report(found: Profiles) -> Report:
     return Report.of([parameter_table(found.fit, found.profiles)])
 
 
+_SEVERAL = 3  # groups that were not fitted for one reason, which are one line
+
+
 def fits_report(
     fits: FitResults, details: bool = False, profiles: Mapping[str, Mapping[str, Profile]] | None = None
 ) -> Report:
@@ -132,8 +135,20 @@ def fits_report(
         blocks += [Line(f"{note.message} [{shortened(group)}]", "serious", note.code) for group, note in serious]
     if not details and len(fits) > 1 and any(note.severity != "info" for fit in fits.values() for note in fit.notes):
         blocks.append(Line("for warnings and residuals of each group, use `details`", "info"))
-    blocks += [Line(f"not fitted: {error}", "left out") for error in fits.failures.values()]
+    blocks += [Line(text, "left out") for text in _failures(fits)]
     return Report.of(blocks)
+
+
+def _failures(fits: FitResults) -> Iterator[str]:
+    """Yield a sentence for each group that was not fitted, or one for several of the same reason."""
+    groups: dict[str, list[str]] = {}
+    for group, error in fits.failures.items():
+        groups.setdefault(str(error).removeprefix(f"{group}: "), []).append(group)
+    for reason, names in groups.items():
+        if len(names) < _SEVERAL:
+            yield from (f"not fitted: {name}: {reason}" for name in names)
+        else:
+            yield f"not fitted: {len(names)} groups, the first of them {names[0]}: {reason}"
 
 
 def compact_table(fits: FitResults) -> Table:
