@@ -354,6 +354,21 @@ def test_too_few_runs_is_a_failure_that_names_the_group(tmp_path):
     assert "t: 2 distinct (N, P) cannot determine 4 parameters; add runs" in complaint(result, 1)
 
 
+@pytest.mark.parametrize("others", [2, 3])
+def test_groups_that_are_not_fitted_for_one_reason_are_one_line(scalelab, tmp_path, make_records, others):
+    large = make_records(noise=1e-3).assign(corpus="large")
+    small = [large.iloc[:2].assign(corpus=f"small {i}") for i in range(others)]
+    pd.concat([large, *small]).to_csv(tmp_path / "t.csv", index=False)
+    options = ["--map", "corpus=corpus", "--no-figure", "--draws", "100", "--starts", "20"]
+    status, out, error = scalelab("fit", tmp_path / "t.csv", *options)
+    assert status == 0, error
+    lines = [line for line in out.splitlines() if "not fitted" in line]
+    reason = "the law 'parallel' needs more than one value of N; add runs or choose another --law"
+    together = [f"left out: not fitted: {others} groups, the first of them small 0, D 1B: {reason}"]
+    apart = [f"left out: not fitted: small {i}, D 1B: {reason}" for i in range(others)]
+    assert lines == (together if others == 3 else apart)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
