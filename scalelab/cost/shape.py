@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from scalelab.aggregation import AGGREGATIONS
-from scalelab.architecture import PREFIX_TOKENS, Architecture
+from scalelab.architecture import EXPERTS_PER_TOKEN, PREFIX_TOKENS, Architecture
 from scalelab.errors import NotPricedError, UsageError
 
 # (inputs, outputs) of successive matrices; the output of the last is added to the residual.
@@ -241,5 +241,5 @@ def as_architecture(model: Architecture | ServedModel) -> Architecture:
         tied_embeddings=model.tied_embeddings,
         aggregation=model.aggregation,
         num_experts=layer.num_experts,
-        **({"experts_per_token": layer.experts_per_token} if layer.num_experts else {}),
+        experts_per_token=layer.experts_per_token if layer.num_experts else EXPERTS_PER_TOKEN,
     )
