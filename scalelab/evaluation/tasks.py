@@ -7,7 +7,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -16,7 +16,6 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
@@ -264,16 +263,21 @@ def _network(download: bool) -> Iterator[None]:
     import datasets.config
     import huggingface_hub.constants
 
-    values = [(datasets.config, "HF_HUB_OFFLINE", True), (datasets.config, "HF_DATASETS_OFFLINE", True)]
+    values: list[tuple[Any, str, Any]] = [(datasets.config, "HF_HUB_OFFLINE", True)]
+    values += [(datasets.config, "HF_DATASETS_OFFLINE", True)]
     values += [(huggingface_hub.constants, "HF_HUB_OFFLINE", True)]
     if find_spec("nltk") is not None:
         import nltk
 
         values += [(nltk, "download", _no_download)]
-    with ExitStack() as stack:
-        for module, name, value in values:
-            stack.enter_context(patch.object(module, name, value))
+    before = [getattr(module, name) for module, name, _ in values]
+    for module, name, value in values:
+        setattr(module, name, value)
+    try:
         yield
+    finally:
+        for (module, name, _), value in zip(values, before, strict=True):
+            setattr(module, name, value)
 
 
 def _no_download(name: str, *_: Any, **__: Any) -> None:

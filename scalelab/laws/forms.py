@@ -195,8 +195,9 @@ def _worth(excess: Array, R: Array) -> tuple[Array, Array, Array]:
 class StartedExperts(Power):
     """(A/N)^α·((X − 1 + S)/S)^(−g): the first experts add less than a power of their number says, as if there were S.
 
-    Clark et al. 2022, arXiv 2202.01169, equations 4 and 5, without their interaction with N and their limit of many
-    experts, which need more runs than most tables have. A dense model has X = 1, and so the factor 1.
+    The saturated number of experts of Clark et al. 2022, arXiv 2202.01169, from its start alone: without their
+    interaction with N and their limit of many experts, which need more runs than most tables have. A dense model has
+    X = 1, and so the factor 1.
     """
 
     def __init__(self) -> None:

@@ -55,7 +55,10 @@ DATA_CONSTRAINED = SumLaw(
 )
 EXPERTS = SumLaw("experts", ("N", "X"), [Floor(), Experts()], "Clark et al. 2022, arXiv 2202.01169, with a floor")
 EXPERTS_STARTED = SumLaw(
-    "experts-started", ("N", "X"), [Floor(), StartedExperts()], "Clark et al. 2022, arXiv 2202.01169, equation 5"
+    "experts-started",
+    ("N", "X"),
+    [Floor(), StartedExperts()],
+    "after Clark et al. 2022, arXiv 2202.01169: their saturated number of experts, from its start",
 )
 LR_BATCH = TuningLaw()
 
