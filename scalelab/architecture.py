@@ -22,6 +22,7 @@ from scalelab.units import format_count
 
 PREFIX_TOKENS = 48  # the paper's choice
 EXPERTS_PER_TOKEN = 2  # Mixtral's choice
+FAMILY = ("num_experts", "experts_per_token", "qkv_bias")  # what kind of decoder it is
 MLP_RATIO = 5.4  # intermediate / hidden of all six sizes in the paper
 WIDTH_PER_LAYER = 24  # hidden size a layer, of small shapes
 

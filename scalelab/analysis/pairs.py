@@ -12,13 +12,13 @@ import pandas as pd
 
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.derived import Estimate
+from scalelab.fit.result import LEVEL
 from scalelab.shown import Shown
 from scalelab.units import format_count, parse_count
 
 if TYPE_CHECKING:
     from scalelab.laws.base import Array
 
-LEVEL = 0.95
 PREVIOUS = "previous"
 _FIELDS = {"n_streams": "P", "n_tokens": "D", "peak_lr": "lr"}
 # Columns of a table that settle a run, if it has no `config`. Of the definitions of N the first that is there counts.

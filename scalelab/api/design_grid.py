@@ -93,11 +93,10 @@ def shapes_of(records: pd.DataFrame | None, sizes: Sequence[float]) -> dict[floa
     config = sweep_config(records)
     if config is None:
         return None
-    from scalelab.architecture import architecture_for
+    from scalelab.architecture import FAMILY, Architecture, architecture_for
 
     shape = config["architecture"]
-    usual = {"num_experts": 0, "experts_per_token": 2, "qkv_bias": True}
-    family = {name: shape.get(name, value) for name, value in usual.items()}
+    family = {name: shape.get(name, getattr(Architecture, name)) for name in FAMILY}
     found: dict[float, Architecture] = {}
     for size in sizes:
         try:

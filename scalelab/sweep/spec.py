@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scalelab.aggregation import AGGREGATIONS
-from scalelab.architecture import EXPERTS_PER_TOKEN, LADDER, LADDERS, check_experts
+from scalelab.architecture import EXPERTS_PER_TOKEN, FAMILY, LADDER, LADDERS, check_experts
 from scalelab.errors import DataError, UsageError
 from scalelab.sweep.spec_file import read_keys, spec_file
 from scalelab.train.recipe import Recipe
@@ -115,8 +115,8 @@ class SweepSpec:
 
     @property
     def family(self) -> dict[str, Any]:
-        """What kind of decoder the models are, as arguments of `architecture_for`."""
-        return {name: getattr(self, name) for name in ("num_experts", "experts_per_token", "qkv_bias")}
+        """Experts and biases of the models, as arguments of `architecture_for`."""
+        return {name: getattr(self, name) for name in FAMILY}
 
     @property
     def recipes(self) -> list[Recipe]:

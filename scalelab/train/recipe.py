@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scalelab.architecture import LADDER, Architecture
+from scalelab.architecture import FAMILY, LADDER, Architecture
 from scalelab.errors import UsageError
 
 LR_WIDTH = 64  # hidden size at which the peak rate is `Recipe.lr`
@@ -151,7 +151,7 @@ class RunConfig:
     @property
     def setup(self) -> str:
         """Digest of everything that must be equal to compare losses over N, P, D and seeds."""
-        names = ("prefix_tokens", "tied_embeddings", "aggregation", "num_experts", "experts_per_token", "qkv_bias")
+        names = ("prefix_tokens", "tied_embeddings", "aggregation", *FAMILY)
         shared: dict[str, Any] = {name: getattr(self.architecture, name) for name in names}
         config = {
             "recipe": asdict(self.recipe),
