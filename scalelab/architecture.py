@@ -6,6 +6,8 @@ QKV bias, no output bias, 48 prefix tokens per stream and layer.
 
 With experts the decoder is Mixtral-style (arXiv 2401.04088): a router and experts replace the MLP,
 and QKV has no bias. Without `qkv_bias` a dense decoder is Llama-style, which compares with these.
+
+With `loops` the layers run several times in a row on the same weights.
 """
 
 from __future__ import annotations
@@ -73,12 +75,13 @@ class Architecture:
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
     qkv_bias: bool = True  # of a dense model; with experts there is none
+    loops: int = 1  # passes through the layers, with the same weights
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("num_kv_heads", "vocab_size", "P"):
+        for name in ("num_kv_heads", "vocab_size", "P", "loops"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.prefix_tokens < 0:

@@ -1,4 +1,8 @@
-"""Paired differences: losses at each level of a setting less those at a baseline, in runs that are otherwise equal."""
+"""Paired differences: losses at each level of a setting less those at a baseline, in runs that are otherwise equal.
+
+They may be compared at each level of another setting apart, or along one: then a pair's difference is followed over
+that setting, and what counts is how much it changes with each doubling.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ PREVIOUS = "previous"
 _FIELDS = {"n_streams": "P", "n_tokens": "D", "peak_lr": "lr"}
 # Columns of a table that settle a run, if it has no `config`. Of the definitions of N the first that is there counts.
 _SIZES = ("n_params_backbone", "n_params", "n_params_total")
+_SHAPE = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")  # which go with N
 _SETTINGS = (
     *("n_tokens", "n_streams", "seed", "peak_lr", "batch_size", "n_experts", "n_tokens_unique"),
     *("setup", "corpus", "tokenizer"),
@@ -37,7 +42,8 @@ class Step:
         group: Level of the setting that `each` names; None without one.
         level: Level of the setting.
         against: The other level.
-        differences: Loss at `level` less that at `against`, nats per token, one for each pair, [n].
+        differences: Loss at `level` less that at `against`, nats per token, one for each pair, [n]; along a setting,
+            the slope of this difference over log2 of the setting.
         mean: Their mean with its 95 % interval, Student's t over the pairs; no interval for a single pair.
         needed: Pairs with which the interval of such a mean would just exclude 0; None if that takes over 10,000.
     """
@@ -67,6 +73,8 @@ class Pairs(Shown):
     Attributes:
         by: Name of the setting.
         each: Setting whose levels are compared apart, if any.
+        along: Setting over which the differences are followed, if any.
+        value: Column that is compared.
         steps: Differences, by group and level.
         unpaired: Number of runs without a partner.
     """
@@ -75,6 +83,8 @@ class Pairs(Shown):
     each: str | None
     steps: tuple[Step, ...]
     unpaired: int
+    along: str | None = None
+    value: str = "loss"
 
     _report: ClassVar[str] = "scalelab.reports.pairs:pairs_report"
     _figure: ClassVar[str] = "scalelab.plot.pairs:plot_pairs"
@@ -108,6 +118,8 @@ def pair_runs(
     baseline: Any = None,
     each: str | None = None,
     ignore: Sequence[str] = (),
+    along: str | None = None,
+    value: str = "loss",
 ) -> Pairs:
     """Return the differences of the levels of `by` between runs that agree in all other settings, the seed included.
 
@@ -117,13 +129,16 @@ def pair_runs(
         baseline: Level that the others are compared with, or "previous"; by default the first one.
         each: Setting whose levels are compared apart.
         ignore: Settings in which pairs may differ.
+        along: Setting over which the differences are followed: their change with each doubling of it is compared.
+        value: Column to compare.
 
     Raises:
-        UsageError: There is no such setting or level.
+        UsageError: There is no such setting, level or column.
         ScalelabError: No two runs are a pair.
     """
     settings = _settings(records)
-    for argument, names in (("by", [by]), ("each", [each] if each else []), ("ignore", list(ignore))):
+    asked = {"by": [by], "each": [each] if each else [], "along": [along] if along else [], "ignore": list(ignore)}
+    for argument, names in asked.items():
         for name in names:
             if name not in settings:
                 reason = f"no such setting; these vary: {_varied(settings) or 'none'}"
@@ -132,7 +147,8 @@ def pair_runs(
     if len(levels) < 2:
         raise UsageError(f"has only the value {levels[0] if levels else 'none'}", argument="by", value=by)
     chosen = _level(baseline, levels)
-    free = {by, *ignore}
+    values = _values(records, value)
+    free = {by, *ignore, *([along] if along else []), *(_SHAPE if "N" in (by, along) else ())}
     fixed = settings.drop(columns=[name for name in settings if name in free])
     key = (
         fixed.astype("string").fillna("").agg("\x1f".join, axis=1)
@@ -140,19 +156,38 @@ def pair_runs(
         else pd.Series("", settings.index)
     )
     apart = settings[each] if each else pd.Series(0, settings.index)
-    table = pd.DataFrame({"key": key, "group": apart, "level": settings[by], "loss": records["loss"].to_numpy(float)})
-    losses = table.groupby(["group", "key", "level"], sort=False)["loss"].mean().unstack()
+    table = pd.DataFrame({"key": key, "group": apart, "level": settings[by], "loss": values})
+    table["at"] = _doublings(settings, along) if along else 0.0
+    losses = table.groupby(["group", "key", "at", "level"], sort=False)["loss"].mean().unstack()
     steps = [
         step
         for group in sorted(apart.dropna().unique().tolist(), key=_order)
-        for step in _steps(group if each else None, losses.loc[group], levels, chosen)
+        for step in _steps(group if each else None, losses.loc[group], levels, chosen, along is not None)
     ]
+    if not steps and along:
+        raise ScalelabError(f"no pair of runs that differ in {by} is there at two values of {along}")
     if not steps:
         raise ScalelabError(
             f"no two runs differ in {by} alone; name settings in which pairs may differ with `ignore`: {_varied(fixed)}"
         )
     alone = losses.notna().sum(axis=1) == 1
-    return Pairs(by, each, tuple(steps), int(alone.sum()))
+    return Pairs(by, each, tuple(steps), int(alone.sum()), along, value)
+
+
+def _values(records: pd.DataFrame, column: str) -> Array:
+    """Return the numbers of a column. Raises `UsageError` if it has none."""
+    numbers = [str(name) for name in records if pd.api.types.is_numeric_dtype(records[name])]
+    if column not in numbers:
+        raise UsageError(f"no such column of numbers; choose from {', '.join(numbers)}", argument="value", value=column)
+    return records[column].to_numpy(dtype=float, na_value=np.nan)
+
+
+def _doublings(settings: pd.DataFrame, along: str) -> pd.Series:
+    """Return log2 of a setting. Raises `UsageError` unless its values are positive numbers."""
+    numbers = pd.to_numeric(settings[along], errors="coerce")
+    if not (numbers > 0).all():
+        raise UsageError("must have positive numbers", argument="along", value=along)
+    return np.log2(numbers.astype(float))
 
 
 def _varied(settings: pd.DataFrame) -> str:
@@ -160,14 +195,28 @@ def _varied(settings: pd.DataFrame) -> str:
     return ", ".join(str(name) for name in settings if settings[name].nunique(dropna=False) > 1)
 
 
-def _steps(group: Any, losses: pd.DataFrame, levels: Sequence[Any], baseline: Any) -> Iterator[Step]:
+def _steps(
+    group: Any, losses: pd.DataFrame, levels: Sequence[Any], baseline: Any, along: bool = False
+) -> Iterator[Step]:
     for i, level in enumerate(levels):
         against = levels[i - 1] if baseline == PREVIOUS and i else baseline
         if level == against or against == PREVIOUS or not {level, against} <= {*losses.columns}:
             continue
-        differences = (losses[level] - losses[against]).dropna().to_numpy()
+        pairs = (losses[level] - losses[against]).dropna()
+        differences = _slopes(pairs) if along else pairs.to_numpy()
         if len(differences):
             yield Step(group, level, against, differences, *_mean(differences))
+
+
+def _slopes(pairs: pd.Series) -> Array:
+    """Return the slope of each pair's differences, indexed by key and place, over the places; of those with two."""
+    found = []
+    for _, values in pairs.groupby(level="key", sort=False):
+        places = values.index.get_level_values("at").to_numpy(float)
+        away = places - places.mean()
+        if away.any():
+            found.append(float(away @ values.to_numpy()) / float(away @ away))
+    return np.array(found)
 
 
 def _mean(differences: Array) -> tuple[Estimate, int | None]:

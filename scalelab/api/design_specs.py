@@ -103,6 +103,8 @@ def _setup(config: Mapping[str, Any] | None) -> list[str]:
         lines += [f"num_experts: {shape['num_experts']}", f"experts_per_token: {shape['experts_per_token']}"]
     if not shape.get("qkv_bias", True):
         lines.append("qkv_bias: false")
+    if shape.get("loops", 1) > 1:
+        lines.append(f"loops: {shape['loops']}")
     lines.append(f"ladder: {config.get('ladder', 1)}")
     if config.get("plain_tokens"):
         lines.append(f"plain_tokens: {config['plain_tokens']}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scalelab.api.grouping import groups_of
+from scalelab.api.grouping import groups_for
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit import FitOptions, FitResult, load_fit
 from scalelab.fit.many import Comparisons, FitResults
@@ -156,7 +156,7 @@ def fit_law(
     )
     averages = averages_by_default(law, options) if average is None else average
     chosen = get_law(DEFAULT_LAW if law is None else law)
-    groups = groups_of(data, columns, where, by, "D" not in chosen.variables, points)
+    groups = groups_for(chosen, data, columns, where, by, points)
     return _one_or_all(fit_groups(groups, chosen, options, origin_of(data, columns, where, points), average=averages))
 
 

@@ -106,11 +106,11 @@ def roll_out(
     """
     from scalelab.analysis import rollout
     from scalelab.api.fitting import DEFAULT_LAW
-    from scalelab.api.grouping import groups_of
+    from scalelab.api.grouping import groups_for
     from scalelab.laws import get_law
 
     chosen = get_law(DEFAULT_LAW if law is None else law)
-    groups = {g.title: g for g in groups_of(data, columns, where, by, "D" not in chosen.variables, points)}
+    groups = {g.title: g for g in groups_for(chosen, data, columns, where, by, points)}
     if group is None and len(groups) > 1:
         raise UsageError(f"choose one of {', '.join(map(repr, groups))}, or select rows with `where`", argument="group")
     if group is not None and group not in groups:

@@ -10,6 +10,7 @@ from scalelab.file_names import slug
 
 if TYPE_CHECKING:
     from scalelab.fit.groups import Group
+    from scalelab.laws import Law
 
 
 def groups_of(
@@ -19,6 +20,7 @@ def groups_of(
     by: str | Sequence[str] | None = None,
     by_tokens: bool = True,
     points: str = "auto",
+    by_loops: bool = True,
 ) -> list[Group]:
     """Return the groups of comparable runs in `data`."""
     from scalelab.api.fitting import read
@@ -37,7 +39,7 @@ def groups_of(
             raise UsageError(error.reason, argument="by") from None
         raise
     if by is None:
-        return group_records(table, by_tokens, which)
+        return group_records(table, by_tokens, which, by_loops)
     records, counts = choose_points(table.records.rename(columns=own), by_tokens, which)
     for name in names:
         if name not in records:
@@ -56,6 +58,18 @@ def groups_of(
         stem, rows = slug("-".join(words), made), rows.reset_index(drop=True)
         made[stem] = Group(title, stem, rows, points=points_of(rows, counts), columns=table.columns)
     return list(made.values())
+
+
+def groups_for(
+    law: Law,
+    data: Any,
+    columns: Mapping[str, str] | None,
+    where: str | None,
+    by: str | Sequence[str] | None = None,
+    points: str = "auto",
+) -> list[Group]:
+    """Return the groups in which to fit `law`: only what it depends on varies within them."""
+    return groups_of(data, columns, where, by, "D" not in law.variables, points, "R" not in law.variables)
 
 
 def one_group(groups: Sequence[Group], source: str = "", argument: str = "where") -> Group:

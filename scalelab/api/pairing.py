@@ -23,7 +23,9 @@ def pairs(
     *,
     baseline: Any = None,
     each: str | None = None,
+    along: str | None = None,
     ignore: str | Sequence[str] = (),
+    value: str = "loss",
     columns: Mapping[str, str] | None = None,
     where: str | None = None,
 ) -> Pairs:
@@ -39,7 +41,10 @@ def pairs(
         baseline: Level that the others are compared with, or "previous" for each with the one before; by default the
             smallest.
         each: Setting whose levels are compared apart, such as "P" for learning rates at each P.
+        along: Setting over which the differences are followed, such as "D": what is reported is how much they change
+            with each doubling of it.
         ignore: Settings in which the runs of a pair may differ.
+        value: Column to compare, such as "stream_correlation".
         columns: Map from field to column or expression, as for `fit_law`.
         where: Condition that selects rows, as for `fit_law`.
 
@@ -47,11 +52,12 @@ def pairs(
         The differences, with a table and a figure.
 
     Raises:
-        UsageError: There is no such setting or level.
+        UsageError: There is no such setting, level or column.
         DataError: A file cannot be read.
         ScalelabError: No two runs are a pair.
     """
     from scalelab.analysis.pairs import pair_runs
 
     table = read(data, columns, where)
-    return pair_runs(table.records, by, baseline, each, [ignore] if isinstance(ignore, str) else list(ignore))
+    ignored = [ignore] if isinstance(ignore, str) else list(ignore)
+    return pair_runs(table.records, by, baseline, each, ignored, along, value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalelab.api.fitting import Count, LawName, Points, fit_groups, origin_of
-from scalelab.api.grouping import groups_of
+from scalelab.api.grouping import groups_for
 from scalelab.api.loading import check_file, console_of
 from scalelab.api.report_sources import Source, open_sources
 from scalelab.errors import DataError, ScalelabError, UsageError
@@ -186,7 +186,7 @@ def _studies(
         return [Study(fit.group, slug, number, fit) for slug, fit in source.fits.items()]
     columns, where, points = reading
     chosen = law or default_law(source.runs.table)
-    groups = groups_of(source.runs.table, None, None, None, "D" not in chosen.variables, points)
+    groups = groups_for(chosen, source.runs.table, None, None, None, points)
     origin = origin_of(source.name, columns, where, points)
     return [Study(g.title, g.slug, number, _fit(g, chosen, options, origin, console), group=g) for g in groups]
 

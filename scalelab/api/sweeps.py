@@ -112,6 +112,7 @@ def run_sweep(
     aggregation: Any = None,
     lr: Any = None,
     plain_tokens: Any = None,
+    loops: Any = None,
     schedule: Schedule | None = None,
     seq_len: int | None = None,
     batch_size: int | None = None,
@@ -156,6 +157,7 @@ def run_sweep(
         aggregation: Aggregator: "dynamic" (the paper's), "mean" or "channel".
         lr: Peak learning rate at hidden size 64; wider models get a lower one.
         plain_tokens: Tokens of D to train without streams first.
+        loops: Passes through the layers, which share their weights.
         schedule: Learning rate schedule: "linear", "wsd" (all D share one stable phase) or "constant".
         seq_len: Sequence length in tokens.
         batch_size: Sequences per step.
@@ -189,7 +191,7 @@ def run_sweep(
     grid = dict(
         N=N, P=P, D=D, seeds=seeds, isoflop=isoflop, corpus=corpus, text_column=text_column, tokenizer=tokenizer
     )
-    grid |= dict(prefix_tokens=prefix_tokens, aggregation=aggregation, lr=lr, plain_tokens=plain_tokens)
+    grid |= dict(prefix_tokens=prefix_tokens, aggregation=aggregation, lr=lr, plain_tokens=plain_tokens, loops=loops)
     recipe = dict(schedule=schedule, seq_len=seq_len, batch_size=batch_size, dtype=dtype)
     check_execution(device, executor, address, tensorboard)
     if fp32_precision not in ("highest", "high"):

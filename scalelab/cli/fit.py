@@ -141,7 +141,7 @@ def fit(
         origin_of,
         read,
     )
-    from scalelab.api.grouping import groups_of
+    from scalelab.api.grouping import groups_for
     from scalelab.fit import FitOptions
     from scalelab.fit.files import save_fits
     from scalelab.laws import get_law
@@ -168,7 +168,7 @@ def fit(
         show(compared, as_json=as_json, quiet=quiet)
         _fail_if_strict(source, compared.failures, len(compared), strict, "are too small to compare laws")
         return
-    groups = groups_of(table, None, None, None, "D" not in chosen.variables, points)
+    groups = groups_for(chosen, table, None, None, None, points)
     if budgets is not None:
         _roll_out(groups, chosen, options, budgets, averages, figure, figure_size, as_json, quiet)
         return

@@ -21,7 +21,7 @@ _FLAGS = {
     "kind": "--figures",
     "size": "--figure-size",
     "source_kind": "--kind",
-    **{name: f"--at {name}=" for name in ("C", "U", "X", "B")},
+    **{name: f"--at {name}=" for name in ("C", "U", "X", "R", "B")},
     "list_hardware": "scalelab cost --list-hardware",
     "on": "--device",
     "run_sweep": "scalelab sweep",

@@ -31,6 +31,10 @@ def pairs(
         option(help="Level that others are compared with, or previous.", metavar="LEVEL", show_default="the smallest"),
     ] = None,
     each: Annotated[str | None, option(help="Compare at each level of this setting apart.", metavar="NAME")] = None,
+    along: Annotated[
+        str | None, option(help="Follow the differences over this setting: change with each doubling.", metavar="NAME")
+    ] = None,
+    value: Annotated[str, option(help="Column to compare.", metavar="COLUMN")] = "loss",
     ignore: Annotated[
         Words, list_option("--ignore", "Settings in which the runs of a pair may differ.", panel=DATA)
     ] = None,
@@ -45,12 +49,13 @@ def pairs(
     """Compare runs that differ in one setting and agree in all others, the seed included.
 
     The noise of a seed cancels in part within a pair. For learning rates at each P: scalelab pairs results/mine --by lr
-    --each P.
+    --each P. For a gain of streams that changes with the tokens: scalelab pairs results/mine --along D.
     """
     from scalelab.api.pairing import pairs as compare
 
     check_out(out, source)
     check_figure(figure, figure_size, source)
     mapped = key_values(columns, "--map") or None
-    found = compare(source, by, baseline=baseline, each=each, ignore=ignore or (), columns=mapped, where=where)
+    given = dict(baseline=baseline, each=each, along=along, value=value, ignore=ignore or ())
+    found = compare(source, by, **given, columns=mapped, where=where)
     show(found, as_json=as_json, out=out, figure=figure, drawn=dict(size=figure_size), quiet=quiet)

@@ -49,6 +49,9 @@ def sweep(
         Words,
         list_option("--plain-tokens", "Tokens of D to train without streams first.", panel=_GRID),
     ] = None,
+    loops: Annotated[
+        Words, list_option("--loops", "Passes through the layers, e.g. --loops 1 2 4.", _DEFAULT.loops, panel=_GRID)
+    ] = None,
     corpus: Annotated[
         str | None,
         option(
@@ -157,7 +160,7 @@ def sweep(
     from scalelab.api.sweeps import plan_sweep, run_sweep
 
     given: dict[str, Any] = dict(N=N, P=P, D=D, seeds=seed, prefix_tokens=prefix_tokens, aggregation=aggregation)
-    given |= dict(lr=lr, plain_tokens=plain_tokens, isoflop=isoflop)
+    given |= dict(lr=lr, plain_tokens=plain_tokens, loops=loops, isoflop=isoflop)
     given = {name: _split(value) for name, value in given.items()}
     given |= dict(corpus=corpus, text_column=text_column, tokenizer=tokenizer)
     given |= dict(schedule=schedule, seq_len=seq_len, batch_size=batch_size, dtype=dtype)

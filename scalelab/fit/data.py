@@ -26,6 +26,7 @@ COLUMNS: dict[Variable, str] = {
     "C": "train_flops",
     "U": "n_tokens_unique",
     "X": "n_experts",
+    "R": "n_loops",
     "lr": "peak_lr",
     "B": "batch_size",
 }

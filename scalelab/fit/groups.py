@@ -34,11 +34,13 @@ class Group:
     columns: Mapping[str, str] = field(default_factory=dict)  # column of the schema: name in the user's table
 
 
-def group_records(records: pd.DataFrame | RunTable, by_tokens: bool = True, points: Points = "auto") -> list[Group]:
+def group_records(
+    records: pd.DataFrame | RunTable, by_tokens: bool = True, points: Points = "auto", by_loops: bool = True
+) -> list[Group]:
     """Split records so that no fit mixes corpora, tokenizers or setups.
 
-    With `by_tokens`, for laws without D, also by the number of training tokens. Runs that are not ok are counted and
-    left out. If runs have several rows, such as the points of a curve, `points` chooses the last ("final"), all
+    With `by_tokens`, for laws without D, also by the number of training tokens; with `by_loops`, for laws without R, by
+    the number of loops. Runs that are not ok are counted and left out. If runs have several rows, such as the points of a curve, `points` chooses the last ("final"), all
     ("all"), or the last unless D would then be constant and the law needs it ("auto").
 
     Raises:
@@ -62,7 +64,8 @@ def group_records(records: pd.DataFrame | RunTable, by_tokens: bool = True, poin
     records["corpus_digest"] = records["corpus_digest"].fillna(records["corpus"])
     records["corpus_digest"] = records["corpus_digest"].fillna(records["file"])
     records, counts = choose_points(records, by_tokens, points)
-    by = [*_MUST_AGREE, "n_tokens"] if by_tokens else _MUST_AGREE
+    records["n_loops"] = records["n_loops"].fillna(1)
+    by = [*_MUST_AGREE, *(["n_tokens"] if by_tokens else []), *(["n_loops"] if by_loops else [])]
     kinds = [rows for _, rows in records.groupby(by, dropna=False, sort=False)]
     kinds = [rows for rows in kinds if _is_ok(rows).any()]
     pieces = [rows[_is_ok(rows)] for rows in kinds]
@@ -140,6 +143,9 @@ def _name(rows: pd.DataFrame) -> tuple[str, ...]:
     if len(tokens):
         ends = dict.fromkeys(format_count(float(end)) for end in (tokens.min(), tokens.max()))
         parts.append(f"D {'–'.join(ends)}")
+    loops = dict.fromkeys(f"{end:.0f}" for end in (rows["n_loops"].min(), rows["n_loops"].max()))
+    if [*loops] != ["1"]:
+        parts.append(f"{'–'.join(loops)} loops")
     if not parts or pd.isna(rows["corpus"].iloc[0]):  # named after its file for want of a corpus
         file = rows["file"].iloc[0]
         parts.insert(0, Path(str(file)).stem if pd.notna(file) else "records")

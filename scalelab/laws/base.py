@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scalelab.units import format_number
 
 Array = NDArray[np.float64]
-Variable = Literal["N", "P", "D", "C", "U", "X", "lr", "B"]
+Variable = Literal["N", "P", "D", "C", "U", "X", "R", "lr", "B"]
 # Symbol and meaning of every variable that a law may use.
 VARIABLES: dict[Variable, str] = {
     "N": "parameters",
@@ -22,6 +22,7 @@ VARIABLES: dict[Variable, str] = {
     "C": "training compute, FLOPs",
     "U": "unique training tokens",
     "X": "experts, or total over active parameters",
+    "R": "passes through the layers",
     "lr": "peak learning rate",
     "B": "batch size",
 }

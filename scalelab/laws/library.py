@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from scalelab.laws.base import Variable
 from scalelab.laws.forms import Broken, Experts, Farseer, Repeated, StartedExperts
-from scalelab.laws.stream_terms import Diversity, LogGain, PeakGain, PowerGain, StreamPower
+from scalelab.laws.stream_terms import Diversity, LogGain, PeakGain, PowerGain, ReuseGain, StreamPower
 from scalelab.laws.terms import Floor, Power, SumLaw
 from scalelab.laws.tuning import TuningLaw
 
@@ -60,6 +60,12 @@ EXPERTS_STARTED = SumLaw(
     [Floor(), StartedExperts()],
     "after Clark et al. 2022, arXiv 2202.01169: their saturated number of experts, from its start",
 )
+LOOPS = SumLaw(
+    "loops",
+    ("N", "P", "R"),
+    [Floor(), ReuseGain()],
+    "streams and passes through the same layers, with an exponent each, as measured for passes in arXiv 2604.21106",
+)
 LR_BATCH = TuningLaw()
 
 LAWS = {
@@ -67,6 +73,6 @@ LAWS = {
     for law in (
         *(PARALLEL, POWER, PEAKED, DIVERSITY, ADDITIVE, CHINCHILLA, FARSEER, JOINT, JOINT_POWER, JOINT_ADDITIVE),
         *(COMPUTE, PARAMS, TOKENS, BROKEN_COMPUTE, BROKEN_PARAMS, BROKEN_TOKENS),
-        *(DATA_CONSTRAINED, EXPERTS, EXPERTS_STARTED, LR_BATCH),
+        *(DATA_CONSTRAINED, EXPERTS, EXPERTS_STARTED, LOOPS, LR_BATCH),
     )
 }

@@ -125,6 +125,43 @@ class PeakGain(Power):
         return np.log(values[0]) - at.ln_N - values[1] * at.ln_P + values[2] * at.ln_P**2
 
 
+class ReuseGain(Power):
+    """(A/(N·P^γ·R^φ))^α: streams and passes through the layers, each with an exponent, act like more parameters.
+
+    An exponent of 1 would make each of them as good as its number of separate weights, 0 leaves no effect. φ is the
+    recurrence-equivalence exponent of arXiv 2604.21106, if all layers are repeated.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        A, alpha = self.parameters
+        self.parameters = (
+            A,
+            Parameter("gamma", "1", (0.0, 0.5), (-5.0, 5.0), positive=False, needs="P"),
+            Parameter("phi", "1", (0.0, 0.8), (-5.0, 5.0), positive=False, needs="R"),
+            alpha,
+        )
+        self.latex = r"\left(\frac{A}{N\,P^{\gamma} R^{\varphi}}\right)^{\alpha}"
+
+    def value(self, values: Sequence[Array], at: Points) -> Array:
+        """Return the value of the term, nats per token, [..., n]."""
+        return np.exp(values[3] * self._gained(values, at))
+
+    def slopes(self, values: Sequence[Array], at: Points, value: Array) -> Sequence[Array]:
+        """Return the derivatives by A, γ, φ and α, [..., n] each."""
+        A, _, _, alpha = values
+        steep = value * alpha
+        return steep / A, -steep * at.ln_P, -steep * at.ln("R"), times_log(value, self._gained(values, at))
+
+    def text(self, values: Sequence[str]) -> str:
+        """Return the term with its constants written out."""
+        A, gamma, phi, alpha = values
+        return f"({A} / (N·P^{_signed(gamma)}·R^{_signed(phi)}))^{alpha}"
+
+    def _gained(self, values: Sequence[Array], at: Points) -> Array:
+        return np.log(values[0]) - at.ln_N - values[1] * at.ln_P - values[2] * at.ln("R")
+
+
 class Diversity(Power):
     """(A/N)^α·(1 + (P − 1)ρ)/P, proposition 1 of arXiv 2505.10475: ρ is the correlation of the streams' errors.
 

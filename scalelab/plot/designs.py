@@ -12,7 +12,7 @@ from scalelab.plot.layout import AxesLike, level_handle, new_panels, only_kind
 from scalelab.plot.style import BLUE, GREY, RED, Size, looks, styled
 from scalelab.plot.ticks import log_axis
 
-_NAMES = {"N": "N", "P": "P", "D": "D, tokens", "C": "training FLOPs", "U": "unique tokens", "X": "experts"}
+_NAMES = {"N": "N", "P": "P", "D": "D, tokens", "C": "training FLOPs", "U": "unique tokens", "X": "experts", "R": "loops"}
 
 
 @styled
@@ -44,7 +44,7 @@ def _runs(axes: Axes, found: Design) -> tuple[list[Line2D], list[str]]:
     names = found.variables
     across = "N" if "N" in names else names[0]
     up = next(
-        (v for v in ("D", "P", "U", "X") if v in names and v != across and np.ptp(found.points.value(v)) > 0), None
+        (v for v in ("D", "P", "U", "X", "R") if v in names and v != across and np.ptp(found.points.value(v)) > 0), None
     )
     x = found.points.value(across)
     y = found.points.value(up) if up else np.array(found.prices)

@@ -22,6 +22,7 @@ _WORDS = {
     "n_streams": "p streams num_streams parallel_size parallel_streams parscale_n",
     "train_flops": "flops c compute training_flops total_flops total_flos train_compute training_compute",
     "n_experts": "experts num_experts n_routed_experts expert_count expansion",
+    "n_loops": "loops num_loops passes num_passes recurrences num_recurrences n_recurrences",
     "peak_lr": "lr learning_rate max_lr base_lr init_lr",
     "batch_size": "bsz bs batch global_batch_size batch_tokens tokens_per_batch train_batch_size",
     "step": "global_step training_step train_step iteration iter trainer_global_step",

@@ -50,6 +50,7 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("n_experts", pa.float64(), "number of experts, or ratio of total to active parameters; 1 for a dense model"),
     ("n_tokens_plain", pa.int64(), "training tokens without streams, before the start of the P streams"),
     ("n_tokens_streams", pa.int64(), "training tokens with the P streams"),
+    ("n_loops", pa.int64(), "passes through the layers, which share their weights; null means 1"),
     ("hidden_size", pa.int64(), ""),
     ("intermediate_size", pa.int64(), ""),
     ("num_layers", pa.int64(), ""),
@@ -100,7 +101,7 @@ USED = (*REQUIRED, "n_tokens", "weight", "n_params_backbone")  # in a fit
 # Variables of laws; a table must have at least one of them.
 VARIABLE_COLUMNS = (
     *("n_params", "n_params_total", "n_params_backbone", "n_tokens", "n_tokens_unique"),
-    *("train_flops", "n_experts", "peak_lr", "batch_size"),
+    *("train_flops", "n_experts", "n_loops", "peak_lr", "batch_size"),
 )
 POSITIVE = (*USED, *VARIABLE_COLUMNS[1:])
 # In a table that no sweep wrote, these are used only if the user maps them.

@@ -20,7 +20,8 @@ _MANY = 10  # intervals, of which some exclude 0 by chance
 def pairs_report(found: Pairs) -> Report:
     """Return the differences, and what they decide."""
     apart = [f"<{found.each}"] if found.each else []
-    title = f"difference in loss by {found.by}, nats per token"
+    unit = ", nats per token" if found.value == "loss" else ""
+    title = f"difference in {found.value} by {found.by}{unit}{along_text(found)}"
     headings = [*apart, f"<{found.by}", "<against", "difference", "95 % interval", "pairs", "lower in", "would decide"]
     table = Table(title, headings, keys=len(apart) + 2)
     for step in found.steps:
@@ -38,6 +39,16 @@ def pairs_report(found: Pairs) -> Report:
     return Report.of([table, *lines])
 
 
+def along_text(found: Pairs) -> str:
+    """Return what is said of the setting over which differences are followed; empty without one."""
+    return f", for each doubling of {found.along}" if found.along else ""
+
+
+def subject(found: Pairs) -> str:
+    """Return the subject and verb of a verdict."""
+    return f"the change of {found.value} with {found.along} is" if found.along else f"{found.value} is"
+
+
 def _interval(step: Step) -> str:
     low, high = step.mean.low, step.mean.high
     return "" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
@@ -51,7 +62,7 @@ def _verdicts(found: Pairs) -> Iterator[str]:
         ("higher", [step for step in decided if step.mean.value > 0]),
     ):
         if steps:
-            yield f"Decided: loss is {words} at {_listed(found, steps, 'than at')}."
+            yield f"Decided: {subject(found)} {words} at {_listed(found, steps, 'than at')}."
     others = [step for step in found.steps if not step.decided]
     if others:
         yield f"Not decided: {_listed(found, others, 'against')}."
@@ -85,4 +96,5 @@ def pairs_json(found: Pairs) -> dict[str, Any]:
         }
         for step in found.steps
     ]
-    return as_json_value({"by": found.by, "each": found.each, "steps": steps, "unpaired": found.unpaired})
+    about = {"by": found.by, "each": found.each, "along": found.along, "value": found.value}
+    return as_json_value({**about, "steps": steps, "unpaired": found.unpaired})

@@ -58,6 +58,7 @@ def _other_options(config: RunConfig) -> dict[str, object]:
         "plain_tokens": config.plain_tokens,
         "prefix_tokens": shape.prefix_tokens,
         "aggregation": shape.aggregation,
+        "loops": shape.loops,
     }
 
 

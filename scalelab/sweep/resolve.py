@@ -50,8 +50,9 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
     grid = spec.points or tuple(product(spec.N, spec.P, spec.D))
     for (n_params, P, D), prefix_tokens in product(grid, spec.prefix_tokens):
         plain = architecture_for(n_params, data.vocab_size, prefix_tokens, **spec.family, ladder=spec.ladder)
-        for kind, seed, recipe, D1 in product(spec.aggregation, spec.seeds, spec.recipes, spec.plain_tokens):
-            shape = replace(plain, aggregation=kind).with_streams(P)
+        options = product(spec.aggregation, spec.loops, spec.seeds, spec.recipes, spec.plain_tokens)
+        for kind, loops, seed, recipe, D1 in options:
+            shape = replace(plain, aggregation=kind, loops=loops).with_streams(P)
             first = whole_steps(D1, recipe) if D1 else 0
             config = RunConfig(shape, whole_steps(D, recipe), seed, data.text, recipe, first, spec.ladder)
             runs[config.key] = config

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from scalelab.units import counts, format_count, whole_numbers
 from scalelab.yaml_text import load_yaml
 
 # Keys that can have several values; a sweep trains every combination.
-AXES = ("N", "P", "D", "seeds", "lr", "prefix_tokens", "aggregation", "plain_tokens")
+AXES = (
+    *("N", "P", "D", "seeds", "lr", "prefix_tokens", "aggregation", "plain_tokens"),
+    *("loops", "smooth", "decorrelation"),
+)
+RECIPE_AXES = ("lr", "smooth", "decorrelation")  # options of the recipe, whose value counts where these are empty
 
 MAX_RUNS = 100_000
 DESIGN = "design"  # key of a spec that `scalelab design` wrote, which sweeps do not read
@@ -48,6 +53,9 @@ class SweepSpec:
     aggregation: tuple[str, ...] = ("dynamic",)
     lr: tuple[float, ...] = ()  # empty: the recipe's
     plain_tokens: tuple[float, ...] = (0,)  # the part of D before the streams start
+    loops: tuple[int, ...] = (1,)  # passes through the layers
+    smooth: tuple[float, ...] = ()  # ε of the aggregator; empty: the recipe's
+    decorrelation: tuple[float, ...] = ()  # empty: the recipe's
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
     qkv_bias: bool = True  # of dense models
@@ -63,13 +71,13 @@ class SweepSpec:
         for key in AXES:
             values = getattr(self, key)
             given = (self.isoflop and key in ("N", "D")) or (self.points and key in ("N", "P", "D"))
-            if not values and key != "lr" and not given:
+            if not values and key not in RECIPE_AXES and not given:
                 raise UsageError(f"{key} needs at least one value")
             if len(set(values)) < len(values):
                 raise UsageError(f"{key} has a value twice: {', '.join(map(str, values))}")
         if (runs := math.prod(max(1, len(getattr(self, key))) for key in (*AXES, "points"))) > MAX_RUNS:
             raise UsageError(f"the grid has {runs:,} runs, more than {MAX_RUNS:,}; give fewer values")
-        for key, least in (("N", 1), ("P", 1), ("D", 1), ("seeds", 0), ("prefix_tokens", 1), ("plain_tokens", 0)):
+        for key, least in (("N", 1), ("P", 1), ("D", 1), ("seeds", 0), ("prefix_tokens", 1), ("plain_tokens", 0), ("loops", 1)):
             if min(getattr(self, key), default=least) < least:
                 raise UsageError(f"{key}: {min(getattr(self, key)):g} is less than {least}")
         for kind in self.aggregation:
@@ -108,6 +116,8 @@ class SweepSpec:
             raise UsageError("isoflop sets D by N, P and each budget: leave D out")
         if any(self.plain_tokens):
             raise UsageError("plain_tokens cannot be combined with isoflop, whose budgets are of streams throughout")
+        if self.loops != (1,):
+            raise UsageError("loops cannot be combined with isoflop, whose budgets are of one pass through the layers")
         if self.isoflop_sizes < 3 or not 0 < self.isoflop_ratio < math.inf:
             raise UsageError("isoflop_sizes must be 3 or more, and isoflop_ratio positive")
         if len(set(self.isoflop)) < len(self.isoflop):
@@ -120,8 +130,9 @@ class SweepSpec:
 
     @property
     def recipes(self) -> list[Recipe]:
-        """The recipe with each learning rate."""
-        return [replace(self.recipe, lr=lr) for lr in self.lr or (self.recipe.lr,)]
+        """The recipe with each combination of the options in `RECIPE_AXES`."""
+        values = [getattr(self, name) or (getattr(self.recipe, name),) for name in RECIPE_AXES]
+        return [replace(self.recipe, **dict(zip(RECIPE_AXES, row, strict=True))) for row in product(*values)]
 
 
 def tokenizer_choice(value: str | int) -> str | int:
@@ -159,13 +170,12 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             raise UsageError(f"unknown key {key!r}; use one of {', '.join(sorted(known))}")
         if key == "recipe":
             parsed[key] = _parse_recipe(value, base or Recipe())
-            if "lr" in value and "lr" not in content:
-                parsed["lr"] = ()  # the recipe's lr applies
+            parsed |= {name: () for name in RECIPE_AXES if name in value and name not in content}  # the recipe's applies
         elif key in ("N", "D", "isoflop"):
             parsed[key] = counts(_listed(value), key)
         elif key == "plain_tokens":
             parsed[key] = tuple(0.0 if v in (0, "0") else counts([v], key)[0] for v in _listed(value))
-        elif key in ("P", "seeds", "prefix_tokens"):
+        elif key in ("P", "seeds", "prefix_tokens", "loops"):
             parsed[key] = whole_numbers(_listed(value), key, least=0 if key == "seeds" else 1)
         elif key in ("num_experts", "experts_per_token", "ladder", "isoflop_sizes"):
             parsed[key] = whole_numbers([value], key, least=0)[0]
@@ -175,7 +185,7 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             parsed[key] = value
         elif key == "isoflop_ratio":
             parsed[key] = _number(value, key)
-        elif key == "lr":
+        elif key in RECIPE_AXES:
             parsed[key] = tuple(_number(v, key) for v in _listed(value))
         elif key in ("aggregation", "eval"):
             parsed[key] = tuple(map(str, _listed(value)))

@@ -96,7 +96,7 @@ def _token_cost(shape: Architecture) -> float:
     Each stream after the first costs about 0.78 of a step without streams, and part of a step does not shrink with the
     model. The constants fit speeds measured at N = 22k to 92k on a CPU.
     """
-    rows = 1 + 0.78 * (shape.P - 1)
+    rows = (1 + 0.78 * (shape.P - 1)) * shape.loops
     return rows * (shape.active_params + shape.embedding_params + 60_000)
 
 

@@ -14,6 +14,7 @@ from scalelab.architecture import Architecture
 from scalelab.errors import ScalelabError
 from scalelab.model import lm_class
 from scalelab.model.banks import active_bank, attention_modules
+from scalelab.train.looped import loop_layers
 from scalelab.train.recipe import Recipe, RunConfig
 
 ROUTER_LOSS = 0.01  # weight of the balancing loss; Switch Transformer (arXiv 2101.03961), section 2.2
@@ -49,6 +50,8 @@ def build_model(config: RunConfig) -> Any:
         model.load_state_dict(backbone.state_dict(), strict=False)
         if shape.P > 1:
             _init_streams(model, recipe)
+    if shape.loops > 1:
+        loop_layers(model, shape.loops)
     return model
 
 

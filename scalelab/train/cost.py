@@ -1,7 +1,7 @@
 """Cost of a run from its shape: floating-point operations and memory.
 
 Symbols: h hidden size, a = heads·head_dim (= h), kv = KV heads·head_dim, m width of the gated MLP,
-L layers, V vocabulary, P streams, n prefix tokens (0 for P = 1), T sequence length. A
+L layers, r loops through them, V vocabulary, P streams, n prefix tokens (0 for P = 1), T sequence length. A
 multiply-add counts as two operations.
 """
 
@@ -35,7 +35,7 @@ def visible_tokens(shape: Architecture, seq_len: int) -> float:
 def forward_flops(shape: Architecture, seq_len: int, visible: float | None = None) -> float:
     """Return the operations of the forward pass for one token.
 
-        P · (2·L·(2·h·a + 2·h·kv + mlp) + 4·a·L·visible) + aggregator + 2·V·h
+        P · r · (2·L·(2·h·a + 2·h·kv + mlp) + 4·a·L·visible) + aggregator + 2·V·h
 
     where mlp = 3·h·m, or k·3·h·m + h·E with E experts of width m of which a token uses k, and
     aggregator = 2·(P·h² + 2·P·h) for "dynamic", 2·P·h for "channel", 0 for "mean" and for P = 1.
@@ -48,7 +48,7 @@ def forward_flops(shape: Architecture, seq_len: int, visible: float | None = Non
         visible = visible_tokens(shape, seq_len)
     products = 2 * h * h + 2 * h * kv + _mlp_products(shape)
     layers = shape.num_layers * (2 * products + 4 * h * visible)
-    return P * layers + _aggregator_flops(shape) + 2 * shape.vocab_size * h
+    return P * shape.loops * layers + _aggregator_flops(shape) + 2 * shape.vocab_size * h
 
 
 def train_flops(config: RunConfig, first: int = 0) -> float:
@@ -127,7 +127,7 @@ def activation_bytes(shape: Architecture, seq_len: int, bf16: bool = False) -> i
     norm = _FP32 * (2 * h + 1)
     outputs = size * h * (_products_after_norms(shape) if bf16 else 2)
     attention = size * (2 * h + 2 * kv * (1 + _prefix_tokens(shape) / seq_len)) + _FP32 * shape.num_heads
-    layers = shape.num_layers * (2 * norm + outputs + attention + _mlp_kept_bytes(shape, size))
+    layers = shape.loops * shape.num_layers * (2 * norm + outputs + attention + _mlp_kept_bytes(shape, size))
     last = norm + (size * h if P == 1 else 0)  # the aggregator keeps the last norm's output
     aggregator = 0 if P == 1 else size * (AGGREGATIONS[shape.aggregation].kept(h, P) + h)
     return round(P * (layers + last) + aggregator)

@@ -37,9 +37,10 @@ _ADAM_EPS = 1e-8
 
 
 def can_train_together(configs: Sequence[RunConfig]) -> bool:
-    """Return true if `configs` are dense, have one phase, and differ only in seed and learning rate."""
+    """Return true if `configs` are trained on cross entropy alone, in one phase, and differ only in seed and learning rate."""
     kinds = {(c.architecture, c.n_tokens, c.plain_tokens, c.text, _without_rate(c.recipe)) for c in configs}
-    return len(kinds) == 1 and len(phases(configs[0])) == 1 and not configs[0].architecture.num_experts
+    plain_loss = not (configs[0].architecture.num_experts or configs[0].recipe.decorrelation)
+    return len(kinds) == 1 and len(phases(configs[0])) == 1 and plain_loss
 
 
 def _without_rate(recipe: Recipe) -> Recipe:
@@ -55,12 +56,12 @@ def train_ensemble(
     called.
 
     Raises:
-        UsageError: the configs differ in more than seed and learning rate, or have experts or several phases.
+        UsageError: the configs differ in more than seed and learning rate, or have experts, decorrelated streams or several phases.
         torch.OutOfMemoryError: the models do not fit into memory together.
     """
     if not can_train_together(configs):
         raise UsageError(
-            "only dense runs that differ in nothing but seed and learning rate can be trained together",
+            "only runs that differ in nothing but seed and learning rate can be trained together, dense and without decorrelation",
             argument="configs",
         )
     recipe = configs[0].recipe

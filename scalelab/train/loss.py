@@ -65,6 +65,44 @@ class NextToken:
 NEXT_TOKEN = NextToken()
 
 
+class Decorrelated(NextToken):
+    """Cross entropy plus `weight` times the similarity of the streams, which pushes them apart.
+
+    The reported loss is the cross entropy alone. Models without streams train on it too.
+    """
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, forward: Any, model: Any, part: Any, bf16: bool, head: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the loss to train on and the one to report."""
+        aggregator = model.get_decoder().aggregator
+        if aggregator is None:
+            return super().__call__(forward, model, part, bf16, head)
+        seen: list[Tensor] = []
+        hook = aggregator.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+        try:
+            objective, loss = super().__call__(forward, model, part, bf16, head)
+        finally:
+            hook.remove()
+        return objective + self.weight * stream_similarity(seen[0]), loss
+
+
+def stream_similarity(streams: Tensor) -> Tensor:
+    """Return the squared cosine of the states [P, b, T, h] of two streams, a mean over pairs and tokens.
+
+    It is 1 for copies and 0 for orthogonal streams.
+    """
+    unit, P = F.normalize(streams.float(), dim=-1), len(streams)
+    cosines = torch.einsum("pbth,qbth->btpq", unit, unit)
+    return (cosines.square().sum((-1, -2)) - P).mean() / (P * (P - 1))
+
+
+def next_token(decorrelation: float = 0.0) -> NextToken:
+    """Return the loss of next tokens, with streams pushed apart if `decorrelation` is its weight."""
+    return Decorrelated(decorrelation) if decorrelation else NEXT_TOKEN
+
+
 @torch.no_grad()
 def separable_head(model: Any) -> Tensor | None:
     """Return the weight of the output head if logits are a plain matrix product with it, else None.

@@ -44,6 +44,7 @@ class Recipe:
     prefix_value_std: float = 0.3
     prefix_lr_scale: float = 3.0
     aggregator_lr_scale: float = 0.1
+    decorrelation: float = 0.0  # weight of the streams' similarity in the training loss, see `scalelab.train.loss`
     # Validation
     val_tokens: int = 131_072
     dtype: str = "auto"  # fp32, bf16 (autocast over fp32 weights), or auto for one of them
@@ -61,7 +62,7 @@ class Recipe:
                 raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
         if not 0 < self.decay_fraction <= 1:
             raise UsageError(f"decay_fraction must lie in (0, 1], not {self.decay_fraction}")
-        for name in ("weight_decay", "aggregator_lr_scale", "lr_exponent"):
+        for name in ("weight_decay", "aggregator_lr_scale", "lr_exponent", "decorrelation"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.schedule not in SCHEDULES:
@@ -175,8 +176,9 @@ _LATER_RECIPE = {
     "schedule": "linear",
     "warmup_tokens": 51_200,
     "decay_fraction": 0.2,
+    "decorrelation": 0.0,
 }
-_LATER_SHAPE = {"aggregation": "dynamic", "num_experts": 0, "experts_per_token": 2, "qkv_bias": True}
+_LATER_SHAPE = {"aggregation": "dynamic", "num_experts": 0, "experts_per_token": 2, "qkv_bias": True, "loops": 1}
 _LATER_OPTIONS = {"recipe": _LATER_RECIPE, "architecture": _LATER_SHAPE}
 _LATER_TOP = {"plain_tokens": 0, "ladder": 1}
 

@@ -207,6 +207,7 @@ def _base_columns(config: RunConfig, device: str, code: str | None = None) -> di
         "n_tokens_plain": config.plain_tokens,
         "n_tokens_streams": config.n_tokens - config.plain_tokens,
         "seed": config.seed,
+        "n_loops": shape.loops,
         "hidden_size": shape.hidden_size,
         "intermediate_size": shape.intermediate_size,
         "num_layers": shape.num_layers,

@@ -17,6 +17,7 @@ from scalelab.train.build import build_model
 from scalelab.train.checkpoint import Saver, TrainState, load_newest
 from scalelab.train.data import validation_windows
 from scalelab.train.evaluate import Evaluation, evaluate, rows_at_once
+from scalelab.train.loss import next_token
 from scalelab.train.loop import CURVE_POINTS, LoopOptions, Observer, Phase, Progress, optimise
 from scalelab.train.memory import fitting_micro_batch, free_memory, is_out_of_memory, translate_oom
 from scalelab.train.numerics import Numerics
@@ -157,7 +158,8 @@ def train_phases(config: RunConfig, data: TokenData, options: Options = DEFAULT)
 
 def _plan(phase: RunConfig, name: str) -> Phase:
     every = _STABLE_POINT_STEPS if phase.recipe.schedule == "constant" else max(1, phase.steps // CURVE_POINTS)
-    return Phase(phase.recipe, phase.steps, phase.seed, partial(learning_rate_factor, config=phase), every, name)
+    factor, objective = partial(learning_rate_factor, config=phase), next_token(phase.recipe.decorrelation)
+    return Phase(phase.recipe, phase.steps, phase.seed, factor, every, name, objective)
 
 
 def _new_model(config: RunConfig, device: str) -> tuple[Any, torch.optim.Optimizer]:

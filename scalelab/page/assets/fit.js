@@ -83,7 +83,7 @@
 
   function about(charts, i) {
     const points = charts.points;
-    return ["N", "P", "D", "C", "U", "X", "lr", "B"].filter((v) => points[v] && points[v][i] !== null)
+    return ["N", "P", "D", "C", "U", "X", "R", "lr", "B"].filter((v) => points[v] && points[v][i] !== null)
       .map((v) => `${v} ${count(points[v][i], 4)}`).join(", ");
   }
 

@@ -22,6 +22,7 @@
     },
     PowerGain: (v, ln) => exp(v[2] * (log(v[0]) - ln.N - v[1] * ln.P)),
     PeakGain: (v, ln) => exp(v[3] * (log(v[0]) - ln.N - v[1] * ln.P + v[2] * ln.P ** 2)),
+    ReuseGain: (v, ln) => exp(v[3] * (log(v[0]) - ln.N - v[1] * ln.P - v[2] * ln.R)),
     Diversity: (v, ln, at) => {
       const share = (1 + (at.P - 1) * v[1]) / at.P;
       return share > 0 ? exp(v[2] * (log(v[0]) - ln.N)) * share : NaN;

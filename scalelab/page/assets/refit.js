@@ -7,7 +7,7 @@
   const { laws, most_bytes: mostBytes, most_rows: mostRows } = scalelab.data.refit;
   const NAMES = {
     loss: "loss", N: "parameters N", P: "streams P", D: "tokens D", C: "compute C", U: "unique tokens U",
-    X: "experts X", lr: "learning rate", B: "batch size B",
+    X: "experts X", R: "loops R", lr: "learning rate", B: "batch size B",
   };
   const make = scalelab.explorer.make;
   let file = null;
