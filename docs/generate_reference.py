@@ -88,6 +88,7 @@ LAW_USES = {
     "data-constrained": "Runs that repeat their data: U is the number of unique tokens.",
     "experts": "Mixtures of experts: X is the number of experts, or total over active parameters.",
     "experts-started": "The same for all N, and the first experts add less than a power of their number says.",
+    "loops": "Streams beside passes through the same layers: R is the number of passes.",
     "lr-batch": "Tuning sweeps: the loss around its best learning rate and batch size, which are powers of N and D.",
 }
 SPEC_KEYS = {
@@ -102,6 +103,9 @@ SPEC_KEYS = {
     "aggregation": "how streams become one: `dynamic` (the paper's), `mean` or `channel`",
     "lr": "peak learning rates to try; without it the recipe's",
     "plain_tokens": "tokens of D that train the plain model before the streams begin",
+    "loops": "passes through the layers, which share their weights",
+    "smooth": "shares ε of uniform weights to try; without it the recipe's",
+    "decorrelation": "weights of the streams' similarity to try; without it the recipe's",
     "isoflop": "training budgets in FLOPs, in place of D: each N and P gets the D with 6·N·D·P FLOPs",
     "isoflop_sizes": "sizes of each budget, √2 apart, unless N is given",
     "isoflop_ratio": "tokens per parameter around which those sizes lie",
@@ -128,6 +132,7 @@ RECIPE_KEYS = {
     "grad_clip": "largest norm of the gradient",
     "init_gain": "weights start at N(0, (gain / √hidden)²)",
     "smooth": "ε of the aggregator: each stream's weight is at least ε / P",
+    "decorrelation": "weight of the streams' mean squared cosine in the training loss, which pushes them apart",
     "prefix_key_std": "standard deviation at which prefix keys start",
     "prefix_value_std": "standard deviation at which prefix values start",
     "prefix_lr_scale": "learning rate of prefixes, over that of the backbone",

@@ -40,6 +40,7 @@ LawName = Literal[
     "data-constrained",
     "experts",
     "experts-started",
+    "loops",
     "lr-batch",
 ]
 DEFAULT_LAW = "parallel"

@@ -66,6 +66,7 @@ _DISTINGUISHING = (
     _Column("<tokenizer", "tokenizer", str),
     _Column("<setup", "setup", lambda value: str(value)[:8]),
     _Column("<schedule", "schedule", str),
+    _Column("loops", "n_loops", _whole),
     _Column("peak lr", "peak_lr", format_number),
     _Column("<dtype", "dtype", str),
     _Column("<device", "device", str),

@@ -173,6 +173,9 @@ def prepare(
     available = default_slots(execution.device, console.print) if slots is None else slots
     console.print(f"reading {spec.corpus} …")
     resolved = resolve(_with_dtype(spec, available[0]))
+    if execution.save_models and max(spec.loops) > 1:
+        reason = "transformers has no class for models with loops, so they cannot be saved; leave it out"
+        raise UsageError(reason, argument="save_models")
     known = recorded_statuses(resolved.runs, out)
     to_train = runs_to_train(resolved.runs, known, execution.retry)
     if execution.save_models:

@@ -83,8 +83,7 @@ class SweepSpec:
         for kind in self.aggregation:
             if kind not in AGGREGATIONS:
                 raise UsageError(f"aggregation {kind!r}: choose one of {', '.join(AGGREGATIONS)}")
-        if self.lr and not all(math.isfinite(lr) and lr > 0 for lr in self.lr):
-            raise UsageError(f"lr must be positive, not {', '.join(map(str, self.lr))}")
+        list(self.recipes)  # checks their options
         if self.points:
             self._check_points()
         elif self.isoflop:

@@ -96,8 +96,60 @@ def test_settings_of_the_configuration_can_be_compared_and_ignored():
     assert [(s.level, s.mean.value) for s in found.steps] == [(0.01, pytest.approx(0.0)), (0.04, pytest.approx(-0.2))]
 
 
+def test_changes_along_a_setting_are_slopes_of_paired_differences():
+    """The gain of P shrinks by 0.01 with each doubling of D, in runs whose loss falls with D and differs by seed."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for seed in range(5):
+        shared = 0.1 * rng.standard_normal()
+        for D in (1e6, 2e6, 8e6):
+            for P in (1, 4):
+                gain = (-0.06 + 0.01 * np.log2(D / 1e6)) * (P == 4)
+                loss = 3 - 0.2 * np.log(D / 1e6) + shared + gain + 0.003 * rng.standard_normal()
+                rows.append({"n_params": 1e6, "n_streams": P, "n_tokens": D, "seed": seed, "loss": loss})
+    runs = pd.DataFrame(rows)
+    (step,) = sl.pairs(runs, along="D").steps
+    wide = runs.pivot_table(index=["seed", "n_tokens"], columns="n_streams", values="loss")
+    gains = (wide[4] - wide[1]).unstack()
+    slopes = [stats.linregress(np.log2(gains.columns.to_numpy()), row).slope for row in gains.to_numpy()]
+    low, high = stats.t.interval(0.95, 4, np.mean(slopes), stats.sem(slopes))
+    assert (step.mean.value, step.mean.low, step.mean.high) == pytest.approx((np.mean(slopes), low, high), rel=1e-9)
+    assert low < 0.01 < high
+    assert step.decided
+    text = sl.pairs(runs, along="D").summary()
+    assert "difference in loss by P, nats per token, for each doubling of D" in text
+    assert "Decided: the change of loss with D is higher at P = 4 than at 1." in text
+
+
+def test_sizes_along_n_may_have_other_shapes():
+    found = sl.pairs(RECORDS, along="N")
+    assert {len(step.differences) for step in found.steps} == {2}  # of two seeds, six sizes each
+    wide = sl.read(RECORDS).records.pivot_table(
+        index="seed", columns=["n_params_backbone", "n_streams"], values="loss"
+    )
+    sizes = wide.columns.levels[0]
+    gains = [[wide.loc[seed, (n, 4)] - wide.loc[seed, (n, 1)] for n in sizes] for seed in wide.index]
+    slopes = sorted(stats.linregress(np.log2(sizes.to_numpy()), row).slope for row in gains)
+    assert sorted(found.steps[1].differences) == pytest.approx(slopes)
+
+
+def test_other_columns_can_be_compared():
+    found = sl.pairs(RECORDS, baseline=2, value="stream_correlation")
+    wide = sl.read(RECORDS).records.pivot_table(
+        index=["n_params_backbone", "seed"], columns="n_streams", values="stream_correlation"
+    )
+    assert found.steps[-1].mean.value == pytest.approx((wide[8] - wide[2]).mean())
+    assert "stream_correlation is lower at P = 8 than at 2" in found.summary()
+
+
 def test_errors_name_what_is_there():
     runs = table(seeds=1)
+    with pytest.raises(UsageError, match=r"value='ppl': no such column of numbers; choose from n_params, n_streams"):
+        sl.pairs(runs, value="ppl")
+    with pytest.raises(UsageError, match=r"along='seed': must have positive numbers"):
+        sl.pairs(runs, along="seed")
+    with pytest.raises(ScalelabError, match=r"no pair of runs that differ in P is there at two values of N"):
+        sl.pairs(runs[runs.n_params == 1e6], along="N")
     with pytest.raises(UsageError, match=r"by='depth': no such setting; these vary: N, P"):
         sl.pairs(runs, by="depth")
     with pytest.raises(UsageError, match=r"by='seed': has only the value 0"):

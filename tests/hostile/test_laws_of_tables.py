@@ -16,6 +16,7 @@ LEVELS = {
     "C": np.geomspace(1e18, 1e23, 12),
     "U": np.array([1e9, 1e10]),
     "X": np.array([1.0, 4, 16, 64]),
+    "R": np.array([1.0, 2, 4, 8]),
     "lr": np.geomspace(1e-4, 1e-2, 4),
     "B": np.geomspace(1e5, 4e6, 4),
 }

@@ -18,6 +18,7 @@ AT = Points(
         "C": np.array([3e18, 2e20, 2e22, 1e12]),
         "U": np.array([1e9, 1e10, 2e10, 5e5]),
         "X": np.array([1.0, 8.0, 64.0, 2.0]),
+        "R": np.array([1.0, 4.0, 2.0, 8.0]),
         "lr": np.array([1e-3, 3e-3, 5e-4, 1e-2]),
         "B": np.array([2e5, 5e5, 4e6, 1e4]),
     },

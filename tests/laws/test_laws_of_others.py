@@ -26,6 +26,7 @@ def table_of_law(name: str, noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
         "C": np.geomspace(1e18, 1e24, 24),
         "U": np.array([1e8, 1e9, 1e10]),
         "X": np.array([1.0, 4, 16, 64]),
+        "R": np.array([1.0, 2, 4, 8]),
         "lr": np.geomspace(2e-4, 2e-2, 7),
         "B": np.geomspace(5e4, 5e6, 7),
     }
@@ -43,7 +44,7 @@ def table_of_law(name: str, noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
 
 
 def fitted(name: str, table: pd.DataFrame, **options):
-    (group,) = group_records(records.read(table), by_tokens=False)
+    (group,) = group_records(records.read(table), by_tokens=False, by_loops=False)
     return fit_group(group, name, FitOptions(**{"draws": 0, **options}))
 
 

@@ -25,7 +25,7 @@ from tests.support.tables import fit_table
 pytestmark = pytest.mark.browser
 CLOSE = 1e-6  # relative
 SCALE = {"N": 1e9, "D": 1e11, "C": 1e21, "lr": 1e-3, "B": 1e6, "loss": 2.0}
-RANGE = {"N": (1e6, 1e12), "D": (1e8, 1e14), "C": (1e16, 1e26), "U": (1e8, 1e13), "X": (1, 256)}
+RANGE = {"N": (1e6, 1e12), "D": (1e8, 1e14), "C": (1e16, 1e26), "U": (1e8, 1e13), "X": (1, 256), "R": (1, 64)}
 RANGE |= {"lr": (1e-5, 1e-1), "B": (1e4, 1e8)}
 STREAMS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of the explorer
 # A device measured here, whose figures are achieved ones.

@@ -15,6 +15,7 @@ TRUTHS = {
     "data-constrained": (1.8, 2e7, 0.35, 1e9, 0.37, 15.0, 6.0),
     "experts": (1.5, 1e7, 0.3, 0.08, -0.01),
     "experts-started": (1.5, 1e7, 0.3, 2.5, 0.12),
+    "loops": (1.5, 1e7, 0.25, 0.45, 0.3),
     "lr-batch": (1.7, 1e7, 0.3, 5e8, 0.3, 2e-3, -0.7, 0.3, 5e5, 0.05, 0.5, 0.02, 0.01, 0.3),
 }
 
@@ -81,5 +82,6 @@ WRITTEN = {
         _T["experts-started"],
         lambda n, p, d, o: 1.5 + (1e7 / n) ** 0.3 * ((o["X"] - 1 + 2.5) / 2.5) ** -0.12,
     ),
+    "loops": (_T["loops"], lambda n, p, d, o: 1.5 + (1e7 / (n * p**0.25 * o["R"] ** 0.45)) ** 0.3),
     "lr-batch": (_T["lr-batch"], lambda n, p, d, o: _tuned(n, d, o, *_T["lr-batch"])),
 }

@@ -60,6 +60,9 @@ def test_demo_is_the_default():
         ("recipe: {init_gain: -1.0}", r"a\.yaml, line 1: init_gain must be positive"),
         ("prefix_tokens: ''", r"a\.yaml, line 1: prefix_tokens: needs at least one value"),
         ("recipe: {lr: -1.0}", r"a\.yaml, line 1: lr must be positive"),
+        ("smooth: [0.1, 1.5]", r"a\.yaml, line 1: smooth must lie in \[0, 1\)"),
+        ("decorrelation: strong", r"a\.yaml, line 1: decorrelation: 'strong' is not a number"),
+        ("loops: 0", r"a\.yaml, line 1: loops: '?0'? "),
     ],
 )
 def test_bad_specs_name_file_and_key(tmp_path, text, message):
@@ -103,6 +106,23 @@ def test_a_learning_rate_given_later_goes_over_those_of_the_spec():
     assert [recipe.lr for recipe in one.recipes] == [0.003]
     two = replace(spec, **parse(assignments(["lr=0.003,0.006"], "--set"), spec.recipe))
     assert [recipe.lr for recipe in two.recipes] == [0.003, 0.006]
+
+
+def test_options_of_the_recipe_are_combined():
+    spec = replace(SweepSpec(), **parse({"smooth": [0, 0.05], "decorrelation": 0.1, "lr": [0.01, 0.02]}))
+    assert [(r.lr, r.smooth, r.decorrelation) for r in spec.recipes] == [
+        (0.01, 0, 0.1),
+        (0.01, 0.05, 0.1),
+        (0.02, 0, 0.1),
+        (0.02, 0.05, 0.1),
+    ]
+    later = replace(spec, **parse({"recipe": {"smooth": 0.2}}, spec.recipe))
+    assert {r.smooth for r in later.recipes} == {0.2}
+
+
+def test_loops_have_no_place_in_budgets_of_one_pass():
+    with pytest.raises(UsageError, match="loops cannot be combined with isoflop"):
+        SweepSpec(N=(), D=(), isoflop=(1e12,), loops=(2,))
 
 
 def test_exponents_without_a_point_are_numbers(tmp_path):

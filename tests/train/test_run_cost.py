@@ -48,6 +48,7 @@ SHAPES = {
     "channel": replace(PLAIN.with_streams(4), aggregation="channel"),
     "untied": replace(PLAIN.with_streams(2), tied_embeddings=False),
     "experts": EXPERTS,
+    "loops": replace(PLAIN.with_streams(2), loops=3),
     "experts in streams": replace(EXPERTS.with_streams(4), num_experts=8, experts_per_token=3),
 }
 
