@@ -11,7 +11,7 @@ from typing import Any
 from scalelab.architecture import FAMILY, LADDER, Architecture
 from scalelab.errors import UsageError
 
-LR_WIDTH = 64  # hidden size at which the peak rate is `Recipe.lr`
+LR_WIDTH, LR_TOKENS = 64, 1e6  # hidden size and D at which the peak rate is `Recipe.lr`
 SCHEDULES = ("linear", "wsd", "constant")
 
 
@@ -19,8 +19,8 @@ SCHEDULES = ("linear", "wsd", "constant")
 class Recipe:
     """Training recipe: everything except size, streams, tokens and seed.
 
-    `lr` is the peak learning rate at hidden size 64; other widths use lr·(64/hidden)^lr_exponent, so that one value
-    serves a grid over N. The schedule is ``linear`` (warm-up over a fraction of all steps, then decay to zero), ``wsd``
+    `lr` is the peak learning rate at hidden size 64 and D = 1M; others use
+    lr·(64/hidden)^lr_exponent·(1M/D)^lr_tokens_exponent, so that one value serves a grid over N and D. The schedule is ``linear`` (warm-up over a fraction of all steps, then decay to zero), ``wsd``
     (warm-up, stable, decay; all D of a sweep share one stable phase) or ``constant``; see `scalelab.train.phases`.
     docs/LOG.md explains why the stream options differ from the paper's at this scale.
     """
@@ -29,6 +29,7 @@ class Recipe:
     batch_size: int = 8  # sequences per step
     lr: float = 1e-2
     lr_exponent: float = 1.0
+    lr_tokens_exponent: float = 0.0  # of a linear schedule; about 0.25 fits (docs/findings.md)
     schedule: str = "linear"
     warmup_fraction: float = 0.05  # of a linear schedule
     warmup_tokens: int = 51_200  # of the other schedules, where it must not depend on D
@@ -62,11 +63,16 @@ class Recipe:
                 raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
         if not 0 < self.decay_fraction <= 1:
             raise UsageError(f"decay_fraction must lie in (0, 1], not {self.decay_fraction}")
-        for name in ("weight_decay", "aggregator_lr_scale", "lr_exponent", "decorrelation"):
+        for name in ("weight_decay", "aggregator_lr_scale", "lr_exponent", "lr_tokens_exponent", "decorrelation"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
+        if self.lr_tokens_exponent and self.schedule != "linear":
+            raise UsageError(
+                f"lr_tokens_exponent needs the linear schedule: with {self.schedule}, all D share one stable phase; "
+                "give an lr for the largest D"
+            )
         if self.dtype not in ("auto", "fp32", "bf16"):
             raise UsageError(f"dtype must be auto, fp32 or bf16, not {self.dtype!r}")
 
@@ -102,11 +108,16 @@ class RunConfig:
             raise UsageError(
                 f"plain_tokens {self.plain_tokens} must be less than D {self.n_tokens}: the streams train on the rest"
             )
+        if self.plain_tokens and self.recipe.lr_tokens_exponent:
+            raise UsageError(
+                "lr_tokens_exponent cannot be combined with plain_tokens, whose phase all D share; give an lr"
+            )
 
     @property
     def peak_lr(self) -> float:
-        """Peak learning rate at this width."""
-        return self.recipe.lr * (LR_WIDTH / self.architecture.hidden_size) ** self.recipe.lr_exponent
+        """Peak learning rate at this width and D."""
+        width = (LR_WIDTH / self.architecture.hidden_size) ** self.recipe.lr_exponent
+        return self.recipe.lr * width * (LR_TOKENS / self.n_tokens) ** self.recipe.lr_tokens_exponent
 
     @property
     def step_tokens(self) -> int:
@@ -173,6 +184,7 @@ def whole_steps(n_tokens: float, recipe: Recipe) -> int:
 _LATER_RECIPE = {
     "prefix_lr_scale": 1.0,
     "lr_exponent": 1.0,
+    "lr_tokens_exponent": 0.0,
     "schedule": "linear",
     "warmup_tokens": 51_200,
     "decay_fraction": 0.2,

@@ -168,6 +168,18 @@ def test_schedule_warms_up_and_decays():
     assert linear_factor(0, 1, 0.05) == 1.0
 
 
+def test_the_rate_follows_width_and_tokens(config):
+    """lr·(64/hidden)^a·(1M/D)^b, and the same for all D where these share a phase."""
+    recipe = replace(config.recipe, lr=0.01, lr_exponent=1.0, lr_tokens_exponent=0.25)
+    run = replace(config, recipe=recipe, n_tokens=16 * 10**6)
+    assert run.peak_lr == pytest.approx(0.01 * 64 / config.architecture.hidden_size / 2)
+    assert replace(run, recipe=replace(recipe, lr_tokens_exponent=0.0)).peak_lr == pytest.approx(2 * run.peak_lr)
+    with pytest.raises(UsageError, match="lr_tokens_exponent needs the linear schedule"):
+        replace(recipe, schedule="wsd")
+    with pytest.raises(UsageError, match="lr_tokens_exponent cannot be combined with plain_tokens"):
+        replace(run, plain_tokens=run.step_tokens)
+
+
 def test_keys_name_configs_and_setups_name_what_may_be_compared(config):
     assert config.key == replace(config).key
     assert len({config.key, replace(config, seed=1).key, streams(config, 2).key}) == 3
