@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,6 +56,6 @@ def pairs(
     check_out(out, source)
     check_figure(figure, figure_size, source)
     mapped = key_values(columns, "--map") or None
-    given = dict(baseline=baseline, each=each, along=along, value=value, ignore=ignore or ())
+    given: dict[str, Any] = dict(baseline=baseline, each=each, along=along, value=value, ignore=ignore or ())
     found = compare(source, by, **given, columns=mapped, where=where)
     show(found, as_json=as_json, out=out, figure=figure, drawn=dict(size=figure_size), quiet=quiet)

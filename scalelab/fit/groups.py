@@ -40,8 +40,9 @@ def group_records(
     """Split records so that no fit mixes corpora, tokenizers or setups.
 
     With `by_tokens`, for laws without D, also by the number of training tokens; with `by_loops`, for laws without R, by
-    the number of loops. Runs that are not ok are counted and left out. If runs have several rows, such as the points of a curve, `points` chooses the last ("final"), all
-    ("all"), or the last unless D would then be constant and the law needs it ("auto").
+    the number of loops. Runs that are not ok are counted and left out. If runs have several rows, such as the points of
+    a curve, `points` chooses the last ("final"), all ("all"), or the last unless D would then be constant and the law
+    needs it ("auto").
 
     Raises:
         UsageError: `points` is not one of these.

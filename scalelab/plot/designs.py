@@ -12,7 +12,15 @@ from scalelab.plot.layout import AxesLike, level_handle, new_panels, only_kind
 from scalelab.plot.style import BLUE, GREY, RED, Size, looks, styled
 from scalelab.plot.ticks import log_axis
 
-_NAMES = {"N": "N", "P": "P", "D": "D, tokens", "C": "training FLOPs", "U": "unique tokens", "X": "experts", "R": "loops"}
+_NAMES = {
+    "N": "N",
+    "P": "P",
+    "D": "D, tokens",
+    "C": "training FLOPs",
+    "U": "unique tokens",
+    "X": "experts",
+    "R": "loops",
+}
 
 
 @styled

@@ -48,7 +48,9 @@ def plot_pairs(found: Pairs, kind: str | None = None, ax: AxesLike | None = None
     axes.set_xticks(range(len(names)), [level if same else f"{level} − {against}" for level, against in names])
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_xlabel(found.by)
-    axes.set_ylabel(f"{found.value} minus that at {found.by} = {names[0][1]}" if same else f"difference in {found.value}")
+    axes.set_ylabel(
+        f"{found.value} minus that at {found.by} = {names[0][1]}" if same else f"difference in {found.value}"
+    )
     unit = ", nats per token" if found.value == "loss" else f" in {found.value}"
     along = f" for each doubling of {found.along}" if found.along else ""
     panels.heading(f"Paired differences by {found.by}{unit}{along}, with 95 % intervals")

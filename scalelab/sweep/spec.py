@@ -77,7 +77,15 @@ class SweepSpec:
                 raise UsageError(f"{key} has a value twice: {', '.join(map(str, values))}")
         if (runs := math.prod(max(1, len(getattr(self, key))) for key in (*AXES, "points"))) > MAX_RUNS:
             raise UsageError(f"the grid has {runs:,} runs, more than {MAX_RUNS:,}; give fewer values")
-        for key, least in (("N", 1), ("P", 1), ("D", 1), ("seeds", 0), ("prefix_tokens", 1), ("plain_tokens", 0), ("loops", 1)):
+        for key, least in (
+            ("N", 1),
+            ("P", 1),
+            ("D", 1),
+            ("seeds", 0),
+            ("prefix_tokens", 1),
+            ("plain_tokens", 0),
+            ("loops", 1),
+        ):
             if min(getattr(self, key), default=least) < least:
                 raise UsageError(f"{key}: {min(getattr(self, key)):g} is less than {least}")
         for kind in self.aggregation:
@@ -169,7 +177,9 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             raise UsageError(f"unknown key {key!r}; use one of {', '.join(sorted(known))}")
         if key == "recipe":
             parsed[key] = _parse_recipe(value, base or Recipe())
-            parsed |= {name: () for name in RECIPE_AXES if name in value and name not in content}  # the recipe's applies
+            parsed |= {
+                name: () for name in RECIPE_AXES if name in value and name not in content
+            }  # the recipe's applies
         elif key in ("N", "D", "isoflop"):
             parsed[key] = counts(_listed(value), key)
         elif key == "plain_tokens":

@@ -37,7 +37,7 @@ _ADAM_EPS = 1e-8
 
 
 def can_train_together(configs: Sequence[RunConfig]) -> bool:
-    """Return true if `configs` are trained on cross entropy alone, in one phase, and differ only in seed and learning rate."""
+    """Return true if `configs` have one phase and cross entropy alone as loss, and differ in seed and rate only."""
     kinds = {(c.architecture, c.n_tokens, c.plain_tokens, c.text, _without_rate(c.recipe)) for c in configs}
     plain_loss = not (configs[0].architecture.num_experts or configs[0].recipe.decorrelation)
     return len(kinds) == 1 and len(phases(configs[0])) == 1 and plain_loss
@@ -56,12 +56,13 @@ def train_ensemble(
     called.
 
     Raises:
-        UsageError: the configs differ in more than seed and learning rate, or have experts, decorrelated streams or several phases.
+        UsageError: the configs differ in more than seed and learning rate, have another loss, or have several phases.
         torch.OutOfMemoryError: the models do not fit into memory together.
     """
     if not can_train_together(configs):
         raise UsageError(
-            "only runs that differ in nothing but seed and learning rate can be trained together, dense and without decorrelation",
+            "only dense runs that differ in nothing but seed and learning rate, and train without decorrelation, "
+            "can be trained together",
             argument="configs",
         )
     recipe = configs[0].recipe

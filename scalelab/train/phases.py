@@ -16,7 +16,14 @@ from dataclasses import fields, replace
 from scalelab.train.recipe import Recipe, RunConfig
 
 # Options that do not affect a run without streams.
-_STREAM_OPTIONS = ("smooth", "prefix_key_std", "prefix_value_std", "prefix_lr_scale", "aggregator_lr_scale", "decorrelation")
+_STREAM_OPTIONS = (
+    "smooth",
+    "prefix_key_std",
+    "prefix_value_std",
+    "prefix_lr_scale",
+    "aggregator_lr_scale",
+    "decorrelation",
+)
 _DEFAULTS = {field.name: field.default for field in fields(Recipe)}
 
 

@@ -17,8 +17,8 @@ from scalelab.train.build import build_model
 from scalelab.train.checkpoint import Saver, TrainState, load_newest
 from scalelab.train.data import validation_windows
 from scalelab.train.evaluate import Evaluation, evaluate, rows_at_once
-from scalelab.train.loss import next_token
 from scalelab.train.loop import CURVE_POINTS, LoopOptions, Observer, Phase, Progress, optimise
+from scalelab.train.loss import next_token
 from scalelab.train.memory import fitting_micro_batch, free_memory, is_out_of_memory, translate_oom
 from scalelab.train.numerics import Numerics
 from scalelab.train.optimizer import make_optimizer

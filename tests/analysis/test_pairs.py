@@ -124,9 +124,7 @@ def test_changes_along_a_setting_are_slopes_of_paired_differences():
 def test_sizes_along_n_may_have_other_shapes():
     found = sl.pairs(RECORDS, along="N")
     assert {len(step.differences) for step in found.steps} == {2}  # of two seeds, six sizes each
-    wide = sl.read(RECORDS).records.pivot_table(
-        index="seed", columns=["n_params_backbone", "n_streams"], values="loss"
-    )
+    wide = sl.read(RECORDS).records.pivot_table(index="seed", columns=["n_params_backbone", "n_streams"], values="loss")
     sizes = wide.columns.levels[0]
     gains = [[wide.loc[seed, (n, 4)] - wide.loc[seed, (n, 1)] for n in sizes] for seed in wide.index]
     slopes = sorted(stats.linregress(np.log2(sizes.to_numpy()), row).slope for row in gains)

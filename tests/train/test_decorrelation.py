@@ -40,7 +40,9 @@ def trained(weight, P=4, steps=30, **changes):
     config = run_of(PLAIN.with_streams(P), decorrelation=weight)
     model = build_model(config).train()
     objective = next_token(weight)
-    step = TrainingStep(model, make_optimizer(model, config.recipe, 1e-2), config.recipe, objective=objective, **changes)
+    step = TrainingStep(
+        model, make_optimizer(model, config.recipe, 1e-2), config.recipe, objective=objective, **changes
+    )
     batch = torch.from_numpy(tokens_of(config, B))
     loss = [step(batch).item() for _ in range(steps)][-1]
     if P == 1:
