@@ -187,7 +187,7 @@ def _doublings(settings: pd.DataFrame, along: str) -> pd.Series:
     numbers = pd.to_numeric(settings[along], errors="coerce")
     if not (numbers > 0).all():
         raise UsageError("must have positive numbers", argument="along", value=along)
-    return np.log2(numbers.astype(float))
+    return pd.Series(np.log2(numbers.to_numpy(float)), settings.index)
 
 
 def _varied(settings: pd.DataFrame) -> str:

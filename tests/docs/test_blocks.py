@@ -30,8 +30,7 @@ def test_the_examples_of_a_page_run_and_print_what_it_says(page: Path, tmp_path,
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    for name in ("paper", "parallel-law", "rate-by-streams"):
-        shutil.copytree(ROOT / "results" / name, f"results/{name}")
+    shutil.copytree(ROOT / "results", "results", ignore=shutil.ignore_patterns("demo*"))
     shutil.copytree(ROOT / "docs" / "data", "docs/data")
     shutil.copytree(ROOT / "sweeps", "sweeps")
     names: dict[str, object] = {"__name__": "__main__"}
