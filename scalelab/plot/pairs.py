@@ -18,6 +18,8 @@ _ROOM = 0.6  # of the distance of two levels, for the groups beside each other
 def plot_pairs(found: Pairs, kind: str | None = None, ax: AxesLike | None = None, size: Size | None = None) -> Any:
     """Draw the differences of all pairs, their means and 95 % intervals, side by side for each group.
 
+    If each group has one difference, the groups are along the axis.
+
     Args:
         found: The result of `pairs`.
         kind: ``pairs``, the only kind.
@@ -32,11 +34,14 @@ def plot_pairs(found: Pairs, kind: str | None = None, ax: AxesLike | None = None
     axes = panels.axes[0]
     names = list(dict.fromkeys((level_text(step.level), level_text(step.against)) for step in found.steps))
     groups = list(dict.fromkeys(step.group for step in found.steps))
-    styles = looks(groups) if found.each else {None: Look("black", "o")}
+    along_groups = found.each is not None and len(names) == 1
+    styles = dict.fromkeys(groups, Look("black", "o")) if along_groups or not found.each else looks(groups)
     axes.axhline(0.0, color=GREY, linewidth=1.0)
     for step in found.steps:
-        place = names.index((level_text(step.level), level_text(step.against)))
-        place += _ROOM * ((groups.index(step.group) + 0.5) / len(groups) - 0.5)
+        place = float(groups.index(step.group))
+        if not along_groups:
+            place = _ROOM * ((place + 0.5) / len(groups) - 0.5)
+            place += names.index((level_text(step.level), level_text(step.against)))
         look = styles[step.group]
         axes.plot(
             np.full(len(step.differences), place), step.differences, "_", color=look.color, alpha=0.5, markersize=7
@@ -45,16 +50,19 @@ def plot_pairs(found: Pairs, kind: str | None = None, ax: AxesLike | None = None
             axes.plot([place] * 2, [step.mean.low, step.mean.high], color=look.color, linewidth=1.6)
         axes.plot(place, step.mean.value, linestyle="", **look.points())
     same = len({against for _, against in names}) == 1
-    axes.set_xticks(range(len(names)), [level if same else f"{level} − {against}" for level, against in names])
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_xlabel(found.by)
-    axes.set_ylabel(
-        f"{found.value} minus that at {found.by} = {names[0][1]}" if same else f"difference in {found.value}"
-    )
+    ticks, label = [level if same else f"{level} − {against}" for level, against in names], found.by
+    what = f"{found.value} minus that at {found.by} = {names[0][1]}" if same else f"difference in {found.value}"
+    if along_groups:
+        ticks, label = [level_text(group) for group in groups], str(found.each)
+        what = f"{found.value} at {found.by} = {names[0][0]} minus that at {names[0][1]}"
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.set_xlim(-0.6, len(ticks) - 0.4)
+    axes.set_xlabel(label)
+    axes.set_ylabel(what)
     unit = ", nats per token" if found.value == "loss" else f" in {found.value}"
     along = f" for each doubling of {found.along}" if found.along else ""
     panels.heading(f"Paired differences by {found.by}{unit}{along}, with 95 % intervals")
-    if found.each:
+    if found.each and not along_groups:
         handles: list[Any] = [Line2D([], [], linestyle="", **styles[group].points()) for group in groups]
         panels.legend(handles, [f"{found.each} = {level_text(group)}" for group in groups])
     else:
