@@ -111,6 +111,7 @@ SPEC_KEYS = {
     "isoflop_ratio": "tokens per parameter around which those sizes lie",
     "points": "single runs in place of a grid: a list of `{N: 50k, P: 2, D: 1M}`, as `scalelab design` writes",
     "num_experts": "experts of each MLP; 0 is a dense model",
+    "single_prefix": "`true` gives P = 1 a prefix too, a control that tells what a prefix gains without streams",
     "qkv_bias": "biases of queries, keys and values in dense models; `false` for a baseline of models with experts",
     "experts_per_token": "experts that a token uses",
     "eval": "tasks for the trained models: `next-line`, `cloze`, `brackets`, tasks of lm-eval or its YAML files",

@@ -55,6 +55,8 @@ def check_experts(num_experts: int, experts_per_token: int, qkv_bias: bool = Tru
 class Architecture:
     """Shape of a decoder with `P` streams; P = 1 is the plain model, without prefixes or aggregator.
 
+    With `single_prefix` P = 1 has a prefix too: a control that tells what prefixes gain without streams.
+
     With `num_experts` each layer has a router and that many gated MLPs of `intermediate_size`, of which
     `experts_per_token` process each token; 0 is a dense model.
 
@@ -76,6 +78,7 @@ class Architecture:
     experts_per_token: int = EXPERTS_PER_TOKEN
     qkv_bias: bool = True  # of a dense model; with experts there is none
     loops: int = 1  # passes through the layers, with the same weights
+    single_prefix: bool = False  # P = 1 has a prefix
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads"):
@@ -99,6 +102,13 @@ class Architecture:
                 "give a divisor of the number of heads"
             )
         check_experts(self.num_experts, self.experts_per_token, self.qkv_bias)
+        if self.single_prefix and self.P > 1:
+            raise UsageError(f"single_prefix is of P = 1, not of P = {self.P}")
+
+    @property
+    def has_prefixes(self) -> bool:
+        """True if each layer has prefixes: with P > 1 or `single_prefix`."""
+        return self.P > 1 or self.single_prefix
 
     @property
     def head_dim(self) -> int:
@@ -127,10 +137,12 @@ class Architecture:
 
     @property
     def stream_params(self) -> int:
-        """Parameters of the prefixes and the aggregator; 0 for P = 1."""
-        if self.P == 1:
+        """Parameters of the prefixes and the aggregator; 0 for the plain model."""
+        if not self.has_prefixes:
             return 0
         prefixes = self.num_layers * 2 * self.P * self.num_kv_heads * self.prefix_tokens * self.head_dim
+        if self.P == 1:
+            return prefixes
         return prefixes + AGGREGATIONS[self.aggregation].params(self.hidden_size, self.P)
 
     @property
@@ -159,7 +171,7 @@ class Architecture:
 
     def with_streams(self, P: int) -> Architecture:
         """Return the same backbone with P streams."""
-        return replace(self, P=P)
+        return replace(self, P=P, single_prefix=self.single_prefix and P == 1)
 
 
 def mlp_width(hidden_size: int) -> int:

@@ -17,6 +17,7 @@ import pandas as pd
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.derived import Estimate
 from scalelab.fit.result import LEVEL
+from scalelab.records.configs import with_later_options
 from scalelab.shown import Shown
 from scalelab.units import format_count, parse_count
 
@@ -239,7 +240,7 @@ def _settings(records: pd.DataFrame) -> pd.DataFrame:
     """Return what settles each run: its `config`, or the columns of `_SETTINGS`; P, D and lr go by these names."""
     size = next((name for name in _SIZES if name in records and records[name].notna().all()), None)
     if "config" in records and records["config"].notna().all():
-        rows = [_flat(json.loads(text)) for text in records["config"]]
+        rows = [_flat(with_later_options(json.loads(text))) for text in records["config"]]
         found = pd.DataFrame(rows, index=records.index).rename(columns={"n_tokens": "D"})
         return found if size is None else found.assign(N=records[size])
     names = [name for name in (size, *_SETTINGS) if name in records and records[name].notna().any()]

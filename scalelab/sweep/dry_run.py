@@ -59,6 +59,7 @@ def _other_options(config: RunConfig) -> dict[str, object]:
         "prefix_tokens": shape.prefix_tokens,
         "aggregation": shape.aggregation,
         "loops": shape.loops,
+        "single_prefix": shape.single_prefix,
     }
 
 

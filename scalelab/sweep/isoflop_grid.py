@@ -67,4 +67,6 @@ def _sizes(spec: SweepSpec, budget: float, prefix_tokens: int, P: int, vocab_siz
                 f"{LEAST_STEPS} steps of {format_count(step)} tokens: give a larger budget, smaller `N` or smaller "
                 "`batch_size`"
             )
-        yield IsoPoint(budget, replace(shape, P=P), whole_steps(D, spec.recipe))
+        yield IsoPoint(
+            budget, replace(shape, P=P, single_prefix=spec.single_prefix and P == 1), whole_steps(D, spec.recipe)
+        )

@@ -52,7 +52,7 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
         plain = architecture_for(n_params, data.vocab_size, prefix_tokens, **spec.family, ladder=spec.ladder)
         options = product(spec.aggregation, spec.loops, spec.seeds, spec.recipes, spec.plain_tokens)
         for kind, loops, seed, recipe, D1 in options:
-            shape = replace(plain, aggregation=kind, loops=loops).with_streams(P)
+            shape = replace(plain, aggregation=kind, loops=loops, single_prefix=spec.single_prefix).with_streams(P)
             first = whole_steps(D1, recipe) if D1 else 0
             config = RunConfig(shape, whole_steps(D, recipe), seed, data.text, recipe, first, spec.ladder)
             runs[config.key] = config

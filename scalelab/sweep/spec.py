@@ -59,6 +59,7 @@ class SweepSpec:
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
     qkv_bias: bool = True  # of dense models
+    single_prefix: bool = False  # of P = 1, as a control
     isoflop: tuple[float, ...] = ()  # training budgets in FLOPs, which set D: see `scalelab.sweep.isoflop_grid`
     isoflop_sizes: int = 7  # of each budget, unless N is given
     isoflop_ratio: float = 20.0  # D/N around which they lie; Hoffmann et al., arXiv 2203.15556
@@ -188,9 +189,9 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             parsed[key] = whole_numbers(_listed(value), key, least=0 if key == "seeds" else 1)
         elif key in ("num_experts", "experts_per_token", "ladder", "isoflop_sizes"):
             parsed[key] = whole_numbers([value], key, least=0)[0]
-        elif key == "qkv_bias":
+        elif key in ("qkv_bias", "single_prefix"):
             if not isinstance(value, bool):
-                raise UsageError(f"qkv_bias: {value!r}: give true or false")
+                raise UsageError(f"{key}: {value!r}: give true or false")
             parsed[key] = value
         elif key == "isoflop_ratio":
             parsed[key] = _number(value, key)

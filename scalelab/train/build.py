@@ -39,6 +39,7 @@ def build_model(config: RunConfig) -> Any:
         parscale_n_tokens=shape.prefix_tokens,
         parscale_attn_smooth=recipe.smooth,
         parscale_aggregation=shape.aggregation,
+        parscale_banks={"1": shape.prefix_tokens} if shape.single_prefix else None,
         attn_implementation="parscale_sdpa",  # also without streams, for its choice of kernels
         **_family(shape),
     )
@@ -48,7 +49,7 @@ def build_model(config: RunConfig) -> Any:
         torch.manual_seed(config.seed + 1_000_003)
         model = streamed(settings)
         model.load_state_dict(backbone.state_dict(), strict=False)
-        if shape.P > 1:
+        if shape.has_prefixes:
             _init_streams(model, recipe)
     if shape.loops > 1:
         loop_layers(model, shape.loops)
@@ -86,7 +87,8 @@ def _init_streams(model: Any, recipe: Recipe) -> None:
         bank: Any = active_bank(module)
         bank.prefix_k.normal_(std=recipe.prefix_key_std)
         bank.prefix_v.normal_(std=recipe.prefix_value_std)
-    decoder.aggregator.reset_to_uniform()
+    if decoder.aggregator is not None:
+        decoder.aggregator.reset_to_uniform()
 
 
 def training_options(model: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ multiply-add counts as two operations.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 from scalelab.aggregation import AGGREGATIONS
@@ -60,7 +61,7 @@ def train_flops(config: RunConfig, first: int = 0) -> float:
     trained = first * config.step_tokens
     plain = max(0, config.plain_tokens - trained)
     streams = config.n_tokens - max(config.plain_tokens, trained)
-    plain_flops = plain * forward_flops(shape.with_streams(1), seq_len)
+    plain_flops = plain * forward_flops(replace(shape, P=1, single_prefix=False), seq_len)
     return _FORWARD_AND_BACKWARD * (plain_flops + streams * forward_flops(shape, seq_len))
 
 
@@ -139,7 +140,7 @@ def _products_after_norms(shape: Architecture) -> int:
 
 
 def _prefix_tokens(shape: Architecture) -> int:
-    return shape.prefix_tokens if shape.P > 1 else 0
+    return shape.prefix_tokens if shape.has_prefixes else 0
 
 
 def _mlp_products(shape: Architecture) -> int:

@@ -115,7 +115,7 @@ def estimate_times(configs: Iterable[RunConfig], device: str = "cpu", budget_s: 
 
 def _shape(config: RunConfig) -> StepShape:
     shape, recipe = config.architecture, config.recipe
-    if shape.P == 1:  # then these options have no effect
+    if not shape.has_prefixes:  # then these options have no effect
         shape = replace(shape, prefix_tokens=0, aggregation="dynamic")
     return StepShape(shape, recipe.seq_len, recipe.batch_size, recipe.dtype)
 

@@ -79,7 +79,7 @@ def phases(config: RunConfig) -> list[RunConfig]:
 
 
 def _constant(config: RunConfig, n_tokens: int) -> RunConfig:
-    if config.architecture.P == 1:
+    if not config.architecture.has_prefixes:
         config = _without_streams(config)
     names = ("schedule", "warmup_fraction", "decay_fraction", "val_tokens")
     recipe = replace(config.recipe, **{name: _DEFAULTS[name] for name in names} | {"schedule": "constant"})
@@ -87,7 +87,7 @@ def _constant(config: RunConfig, n_tokens: int) -> RunConfig:
 
 
 def _without_streams(config: RunConfig) -> RunConfig:
-    shape = replace(config.architecture, P=1, prefix_tokens=1, aggregation="dynamic")  # unused where P = 1
+    shape = replace(config.architecture, P=1, prefix_tokens=1, aggregation="dynamic", single_prefix=False)
     recipe = replace(config.recipe, **{name: _DEFAULTS[name] for name in _STREAM_OPTIONS})
     return replace(config, architecture=shape, recipe=recipe, plain_tokens=0)
 

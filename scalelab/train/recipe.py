@@ -10,6 +10,7 @@ from typing import Any
 
 from scalelab.architecture import FAMILY, LADDER, Architecture
 from scalelab.errors import UsageError
+from scalelab.records.configs import with_later_options, without_later_options
 
 LR_WIDTH, LR_TOKENS = 64, 1e6  # hidden size and D at which the peak rate is `Recipe.lr`
 SCHEDULES = ("linear", "wsd", "constant")
@@ -141,9 +142,9 @@ class RunConfig:
         Raises:
             KeyError, TypeError, ValueError: It is not such a config.
         """
-        values = {**_LATER_TOP, **json.loads(text)}
-        values["architecture"] = Architecture(**{**_LATER_SHAPE, **values["architecture"]})
-        values["recipe"] = Recipe(**{**_LATER_RECIPE, **values["recipe"]})
+        values = with_later_options(json.loads(text))
+        values["architecture"] = Architecture(**values["architecture"])
+        values["recipe"] = Recipe(**values["recipe"])
         values["text"] = TextSource(**values["text"])
         return cls(**values)
 
@@ -157,14 +158,14 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return everything that determines the loss, as plain values."""
-        config = _without_later_options(asdict(self))
+        config = without_later_options(asdict(self))
         config["text"] = [self.text.corpus_digest, self.text.tokenizer_digest]
         return config
 
     @property
     def setup(self) -> str:
         """Digest of everything that must be equal to compare losses over N, P, D and seeds."""
-        names = ("prefix_tokens", "tied_embeddings", "aggregation", *FAMILY)
+        names = ("prefix_tokens", "tied_embeddings", "aggregation", "single_prefix", *FAMILY)
         shared: dict[str, Any] = {name: getattr(self.architecture, name) for name in names}
         config = {
             "recipe": asdict(self.recipe),
@@ -172,37 +173,13 @@ class RunConfig:
             "plain_tokens": self.plain_tokens,
             "ladder": self.ladder,
         }
-        return _digest(_without_later_options(config))[:8]
+        return _digest(without_later_options(config))[:8]
 
 
 def whole_steps(n_tokens: float, recipe: Recipe) -> int:
     """Round `n_tokens` to a whole number of steps, at least one."""
     step = recipe.seq_len * recipe.batch_size
     return max(1, round(n_tokens / step)) * step
-
-
-# Options added after the first records, with the values at which they change nothing.
-_LATER_RECIPE = {
-    "prefix_lr_scale": 1.0,
-    "lr_exponent": 1.0,
-    "lr_tokens_exponent": 0.0,
-    "schedule": "linear",
-    "warmup_tokens": 51_200,
-    "decay_fraction": 0.2,
-    "decorrelation": 0.0,
-}
-_LATER_SHAPE = {"aggregation": "dynamic", "num_experts": 0, "experts_per_token": 2, "qkv_bias": True, "loops": 1}
-_LATER_OPTIONS = {"recipe": _LATER_RECIPE, "architecture": _LATER_SHAPE}
-_LATER_TOP = {"plain_tokens": 0, "ladder": 1}
-
-
-def _without_later_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Return `config` without options at the values of `_LATER_OPTIONS`, so that old keys stay valid."""
-
-    def kept(values: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in values.items() if k not in later or v != later[k]}
-
-    return kept(config, _LATER_TOP) | {part: kept(config[part], later) for part, later in _LATER_OPTIONS.items()}
 
 
 def _digest(value: dict[str, Any]) -> str:

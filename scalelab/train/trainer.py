@@ -132,7 +132,7 @@ def train_phases(config: RunConfig, data: TokenData, options: Options = DEFAULT)
     for phase in plan:
         if state.step >= phase.steps:
             continue
-        same_model = phase.architecture.P == config.architecture.P
+        same_model = phase.architecture.has_prefixes == config.architecture.has_prefixes
         phase_model, phase_optimizer = (model, optimizer) if same_model else _new_model(phase, options.device)
         save: Observer | None = None
         if options.checkpoints is not None:

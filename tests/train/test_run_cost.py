@@ -48,6 +48,7 @@ SHAPES = {
     "channel": replace(PLAIN.with_streams(4), aggregation="channel"),
     "untied": replace(PLAIN.with_streams(2), tied_embeddings=False),
     "experts": EXPERTS,
+    "single prefix": replace(PLAIN, single_prefix=True),
     "loops": replace(PLAIN.with_streams(2), loops=3),
     "experts in streams": replace(EXPERTS.with_streams(4), num_experts=8, experts_per_token=3),
 }
@@ -62,7 +63,7 @@ def test_operations_are_those_that_torch_counts(name):
     model.config._experts_implementation = "eager"
     with FlopCounterMode(display=False) as counter:
         forward_and_backward(model, torch.from_numpy(tokens_of(config, B)))
-    seen = T + (PREFIX if config.architecture.P > 1 else 0)
+    seen = T + (PREFIX if config.architecture.has_prefixes else 0)
     assert 3 * B * T * forward_flops(config.architecture, T, visible=seen) == counted_flops(counter)
 
 
