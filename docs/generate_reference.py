@@ -45,7 +45,11 @@ RECORDS_HEAD = r"""# Records
 A record is one row per run, in a Parquet file. It is the only thing that training and analysis share: a sweep or
 `scalelab import` writes records, `scalelab fit`, `compare` and `results` read them. Only runs with status `ok`
 enter a fit. A table of your own needs a loss and one variable of a law; see [fit your own
-table](../tutorials/your-table.md)."""
+table](../tutorials/your-table.md).
+
+A folder is read with all folders below it, except those whose names begin with `_`: name these to read them. A run that
+was repeated, such as on another machine, counts once. Its losses may differ by rounding that training amplifies; a
+difference of over 1 % is an error."""
 ACCURACIES = r"""Runs of a sweep with `eval` have three more columns for each task, such as `accuracy_next_line`,
 `accuracy_next_line_stderr` and `accuracy_next_line_docs`: the share of right answers, its standard error, and the
 number of documents. In a fit and in `--where`, `error_next_line` is 1 − `accuracy_next_line`. See [evaluate on

@@ -68,9 +68,11 @@ class Content:
 def parquet_files(folder: Path) -> list[Path]:
     """Return the Parquet files below `folder`, sorted, except hidden ones and those in quarantine.
 
+    Folders below it whose names begin with ``_`` are left out, as Spark and Arrow do: they are read by their own names.
     Raises `OSError` for a folder that cannot be read, so that no file is missed silently.
     """
-    return sorted(path for path in walk(folder) if path.suffix == ".parquet" and not path.name.startswith("."))
+    found = (path for path in walk(folder) if path.suffix == ".parquet" and not path.name.startswith("."))
+    return sorted(path for path in found if not any(p.startswith("_") for p in path.relative_to(folder).parts[:-1]))
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -24,6 +24,7 @@ from scalelab.units import plural
 
 Source = str | Path | pd.DataFrame
 _Batch = list[tuple[pd.DataFrame, str]]  # tables with their names
+_REPEATS = 0.01  # difference of losses, as a share, up to which records of one key are repeats of its run
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def gather(
             others.append(rows.unfinished.assign(own=own))
             rejected += rows.rejected
             left_out += rows.left_out
-    records = _without_copies(_stacked(frames), faults)
+    records, repeated = _without_copies(_stacked(frames), faults)
+    notes[repeated] = None
     unfinished = _stacked(others)
     # A failed run that was repeated with success, here or in another folder, is not missing.
     again = unfinished["own"] & (unfinished["key"].isin(records["key"].dropna()) | unfinished.duplicated("key"))
@@ -259,14 +261,22 @@ def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
     return conform(pd.DataFrame()).assign(file="", own=False).astype({"file": "string", "own": bool})
 
 
-def _without_copies(records: pd.DataFrame, faults: list[DataError] | None) -> pd.DataFrame:
-    """Return `records` without duplicates of sweep records; in other tables `key` has no meaning."""
+def _without_copies(records: pd.DataFrame, faults: list[DataError] | None) -> tuple[pd.DataFrame, str]:
+    """Return `records` with one record of each run of a sweep, and a note if repeated runs have other losses.
+
+    Repeats on another machine differ by rounding, which training can amplify; the first record is kept. In other tables
+    `key` has no meaning.
+    """
     own = records[records["key"].notna() & records["own"]]
-    copies = own.duplicated(["key", *REQUIRED])
-    rest = own[~copies]
-    conflict = rest[rest.duplicated("key", keep=False)]
-    if len(conflict):
-        key, files = conflict["key"].iloc[0], conflict["file"].iloc[:2].tolist()
+    repeats = own[own.duplicated("key", keep=False)]
+    if not len(repeats):
+        return records, ""
+    runs = repeats.groupby("key", sort=False)
+    spread = runs["loss"].max() - runs["loss"].min()
+    same = (runs[["n_params", "n_streams"]].nunique() == 1).all(axis=1) & (spread <= _REPEATS * runs["loss"].min())
+    if not same.all():
+        key = same.index[~same][0]
+        files = repeats.loc[repeats["key"] == key, "file"].tolist()
         error = DataError(
             f"{files[0]} and {files[1]}: two different records have the key {key!r}; "
             "a key identifies one run, so keep one of them"
@@ -274,4 +284,8 @@ def _without_copies(records: pd.DataFrame, faults: list[DataError] | None) -> pd
         if faults is None:
             raise error
         faults.append(error)
-    return records.drop(index=own.index[copies])
+    note = (
+        f"{plural(int((spread > 0).sum()), 'run')} with several records, whose losses differ by up to "
+        f"{spread.max():.2g}: the first of each is used"
+    )
+    return records.drop(index=own.index[own.duplicated("key")]), note if spread.max() > 0 else ""

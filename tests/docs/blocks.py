@@ -93,14 +93,39 @@ def lines_of(text: str) -> list[str]:
 
 
 def agrees(expected: str, seen: str) -> bool:
-    """Return whether an output is the expected one, with its gaps."""
-    pattern = ""
+    """Return whether an output is the expected one, with its gaps, up to rounding of numbers over 99 or with a point."""
+    pattern, numbers = "", []
     for line in lines_of(expected):
         if line.strip() == ANYTHING:
             pattern += r"(?:[^\n]*\n)*?"
-        else:
-            pattern += "[^\n]*".join(re.escape(part) for part in line.split(ANYTHING)) + "\n"
-    return re.fullmatch(pattern, "".join(f"{line}\n" for line in lines_of(seen))) is not None
+            continue
+        for i, part in enumerate(line.split(ANYTHING)):
+            pattern += "[^\n]*" if i else ""
+            words = _NUMBER.split(part)
+            pattern += _CAPTURED.join(map(_loose, words))
+            numbers += _NUMBER.findall(part)
+        pattern += "\n"
+    found = re.fullmatch(pattern, "".join(f"{line}\n" for line in lines_of(seen)))
+    return found is not None and all(map(_close, numbers, found.groups()))
+
+
+# Other processors sum in another order, which shows in the last digits.
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+_CAPTURED = r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
+
+
+def _loose(text: str) -> str:
+    """Return a pattern for text in which gaps and rules may be wider, as numbers with another digit make them."""
+    return re.sub(r"(?:\\ ){2,}", " +", re.sub(r"─+", "─+", re.escape(text)))
+
+
+def _close(expected: str, seen: str) -> bool:
+    a, b = (float(text.replace(",", "")) for text in (expected, seen))
+    if re.fullmatch(r"\d{1,2}", expected):
+        return a == b
+    digits = re.search(r"\.(\d+)", expected)
+    last = 10.0 ** -len(digits[1]) if digits and "e" not in expected else 0.0
+    return abs(a - b) <= max(1.01 * last, 0.005 * abs(a))
 
 
 def run_command(command: str) -> str:

@@ -86,3 +86,12 @@ def test_every_block_that_is_not_run_says_why():
         for block in blocks(page):
             if block.left_out:
                 assert len(block.left_out) > 8, block.where
+
+
+def test_outputs_agree_up_to_rounding():
+    expected = "loss  1.7426 (1.73–1.76)   48 runs   96,500\n[…]\nE = 2.151565e8"
+    assert agrees(expected, "loss  1.7427 (1.73–1.76)   48 runs   96,600\nmore\nE = 2.151564e8\n")
+    for wrong in ("1.7426", "48 runs"), ("1.7526", "49 runs"):
+        assert not agrees(expected, f"loss  {wrong[0]} (1.73–1.76)   {wrong[1]}   99,500\nE = 2.151565e8")
+    assert not agrees(expected, expected.replace("48", "49"))
+    assert not agrees(expected, expected.replace("loss", "gain"))

@@ -130,6 +130,26 @@ def test_two_runs_with_one_key_are_not_silently_one(tmp_path):
         records.load(tmp_path)
 
 
+def test_folders_that_begin_with_an_underscore_are_read_by_name_only(tmp_path):
+    write_record(tmp_path / "mine", ROW, [])
+    write_record(tmp_path / "_studies" / "other", ROW | {"key": "other", "loss": 2.5}, [])
+    assert records.load(tmp_path)["key"].tolist() == ["abc"]
+    assert records.load(tmp_path / "_studies")["key"].tolist() == ["other"]
+
+
+def test_a_run_repeated_on_another_machine_counts_once(tmp_path):
+    """Rounding differs between machines, and training amplifies it."""
+    write_record(tmp_path / "a", ROW, [])
+    write_record(tmp_path / "b", ROW | {"loss": ROW["loss"] * 1.005}, [])
+    table = records.read(tmp_path)
+    assert table.records["loss"].tolist() == [ROW["loss"]]
+    assert table.notes == (
+        f"1 run with several records, whose losses differ by up to {0.005 * ROW['loss']:.2g}: the first of each is used",
+    )
+    write_record(tmp_path / "b", ROW, [])
+    assert records.read(tmp_path).notes == ()
+
+
 def test_a_table_without_rows_holds_no_records(tmp_path):
     pd.DataFrame({"n_params": [], "n_streams": [], "loss": []}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(UsageError, match=r"no records \(\*.parquet\) here"):
