@@ -171,3 +171,13 @@ def test_the_command_shows_the_same(scalelab, tmp_path):
     status, _, error = scalelab("pairs", RECORDS, "--baseline", "3")
     assert status == 2
     assert "--baseline 3: no run has it" in error
+
+
+def test_groups_with_one_difference_are_drawn_along_the_axis():
+    found = sl.pairs(RECORDS, each="N", where="n_streams in (1, 4)")
+    (axes,) = found.plot().axes
+    assert axes.get_xlabel() == "N"
+    assert axes.get_ylabel() == "loss at P = 4 minus that at 1"
+    assert len(axes.get_xticklabels()) == 6
+    means = sorted(line.get_ydata()[0] for line in axes.lines if line.get_marker() == "o")
+    assert means == pytest.approx(sorted(step.mean.value for step in found.steps))
