@@ -91,6 +91,12 @@ class Pairs(Shown):
     _figure: ClassVar[str] = "scalelab.plot.pairs:plot_pairs"
     _json: ClassVar[str] = "scalelab.reports.pairs:pairs_json"
 
+    @property
+    def scale(self) -> str:
+        """Unit of the differences, and what they are for each doubling of, as the end of a title."""
+        unit = ", nats per token" if self.value == "loss" else ""
+        return unit + (f", for each doubling of {self.along}" if self.along else "")
+
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each pair of levels."""
         rows = [

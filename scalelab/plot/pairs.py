@@ -59,9 +59,7 @@ def plot_pairs(found: Pairs, kind: str | None = None, ax: AxesLike | None = None
     axes.set_xlim(-0.6, len(ticks) - 0.4)
     axes.set_xlabel(label)
     axes.set_ylabel(what)
-    unit = ", nats per token" if found.value == "loss" else f" in {found.value}"
-    along = f" for each doubling of {found.along}" if found.along else ""
-    panels.heading(f"Paired differences by {found.by}{unit}{along}, with 95 % intervals")
+    panels.heading(f"Paired differences by {found.by}{found.scale}, with 95 % intervals")
     if found.each and not along_groups:
         handles: list[Any] = [Line2D([], [], linestyle="", **styles[group].points()) for group in groups]
         panels.legend(handles, [f"{found.each} = {level_text(group)}" for group in groups])

@@ -20,8 +20,7 @@ _MANY = 10  # intervals, of which some exclude 0 by chance
 def pairs_report(found: Pairs) -> Report:
     """Return the differences, and what they decide."""
     apart = [f"<{found.each}"] if found.each else []
-    unit = ", nats per token" if found.value == "loss" else ""
-    title = f"difference in {found.value} by {found.by}{unit}{along_text(found)}"
+    title = f"difference in {found.value} by {found.by}{found.scale}"
     headings = [*apart, f"<{found.by}", "<against", "difference", "95 % interval", "pairs", "lower in", "would decide"]
     table = Table(title, headings, keys=len(apart) + 2)
     for step in found.steps:
@@ -39,12 +38,7 @@ def pairs_report(found: Pairs) -> Report:
     return Report.of([table, *lines])
 
 
-def along_text(found: Pairs) -> str:
-    """Return what is said of the setting over which differences are followed; empty without one."""
-    return f", for each doubling of {found.along}" if found.along else ""
-
-
-def subject(found: Pairs) -> str:
+def _subject(found: Pairs) -> str:
     """Return the subject and verb of a verdict."""
     return f"the change of {found.value} with {found.along} is" if found.along else f"{found.value} is"
 
@@ -62,7 +56,7 @@ def _verdicts(found: Pairs) -> Iterator[str]:
         ("higher", [step for step in decided if step.mean.value > 0]),
     ):
         if steps:
-            yield f"Decided: {subject(found)} {words} at {_listed(found, steps, 'than at')}."
+            yield f"Decided: {_subject(found)} {words} at {_listed(found, steps, 'than at')}."
     others = [step for step in found.steps if not step.decided]
     if others:
         yield f"Not decided: {_listed(found, others, 'against')}."
