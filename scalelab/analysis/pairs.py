@@ -17,7 +17,7 @@ import pandas as pd
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.derived import Estimate
 from scalelab.fit.result import LEVEL
-from scalelab.records.configs import with_later_options
+from scalelab.later_options import with_later_options
 from scalelab.shown import Shown
 from scalelab.units import format_count, parse_count
 

@@ -16,7 +16,7 @@ from scalelab.records.files import BESIDE, CHECKPOINTS, FORMATS, MODELS, RUNS, p
 from scalelab.records.names import ALIASES, comparable, needed_columns
 from scalelab.records.numbers import to_floats
 from scalelab.records.paper import NAME, paper_records
-from scalelab.records.schema import RECORD_KIND, RECORD_SCHEMA, REQUIRED, conform, describe_statuses
+from scalelab.records.schema import RECORD_KIND, RECORD_SCHEMA, conform, describe_statuses
 from scalelab.records.table import Rejected, Rows, to_records
 from scalelab.records.text import PACKED, inner_suffix
 from scalelab.shown import Shown

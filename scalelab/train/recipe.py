@@ -10,7 +10,7 @@ from typing import Any
 
 from scalelab.architecture import FAMILY, LADDER, Architecture
 from scalelab.errors import UsageError
-from scalelab.records.configs import with_later_options, without_later_options
+from scalelab.later_options import with_later_options, without_later_options
 
 LR_WIDTH, LR_TOKENS = 64, 1e6  # hidden size and D at which the peak rate is `Recipe.lr`
 SCHEDULES = ("linear", "wsd", "constant")

@@ -34,6 +34,12 @@ def floats(model):
     }
 
 
+def _packs_4bit_weights():
+    from bitsandbytes.functional import has_avx512bf16
+
+    return has_avx512bf16()
+
+
 @pytest.mark.parametrize("banks", [4, [2, 4]], ids=str)
 @torch.no_grad()
 def test_streams_stay_in_floating_point(quantisation, banks, tmp_path):
@@ -53,6 +59,10 @@ def test_streams_stay_in_floating_point(quantisation, banks, tmp_path):
 
 
 def test_streams_on_a_quantised_backbone_can_be_trained(quantisation, tmp_path):
+    if getattr(quantisation, "load_in_4bit", False) and _packs_4bit_weights():
+        pytest.skip(
+            "bitsandbytes packs 4-bit weights at the first inference on this processor, and cannot train them then"
+        )
     plain().save_pretrained(tmp_path / "model")
     options = {"quantization_config": quantisation, "dtype": torch.float32}
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", **options)

@@ -93,7 +93,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def agrees(expected: str, seen: str) -> bool:
-    """Return whether an output is the expected one, with its gaps, up to rounding of numbers over 99 or with a point."""
+    """Return whether an output is the expected one, with its gaps. Long numbers may differ by rounding."""
     pattern, numbers = "", []
     for line in lines_of(expected):
         if line.strip() == ANYTHING:

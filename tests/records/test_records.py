@@ -144,7 +144,8 @@ def test_a_run_repeated_on_another_machine_counts_once(tmp_path):
     table = records.read(tmp_path)
     assert table.records["loss"].tolist() == [ROW["loss"]]
     assert table.notes == (
-        f"1 run with several records, whose losses differ by up to {0.005 * ROW['loss']:.2g}: the first of each is used",
+        f"1 run with several records, whose losses differ by up to {0.005 * ROW['loss']:.2g}: "
+        "the first of each is used",
     )
     write_record(tmp_path / "b", ROW, [])
     assert records.read(tmp_path).notes == ()
