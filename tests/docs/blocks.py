@@ -120,12 +120,14 @@ def _loose(text: str) -> str:
 
 
 def _close(expected: str, seen: str) -> bool:
-    a, b = (float(text.replace(",", "")) for text in (expected, seen))
-    if re.fullmatch(r"\d{1,2}", expected):
-        return a == b
-    digits = re.search(r"\.(\d+)", expected)
-    last = 10.0 ** -len(digits[1]) if digits and "e" not in expected else 0.0
-    return abs(a - b) <= max(1.01 * last, 0.005 * abs(a))
+    """Return whether two numbers agree; those of three digits or more may differ by one in the last that is shown."""
+    plain, _, exponent = expected.replace(",", "").partition("e")
+    whole, _, decimals = plain.partition(".")
+    if len(whole + decimals) < 3:
+        return expected == seen
+    zeros = 0 if decimals else len(whole) - len(whole.rstrip("0"))
+    unit = 10.0 ** (zeros - len(decimals) + int(exponent or 0))
+    return abs(float(expected.replace(",", "")) - float(seen.replace(",", ""))) <= 1.01 * unit
 
 
 def run_command(command: str) -> str:
