@@ -200,9 +200,9 @@ def _optional(values: Any, name: str) -> Sequence[float | None]:
 def _prediction(fit: FitResult, N: float | None, P: int, D: float | None, others: Mapping[str, float]) -> Prediction:
     loss, worth, gain = predicted(fit, N, P, D, **others), None, None
     if "P" in fit.law.variables and N is not None:
-        worth = n_equivalent(fit, N, P, D)
+        worth = n_equivalent(fit, N, P, D, **others)
         with suppress(ScalelabError):  # where streams raise the loss, the law may be undefined at 2P
-            gain = doubling_gain(fit, N, P, D)
+            gain = doubling_gain(fit, N, P, D, **others)
     notes = extrapolation_notes(fit, N, P, D, **others)
     share = None
     if isinstance(fit.law, MixtureLaw) and fit.draws:

@@ -79,12 +79,14 @@ def predicted(
     return _estimate(fit, lambda params: fit.evaluate(params, N, P, D, **others), level, P)
 
 
-def n_equivalent(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:
+def n_equivalent(
+    fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL, **others: float
+) -> Estimate:
     """Return the number of parameters at P = 1 with the same loss as N with P streams.
 
     Infinite if no plain model reaches that loss, as may happen if the gain of P does not depend on N.
     """
-    return _estimate(fit, lambda params: _plain_sizes(fit, params, N, P, D), level, P)
+    return _estimate(fit, lambda params: _plain_sizes(fit, params, N, P, D, **others), level, P)
 
 
 def n_equivalent_draws(fit: FitResult, N: float, P: float, D: float | None = None) -> Array:
@@ -96,24 +98,30 @@ def n_equivalent_draws(fit: FitResult, N: float, P: float, D: float | None = Non
     return sizes[~np.isnan(sizes)]
 
 
-def _plain_sizes(fit: FitResult, params: Array, N: float, P: float, D: float | None) -> Array:
+def _plain_sizes(fit: FitResult, params: Array, N: float, P: float, D: float | None, **others: float) -> Array:
     """Return the N [...] at P = 1 with the same loss as N with P streams, for each row of params [..., k]."""
-    wanted = fit.evaluate(params, N, P, D)
+    wanted = fit.evaluate(params, N, P, D, **others)
     low, high = np.full(wanted.shape, np.log(N) - _REACH), np.full(wanted.shape, np.log(N) + _REACH)
-    beyond = _along(fit, params, np.exp(high), 1.0, D) > wanted
+    beyond = _along(fit, params, np.exp(high), 1.0, D, **others) > wanted
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        above = _along(fit, params, np.exp(middle), 1.0, D) > wanted
+        above = _along(fit, params, np.exp(middle), 1.0, D, **others) > wanted
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     return np.where(np.isnan(wanted), np.nan, np.where(beyond, np.inf, np.exp((low + high) / 2)))
 
 
-def doubling_gain(fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL) -> Estimate:
+def doubling_gain(
+    fit: FitResult, N: float, P: float, D: float | None = None, level: float = LEVEL, **others: float
+) -> Estimate:
     """Return the reduction of the loss from P to 2P streams, nats per token; negative if streams raise the loss.
 
     Raises `ScalelabError` if the law is undefined at 2P.
     """
-    return _estimate(fit, lambda q: fit.evaluate(q, N, P, D) - fit.evaluate(q, N, 2 * P, D), level, 2 * P)
+
+    def gain(params: Array) -> Array:
+        return fit.evaluate(params, N, P, D, **others) - fit.evaluate(params, N, 2 * P, D, **others)
+
+    return _estimate(fit, gain, level, 2 * P)
 
 
 def compute_optimal(fit: FitResult, flops: float, P: float = 1.0, level: float = LEVEL) -> Allocation:
@@ -235,12 +243,13 @@ def extrapolation_notes(
     return notes
 
 
-def _along(fit: FitResult, params: Array, N: Array, P: float, D: Array | float | None) -> Array:
+def _along(fit: FitResult, params: Array, N: Array, P: float, D: Array | float | None, **others: float) -> Array:
     """Return the loss [...] of each row of params [..., k] at the N and D [...] of that row."""
     given = [np.asarray(v, dtype=float) for v in (N, P, np.nan if D is None else D)]
     points = [np.broadcast_to(v, params.shape[:-1])[..., None] for v in given]
+    more = {name: np.broadcast_to(float(v), params.shape[:-1])[..., None] for name, v in others.items()}
     with np.errstate(all="ignore"):  # far from the runs a law may overflow or be undefined
-        return fit.law.loss(params, Points(*points))[..., 0]
+        return fit.law.loss(params, Points(*points, others=more))[..., 0]
 
 
 def _estimate(fit: FitResult, of: Callable[[Array], Array], level: float, P: float) -> Estimate:

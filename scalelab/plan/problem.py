@@ -87,6 +87,9 @@ class Problem:
         law = self.fit.law
         if "N" not in law.variables:
             raise UsageError(f"the law {law.name!r} has no N; plan with a law of N")
+        if others := {*law.variables} - {"N", "D", "P"}:
+            names = ", ".join(sorted(others))
+            raise UsageError(f"the law {law.name!r} also depends on {names}: fit a law of N, D and P only")
         if "D" in law.variables and self.D is None:
             raise UsageError(f"the law {law.name!r} depends on D: give `D`")
         if not 0 < self.second_stage <= 1:

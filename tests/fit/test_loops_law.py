@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import scalelab as sl
-from scalelab.errors import ScalelabError
+from scalelab.errors import ScalelabError, UsageError
 
 
 def table(noise=3e-4, seed=0):
@@ -38,3 +38,12 @@ def test_the_law_needs_runs_with_loops():
     runs = table()
     with pytest.raises(ScalelabError, match="'loops' needs more than one value of R"):
         sl.fit_law(runs[runs.n_loops == 1], law="loops", draws=0)
+
+
+def test_predictions_are_at_a_number_of_loops_and_plans_need_another_law():
+    fit = sl.fit_law(table(), law="loops", draws=200)
+    (found,) = fit.predict(4e6, 4, R=2).rows
+    assert found.n_equivalent.value == pytest.approx(4e6 * 4 ** fit.params["gamma"], rel=1e-6)
+    assert found.loss.value == pytest.approx(1.5 + (1e6 / (4e6 * 4**0.2 * 2**0.46)) ** 0.3, rel=2e-3)
+    with pytest.raises(UsageError, match="the law 'loops' also depends on R"):
+        sl.make_plan(fit, memory="4GB")
