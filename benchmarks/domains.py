@@ -4,8 +4,9 @@
 
 All methods start from the model in MODEL, see the same text of a domain in the same order for the same seed, and are
 evaluated on the same held-out files. `prefix` is one prefix as long as all those of P = 4 together, `mean` is P = 4
-with averaged streams, which has just as many learned parameters, and `lora` has about as many as `streams`. Each method
-is trained at two learning rates. OUT.csv gets a row for each run; finished rows are not repeated.
+with averaged streams, which has just as many learned parameters, and `lora` has about as many as `streams`. Models of
+10M parameters and more see longer sequences and, except for LoRA, one learning rate instead of two. OUT.csv gets a row
+for each run; finished rows are not repeated.
 
 Domains are files that Debian installs: the sources of Python's documentation (package python3-doc), C headers, licences
 and copyright notices, and German manual pages (manpages-de). Those that are missing are left out.
@@ -41,14 +42,37 @@ DOMAINS = {
     "German": (SHARE / "man" / "de", "**/*.gz"),
 }
 DOMAIN_BYTES, FILE_BYTES, LEAST_BYTES = 3_000_000, 60_000, 1_000_000
-PREFIX_TOKENS, SEQ_LEN, BATCH_SIZE, VAL_TOKENS = 4, 64, 8, 65_536
-METHODS: dict[str, tuple[int, int, str]] = {  # P, prefix tokens, aggregation
-    "prefix": (1, 4 * PREFIX_TOKENS, "dynamic"),
-    "mean": (4, PREFIX_TOKENS, "mean"),
-    "streams": (4, PREFIX_TOKENS, "dynamic"),
+METHODS: dict[str, tuple[int, int, str]] = {  # P, share of the prefix tokens, aggregation
+    "prefix": (1, 1, "dynamic"),
+    "mean": (4, 4, "mean"),
+    "streams": (4, 4, "dynamic"),
 }
-RATES = {"prefix": (0.03, 0.1), "mean": (0.03, 0.1), "streams": (0.03, 0.1), "lora": (0.01, 0.03)}
 COLUMNS = ("domain", "method", "seed", "lr", "n_streams", "n_params", "n_tokens", "loss", "base_loss", "seconds")
+
+
+class Scale(NamedTuple):
+    """What runs of one backbone share, with the learning rates to try: those of prefixes and those of LoRA."""
+
+    prefix_tokens: int  # of all streams together
+    seq_len: int
+    batch_size: int
+    val_tokens: int
+    dtype: str
+    prefix_rates: tuple[float, ...]
+    lora_rates: tuple[float, ...]
+
+    def recipe(self, lr: float) -> Recipe:
+        """Return the recipe of all methods at this rate."""
+        return stage.stage_recipe("streams", lr, self.seq_len, self.batch_size, self.val_tokens, self.dtype)
+
+    def rates(self) -> dict[str, tuple[float, ...]]:
+        """Return the learning rates of each method."""
+        return dict.fromkeys(METHODS, self.prefix_rates) | {"lora": self.lora_rates}
+
+
+SMALL = Scale(16, 64, 8, 65_536, "fp32", (0.03, 0.1), (0.01, 0.03))
+LARGE = Scale(64, 256, 4, 8_192, "bf16", (0.03,), (0.001, 0.003))
+LARGE_BYTES = 40_000_000  # of weights, or 10M parameters in fp32
 
 
 class Task(NamedTuple):
@@ -103,15 +127,16 @@ def train_lora(model: Any, data: Any, recipe: Recipe, n_tokens: float, seed: int
     return stage.validate(model, data, recipe, "cpu").loss, state.seconds
 
 
-def run(folder: Path, texts: dict[str, Path], n_tokens: float, task: Task) -> dict[str, Any]:
+def run(folder: Path, texts: dict[str, Path], n_tokens: float, scale: Scale, task: Task) -> dict[str, Any]:
     """Train one run and return its row."""
     torch.set_num_threads(1)
     quiet_libraries()
     model = stage.open_model(folder)
     data = stage.read_text(model, folder, str(texts[task.domain]))
-    recipe = stage.stage_recipe("streams", task.lr, SEQ_LEN, BATCH_SIZE, VAL_TOKENS, "fp32")
+    recipe = scale.recipe(task.lr)
     base = stage.validate(model, data, recipe, "cpu").loss
-    P, prefix_tokens, aggregation = METHODS.get(task.method, METHODS["streams"])
+    P, parts, aggregation = METHODS.get(task.method, METHODS["streams"])
+    prefix_tokens = scale.prefix_tokens // parts
     if task.method == "lora":
         copy = stage.open_model(folder)
         convert(copy, {P: prefix_tokens}, data, recipe, "normal", task.seed)
@@ -135,17 +160,19 @@ def main(folder: Path, out: Path, n_tokens: float, seeds: int, workers: int) -> 
     if out.exists():
         with out.open(newline="") as file:
             done = {Task(r["domain"], r["method"], int(r["seed"]), float(r["lr"])) for r in csv.DictReader(file)}
+    scale = LARGE if (folder / "model.safetensors").stat().st_size > LARGE_BYTES else SMALL
     with tempfile.TemporaryDirectory() as scratch:
         texts = {name: found for name in DOMAINS if (found := collect(name, Path(scratch))) is not None}
         print("domains:", ", ".join(texts), flush=True)
-        tasks = [Task(d, m, s, lr) for s in range(seeds) for d in texts for m, rates in RATES.items() for lr in rates]
+        rates = scale.rates().items()
+        tasks = [Task(d, m, s, lr) for s in range(seeds) for d in texts for m, found in rates for lr in found]
         left = [task for task in tasks if task not in done]
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a", newline="") as file, multiprocessing.get_context("spawn").Pool(workers) as pool:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             if not done:
                 writer.writeheader()
-            for row in pool.imap(partial(run, folder, texts, n_tokens), left):
+            for row in pool.imap(partial(run, folder, texts, n_tokens, scale), left):
                 writer.writerow(row)
                 file.flush()
                 print(row, flush=True)

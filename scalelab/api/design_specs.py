@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from scalelab.errors import UsageError
+from scalelab.later_options import with_later_options
 from scalelab.units import plural
 
 if TYPE_CHECKING:
@@ -91,22 +92,25 @@ def _setup(config: Mapping[str, Any] | None) -> list[str]:
         return []
     from scalelab.train.recipe import Recipe
 
+    config = with_later_options(dict(config))
     text, shape = config["text"], config["architecture"]
     corpus = "stdlib" if str(text["corpus"]).startswith("stdlib-") else text["corpus"]
     lines = [f"corpus: {json.dumps(corpus)}"]
     size = re.fullmatch(r"bpe-([0-9]+)", str(text["tokenizer"]))
     lines.append(f"tokenizer: {size[1] if size else json.dumps(text['tokenizer'])}")
     lines.append(f"prefix_tokens: {shape['prefix_tokens']}")
-    if shape.get("aggregation", "dynamic") != "dynamic":
+    if shape["aggregation"] != "dynamic":
         lines.append(f"aggregation: {shape['aggregation']}")
-    if shape.get("num_experts"):
+    if shape["num_experts"]:
         lines += [f"num_experts: {shape['num_experts']}", f"experts_per_token: {shape['experts_per_token']}"]
-    if not shape.get("qkv_bias", True):
+    if not shape["qkv_bias"]:
         lines.append("qkv_bias: false")
-    if shape.get("loops", 1) > 1:
+    if shape["single_prefix"]:
+        lines.append("single_prefix: true")
+    if shape["loops"] > 1:
         lines.append(f"loops: {shape['loops']}")
-    lines.append(f"ladder: {config.get('ladder', 1)}")
-    if config.get("plain_tokens"):
+    lines.append(f"ladder: {config['ladder']}")
+    if config["plain_tokens"]:
         lines.append(f"plain_tokens: {config['plain_tokens']}")
     usual = {f.name: f.default for f in fields(Recipe)}
     other = {k: v for k, v in config["recipe"].items() if k in usual and v != usual[k]}

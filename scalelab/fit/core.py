@@ -109,7 +109,7 @@ def fit_group(
             *unit_notes(data),
             *design_notes(data, law),
             *unfinished_notes(group.unfinished),
-            *tuning_notes(data, group.records, fitted),
+            *tuning_notes(data, group.records),
             *seed_notes(data, fitted),
             *count_notes(group.records, options.convention),
             *mixed_notes(group.records),

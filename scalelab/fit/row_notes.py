@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scalelab.fit.data import FitData
+from scalelab.fit.data import COLUMNS, FitData
 from scalelab.fit.result import Note
 from scalelab.fit.tuning import NEAR, Tuning
 from scalelab.laws import Law
-from scalelab.laws.base import Array
+from scalelab.laws.base import Variable
 from scalelab.units import format_count, plural
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ def optimum_row_notes(tuning: Tuning | None) -> Iterator[Note]:
         )
 
 
-def tuning_notes(data: FitData, records: pd.DataFrame, fitted: Array) -> Iterator[Note]:
+def tuning_notes(data: FitData, records: pd.DataFrame) -> Iterator[Note]:
     """Yield a note if rows of one configuration come from a tuning sweep rather than from repeated seeds."""
     rows, configurations = len(data.loss), len(np.unique(data.configuration))
     if data.run is not None or rows < _MANY_ROWS * configurations:
         return
-    columns = [c for c in _HYPERPARAMETERS if c in records and records[c].notna().all() and records[c].nunique() > 1]
-    varied = [c for c in columns if _VARIABLE.get(c) not in data.known]
+    columns = [c for c in _HYPERPARAMETERS if c in records and records[c].notna().all()]
+    varied = [c for c in columns if _VARIABLE.get(c) not in data.known and _varies_within(records, c, data.known)]
     low, high = (np.full(configurations, end) for end in (np.inf, -np.inf))
     np.minimum.at(low, data.configuration, data.loss)
     np.maximum.at(high, data.configuration, data.loss)
@@ -92,6 +92,12 @@ def tuning_notes(data: FitData, records: pd.DataFrame, fitted: Array) -> Iterato
         "law less weight with `objective='asymmetric'`",
         {"rows": rows, "configurations": configurations, "spread": spread},
     )
+
+
+def _varies_within(records: pd.DataFrame, column: str, known: tuple[Variable, ...]) -> bool:
+    """Return whether most configurations have several values of `column`; a learning rate by width does not count."""
+    same = [COLUMNS[name] for name in known if COLUMNS[name] in records and COLUMNS[name] != column]
+    return bool((records.groupby(same, dropna=False)[column].nunique() > 1).mean() > 0.5)
 
 
 def unit_notes(data: FitData) -> Iterator[Note]:

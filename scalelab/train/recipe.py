@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from scalelab.architecture import FAMILY, LADDER, Architecture
@@ -20,10 +20,10 @@ SCHEDULES = ("linear", "wsd", "constant")
 class Recipe:
     """Training recipe: everything except size, streams, tokens and seed.
 
-    `lr` is the peak learning rate at hidden size 64 and D = 1M; others use
-    lr·(64/hidden)^lr_exponent·(1M/D)^lr_tokens_exponent, so that one value serves a grid over N and D. The schedule is
-    ``linear`` (warm-up over a fraction of all steps, then decay to zero), ``wsd`` (warm-up, stable, decay; all D of a
-    sweep share one stable phase) or ``constant``; see `scalelab.train.phases`.
+    `lr` is the peak learning rate at hidden size 64; other widths use lr·(64/hidden)^lr_exponent. With a linear
+    schedule runs longer than D = 1M use (1M/D)^lr_tokens_exponent of that, so that one value serves a grid over N and D.
+    The schedule is ``linear`` (warm-up over a fraction of all steps, then decay to zero), ``wsd`` (warm-up, stable,
+    decay; all D of a sweep share one stable phase) or ``constant``; see `scalelab.train.phases`.
     docs/LOG.md explains why the stream options differ from the paper's at this scale.
     """
 
@@ -31,7 +31,7 @@ class Recipe:
     batch_size: int = 8  # sequences per step
     lr: float = 1e-2
     lr_exponent: float = 1.0
-    lr_tokens_exponent: float = 0.0  # of a linear schedule; about 0.25 fits (docs/findings.md)
+    lr_tokens_exponent: float = 0.25  # of a linear schedule; D^−0.23 fits best (docs/findings.md)
     schedule: str = "linear"
     warmup_fraction: float = 0.05  # of a linear schedule
     warmup_tokens: int = 51_200  # of the other schedules, where it must not depend on D
@@ -70,11 +70,6 @@ class Recipe:
                 raise UsageError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
-        if self.lr_tokens_exponent and self.schedule != "linear":
-            raise UsageError(
-                f"lr_tokens_exponent needs the linear schedule: with {self.schedule}, all D share one stable phase; "
-                "give an lr for the largest D"
-            )
         if self.dtype not in ("auto", "fp32", "bf16"):
             raise UsageError(f"dtype must be auto, fp32 or bf16, not {self.dtype!r}")
 
@@ -110,16 +105,18 @@ class RunConfig:
             raise UsageError(
                 f"plain_tokens {self.plain_tokens} must be less than D {self.n_tokens}: the streams train on the rest"
             )
-        if self.plain_tokens and self.recipe.lr_tokens_exponent:
-            raise UsageError(
-                "lr_tokens_exponent cannot be combined with plain_tokens, whose phase all D share; give an lr"
-            )
 
     @property
     def peak_lr(self) -> float:
         """Peak learning rate at this width and D."""
         width = (LR_WIDTH / self.architecture.hidden_size) ** self.recipe.lr_exponent
-        return self.recipe.lr * width * (LR_TOKENS / self.n_tokens) ** self.recipe.lr_tokens_exponent
+        return self.recipe.lr * width * max(1.0, self.n_tokens / LR_TOKENS) ** -self.tokens_exponent
+
+    @property
+    def tokens_exponent(self) -> float:
+        """The recipe's `lr_tokens_exponent`; 0 where all D share a stable phase or a plain stage."""
+        shared = self.recipe.schedule != "linear" or self.plain_tokens > 0
+        return 0.0 if shared else self.recipe.lr_tokens_exponent
 
     @property
     def step_tokens(self) -> int:
@@ -133,7 +130,7 @@ class RunConfig:
 
     def to_json(self) -> str:
         """Return the config as JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self._values(self.tokens_exponent), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> RunConfig:
@@ -158,7 +155,8 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return everything that determines the loss, as plain values."""
-        config = without_later_options(asdict(self))
+        exponent = self.tokens_exponent if self.n_tokens > LR_TOKENS else 0.0  # it changes nothing below
+        config = without_later_options(self._values(exponent))
         config["text"] = [self.text.corpus_digest, self.text.tokenizer_digest]
         return config
 
@@ -168,12 +166,15 @@ class RunConfig:
         names = ("prefix_tokens", "tied_embeddings", "aggregation", "single_prefix", *FAMILY)
         shared: dict[str, Any] = {name: getattr(self.architecture, name) for name in names}
         config = {
-            "recipe": asdict(self.recipe),
+            "recipe": self._values(self.tokens_exponent)["recipe"],
             "architecture": shared,
             "plain_tokens": self.plain_tokens,
             "ladder": self.ladder,
         }
         return _digest(without_later_options(config))[:8]
+
+    def _values(self, tokens_exponent: float) -> dict[str, Any]:
+        return asdict(replace(self, recipe=replace(self.recipe, lr_tokens_exponent=tokens_exponent)))
 
 
 def whole_steps(n_tokens: float, recipe: Recipe) -> int:

@@ -114,6 +114,8 @@ def test_the_best_of_a_tuning_sweep(make_records):
     assert "tuning" not in codes(best)
     seeds = pd.concat([grid(noise=2e-3, seed=s).assign(seed=s) for s in range(4)])
     assert "tuning" not in codes(fitted(seeds))
+    rates_by_size = seeds.assign(lr=0.01 * (seeds["n_params"] / 1e8) ** -0.5)
+    assert "tuning" not in codes(fitted(rates_by_size))
     asymmetric = fitted(sweep, objective="asymmetric")
     assert abs(asymmetric.values["E"] - 1.8) < 0.02 < abs(plain.values["E"] - 1.8)
 

@@ -137,7 +137,7 @@ def test_options_added_later_leave_old_keys_good():
     for record in map(json.loads, lines):
         config = record["config"]
         assert "prefix_lr_scale" not in config["recipe"]
-        recipe = Recipe(**config["recipe"], prefix_lr_scale=1.0)
+        recipe = Recipe(**config["recipe"], prefix_lr_scale=1.0, lr_tokens_exponent=0.0)
         run = RunConfig(
             Architecture(**config["architecture"]),
             config["n_tokens"],

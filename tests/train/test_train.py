@@ -174,10 +174,25 @@ def test_the_rate_follows_width_and_tokens(config):
     run = replace(config, recipe=recipe, n_tokens=16 * 10**6)
     assert run.peak_lr == pytest.approx(0.01 * 64 / config.architecture.hidden_size / 2)
     assert replace(run, recipe=replace(recipe, lr_tokens_exponent=0.0)).peak_lr == pytest.approx(2 * run.peak_lr)
-    with pytest.raises(UsageError, match="lr_tokens_exponent needs the linear schedule"):
-        replace(recipe, schedule="wsd")
-    with pytest.raises(UsageError, match="lr_tokens_exponent cannot be combined with plain_tokens"):
-        replace(run, plain_tokens=run.step_tokens)
+    assert replace(run, n_tokens=10**5).peak_lr == pytest.approx(2 * run.peak_lr)
+    for shared in (replace(run, recipe=replace(recipe, schedule="wsd")), replace(run, plain_tokens=run.step_tokens)):
+        assert shared.peak_lr == pytest.approx(2 * run.peak_lr)
+
+
+def test_the_falling_rate_changes_only_keys_of_runs_that_it_changes(config):
+    """Runs recorded before the rate fell with D are found again wherever they would be trained alike."""
+    without = replace(config, recipe=replace(config.recipe, lr_tokens_exponent=0.0))
+    falls = replace(config, recipe=replace(config.recipe, lr_tokens_exponent=0.25))
+    assert config.recipe.lr_tokens_exponent == 0.25
+    assert falls.key == without.key
+    longer = {"n_tokens": 2 * 10**6}
+    assert replace(falls, **longer).key != replace(without, **longer).key
+    assert replace(falls, **longer).setup == falls.setup != without.setup
+    wsd = {**longer, "recipe": replace(falls.recipe, schedule="wsd")}
+    for shared in ({**longer, "plain_tokens": falls.step_tokens}, wsd):
+        found = replace(falls, **shared)
+        old = replace(found, recipe=replace(found.recipe, lr_tokens_exponent=0.0))
+        assert (found.key, found.setup, found.to_json()) == (old.key, old.setup, old.to_json())
 
 
 def test_keys_name_configs_and_setups_name_what_may_be_compared(config):
