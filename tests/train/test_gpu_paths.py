@@ -1,6 +1,5 @@
 """GPU paths as far as a CPU can show them: devices, kernels, masks, precision, fake CUDA tensors."""
 
-import json
 import os
 import stat
 import subprocess
@@ -388,18 +387,7 @@ def test_records_made_with_the_first_ladder_keep_their_keys():
 
     folder = Path(__file__).parents[2] / "results" / "parallel-law"
     row = records.load(folder).iloc[0]
-    values = json.loads(row["config"])
-    shape = {**values["architecture"]}
-    known = set(Recipe.__dataclass_fields__)
-    old = RunConfig(
-        architecture=architecture_for(1e6, 512).__class__(**shape),
-        n_tokens=values["n_tokens"],
-        seed=values["seed"],
-        text=TextSource(**values["text"]),
-        recipe=Recipe(**{k: v for k, v in values["recipe"].items() if k in known}),
-        plain_tokens=values.get("plain_tokens", 0),
-        ladder=values.get("ladder", 1),
-    )
+    old = RunConfig.from_json(row["config"])
     assert old.key == row["key"]
     assert old.setup == row["setup"]
     assert replace(old, ladder=2).setup != row["setup"]
