@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from scalelab.analysis.pair_means import mean_difference
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.fit.derived import Estimate
-from scalelab.fit.result import LEVEL
 from scalelab.later_options import with_later_options
 from scalelab.shown import Shown
 from scalelab.units import format_count, parse_count
@@ -45,8 +45,9 @@ class Step:
         against: The other level.
         differences: Loss at `level` less that at `against`, nats per token, one for each pair, [n]; along a setting,
             the slope of this difference over log2 of the setting.
-        mean: Their mean with its 95 % interval, Student's t over the pairs; no interval for a single pair.
+        mean: Their mean with its 95 % interval, Student's t over the pairs or the seeds; none for a single pair.
         needed: Pairs with which the interval of such a mean would just exclude 0; None if that takes over 10,000.
+        seeds: Number of seeds if the interval is over these, since pairs of one seed are alike; else None.
     """
 
     group: Any
@@ -55,6 +56,7 @@ class Step:
     differences: Array
     mean: Estimate
     needed: int | None
+    seeds: int | None = None
 
     @property
     def lower(self) -> int:
@@ -110,6 +112,7 @@ class Pairs(Shown):
                 "pairs": len(step.differences),
                 "lower": step.lower,
                 "needed": step.needed,
+                "seeds": step.seeds,
             }
             for step in self.steps
         ]
@@ -165,7 +168,8 @@ def pair_runs(
     apart = settings[each] if each else pd.Series(0, settings.index)
     table = pd.DataFrame({"key": key, "group": apart, "level": settings[by], "loss": values})
     table["at"] = _doublings(settings, along) if along else 0.0
-    losses = table.groupby(["group", "key", "at", "level"], sort=False)["loss"].mean().unstack()
+    table["seed"] = settings["seed"].astype("string").fillna("") if "seed" in fixed else key
+    losses = table.groupby(["group", "key", "seed", "at", "level"], sort=False)["loss"].mean().unstack()
     steps = [
         step
         for group in sorted(apart.dropna().unique().tolist(), key=_order)
@@ -210,36 +214,22 @@ def _steps(
         if level == against or against == PREVIOUS or not {level, against} <= {*losses.columns}:
             continue
         pairs = (losses[level] - losses[against]).dropna()
-        differences = _slopes(pairs) if along else pairs.to_numpy()
+        pairs = _slopes(pairs) if along else pairs
+        differences = pairs.to_numpy(float)
         if len(differences):
-            yield Step(group, level, against, differences, *_mean(differences))
+            seeds = pairs.index.get_level_values("seed").to_numpy()
+            yield Step(group, level, against, differences, *mean_difference(differences, seeds))
 
 
-def _slopes(pairs: pd.Series) -> Array:
-    """Return the slope of each pair's differences, indexed by key and place, over the places; of those with two."""
-    found = []
-    for _, values in pairs.groupby(level="key", sort=False):
+def _slopes(pairs: pd.Series) -> pd.Series:
+    """Return the slope over the places of each pair's differences, of those with two places, by key and seed."""
+
+    def slope(values: pd.Series) -> float:
         places = values.index.get_level_values("at").to_numpy(float)
         away = places - places.mean()
-        if away.any():
-            found.append(float(away @ values.to_numpy()) / float(away @ away))
-    return np.array(found)
+        return float(away @ values.to_numpy()) / float(away @ away) if away.any() else np.nan
 
-
-def _mean(differences: Array) -> tuple[Estimate, int | None]:
-    """Return the mean with its interval, and the number of pairs that would just decide it."""
-    from scipy.special import stdtrit  # scipy.stats takes 0.3 s to import
-
-    n, mean = len(differences), float(differences.mean())
-    if n < 2:
-        return Estimate(mean), None
-    spread = float(differences.std(ddof=1))
-
-    def half(pairs: int) -> float:
-        return float(stdtrit(pairs - 1, 0.5 + LEVEL / 2)) * spread / pairs**0.5
-
-    needed = next((pairs for pairs in range(2, 10_000) if half(pairs) < abs(mean)), None)
-    return Estimate(mean, mean - half(n), mean + half(n)), needed
+    return pairs.groupby(level=["key", "seed"], sort=False).apply(slope).dropna()
 
 
 def _settings(records: pd.DataFrame) -> pd.DataFrame:

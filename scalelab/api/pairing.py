@@ -32,8 +32,8 @@ def pairs(
     """Compare runs that differ in one setting and agree in all others, the seed included.
 
     The noise of a seed is larger than most effects, and cancels in part within a pair. Each level of the setting is
-    compared with a baseline: the mean difference of the pairs with its 95 % interval (Student's t), and how many pairs
-    would decide it.
+    compared with a baseline: the mean difference of the pairs with its 95 % interval, and how many pairs would decide
+    it. The interval is Student's t over the pairs or, where pairs of one seed are alike, over the seeds.
 
     Args:
         data: A folder of records, a table in a file, a pandas table, "paper", or a result of `read`.

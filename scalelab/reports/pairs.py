@@ -60,6 +60,11 @@ def _verdicts(found: Pairs) -> Iterator[str]:
     others = [step for step in found.steps if not step.decided]
     if others:
         yield f"Not decided: {_listed(found, others, 'against')}."
+    alike = [step for step in found.steps if step.seeds is not None]
+    if alike:
+        fewest, most = (end(step.seeds or 0 for step in alike) for end in (min, max))
+        over = plural(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+        yield f"Pairs of one seed are alike, so intervals are over {over}: {_listed(found, alike, 'against')}."
     if len(decided) and len(found.steps) >= _MANY:
         yield f"Of {len(found.steps)} such intervals about one in twenty excludes 0 by chance."
 
@@ -87,6 +92,7 @@ def pairs_json(found: Pairs) -> dict[str, Any]:
             "differences": step.differences.tolist(),
             "lower": step.lower,
             "needed": step.needed,
+            "seeds": step.seeds,
         }
         for step in found.steps
     ]
