@@ -1,7 +1,7 @@
 """Change of the best learning rate with D: `python benchmarks/rate_by_tokens.py results/_studies/rate-by-tokens`.
 
-The best rate of each width, D and seed is the vertex of a parabola, as in `learning_rate.py`. Its logarithm is fitted by
-a line in ln D with a level for each width and seed.
+The best rate of each width, D and seed is the vertex of a parabola, as in `learning_rate.py`. Its logarithm is fitted
+by a line in ln D with a level for each width and seed.
 """
 
 from __future__ import annotations
