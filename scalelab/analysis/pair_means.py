@@ -31,21 +31,22 @@ def mean_difference(differences: Array, seeds: Array) -> tuple[Estimate, int | N
         return Estimate(mean), None, None
     which, count = np.unique(seeds, return_inverse=True, return_counts=True)[1:]
     K = len(count)
-    between, within = float(differences.var(ddof=1)), np.inf
+    square, units = float(differences.var(ddof=1)), n  # the mean square of one pair, and how many means are averaged
     if 1 < K < n:
         means = np.bincount(which, differences) / count
         between = float(count @ (means - mean) ** 2) / (K - 1)
         within = float(((differences - means[which]) ** 2).sum()) / (n - K)
-    units = K if between > within else n
-    square = between if between > within else float(differences.var(ddof=1))  # of one pair: n·SE²
-    half = _half(units, square / n * units)
-    decides = next((k for k in range(2, _MOST_PAIRS) if _half(k, square / n * units) < abs(mean)), None)
+        if between > within:
+            square, units = between, K
+    of_one = square * units / n
+    half = _half(units, of_one)
+    decides = next((k for k in range(2, _MOST_PAIRS) if _half(k, of_one) < abs(mean)), None)
     needed = None if decides is None else round(decides * n / units)
-    return Estimate(mean, mean - half, mean + half), needed, K if units == K < n else None
+    return Estimate(mean, mean - half, mean + half), needed, K if units < n else None
 
 
 def _half(units: int, square: float) -> float:
-    """Return half the width of an interval over `units` with this mean square of one."""
+    """Return half the width of the interval of the mean of `units` values with this mean square."""
     from scipy.special import stdtrit  # scipy.stats takes 0.3 s to import
 
     return float(stdtrit(units - 1, 0.5 + LEVEL / 2)) * (square / units) ** 0.5
