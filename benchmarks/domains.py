@@ -42,16 +42,12 @@ DOMAINS = {
     "German": (SHARE / "man" / "de", "**/*.gz"),
 }
 DOMAIN_BYTES, FILE_BYTES, LEAST_BYTES = 3_000_000, 60_000, 1_000_000
-METHODS: dict[str, tuple[int, int, str]] = {  # P, share of the prefix tokens, aggregation
-    "prefix": (1, 1, "dynamic"),
-    "mean": (4, 4, "mean"),
-    "streams": (4, 4, "dynamic"),
-}
+METHODS = {"prefix": (1, "dynamic"), "mean": (4, "mean"), "streams": (4, "dynamic")}  # P and aggregation
 COLUMNS = ("domain", "method", "seed", "lr", "n_streams", "n_params", "n_tokens", "loss", "base_loss", "seconds")
 
 
 class Scale(NamedTuple):
-    """What runs of one backbone share, with the learning rates to try: those of prefixes and those of LoRA."""
+    """Settings that all runs of one backbone share, and the learning rates to try."""
 
     prefix_tokens: int  # of all streams together
     seq_len: int
@@ -135,8 +131,8 @@ def run(folder: Path, texts: dict[str, Path], n_tokens: float, scale: Scale, tas
     data = stage.read_text(model, folder, str(texts[task.domain]))
     recipe = scale.recipe(task.lr)
     base = stage.validate(model, data, recipe, "cpu").loss
-    P, parts, aggregation = METHODS.get(task.method, METHODS["streams"])
-    prefix_tokens = scale.prefix_tokens // parts
+    P, aggregation = METHODS.get(task.method, METHODS["streams"])
+    prefix_tokens = scale.prefix_tokens // P
     if task.method == "lora":
         copy = stage.open_model(folder)
         convert(copy, {P: prefix_tokens}, data, recipe, "normal", task.seed)

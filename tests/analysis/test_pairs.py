@@ -169,7 +169,8 @@ def test_other_columns_can_be_compared():
         index=["n_params_backbone", "seed"], columns="n_streams", values="stream_correlation"
     )
     assert found.steps[-1].mean.value == pytest.approx((wide[8] - wide[2]).mean())
-    assert "difference in stream_correlation by P" in found.summary()
+    assert found.steps[-1].lower == 12
+    assert "Pairs of one seed are alike, so intervals are over 2 seeds: P = 8 against 2." in found.summary()
 
 
 def test_errors_name_what_is_there():
