@@ -6,7 +6,8 @@ All methods start from the model in MODEL, see the same text of a domain in the 
 evaluated on the same held-out files. `prefix` is one prefix as long as all those of P = 4 together, `mean` is P = 4
 with averaged streams, which has just as many learned parameters, and `lora` has about as many as `streams`. Models of
 10M parameters and more see longer sequences and, except for LoRA, one learning rate instead of two. OUT.csv gets a row
-for each run; finished rows are not repeated.
+for each run; finished rows are not repeated. Its column `log_gain` is the logarithm of base_loss − loss, so that a
+difference of it is a ratio of gains.
 
 Domains are files that Debian installs: the sources of Python's documentation (package python3-doc), C headers, licences
 and copyright notices, and German manual pages (manpages-de). Those that are missing are left out.
@@ -14,6 +15,7 @@ and copyright notices, and German manual pages (manpages-de). Those that are mis
 
 import csv
 import gzip
+import math
 import multiprocessing
 import random
 import sys
@@ -43,7 +45,6 @@ DOMAINS = {
 }
 DOMAIN_BYTES, FILE_BYTES, LEAST_BYTES = 3_000_000, 60_000, 1_000_000
 METHODS = {"prefix": (1, "dynamic"), "mean": (4, "mean"), "streams": (4, "dynamic")}  # P and aggregation
-COLUMNS = ("domain", "method", "seed", "lr", "n_streams", "n_params", "n_tokens", "loss", "base_loss", "seconds")
 
 
 class Scale(NamedTuple):
@@ -67,7 +68,7 @@ class Scale(NamedTuple):
 
 
 SMALL = Scale(16, 64, 8, 65_536, "fp32", (0.03, 0.1), (0.01, 0.03))
-LARGE = Scale(64, 256, 4, 8_192, "bf16", (0.03,), (0.001, 0.003))
+LARGE = Scale(64, 256, 2, 8_192, "bf16", (0.03,), (0.001, 0.003))
 LARGE_BYTES = 40_000_000  # of weights, or 10M parameters in fp32
 
 
@@ -78,6 +79,9 @@ class Task(NamedTuple):
     method: str
     seed: int
     lr: float
+
+
+COLUMNS = (*Task._fields, "n_streams", "n_params", "n_tokens", "loss", "base_loss", "log_gain", "seconds")
 
 
 def collect(name: str, folder: Path) -> Path | None:
@@ -146,7 +150,8 @@ def run(folder: Path, texts: dict[str, Path], n_tokens: float, scale: Scale, tas
         result = stage.train_stage(model, data, recipe, n_tokens, seed=task.seed)
         loss, seconds = result.after.loss, result.seconds
     streams = 1 if task.method == "lora" else P
-    values = (*task, streams, size, round(n_tokens), round(loss, 5), round(base, 5), round(seconds, 1))
+    gain = round(math.log(base - loss), 4) if loss < base else None
+    values = (*task, streams, size, round(n_tokens), round(loss, 5), round(base, 5), gain, round(seconds, 1))
     return dict(zip(COLUMNS, values, strict=True))
 
 

@@ -21,9 +21,9 @@ class Recipe:
     """Training recipe: everything except size, streams, tokens and seed.
 
     `lr` is the peak learning rate at hidden size 64; other widths use lr·(64/hidden)^lr_exponent. With a linear
-    schedule, runs beyond D = 1M use (1M/D)^lr_tokens_exponent of that. So one value serves a grid over N and D. The
-    schedule is ``linear`` (warm-up over a fraction of all steps, then decay to zero), ``wsd`` (warm-up, stable, decay;
-    all D of a sweep share one stable phase) or ``constant``; see `scalelab.train.phases`.
+    schedule and no plain stage, runs beyond D = 1M use (1M/D)^lr_tokens_exponent of that. So one value serves a grid
+    over N and D. The schedule is ``linear`` (warm-up over a fraction of all steps, then decay to zero), ``wsd``
+    (warm-up, stable, decay; all D of a sweep share one stable phase) or ``constant``; see `scalelab.train.phases`.
     docs/LOG.md explains why the stream options differ from the paper's at this scale.
     """
 
