@@ -6,8 +6,7 @@ All methods start from the model in MODEL, see the same text of a domain in the 
 evaluated on the same held-out files. `prefix` is one prefix as long as all those of P = 4 together, `mean` is P = 4
 with averaged streams, which has just as many learned parameters, and `lora` has about as many as `streams`. Models of
 10M parameters and more see longer sequences and, except for LoRA, one learning rate instead of two. OUT.csv gets a row
-for each run; finished rows are not repeated. Its column `log_gain` is the logarithm of base_loss − loss, so that a
-difference of it is a ratio of gains.
+for each run; finished rows are not repeated.
 
 Domains are files that Debian installs: the sources of Python's documentation (package python3-doc), C headers, licences
 and copyright notices, and German manual pages (manpages-de). Those that are missing are left out.
@@ -15,7 +14,6 @@ and copyright notices, and German manual pages (manpages-de). Those that are mis
 
 import csv
 import gzip
-import math
 import multiprocessing
 import random
 import sys
@@ -81,7 +79,7 @@ class Task(NamedTuple):
     lr: float
 
 
-COLUMNS = (*Task._fields, "n_streams", "n_params", "n_tokens", "loss", "base_loss", "log_gain", "seconds")
+COLUMNS = (*Task._fields, "n_streams", "n_params", "n_tokens", "loss", "base_loss", "seconds")
 
 
 def collect(name: str, folder: Path) -> Path | None:
@@ -150,8 +148,7 @@ def run(folder: Path, texts: dict[str, Path], n_tokens: float, scale: Scale, tas
         result = stage.train_stage(model, data, recipe, n_tokens, seed=task.seed)
         loss, seconds = result.after.loss, result.seconds
     streams = 1 if task.method == "lora" else P
-    gain = round(math.log(base - loss), 4) if loss < base else None
-    values = (*task, streams, size, round(n_tokens), round(loss, 5), round(base, 5), gain, round(seconds, 1))
+    values = (*task, streams, size, round(n_tokens), round(loss, 5), round(base, 5), round(seconds, 1))
     return dict(zip(COLUMNS, values, strict=True))
 
 

@@ -140,7 +140,7 @@ def pair_runs(
         each: Setting whose levels are compared apart.
         ignore: Settings in which pairs may differ.
         along: Setting over which the differences are followed: their change with each doubling of it is compared.
-        value: Column to compare.
+        value: Column of `records` to compare.
 
     Raises:
         UsageError: There is no such setting, level or column.
@@ -190,7 +190,10 @@ def _values(records: pd.DataFrame, column: str) -> Array:
     numbers = [str(name) for name in records if pd.api.types.is_numeric_dtype(records[name])]
     if column not in numbers:
         raise UsageError(f"no such column of numbers; choose from {', '.join(numbers)}", argument="value", value=column)
-    return records[column].to_numpy(dtype=float, na_value=np.nan)
+    values = records[column].to_numpy(dtype=float, na_value=np.nan)
+    if not np.isfinite(values).any():
+        raise UsageError("no run has a number there", argument="value", value=column)
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _doublings(settings: pd.DataFrame, along: str) -> pd.Series:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalelab.api.fitting import read
+from scalelab.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ def pairs(
         along: Setting over which the differences are followed, such as "D": what is reported is how much they change
             with each doubling of it.
         ignore: Settings in which the runs of a pair may differ.
-        value: Column to compare, such as "stream_correlation".
+        value: Column to compare, such as "stream_correlation", or an expression, such as "ln(train_seconds)" for ratios.
         columns: Map from field to column or expression, as for `fit_law`.
         where: Condition that selects rows, as for `fit_law`.
 
@@ -52,12 +53,30 @@ def pairs(
         The differences, with a table and a figure.
 
     Raises:
-        UsageError: There is no such setting, level or column.
+        UsageError: There is no such setting, level or column, or the expression is wrong.
         DataError: A file cannot be read.
         ScalelabError: No two runs are a pair.
     """
     from scalelab.analysis.pairs import pair_runs
 
-    table = read(data, columns, where)
+    table = _read(data, columns, where, value)
     ignored = [ignore] if isinstance(ignore, str) else list(ignore)
     return pair_runs(table.records, by, baseline, each, ignored, along, value)
+
+
+def _read(
+    data: str | Path | pd.DataFrame | RunTable, columns: Mapping[str, str] | None, where: str | None, value: str
+) -> RunTable:
+    """Return the runs with a column `value`, which may be an expression."""
+    from scalelab import records
+    from scalelab.records.schema import RECORD_SCHEMA
+
+    if value in RECORD_SCHEMA.names:
+        return read(data, columns, where)
+    source = data.records if isinstance(data, records.RunTable) else data
+    try:
+        return records.read(source, columns, where, {value: value})
+    except UsageError as error:
+        if error.value == {value: value}:
+            raise UsageError(error.reason, argument="value", value=value) from None
+        raise

@@ -34,7 +34,7 @@ def pairs(
     along: Annotated[
         str | None, option(help="Follow the differences over this setting: change with each doubling.", metavar="NAME")
     ] = None,
-    value: Annotated[str, option(help="Column to compare.", metavar="COLUMN")] = "loss",
+    value: Annotated[str, option(help="Column or expression to compare.", metavar="COLUMN")] = "loss",
     ignore: Annotated[
         Words, list_option("--ignore", "Settings in which the runs of a pair may differ.", panel=DATA)
     ] = None,
