@@ -189,6 +189,7 @@ def _values(records: pd.DataFrame, column: str) -> Array:
     """Return the numbers of a column. Raises `UsageError` if it has none."""
     numbers = [str(name) for name in records if pd.api.types.is_numeric_dtype(records[name])]
     if column not in numbers:
+        numbers = [name for name in numbers if records[name].notna().any()]
         raise UsageError(f"no such column of numbers; choose from {', '.join(numbers)}", argument="value", value=column)
     values = records[column].to_numpy(dtype=float, na_value=np.nan)
     if not np.isfinite(values).any():

@@ -93,7 +93,7 @@ def design(
         from scalelab.api.design_specs import arguments_of, with_earlier
 
         if data is not None or target is not None or budget is not None:
-            raise UsageError("replaces `data`, `target` and `budget`: leave them out", argument="update")
+            raise UsageError("replaces known runs, `target` and `budget`: leave them out", argument="update")
         earlier = arguments_of(update)
         own = {"N": N, "P": P, "D": D, "candidates": candidates, "price": price}
         more: dict[str, Any] = {

@@ -58,9 +58,10 @@ _PLAIN = (
     *("points", "best", "tie", "average", "run", "force", "n_from", "port"),
     *("tasks", "limit", "num_fewshot", "download", "records", "run_code"),
     *("budgets", "basis", "window", "against", "names", "factor", "test_draws", "isoflop"),
-    *("baseline", "each", "ignore"),
+    *("baseline", "each", "ignore", "along", "value"),
     *("serve_tokens", "constants", "train_utilisation", "train_price_per_hour"),
     *("register", "rollout", "losses", "smooth", "hold_out"),
+    *("target", "budget", "candidates", "price", "laws", "most", "update"),
 )
 FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _PLAIN} | _FLAGS
 _REFERENCE = re.compile(r"`([A-Za-z_]+)(?:=([^`]*))?`")

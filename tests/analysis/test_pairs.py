@@ -173,10 +173,38 @@ def test_other_columns_can_be_compared():
     assert "Pairs of one seed are alike, so intervals are over 2 seeds: P = 8 against 2." in found.summary()
 
 
+@pytest.mark.parametrize("data", [RECORDS, "frame", "read"])
+def test_expressions_of_columns_can_be_compared(data):
+    """A difference of logarithms is the logarithm of a ratio."""
+    records = sl.read(RECORDS).records
+    source = {"frame": records, "read": sl.read(RECORDS)}.get(str(data), data)
+    found = sl.pairs(source, value="ln(train_flops / tokens_per_s)")
+    records["ratio"] = records["train_flops"] / records["tokens_per_s"]
+    wide = records.pivot_table(index=["n_params_backbone", "seed"], columns="n_streams", values="ratio")
+    assert np.exp(found.steps[-1].mean.value) == pytest.approx(np.exp(np.log(wide[8] / wide[1]).mean()))
+    assert "difference in ln(train_flops / tokens_per_s) by P\n" in found.summary()
+
+
+def test_values_that_are_not_finite_are_left_out():
+    runs = table()
+    runs["gain"] = np.where(runs.n_streams == 1, 0.0, 1.0 + runs.seed)
+    found = sl.pairs(runs, baseline=2, value="ln(gain)")
+    assert [step.level for step in found.steps] == [4]
+    assert found.steps[0].mean.value == 0
+
+
 def test_errors_name_what_is_there():
     runs = table(seeds=1)
-    with pytest.raises(UsageError, match=r"value='ppl': no such column of numbers; choose from n_params, n_streams"):
+    with pytest.raises(UsageError, match=r"value='ppl': table has no column 'ppl'; it has n_params"):
         sl.pairs(runs, value="ppl")
+    with pytest.raises(UsageError, match=r"value='ln\(ppl\)': table has no column 'ppl'"):
+        sl.pairs(runs, value="ln(ppl)")
+    with pytest.raises(UsageError, match=r"value='ln\(': not an expression such as"):
+        sl.pairs(runs, value="ln(")
+    with pytest.raises(UsageError, match=r"value='ln\(-loss\)': no run has a number there"):
+        sl.pairs(runs, value="ln(-loss)")
+    with pytest.raises(UsageError, match=r"value='tokenizer': no such column of numbers; choose from n_params, n_streams"):
+        sl.pairs(runs, value="tokenizer")
     with pytest.raises(UsageError, match=r"along='seed': must have positive numbers"):
         sl.pairs(runs, along="seed")
     with pytest.raises(ScalelabError, match=r"no pair of runs that differ in P is there at two values of N"):
