@@ -127,7 +127,7 @@ RECIPE_KEYS = {
     "batch_size": "sequences of a step",
     "lr": "peak learning rate at hidden size 64",
     "lr_exponent": "other widths train at lr·(64 / hidden)^lr_exponent",
-    "lr_tokens_exponent": "D beyond 1M trains at lr·(1M / D)^lr_tokens_exponent; only with a linear schedule and without a plain stage",
+    "lr_tokens_exponent": "D beyond 1M trains at lr·(1M / D)^lr_tokens_exponent; linear schedule without plain stage",
     "schedule": "`linear` (warm-up, decay to zero), `wsd` (warm-up, stable, decay) or `constant`",
     "warmup_fraction": "share of all steps that warm up, of a linear schedule",
     "warmup_tokens": "tokens that warm up, of the other schedules",

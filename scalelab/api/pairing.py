@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalelab.api.fitting import read
 from scalelab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +44,8 @@ def pairs(
         along: Setting over which the differences are followed, such as "D": what is reported is how much they change
             with each doubling of it.
         ignore: Settings in which the runs of a pair may differ.
-        value: Column to compare, such as "stream_correlation", or an expression, such as "ln(train_seconds)" for ratios.
+        value: Column to compare, such as "stream_correlation", or an expression of columns: a difference of
+            "ln(train_seconds)" is the logarithm of a ratio.
         columns: Map from field to column or expression, as for `fit_law`.
         where: Condition that selects rows, as for `fit_law`.
 
@@ -67,12 +67,9 @@ def pairs(
 def _read(
     data: str | Path | pd.DataFrame | RunTable, columns: Mapping[str, str] | None, where: str | None, value: str
 ) -> RunTable:
-    """Return the runs with a column `value`, which may be an expression."""
+    """Return the runs with a column of their own for `value`, which may be an expression."""
     from scalelab import records
-    from scalelab.records.schema import RECORD_SCHEMA
 
-    if value in RECORD_SCHEMA.names:
-        return read(data, columns, where)
     source = data.records if isinstance(data, records.RunTable) else data
     try:
         return records.read(source, columns, where, {value: value})

@@ -72,8 +72,8 @@ def read(
     other formats. A file may be Parquet, CSV, TSV, text, JSON, JSONL or Excel, compressed or not. `columns` maps or
     computes columns: ``{"n_params": "N", "loss": "ln(ppl)"}``; columns with usual names are recognised without it.
     `where` selects rows: ``"n_tokens > 100M"``. The result has the columns of `RECORD_SCHEMA` (null if missing) and
-    `file`. `keep` adds columns of numbers. A record of a sweep that occurs twice (same key and numbers) is used
-    once.
+    `file`. `keep` adds columns of numbers under other names. A record of a sweep that occurs twice (same key and
+    numbers) is used once.
 
     Raises:
         UsageError: `source`, a column name or the condition does not exist or is not valid.
@@ -99,7 +99,8 @@ def gather(
 
     With `faults`, errors of unusable files are appended to it, and the files are skipped.
     """
-    columns, keep = columns or {}, keep or {}
+    columns = columns or {}
+    keep = {name: source for name, source in (keep or {}).items() if name not in RECORD_SCHEMA.names}
     for name in columns:
         if name not in RECORD_SCHEMA.names:
             reason = f"no such column; choose one of {', '.join(RECORD_SCHEMA.names)}"

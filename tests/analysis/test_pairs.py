@@ -203,7 +203,7 @@ def test_errors_name_what_is_there():
         sl.pairs(runs, value="ln(")
     with pytest.raises(UsageError, match=r"value='ln\(-loss\)': no run has a number there"):
         sl.pairs(runs, value="ln(-loss)")
-    with pytest.raises(UsageError, match=r"value='tokenizer': no such column of numbers; choose from n_params, n_streams"):
+    with pytest.raises(UsageError, match=r"value='tokenizer': no such column of numbers; choose from n_params"):
         sl.pairs(runs, value="tokenizer")
     with pytest.raises(UsageError, match=r"along='seed': must have positive numbers"):
         sl.pairs(runs, along="seed")
