@@ -1,7 +1,7 @@
 """Paired differences: losses at each level of a setting less those at a baseline, in runs that are otherwise equal.
 
 They may be compared at each level of another setting apart, or along one: then a pair's difference is followed over
-that setting, and what counts is how much it changes with each doubling.
+that setting, and what counts is how much it changes with each doubling, or between its two levels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Step:
         level: Level of the setting.
         against: The other level.
         differences: Loss at `level` less that at `against`, nats per token, one for each pair, [n]; along a setting,
-            the slope of this difference over log2 of the setting.
+            the slope of this difference over log2 of the setting, or its change between two levels.
         mean: Their mean with its 95 % interval, Student's t over the pairs or the seeds; none for a single pair.
         needed: Pairs with which the interval of such a mean would just exclude 0; None if that takes over 10,000.
         seeds: Number of seeds if the interval is over these, since pairs of one seed are alike; else None.
@@ -80,6 +80,7 @@ class Pairs(Shown):
         value: Column that is compared.
         steps: Differences, by group and level.
         unpaired: Number of runs without a partner.
+        ends: The two levels of `along` if these are not positive numbers.
     """
 
     by: str
@@ -88,6 +89,7 @@ class Pairs(Shown):
     unpaired: int
     along: str | None = None
     value: str = "loss"
+    ends: tuple[Any, Any] | None = None
 
     _report: ClassVar[str] = "scalelab.reports.pairs:pairs_report"
     _figure: ClassVar[str] = "scalelab.plot.pairs:plot_pairs"
@@ -95,8 +97,10 @@ class Pairs(Shown):
 
     @property
     def scale(self) -> str:
-        """Unit of the differences, and what they are for each doubling of, as the end of a title."""
+        """Unit of the differences, and what they follow, as the end of a title."""
         unit = ", nats per token" if self.value == "loss" else ""
+        if self.ends:
+            return f"{unit}, change from {self.along} = {level_text(self.ends[0])} to {level_text(self.ends[1])}"
         return unit + (f", for each doubling of {self.along}" if self.along else "")
 
     def to_frame(self) -> pd.DataFrame:
@@ -139,7 +143,8 @@ def pair_runs(
         baseline: Level that the others are compared with, or "previous"; by default the first one.
         each: Setting whose levels are compared apart.
         ignore: Settings in which pairs may differ.
-        along: Setting over which the differences are followed: their change with each doubling of it is compared.
+        along: Setting over which the differences are followed: their change with each doubling of it is compared, or
+            from the first to the second of its levels if these are not positive numbers.
         value: Column of `records` to compare.
 
     Raises:
@@ -167,7 +172,7 @@ def pair_runs(
     )
     apart = settings[each] if each else pd.Series(0, settings.index)
     table = pd.DataFrame({"key": key, "group": apart, "level": settings[by], "loss": values})
-    table["at"] = _doublings(settings, along) if along else 0.0
+    table["at"], ends = _places(settings, along) if along else (0.0, None)
     table["seed"] = settings["seed"].astype("string").fillna("") if "seed" in fixed else key
     losses = table.groupby(["group", "key", "seed", "at", "level"], sort=False)["loss"].mean().unstack()
     steps = [
@@ -182,7 +187,7 @@ def pair_runs(
             f"no two runs differ in {by} alone; name settings in which pairs may differ with `ignore`: {_varied(fixed)}"
         )
     alone = losses.notna().sum(axis=1) == 1
-    return Pairs(by, each, tuple(steps), int(alone.sum()), along, value)
+    return Pairs(by, each, tuple(steps), int(alone.sum()), along, value, ends)
 
 
 def _values(records: pd.DataFrame, column: str) -> Array:
@@ -197,12 +202,19 @@ def _values(records: pd.DataFrame, column: str) -> Array:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _doublings(settings: pd.DataFrame, along: str) -> pd.Series:
-    """Return log2 of a setting. Raises `UsageError` unless its values are positive numbers."""
-    numbers = pd.to_numeric(settings[along], errors="coerce")
-    if not (numbers > 0).all():
-        raise UsageError("must have positive numbers", argument="along", value=along)
-    return pd.Series(np.log2(numbers.to_numpy(float)), settings.index)
+def _places(settings: pd.DataFrame, along: str) -> tuple[pd.Series, tuple[Any, Any] | None]:
+    """Return log2 of a setting; or 0 and 1 for two levels that are not positive numbers, and these levels.
+
+    Raises:
+        UsageError: It has other values.
+    """
+    numbers = pd.to_numeric(settings[along].astype(object), errors="coerce")
+    if (numbers > 0).all() and not pd.api.types.is_bool_dtype(settings[along]):
+        return pd.Series(np.log2(numbers.to_numpy(float)), settings.index), None
+    levels = sorted(settings[along].dropna().unique().tolist(), key=_order)
+    if len(levels) != 2 or settings[along].isna().any():
+        raise UsageError("must have positive numbers or two levels", argument="along", value=along)
+    return (settings[along] == levels[1]).astype(float), (levels[0], levels[1])
 
 
 def _varied(settings: pd.DataFrame) -> str:

@@ -42,7 +42,7 @@ def pairs(
             smallest.
         each: Setting whose levels are compared apart, such as "P" for learning rates at each P.
         along: Setting over which the differences are followed, such as "D": what is reported is how much they change
-            with each doubling of it.
+            with each doubling of it, or from one to the other of two levels, such as "dense" and "moe".
         ignore: Settings in which the runs of a pair may differ.
         value: Column to compare, such as "stream_correlation", or an expression of columns: a difference of
             "ln(train_seconds)" is the logarithm of a ratio.

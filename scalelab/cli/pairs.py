@@ -32,7 +32,8 @@ def pairs(
     ] = None,
     each: Annotated[str | None, option(help="Compare at each level of this setting apart.", metavar="NAME")] = None,
     along: Annotated[
-        str | None, option(help="Follow the differences over this setting: change with each doubling.", metavar="NAME")
+        str | None,
+        option(help="Follow the differences over this setting, by doublings or between two levels.", metavar="NAME"),
     ] = None,
     value: Annotated[str, option(help="Column or expression to compare.", metavar="COLUMN")] = "loss",
     ignore: Annotated[

@@ -153,6 +153,26 @@ def test_changes_along_a_setting_are_slopes_of_paired_differences():
     assert "Decided: the change of loss with D is higher at P = 4 than at 1." in text
 
 
+@pytest.mark.parametrize("levels", [("dense", "moe"), (0, 4), (False, True)])
+def test_changes_between_two_levels_are_differences_of_differences(levels):
+    rng = np.random.default_rng(5)
+    rows = []
+    for seed in range(5):
+        for i, level in enumerate(levels):
+            for P in (1, 4):
+                loss = 3 + 0.1 * seed - 0.5 * i - (0.02 + 0.03 * i) * (P == 4) + 0.004 * rng.standard_normal()
+                config = json.dumps({"P": P, "seed": seed, "kind": level})
+                rows.append({"n_params": 1e6, "n_streams": P, "seed": seed, "loss": loss, "config": config, "i": i})
+    runs = pd.DataFrame(rows).sample(frac=1, random_state=0)
+    found = pair_runs(runs, along="kind")
+    (step,) = found.steps
+    wide = runs.pivot_table(index="seed", columns=["i", "n_streams"], values="loss")
+    changes = wide[1, 4] - wide[1, 1] - (wide[0, 4] - wide[0, 1])
+    assert sorted(step.differences) == pytest.approx(sorted(changes))
+    assert step.decided
+    assert f"change from kind = {levels[0]} to {levels[1]}\n" in found.summary()
+
+
 def test_sizes_along_n_may_have_other_shapes():
     found = sl.pairs(RECORDS, along="N")
     assert {len(step.differences) for step in found.steps} == {2}  # of two seeds, six sizes each
@@ -205,8 +225,8 @@ def test_errors_name_what_is_there():
         sl.pairs(runs, value="ln(-loss)")
     with pytest.raises(UsageError, match=r"value='tokenizer': no such column of numbers; choose from n_params"):
         sl.pairs(runs, value="tokenizer")
-    with pytest.raises(UsageError, match=r"along='seed': must have positive numbers"):
-        sl.pairs(runs, along="seed")
+    with pytest.raises(UsageError, match=r"along='seed': must have positive numbers or two levels"):
+        sl.pairs(table(seeds=3), along="seed")
     with pytest.raises(ScalelabError, match=r"no pair of runs that differ in P is there at two values of N"):
         sl.pairs(runs[runs.n_params == 1e6], along="N")
     with pytest.raises(UsageError, match=r"by='depth': no such setting; these vary: N, P"):
