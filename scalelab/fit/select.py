@@ -222,7 +222,7 @@ def fit_chosen(group: Group, options: FitOptions | None = None) -> tuple[LawComp
 
 
 def comparison_data(group: Group, options: FitOptions) -> FitData:
-    """Return the rows of `group` with every variable that all of them have and that varies."""
+    """Return the rows of `group` with every variable that all of them have and that varies apart from the others."""
     known: list[Variable] = [
         v
         for v, column in COLUMNS.items()
@@ -235,6 +235,8 @@ def comparison_data(group: Group, options: FitOptions) -> FitData:
         varied = [v for v in varied if v != "C"]  # N and D determine it
     if not {"lr", "B"} <= {*varied}:
         varied = [v for v in varied if v not in ("lr", "B")]  # no law has only one of them
+    if "U" in varied and (group.records["n_tokens_unique"] >= group.records["n_tokens"]).all():
+        varied = [v for v in varied if v != "U"]  # nothing was repeated, so D says it all
     return fit_data(group.records, options.convention, group.title, (*variables, *varied))
 
 

@@ -14,6 +14,7 @@ from scalelab.designs.prices import Budget, parse_budget, seconds_model, seconds
 from scalelab.designs.targets import parse_target
 from scalelab.errors import ScalelabError, UsageError
 from scalelab.sweep.spec import load_spec
+from tests.support.paths import ROOT
 
 PUBLIC = Path(os.environ.get("SCALELAB_PUBLIC_DATA", "../shared/reference")) / "scalebench"
 SIZES = np.array([1e8, 2e8, 4e8, 8e8, 1.6e9, 3.2e9])
@@ -55,6 +56,19 @@ def test_the_expected_interval_is_met_by_the_runs(found):
     after = sl.design(pd.concat([table(), more]), "N=6.4B,P=4", "1e21FLOP", laws="parallel", draws=150).outlooks[0]
     assert 0.5 < after.widths[0] / found.outlooks[0].widths[1] < 1.8
     assert after.now.low < float(loss_of(6.4e9, 4)) < after.now.high
+
+
+def test_sweeps_that_vary_d_can_be_added_to():
+    """Their records hold unique tokens, which vary with D."""
+    found = sl.design(
+        ROOT / "results" / "_studies" / "joint-law",
+        "N=40k,P=8,D=2M vs N=40k,P=4,D=2M",
+        "1e15FLOP",
+        P=[1, 4, 8],
+        draws=60,
+    )
+    assert {"n_params", "n_streams", "n_tokens"} <= {*found.to_frame()}
+    assert 0 < found.outlooks[0].widths[1] < found.outlooks[0].widths[0]
 
 
 def test_new_runs_are_not_those_that_are_known(found):

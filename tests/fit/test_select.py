@@ -8,7 +8,8 @@ from scalelab import records
 from scalelab.errors import ScalelabError
 from scalelab.fit import group_records
 from scalelab.fit.data import fit_data
-from scalelab.fit.select import compare_laws
+from scalelab.fit.options import FitOptions
+from scalelab.fit.select import compare_laws, comparison_data
 
 
 def comparison(table: pd.DataFrame, by_tokens=True):
@@ -61,6 +62,16 @@ def test_where_d_varies_the_joint_laws_compete(table_of):
     assert found.rows[0].law == "joint"
     assert set(found.left_out) == {"N", "P", "D", "C"}
     assert found.rows[0].held_out["D"] < 0.01 < max(row.held_out["D"] or 0.0 for row in found.rows)
+
+
+@pytest.mark.parametrize(("most", "distinct"), [(np.inf, False), (5e9, True)])
+def test_unique_tokens_count_only_where_text_was_repeated(most, distinct):
+    N, D = np.meshgrid(np.geomspace(1e8, 1e9, 4), np.geomspace(2e9, 2e10, 4))
+    table = pd.DataFrame({"n_params": N.ravel(), "n_tokens": D.ravel()})
+    table["loss"] = 1.7 + (5e7 / table.n_params) ** 0.34 + (2e9 / table.n_tokens) ** 0.28
+    table["n_tokens_unique"] = np.minimum(table.n_tokens, most)
+    (group,) = group_records(records.read(table), False)
+    assert comparison_data(group, FitOptions()).varies("U") == distinct
 
 
 def test_without_several_p_there_is_little_to_compare(table_of):
