@@ -96,5 +96,5 @@ def pairs_json(found: Pairs) -> dict[str, Any]:
         }
         for step in found.steps
     ]
-    about = {"by": found.by, "each": found.each, "along": found.along, "value": found.value}
+    about = {"by": found.by, "each": found.each, "along": found.along, "ends": found.ends, "value": found.value}
     return as_json_value({**about, "steps": steps, "unpaired": found.unpaired})

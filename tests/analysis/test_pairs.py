@@ -11,6 +11,7 @@ import scalelab as sl
 from scalelab.analysis.pair_means import mean_difference
 from scalelab.analysis.pairs import pair_runs
 from scalelab.errors import ScalelabError, UsageError
+from scalelab.reports.pairs import pairs_json
 from tests.support.paths import ROOT
 
 RECORDS = ROOT / "results" / "parallel-law"
@@ -171,6 +172,7 @@ def test_changes_between_two_levels_are_differences_of_differences(levels):
     assert sorted(step.differences) == pytest.approx(sorted(changes))
     assert step.decided
     assert f"change from kind = {levels[0]} to {levels[1]}\n" in found.summary()
+    assert pairs_json(found)["ends"] == [*levels]
 
 
 def test_sizes_along_n_may_have_other_shapes():
