@@ -6,14 +6,14 @@ from typing import Any
 
 from scalelab.laws import Law
 from scalelab.laws.forms import Broken, Experts, Farseer, Repeated, StartedExperts
-from scalelab.laws.stream_terms import Diversity, LogGain, PeakGain, PowerGain, StreamPower
+from scalelab.laws.stream_terms import Diversity, LogGain, PeakGain, PowerGain, ReuseGain, StreamPower
 from scalelab.laws.terms import Floor, Power, SumLaw
 from scalelab.laws.tied import TiedLaw
 from scalelab.laws.tuning import TuningLaw
 
 # Terms that law.js evaluates. A subclass may compute something else, so types are compared exactly.
 _TERMS = (
-    *(Floor, Power, LogGain, PowerGain, PeakGain, Diversity, StreamPower),
+    *(Floor, Power, LogGain, PowerGain, PeakGain, ReuseGain, Diversity, StreamPower),
     *(Broken, Farseer, Repeated, Experts, StartedExperts),
 )
 
