@@ -11,7 +11,7 @@ from scalelab.page.laws import law_data
 
 @pytest.mark.parametrize("name", LAWS)
 def test_the_pages_know_every_law(name):
-    """What law.js makes of a law is compared with Python in test_explorer_numbers, which needs a browser."""
+    """Check the terms of each law and their names in law.js; test_explorer_numbers compares losses in a browser."""
     data = law_data(LAWS[name])
     assert data is not None
     assert sorted(i for term in data["terms"] for i in term["values"]) == [*range(len(LAWS[name].parameters))]
