@@ -26,7 +26,7 @@ LATER_OPTIONS: dict[str, dict[str, Any]] = {
         "single_prefix": False,
     },
 }
-LATER_TOP: dict[str, Any] = {"plain_tokens": 0, "ladder": 1}
+LATER_TOP: dict[str, Any] = {"plain_tokens": 0, "ladder": 1, "backbone": "", "backbone_digest": "", "lora_rank": 0}
 
 
 def with_later_options(config: dict[str, Any]) -> dict[str, Any]:

@@ -254,6 +254,8 @@ def _settings(records: pd.DataFrame) -> pd.DataFrame:
     if "config" in records and records["config"].notna().all():
         rows = [_flat(with_later_options(json.loads(text))) for text in records["config"]]
         found = pd.DataFrame(rows, index=records.index).rename(columns={"n_tokens": "D"})
+        if (found["backbone_digest"] != "").all():  # then P = 1 always has a prefix
+            found = found.drop(columns="single_prefix")
         return found if size is None else found.assign(N=records[size])
     names = [name for name in (size, *_SETTINGS) if name in records and records[name].notna().any()]
     return records[names].rename(columns={**dict.fromkeys(_SIZES, "N"), **_FIELDS})

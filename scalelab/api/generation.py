@@ -152,7 +152,8 @@ class Writer:
         """Continue the tokens `prompt`."""
         import torch
 
-        from scalelab.train.stage import check_length, length_warning
+        from scalelab.train.evaluate import check_length
+        from scalelab.train.stage import length_warning
 
         model, sampling = self.model, self.sampling
         if not prompt:

@@ -47,7 +47,11 @@ def spec_of(
         chosen = replace(SweepSpec(), **parse(spec))
     else:
         chosen = load_spec(spec)
-    for content in (settings or {}, _given(grid)):
+    given, more = _given(grid), dict(settings or {})
+    if backbone := str(given.pop("backbone", "") or more.pop("backbone", "")):
+        # Before other keys, since it changes their defaults, unless the spec has another one.
+        chosen = replace(chosen, backbone=backbone) if chosen.backbone else _over(chosen, {"backbone": backbone})
+    for content in (more, given):
         chosen = _over(chosen, content)
     chosen = replace(chosen, recipe=replace(chosen.recipe, **_given(recipe)))
     check_corpus(chosen.corpus)
@@ -56,9 +60,13 @@ def spec_of(
 
 
 def check_sizes(spec: SweepSpec) -> None:
-    """Raise `UsageError` for an N outside the ladder of decoders."""
+    """Raise `UsageError` for an N outside the ladder of decoders, or a backbone that cannot be frozen."""
     from scalelab.architecture import architecture_for
+    from scalelab.sweep.frozen_spec import backbone_shape
 
+    if spec.backbone:
+        backbone_shape(Path(spec.backbone))
+        return
     vocab = spec.tokenizer if isinstance(spec.tokenizer, int) else 257
     if spec.isoflop:
         from scalelab.sweep.isoflop_grid import isoflop_points

@@ -104,6 +104,7 @@ def run_sweep(
     P: Any = None,
     D: Any = None,
     seeds: Any = None,
+    backbone: str | Path | None = None,
     isoflop: Any = None,
     corpus: str | None = None,
     text_column: str | None = None,
@@ -148,6 +149,7 @@ def run_sweep(
         P: Numbers of streams.
         D: Training tokens, one or several, such as "1M".
         seeds: Seeds.
+        backbone: Folder of a model to freeze, in place of `N`: only streams are trained, and P = 1 is one prefix.
         isoflop: Training budgets in FLOPs, such as 1e14, in place of D: each gets sizes around the expected optimum (or
             `N`), and for every P the D with 6·N·D·P FLOPs.
         corpus: Text: "stdlib" (the default), "hf:NAME", or a file or folder of text, JSONL or Parquet.
@@ -192,6 +194,7 @@ def run_sweep(
         N=N, P=P, D=D, seeds=seeds, isoflop=isoflop, corpus=corpus, text_column=text_column, tokenizer=tokenizer
     )
     grid |= dict(prefix_tokens=prefix_tokens, aggregation=aggregation, lr=lr, plain_tokens=plain_tokens, loops=loops)
+    grid |= dict(backbone=backbone)
     recipe = dict(schedule=schedule, seq_len=seq_len, batch_size=batch_size, dtype=dtype)
     check_execution(device, executor, address, tensorboard)
     if fp32_precision not in ("highest", "high"):

@@ -29,7 +29,7 @@ _FLAGS = {
     "launch_s": "--launch-us",
 }
 _PLAIN = (
-    *("N", "P", "D", "address", "aggregation", "batch", "batch_size", "beta", "bootstrap", "by", "chat"),
+    *("N", "P", "D", "address", "aggregation", "backbone", "batch", "batch_size", "beta", "bootstrap", "by", "chat"),
     *("checkpoint_minutes", "preference", "system"),
     *("compute", "corpus", "count", "data", "delta", "descending", "device", "draws", "dtype", "engine", "executor"),
     *(

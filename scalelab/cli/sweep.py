@@ -26,6 +26,14 @@ def sweep(
     P: Annotated[Words, list_option("--P", "Numbers of streams, e.g. --P 1 2 4 8.", _DEFAULT.P, panel=_GRID)] = None,
     D: Annotated[Words, list_option("--D", "Training tokens, e.g. --D 1M.", _DEFAULT.D, panel=_GRID)] = None,
     seed: Annotated[Words, list_option("--seed", "Seeds, e.g. --seed 0 1 2.", _DEFAULT.seeds, panel=_GRID)] = None,
+    backbone: Annotated[
+        Path | None,
+        option(
+            help="Folder of a model to freeze, in place of N: only streams are trained, and P = 1 is one prefix.",
+            panel=_GRID,
+            metavar="FOLDER",
+        ),
+    ] = None,
     isoflop: Annotated[
         Words,
         list_option(
@@ -162,7 +170,7 @@ def sweep(
     given: dict[str, Any] = dict(N=N, P=P, D=D, seeds=seed, prefix_tokens=prefix_tokens, aggregation=aggregation)
     given |= dict(lr=lr, plain_tokens=plain_tokens, loops=loops, isoflop=isoflop)
     given = {name: _split(value) for name, value in given.items()}
-    given |= dict(corpus=corpus, text_column=text_column, tokenizer=tokenizer)
+    given |= dict(backbone=backbone, corpus=corpus, text_column=text_column, tokenizer=tokenizer)
     given |= dict(schedule=schedule, seq_len=seq_len, batch_size=batch_size, dtype=dtype)
     given |= dict(settings=assignments(settings, "--set"), device=device, workers=workers, per_gpu=per_gpu)
     given |= dict(retry=retry, compile_model=compile_model, save_models=save_models)
@@ -178,7 +186,8 @@ def sweep(
     more |= dict(deterministic=deterministic, fp32_precision=fp32_precision)
     found = run_sweep(spec, out, **given, **more, checkpoint_minutes=checkpoint_minutes, progress=progress)
     show(found, as_json=as_json, quiet=quiet)
-    print_line(f"next: scalelab {'isoflop' if found.budgets else 'fit'} {found.out}", quiet or as_json)
+    command = "isoflop" if found.budgets else "pairs" if found.records["base_loss"].notna().any() else "fit"
+    print_line(f"next: scalelab {command} {found.out}", quiet or as_json)
 
 
 def _split(words: Words) -> Words:

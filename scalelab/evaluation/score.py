@@ -11,8 +11,7 @@ import numpy as np
 
 from scalelab.errors import DataError, ScalelabError, UsageError, first_line
 from scalelab.evaluation.tasks import documents_digest, quiet
-from scalelab.train.evaluate import clustered_mean
-from scalelab.train.stage import check_length
+from scalelab.train.evaluate import check_length, clustered_mean
 
 _PREFERRED = ("acc", "acc_mutual_info", "exact_match", "pass@1", "acc_norm", "f1")
 

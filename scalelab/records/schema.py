@@ -46,6 +46,7 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
         pa.int64(),
         "non-embedding parameters used per token; less than n_params in a mixture of experts",
     ),
+    ("n_params_trained", pa.int64(), "parameters that were trained; streams or LoRA alone if the backbone was frozen"),
     ("n_tokens_unique", pa.int64(), "unique training tokens; fewer than n_tokens if data were repeated"),
     ("n_experts", pa.float64(), "number of experts, or ratio of total to active parameters; 1 for a dense model"),
     ("n_tokens_plain", pa.int64(), "training tokens without streams, before the start of the P streams"),
@@ -58,6 +59,8 @@ _FIELDS: list[tuple[str, pa.DataType, str]] = [
     ("num_kv_heads", pa.int64(), ""),
     ("prefix_tokens", pa.int64(), "prefix length of each stream and layer"),
     ("vocab_size", pa.int64(), ""),
+    ("lora_rank", pa.int64(), "rank of LoRA matrices on a frozen backbone; 0 or null without"),
+    ("base_loss", pa.float64(), "validation loss of a frozen backbone alone, nats per token; else null"),
     # The next five are null if P = 1.
     ("mixture_weights", pa.list_(pa.float64()), "mean weight of each stream"),
     ("mixture_entropy", pa.float64(), "mean entropy of a token's mixture weights, nats; ln P if uniform"),

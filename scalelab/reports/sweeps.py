@@ -108,6 +108,7 @@ def sweep_report(found: SweepResult) -> Report:
         blocks += [
             _means(same, name, f"accuracy, {task}, {of}") for name, task in headings.items() if same[name].notna().any()
         ]
+    blocks += _base_losses(records)
     blocks += _stream_warnings(records)
     several = records["seed"].nunique() > 1
     advice = "compare the seeds." if several else "add seeds to measure it, such as `seeds=0 1 2`."
@@ -138,6 +139,12 @@ def _alike(found: SweepResult) -> Iterator[tuple[pd.DataFrame, str]]:
     for i, budget in enumerate(budgets):
         if (nearest == i).any():
             yield records[nearest == i], f"{format_number(budget, 3)} FLOPs"
+
+
+def _base_losses(records: pd.DataFrame) -> list[Line]:
+    """Return the loss of a frozen backbone alone."""
+    found = records["base_loss"].dropna() if "base_loss" in records else []
+    return [Line(f"The frozen backbone alone: {found.mean():.4f}.")] if len(found) else []
 
 
 def _means(same: pd.DataFrame, column: str, name: str) -> Table:

@@ -59,7 +59,8 @@ def _other_options(config: RunConfig) -> dict[str, object]:
         "prefix_tokens": shape.prefix_tokens,
         "aggregation": shape.aggregation,
         "loops": shape.loops,
-        "single_prefix": shape.single_prefix,
+        "single_prefix": shape.single_prefix and not config.frozen,
+        "lora_rank": config.lora_rank,
     }
 
 

@@ -13,9 +13,11 @@ from scalelab.errors import UsageError
 from scalelab.records.files import MODELS
 from scalelab.records.store import record_path, record_status
 from scalelab.status import RunStatus
+from scalelab.sweep.frozen_spec import backbone_shape
 from scalelab.sweep.isoflop_grid import isoflop_points
 from scalelab.sweep.spec import SweepSpec
 from scalelab.sweep.tasks import relative_cost
+from scalelab.train.checkpoint import model_digest
 from scalelab.train.corpus import Corpus, load_corpus
 from scalelab.train.recipe import RunConfig, whole_steps
 from scalelab.train.tokens import TokenData, tokenise
@@ -43,7 +45,9 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
     """
     corpus = load_corpus(spec.corpus, spec.text_column)
     evaluation = _tasks(spec, corpus)
-    data = tokenise(corpus, spec.tokenizer)
+    data = tokenise(corpus, spec.backbone or spec.tokenizer)
+    if spec.backbone:
+        return ResolvedSweep(data, _frozen_runs(spec, data), evaluation)
     if spec.isoflop:
         return ResolvedSweep(data, _isoflop_runs(spec, data), evaluation)
     runs: dict[str, RunConfig] = {}
@@ -57,6 +61,26 @@ def resolve(spec: SweepSpec) -> ResolvedSweep:
             config = RunConfig(shape, whole_steps(D, recipe), seed, data.text, recipe, first, spec.ladder)
             runs[config.key] = config
     return ResolvedSweep(data, _by_cost(runs), evaluation)
+
+
+def _frozen_runs(spec: SweepSpec, data: TokenData) -> tuple[RunConfig, ...]:
+    """Return the runs on a frozen backbone; P = 1 has one prefix, or only low-rank matrices."""
+    folder = Path(spec.backbone)
+    plain, digest = backbone_shape(folder), model_digest(folder)
+    if data.vocab_size > plain.vocab_size:
+        raise UsageError(
+            f"{folder}: the tokenizer has {data.vocab_size} tokens, the model only {plain.vocab_size}; "
+            "put the model's own tokenizer there"
+        )
+    runs: dict[str, RunConfig] = {}
+    grid = product(spec.P, spec.D, spec.prefix_tokens, spec.aggregation, spec.lora_rank, spec.seeds, spec.recipes)
+    for P, D, prefix_tokens, kind, rank, seed, recipe in grid:
+        shape = replace(plain, prefix_tokens=prefix_tokens, aggregation=kind, single_prefix=not rank).with_streams(P)
+        config = RunConfig(
+            shape, whole_steps(D, recipe), seed, data.text, recipe, 0, spec.ladder, str(folder), digest, rank
+        )
+        runs[config.key] = config
+    return _by_cost(runs)
 
 
 def _tasks(spec: SweepSpec, corpus: Corpus) -> RunTasks | None:

@@ -94,6 +94,8 @@ def run_sweep(
     """
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UsageError("a sweep starts its own workers; run it without accelerate launch or torchrun")
+    if spec.backbone and execution.executor == "ray":
+        raise UsageError("ray does not copy a backbone to other machines; use `executor='local'`", argument="executor")
     if execution.executor == "local":
         return _run_sweep(spec, out, execution, console or Console(quiet=True))
     from scalelab.sweep import ray_cluster

@@ -13,6 +13,7 @@ from typing import Any
 from scalelab.aggregation import AGGREGATIONS
 from scalelab.architecture import EXPERTS_PER_TOKEN, FAMILY, LADDER, LADDERS, check_experts
 from scalelab.errors import DataError, UsageError
+from scalelab.sweep.frozen_spec import check_frozen, frozen_defaults
 from scalelab.sweep.spec_file import read_keys, spec_file
 from scalelab.train.recipe import Recipe
 from scalelab.units import counts, format_count, whole_numbers
@@ -21,7 +22,7 @@ from scalelab.yaml_text import load_yaml
 # Keys that can have several values; a sweep trains every combination.
 AXES = (
     *("N", "P", "D", "seeds", "lr", "prefix_tokens", "aggregation", "plain_tokens"),
-    *("loops", "smooth", "decorrelation"),
+    *("loops", "smooth", "decorrelation", "lora_rank"),
 )
 RECIPE_AXES = ("lr", "smooth", "decorrelation")  # options of the recipe, whose value counts where these are empty
 
@@ -56,6 +57,8 @@ class SweepSpec:
     loops: tuple[int, ...] = (1,)  # passes through the layers
     smooth: tuple[float, ...] = ()  # ε of the aggregator; empty: the recipe's
     decorrelation: tuple[float, ...] = ()  # empty: the recipe's
+    backbone: str = ""  # folder of a model to freeze, in place of N
+    lora_rank: tuple[int, ...] = (0,)  # of LoRA matrices for a frozen backbone
     num_experts: int = 0
     experts_per_token: int = EXPERTS_PER_TOKEN
     qkv_bias: bool = True  # of dense models
@@ -72,6 +75,7 @@ class SweepSpec:
         for key in AXES:
             values = getattr(self, key)
             given = (self.isoflop and key in ("N", "D")) or (self.points and key in ("N", "P", "D"))
+            given = given or (self.backbone and key == "N")
             if not values and key not in RECIPE_AXES and not given:
                 raise UsageError(f"{key} needs at least one value")
             if len(set(values)) < len(values):
@@ -86,6 +90,7 @@ class SweepSpec:
             ("prefix_tokens", 1),
             ("plain_tokens", 0),
             ("loops", 1),
+            ("lora_rank", 0),
         ):
             if min(getattr(self, key), default=least) < least:
                 raise UsageError(f"{key}: {min(getattr(self, key)):g} is less than {least}")
@@ -93,6 +98,7 @@ class SweepSpec:
             if kind not in AGGREGATIONS:
                 raise UsageError(f"aggregation {kind!r}: choose one of {', '.join(AGGREGATIONS)}")
         list(self.recipes)  # checks their options
+        check_frozen(self)
         if self.points:
             self._check_points()
         elif self.isoflop:
@@ -170,14 +176,17 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
         UsageError: a key is unknown or its value is not valid.
     """
     known = [f.name for f in fields(SweepSpec) if f.name != "name"]
-    parsed: dict[str, Any] = {}
+    base, parsed = base or Recipe(), dict[str, Any]()
+    if content.get("backbone"):
+        parsed = frozen_defaults(str(content["backbone"]), base.dtype)
+        base = parsed["recipe"]
     for key, value in content.items():
         if key == DESIGN:  # for `scalelab design --update`
             continue
         if key not in known:
             raise UsageError(f"unknown key {key!r}; use one of {', '.join(sorted(known))}")
         if key == "recipe":
-            parsed[key] = _parse_recipe(value, base or Recipe())
+            parsed[key] = _parse_recipe(value, base)
             parsed |= {
                 name: () for name in RECIPE_AXES if name in value and name not in content
             }  # the recipe's applies
@@ -185,8 +194,8 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
             parsed[key] = counts(_listed(value), key)
         elif key == "plain_tokens":
             parsed[key] = tuple(0.0 if v in (0, "0") else counts([v], key)[0] for v in _listed(value))
-        elif key in ("P", "seeds", "prefix_tokens", "loops"):
-            parsed[key] = whole_numbers(_listed(value), key, least=0 if key == "seeds" else 1)
+        elif key in ("P", "seeds", "prefix_tokens", "loops", "lora_rank"):
+            parsed[key] = whole_numbers(_listed(value), key, least=0 if key in ("seeds", "lora_rank") else 1)
         elif key in ("num_experts", "experts_per_token", "ladder", "isoflop_sizes"):
             parsed[key] = whole_numbers([value], key, least=0)[0]
         elif key in ("qkv_bias", "single_prefix"):

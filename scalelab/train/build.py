@@ -14,14 +14,21 @@ from scalelab.architecture import Architecture
 from scalelab.errors import ScalelabError
 from scalelab.model import lm_class
 from scalelab.model.banks import active_bank, attention_modules
+from scalelab.train.frozen import build_frozen
 from scalelab.train.looped import loop_layers
 from scalelab.train.recipe import Recipe, RunConfig
+from scalelab.train.tokens import TokenData
 
 ROUTER_LOSS = 0.01  # weight of the balancing loss; Switch Transformer (arXiv 2101.03961), section 2.2
 
 
-def build_model(config: RunConfig) -> Any:
-    """Build and initialise the model of a run; for one seed every P has the same backbone weights."""
+def build_model(config: RunConfig, data: TokenData | None = None) -> Any:
+    """Build and initialise the model of a run; for one seed every P has the same backbone weights.
+
+    Streams of a frozen model start from the text of `data`, and without it from random numbers.
+    """
+    if config.frozen:
+        return build_frozen(config, data)
     shape, recipe = config.architecture, config.recipe
     base = MixtralForCausalLM if shape.num_experts else Qwen2ForCausalLM if shape.qkv_bias else LlamaForCausalLM
     streamed: Any = lm_class(base)

@@ -148,6 +148,14 @@ def digest_of_file(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def model_digest(folder: Path) -> str:
+    """Return a digest of the model in `folder`, 16 hex digits. Raises `OSError`."""
+    model = hashlib.sha256()
+    for file in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        model.update(f"{file.name} {digest_of_file(file)}\n".encode())
+    return model.hexdigest()[:16]
+
+
 def _digest_of_values(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

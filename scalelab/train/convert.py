@@ -13,8 +13,8 @@ from scalelab.errors import DataError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.prefix_init import start_from_text
 from scalelab.train.data import evenly_spaced, slice_windows
+from scalelab.train.evaluate import check_length, loss_on
 from scalelab.train.recipe import Recipe
-from scalelab.train.stage import check_length, loss_on
 from scalelab.train.tokens import TokenData
 from scalelab.units import plural
 

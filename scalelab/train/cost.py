@@ -52,17 +52,46 @@ def forward_flops(shape: Architecture, seq_len: int, visible: float | None = Non
     return P * shape.loops * layers + _aggregator_flops(shape) + 2 * shape.vocab_size * h
 
 
-def train_flops(config: RunConfig, first: int = 0) -> float:
-    """Return the operations of training from step `first` on, without validation: 3 · `forward_flops` · tokens.
+def lora_params(shape: Architecture, rank: int) -> int:
+    """Return the parameters of low-rank matrices for all linear layers of the backbone: rank · (inputs + outputs)."""
+    h, kv, m = shape.hidden_size, shape.num_kv_heads * shape.head_dim, shape.intermediate_size
+    return rank * shape.num_layers * (2 * (h + h) + 2 * (h + kv) + 3 * (h + m))
 
-    The `plain_tokens` are counted with P = 1, even if they are trained once for several runs.
+
+def trained_params(config: RunConfig) -> int:
+    """Return the number of parameters that a run trains at its end."""
+    shape = config.architecture
+    return shape.stream_params + lora_params(shape, config.lora_rank) if config.frozen else shape.total_params
+
+
+def train_flops(config: RunConfig, first: int = 0) -> float:
+    """Return the operations of training from step `first` on, without validation.
+
+    3 · `forward_flops` for each token, of a frozen backbone `frozen_flops`. The `plain_tokens` are counted with P = 1,
+    even if they are trained once for several runs.
     """
     shape, seq_len = config.architecture, config.recipe.seq_len
+    if config.frozen:
+        return (config.n_tokens - first * config.step_tokens) * frozen_flops(shape, seq_len, config.lora_rank)
     trained = first * config.step_tokens
     plain = max(0, config.plain_tokens - trained)
     streams = config.n_tokens - max(config.plain_tokens, trained)
     plain_flops = plain * forward_flops(replace(shape, P=1, single_prefix=False), seq_len)
     return _FORWARD_AND_BACKWARD * (plain_flops + streams * forward_flops(shape, seq_len))
+
+
+def frozen_flops(shape: Architecture, seq_len: int, lora_rank: int = 0, visible: float | None = None) -> float:
+    """Return the operations of a training step on a frozen backbone for one token.
+
+    Frozen weights need no gradients, so their products are done twice, not three times. The first layer's input needs
+    none either: its queries, keys and values are computed once.
+    """
+    h, kv, P = shape.hidden_size, shape.num_kv_heads * shape.head_dim, shape.P
+    products = shape.num_layers * (2 * h * h + 2 * h * kv + _mlp_products(shape))
+    first = h * h + 2 * h * kv
+    saved = P * 2 * (products + first) + 2 * shape.vocab_size * h
+    lora = 2 * P * (_FORWARD_AND_BACKWARD * lora_params(shape, lora_rank) - 3 * h * lora_rank)
+    return _FORWARD_AND_BACKWARD * forward_flops(shape, seq_len, visible) - saved + lora
 
 
 def step_flops(shape: Architecture, seq_len: int, batch_size: int) -> float:
@@ -101,7 +130,9 @@ def resident_bytes(config: RunConfig, device: str, micro_batch: int | None = Non
 
 
 def _state_bytes(config: RunConfig) -> int:
-    return (16 + (2 if config.recipe.dtype == "bf16" else 0)) * config.architecture.total_params
+    """Return the bytes of weights, and of gradients and moments of those that are trained."""
+    held = config.architecture.total_params + lora_params(config.architecture, config.lora_rank)
+    return (4 + (2 if config.recipe.dtype == "bf16" else 0)) * held + 12 * trained_params(config)
 
 
 def _working_bytes(config: RunConfig, micro_batch: int | None, device: str) -> int:

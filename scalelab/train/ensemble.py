@@ -37,10 +37,11 @@ _ADAM_EPS = 1e-8
 
 
 def can_train_together(configs: Sequence[RunConfig]) -> bool:
-    """Return true if `configs` have one phase and cross entropy alone as loss, and differ in seed and rate only."""
+    """Return true if `configs` can be stacked: one phase, cross entropy alone, the same except seed and rate."""
     kinds = {(c.architecture, c.n_tokens, c.plain_tokens, c.text, _without_rate(c.recipe)) for c in configs}
     plain_loss = not (configs[0].architecture.num_experts or configs[0].recipe.decorrelation)
-    return len(kinds) == 1 and len(phases(configs[0])) == 1 and plain_loss
+    all_new = not any(config.frozen for config in configs)
+    return len(kinds) == 1 and len(phases(configs[0])) == 1 and plain_loss and all_new
 
 
 def _without_rate(recipe: Recipe) -> Recipe:
@@ -61,8 +62,8 @@ def train_ensemble(
     """
     if not can_train_together(configs):
         raise UsageError(
-            "only dense runs that differ in nothing but seed and learning rate, and train without decorrelation, "
-            "can be trained together",
+            "only dense runs that differ in nothing but seed and learning rate, and train without decorrelation and "
+            "frozen backbone, can be trained together",
             argument="configs",
         )
     recipe = configs[0].recipe

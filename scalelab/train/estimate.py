@@ -43,6 +43,8 @@ class StepShape:
     seq_len: int
     batch_size: int
     dtype: str
+    backbone: str = ""  # digest of a frozen model
+    lora_rank: int = 0
 
     @property
     def flops(self) -> float:
@@ -117,7 +119,7 @@ def _shape(config: RunConfig) -> StepShape:
     shape, recipe = config.architecture, config.recipe
     if not shape.has_prefixes:  # then these options have no effect
         shape = replace(shape, prefix_tokens=0, aggregation="dynamic")
-    return StepShape(shape, recipe.seq_len, recipe.batch_size, recipe.dtype)
+    return StepShape(shape, recipe.seq_len, recipe.batch_size, recipe.dtype, config.backbone_digest, config.lora_rank)
 
 
 def _upper_bound_s(shape: StepShape, timed: dict[StepShape, StepTime], device: str) -> float:

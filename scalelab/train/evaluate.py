@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from scalelab.errors import ScalelabError, UsageError
+from scalelab.train.recipe import Recipe
 from scalelab.train.streams import StreamProbe, StreamReport
 
 MAX_ROWS = 64  # rows of a batch, streams included, on a CPU
@@ -24,6 +27,10 @@ class Evaluation:
     loss_stderr: float
     n_tokens: int
     streams: StreamReport | None  # None for P = 1
+
+
+class UnsoundModelError(ScalelabError):
+    """The loss of a model is not a number."""
 
 
 def rows_at_once(device: str, P: int, seq_len: int) -> int:
@@ -60,6 +67,26 @@ def evaluate(
     model.train(training)
     loss, stderr = clustered_mean(torch.cat(losses).double().cpu().numpy(), documents, counted.sum(1))
     return Evaluation(loss, stderr, int(counted.sum()), probe.report() if probe else None)
+
+
+def check_length(model: Any, n_tokens: int, what: str) -> None:
+    """Raise `UsageError`, naming `what`, if the model has fewer learned positions than `n_tokens`."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most and n_tokens > most and getattr(model.config, "rope_parameters", None) is None:
+        raise UsageError(f"{what}: {n_tokens} tokens, but the model has positions for {most}; give fewer")
+
+
+def loss_on(model: Any, windows: np.ndarray, documents: np.ndarray, recipe: Recipe, device: str) -> Evaluation:
+    """Run `evaluate` on an existing model. Raises `UnsoundModelError` if the loss is not a number."""
+    check_length(model, recipe.seq_len, "`seq_len`")
+    return sound(model, evaluate(model, windows, documents, device, recipe.dtype == "bf16"))
+
+
+def sound(model: Any, evaluation: Evaluation) -> Evaluation:
+    """Return `evaluation`. Raises `UnsoundModelError` if its loss is not a number."""
+    if not math.isfinite(evaluation.loss):
+        raise UnsoundModelError(f"P = {model.P}: the loss is not a number; check the weights of the model")
+    return evaluation
 
 
 def clustered_mean(values: np.ndarray, clusters: np.ndarray, counts: np.ndarray | None = None) -> tuple[float, float]:

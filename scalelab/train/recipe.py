@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
 from scalelab.architecture import FAMILY, LADDER, Architecture
@@ -90,6 +91,8 @@ class RunConfig:
 
     On CUDA, losses agree within the tolerances of docs/gpu.md, since kernels sum in no fixed order unless the run is
     deterministic. The first `plain_tokens` of `n_tokens` train only the backbone; then the P streams start.
+
+    With a `backbone`, the folder of an existing model, only streams and low-rank matrices are trained.
     """
 
     architecture: Architecture
@@ -99,12 +102,20 @@ class RunConfig:
     recipe: Recipe = field(default_factory=Recipe)
     plain_tokens: int = 0  # a whole number of steps
     ladder: int = LADDER  # from which the shape was chosen, see `scalelab.architecture`
+    backbone: str = ""  # of a frozen model
+    backbone_digest: str = ""  # of its files, so a moved folder is the same model
+    lora_rank: int = 0  # of LoRA matrices for the linear layers of the backbone
 
     def __post_init__(self) -> None:
         if not 0 <= self.plain_tokens < self.n_tokens:
             raise UsageError(
                 f"plain_tokens {self.plain_tokens} must be less than D {self.n_tokens}: the streams train on the rest"
             )
+
+    @property
+    def frozen(self) -> bool:
+        """True if the run starts from an existing model, of which only streams and low-rank matrices are trained."""
+        return bool(self.backbone_digest)
 
     @property
     def peak_lr(self) -> float:
@@ -129,8 +140,9 @@ class RunConfig:
         return self.n_tokens // self.step_tokens
 
     def to_json(self) -> str:
-        """Return the config as JSON."""
-        return json.dumps(self._values(self.tokens_exponent), sort_keys=True)
+        """Return the config as JSON, with the name of the backbone's folder instead of its path."""
+        values = self._values(self.tokens_exponent) | {"backbone": PurePath(self.backbone).name}
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> RunConfig:
@@ -158,6 +170,7 @@ class RunConfig:
         exponent = self.tokens_exponent if self.n_tokens > LR_TOKENS else 0.0  # it changes nothing below
         config = without_later_options(self._values(exponent))
         config["text"] = [self.text.corpus_digest, self.text.tokenizer_digest]
+        config.pop("backbone", None)
         return config
 
     @property
@@ -165,11 +178,15 @@ class RunConfig:
         """Digest of everything that must be equal to compare losses over N, P, D and seeds."""
         names = ("prefix_tokens", "tied_embeddings", "aggregation", "single_prefix", *FAMILY)
         shared: dict[str, Any] = {name: getattr(self.architecture, name) for name in names}
+        if self.frozen:  # P = 1 always has a prefix
+            shared["single_prefix"] = False
         config = {
             "recipe": self._values(self.tokens_exponent)["recipe"],
             "architecture": shared,
             "plain_tokens": self.plain_tokens,
             "ladder": self.ladder,
+            "backbone_digest": self.backbone_digest,
+            "lora_rank": self.lora_rank,
         }
         return _digest(without_later_options(config))[:8]
 

@@ -23,9 +23,10 @@ from scalelab.records.files import MODELS
 from scalelab.records.store import check_record, update_record, write_record
 from scalelab.status import RunStatus
 from scalelab.train.checkpoint import TrainState
-from scalelab.train.cost import train_flops
+from scalelab.train.cost import train_flops, trained_params
 from scalelab.train.device import peak_memory_bytes, reset_peak_memory
 from scalelab.train.devices import probed_gpu
+from scalelab.train.frozen import merge_lora
 from scalelab.train.phases import phase_key
 from scalelab.train.recipe import RunConfig
 from scalelab.train.source import source_digest
@@ -104,6 +105,7 @@ def record_result(
 def save_run_model(result: TrainResult, data: TokenData, folder: Path) -> None:
     """Save the trained model with its tokenizer in the format of transformers, atomically."""
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that ended before its record was written
+    merge_lora(result.model)
     with tempfile.TemporaryDirectory() as tokenizer_folder:
         run_tokenizer(data).save_pretrained(tokenizer_folder)
         save_model(result.model, folder, Path(tokenizer_folder))
@@ -159,6 +161,7 @@ def make_record(
             "stream_cosine": streams and streams.cosine,
             "stream_correlation": streams and streams.correlation,
             "stream_warnings": streams and streams.warnings,
+            "base_loss": result.base and result.base.loss,
         }
         | _training_columns(config, config.steps, result, device, peak_flops)
     )
@@ -202,6 +205,7 @@ def _base_columns(config: RunConfig, device: str, code: str | None = None) -> di
         "n_params_backbone": shape.backbone_params,
         "n_params_total": shape.total_params,
         "n_params_active": shape.active_params,
+        "n_params_trained": trained_params(config),
         "n_streams": shape.P,
         "n_tokens": config.n_tokens,
         "n_tokens_plain": config.plain_tokens,
@@ -215,6 +219,7 @@ def _base_columns(config: RunConfig, device: str, code: str | None = None) -> di
         "num_kv_heads": shape.num_kv_heads,
         "prefix_tokens": shape.prefix_tokens,
         "vocab_size": shape.vocab_size,
+        "lora_rank": config.lora_rank,
         "peak_lr": config.peak_lr,
         "schedule": config.recipe.schedule,
         "config": config.to_json(),

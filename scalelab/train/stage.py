@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from scalelab.errors import DataError, DivergedError, ScalelabError, UsageError
@@ -22,7 +20,7 @@ from scalelab.train.checkpoint import Saver, TrainState, checkpoint_path, load_n
 from scalelab.train.conversations import load_conversations
 from scalelab.train.corpus import load_corpus
 from scalelab.train.data import validation_windows
-from scalelab.train.evaluate import Evaluation, evaluate
+from scalelab.train.evaluate import Evaluation, UnsoundModelError, check_length, loss_on, sound
 from scalelab.train.loop import CURVE_POINTS, LoopOptions, Observer, Phase, optimise
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.parallel import SINGLE_PROCESS, Parallel
@@ -40,10 +38,6 @@ DEFAULT_LR = {"streams": 3e-2, "all": 1e-4}
 PREFERENCE_LR = {"streams": 3e-3, "all": 1e-5}
 
 StageData = TokenData | Answers | Preferences
-
-
-class UnsoundModelError(ScalelabError):
-    """The loss of a model is not a number."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +158,6 @@ def chat_files(model: Any, end: int | None) -> dict[str, str]:
     return {"generation_config.json": json.dumps(content | {"eos_token_id": [end, *ends]}, indent=2) + "\n"}
 
 
-def check_length(model: Any, n_tokens: int, what: str) -> None:
-    """Raise `UsageError`, naming `what`, if the model has fewer learned positions than `n_tokens`."""
-    most = getattr(model.config, "max_position_embeddings", None)
-    if most and n_tokens > most and getattr(model.config, "rope_parameters", None) is None:
-        raise UsageError(f"{what}: {n_tokens} tokens, but the model has positions for {most}; give fewer")
-
-
 def whole_stage_steps(data: StageData, n_tokens: float, recipe: Recipe) -> tuple[int, int]:
     """Return tokens and steps for about `n_tokens`, at least one step."""
     if isinstance(data, TokenData):
@@ -185,23 +172,11 @@ def validate(model: Any, data: StageData, recipe: Recipe, device: str) -> Evalua
     """Return the validation loss with the streams in use. Raises `ScalelabError` if it is not a number."""
     if not isinstance(data, TokenData):
         check_length(model, recipe.seq_len, "`seq_len`")
-        return _sound(model, data.evaluate(model, recipe, device))
+        return sound(model, data.evaluate(model, recipe, device))
     windows, documents = validation_windows(
         data.validation(), data.validation_starts(), recipe.seq_len, recipe.val_tokens
     )
     return loss_on(model, windows, documents, recipe, device)
-
-
-def loss_on(model: Any, windows: np.ndarray, documents: np.ndarray, recipe: Recipe, device: str) -> Evaluation:
-    """Run `evaluate` on an existing model. Raises `UnsoundModelError` if the loss is not a number."""
-    check_length(model, recipe.seq_len, "`seq_len`")
-    return _sound(model, evaluate(model, windows, documents, device, recipe.dtype == "bf16"))
-
-
-def _sound(model: Any, evaluation: Evaluation) -> Evaluation:
-    if not math.isfinite(evaluation.loss):
-        raise UnsoundModelError(f"P = {model.P}: the loss is not a number; check the weights of the model")
-    return evaluation
 
 
 def train_stage(

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from scalelab.atomic import atomic_write
 from scalelab.errors import ScalelabError, TrainingError, UsageError
 from scalelab.status import RunStatus
-from scalelab.train.checkpoint import TrainState, checkpoint_path, digest_of_file, saved_steps
+from scalelab.train.checkpoint import TrainState, checkpoint_path, model_digest, saved_steps
 from scalelab.train.parallel import SINGLE_PROCESS, Parallel
 from scalelab.train.recipe import Recipe
 from scalelab.train.stage import StageData
@@ -36,11 +36,8 @@ def stage_settings(
     source: Path, P: int, data: StageData, recipe: Recipe, n_tokens: int, train: str, seed: int
 ) -> dict[str, Any]:
     """Return what determines the result of `stage.train_stage`, as plain values, with digests of model and text."""
-    model = hashlib.sha256()
-    for file in (source / "config.json", *sorted(source.glob("*.safetensors"))):
-        model.update(f"{file.name} {digest_of_file(file)}\n".encode())
     return {
-        "model": model.hexdigest()[:16],
+        "model": model_digest(source),
         "P": P,
         "train": train,
         "n_tokens": n_tokens,

@@ -17,6 +17,7 @@ from scalelab.train.build import build_model
 from scalelab.train.checkpoint import Saver, TrainState, load_newest
 from scalelab.train.data import validation_windows
 from scalelab.train.evaluate import Evaluation, evaluate, rows_at_once
+from scalelab.train.frozen import backbone_only
 from scalelab.train.loop import CURVE_POINTS, LoopOptions, Observer, Phase, Progress, optimise
 from scalelab.train.loss import next_token
 from scalelab.train.memory import fitting_micro_batch, free_memory, is_out_of_memory, translate_oom
@@ -71,6 +72,7 @@ class TrainResult:
     devices: list[str]  # more than one if the run was resumed on another device
     warm_up_seconds: float = 0.0  # of `seconds`, in which kernels were loaded, compiled and captured
     warm_up_steps: int = 0
+    base: Evaluation | None = None  # of the frozen backbone alone
 
 
 def train_run(config: RunConfig, data: TokenData, options: Options = DEFAULT) -> TrainResult:
@@ -93,7 +95,8 @@ def _train_run(config: RunConfig, data: TokenData, options: Options) -> TrainRes
     rows = rows_at_once(options.device, config.architecture.P, recipe.seq_len)
     if state.micro_batch < recipe.batch_size:
         rows = min(rows, state.micro_batch)
-    evaluation = _evaluate(model, validation, options.device, recipe.dtype == "bf16", max(1, rows))
+    how = (validation, options.device, recipe.dtype == "bf16", max(1, rows))
+    evaluation = _evaluate(model, *how)
     if not math.isfinite(evaluation.loss):
         raise DivergedError(f"run {config.key}: the validation loss is not a number; try a lower lr", state)
     return TrainResult(
@@ -105,7 +108,13 @@ def _train_run(config: RunConfig, data: TokenData, options: Options) -> TrainRes
         state.devices,
         state.warm_up_seconds,
         state.warm_up_steps,
+        _evaluate_backbone(model, *how) if config.frozen else None,
     )
+
+
+def _evaluate_backbone(model: Any, *how: Any) -> Evaluation:
+    with backbone_only(model):
+        return _evaluate(model, *how)
 
 
 def _evaluate(model: Any, validation: tuple[np.ndarray, np.ndarray], device: str, bf16: bool, rows: int) -> Evaluation:
@@ -122,7 +131,7 @@ def _evaluate(model: Any, validation: tuple[np.ndarray, np.ndarray], device: str
 
 def train_phases(config: RunConfig, data: TokenData, options: Options = DEFAULT) -> tuple[Any, TrainState]:
     """Train the phases of `config` and return its model and state, without evaluation; see `train_run`."""
-    model, optimizer = _new_model(config, options.device)
+    model, optimizer = _new_model(config, data, options.device)
     plan, state = phases(config), TrainState()
     if options.checkpoints is not None:
         # Latest phase first: any of its checkpoints is further on than those of the phases before it.
@@ -133,7 +142,7 @@ def train_phases(config: RunConfig, data: TokenData, options: Options = DEFAULT)
         if state.step >= phase.steps:
             continue
         same_model = phase.architecture.has_prefixes == config.architecture.has_prefixes
-        phase_model, phase_optimizer = (model, optimizer) if same_model else _new_model(phase, options.device)
+        phase_model, phase_optimizer = (model, optimizer) if same_model else _new_model(phase, data, options.device)
         save: Observer | None = None
         if options.checkpoints is not None:
             folder = options.checkpoints / phase_key(phase)
@@ -162,8 +171,8 @@ def _plan(phase: RunConfig, name: str) -> Phase:
     return Phase(phase.recipe, phase.steps, phase.seed, factor, every, name, objective)
 
 
-def _new_model(config: RunConfig, device: str) -> tuple[Any, torch.optim.Optimizer]:
-    model = build_model(config).to(device)
+def _new_model(config: RunConfig, data: TokenData, device: str) -> tuple[Any, torch.optim.Optimizer]:
+    model = build_model(config, data).to(device)
     return model, make_optimizer(model, config.recipe, config.peak_lr)
 
 

@@ -1,0 +1,256 @@
+"""Sweeps on a frozen backbone: what is trained, what it costs, and what is refused."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from scalelab import pairs, run_sweep
+from scalelab.cli import main
+from scalelab.errors import DataError, UsageError
+from scalelab.records import load
+from scalelab.sweep.frozen_spec import backbone_shape
+from scalelab.sweep.resolve import resolve
+from scalelab.sweep.spec import SweepSpec, parse
+from scalelab.train import stage
+from scalelab.train.build import build_model
+from scalelab.train.checkpoint import TrainState
+from scalelab.train.convert import convert
+from scalelab.train.cost import frozen_flops, lora_params, train_flops, trained_params
+from scalelab.train.ensemble import can_train_together
+from scalelab.train.frozen import backbone_only, merge_lora
+from scalelab.train.recipe import Recipe
+from scalelab.train.run import run_and_record
+from scalelab.train.trainer import Options, train_run
+from tests.support.families import make
+from tests.support.flops import counted_flops
+
+T = 32
+SETTINGS = {"recipe": {"seq_len": T, "val_tokens": 2048, "dtype": "fp32"}}
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory, text_folder):
+    """A small model trained in the project for a moment, saved with its tokenizer."""
+    out = tmp_path_factory.mktemp("trained")
+    spec = SweepSpec(
+        N=(20e3,), P=(1,), D=(40e3,), corpus=str(text_folder), tokenizer=300, recipe=Recipe(val_tokens=2048)
+    )
+    sweep = resolve(spec)
+    config = sweep.runs[0]
+    run_and_record(config, sweep.data, out, save_models=True)
+    return out / "models" / config.key
+
+
+def runs_of(backbone, text_folder, **keys):
+    given = {"backbone": str(backbone), "corpus": str(text_folder), "D": "4k", "seeds": 0, **SETTINGS, **keys}
+    return resolve(replace(SweepSpec(), **parse(given)))
+
+
+def run_of(backbone, text_folder, **keys):
+    sweep = runs_of(backbone, text_folder, **keys)
+    assert len(sweep.runs) == 1
+    return sweep.runs[0], sweep.data
+
+
+@pytest.mark.parametrize("P", [1, 2])
+def test_a_run_is_convert_and_then_train(backbone, text_folder, P):
+    config, data = run_of(backbone, text_folder, P=P, prefix_tokens=3)
+    found = train_run(config, data)
+    model = stage.open_model(backbone)
+    recipe = stage.stage_recipe("streams", None, T, 4, 2048, "fp32")
+    convert(model, {P: 3}, data, recipe, seed=0)
+    expected = stage.train_stage(model, data, recipe, 4e3, seed=0)
+    assert found.evaluation.loss == expected.after.loss
+    assert found.curve == expected.curve
+    plain = stage.validate(stage.open_model(backbone), data, recipe, "cpu")
+    assert found.base.loss == plain.loss != found.evaluation.loss
+
+
+@pytest.mark.parametrize(("P", "rank"), [(1, 0), (2, 0), (1, 3), (2, 3)])
+def test_only_streams_and_low_rank_matrices_learn(backbone, text_folder, P, rank):
+    config, data = run_of(backbone, text_folder, P=P, lora_rank=rank)
+    before = {name: value.clone() for name, value in stage.open_model(backbone).named_parameters()}
+    model = train_run(config, data).model
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert all("prefix_" in name or "aggregate" in name or "lora_" in name for name in trained)
+    assert any("lora_" in name for name in trained) == (rank > 0)
+    assert any("prefix_" in name for name in trained) == (P > 1 or rank == 0)
+    after = {name.replace(".base_layer", ""): value for name, value in model.named_parameters()}
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert sum(model.get_parameter(name).numel() for name in trained) == trained_params(config)
+    assert config.architecture.total_params == sum(p.numel() for n, p in model.named_parameters() if "lora_" not in n)
+
+
+def test_low_rank_matrices_are_merged_into_a_plain_model(backbone, text_folder, tmp_path):
+    pytest.importorskip("peft")
+    config, data = run_of(backbone, text_folder, P=1, lora_rank=3, lr=0.01)
+    record = run_and_record(config, data, tmp_path, save_models=True)
+    assert record["lora_rank"] == 3 and record["n_params_trained"] == lora_params(config.architecture, 3)
+    saved = stage.open_model(tmp_path / "models" / config.key)
+    again = stage.validate(saved, data, config.recipe, "cpu").loss
+    assert record["base_loss"] != record["loss"] == pytest.approx(again, abs=1e-5)
+    assert saved.P == 1 and not saved.banks
+
+
+def test_the_backbone_alone_is_the_model_as_it_was(backbone, text_folder):
+    config, data = run_of(backbone, text_folder, P=2, lora_rank=2, lr=0.01)
+    model = train_run(config, data).model
+    ids = torch.randint(0, 200, (2, 9), generator=torch.Generator().manual_seed(0))
+    required = [p.requires_grad for p in model.parameters()]
+    with torch.no_grad():
+        expected, adapted = stage.open_model(backbone)(ids).logits, model(ids, use_cache=False).logits
+        with backbone_only(model):
+            assert torch.equal(model(ids, use_cache=False).logits, expected)
+        assert torch.equal(model(ids, use_cache=False).logits, adapted) and not torch.equal(adapted, expected)
+        assert [p.requires_grad for p in model.parameters()] == required
+        merge_lora(model)
+        torch.testing.assert_close(model(ids, use_cache=False).logits, adapted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("P", "rank"), [(1, 0), (4, 0), (1, 3), (2, 3)])
+def test_operations_are_those_that_torch_counts(backbone, text_folder, P, rank):
+    config, data = run_of(backbone, text_folder, P=P, lora_rank=rank, prefix_tokens=3)
+    model, shape = build_model(config, data), config.architecture
+    model.set_attn_implementation("eager")
+    batch = torch.from_numpy(data.train()[: 4 * (T + 1)].astype("int64").reshape(4, T + 1))
+    with FlopCounterMode(display=False) as counter:
+        logits = model(batch[:, :-1], use_cache=False).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
+    seen = T + (3 if shape.has_prefixes else 0)
+    expected = frozen_flops(shape, T, rank, visible=seen)
+    if not rank:  # eager attention leaves out the gradient of the first layer's queries, fused kernels do not
+        expected -= 2 * P * shape.hidden_size * seen
+    assert 4 * T * expected == counted_flops(counter)
+    assert train_flops(config) == config.n_tokens * frozen_flops(shape, T, rank)
+    assert train_flops(config, 2) == (config.n_tokens - 2 * 4 * T) * frozen_flops(shape, T, rank)
+
+
+def test_an_interrupted_run_resumes_to_the_same_loss(backbone, text_folder, tmp_path):
+    config, data = run_of(backbone, text_folder, P=2, lora_rank=2, lr=0.01)
+    expected = train_run(config, data).evaluation.loss
+
+    class Stop(Exception):
+        pass
+
+    def stop(state: TrainState):
+        if state.step == 20:
+            raise Stop
+
+    kept = Options(checkpoints=tmp_path, save_every_s=0.0)
+    with pytest.raises(Stop):
+        train_run(config, data, replace(kept, observer=stop))
+    resumed = train_run(config, data, kept)
+    assert resumed.evaluation.loss == expected
+    assert [point for point in resumed.curve if point[0] == 20]
+
+
+def test_a_moved_backbone_is_the_same_run_and_another_is_not(backbone, text_folder, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(backbone, moved)
+    first, there = (run_of(folder, text_folder, P=2)[0] for folder in (backbone, moved))
+    assert (first.key, first.setup) == (there.key, there.setup)
+    assert str(tmp_path) not in there.to_json() and json.loads(there.to_json())["backbone"] == "elsewhere"
+    weights = moved / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    other, _ = run_of(moved, text_folder, P=2)
+    assert other.key != first.key and other.setup != first.setup
+    lora, _ = run_of(backbone, text_folder, P=2, lora_rank=2)
+    assert lora.key != first.key and lora.setup != first.setup
+    prefix, _ = run_of(backbone, text_folder, P=1)
+    assert prefix.setup == first.setup and not can_train_together([prefix, prefix])
+
+
+def test_a_sweep_records_what_pairs_compare(backbone, text_folder, tmp_path):
+    before = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in backbone.iterdir()}
+    given = dict(backbone=backbone, corpus=str(text_folder), D="4k", out=tmp_path, workers=2)
+    found = run_sweep(P=[1, 2], seeds=[0, 1], settings=SETTINGS, **given)
+    assert "frozen backbone alone: " in found.summary()
+    assert before == {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in backbone.iterdir()}
+    (step,) = pairs(tmp_path, value="ln(base_loss - loss + 1)").steps
+    assert len(step.differences) == 2
+    records = load(tmp_path)
+    assert records.setup.nunique() == 1
+    assert set(records.n_streams[records.n_params_trained < 1000]) == {1}
+    assert (records.loss < records.base_loss).all() and records.base_loss.nunique() == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"N": "50k"}, "N cannot be combined with a backbone, which has its own N; leave it out"),
+        ({"tokenizer": 600}, "tokenizer cannot be combined with a backbone, which has its own tokenizer"),
+        ({"plain_tokens": "1k"}, "plain_tokens cannot be combined with a backbone, which is trained already"),
+        ({"loops": 2}, "loops cannot be combined"),
+        ({"points": [{"N": "50k", "D": "1M"}]}, "N cannot be combined|points cannot be combined"),
+        ({"single_prefix": True}, "single_prefix cannot be combined with a backbone, which always has a prefix at P"),
+        ({"lora_rank": -1}, "lora_rank"),
+    ],
+)
+def test_keys_that_a_backbone_decides_are_refused(keys, message):
+    with pytest.raises(UsageError, match=message):
+        replace(SweepSpec(), **parse({"backbone": "missing", **keys}))
+
+
+def test_low_rank_matrices_need_a_backbone():
+    with pytest.raises(UsageError, match="lora_rank needs a backbone"):
+        replace(SweepSpec(), **parse({"lora_rank": 4}))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("qwen3", "do not support a head_dim of 16"),
+        ("gpt2", "do not support an MLP without a gate"),
+        ("olmo2", "do not support the biases or norms"),
+    ],
+)
+def test_models_of_another_kind_are_refused(tmp_path, name, message):
+    make(name).save_pretrained(tmp_path / name)
+    with pytest.raises(UsageError, match=message):
+        backbone_shape(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama", "mixtral"])
+def test_shapes_are_those_of_the_model(tmp_path, name):
+    model = make(name)
+    model.save_pretrained(tmp_path)
+    assert backbone_shape(tmp_path).total_params == sum(p.numel() for p in model.parameters())
+
+
+def test_a_model_with_streams_or_without_files_is_refused(tmp_path, capsys):
+    from scalelab.model import add_streams
+
+    add_streams(make("llama"), 2, prefix_tokens=3).save_pretrained(tmp_path / "streams")
+    with pytest.raises(UsageError, match="has streams already"):
+        backbone_shape(tmp_path / "streams")
+    assert main(["sweep", "--backbone", str(tmp_path / "none")]) == 2
+    assert "--backbone" in (text := capsys.readouterr().err) and "no such folder" in text
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="model_type"):
+        backbone_shape(tmp_path / "odd")
+
+
+def test_another_backbone_keeps_the_keys_of_a_spec(backbone, text_folder, tmp_path):
+    shutil.copytree(backbone, tmp_path / "other")
+    (tmp_path / "a.yaml").write_text(
+        f"backbone: {backbone}\nP: 2\nD: 8k\nprefix_tokens: 5\ncorpus: {text_folder}\nrecipe: {{seq_len: 16}}\n"
+    )
+    from scalelab.api.sweep_request import spec_of
+
+    spec = spec_of(tmp_path / "a.yaml", {"backbone": tmp_path / "other"}, {})
+    assert (spec.backbone, spec.D, spec.prefix_tokens, spec.recipe.seq_len) == (
+        str(tmp_path / "other"),
+        (8e3,),
+        (5,),
+        16,
+    )
+    spec = spec_of(None, {"backbone": backbone, "P": 2}, {"batch_size": 2}, {"recipe": {"beta2": 0.9}})
+    assert (spec.N, spec.D, spec.recipe.seq_len, spec.recipe.beta2) == ((), (100e3,), 64, 0.9)
+    assert (spec.recipe.batch_size, spec.recipe.lr, spec.prefix_tokens) == (2, 0.03, (8,))
