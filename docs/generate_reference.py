@@ -110,6 +110,8 @@ SPEC_KEYS = {
     "loops": "passes through the layers, which share their weights",
     "smooth": "shares ε of uniform weights to try; without it the recipe's",
     "decorrelation": "weights of the streams' similarity to try; without it the recipe's",
+    "backbone": "folder of a model to freeze, in place of N: only streams are trained, and P = 1 is one prefix",
+    "lora_rank": "ranks of LoRA matrices for the linear layers of a frozen backbone; P = 1 then has no prefix",
     "isoflop": "training budgets in FLOPs, in place of D: each N and P gets the D with 6·N·D·P FLOPs",
     "isoflop_sizes": "sizes of each budget, √2 apart, unless N is given",
     "isoflop_ratio": "tokens per parameter around which those sizes lie",

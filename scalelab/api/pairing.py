@@ -26,6 +26,7 @@ def pairs(
     along: str | None = None,
     ignore: str | Sequence[str] = (),
     value: str = "loss",
+    best: str | None = None,
     columns: Mapping[str, str] | None = None,
     where: str | None = None,
 ) -> Pairs:
@@ -42,10 +43,13 @@ def pairs(
             smallest.
         each: Setting whose levels are compared apart, such as "P" for learning rates at each P.
         along: Setting over which the differences are followed, such as "D": what is reported is how much they change
-            with each doubling of it, or from one to the other of two levels, such as "dense" and "moe".
+            with each doubling of it, or from one to the other of two levels, such as "dense" and "moe". If it is `by`,
+            the value itself is followed.
         ignore: Settings in which the runs of a pair may differ.
         value: Column to compare, such as "stream_correlation", or an expression of columns: a difference of
             "ln(train_seconds)" is the logarithm of a ratio.
+        best: Setting whose best level is compared instead of losses, such as "lr": log2 of the vertex of a parabola
+            through the runs around the least loss. With `by` and `along` "D" the result is the exponent of D.
         columns: Map from field to column or expression, as for `fit_law`.
         where: Condition that selects rows, as for `fit_law`.
 
@@ -61,7 +65,7 @@ def pairs(
 
     table = _read(data, columns, where, value)
     ignored = [ignore] if isinstance(ignore, str) else list(ignore)
-    return pair_runs(table.records, by, baseline, each, ignored, along, value)
+    return pair_runs(table.records, by, baseline, each, ignored, along, value, best)
 
 
 def _read(

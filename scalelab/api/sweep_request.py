@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from scalelab.api.loading import check_corpus, check_device, need_torch
-from scalelab.errors import UsageError
+from scalelab.errors import MissingPackageError, UsageError
 from scalelab.sweep.executors import check_executor
 from scalelab.units import whole_numbers
 
@@ -66,6 +67,8 @@ def check_sizes(spec: SweepSpec) -> None:
 
     if spec.backbone:
         backbone_shape(Path(spec.backbone))
+        if any(spec.lora_rank) and find_spec("peft") is None:
+            raise MissingPackageError("lora_rank needs peft, which is not installed: pip install 'scalelab[lora]'")
         return
     vocab = spec.tokenizer if isinstance(spec.tokenizer, int) else 257
     if spec.isoflop:

@@ -35,6 +35,10 @@ def pairs(
         str | None,
         option(help="Follow the differences over this setting, by doublings or between two levels.", metavar="NAME"),
     ] = None,
+    best: Annotated[
+        str | None,
+        option(help="Compare the best level of this setting, such as lr, instead of losses.", metavar="NAME"),
+    ] = None,
     value: Annotated[str, option(help="Column or expression to compare.", metavar="COLUMN")] = "loss",
     ignore: Annotated[
         Words, list_option("--ignore", "Settings in which the runs of a pair may differ.", panel=DATA)
@@ -50,13 +54,14 @@ def pairs(
     """Compare runs that differ in one setting and agree in all others, the seed included.
 
     The noise of a seed cancels in part within a pair. For learning rates at each P: scalelab pairs results/mine --by lr
-    --each P. For a gain of streams that changes with the tokens: scalelab pairs results/mine --along D.
+    --each P. For a gain of streams that changes with the tokens: scalelab pairs results/mine --along D. For the
+    exponent of the best learning rate: scalelab pairs results/mine --best lr --by D --along D.
     """
     from scalelab.api.pairing import pairs as compare
 
     check_out(out, source)
     check_figure(figure, figure_size, source)
     mapped = key_values(columns, "--map") or None
-    given: dict[str, Any] = dict(baseline=baseline, each=each, along=along, value=value, ignore=ignore or ())
+    given: dict[str, Any] = dict(baseline=baseline, each=each, along=along, value=value, best=best, ignore=ignore or ())
     found = compare(source, by, **given, columns=mapped, where=where)
     show(found, as_json=as_json, out=out, figure=figure, drawn=dict(size=figure_size), quiet=quiet)

@@ -24,6 +24,7 @@ KINDS: tuple[Kind, ...] = ("lifetime",)
 _POINTS = 49
 _SPAN = 1e3  # factor of served tokens on each side of the plan's
 _REGION = 0.1  # opacity
+_MOST_RATIO = 3.0  # of costs, unless the second cheapest P is above it
 
 
 def plot(plan: LifetimePlan, kind: Kind | None = None, ax: AxesLike | None = None, size: Size | None = None) -> Figure:
@@ -126,6 +127,8 @@ def _reference(found: LifetimeCurve) -> tuple[np.ndarray, str]:
 
 
 def _ratios(axes: Axes, ratios: np.ndarray) -> None:
-    """Limit the axis of ratios to where the cheapest are."""
+    """Limit the axis of ratios [P, s] to where the cheapest two are."""
     finite = ratios[np.isfinite(ratios)]
-    axes.set_ylim(finite.min() / 1.05, min(finite.max() * 1.05, 3.0))
+    lowest = np.sort(np.where(np.isfinite(ratios), ratios, np.inf).min(axis=1))[:2]
+    top = max(_MOST_RATIO, 1.2 * float(lowest[np.isfinite(lowest)].max()))
+    axes.set_ylim(finite.min() / 1.05, min(finite.max() * 1.05, top))

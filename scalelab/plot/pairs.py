@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from scalelab.analysis.pairs import Pairs, level_text
+from scalelab.analysis.pair_settings import level_text
+from scalelab.analysis.pairs import Pairs
 from scalelab.plot.layout import AxesLike, new_panels, only_kind
 from scalelab.plot.style import GREY, Look, Size, looks, styled
 
@@ -18,7 +19,7 @@ _ROOM = 0.6  # of the distance of two levels, for the groups beside each other
 def plot_pairs(found: Pairs, kind: str | None = None, ax: AxesLike | None = None, size: Size | None = None) -> Any:
     """Draw the differences of all pairs, their means and 95 % intervals, side by side for each group.
 
-    If each group has one difference, the groups are along the axis.
+    If each group has one difference, the groups are along the axis. Along the setting itself, slopes are drawn instead.
 
     Args:
         found: The result of `pairs`.
@@ -51,15 +52,23 @@ def plot_pairs(found: Pairs, kind: str | None = None, ax: AxesLike | None = None
         axes.plot(place, step.mean.value, linestyle="", **look.points())
     same = len({against for _, against in names}) == 1
     ticks, label = [level if same else f"{level} − {against}" for level, against in names], found.by
-    what = f"{found.value} minus that at {found.by} = {names[0][1]}" if same else f"difference in {found.value}"
+    what = f"{found.compared} minus that at {found.by} = {names[0][1]}" if same else f"difference in {found.compared}"
     if along_groups:
         ticks, label = [level_text(group) for group in groups], str(found.each)
-        what = f"{found.value} at {found.by} = {names[0][0]} minus that at {names[0][1]}"
+        what = f"{found.compared} at {found.by} = {names[0][0]} minus that at {names[0][1]}"
+    if found.follows_itself:
+        ticks, label = (ticks, label) if along_groups else ([""], "")
+        what = f"change of {found.compared}"
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set_xlim(-0.6, len(ticks) - 0.4)
     axes.set_xlabel(label)
     axes.set_ylabel(what)
-    panels.heading(f"Paired differences by {found.by}{found.scale}, with 95 % intervals")
+    heading = (
+        found.title[0].upper() + found.title[1:]
+        if found.follows_itself
+        else f"Paired differences by {found.by}{found.scale}"
+    )
+    panels.heading(f"{heading}, with 95 % intervals")
     if found.each and not along_groups:
         handles: list[Any] = [Line2D([], [], linestyle="", **styles[group].points()) for group in groups]
         panels.legend(handles, [f"{found.each} = {level_text(group)}" for group in groups])

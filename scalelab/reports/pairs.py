@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scalelab.analysis.pairs import level_text
+from scalelab.analysis.pair_settings import level_text
 from scalelab.reports.blocks import Line, Report, Table
 from scalelab.reports.json_values import as_json_value
 from scalelab.units import plural
@@ -20,12 +20,16 @@ _MANY = 10  # intervals, of which some exclude 0 by chance
 def pairs_report(found: Pairs) -> Report:
     """Return the differences, and what they decide."""
     apart = [f"<{found.each}"] if found.each else []
-    title = f"difference in {found.value} by {found.by}{found.scale}"
-    headings = [*apart, f"<{found.by}", "<against", "difference", "95 % interval", "pairs", "lower in", "would decide"]
-    table = Table(title, headings, keys=len(apart) + 2)
+    levels = [] if found.follows_itself else [f"<{found.by}", "<against"]
+    what = "change" if found.follows_itself else "difference"
+    headings = [*apart, *levels, what, "95 % interval", "pairs", "lower in", "would decide"]
+    if found.follows_itself:
+        headings[-3:] = ["series", "falls in", "would decide"]
+    table = Table(found.title, headings, keys=len(apart) + len(levels))
     for step in found.steps:
         cells = [level_text(step.group)] if found.each else []
-        cells += [level_text(step.level), level_text(step.against), f"{step.mean.value:+.4f}", _interval(step)]
+        cells += [level_text(step.level), level_text(step.against)] if levels else []
+        cells += [f"{step.mean.value:+.4f}", _interval(step)]
         cells += [
             str(len(step.differences)),
             str(step.lower),
@@ -35,12 +39,21 @@ def pairs_report(found: Pairs) -> Report:
     lines = [Line(text, "strong") for text in _verdicts(found)]
     if found.unpaired:
         lines.append(Line(f"{plural(found.unpaired, 'run')} without a partner: not used", "left out"))
+    if found.edges:
+        text = (
+            f"{plural(found.edges, 'group')} of runs with the least loss at the smallest or largest {found.best}; "
+            "this biases the result: train more values"
+        )
+        lines.append(Line(text, "left out"))
     return Report.of([table, *lines])
 
 
 def _subject(found: Pairs) -> str:
     """Return the subject and verb of a verdict."""
-    return f"the change of {found.value} with {found.along} is" if found.along else f"{found.value} is"
+    what = f"the best {found.best}" if found.best else found.value
+    if found.follows_itself:
+        return what
+    return f"the change of {found.compared} with {found.along} is" if found.along else f"{what} is"
 
 
 def _interval(step: Step) -> str:
@@ -51,12 +64,13 @@ def _interval(step: Step) -> str:
 def _verdicts(found: Pairs) -> Iterator[str]:
     """Yield sentences on what these pairs decide, and on what they do not."""
     decided = [step for step in found.steps if step.decided]
+    fall, rise, against = ("falls", "rises", "with") if found.follows_itself else ("lower at", "higher at", "than at")
     for words, steps in (
-        ("lower", [step for step in decided if step.mean.value < 0]),
-        ("higher", [step for step in decided if step.mean.value > 0]),
+        (fall, [step for step in decided if step.mean.value < 0]),
+        (rise, [step for step in decided if step.mean.value > 0]),
     ):
         if steps:
-            yield f"Decided: {_subject(found)} {words} at {_listed(found, steps, 'than at')}."
+            yield f"Decided: {_subject(found)} {words} {_listed(found, steps, against)}."
     others = [step for step in found.steps if not step.decided]
     if others:
         yield f"Not decided: {_listed(found, others, 'against')}."
@@ -78,6 +92,8 @@ def _listed(found: Pairs, steps: Sequence[Step], between: str) -> str:
 
 def _words(found: Pairs, step: Step, between: str) -> str:
     apart = f" ({found.each} = {level_text(step.group)})" if found.each else ""
+    if found.follows_itself:
+        return f"with {found.by}{apart}"
     return f"{found.by} = {level_text(step.level)} {between} {level_text(step.against)}{apart}"
 
 
@@ -97,4 +113,5 @@ def pairs_json(found: Pairs) -> dict[str, Any]:
         for step in found.steps
     ]
     about = {"by": found.by, "each": found.each, "along": found.along, "ends": found.ends, "value": found.value}
+    about |= {"best": found.best, "edges": found.edges}
     return as_json_value({**about, "steps": steps, "unpaired": found.unpaired})

@@ -143,8 +143,9 @@ def _alike(found: SweepResult) -> Iterator[tuple[pd.DataFrame, str]]:
 
 def _base_losses(records: pd.DataFrame) -> list[Line]:
     """Return the loss of a frozen backbone alone."""
-    found = records["base_loss"].dropna() if "base_loss" in records else []
-    return [Line(f"The frozen backbone alone: {found.mean():.4f}.")] if len(found) else []
+    if "base_loss" not in records or not records["base_loss"].notna().any():
+        return []
+    return [Line(f"The frozen backbone alone: {records['base_loss'].mean():.4f}.")]
 
 
 def _means(same: pd.DataFrame, column: str, name: str) -> Table:

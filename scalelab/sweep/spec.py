@@ -179,14 +179,14 @@ def parse(content: Mapping[str, Any], base: Recipe | None = None) -> dict[str, A
     base, parsed = base or Recipe(), dict[str, Any]()
     if content.get("backbone"):
         parsed = frozen_defaults(str(content["backbone"]), base.dtype)
-        base = parsed["recipe"]
+    usual: Recipe = parsed.get("recipe", base)
     for key, value in content.items():
         if key == DESIGN:  # for `scalelab design --update`
             continue
         if key not in known:
             raise UsageError(f"unknown key {key!r}; use one of {', '.join(sorted(known))}")
         if key == "recipe":
-            parsed[key] = _parse_recipe(value, base)
+            parsed[key] = _parse_recipe(value, usual)
             parsed |= {
                 name: () for name in RECIPE_AXES if name in value and name not in content
             }  # the recipe's applies

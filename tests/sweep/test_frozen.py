@@ -90,11 +90,13 @@ def test_low_rank_matrices_are_merged_into_a_plain_model(backbone, text_folder, 
     pytest.importorskip("peft")
     config, data = run_of(backbone, text_folder, P=1, lora_rank=3, lr=0.01)
     record = run_and_record(config, data, tmp_path, save_models=True)
-    assert record["lora_rank"] == 3 and record["n_params_trained"] == lora_params(config.architecture, 3)
+    assert record["lora_rank"] == 3
+    assert record["n_params_trained"] == lora_params(config.architecture, 3)
     saved = stage.open_model(tmp_path / "models" / config.key)
     again = stage.validate(saved, data, config.recipe, "cpu").loss
     assert record["base_loss"] != record["loss"] == pytest.approx(again, abs=1e-5)
-    assert saved.P == 1 and not saved.banks
+    assert saved.P == 1
+    assert not saved.banks
 
 
 def test_the_backbone_alone_is_the_model_as_it_was(backbone, text_folder):
@@ -106,7 +108,8 @@ def test_the_backbone_alone_is_the_model_as_it_was(backbone, text_folder):
         expected, adapted = stage.open_model(backbone)(ids).logits, model(ids, use_cache=False).logits
         with backbone_only(model):
             assert torch.equal(model(ids, use_cache=False).logits, expected)
-        assert torch.equal(model(ids, use_cache=False).logits, adapted) and not torch.equal(adapted, expected)
+        assert torch.equal(model(ids, use_cache=False).logits, adapted)
+        assert not torch.equal(adapted, expected)
         assert [p.requires_grad for p in model.parameters()] == required
         merge_lora(model)
         torch.testing.assert_close(model(ids, use_cache=False).logits, adapted, atol=1e-4, rtol=1e-4)
@@ -134,15 +137,15 @@ def test_an_interrupted_run_resumes_to_the_same_loss(backbone, text_folder, tmp_
     config, data = run_of(backbone, text_folder, P=2, lora_rank=2, lr=0.01)
     expected = train_run(config, data).evaluation.loss
 
-    class Stop(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(state: TrainState):
         if state.step == 20:
-            raise Stop
+            raise StoppedError
 
     kept = Options(checkpoints=tmp_path, save_every_s=0.0)
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         train_run(config, data, replace(kept, observer=stop))
     resumed = train_run(config, data, kept)
     assert resumed.evaluation.loss == expected
@@ -154,16 +157,20 @@ def test_a_moved_backbone_is_the_same_run_and_another_is_not(backbone, text_fold
     shutil.copytree(backbone, moved)
     first, there = (run_of(folder, text_folder, P=2)[0] for folder in (backbone, moved))
     assert (first.key, first.setup) == (there.key, there.setup)
-    assert str(tmp_path) not in there.to_json() and json.loads(there.to_json())["backbone"] == "elsewhere"
+    assert str(tmp_path) not in there.to_json()
+    assert json.loads(there.to_json())["backbone"] == "elsewhere"
     weights = moved / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     other, _ = run_of(moved, text_folder, P=2)
-    assert other.key != first.key and other.setup != first.setup
+    assert other.key != first.key
+    assert other.setup != first.setup
     lora, _ = run_of(backbone, text_folder, P=2, lora_rank=2)
-    assert lora.key != first.key and lora.setup != first.setup
+    assert lora.key != first.key
+    assert lora.setup != first.setup
     prefix, _ = run_of(backbone, text_folder, P=1)
-    assert prefix.setup == first.setup and not can_train_together([prefix, prefix])
+    assert prefix.setup == first.setup
+    assert not can_train_together([prefix, prefix])
 
 
 def test_a_sweep_records_what_pairs_compare(backbone, text_folder, tmp_path):
@@ -177,7 +184,8 @@ def test_a_sweep_records_what_pairs_compare(backbone, text_folder, tmp_path):
     records = load(tmp_path)
     assert records.setup.nunique() == 1
     assert set(records.n_streams[records.n_params_trained < 1000]) == {1}
-    assert (records.loss < records.base_loss).all() and records.base_loss.nunique() == 1
+    assert (records.loss < records.base_loss).all()
+    assert records.base_loss.nunique() == 1
 
 
 @pytest.mark.parametrize(
@@ -230,7 +238,8 @@ def test_a_model_with_streams_or_without_files_is_refused(tmp_path, capsys):
     with pytest.raises(UsageError, match="has streams already"):
         backbone_shape(tmp_path / "streams")
     assert main(["sweep", "--backbone", str(tmp_path / "none")]) == 2
-    assert "--backbone" in (text := capsys.readouterr().err) and "no such folder" in text
+    assert "--backbone" in (text := capsys.readouterr().err)
+    assert "no such folder" in text
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "config.json").write_text("{}")
     with pytest.raises(DataError, match="model_type"):
