@@ -22,7 +22,7 @@ test: $(READY)  ## the tests
 	$(BIN)/pytest -n auto
 
 test-fast: $(READY)  ## a tenth of the tests' time, for daily work
-	$(BIN)/pytest -n auto -m "not slow and not ray"
+	$(BIN)/pytest -n auto -m "not slow and not ray and not browser"
 
 hostile: $(READY)  ## damaged and malicious files, four times as many as `make test` tries
 	SCALELAB_EXAMPLES=4 $(BIN)/pytest -n auto -m hostile

@@ -18,6 +18,7 @@ from scalelab.api.loading import load_tokenizer, quiet_libraries
 from scalelab.model.checkpoint import save_model
 from scalelab.train import stage
 from scalelab.train.convert import convert
+from scalelab.train.stage_recipe import stage_recipe
 
 BATCH_SIZE, SEQ_LEN, LR = 4, 160, 1e-2
 PREFIXES = {1: 64, 2: 32, 4: 16}  # tokens per stream
@@ -29,7 +30,7 @@ def main(source: Path, folder: Path, out: Path, steps: int, held_out: int) -> No
     tokenizer = load_tokenizer(source)
     data = stage.read_chat(model, tokenizer, source, folder, SEQ_LEN)
     mean = sum(map(len, data.held_out)) / len(data.held_out)
-    recipe = stage.stage_recipe("streams", LR, SEQ_LEN, BATCH_SIZE, round(mean * held_out), "fp32")
+    recipe = stage_recipe("streams", LR, SEQ_LEN, BATCH_SIZE, round(mean * held_out), "fp32")
     tokens = steps * BATCH_SIZE * data.row_tokens
     base = stage.validate(model, data, recipe, "cpu")
     print(f"{len(data.train)} conversations, {len(data.held_out)} held out; {steps} steps of {BATCH_SIZE}, lr {LR:g}")

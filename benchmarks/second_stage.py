@@ -16,6 +16,7 @@ from scalelab.api.loading import quiet_libraries
 from scalelab.model.prefix_init import STARTS
 from scalelab.train import stage
 from scalelab.train.convert import convert
+from scalelab.train.stage_recipe import stage_recipe
 from scalelab.units import format_count
 
 BATCH_SIZE = 4
@@ -26,7 +27,7 @@ def starts(folder: Path, seq_len: int, prefix_tokens: int) -> None:
     """Loss right after conversion to P = 4, for each way to start the prefixes."""
     plain = stage.open_model(folder)
     data = stage.read_text(plain, folder, "stdlib")
-    recipe = stage.stage_recipe("streams", None, seq_len, 1, 8192, "bf16")
+    recipe = stage_recipe("streams", None, seq_len, 1, 8192, "bf16")
     base = stage.validate(plain, data, recipe, "cpu").loss
     print(f"\n| start, P = 4 | prefix tokens | loss | over base {base:.4f} | streams alone | cosine | ρ |")
     print("|---|---|---|---|---|---|---|")
@@ -46,7 +47,7 @@ def second_stage(folder: Path, n_tokens: float, seq_len: int, prefix_tokens: int
     """The variants after `n_tokens` tokens of training."""
     plain = stage.open_model(folder)
     data = stage.read_text(plain, folder, "stdlib")
-    recipe = stage.stage_recipe("streams", None, seq_len, BATCH_SIZE, VAL_TOKENS, "bf16")
+    recipe = stage_recipe("streams", None, seq_len, BATCH_SIZE, VAL_TOKENS, "bf16")
     base = stage.validate(plain, data, recipe, "cpu")
     print(f"\nbackbone frozen, {format_count(n_tokens)} tokens, learning rate {recipe.lr:g}, sequences of {seq_len}\n")
     print("| P | prefix | learned parameters | seed | before | after | under base | ρ | s |")

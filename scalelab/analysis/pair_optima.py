@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from scalelab.analysis.pair_settings import SHAPE
 from scalelab.errors import ScalelabError, UsageError
 
 if TYPE_CHECKING:
@@ -15,41 +18,68 @@ if TYPE_CHECKING:
 LEAST = 3  # levels of a group, for a parabola
 
 
-def best_levels(settings: pd.DataFrame, losses: Array, name: str) -> tuple[pd.DataFrame, Array, int]:
-    """Return a row of settings for each group of runs, log2 of its best level, and the number of groups left out.
+@dataclass(frozen=True, eq=False)
+class Optima:
+    """The best level of each group of runs.
 
-    The best level is the vertex of the parabola in log2 of the level through the three levels around the least loss.
-    A group whose least loss is at its smallest or largest level, or has fewer than three, is left out.
+    Attributes:
+        settings: Settings of each group that has one.
+        levels: log2 of its best level, [n].
+        edges: Number of groups whose least loss is at the smallest or largest level.
+        small: Number of groups with fewer than `LEAST` levels.
+    """
+
+    settings: pd.DataFrame
+    levels: Array
+    edges: int
+    small: int
+
+
+def best_levels(
+    settings: pd.DataFrame, records: pd.DataFrame, losses: Array, name: str, ignore: Sequence[str] = ()
+) -> Optima:
+    """Return the best level of a setting in each group of runs that differ only in it and in what `ignore` names.
+
+    It is the vertex of the parabola in log2 of the level through the three levels around the least loss. Of learning
+    rates, levels are peak rates, not those of a recipe before it scales them.
 
     Args:
         settings: Settings of each run.
+        records: The runs.
         losses: Loss of each run, [n].
         name: The setting, with positive numbers.
+        ignore: Other settings in which the runs of a group may differ.
 
     Raises:
         UsageError: The setting has other values.
         ScalelabError: No group has a best level inside its range.
     """
-    numbers = pd.to_numeric(settings[name].astype(object), errors="coerce")
+    peaks = name == "lr" and "peak_lr" in records and records["peak_lr"].notna().all()
+    numbers = pd.to_numeric((records["peak_lr"] if peaks else settings[name]).astype(object), errors="coerce")
     if not (numbers > 0).all() or pd.api.types.is_bool_dtype(settings[name]):
         raise UsageError("must have positive numbers", argument="best", value=name)
-    others = settings.drop(columns=name)
+    free = {name, *ignore, *(SHAPE if name == "N" else ())}
+    others = settings.drop(columns=[column for column in settings if column in free])
     key = others.astype("string").fillna("").agg("\x1f".join, axis=1)
     table = pd.DataFrame({"key": key, "x": np.log2(numbers.to_numpy(float)), "loss": losses}).dropna()
-    rows, found, edges = [], [], 0
+    rows, found, edges, small = [], [], 0, 0
     for _, group in table.groupby("key", sort=False):
         curve = group.groupby("x")["loss"].mean()
         vertex = _vertex(curve.index.to_numpy(float), curve.to_numpy(float))
-        if vertex is None:
-            edges += 1
-        else:
+        if vertex is not None:
             rows.append(others.loc[group.index[0]])
             found.append(vertex)
+        elif len(curve) < LEAST:
+            small += 1
+        else:
+            edges += 1
     if not found:
         raise ScalelabError(
-            f"no {LEAST} runs that differ only in {name} have their least loss inside its range; train more values"
+            f"no group of {LEAST} or more runs that differ only in {name} has its least loss between the smallest and "
+            f"largest {name}; train more values, or name settings that change with it with `ignore`"
         )
-    return pd.DataFrame(rows).astype(others.dtypes.to_dict()).reset_index(drop=True), np.array(found), edges
+    rows_of = pd.DataFrame(rows).astype(others.dtypes.to_dict()).reset_index(drop=True)
+    return Optima(rows_of, np.array(found), edges, small)
 
 
 def _vertex(x: Array, losses: Array) -> float | None:

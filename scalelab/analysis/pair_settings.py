@@ -33,8 +33,10 @@ def settings_of(records: pd.DataFrame) -> pd.DataFrame:
     if "config" in records and records["config"].notna().all():
         rows = [_flat(with_later_options(json.loads(text))) for text in records["config"]]
         found = pd.DataFrame(rows, index=records.index).rename(columns={"n_tokens": "D"})
-        if (found["backbone_digest"] != "").all():  # then P = 1 always has a prefix
-            found = found.drop(columns="single_prefix")
+        found.loc[found["backbone_digest"] != "", "single_prefix"] = False  # P = 1 always has a prefix there
+        for name in ("corpus", "tokenizer", "backbone"):  # a renamed folder has the same content
+            if f"{name}_digest" in found:
+                found[name] = found.groupby(f"{name}_digest")[name].transform("first")
         return found if size is None else found.assign(N=records[size])
     names = [name for name in (size, *_SETTINGS) if name in records and records[name].notna().any()]
     return records[names].rename(columns={**dict.fromkeys(_SIZES, "N"), **_FIELDS})

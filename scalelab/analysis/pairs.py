@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from scalelab.analysis.pair_means import mean_difference
-from scalelab.analysis.pair_optima import best_levels
+from scalelab.analysis.pair_optima import Optima, best_levels
 from scalelab.analysis.pair_settings import (
     PREVIOUS,
     SHAPE,
@@ -43,8 +43,9 @@ class Step:
         group: Level of the setting that `each` names; None without one.
         level: Level of the setting; None along the setting itself.
         against: The other level; None along the setting itself.
-        differences: Loss at `level` less that at `against`, nats per token, one for each pair, [n]; along a setting,
-            the slope of this difference over log2 of the setting, or its change between two levels.
+        differences: What is compared at `level` less that at `against`, one for each pair, [n]: losses in nats per
+            token, another value, or log2 of best levels. Along a setting, the slope of this difference over log2 of the
+            setting, or its change between two levels; along the setting itself, the slope of what is compared.
         mean: Their mean with its 95 % interval, Student's t over the pairs or the seeds; none for a single pair.
         needed: Pairs with which the interval of such a mean would just exclude 0; None if that takes over 10,000.
         seeds: Number of seeds if the interval is over these, since pairs of one seed are alike; else None.
@@ -60,7 +61,7 @@ class Step:
 
     @property
     def lower(self) -> int:
-        """Number of pairs in which `level` has the lower loss."""
+        """Number of negative differences."""
         return int((self.differences < 0).sum())
 
     @property
@@ -79,10 +80,11 @@ class Pairs(Shown):
         along: Setting over which the differences are followed, if any.
         value: Column that is compared.
         steps: Differences, by group and level.
-        unpaired: Number of runs without a partner.
+        unpaired: Number of runs, or groups of runs with a best level, without a partner; along the setting itself, of
+            series with one level.
         ends: The two levels of `along` if these are not positive numbers.
         best: Setting whose best level is compared, as log2, if any.
-        edges: Number of groups of runs without a best level inside the range.
+        optima: The best levels, with what was left out.
     """
 
     by: str
@@ -93,7 +95,7 @@ class Pairs(Shown):
     value: str = "loss"
     ends: tuple[Any, Any] | None = None
     best: str | None = None
-    edges: int = 0
+    optima: Optima | None = None
 
     _report: ClassVar[str] = "scalelab.reports.pairs:pairs_report"
     _figure: ClassVar[str] = "scalelab.plot.pairs:plot_pairs"
@@ -183,14 +185,18 @@ def pair_runs(
             if name not in settings:
                 reason = f"no such setting; these vary: {varied_names(settings) or 'none'}"
                 raise UsageError(reason, argument=argument, value=name)
-    values, edges = values_of(records, value), 0
+    values, optima = values_of(records, value), None
     if best:
         if best in (by, each, along, *ignore):
             raise UsageError("is what is compared; choose another setting", argument="best", value=best)
-        settings, values, edges = best_levels(settings, values, best)
+        optima = best_levels(settings, records, values, best, ignore)
+        settings, values = optima.settings, optima.levels
     levels = sorted(settings[by].dropna().unique().tolist(), key=level_order)
     if len(levels) < 2:
         raise UsageError(f"has only the value {levels[0] if levels else 'none'}", argument="by", value=by)
+    itself = by == along
+    if itself and baseline is not None:
+        raise UsageError("has no meaning along the setting itself; leave it out", argument="baseline", value=baseline)
     chosen = chosen_level(baseline, levels)
     free = {by, *ignore, *([along] if along else []), *(SHAPE if "N" in (by, along) else ())}
     fixed = settings.drop(columns=[name for name in settings if name in free])
@@ -200,16 +206,19 @@ def pair_runs(
         else pd.Series("", settings.index)
     )
     apart = settings[each] if each else pd.Series(0, settings.index)
-    itself = by == along
     table = pd.DataFrame({"key": key, "group": apart, "level": None if itself else settings[by], "loss": values})
     table["at"], ends = places_of(settings, along) if along else (0.0, None)
     table["seed"] = settings["seed"].astype("string").fillna("") if "seed" in fixed else key
+    if itself and ends:
+        raise UsageError("must have positive numbers", argument="along", value=along)
     losses = table.groupby(["group", "key", "seed", "at", "level"], sort=False, dropna=False)["loss"].mean().unstack()
     groups = sorted(apart.dropna().unique().tolist(), key=level_order)
     if itself:
-        made = [_step(group if each else None, None, None, _slopes(losses.loc[group].iloc[:, 0])) for group in groups]
-        steps = [step for step in made if len(step.differences)]
+        slopes = {group: _slopes(losses.loc[group].iloc[:, 0]) for group in groups}
+        steps = [_step(group if each else None, None, None, found) for group, found in slopes.items() if len(found)]
+        alone = losses.reset_index("at").index.nunique() - sum(map(len, slopes.values()))
     else:
+        alone = int((losses.notna().sum(axis=1) == 1).sum())
         steps = [
             step
             for group in groups
@@ -224,8 +233,7 @@ def pair_runs(
         raise ScalelabError(
             f"no two runs differ in {by} alone; name settings in which pairs may differ with `ignore`: {others}"
         )
-    alone = 0 if itself else int((losses.notna().sum(axis=1) == 1).sum())
-    return Pairs(by, each, tuple(steps), alone, along, value, ends, best, edges)
+    return Pairs(by, each, tuple(steps), alone, along, value, ends, best, optima)
 
 
 def _steps(
@@ -236,16 +244,14 @@ def _steps(
         if level == against or against == PREVIOUS or not {level, against} <= {*losses.columns}:
             continue
         pairs = (losses[level] - losses[against]).dropna()
-        step = _step(group, level, against, _slopes(pairs) if along else pairs)
-        if len(step.differences):
-            yield step
+        pairs = _slopes(pairs) if along else pairs
+        if len(pairs):
+            yield _step(group, level, against, pairs)
 
 
 def _step(group: Any, level: Any, against: Any, pairs: pd.Series) -> Step:
     """Return the step of these differences, by key and seed."""
     differences = pairs.to_numpy(float)
-    if not len(differences):
-        return Step(group, level, against, differences, Estimate(np.nan), None)
     seeds = pairs.index.get_level_values("seed").to_numpy()
     return Step(group, level, against, differences, *mean_difference(differences, seeds))
 

@@ -141,6 +141,7 @@ def convert(
     from scalelab.train.convert import DRAWS, default_prefix_tokens
     from scalelab.train.convert import convert as add_banks
     from scalelab.train.devices import resolve_dtype
+    from scalelab.train.stage_recipe import stage_recipe
 
     quiet_libraries()
     chosen = choose_device(device)
@@ -154,7 +155,7 @@ def convert(
         raise UsageError(reason, argument="aggregation", value=aggregation)
     data = stage.read_text(opened, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(opened)
-    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))
+    recipe = stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))
     opened.set_streams(1)
     with opened.plain():
         base = stage.validate(opened, data, recipe, chosen)

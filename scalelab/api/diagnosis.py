@@ -109,6 +109,7 @@ def diagnose(
 
     from scalelab.train import stage
     from scalelab.train.devices import resolve_dtype
+    from scalelab.train.stage_recipe import stage_recipe
     from scalelab.train.streams import weights_over_tokens
 
     quiet_libraries()
@@ -119,7 +120,7 @@ def diagnose(
         raise UsageError(f"{source}: one stream cannot be compared; choose `P` (banks with several: {have})")
     data = stage.read_text(opened, source, corpus, text_column)
     seq_len = seq_len or stage.default_seq_len(opened)
-    recipe = stage.stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))
+    recipe = stage_recipe("streams", None, seq_len, 1, val_tokens, resolve_dtype(dtype, chosen))
     seen = stage.validate(opened, data, recipe, chosen)
     assert seen.streams is not None
     first = data.validation()[: min(seq_len, _MOST_TOKENS)].astype("int64")

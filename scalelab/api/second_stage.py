@@ -158,6 +158,7 @@ def train_streams(
     from scalelab.train.devices import resolve_dtype
     from scalelab.train.memory import translate_oom
     from scalelab.train.parallel import exit_process, launched_processes
+    from scalelab.train.stage_recipe import DEFAULT_LR, PREFERENCE_LR, stage_recipe
     from scalelab.train.stage_resume import RECORD, ResumableStage, stage_settings
     from scalelab.train.tokens import TokenData
     from scalelab.train.trainer import Options
@@ -177,8 +178,8 @@ def train_streams(
             console.quiet = console.quiet or not parallel.main
             opened = stage.open_model(source, P, parallel.load_device)
             seq_len = seq_len or stage.default_seq_len(opened)
-            rates = stage.PREFERENCE_LR if preference is not None else stage.DEFAULT_LR
-            recipe = stage.stage_recipe(part, lr, seq_len, batch_size, val_tokens, precision, rates)
+            rates = PREFERENCE_LR if preference is not None else DEFAULT_LR
+            recipe = stage_recipe(part, lr, seq_len, batch_size, val_tokens, precision, rates)
             rows = chat if preference is None else preference
             if rows is None:
                 data = stage.read_text(opened, source, corpus, text_column)

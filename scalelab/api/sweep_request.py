@@ -40,18 +40,18 @@ def spec_of(
     need_torch("a sweep")
     from scalelab.sweep.spec import SweepSpec, load_spec, parse
 
-    if spec is None:
-        chosen = SweepSpec()
-    elif isinstance(spec, SweepSpec):
-        chosen = spec
-    elif isinstance(spec, Mapping):
-        chosen = replace(SweepSpec(), **parse(spec))
-    else:
-        chosen = load_spec(spec)
     given, more = _given(grid), dict(settings or {})
-    if backbone := str(given.pop("backbone", "") or more.pop("backbone", "")):
-        # Before other keys, since it changes their defaults, unless the spec has another one.
-        chosen = replace(chosen, backbone=backbone) if chosen.backbone else _over(chosen, {"backbone": backbone})
+    # Before other keys, since it changes their defaults.
+    backbone = _one_backbone(given.pop("backbone", None), more.pop("backbone", None))
+    own = {"backbone": backbone} if backbone else {}
+    if spec is None:
+        chosen = replace(SweepSpec(), **parse(own), **({"name": Path(backbone).resolve().name} if backbone else {}))
+    elif isinstance(spec, SweepSpec):
+        chosen = spec if not backbone else replace(spec, backbone=backbone) if spec.backbone else _over(spec, own)
+    elif isinstance(spec, Mapping):
+        chosen = replace(SweepSpec(), **parse({**spec, **own}))
+    else:
+        chosen = load_spec(spec, backbone)
     for content in (more, given):
         chosen = _over(chosen, content)
     chosen = replace(chosen, recipe=replace(chosen.recipe, **_given(recipe)))
@@ -60,13 +60,22 @@ def spec_of(
     return chosen
 
 
+def _one_backbone(given: Any, setting: Any) -> str | None:
+    """Return the backbone that was given, as an argument or as a key of the settings."""
+    if given and setting and str(given) != str(setting):
+        raise UsageError("is given twice", argument="backbone", value=str(given))
+    return str(given or setting) if given or setting else None
+
+
 def check_sizes(spec: SweepSpec) -> None:
     """Raise `UsageError` for an N outside the ladder of decoders, or a backbone that cannot be frozen."""
     from scalelab.architecture import architecture_for
     from scalelab.sweep.frozen_spec import backbone_shape
 
     if spec.backbone:
-        backbone_shape(Path(spec.backbone))
+        shape = backbone_shape(Path(spec.backbone))
+        if any(spec.lora_rank) and shape.num_experts:
+            raise UsageError("lora_rank is of dense models, but this backbone has experts", argument="backbone")
         if any(spec.lora_rank) and find_spec("peft") is None:
             raise MissingPackageError("lora_rank needs peft, which is not installed: pip install 'scalelab[lora]'")
         return

@@ -149,7 +149,8 @@ def run_sweep(
         P: Numbers of streams.
         D: Training tokens, one or several, such as "1M".
         seeds: Seeds.
-        backbone: Folder of a model to freeze, in place of `N`: only streams are trained, and P = 1 is one prefix.
+        backbone: Folder of a model to freeze, in place of `N`; its streams are trained, and P = 1 is one prefix. Other
+            defaults are then those of `train_streams`, and `lr` is that of every width.
         isoflop: Training budgets in FLOPs, such as 1e14, in place of D: each gets sizes around the expected optimum (or
             `N`), and for every P the D with 6·N·D·P FLOPs.
         corpus: Text: "stdlib" (the default), "hf:NAME", or a file or folder of text, JSONL or Parquet.

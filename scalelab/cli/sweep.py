@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from scalelab.cli.console import print_line, show, stderr
 from scalelab.cli.options import DATA, DEVICE, OUTPUT, TRAINING, AsJson, DeviceChoice, Quiet, Words, list_option, option
 from scalelab.errors import UsageError
 from scalelab.sweep.spec import SweepSpec, assignments
+
+if TYPE_CHECKING:
+    from scalelab.api.sweeps import SweepResult
 
 _DEFAULT = SweepSpec()
 _GRID = "Grid"
@@ -29,7 +32,7 @@ def sweep(
     backbone: Annotated[
         Path | None,
         option(
-            help="Folder of a model to freeze, in place of N: only streams are trained, and P = 1 is one prefix.",
+            help="Folder of a model to freeze, in place of N; P = 1 is one prefix. Defaults are those of train.",
             panel=_GRID,
             metavar="FOLDER",
         ),
@@ -186,8 +189,13 @@ def sweep(
     more |= dict(deterministic=deterministic, fp32_precision=fp32_precision)
     found = run_sweep(spec, out, **given, **more, checkpoint_minutes=checkpoint_minutes, progress=progress)
     show(found, as_json=as_json, quiet=quiet)
-    command = "isoflop" if found.budgets else "pairs" if found.records["base_loss"].notna().any() else "fit"
-    print_line(f"next: scalelab {command} {found.out}", quiet or as_json)
+    print_line(f"next: scalelab {_next_command(found)} {found.out}", quiet or as_json)
+
+
+def _next_command(found: SweepResult) -> str:
+    if not found.records["base_loss"].notna().any():
+        return "isoflop" if found.budgets else "fit"
+    return "pairs" if found.records["n_streams"].nunique() > 1 else "results"
 
 
 def _split(words: Words) -> Words:

@@ -209,26 +209,9 @@ def as_architecture(model: Architecture | ServedModel) -> Architecture:
     """
     if isinstance(model, Architecture):
         return model
-    layer = model.layers[0][0]
-    reason = None
-    if len(model.layers) > 1:
-        reason = "different kinds of layers"
-    elif layer.explicit_blocks:
-        reason = "layers with other matrices than queries, keys, values, output and MLP"
-    elif layer.window is not None:
-        reason = "sliding windows"
-    elif layer.mlp_matrices != 3:
-        reason = "an MLP without a gate"
-    elif layer.shared_width or layer.shared_gate:
-        reason = "shared experts"
-    elif layer.heads * layer.head_dim != model.hidden_size:
-        reason = f"a head_dim of {layer.head_dim:g}, since hidden / heads is {model.hidden_size / layer.heads:g}"
-    elif layer.num_experts and layer.experts_per_token < 2:
-        reason = "a single expert per token"
-    elif model.P == 1 and model.prefix_length:
-        reason = "a prefix at P = 1"
-    if reason is not None:
+    if (reason := inexpressible(model)) is not None:
         raise NotPricedError(f"{model.name}: llm-analysis cannot price {reason}", "use `engine='roofline'`")
+    layer = model.layers[0][0]
     return Architecture(
         hidden_size=int(model.hidden_size),
         intermediate_size=int(layer.mlp_width),
@@ -243,3 +226,23 @@ def as_architecture(model: Architecture | ServedModel) -> Architecture:
         num_experts=layer.num_experts,
         experts_per_token=layer.experts_per_token if layer.num_experts else EXPERTS_PER_TOKEN,
     )
+
+
+def inexpressible(model: ServedModel) -> str | None:
+    """Return what an `Architecture` cannot express of a model; None if there is nothing."""
+    layer = model.layers[0][0]
+    if len(model.layers) > 1:
+        return "different kinds of layers"
+    if layer.explicit_blocks:
+        return "layers with other matrices than queries, keys, values, output and MLP"
+    if layer.window is not None:
+        return "sliding windows"
+    if layer.mlp_matrices != 3:
+        return "an MLP without a gate"
+    if layer.shared_width or layer.shared_gate:
+        return "shared experts"
+    if layer.heads * layer.head_dim != model.hidden_size:
+        return f"a head_dim of {layer.head_dim:g}, since hidden / heads is {model.hidden_size / layer.heads:g}"
+    if layer.num_experts and layer.experts_per_token < 2:
+        return "a single expert per token"
+    return "a prefix at P = 1" if model.P == 1 and model.prefix_length else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from scalelab.analysis.pair_optima import LEAST
 from scalelab.analysis.pair_settings import level_text
 from scalelab.reports.blocks import Line, Report, Table
 from scalelab.reports.json_values import as_json_value
@@ -33,19 +34,35 @@ def pairs_report(found: Pairs) -> Report:
         cells += [
             str(len(step.differences)),
             str(step.lower),
-            "" if step.needed is None else plural(step.needed, "pair"),
+            "" if step.needed is None else _count(found, step.needed),
         ]
         table.add(*cells)
     lines = [Line(text, "strong") for text in _verdicts(found)]
-    if found.unpaired:
-        lines.append(Line(f"{plural(found.unpaired, 'run')} without a partner: not used", "left out"))
-    if found.edges:
-        text = (
-            f"{plural(found.edges, 'group')} of runs with the least loss at the smallest or largest {found.best}; "
-            "this biases the result: train more values"
+    return Report.of([table, *lines, *(Line(text, "left out") for text in _left_out(found))])
+
+
+def _left_out(found: Pairs) -> Iterator[str]:
+    """Yield sentences on the runs that were not used."""
+    if found.unpaired and found.follows_itself:
+        yield f"{plural(found.unpaired, 'series', 'series')} with a single {found.by}: not used"
+    elif found.unpaired:
+        what = "group of runs" if found.best else "run"
+        yield f"{plural(found.unpaired, what, 'groups of runs' if found.best else None)} without a partner: not used"
+    if found.optima is None:
+        return
+    if edges := found.optima.edges:
+        groups = plural(edges, "group of runs", "groups of runs")
+        yield (
+            f"{groups} with the least loss at the smallest or largest {found.best}; this biases the result: train more "
+            "values"
         )
-        lines.append(Line(text, "left out"))
-    return Report.of([table, *lines])
+    if small := found.optima.small:
+        groups = plural(small, "group of runs", "groups of runs")
+        yield f"{groups} with fewer than {LEAST} values of {found.best}"
+
+
+def _count(found: Pairs, n: int) -> str:
+    return plural(n, "series", "series") if found.follows_itself else plural(n, "pair")
 
 
 def _subject(found: Pairs) -> str:
@@ -73,17 +90,21 @@ def _verdicts(found: Pairs) -> Iterator[str]:
             yield f"Decided: {_subject(found)} {words} {_listed(found, steps, against)}."
     others = [step for step in found.steps if not step.decided]
     if others:
-        yield f"Not decided: {_listed(found, others, 'against')}."
+        yield f"Not decided: {'the change ' if found.follows_itself else ''}{_listed(found, others, 'against')}."
     alike = [step for step in found.steps if step.seeds is not None]
     if alike:
         fewest, most = (end(step.seeds or 0 for step in alike) for end in (min, max))
         over = plural(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-        yield f"Pairs of one seed are alike, so intervals are over {over}: {_listed(found, alike, 'against')}."
+        what = "Series" if found.follows_itself else "Pairs"
+        yield f"{what} of one seed are alike, so intervals are over {over}: {_listed(found, alike, 'against')}."
     if len(decided) and len(found.steps) >= _MANY:
         yield f"Of {len(found.steps)} such intervals about one in twenty excludes 0 by chance."
 
 
 def _listed(found: Pairs, steps: Sequence[Step], between: str) -> str:
+    if found.follows_itself:
+        at = f" at {found.each} = {', '.join(level_text(step.group) for step in steps)}" if found.each else ""
+        return f"with {found.by}{at}"
     rest = len(steps) - _SHOWN
     return "; ".join(_words(found, step, between) for step in steps[:_SHOWN]) + (
         f"; and {rest} more" if rest > 0 else ""
@@ -92,8 +113,6 @@ def _listed(found: Pairs, steps: Sequence[Step], between: str) -> str:
 
 def _words(found: Pairs, step: Step, between: str) -> str:
     apart = f" ({found.each} = {level_text(step.group)})" if found.each else ""
-    if found.follows_itself:
-        return f"with {found.by}{apart}"
     return f"{found.by} = {level_text(step.level)} {between} {level_text(step.against)}{apart}"
 
 
@@ -113,5 +132,6 @@ def pairs_json(found: Pairs) -> dict[str, Any]:
         for step in found.steps
     ]
     about = {"by": found.by, "each": found.each, "along": found.along, "ends": found.ends, "value": found.value}
-    about |= {"best": found.best, "edges": found.edges}
+    if found.optima is not None:
+        about |= {"best": found.best, "edges": found.optima.edges, "small": found.optima.small}
     return as_json_value({**about, "steps": steps, "unpaired": found.unpaired})

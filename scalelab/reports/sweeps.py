@@ -143,9 +143,9 @@ def _alike(found: SweepResult) -> Iterator[tuple[pd.DataFrame, str]]:
 
 def _base_losses(records: pd.DataFrame) -> list[Line]:
     """Return the loss of a frozen backbone alone."""
-    if "base_loss" not in records or not records["base_loss"].notna().any():
+    if not records["base_loss"].notna().any():
         return []
-    return [Line(f"The frozen backbone alone: {records['base_loss'].mean():.4f}.")]
+    return [Line(f"Loss of the frozen backbone alone: {records['base_loss'].mean():.4f} nats per token.")]
 
 
 def _means(same: pd.DataFrame, column: str, name: str) -> Table:

@@ -154,15 +154,16 @@ def tokenizer_choice(value: str | int) -> str | int:
     return int(value) if re.fullmatch(r"[0-9]{1,9}", str(value)) else str(value)
 
 
-def load_spec(source: str | Path) -> SweepSpec:
-    """Return the spec of a YAML file, or the shipped spec of that name, such as ``smoke``.
+def load_spec(source: str | Path, backbone: str | None = None) -> SweepSpec:
+    """Return the spec of a YAML file, or the shipped spec of that name, such as ``smoke``; `backbone` overrides its.
 
     Raises `UsageError` or `DataError` naming the file, and line and key if it can.
     """
     path = spec_file(source)
     content, lines = read_keys(path)
     try:
-        return replace(SweepSpec(name=path.stem), **parse(content))
+        more = {"backbone": backbone} if backbone else {}
+        return replace(SweepSpec(name=path.stem), **parse({**content, **more}))
     except UsageError as error:
         words = str(error).removeprefix("recipe: ").removeprefix("unknown key ").lstrip("'")
         named = [line for key, line in lines.items() if re.match(rf"{re.escape(key.split(': ')[-1])}\b", words)]

@@ -22,13 +22,13 @@ from scalelab.train.tokens import TokenData
 ROUTER_LOSS = 0.01  # weight of the balancing loss; Switch Transformer (arXiv 2101.03961), section 2.2
 
 
-def build_model(config: RunConfig, data: TokenData | None = None) -> Any:
-    """Build and initialise the model of a run; for one seed every P has the same backbone weights.
+def build_model(config: RunConfig, data: TokenData | None = None, device: str = "cpu") -> Any:
+    """Build and initialise the model of a run on `device`; for one seed every P has the same backbone weights.
 
     Streams of a frozen model start from the text of `data`, and without it from random numbers.
     """
     if config.frozen:
-        return build_frozen(config, data)
+        return build_frozen(config, data, device)
     shape, recipe = config.architecture, config.recipe
     base = MixtralForCausalLM if shape.num_experts else Qwen2ForCausalLM if shape.qkv_bias else LlamaForCausalLM
     streamed: Any = lm_class(base)
@@ -60,7 +60,7 @@ def build_model(config: RunConfig, data: TokenData | None = None) -> Any:
             _init_streams(model, recipe)
     if shape.loops > 1:
         loop_layers(model, shape.loops)
-    return model
+    return model.to(device)
 
 
 def _family(shape: Architecture) -> dict[str, Any]:

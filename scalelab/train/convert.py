@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from scalelab.architecture import PREFIX_TOKENS
 from scalelab.errors import DataError, UsageError
 from scalelab.model.add import add_streams
 from scalelab.model.prefix_init import start_from_text
 from scalelab.train.data import evenly_spaced, slice_windows
 from scalelab.train.evaluate import check_length, loss_on
 from scalelab.train.recipe import Recipe
+from scalelab.train.stage_recipe import prefix_length
 from scalelab.train.tokens import TokenData
 from scalelab.units import plural
 
@@ -24,12 +24,8 @@ TRIAL_TOKENS = 2048
 
 
 def default_prefix_tokens(model: Any) -> int:
-    """Return the paper's 48, or an eighth of the length that the model was made for if that is less.
-
-    With short sequences a long prefix costs more than streams can gain (docs/LOG.md).
-    """
-    most = getattr(model.config, "max_position_embeddings", None)
-    return max(1, min(PREFIX_TOKENS, most // 8)) if most else PREFIX_TOKENS
+    """Return the default of `prefix_length` for a model."""
+    return prefix_length(getattr(model.config, "max_position_embeddings", None))
 
 
 def text_starts(tokens: np.ndarray, rows: int, n: int, seed: int, draw: int = 0) -> np.ndarray:

@@ -109,7 +109,7 @@ def evaluation_flops(config: RunConfig) -> float:
 def train_memory_bytes(config: RunConfig, micro_batch: int | None = None, device: str = "cpu") -> int:
     """Return the bytes of tensors in training on `device`, with `micro_batch` sequences (default: the whole batch).
 
-        16 per parameter (weight, gradient, two moments) + `activation_bytes` per token + logits
+        4 per parameter + 12 per trained one (gradient, two moments) + `activation_bytes` per token + logits
 
     Three copies of the logits in fp32 (logits, log-probabilities, gradients) exist at the same time, on CUDA of one
     chunk. With bf16, autocast keeps copies of weights and logits. `resident_bytes` adds the rest of the process.

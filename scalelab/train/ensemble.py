@@ -37,7 +37,7 @@ _ADAM_EPS = 1e-8
 
 
 def can_train_together(configs: Sequence[RunConfig]) -> bool:
-    """Return true if `configs` can be stacked: one phase, cross entropy alone, the same except seed and rate."""
+    """Return true if `configs` are new models with one phase and plain loss that differ in seed and rate only."""
     kinds = {(c.architecture, c.n_tokens, c.plain_tokens, c.text, _without_rate(c.recipe)) for c in configs}
     plain_loss = not (configs[0].architecture.num_experts or configs[0].recipe.decorrelation)
     all_new = not any(config.frozen for config in configs)
@@ -63,7 +63,7 @@ def train_ensemble(
     if not can_train_together(configs):
         raise UsageError(
             "only dense runs that differ in nothing but seed and learning rate, and train without decorrelation and "
-            "frozen backbone, can be trained together",
+            "without a frozen backbone, can be trained together",
             argument="configs",
         )
     recipe = configs[0].recipe
@@ -102,7 +102,7 @@ class Ensemble:
     def __init__(self, configs: Sequence[RunConfig], data: TokenData, device: str) -> None:
         recipe = configs[0].recipe
         self.recipe, self.device, self.count = recipe, device, len(configs)
-        models = [build_model(config).to(device).train() for config in configs]
+        models = [build_model(config, device=device).train() for config in configs]
         self.base = models[0]
         _check_prefixes_once(self.base)
         self.optimizer = StackedAdamW(models, configs)

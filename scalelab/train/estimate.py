@@ -14,6 +14,7 @@ import numpy as np
 from scalelab.architecture import Architecture
 from scalelab.errors import ScalelabError
 from scalelab.train.build import build_model
+from scalelab.train.convert import DRAWS, TRIAL_TOKENS
 from scalelab.train.cost import evaluation_flops, step_flops, train_memory_bytes
 from scalelab.train.data import TokenWindows
 from scalelab.train.device import device_memory_bytes, measured_peak_flops, one_thread, synchronize
@@ -76,8 +77,11 @@ class TimeEstimates:
         return total
 
     def validation_s(self, config: RunConfig) -> float:
-        """Return the seconds of the validation at the end."""
-        return self.steps[_shape(config)].validation_token_s * config.recipe.val_tokens
+        """Return the seconds of the validation at the end, and of those of a frozen backbone at the start and end."""
+        tokens = float(config.recipe.val_tokens)
+        if config.frozen:
+            tokens += tokens / config.architecture.P + (DRAWS * TRIAL_TOKENS if config.architecture.has_prefixes else 0)
+        return self.steps[_shape(config)].validation_token_s * tokens
 
     def timed(self, config: RunConfig) -> bool:
         """Return true if steps of all phases of `config` were timed, not extrapolated."""
@@ -164,7 +168,7 @@ def _time(config: RunConfig, device: str, share_s: float) -> StepTime:
     count = max(_VALIDATION_WINDOWS, recipe.batch_size) * recipe.seq_len + 1
     tokens = np.random.default_rng(0).integers(0, config.architecture.vocab_size, count)
     windows = TokenWindows(tokens, recipe.seq_len, recipe.batch_size, device)
-    model = build_model(config).to(device).train()
+    model = build_model(config, device=device).train()
     head = separable_head(model) if device.startswith("cuda") else None
     micro_batch = fitting_micro_batch(config, device)
     step = TrainingStep(model, make_optimizer(model, recipe, config.peak_lr), recipe, None, head, micro_batch)

@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 
+from scalelab.errors import UsageError
 from scalelab.model import add_streams, lora_config
 from scalelab.model.checkpoint import load_model
 from scalelab.train.convert import convert
+from scalelab.train.cost import trained_params
 from scalelab.train.recipe import RunConfig
 from scalelab.train.tokens import TokenData
 
 
-def build_frozen(config: RunConfig, data: TokenData | None = None) -> Any:
-    """Return the model of a run on a frozen backbone; only what is to be trained requires gradients.
+def build_frozen(config: RunConfig, data: TokenData | None = None, device: str = "cpu") -> Any:
+    """Return the model of a run on a frozen backbone, on `device`; only what is to be trained requires gradients.
 
     Prefixes start from text of `data` (`scalelab.train.convert`), and without it from random numbers.
     """
     shape, recipe = config.architecture, config.recipe
-    model = load_model(config.backbone, torch.float32)
+    model = load_model(config.backbone, torch.float32).to(device)
     if shape.has_prefixes:
         banks, options = {shape.P: shape.prefix_tokens}, {"smooth": recipe.smooth, "aggregation": shape.aggregation}
         if data is None:
@@ -33,7 +35,10 @@ def build_frozen(config: RunConfig, data: TokenData | None = None) -> Any:
         parameter.requires_grad_(True)
     if config.lora_rank:
         _add_lora(model, config.lora_rank, config.seed)
-    return model
+    if sum(p.numel() for p in model.parameters() if p.requires_grad) != trained_params(config):
+        reason = "its linear layers are not those of Llama, so LoRA is not supported; leave `lora_rank` out"
+        raise UsageError(f"{config.backbone}: {reason}")
+    return model.to(device)
 
 
 def _add_lora(model: Any, rank: int, seed: int) -> None:

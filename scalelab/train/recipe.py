@@ -32,7 +32,7 @@ class Recipe:
     batch_size: int = 8  # sequences per step
     lr: float = 1e-2
     lr_exponent: float = 1.0
-    lr_tokens_exponent: float = 0.25  # of a linear schedule; 0.15 to 0.35 by docs/findings.md
+    lr_tokens_exponent: float = 0.25  # of a linear schedule; 0.12 to 0.35 by docs/findings.md
     schedule: str = "linear"
     warmup_fraction: float = 0.05  # of a linear schedule
     warmup_tokens: int = 51_200  # of the other schedules, where it must not depend on D

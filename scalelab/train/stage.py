@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,15 +26,11 @@ from scalelab.train.parallel import SINGLE_PROCESS, Parallel
 from scalelab.train.phases import linear_factor
 from scalelab.train.preference import Preferences, read_preferences
 from scalelab.train.recipe import Recipe, TextSource, whole_steps
+from scalelab.train.stage_recipe import sequence_length
 from scalelab.train.tokens import TokenData, tokenise
 from scalelab.train.trainer import DEFAULT, Options
 
 NOTHING_TO_TRAIN = "P = 1 without a prefix has no streams to train; use `part=all` or another `P`"
-PARTS = ("streams", "all")
-# With a frozen backbone the streams can take large steps; all weights together cannot (docs/LOG.md).
-DEFAULT_LR = {"streams": 3e-2, "all": 1e-4}
-# Rewards are differences from the reference, so smaller steps do.
-PREFERENCE_LR = {"streams": 3e-3, "all": 1e-5}
 
 StageData = TokenData | Answers | Preferences
 
@@ -51,39 +46,9 @@ class StageResult:
     seconds: float
 
 
-def stage_recipe(
-    train: str,
-    lr: float | None,
-    seq_len: int,
-    batch_size: int,
-    val_tokens: int,
-    dtype: str,
-    default_lr: Mapping[str, float] = DEFAULT_LR,
-) -> Recipe:
-    """Return the recipe of a second stage.
-
-    `lr` applies to every width. With a frozen backbone (`train` is "streams") the aggregator has a tenth of it.
-
-    Raises:
-        UsageError: `train` is not one of `PARTS`.
-    """
-    if train not in PARTS:
-        raise UsageError(f"`part={train}`: choose one of {', '.join(PARTS)}")
-    return Recipe(
-        seq_len=seq_len,
-        batch_size=batch_size,
-        lr=default_lr[train] if lr is None else lr,
-        prefix_lr_scale=1.0,
-        aggregator_lr_scale=0.1 if train == "streams" else 1.0,
-        weight_decay=0.0,
-        val_tokens=val_tokens,
-        dtype=dtype,
-    )
-
-
 def default_seq_len(model: Any) -> int:
     """Return 512, or the length that the model was made for if that is less."""
-    return min(512, getattr(model.config, "max_position_embeddings", None) or 512)
+    return sequence_length(getattr(model.config, "max_position_embeddings", None))
 
 
 def length_warning(model: Any, n_tokens: int) -> str | None:

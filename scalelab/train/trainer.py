@@ -172,7 +172,7 @@ def _plan(phase: RunConfig, name: str) -> Phase:
 
 
 def _new_model(config: RunConfig, data: TokenData, device: str) -> tuple[Any, torch.optim.Optimizer]:
-    model = build_model(config, data).to(device)
+    model = build_model(config, data, device)
     return model, make_optimizer(model, config.recipe, config.peak_lr)
 
 

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, TrainerCallback
 
 from scalelab.api.loading import load_tokenizer
 from scalelab.train import stage
+from scalelab.train.stage_recipe import stage_recipe
 from scalelab.train.step import TrainingStep
 from tests.support.chats import PLAIN, save_chat_model, write_lines
 
@@ -17,7 +18,7 @@ pytest.importorskip("datasets", reason="no datasets: pip install 'scalelab[datas
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the clients
 
 BETA, LR, STEPS = 0.3, 0.5, 3
-RECIPE = stage.stage_recipe("all", LR, 64, 3, 10_000, "fp32")
+RECIPE = stage_recipe("all", LR, 64, 3, 10_000, "fp32")
 # Nothing follows the token that ends a turn.
 TIGHT = PLAIN.replace("<|end|>\\n", "<|end|>")
 PAIRS = [

@@ -130,6 +130,7 @@ def test_a_pass_moves_and_computes_what_a_ledger_says(content, P, batch, length,
 PLAIN = sorted(VARIANTS.keys() - FAMILIES.keys())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "P"),
     [

@@ -89,6 +89,7 @@ def test_a_run_column_whose_runs_change_their_n_is_an_error_if_mapped():
         records.read(table, {"run": "name"})
 
 
+@pytest.mark.slow
 def test_intervals_by_run_hold_the_truth_where_those_by_point_do_not():
     """With 20 sets and a chance of 95 % each, fewer than 16 by run have a chance of 0.3 %."""
     hits = {"run": 0, "point": 0}

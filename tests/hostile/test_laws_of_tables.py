@@ -70,6 +70,7 @@ def fit_or_error(path, law):
         return "", error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
 @pytest.mark.filterwarnings("ignore:overflow encountered in multiply:RuntimeWarning:tests")  # of the tables made here
 def test_a_spoiled_table_gives_a_fit_or_one_clear_line(tmp_path, law):

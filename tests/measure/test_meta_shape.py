@@ -91,6 +91,7 @@ def totals(served, batch, length, cached):
     return sum(k.times * k.flops for k in done), sum(k.times * k.bytes for k in done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith(("falcon_new", "dbrx"))])
 def test_families_of_the_table_are_priced_alike(name):
     _, saved = build(name)
@@ -109,6 +110,7 @@ def test_families_of_the_table_are_priced_alike(name):
         assert totals(built, 2, length, cached) == pytest.approx(totals(listed, 2, length, cached), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", UNLISTED)
 def test_parameters_caches_and_products_are_those_of_the_real_model(kind):
     model, saved = make_real(kind)
@@ -133,6 +135,7 @@ def test_parameters_caches_and_products_are_those_of_the_real_model(kind):
         assert counted_flops(counter) == pytest.approx(counted, rel=1e-12), (length, cached)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kinds", "P"), [(_KINDS, 1), (_KINDS, 3), (("heavily_compressed",) * 4, 1)])
 def test_keys_that_are_kept_as_one_are_seen_over_many_tokens(kinds, P):
     model, _ = make_real("deepseek_v4", COMPRESSED | {"layer_types": [f"{kind}_attention" for kind in kinds]})
@@ -197,6 +200,7 @@ def numbers(part):
     return sum(numbers(p) for p in parts if torch.is_tensor(p) or isinstance(p, list | dict) or hasattr(p, "__dict__"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["axk1", "gemma3n_text", "falcon_h1", "granite_swa", "jetmoe", "electra", "deepseek_v4"]
 )
@@ -210,6 +214,7 @@ def test_streams_count_as_those_that_are_added(kind):
     assert served.with_streams(1).total_params == plain.total_params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", UNLISTED)
 def test_the_sum_of_decoding_steps_is_their_sum(kind):
     served = replace(served_of(UNLISTED[kind] | {"model_type": kind}), P=4)
@@ -255,6 +260,7 @@ def test_the_sum_of_decoding_steps_is_their_sum(kind):
         ({"model_type": "deepseek_v3", "num_hidden_layers": -1}, "transformers reports: |it has no cache of keys"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_built_is_refused_in_one_line(content, message):
     with pytest.raises(DataError, match=message) as caught:
         served_of(content)

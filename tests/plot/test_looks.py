@@ -109,6 +109,7 @@ COUNTS = {"pairs": 6, "profiles": 2, "panels": 2, "plan": 2, "prices": 2, "compa
 COUNTS |= {"efficiency": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_text_overlaps_or_is_cut_and_no_legend_covers_data(kind, fit, profiles, plan):
     for size in SIZES:

@@ -17,11 +17,12 @@ from scalelab.train import stage
 from scalelab.train.checkpoint import TrainState
 from scalelab.train.optimizer import make_optimizer
 from scalelab.train.parallel import Parallel
+from scalelab.train.stage_recipe import stage_recipe
 from scalelab.train.step import TrainingStep
 from scalelab.train.trainer import Options
 from tests.support.chats import MARKED, PLAIN, colours, save_chat_model, talk, write_chat, write_lines
 
-RECIPE = stage.stage_recipe("streams", 1e-2, 64, 4, 10_000, "fp32")
+RECIPE = stage_recipe("streams", 1e-2, 64, 4, 10_000, "fp32")
 SYSTEM = talk("red moon", "blue", "one", "two three", system="day")
 
 
@@ -147,7 +148,7 @@ def test_the_loss_of_preferences_is_that_of_dpo(part, model_folder, pair_file):
     model, data = opened(model_folder, pair_file, beta=beta)
     reference = stage.open_model(model_folder, 2)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    recipe = stage.stage_recipe(part, 5e-3, 64, 4, 10_000, "fp32")
+    recipe = stage_recipe(part, 5e-3, 64, 4, 10_000, "fp32")
     result = stage.train_stage(model, data, recipe, 20 * 4 * data.row_tokens, part)
     assert result.before.loss == pytest.approx(math.log(2), abs=1e-6)
     assert result.before.accuracy == 0.5

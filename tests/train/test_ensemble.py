@@ -30,6 +30,7 @@ def config(data, P=1, D=20e3, **changes):
     return RunConfig(shape, whole_steps(D, recipe), changes.get("seed", 0), data.text, recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("P", [1, 3])
 def test_each_member_has_the_losses_of_a_run_by_itself(P, data):
     members = [config(data, P, seed=0), config(data, P, seed=1), config(data, P, seed=0, lr=3e-3)]

@@ -162,6 +162,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "said"), [("equal", "same"), ("zeros", "the processes hold different weights")])
 def test_processes_that_hold_different_weights_do_not_train(how, said, tmp_path):
     environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
@@ -238,6 +239,7 @@ def masks_in_graph(model, ids):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2", "llama", "mixtral", "gemma2"])
 @pytest.mark.parametrize("P", [1, 4])
 def test_a_compiled_graph_makes_no_mask_where_nothing_is_masked(name, P, monkeypatch):

@@ -65,8 +65,8 @@ def test_generation_goes_without_a_cache():
         model(ids, use_cache=True)
 
 
-def test_a_sweep_over_loops_records_them_and_saves_no_models(tmp_path):
-    settings = {"recipe": {"val_tokens": 4096}}
+def test_a_sweep_over_loops_records_them_and_saves_no_models(text_folder, tmp_path):
+    settings = {"recipe": {"val_tokens": 2048}, "corpus": str(text_folder), "tokenizer": 300}
     found = run_sweep(N="12k", P=2, D="10k", seeds=0, loops=[1, 2], settings=settings, out=tmp_path).records
     assert sorted(found["n_loops"]) == [1, 2]
     assert found["setup"].nunique() == 1

@@ -46,10 +46,10 @@ def test_all_P_share_its_plain_phase():
         replace(SINGLE, P=2)
 
 
-def test_a_sweep_trains_it_beside_plain_runs(tmp_path):
+def test_a_sweep_trains_it_beside_plain_runs(text_folder, tmp_path):
     """Streams of one spec are the same runs with and without the control, and pairs compare them with it."""
     given = dict(N="12k", D="20k", seeds=0, plain_tokens="10k", out=tmp_path)
-    settings = {"recipe": {"val_tokens": 4096}}
+    settings = {"recipe": {"val_tokens": 2048}, "corpus": str(text_folder), "tokenizer": 300}
     first = run_sweep(P=[1, 2], settings=settings, **given).records
     second = run_sweep(P=[1, 2], settings={"single_prefix": True, **settings}, **given).records
     assert first.set_index("n_streams").key[2] == second.set_index("n_streams").key[2]

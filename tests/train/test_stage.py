@@ -24,10 +24,11 @@ from scalelab.train import stage
 from scalelab.train.convert import convert, default_prefix_tokens, trial_windows
 from scalelab.train.recipe import Recipe
 from scalelab.train.run import run_and_record
+from scalelab.train.stage_recipe import stage_recipe
 from scalelab.train.streams import StreamReport, weights_over_tokens
 from tests.support.families import FAMILIES, make, warm
 
-RECIPE = stage.stage_recipe("streams", None, 32, 4, 2048, "fp32")
+RECIPE = stage_recipe("streams", None, 32, 4, 2048, "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +255,7 @@ def test_training_all_moves_the_backbone_and_not_the_other_bank(converted, text_
     model = stage.open_model(converted, 4)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     data = stage.read_text(stage.open_model(converted), converted, str(text_folder))
-    result = stage.train_stage(model, data, stage.stage_recipe("all", 1e-3, 32, 4, 2048, "fp32"), 4e3, "all")
+    result = stage.train_stage(model, data, stage_recipe("all", 1e-3, 32, 4, 2048, "fp32"), 4e3, "all")
     assert result.after.loss < result.before.loss
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert not any("_banks.2." in k for k in moved)
@@ -280,7 +281,7 @@ def test_diagnose_says_what_evaluation_found(converted, text_folder, tmp_path, c
     assert main(["diagnose", str(converted), "--P", "2", "--json", *options]) == 0
     said = json.loads(capsys.readouterr().out)
     data = stage.read_text(stage.open_model(converted), converted, str(text_folder))
-    recipe = stage.stage_recipe("streams", None, 64, 1, 2048, "fp32")
+    recipe = stage_recipe("streams", None, 64, 1, 2048, "fp32")
     seen = stage.validate(stage.open_model(converted, 2), data, recipe, "cpu")
     assert said["loss"] == pytest.approx(seen.loss)
     assert said["correlation"] == pytest.approx(seen.streams.correlation)

@@ -22,6 +22,7 @@ from scalelab.model.checkpoint import save_model
 from scalelab.train import checkpoint, loop, stage
 from scalelab.train.checkpoint import saved_steps
 from scalelab.train.corpus import load_corpus
+from scalelab.train.stage_recipe import stage_recipe
 from scalelab.train.step import TrainingStep
 from scalelab.train.tokens import tokenise
 from scalelab.train.trainer import Options
@@ -314,7 +315,7 @@ def test_noise_is_the_same_after_a_cut(tokenizer, text_folder, tmp_path):
     options = {"vocab_size": 300, "resid_pdrop": 0.1, "attn_pdrop": 0.1, "embd_pdrop": 0.1}
     source = tmp_path / "gpt2"
     save_model(warm(add_streams(make("gpt2", **options), 2, prefix_tokens=3)), source, tokenizer)
-    recipe = stage.stage_recipe("all", 1e-3, 32, 4, 1024, "fp32")
+    recipe = stage_recipe("all", 1e-3, 32, 4, 1024, "fp32")
 
     def trained(**more):
         model = stage.open_model(source)
