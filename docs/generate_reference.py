@@ -297,7 +297,7 @@ def spec() -> str:
 def _value(value: Any) -> str:
     if isinstance(value, tuple):
         return f"`[{', '.join(format_count(v) if isinstance(v, float) else str(v) for v in value)}]`" if value else ""
-    return f"`{value}`"
+    return f"`{value}`" if value != "" else ""
 
 
 def records() -> str:
