@@ -24,6 +24,7 @@ from scalelab.train.checkpoint import TrainState
 from scalelab.train.convert import convert
 from scalelab.train.cost import frozen_flops, lora_params, train_flops, trained_params
 from scalelab.train.ensemble import can_train_together
+from scalelab.train.estimate import StepShape, StepTime, TimeEstimates
 from scalelab.train.frozen import backbone_only, merge_lora
 from scalelab.train.recipe import Recipe
 from scalelab.train.run import run_and_record
@@ -328,3 +329,14 @@ def test_the_command_names_the_next_one_and_the_backbones_loss(backbone, text_fo
     shown = capsys.readouterr()
     assert f"next: scalelab results {tmp_path}" in shown.err  # one P has no pairs
     assert f"Loss of the frozen backbone alone: {load(tmp_path).base_loss[0]:.4f} nats per token." in shown.out
+
+
+@pytest.mark.parametrize(("P", "rank"), [(1, 0), (4, 0), (1, 2)])
+def test_the_estimate_holds_the_trials_and_the_backbones_own_validation(backbone, text_folder, P, rank):
+    config, _ = run_of(backbone, text_folder, P=P, lora_rank=rank)
+    shape = config.architecture if config.architecture.has_prefixes else replace(config.architecture, prefix_tokens=0)
+    step = StepShape(shape, T, 4, "fp32", config.backbone_digest, rank)
+    times = TimeEstimates({step: StepTime(0.25, 0.125, timed=True)})
+    trials = 0 if rank else 8 * 2048
+    assert times.train_s(config) == 0.25 * config.steps
+    assert times.validation_s(config) == 0.125 * (2048 + 2048 / P + trials)
