@@ -26,12 +26,12 @@ from scalelab.train.cost import frozen_flops, lora_params, train_flops, trained_
 from scalelab.train.ensemble import can_train_together
 from scalelab.train.estimate import StepShape, StepTime, TimeEstimates
 from scalelab.train.frozen import backbone_only, merge_lora
-from scalelab.train.recipe import Recipe
 from scalelab.train.run import run_and_record
 from scalelab.train.stage_recipe import stage_recipe
 from scalelab.train.trainer import Options, train_run
 from tests.support.families import make
 from tests.support.flops import counted_flops
+from tests.support.trained import trained_model
 
 T = 32
 SETTINGS = {"recipe": {"seq_len": T, "val_tokens": 2048, "dtype": "fp32"}}
@@ -39,15 +39,7 @@ SETTINGS = {"recipe": {"seq_len": T, "val_tokens": 2048, "dtype": "fp32"}}
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory, text_folder):
-    """A small model trained in the project for a moment, saved with its tokenizer."""
-    out = tmp_path_factory.mktemp("trained")
-    spec = SweepSpec(
-        N=(20e3,), P=(1,), D=(40e3,), corpus=str(text_folder), tokenizer=300, recipe=Recipe(val_tokens=2048)
-    )
-    sweep = resolve(spec)
-    config = sweep.runs[0]
-    run_and_record(config, sweep.data, out, save_models=True)
-    return out / "models" / config.key
+    return trained_model(tmp_path_factory.mktemp("trained"), text_folder)
 
 
 def runs_of(backbone, text_folder, **keys):

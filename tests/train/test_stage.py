@@ -18,30 +18,19 @@ from scalelab.errors import DataError, UsageError
 from scalelab.model import add_streams
 from scalelab.model.checkpoint import load_model, save_model
 from scalelab.model.prefix_init import start_from_text
-from scalelab.sweep.resolve import resolve
-from scalelab.sweep.spec import SweepSpec
 from scalelab.train import stage
 from scalelab.train.convert import convert, default_prefix_tokens, trial_windows
-from scalelab.train.recipe import Recipe
-from scalelab.train.run import run_and_record
 from scalelab.train.stage_recipe import stage_recipe
 from scalelab.train.streams import StreamReport, weights_over_tokens
 from tests.support.families import FAMILIES, make, warm
+from tests.support.trained import trained_model
 
 RECIPE = stage_recipe("streams", None, 32, 4, 2048, "fp32")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, text_folder):
-    """A small model trained in the project for a moment, saved with its tokenizer."""
-    out = tmp_path_factory.mktemp("trained")
-    spec = SweepSpec(
-        N=(20e3,), P=(1,), D=(40e3,), corpus=str(text_folder), tokenizer=300, recipe=Recipe(val_tokens=2048)
-    )
-    sweep = resolve(spec)
-    config = sweep.runs[0]
-    run_and_record(config, sweep.data, out, save_models=True)
-    return out / "models" / config.key
+    return trained_model(tmp_path_factory.mktemp("trained"), text_folder)
 
 
 @pytest.fixture(scope="module")
