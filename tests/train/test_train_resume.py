@@ -231,7 +231,7 @@ def test_memory_that_does_not_suffice_is_recorded(where, command, tmp_path, monk
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     if where == "evaluation":
-        monkeypatch.setattr(stage, "evaluate", short)
+        monkeypatch.setattr("scalelab.train.evaluate.evaluate", short)
     else:
         monkeypatch.setattr(TrainingStep, "_gradients", short)
     assert main(command(tmp_path / "x", 10)) == 1
