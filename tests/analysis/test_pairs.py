@@ -84,6 +84,7 @@ def test_the_number_of_pairs_that_would_decide():
     assert halves[0] < abs(step.mean.value) <= halves[1]
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth():
     """Coverage of the true difference in 300 sets of five pairs: 95 %, with a standard error of 1.3 points."""
     held = 0

@@ -49,6 +49,7 @@ def test_derivatives_of_the_objective_with_a_prior_are_those_of_finite_differenc
     assert residuals[-4:] == pytest.approx(z)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_with_any_number_of_runs():
     truth = float(LAWS["parallel"].loss(TRUTH, AT)[0])
     held = []

@@ -190,6 +190,7 @@ def finite(value):
     return not isinstance(value, float) or not math.isnan(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "code", "message"), COST)
 def test_cost(words, code, message, capsys):
     gpu = [] if "--gpu" in words else ["--gpu", "h100-sxm-80gb"]

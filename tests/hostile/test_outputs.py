@@ -90,6 +90,7 @@ def _corpora(own, tmp_path, *names):
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x" * 230, "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 80, "/../" * 60])
 def test_a_fit_whose_corpus_has_a_long_name_is_saved(scalelab, own, tmp_path, name):
     file = _corpora(own, tmp_path, name, f"{name}2")

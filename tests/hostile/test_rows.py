@@ -40,6 +40,7 @@ def test_counts_that_contradict_each_other_are_faults_of_their_rows():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "values", "severity", "words"),
     [

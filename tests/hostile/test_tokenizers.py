@@ -70,6 +70,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGE)
 @pytest.mark.parametrize("command", ["generate", "diagnose", "train"])
 def test_a_damaged_tokenizer_is_one_line(scalelab, folder, text_folder, tmp_path, command, name):

@@ -92,6 +92,7 @@ def test_trainer_states_of_which_the_last_checkpoint_counts(tmp_path):
     check(imported, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The ``noload``")
 @pytest.mark.parametrize("store", ["file", "sqlite"])
 def test_mlflow_stores(tmp_path, store, monkeypatch):

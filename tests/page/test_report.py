@@ -51,6 +51,7 @@ def test_tables_are_those_of_the_terminal(paper):
     assert has_rows(page, runs)
 
 
+@pytest.mark.slow
 def test_the_plan_and_the_choice_of_law_are_those_of_the_library(make_records, tmp_path):
     data = make_records(noise=1e-3)
     made = sl.report(data, out=tmp_path / "r.html", starts=20, draws=100)
@@ -146,6 +147,7 @@ def test_a_long_curve_is_averaged():
     assert y.tolist() == [(0 + 1 + 4) / 3, (9 + 16 + 25) / 3, (36 + 49 + 64) / 3, 81.0]
 
 
+@pytest.mark.slow
 def test_every_kind_of_source(make_records, tmp_path):
     data = make_records(noise=1e-3)
     data.to_csv(tmp_path / "runs.csv", index=False)
@@ -279,6 +281,7 @@ def test_the_command_line(scalelab, make_records, tmp_path):
     assert scalelab("report", "runs.csv", *args, "--quiet")[1] == ""
 
 
+@pytest.mark.slow
 def test_torch_is_not_imported(tmp_path):
     code = (
         "import sys, scalelab as sl\n"

@@ -121,6 +121,7 @@ def test_no_text_overlaps_or_is_cut_and_no_legend_covers_data(kind, fit, profile
         assert width is None or figure.get_figwidth() == width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_figure_draws_into_axes_of_ones_own(kind, fit, profiles, plan):
     before = dict(mpl.rcParams)

@@ -80,6 +80,7 @@ def test_tasks_put_together_what_can_be(data):
     assert len(make_tasks(configs)) == 6
 
 
+@pytest.mark.slow
 def test_a_sweep_records_members_as_it_records_single_runs(text_folder, tmp_path):
     spec = SweepSpec(
         "t", N=(12e3,), P=(1, 2), D=(10e3,), seeds=(0, 1), corpus=str(text_folder), tokenizer=300,

@@ -82,6 +82,7 @@ def test_slices_of_a_gpu_are_devices(nvidia_smi, monkeypatch):
     assert visible_gpus() == slices
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, and works")
 def test_auto_takes_the_cpu_where_the_gpu_that_is_listed_does_not_work(nvidia_smi, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
