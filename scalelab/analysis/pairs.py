@@ -114,9 +114,8 @@ class Pairs(Shown):
     @property
     def title(self) -> str:
         """What the numbers are, in words."""
-        return (
-            f"change of {self.compared}" if self.follows_itself else f"difference in {self.compared} by {self.by}"
-        ) + (self.scale)
+        what = f"change of {self.compared}" if self.follows_itself else f"difference in {self.compared} by {self.by}"
+        return what + self.scale
 
     @property
     def scale(self) -> str:

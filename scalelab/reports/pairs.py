@@ -22,10 +22,10 @@ def pairs_report(found: Pairs) -> Report:
     """Return the differences, and what they decide."""
     apart = [f"<{found.each}"] if found.each else []
     levels = [] if found.follows_itself else [f"<{found.by}", "<against"]
-    what = "change" if found.follows_itself else "difference"
-    headings = [*apart, *levels, what, "95 % interval", "pairs", "lower in", "would decide"]
-    if found.follows_itself:
-        headings[-3:] = ["series", "falls in", "would decide"]
+    what, count, lower = (
+        ("change", "series", "falls in") if found.follows_itself else ("difference", "pairs", "lower in")
+    )
+    headings = [*apart, *levels, what, "95 % interval", count, lower, "would decide"]
     table = Table(found.title, headings, keys=len(apart) + len(levels))
     for step in found.steps:
         cells = [level_text(step.group)] if found.each else []

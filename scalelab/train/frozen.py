@@ -35,9 +35,9 @@ def build_frozen(config: RunConfig, data: TokenData | None = None, device: str =
         parameter.requires_grad_(True)
     if config.lora_rank:
         _add_lora(model, config.lora_rank, config.seed)
-    if sum(p.numel() for p in model.parameters() if p.requires_grad) != trained_params(config):
-        reason = "its linear layers are not those of Llama, so LoRA is not supported; leave `lora_rank` out"
-        raise UsageError(f"{config.backbone}: {reason}")
+        if sum(p.numel() for p in model.parameters() if p.requires_grad) != trained_params(config):
+            reason = "its linear layers are not those of Llama, so LoRA is not supported; leave `lora_rank` out"
+            raise UsageError(f"{config.backbone}: {reason}")
     return model.to(device)
 
 
