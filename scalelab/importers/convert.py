@@ -147,6 +147,8 @@ def _record(
     constants = {k: v for k, v in history.config.items() if k not in history.table.columns}
     table = history.table.reset_index(drop=True).assign(**constants)
     where = f"{history.file}: run {history.run!r}"
+    if history.table.empty:
+        raise DataError(f"{where}: has no rows; it ended before it logged any, or is still being written")
     values: dict[str, pd.Series] = {}
     for column in COMMON:
         if column.name in chosen:

@@ -56,7 +56,12 @@ def test_wandb_offline_runs(tmp_path, monkeypatch):
         for step in STEPS:
             run.log({"eval/loss": loss_of(n, step), "tokens": tokens_of(step)}, step=step)
         run.finish()
-    imported = import_runs(tmp_path / "wandb")
+    wandb.teardown()  # its process may still be writing
+    (tmp_path / "wandb" / "run-begun.wandb").write_bytes(b":W&B" + bytes(3))
+    with pytest.raises(DataError, match=r"run-begun\.wandb: run 'begun': has no rows; it ended before it logged any"):
+        import_runs(tmp_path / "wandb")
+    imported = import_runs(tmp_path / "wandb", strict=False)
+    assert len(imported.errors) == 1
     check(imported, tmp_path / "out")
     assert imported.columns["n_params"] == "model.n_params"
     assert imported.table["peak_lr"].tolist() == [1e-3, 1e-3]
