@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
+from scalelab.analysis.pair_optima import vertex
 from scalelab.plot.layout import level_handle, new_panels
 from scalelab.plot.save import save_figure
 from scalelab.plot.style import GREY, Size, looks, styled
@@ -29,11 +30,10 @@ COLUMNS = ["key", "n_params_backbone", "hidden_size", "n_tokens", "seed", "peak_
 
 def best(rates: np.ndarray, losses: np.ndarray) -> float:
     """The rate of least loss: the vertex of the parabola in ln rate through the three runs around the best."""
-    i = int(np.argmin(losses))
-    if not 0 < i < len(losses) - 1:
-        raise SystemExit(f"the best rate {rates[i]:g} is at the edge of the grid: widen it")
-    a, b, _ = np.polyfit(np.log(rates[i - 1 : i + 2]), losses[i - 1 : i + 2], 2)
-    return float(np.exp(-b / (2 * a)))
+    found = vertex(np.log(rates), losses)
+    if found is None:
+        raise SystemExit(f"the best rate {rates[np.argmin(losses)]:g} is at the edge of the grid: widen it")
+    return float(np.exp(found))
 
 
 def main() -> None:

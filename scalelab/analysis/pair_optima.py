@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from scalelab.analysis.pair_settings import SHAPE
+from scalelab.analysis.pair_settings import keys_of
 from scalelab.errors import ScalelabError, UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Optima:
 
 
 def best_levels(
-    settings: pd.DataFrame, records: pd.DataFrame, losses: Array, name: str, ignore: Sequence[str] = ()
+    settings: pd.DataFrame, records: pd.DataFrame, losses: Array, name: str, ignore: Set[str] = frozenset()
 ) -> Optima:
     """Return the best level of a setting in each group of runs that differ only in it and in what `ignore` names.
 
@@ -58,17 +58,15 @@ def best_levels(
     numbers = pd.to_numeric((records["peak_lr"] if peaks else settings[name]).astype(object), errors="coerce")
     if not (numbers > 0).all() or pd.api.types.is_bool_dtype(settings[name]):
         raise UsageError("must have positive numbers", argument="best", value=name)
-    free = {name, *ignore, *(SHAPE if name == "N" else ())}
-    others = settings.drop(columns=[column for column in settings if column in free])
-    key = others.astype("string").fillna("").agg("\x1f".join, axis=1)
-    table = pd.DataFrame({"key": key, "x": np.log2(numbers.to_numpy(float)), "loss": losses}).dropna()
+    others = settings.drop(columns=[column for column in settings if column in {name, *ignore}])
+    table = pd.DataFrame({"key": keys_of(others), "x": np.log2(numbers.to_numpy(float)), "loss": losses}).dropna()
     rows, found, edges, small = [], [], 0, 0
     for _, group in table.groupby("key", sort=False):
         curve = group.groupby("x")["loss"].mean()
-        vertex = _vertex(curve.index.to_numpy(float), curve.to_numpy(float))
-        if vertex is not None:
+        best = vertex(curve.index.to_numpy(float), curve.to_numpy(float))
+        if best is not None:
             rows.append(others.loc[group.index[0]])
-            found.append(vertex)
+            found.append(best)
         elif len(curve) < LEAST:
             small += 1
         else:
@@ -82,8 +80,11 @@ def best_levels(
     return Optima(rows_of, np.array(found), edges, small)
 
 
-def _vertex(x: Array, losses: Array) -> float | None:
-    """Return the vertex of the parabola through the least of `losses` and its neighbours, at ascending `x`."""
+def vertex(x: Array, losses: Array) -> float | None:
+    """Return the vertex of the parabola through the least of `losses` and its neighbours, at ascending `x`.
+
+    None if the least is the first or the last.
+    """
     i = int(np.argmin(losses))
     if not 0 < i < len(x) - 1:
         return None

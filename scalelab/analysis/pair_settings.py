@@ -116,6 +116,13 @@ def places_of(settings: pd.DataFrame, along: str) -> tuple[pd.Series, tuple[Any,
     return (settings[along] == levels[1]).astype(float), (levels[0], levels[1])
 
 
+def keys_of(settings: pd.DataFrame) -> pd.Series:
+    """Return a text for each run, which is the same for runs that agree in all `settings`."""
+    if not len(settings.columns):
+        return pd.Series("", settings.index)
+    return settings.astype("string").fillna("").agg("\x1f".join, axis=1)
+
+
 def varied_names(settings: pd.DataFrame) -> str:
     """Return the names of the settings that vary."""
     return ", ".join(str(name) for name in settings if settings[name].nunique(dropna=False) > 1)

@@ -20,6 +20,7 @@ from scalelab.analysis.pair_settings import (
     PREVIOUS,
     SHAPE,
     chosen_level,
+    keys_of,
     level_order,
     level_text,
     places_of,
@@ -108,12 +109,12 @@ class Pairs(Shown):
 
     @property
     def compared(self) -> str:
-        """What is compared, in words."""
+        """Name of what is compared, such as loss."""
         return f"log2 of the best {self.best}" if self.best else self.value
 
     @property
     def title(self) -> str:
-        """What the numbers are, in words."""
+        """Title of the table, with the unit of its numbers."""
         what = f"change of {self.compared}" if self.follows_itself else f"difference in {self.compared} by {self.by}"
         return what + self.scale
 
@@ -188,7 +189,8 @@ def pair_runs(
     if best:
         if best in (by, each, along, *ignore):
             raise UsageError("is what is compared; choose another setting", argument="best", value=best)
-        optima = best_levels(settings, records, values, best, ignore)
+        free = {*ignore, *(SHAPE if best == "N" else ())} - {by, each, along}
+        optima = best_levels(settings, records, values, best, free)
         settings, values = optima.settings, optima.levels
     levels = sorted(settings[by].dropna().unique().tolist(), key=level_order)
     if len(levels) < 2:
@@ -199,11 +201,7 @@ def pair_runs(
     chosen = chosen_level(baseline, levels)
     free = {by, *ignore, *([along] if along else []), *(SHAPE if "N" in (by, along) else ())}
     fixed = settings.drop(columns=[name for name in settings if name in free])
-    key = (
-        fixed.astype("string").fillna("").agg("\x1f".join, axis=1)
-        if len(fixed.columns)
-        else pd.Series("", settings.index)
-    )
+    key = keys_of(fixed)
     apart = settings[each] if each else pd.Series(0, settings.index)
     table = pd.DataFrame({"key": key, "group": apart, "level": None if itself else settings[by], "loss": values})
     table["at"], ends = places_of(settings, along) if along else (0.0, None)

@@ -75,7 +75,7 @@ def check_sizes(spec: SweepSpec) -> None:
     if spec.backbone:
         shape = backbone_shape(Path(spec.backbone))
         if any(spec.lora_rank) and shape.num_experts:
-            raise UsageError("lora_rank is of dense models, but this backbone has experts", argument="backbone")
+            raise UsageError("lora_rank needs a dense model, but this backbone has experts", argument="backbone")
         if any(spec.lora_rank) and find_spec("peft") is None:
             raise MissingPackageError("lora_rank needs peft, which is not installed: pip install 'scalelab[lora]'")
         return

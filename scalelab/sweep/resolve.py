@@ -20,7 +20,7 @@ from scalelab.sweep.tasks import relative_cost
 from scalelab.train.checkpoint import model_digest
 from scalelab.train.corpus import Corpus, load_corpus
 from scalelab.train.recipe import RunConfig, whole_steps
-from scalelab.train.tokens import TokenData, tokenise
+from scalelab.train.tokens import TokenData, check_vocabulary, tokenise
 
 if TYPE_CHECKING:
     from scalelab.sweep.evaluations import RunTasks
@@ -67,11 +67,7 @@ def _frozen_runs(spec: SweepSpec, data: TokenData) -> tuple[RunConfig, ...]:
     """Return the runs on a frozen backbone; P = 1 has one prefix, or only low-rank matrices."""
     folder = Path(spec.backbone)
     plain, digest = backbone_shape(folder), model_digest(folder)
-    if data.vocab_size > plain.vocab_size:
-        raise UsageError(
-            f"{folder}: the tokenizer has {data.vocab_size} tokens, the model only {plain.vocab_size}; "
-            "put the model's own tokenizer there"
-        )
+    check_vocabulary(data.vocab_size, plain.vocab_size, folder)
     runs: dict[str, RunConfig] = {}
     grid = product(spec.P, spec.D, spec.prefix_tokens, spec.aggregation, spec.lora_rank, spec.seeds, spec.recipes)
     for P, D, prefix_tokens, kind, rank, seed, recipe in grid:

@@ -155,7 +155,7 @@ def tokenizer_choice(value: str | int) -> str | int:
 
 
 def load_spec(source: str | Path, backbone: str | None = None) -> SweepSpec:
-    """Return the spec of a YAML file, or the shipped spec of that name, such as ``smoke``; `backbone` overrides its.
+    """Return the spec of a YAML file or the shipped spec of that name, such as ``smoke``, with `backbone` if given.
 
     Raises `UsageError` or `DataError` naming the file, and line and key if it can.
     """

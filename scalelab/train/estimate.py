@@ -77,7 +77,7 @@ class TimeEstimates:
         return total
 
     def validation_s(self, config: RunConfig) -> float:
-        """Return the seconds of the validation at the end, and of those of a frozen backbone at the start and end."""
+        """Return the seconds of the validation; with a frozen backbone also of its own and of the trials of starts."""
         tokens = float(config.recipe.val_tokens)
         if config.frozen:
             tokens += tokens / config.architecture.P + (DRAWS * TRIAL_TOKENS if config.architecture.has_prefixes else 0)

@@ -27,7 +27,7 @@ from scalelab.train.phases import linear_factor
 from scalelab.train.preference import Preferences, read_preferences
 from scalelab.train.recipe import Recipe, TextSource, whole_steps
 from scalelab.train.stage_recipe import sequence_length
-from scalelab.train.tokens import TokenData, tokenise
+from scalelab.train.tokens import TokenData, check_vocabulary, tokenise
 from scalelab.train.trainer import DEFAULT, Options
 
 NOTHING_TO_TRAIN = "P = 1 without a prefix has no streams to train; use `part=all` or another `P`"
@@ -68,11 +68,7 @@ def read_text(model: Any, folder: Path, corpus: str, text_column: str = "text") 
     if not (folder / "tokenizer.json").is_file():
         raise DataError(f"{folder}: no tokenizer.json next to the model; put its tokenizer there")
     data = tokenise(load_corpus(corpus, text_column), str(folder))
-    if data.vocab_size > model.config.vocab_size:
-        raise UsageError(
-            f"{folder}: the tokenizer has {data.vocab_size} tokens, the model only {model.config.vocab_size}; "
-            "put the model's own tokenizer there"
-        )
+    check_vocabulary(data.vocab_size, model.config.vocab_size, folder)
     return data
 
 
@@ -95,11 +91,7 @@ def read_chat(
     content = file.read_bytes() if file.is_file() else json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
     digest = hashlib.sha256(content + template.text.encode()).hexdigest()[:16]
     text = TextSource(data.name, data.digest, folder.resolve().name, digest)
-    if len(tokenizer) > model.config.vocab_size:
-        raise UsageError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}; "
-            "put the model's own tokenizer there"
-        )
+    check_vocabulary(len(tokenizer), model.config.vocab_size, folder)
     if preference_beta is None:
         return read_answers(data, template, text, seq_len)
     return read_preferences(data, template, text, seq_len, preference_beta)

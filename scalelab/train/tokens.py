@@ -88,6 +88,15 @@ def tokenise(corpus: Corpus, tokenizer: str | int) -> TokenData:
     return TokenData(folder, text, **{k: meta[k] for k in TokenData.__dataclass_fields__ if k in meta and k != "text"})
 
 
+def check_vocabulary(n_tokens: int, vocab_size: int, folder: Path) -> None:
+    """Raise `UsageError` if the tokenizer of the model in `folder` has more tokens than the model has embeddings."""
+    if n_tokens > vocab_size:
+        raise UsageError(
+            f"{folder}: the tokenizer has {n_tokens} tokens, the model only {vocab_size}; "
+            "put the model's own tokenizer there"
+        )
+
+
 def copy_to_cache(data: TokenData, fetch: Callable[[Path], None]) -> TokenData:
     """Return `data`, which is from another machine, with its files in the cache of this machine.
 

@@ -137,6 +137,11 @@ def test_settings_that_change_with_the_rate_can_be_ignored():
     assert step.mean.value == pytest.approx(-0.25, abs=1e-9)
 
 
+def test_what_is_compared_is_never_ignored():
+    (step,) = sl.pairs(swept(), best="lr", by="D", along="D", ignore=["D", "seed"], columns=COLUMNS).steps
+    assert step.mean.value == pytest.approx(-0.25, abs=1e-9)
+
+
 def test_what_is_left_out_is_counted():
     runs = swept(sizes=(2e6,))
     runs = runs[(runs["n_streams"] == 1) & ((runs["seed"] > 0) | (runs["n_tokens"] < 1.5e8))]

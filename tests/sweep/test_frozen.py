@@ -1,6 +1,7 @@
 """Sweeps on a frozen backbone: what is trained, what it costs, and what is refused."""
 
 import hashlib
+import inspect
 import json
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from scalelab import pairs, run_sweep
+from scalelab import pairs, run_sweep, train_streams
 from scalelab.api.sweep_request import spec_of
 from scalelab.cli import main
 from scalelab.errors import DataError, UsageError
@@ -254,7 +255,7 @@ def test_low_rank_matrices_are_counted_or_refused(backbone, text_folder, tmp_pat
     """Phi-3 has fused layers, and the experts of Mixtral are no linear layers for PEFT."""
     experts = save(make("mixtral"), tmp_path / "experts")
     assert main(["sweep", "--backbone", str(experts), "--set", "lora_rank=2"]) == 2
-    assert "lora_rank is of dense models" in capsys.readouterr().err
+    assert "lora_rank needs a dense model" in capsys.readouterr().err
     make("phi3", vocab_size=300).save_pretrained(tmp_path / "fused")
     shutil.copyfile(backbone / "tokenizer.json", tmp_path / "fused" / "tokenizer.json")
     config, data = run_of(tmp_path / "fused", text_folder, P=1, lora_rank=2)
@@ -295,6 +296,16 @@ def test_a_backbone_changes_defaults_and_not_what_a_spec_gives(backbone, tmp_pat
     assert (spec.recipe.seq_len, spec.prefix_tokens) == (512, (48,))
     with pytest.raises(UsageError, match="is given twice"):
         spec_of(None, {"backbone": backbone}, {}, {"backbone": str(longer)})
+
+
+def test_the_defaults_are_those_of_train_streams(backbone):
+    spec = spec_of(None, {"backbone": backbone}, {})
+    usual = {name: p.default for name, p in inspect.signature(train_streams).parameters.items()}
+    assert (spec.D[0], spec.recipe.batch_size, spec.recipe.val_tokens) == (
+        usual["tokens"],
+        usual["batch_size"],
+        usual["val_tokens"],
+    )
 
 
 def test_frozen_runs_pair_beside_others_and_after_the_folder_was_renamed(backbone, text_folder, tmp_path):
